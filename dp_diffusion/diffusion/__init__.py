@@ -1,0 +1,1 @@
+"""The diffusion process: schedules, timesteps, targets, losses, samplers."""

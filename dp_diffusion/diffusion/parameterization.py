@@ -1,0 +1,130 @@
+"""From images to noisy images, and from a network's output back to both.
+
+All three predictions say the same thing once x_t is known; these functions
+convert between them. They work on any image shape: `timestep` is int32[], or
+has the leading axes of the images (int32[B] for float32[B, H, W, C]).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion.diffusion import schedules
+
+
+class X0Eps(NamedTuple):
+  """A split of x_t into its parts, x_t = signal_scale x0 + noise_scale eps.
+
+  Attributes:
+    x0: float32[..., H, W, C], the image; in [-1, 1] if the network is right.
+    eps: float32[..., H, W, C], the noise, of unit variance.
+  """
+
+  x0: array_types.Array
+  eps: array_types.Array
+
+
+def at_timestep(
+  table: np.ndarray, timestep: array_types.Array, ndim: int
+) -> array_types.Array:
+  """Looks `table` float32[T] up and shapes it to multiply an array of `ndim`.
+
+  Args:
+    table: float32[T].
+    timestep: int32[...] in [0, T); outside it the nearest entry is taken.
+    ndim: rank of the array to multiply, at least that of `timestep`.
+
+  Returns:
+    float32[..., 1, 1, 1], of rank `ndim`.
+  """
+  values = jnp.asarray(table)[timestep]
+  return values.reshape(values.shape + (1,) * (ndim - values.ndim))
+
+
+def _scales(
+  config: schedules.DiffusionConfig, timestep: array_types.Array, ndim: int
+) -> tuple[array_types.Array, array_types.Array]:
+  """Returns signal and noise scale at `timestep`, each of rank `ndim`."""
+  return (
+    at_timestep(schedules.signal_scale(config), timestep, ndim),
+    at_timestep(schedules.noise_scale(config), timestep, ndim),
+  )
+
+
+def q_sample(
+  config: schedules.DiffusionConfig,
+  x0: array_types.Array,
+  timestep: array_types.Array,
+  noise: array_types.Array,
+) -> array_types.Array:
+  """Diffuses images to a timestep: x_t of arXiv 2006.11239 eq. 4.
+
+  Args:
+    config: gives the schedule.
+    x0: float32[..., H, W, C] in [-1, 1].
+    timestep: int32[] or int32[...] in [0, T).
+    noise: float32[..., H, W, C], standard normal.
+
+  Returns:
+    float32[..., H, W, C].
+  """
+  signal, noise_scale = _scales(config, timestep, x0.ndim)
+  return signal * x0 + noise_scale * noise
+
+
+def target(
+  config: schedules.DiffusionConfig,
+  x0: array_types.Array,
+  timestep: array_types.Array,
+  noise: array_types.Array,
+) -> array_types.Array:
+  """What the network should output for `q_sample(config, x0, ...)`.
+
+  Args:
+    config: `prediction` says which: 'eps' is the noise, 'x0' the image, 'v' is
+      signal_scale noise - noise_scale x0 (arXiv 2202.00512 section 4).
+    x0: float32[..., H, W, C] in [-1, 1].
+    timestep: int32[] or int32[...] in [0, T).
+    noise: float32[..., H, W, C], the noise in x_t.
+
+  Returns:
+    float32[..., H, W, C].
+  """
+  if config.prediction == 'eps':
+    return noise
+  if config.prediction == 'x0':
+    return x0
+  signal, noise_scale = _scales(config, timestep, x0.ndim)
+  return signal * noise - noise_scale * x0
+
+
+def to_x0_eps(
+  config: schedules.DiffusionConfig,
+  x_t: array_types.Array,
+  timestep: array_types.Array,
+  output: array_types.Array,
+) -> X0Eps:
+  """Reads the image and the noise off a network's output. Inverts `target`.
+
+  Args:
+    config: `prediction` says what `output` estimates.
+    x_t: float32[..., H, W, C], what the network saw.
+    timestep: int32[] or int32[...] in [0, T), that of x_t.
+    output: float32[..., H, W, C], what the network said.
+
+  Returns:
+    The image and the noise, consistent with x_t.
+  """
+  signal, noise_scale = _scales(config, timestep, x_t.ndim)
+  if config.prediction == 'eps':
+    return X0Eps(x0=(x_t - noise_scale * output) / signal, eps=output)
+  if config.prediction == 'x0':
+    return X0Eps(x0=output, eps=(x_t - signal * output) / noise_scale)
+  return X0Eps(
+    x0=signal * x_t - noise_scale * output,
+    eps=noise_scale * x_t + signal * output,
+  )

@@ -1,0 +1,167 @@
+"""What the forward process is, and how much noise it holds at each timestep.
+
+The first stop of the diffusion part: `DiffusionConfig` is what training
+(`losses`) and sampling (`samplers`) must agree on. Timesteps are int32 in
+[0, T); timestep t holds x_t = signal_scale[t] x0 + noise_scale[t] noise. Clean
+data has no timestep of its own.
+
+Every table is computed on the host in float64, with NumPy, and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import math
+
+import numpy as np
+
+from dp_diffusion import array_types
+
+SCHEDULES = ('linear', 'cosine')
+PREDICTIONS = ('eps', 'x0', 'v')
+LOSS_WEIGHTINGS = ('none', 'min_snr')
+
+_MAX_BETA = 0.999  # As arXiv 2102.09672 section 3.2, against a singular end.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+  """The forward process, what the network predicts, and how it is trained.
+
+  Attributes:
+    schedule: 'linear', beta from 1e-4 to 0.02 at T = 1000 (arXiv 2006.11239
+      section 4), times 1000 / T for another T; or 'cosine' (arXiv 2102.09672
+      eq. 17). Beta never exceeds 0.999.
+    num_timesteps: T.
+    prediction: what the network's output estimates: 'eps' (the noise), 'x0'
+      (the image) or 'v' (arXiv 2202.00512 section 4).
+    mixture_boundaries: edges 0 = b_0 < b_1 < ... < b_n = T of the half-open
+      intervals [b_i, b_{i+1}) that training timesteps are drawn from. Empty:
+      uniform over [0, T).
+    mixture_weights: probability of each interval; uniform within it. They add
+      up to 1.
+    label_drop_prob: probability that a training draw sees the null label, for
+      classifier-free guidance.
+    loss_weighting: 'none' is the simple loss (arXiv 2006.11239 eq. 14);
+      'min_snr' multiplies by the weights of arXiv 2303.09556 with gamma = 5.
+
+  Raises:
+    ValueError: at construction, for a value outside what is said above.
+  """
+
+  schedule: str = 'linear'
+  num_timesteps: int = 1000
+  prediction: str = 'eps'
+  mixture_boundaries: tuple[int, ...] = ()
+  mixture_weights: tuple[float, ...] = ()
+  label_drop_prob: float = 0.0
+  loss_weighting: str = 'none'
+
+  def __post_init__(self) -> None:
+    # Lists (of a JSON config) become tuples: a config is a cache key.
+    for name in ('mixture_boundaries', 'mixture_weights'):
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+    array_types.check_one_of('schedule', self.schedule, SCHEDULES)
+    array_types.check_one_of('prediction', self.prediction, PREDICTIONS)
+    array_types.check_one_of(
+      'loss_weighting', self.loss_weighting, LOSS_WEIGHTINGS
+    )
+    check_integer('num_timesteps', self.num_timesteps)
+    array_types.check_at_least('num_timesteps', self.num_timesteps, 2)
+    if not 0 <= self.label_drop_prob < 1:
+      raise ValueError(
+        f'Expected label_drop_prob={self.label_drop_prob!r} to be in [0, 1).'
+      )
+    if self.mixture_boundaries or self.mixture_weights:
+      _check_mixture(
+        self.mixture_boundaries, self.mixture_weights, self.num_timesteps
+      )
+
+
+def check_integer(name: str, value: object) -> None:
+  """Raises ValueError unless value is an integer, not merely equal to one."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    raise ValueError(f'Expected {name}={value!r} to be an integer.')
+
+
+def _check_mixture(
+  boundaries: Sequence[int], weights: Sequence[float], num_timesteps: int
+) -> None:
+  """Raises ValueError unless the intervals tile [0, T) and weights sum to 1."""
+  for boundary in boundaries:
+    check_integer('mixture_boundaries', boundary)
+  increasing = all(a < b for a, b in itertools.pairwise(boundaries))
+  ends = (*boundaries[:1], *boundaries[-1:])
+  if ends != (0, num_timesteps) or not increasing:
+    raise ValueError(
+      f'Expected mixture_boundaries={boundaries!r} to increase from 0 to '
+      f'num_timesteps={num_timesteps}.'
+    )
+  if len(weights) != len(boundaries) - 1:
+    raise ValueError(
+      f'Expected mixture_weights={weights!r} to have '
+      f'{len(boundaries) - 1} values, one per interval.'
+    )
+  if not all(w >= 0 for w in weights) or not math.isclose(
+    sum(weights), 1.0, abs_tol=1e-6
+  ):
+    raise ValueError(
+      f'Expected mixture_weights={weights!r} to be >= 0 and add up to 1.'
+    )
+
+
+def betas(config: DiffusionConfig) -> np.ndarray:
+  """Variance that each timestep adds, float64[T] in (0, 0.999].
+
+  beta[t] = 1 - alpha_bar[t] / alpha_bar[t - 1], with alpha_bar[-1] = 1.
+  """
+  num = config.num_timesteps
+  if config.schedule == 'linear':
+    # arXiv 2006.11239 section 4; the scale keeps the total noise of T = 1000.
+    scale = 1000 / num
+    raw = np.linspace(scale * 1e-4, scale * 0.02, num, dtype=np.float64)
+  else:
+    # arXiv 2102.09672 eq. 17, with their offset s = 0.008.
+    edges = np.arange(num + 1, dtype=np.float64) / num
+    angles = (edges + 0.008) / 1.008 * (np.pi / 2)
+    raw = 1 - (np.cos(angles[1:]) / np.cos(angles[:-1])) ** 2
+  return np.minimum(raw, _MAX_BETA)
+
+
+@functools.lru_cache(maxsize=32)
+def alpha_bar_float64(config: DiffusionConfig) -> np.ndarray:
+  """Share of the variance of x_t that is signal, float64[T], read-only.
+
+  arXiv 2006.11239 eq. 4. Strictly decreasing, in (0, 1).
+  """
+  result = np.cumprod(1 - betas(config))
+  result.flags.writeable = False
+  return result
+
+
+def alpha_bar(config: DiffusionConfig) -> np.ndarray:
+  """`alpha_bar_float64` rounded to float32[T].
+
+  Take 1 - alpha_bar from `noise_scale` instead: near t = 0 the difference of
+  float32 numbers has few digits left.
+  """
+  return alpha_bar_float64(config).astype(np.float32)
+
+
+def signal_scale(config: DiffusionConfig) -> np.ndarray:
+  """What multiplies x0 in x_t: sqrt(alpha_bar), float32[T]."""
+  return np.sqrt(alpha_bar_float64(config)).astype(np.float32)
+
+
+def noise_scale(config: DiffusionConfig) -> np.ndarray:
+  """What multiplies the noise in x_t: sqrt(1 - alpha_bar), float32[T]."""
+  return np.sqrt(1 - alpha_bar_float64(config)).astype(np.float32)
+
+
+def snr(config: DiffusionConfig) -> np.ndarray:
+  """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), float64[T]."""
+  a = alpha_bar_float64(config)
+  return a / (1 - a)
