@@ -1,0 +1,324 @@
+"""Layers of the networks; none of them looks at another example.
+
+On the road: `unet`, `small_cnn` and `wide_resnet` are made of these. Images are
+float[B, H, W, C]. Parameters are float32; `dtype` is what is computed in
+(normalisation statistics and softmax always in float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion.models import convolution
+
+Dtype = Any
+_GROUP_NORM_EPS = 1e-5
+_default_init = nn.initializers.lecun_normal()
+
+
+class Conv(nn.Module):
+  """Convolution with a 3x3 or 1x1 kernel, zero-padded by 1 or 0.
+
+  Attributes:
+    features: output channels.
+    kernel_size: 3 or 1.
+    stride: 1 or 2; output side = ceil(side / stride).
+    is_zero_init: whether the kernel starts at zero.
+    use_bias: whether a bias is added.
+    kernel_init: initializer when not `is_zero_init`.
+    dtype: dtype of the computation.
+    form: of the kernel gradient, see `convolution`.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  is_zero_init: bool = False
+  use_bias: bool = True
+  kernel_init: nn.initializers.Initializer = _default_init
+  dtype: Dtype = jnp.float32
+  form: str = 'auto'
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps float[B, H, W, Ci] to float[B, H', W', features]."""
+    if self.kernel_size not in (1, 3):
+      raise ValueError(f'Expected kernel_size={self.kernel_size} to be 1 or 3.')
+    if self.stride not in (1, 2):
+      raise ValueError(f'Expected stride={self.stride} to be 1 or 2.')
+    size = self.kernel_size
+    kernel = self.param(
+      'kernel',
+      nn.initializers.zeros if self.is_zero_init else self.kernel_init,
+      (size, size, x.shape[-1], self.features),
+      jnp.float32,
+    ).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if size == 1:
+      y = jnp.dot(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+    else:
+      y = convolution.conv3x3(x, kernel, self.stride, self.form)
+    if self.use_bias:
+      bias = self.param(
+        'bias', nn.initializers.zeros, (self.features,), jnp.float32
+      )
+      y = y + bias.astype(self.dtype)[None, None, None]
+    return y
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation (Wu & He 2018, arXiv 1803.08494), float32 statistics.
+
+  The statistics become one factor and one offset per channel of each example,
+  into which scale, bias and a conditioning shift are folded: the image itself
+  is read twice and written once.
+
+  Attributes:
+    num_groups: must divide the channels.
+    dtype: dtype of the result.
+  """
+
+  num_groups: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    shift_scale: tuple[jax.Array, jax.Array] | None = None,
+  ) -> jax.Array:
+    """Normalises each group of channels of each example.
+
+    Args:
+      x: float[B, H, W, C].
+      shift_scale: two of float[B, C]: the result is
+        normalised * (1 + scale) + shift.
+
+    Returns:
+      [B, H, W, C] of `dtype`.
+
+    Raises:
+      ValueError: num_groups does not divide C.
+    """
+    channels = x.shape[-1]
+    check_divides('num_groups', self.num_groups, 'channels', channels)
+    scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+    x = x.astype(jnp.float32)
+    mean, rstd = _group_statistics(x, self.num_groups)
+    factor = rstd * scale[None]
+    offset = bias[None] - mean * factor
+    if shift_scale is not None:
+      shift, extra = (v.astype(jnp.float32) for v in shift_scale)
+      factor = factor * (1 + extra)
+      offset = offset * (1 + extra) + shift
+    y = x * factor[:, None, None] + offset[:, None, None]
+    return y.astype(self.dtype)
+
+
+def _group_statistics(
+  x: jax.Array, num_groups: int
+) -> tuple[jax.Array, jax.Array]:
+  """Mean and 1 / std of each channel's group, float32[B, C] each."""
+  batch, height, width, channels = x.shape
+  size = channels // num_groups
+
+  def group_mean(per_channel_sum: jax.Array) -> jax.Array:
+    grouped = per_channel_sum.reshape(batch, num_groups, size).sum(-1)
+    return grouped / (height * width * size)
+
+  mean = group_mean(x.sum((1, 2)))
+  mean_of_squares = group_mean(jnp.square(x).sum((1, 2)))
+  variance = jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
+  rstd = jax.lax.rsqrt(variance + _GROUP_NORM_EPS)
+
+  def per_channel(grouped: jax.Array) -> jax.Array:
+    return jnp.repeat(grouped, size, axis=-1)
+
+  return per_channel(mean), per_channel(rstd)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention over pixels, added to its input.
+
+  As in Dhariwal & Nichol 2021 (arXiv 2105.05233): normalise, project to
+  queries, keys and values, softmax in float32, project back from zero.
+
+  Attributes:
+    head_channels: channels of a head; must divide the channels.
+    num_groups: of the normalisation.
+    dtype: dtype of the computation.
+  """
+
+  head_channels: int
+  num_groups: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps float[B, H, W, C] to the same shape."""
+    batch, height, width, channels = x.shape
+    check_divides('head_channels', self.head_channels, 'channels', channels)
+    h = GroupNorm(self.num_groups, self.dtype, name='norm')(x)
+    h = Conv(3 * channels, kernel_size=1, dtype=self.dtype, name='qkv')(h)
+    shape = (batch, height * width, -1, self.head_channels)
+    q, k, v = (part.reshape(shape) for part in jnp.split(h, 3, axis=-1))
+    scale = 1 / math.sqrt(self.head_channels)
+    logits = jnp.einsum('bqhc,bkhc->bhqk', q * scale, k)
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    h = jnp.einsum('bhqk,bkhc->bqhc', weights.astype(self.dtype), v)
+    h = h.reshape(batch, height, width, channels)
+    project = Conv(
+      channels, kernel_size=1, is_zero_init=True, dtype=self.dtype, name='proj'
+    )
+    return x + project(h)
+
+
+class Downsample(nn.Module):
+  """Halves the sides: a 3x3 convolution of stride 2, or a 2x2 mean.
+
+  Attributes:
+    with_conv: which of the two.
+    dtype: dtype of the computation.
+  """
+
+  with_conv: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps float[B, H, W, C] to float[B, H / 2, W / 2, C]; even sides only."""
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+      raise ValueError(f'Expected sides {height}x{width} to be even.')
+    if self.with_conv:
+      return Conv(channels, stride=2, dtype=self.dtype, name='conv')(x)
+    return x.reshape(
+      batch, height // 2, 2, width // 2, 2, channels
+    ).mean((2, 4))
+
+
+class Upsample(nn.Module):
+  """Doubles the sides by repeating pixels, then a 3x3 convolution if wanted.
+
+  Attributes:
+    with_conv: whether the convolution follows.
+    dtype: dtype of the computation.
+  """
+
+  with_conv: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps float[B, H, W, C] to float[B, 2 H, 2 W, C]."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(
+      x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
+    ).reshape(batch, 2 * height, 2 * width, channels)
+    if self.with_conv:
+      x = Conv(channels, dtype=self.dtype, name='conv')(x)
+    return x
+
+
+def timestep_embedding(
+  timestep: jax.Array, features: int, max_period: float = 10_000.0
+) -> jax.Array:
+  """Sinusoids of geometrically spaced frequencies (arXiv 2006.11239, app. B).
+
+  Args:
+    timestep: int32[B] or float32[B], in steps.
+    features: even number.
+    max_period: longest wavelength over 2 pi, in steps.
+
+  Returns:
+    float32[B, features]: cosines, then sines.
+
+  Raises:
+    ValueError: odd `features`.
+  """
+  if features % 2:
+    raise ValueError(f'Expected features={features} to be even.')
+  half = features // 2
+  frequency = jnp.exp(
+    -math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half
+  )
+  angle = timestep.astype(jnp.float32)[:, None] * frequency[None]
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class LabelEmbedding(nn.Module):
+  """A row per real class, and the null class as a leaf of its own.
+
+  Attributes:
+    num_classes: real classes; the parameter `classes` has as many rows.
+    features: of a row.
+    dtype: dtype of the result.
+  """
+
+  num_classes: int
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, label: jax.Array) -> jax.Array:
+    """Maps int32[B] in [-1, num_classes) to [B, features]; -1 is null.
+
+    A label outside that range gets a NaN row, so that it cannot go unnoticed.
+    """
+    init = nn.initializers.normal(1.0)
+    classes = self.param(
+      'classes', init, (self.num_classes, self.features), jnp.float32
+    )
+    null = self.param('null', init, (self.features,), jnp.float32)
+    # A product, not a gather: its per-example gradient is no scatter.
+    one_hot = jax.nn.one_hot(label, self.num_classes, dtype=jnp.float32)
+    rows = jnp.dot(one_hot, classes, precision=jax.lax.Precision.HIGHEST)
+    is_null = (label == -1)[:, None]
+    is_known = (label >= -1) & (label < self.num_classes)
+    rows = jnp.where(is_null, null[None], rows)
+    return jnp.where(is_known[:, None], rows, jnp.nan).astype(self.dtype)
+
+
+def check_divides(
+  name: str, divisor: int, total_name: str, total: int
+) -> None:
+  """Raises ValueError, naming both, unless divisor divides total."""
+  if divisor < 1 or total % divisor:
+    raise ValueError(
+      f'Expected {name}={divisor} to divide {total_name}={total}.'
+    )
+
+
+def check_private_safe(
+  model: nn.Module | Mapping[str, Any], *inputs: Any
+) -> None:
+  """Raises when a layer couples the examples of a batch.
+
+  Args:
+    model: variables as `init` returns them; or a module, whose variables'
+      names are then found without computing anything.
+    *inputs: of the module (arrays or shapes), when a module is given.
+
+  Raises:
+    ValueError: naming the layers that keep batch statistics.
+  """
+  variables = model
+  if isinstance(model, nn.Module):
+    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+  coupled = variables.get('batch_stats')
+  if coupled:
+    leaves = jax.tree_util.tree_flatten_with_path(coupled)[0]
+    layers = sorted(
+      {'/'.join(str(k.key) for k in path[:-1]) or '.' for path, _ in leaves}
+    )
+    raise ValueError(
+      'Expected no batch-coupled layer in a private model, found batch '
+      f'statistics in {", ".join(layers)}.'
+    )

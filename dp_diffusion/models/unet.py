@@ -1,0 +1,248 @@
+"""The denoiser: a U-Net of the family of Dhariwal & Nichol 2021.
+
+arXiv 2105.05233, without its adaptive group normalisation unless
+`scale_shift`. On the road: pre-trained on public images, fine-tuned privately,
+then sampled from. Nothing in it looks at another example of the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import array_types
+from dp_diffusion.models import layers
+
+NULL_LABEL = -1
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+  """Shape of the network; the defaults are the 80.4M one of CIFAR-10.
+
+  Attributes:
+    channels: of the first level.
+    channel_multipliers: one per level, each level half the side of the last.
+    num_blocks: residual blocks per level (one more on the way up).
+    attention_resolutions: side lengths (longer side, pixels) of the levels
+      with attention; the middle block always has it.
+    head_channels: channels of an attention head.
+    num_groups: of every normalisation; must divide `channels`.
+    dropout: probability, inside residual blocks, in [0, 1).
+    scale_shift: whether the embedding scales and shifts the normalisation
+      instead of being added before it.
+    conv_resample: whether down- and upsampling have a convolution.
+    num_classes: real classes; label -1 is the null class, beside them.
+    image_channels: of input and output.
+    compute_dtype: 'float32' or 'bfloat16'; parameters are float32 always.
+  """
+
+  channels: int = 192
+  channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+  num_blocks: int = 2
+  attention_resolutions: tuple[int, ...] = (16,)
+  head_channels: int = 64
+  num_groups: int = 32
+  dropout: float = 0.0
+  scale_shift: bool = False
+  conv_resample: bool = True
+  num_classes: int = 10
+  image_channels: int = 3
+  compute_dtype: str = 'float32'
+
+  def __post_init__(self) -> None:
+    for name in ('channels', 'num_blocks', 'num_classes', 'image_channels'):
+      array_types.check_at_least(name, getattr(self, name), 1)
+    if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+      raise ValueError(
+        f'Expected channel_multipliers={self.channel_multipliers!r} to hold '
+        'one positive integer per level.'
+      )
+    if self.channels % 2:
+      raise ValueError(f'Expected channels={self.channels} to be even.')
+    layers.check_divides(
+      'num_groups', self.num_groups, 'channels', self.channels
+    )
+    middle = self.channels * self.channel_multipliers[-1]
+    layers.check_divides(
+      'head_channels', self.head_channels, 'channels of the middle', middle
+    )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'Expected dropout={self.dropout!r} to be in [0, 1).')
+    array_types.check_one_of('compute_dtype', self.compute_dtype, _DTYPES)
+
+  @property
+  def side_divisor(self) -> int:
+    """Image sides must be multiples of this, pixels."""
+    return 2 ** (len(self.channel_multipliers) - 1)
+
+  def check_image_shape(self, height: int, width: int, channels: int) -> None:
+    """Raises ValueError when the network cannot take images of this shape."""
+    if channels != self.image_channels:
+      raise ValueError(
+        f'Expected images of {channels} channels to have '
+        f'image_channels={self.image_channels}.'
+      )
+    if height % self.side_divisor or width % self.side_divisor:
+      raise ValueError(
+        f'Expected image sides {height}x{width} to be multiples of '
+        f'{self.side_divisor}, for {len(self.channel_multipliers)} levels '
+        f'(channel_multipliers={self.channel_multipliers!r}).'
+      )
+    side = max(height, width)
+    sides = [side >> level for level in range(len(self.channel_multipliers))]
+    unused = [r for r in self.attention_resolutions if r not in sides]
+    if unused and len(unused) == len(self.attention_resolutions):
+      raise ValueError(
+        f'Expected attention_resolutions={self.attention_resolutions!r} to '
+        f'name a side among {sides}.'
+      )
+
+
+class ResBlock(nn.Module):
+  """Two 3x3 convolutions with the embedding between them, and a shortcut.
+
+  Attributes:
+    features: output channels.
+    config: of the network.
+  """
+
+  features: int
+  config: UNetConfig
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, embedding: jax.Array, is_training: bool
+  ) -> jax.Array:
+    """Maps [B, H, W, C], [B, E] to [B, H, W, features]."""
+    config, dtype = self.config, _DTYPES[self.config.compute_dtype]
+    h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
+    h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
+    factor = 2 if config.scale_shift else 1
+    condition = nn.Dense(
+      factor * self.features, dtype=dtype, name='embedding'
+    )(embedding)
+    norm = layers.GroupNorm(config.num_groups, dtype, name='norm_2')
+    if config.scale_shift:
+      scale, shift = jnp.split(condition, 2, axis=-1)
+      h = norm(h, (shift, scale))
+    else:
+      h = norm(h + condition[:, None, None])
+    h = nn.silu(h)
+    if config.dropout:
+      h = nn.Dropout(config.dropout)(h, deterministic=not is_training)
+    h = layers.Conv(
+      self.features, is_zero_init=True, dtype=dtype, name='conv_2'
+    )(h)
+    if x.shape[-1] != self.features:
+      x = layers.Conv(
+        self.features, kernel_size=1, dtype=dtype, name='shortcut'
+      )(x)
+    return x + h
+
+
+class UNet(nn.Module):
+  """The denoiser.
+
+  Attributes:
+    config: its shape.
+  """
+
+  config: UNetConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    timestep: jax.Array,
+    label: jax.Array,
+    is_training: bool = False,
+  ) -> jax.Array:
+    """Predicts what the diffusion config says (noise, image or velocity).
+
+    Args:
+      x: float32[B, H, W, C], a noised image.
+      timestep: int32[B] in [0, T).
+      label: int32[B] in [-1, num_classes); -1 is the null class.
+      is_training: whether dropout (rng 'dropout') acts.
+
+    Returns:
+      float32[B, H, W, C].
+
+    Raises:
+      ValueError: sides or channels that the network cannot take.
+    """
+    config, dtype = self.config, _DTYPES[self.config.compute_dtype]
+    config.check_image_shape(*x.shape[1:])
+    embedding = nn.silu(self._embed(timestep, label))
+    levels = tuple(enumerate(config.channel_multipliers))
+
+    def block(h: jax.Array, features: int, name: str) -> jax.Array:
+      return ResBlock(features, config, name=name)(h, embedding, is_training)
+
+    def attend(h: jax.Array, name: str, is_always: bool = False) -> jax.Array:
+      if is_always or max(h.shape[1:3]) in config.attention_resolutions:
+        h = layers.Attention(
+          config.head_channels, config.num_groups, dtype, name=name
+        )(h)
+      return h
+
+    h = layers.Conv(config.channels, dtype=dtype, name='stem')(x)
+    skips = [h]
+    for level, multiplier in levels:
+      for i in range(config.num_blocks):
+        h = block(h, config.channels * multiplier, f'down_{level}_block_{i}')
+        h = attend(h, f'down_{level}_attention_{i}')
+        skips.append(h)
+      if level < len(levels) - 1:
+        h = layers.Downsample(
+          config.conv_resample, dtype, name=f'down_{level}_sample'
+        )(h)
+        skips.append(h)
+
+    h = block(h, h.shape[-1], 'middle_block_0')
+    h = attend(h, 'middle_attention', is_always=True)
+    h = block(h, h.shape[-1], 'middle_block_1')
+
+    for level, multiplier in reversed(levels):
+      for i in range(config.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = block(h, config.channels * multiplier, f'up_{level}_block_{i}')
+        h = attend(h, f'up_{level}_attention_{i}')
+      if level > 0:
+        h = layers.Upsample(
+          config.conv_resample, dtype, name=f'up_{level}_sample'
+        )(h)
+
+    h = nn.silu(layers.GroupNorm(config.num_groups, dtype, name='norm_out')(h))
+    h = layers.Conv(
+      config.image_channels, is_zero_init=True, dtype=dtype, name='out'
+    )(h)
+    return h.astype(jnp.float32)
+
+  def _embed(self, timestep: jax.Array, label: jax.Array) -> jax.Array:
+    """Embeds time and class, [B, 4 channels]."""
+    config, dtype = self.config, _DTYPES[self.config.compute_dtype]
+    features = 4 * config.channels
+    h = layers.timestep_embedding(timestep, config.channels).astype(dtype)
+    h = nn.silu(nn.Dense(features, dtype=dtype, name='time_1')(h))
+    h = nn.Dense(features, dtype=dtype, name='time_2')(h)
+    return h + layers.LabelEmbedding(
+      config.num_classes, features, dtype, name='label'
+    )(label)
+
+
+def num_parameters(config: UNetConfig, height: int, width: int) -> int:
+  """Counts parameters without allocating any."""
+  variables = jax.eval_shape(
+    UNet(config).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, height, width, config.image_channels), 'float32'),
+    jax.ShapeDtypeStruct((1,), 'int32'),
+    jax.ShapeDtypeStruct((1,), 'int32'),
+  )
+  return sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
