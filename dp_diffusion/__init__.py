@@ -1,0 +1,1 @@
+"""Differentially private diffusion models: train, sample and measure."""

@@ -1,0 +1,119 @@
+"""What a person at the terminal sees: messages, and progress of long work.
+
+Lowest layer. On a terminal a bar with the time left (rich); elsewhere one
+line every `SECS_BETWEEN_LINES`. Callers pass only what may be public: names,
+counts of the plan and times of public work. Processes but the first are
+silent (`silence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import sys
+import time
+from typing import Protocol
+
+import rich.console
+import rich.progress
+
+SECS_BETWEEN_LINES = 15.0
+_state = {'silent': False}
+
+
+class Advance(Protocol):
+  """Says that `steps` more steps are done."""
+
+  def __call__(self, steps: int = 1) -> None:
+    """Call it from the thread that opened `progress`."""
+
+
+def silence(is_silent: bool = True) -> None:
+  """Turns every message of this process off (or on again)."""
+  _state['silent'] = is_silent
+
+
+def say(message: str) -> None:
+  """Prints one line to standard output at once."""
+  if not _state['silent']:
+    print(message, flush=True)
+
+
+def warn(message: str) -> None:
+  """Prints one line to standard error at once."""
+  if not _state['silent']:
+    print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(
+  title: str, total: int, done: int = 0, is_private: bool = False
+) -> Iterator[Advance]:
+  """Shows how far long work is.
+
+  Args:
+    title: what is being done, a few words.
+    total: number of steps.
+    done: steps that an earlier run has done.
+    is_private: the work reads sensitive images. How long a step takes depends
+      on how many of them were selected, so no time is written where it is
+      kept: lines come every tenth of the way and hold counts of the plan
+      only. A terminal's bar, which nothing keeps, still says the time left.
+
+  Yields:
+    `advance(steps=1)`.
+  """
+  if _state['silent']:
+    yield lambda steps=1: None
+  elif sys.stdout.isatty():
+    with _bar(title, total, done) as advance:
+      yield advance
+  else:
+    yield (_count_lines if is_private else _lines)(title, total, done)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
+  columns = (
+    rich.progress.TextColumn('{task.description}'),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TextColumn('left'),
+    rich.progress.TimeRemainingColumn(),
+  )
+  with rich.progress.Progress(
+    *columns, console=rich.console.Console(file=sys.stdout)
+  ) as bar:
+    task = bar.add_task(title, total=total, completed=done)
+    yield lambda steps=1: bar.advance(task, steps)
+
+
+def _lines(title: str, total: int, done: int) -> Advance:
+  start = last = time.monotonic()
+  count = done
+  say(f'{title}: {done}/{total}')
+
+  def advance(steps: int = 1) -> None:
+    nonlocal count, last
+    count += steps
+    now = time.monotonic()
+    if now - last >= SECS_BETWEEN_LINES or count >= total:
+      last = now
+      left = (now - start) * (total - count) / max(1, count - done)
+      say(f'{title}: {count}/{total}, {now - start:.0f} s, {left:.0f} s left')
+
+  return advance
+
+
+def _count_lines(title: str, total: int, done: int) -> Advance:
+  say(f'{title}: {done}/{total}')
+  count = done
+
+  def advance(steps: int = 1) -> None:
+    nonlocal count
+    before, count = count, count + steps
+    if 10 * count // total > 10 * before // total:
+      say(f'{title}: {count}/{total}')
+
+  return advance

@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all.
+
+Lowest layer. Every file that another run may read goes through here, so that
+a crash at any instant leaves either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from typing import Any
+import uuid
+
+from etils import epath
+import numpy as np
+
+
+def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
+  """Writes `data` to `path` atomically (temporary file, fsync, rename).
+
+  Args:
+    path: local or remote; parent folders are made.
+    data: the whole content.
+    mode: permission bits, for local paths.
+  """
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if not is_local(path):
+    path.write_bytes(data)  # Object stores publish an object whole.
+    return
+  temporary = path.parent / f'.{path.name}.{uuid.uuid4().hex}.tmp'
+  descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+  try:
+    with os.fdopen(descriptor, 'wb') as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  sync_folder(path.parent)
+
+
+def write_text(path: epath.PathLike, text: str, mode: int = 0o644) -> None:
+  """Writes UTF-8 text atomically."""
+  write_bytes(path, text.encode('utf-8'), mode)
+
+
+def write_json(path: epath.PathLike, value: Any, mode: int = 0o644) -> None:
+  """Writes JSON atomically: 2-space indent, key order kept, no NaN or Inf."""
+  write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n', mode)
+
+
+def read_json(path: epath.PathLike) -> Any:
+  """Reads a JSON file."""
+  return json.loads(epath.Path(path).read_text())
+
+
+def write_npz(
+  path: epath.PathLike, mode: int = 0o644, **arrays: np.ndarray
+) -> None:
+  """Writes a compressed .npz atomically; equal arrays give equal bytes."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)  # Zip entries are dated 1980-01-01.
+  write_bytes(path, buffer.getvalue(), mode)
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+  """Reads every array of a .npz; object arrays are refused."""
+  with np.load(
+    io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False
+  ) as f:
+    return {name: f[name] for name in f.files}
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Hex SHA-256 of a file's bytes, read in blocks."""
+  digest = hashlib.sha256()
+  with epath.Path(path).open('rb') as f:
+    while block := f.read(1 << 20):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def is_local(path: epath.PathLike) -> bool:
+  """Whether the path is on this machine rather than at gs://, s3://, ..."""
+  return '://' not in os.fspath(path)
+
+
+def sync_folder(path: epath.PathLike) -> None:
+  """Makes renames in a local folder durable."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
