@@ -1,0 +1,78 @@
+"""How every test runs: 8 CPU devices, strict jax, caches of this session only.
+
+The settings are environment variables, set before jax is imported, so that
+the processes that tests start inherit them.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+import hypothesis
+import pytest
+
+NUM_DEVICES = 8
+
+_ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_DEBUG_KEY_REUSE': '1',  # A key consumed twice raises.
+  'JAX_NUMPY_RANK_PROMOTION': 'raise',  # Broadcasting is said, not guessed.
+  'MPLBACKEND': 'Agg',
+  'TF_CPP_MIN_LOG_LEVEL': '3',
+  'TF_ENABLE_ONEDNN_OPTS': '0',
+}
+
+
+def _set_environment() -> None:
+  assert 'jax' not in sys.modules, 'A pytest plugin imported jax too early.'
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  flags = os.environ.get('XLA_FLAGS', '')
+  if 'xla_force_host_platform_device_count' not in flags:
+    flags += f' --xla_force_host_platform_device_count={NUM_DEVICES}'
+    os.environ['XLA_FLAGS'] = flags.strip()
+  # matplotlib's list of fonts takes seconds to make: the user's is kept.
+  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  os.environ.setdefault('MPLCONFIGDIR', str(pathlib.Path(cache, 'matplotlib')))
+
+
+_set_environment()
+
+hypothesis.settings.register_profile(
+  'fixed', deadline=None, derandomize=True, max_examples=25, database=None
+)
+hypothesis.settings.register_profile(
+  'explore', deadline=None, max_examples=500, print_blob=True
+)
+hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+  """Nothing is read from, or written to, the user's own cache."""
+  os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session')
+def shared_dir() -> pathlib.Path:
+  """The folder of shared test data: prepared datasets, feature nets, oracles.
+
+  It is not part of the repository: DP_DIFFUSION_SHARED names it, else it is
+  the folder `shared` beside the checkout. A test that needs it is skipped,
+  visibly, where there is none.
+  """
+  root = pathlib.Path(__file__).resolve().parent.parent
+  path = pathlib.Path(
+    os.environ.get('DP_DIFFUSION_SHARED') or root.parent / 'shared'
+  )
+  if not path.is_dir():
+    pytest.skip(f'needs shared test data: set DP_DIFFUSION_SHARED, not {path}')
+  return path
+
+
+@pytest.fixture(scope='session')
+def repository() -> pathlib.Path:
+  """Root of the checkout."""
+  return pathlib.Path(__file__).resolve().parent.parent
