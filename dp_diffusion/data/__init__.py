@@ -1,0 +1,1 @@
+"""Where images come from: sources by name, augmentation, batches."""

@@ -1,0 +1,230 @@
+"""From `data.name` to images: the first step of every stage's road.
+
+The table below is the only place that maps names to modules; each module is
+imported when its name is asked for, and offers `load(config, split)`.
+Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
+`data.tfds_dir` says where prepared datasets lie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+
+import numpy as np
+
+from dp_diffusion import array_types
+
+UNITS = ('image', 'person')
+_TFDS_PREFIX = 'tfds:'
+_PACKAGE = 'dp_diffusion.data'
+_MODULES = {
+  'camelyon17': 'camelyon17',
+  'digits': 'digits',
+  'folder': 'folder',
+  'generated': 'generated',
+  'glyphs': 'glyphs',
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """What to load, from where, in which shape. Public; holds no data.
+
+  Attributes:
+    name: one of `known_names()`, or a TFDS dataset (see the module).
+    split: the source's split that is trained on.
+    test_split: the source's split that is held out.
+    tfds_dir: folder of prepared TFDS datasets; '' means TFDS's default.
+    manual_dir: folder where archives placed by hand lie.
+    path: folder, .zip or .npz of own images.
+    person_csv: CSV file that names the person of each own image; '' for none.
+    file_column: its column with the image's path.
+    person_column: its column with the person.
+    image_key, label_key, person_key: features of a TFDS dataset; '' finds the
+      only image and the only class label, and no person.
+    image_size: height and width in pixels; 0 keeps the stored size.
+    channels: 1 (grey) or 3 (RGB); 0 keeps the stored ones.
+    class_names: label i is class_names[i]. A label outside is an error, an
+      empty class is not. May be empty where the source publishes its names.
+    split_seed: seed of a split that the source does not fix itself.
+    test_fraction: share held out by such a split.
+    source_seed: seed of a source that makes its images.
+    num_images: how many such a source makes; 0 is its own default.
+    unit: what one record is, 'image' or 'person'.
+    skip_unreadable: leave unreadable own files out instead of refusing.
+    max_image_pixels: a file with more pixels is refused unopened.
+    max_in_memory_bytes: a decoded set above this is memory-mapped from the
+      cache folder instead of held in memory.
+    cache_dir: '' means $XDG_CACHE_HOME/dp_diffusion.
+    reflect_pad: pixels of reflection padding before the random crop; 0 is off.
+    flip: whether draws flip left-right with probability 1/2.
+  """
+
+  name: str
+  split: str = 'train'
+  test_split: str = 'test'
+  tfds_dir: str = ''
+  manual_dir: str = ''
+  path: str = ''
+  person_csv: str = ''
+  file_column: str = 'file'
+  person_column: str = 'person'
+  image_key: str = ''
+  label_key: str = ''
+  person_key: str = ''
+  image_size: int = 0
+  channels: int = 0
+  class_names: tuple[str, ...] = ()
+  split_seed: int = 0
+  test_fraction: float = 0.2
+  source_seed: int = 0
+  num_images: int = 0
+  unit: str = 'image'
+  skip_unreadable: bool = False
+  max_image_pixels: int = 64_000_000
+  max_in_memory_bytes: int = 1 << 30
+  cache_dir: str = ''
+  reflect_pad: int = 0
+  flip: bool = False
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'class_names', tuple(self.class_names))
+    _check_name(self.name, self.tfds_dir)
+    array_types.check_one_of('unit', self.unit, UNITS)
+    array_types.check_open_unit_interval('test_fraction', self.test_fraction)
+    for field in (
+      'image_size',
+      'split_seed',
+      'source_seed',
+      'num_images',
+      'max_in_memory_bytes',
+      'reflect_pad',
+    ):
+      array_types.check_non_negative(field, getattr(self, field))
+    array_types.check_positive('max_image_pixels', self.max_image_pixels)
+    if self.channels not in (0, 1, 3):
+      raise ValueError(f'Expected channels={self.channels!r} to be 0, 1 or 3.')
+    if 0 < self.image_size <= self.reflect_pad:
+      raise ValueError(
+        f'Expected reflect_pad={self.reflect_pad!r} to be < '
+        f'image_size={self.image_size!r}.'
+      )
+    if len(set(self.class_names)) != len(self.class_names):
+      raise ValueError(
+        f'Expected class_names={self.class_names!r} to have no repeats.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArraySource:
+  """An `array_types.DataSource` over arrays, checked once.
+
+  Attributes:
+    spec: the public facts.
+    images: uint8[N, H, W, C]; may be memory-mapped.
+    labels: int32[N] in [0, spec.num_classes).
+    person: int32[N], or None.
+  """
+
+  spec: array_types.DatasetSpec
+  images: np.ndarray
+  labels: np.ndarray
+  person: np.ndarray | None = None
+
+  def __post_init__(self) -> None:
+    num_images = len(self.images)
+    if self.images.dtype != np.uint8 or self.images.ndim != 4:
+      raise ValueError(
+        'Expected images to be uint8[N, H, W, C], found '
+        f'{self.images.dtype}{list(self.images.shape)}.'
+      )
+    if self.images.shape[1:] != tuple(self.spec.image_shape):
+      raise ValueError(
+        f'Expected images of shape {self.spec.image_shape}, found '
+        f'{self.images.shape[1:]}.'
+      )
+    for name in ('labels', 'person'):
+      array = getattr(self, name)
+      if array is not None and (
+        array.dtype != np.int32 or array.shape != (num_images,)
+      ):
+        raise ValueError(
+          f'Expected {name} to be int32[{num_images}], found '
+          f'{array.dtype}{list(array.shape)}.'
+        )
+    check_labels(self.labels, self.spec.num_classes)
+    if self.spec.has_person != (self.person is not None):
+      raise ValueError('Expected person exactly when spec.has_person.')
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+  """Raises ValueError that names a label outside [0, num_classes)."""
+  outside = (labels < 0) | (labels >= num_classes)
+  if outside.any():
+    raise ValueError(
+      f'Expected label={labels[outside][0]} to be in [0, {num_classes}): '
+      'data.class_names must list every class.'
+    )
+
+
+def known_names() -> tuple[str, ...]:
+  """Names of the sources that this package has itself."""
+  return tuple(sorted(_MODULES))
+
+
+def load(
+  config: DataConfig, split: str | None = None
+) -> array_types.DataSource:
+  """Loads one split of a dataset.
+
+  Args:
+    config: what to load.
+    split: the source's name of the split; None is `config.split`.
+
+  Returns:
+    The images, in an order that depends on the config alone.
+
+  Raises:
+    UsageError: what the user must mend: a missing dataset, unreadable files,
+      persons asked of a source that knows none.
+    ValueError: labels, sizes or channels that are not what the config says.
+  """
+  split = config.split if split is None else split
+  module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
+  source = module.load(config, split)
+  if config.unit == 'person' and source.person is None:
+    raise array_types.UsageError(
+      f"Expected data.unit='person' only for a source that knows persons; "
+      f'{config.name!r} does not: give data.person_csv or data.person_key, '
+      "or set data.unit='image'."
+    )
+  return source
+
+
+def tfds_name(name: str) -> str:
+  """Strips the prefix off a TFDS dataset's name.
+
+  >>> tfds_name('tfds:some_set/config')
+  'some_set/config'
+  """
+  return name.removeprefix(_TFDS_PREFIX)
+
+
+def _module_name(name: str) -> str:
+  return _MODULES.get(name, 'tfds_source')
+
+
+def _check_name(name: str, tfds_dir: str) -> None:
+  if not name:
+    raise ValueError("Expected data.name='' to be the name of a dataset.")
+  if name in _MODULES or name.startswith(_TFDS_PREFIX) or tfds_dir:
+    return
+  near = difflib.get_close_matches(name, _MODULES, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else '.'
+  listed = ', '.join(repr(n) for n in known_names())
+  raise ValueError(
+    f'Expected data.name={name!r} to be one of {listed}, or a TFDS dataset '
+    f'as {_TFDS_PREFIX + name!r}{hint}'
+  )

@@ -1,0 +1,90 @@
+"""Tests of dp_diffusion.data.registry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+
+
+def _arrays(**changes):
+  arrays = {
+    'spec': array_types.DatasetSpec(
+      name='toy', image_shape=(2, 2, 1), class_names=('a', 'b')
+    ),
+    'images': np.zeros((3, 2, 2, 1), np.uint8),
+    'labels': np.array([0, 1, 0], np.int32),
+  }
+  return arrays | changes
+
+
+def test_unknown_name_lists_the_known_ones_and_the_nearest():
+  with pytest.raises(ValueError, match="'folder'.*did you mean 'folder'"):
+    registry.DataConfig(name='foldr')
+
+
+@pytest.mark.parametrize(
+  'name, extra', [('tfds:any', {}), ('any', {'tfds_dir': '/data'})]
+)
+def test_a_tfds_name_needs_the_prefix_or_a_folder(name, extra):
+  assert registry.DataConfig(name=name, **extra).name == name
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'name': ''},
+    {'unit': 'pixel'},
+    {'test_fraction': 0.0},
+    {'test_fraction': 1.0},
+    {'image_size': -1},
+    {'channels': 2},
+    {'reflect_pad': 8, 'image_size': 8},
+    {'reflect_pad': -1},
+    {'class_names': ('a', 'a')},
+    {'max_image_pixels': 0},
+  ],
+)
+def test_bad_values_are_refused_in_one_line(bad):
+  with pytest.raises(ValueError) as caught:
+    registry.DataConfig(**({'name': 'generated'} | bad))
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'images': np.zeros((3, 2, 2, 1), np.float32)},
+    {'images': np.zeros((3, 2, 2), np.uint8)},
+    {'images': np.zeros((3, 4, 2, 1), np.uint8)},
+    {'labels': np.array([0, 1, 0], np.int64)},
+    {'labels': np.array([0, 1], np.int32)},
+    {'labels': np.array([0, 2, 0], np.int32)},
+    {'labels': np.array([0, -1, 0], np.int32)},
+    {'person': np.zeros(3, np.int32)},
+  ],
+)
+def test_a_source_checks_its_arrays(bad):
+  registry.ArraySource(**_arrays())
+  with pytest.raises(ValueError, match='Expected'):
+    registry.ArraySource(**_arrays(**bad))
+
+
+def test_an_empty_class_is_no_error():
+  source = registry.ArraySource(**_arrays(labels=np.zeros(3, np.int32)))
+  assert source.spec.num_classes == 2
+  assert isinstance(source, array_types.DataSource)
+
+
+def test_persons_must_be_known_where_they_are_the_unit():
+  config = registry.DataConfig(name='digits', unit='person')
+  with pytest.raises(array_types.UsageError, match='person_csv'):
+    registry.load(config)
+
+
+def test_split_defaults_to_the_configs():
+  config = registry.DataConfig(name='generated', split='test', num_images=40)
+  assert len(registry.load(config).labels) == 10
+  assert len(registry.load(config, 'train').labels) == 40
