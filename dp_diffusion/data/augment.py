@@ -1,0 +1,73 @@
+"""Augmentation of one draw: uint8 images in, float32 in [-1, 1] out.
+
+Runs on the device inside the per-draw loss, so each of the K draws of an
+example sees its own crop and flip. Every random choice comes from the key.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+
+
+def augment(
+  image: array_types.Array, key: array_types.Key, config: registry.DataConfig
+) -> array_types.Array:
+  """Crops at random from the reflection-padded image, then flips at random.
+
+  Args:
+    image: uint8[H, W, C] in [0, 255], or float32[H, W, C] in [-1, 1].
+    key: consumed here; the result is a function of (image, key, config).
+    config: uses `reflect_pad` (pixels) and `flip`.
+
+  Returns:
+    float32[H, W, C] in [-1, 1].
+
+  Raises:
+    ValueError: a padding that is not smaller than the image.
+  """
+  crop_key, flip_key = jax.random.split(key)
+  if config.reflect_pad:
+    image = _random_crop(image, crop_key, config.reflect_pad)
+  if config.flip:
+    is_flipped = jax.random.bernoulli(flip_key)
+    image = jnp.where(is_flipped, image[:, ::-1], image)
+  return to_float(image)
+
+
+def to_float(image: array_types.Array) -> array_types.Array:
+  """Maps uint8 in [0, 255] to float32 in [-1, 1]; floats pass unchanged."""
+  image = jnp.asarray(image)
+  if image.dtype == jnp.uint8:
+    return image.astype(jnp.float32) / 127.5 - 1.0
+  return image.astype(jnp.float32)
+
+
+def to_uint8(image: array_types.Array) -> np.ndarray:
+  """Maps floats in [-1, 1] to uint8 on the host, clipped and rounded.
+
+  >>> to_uint8(np.array([-1.0, 0.0, 2.0]))
+  array([  0, 128, 255], dtype=uint8)
+  """
+  levels = (np.asarray(image, np.float32) + 1) * 127.5
+  return np.round(np.clip(levels, 0, 255)).astype(np.uint8)
+
+
+def _random_crop(
+  image: array_types.Array, key: array_types.Key, pad: int
+) -> array_types.Array:
+  height, width, channels = image.shape
+  if pad >= min(height, width):
+    raise ValueError(
+      f'Expected reflect_pad={pad} to be < {min(height, width)}, the side '
+      'of the image.'
+    )
+  padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
+  top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+  return jax.lax.dynamic_slice(
+    padded, (top, left, 0), (height, width, channels)
+  )
