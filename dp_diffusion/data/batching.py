@@ -1,0 +1,205 @@
+"""From record numbers to arrays: what a training step is fed.
+
+A record is what the guarantee protects: one image, or all images of one
+person. Which records a private step takes is decided elsewhere (Poisson
+selection); here they are gathered. Public pre-training takes shuffled
+batches that are a function of (seed, step), so resuming needs no state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+
+from dp_diffusion import array_types
+
+_BLOCK_IMAGES = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Records:
+  """Which images belong to which record.
+
+  Attributes:
+    images: int64[N_images], image numbers sorted by record.
+    starts: int64[N + 1]; record r has images[starts[r]:starts[r + 1]].
+  """
+
+  images: np.ndarray
+  starts: np.ndarray
+
+  @property
+  def num_records(self) -> int:
+    """N."""
+    return len(self.starts) - 1
+
+  @property
+  def num_images(self) -> np.ndarray:
+    """int64[N], images per record; each is at least 1."""
+    return np.diff(self.starts)
+
+
+def make_records(source: array_types.DataSource, unit: str) -> Records:
+  """Groups images into records; persons are in ascending order.
+
+  Args:
+    source: the images.
+    unit: 'image' or 'person'.
+
+  Returns:
+    One record per image, or per distinct person.
+
+  Raises:
+    UsageError: unit 'person' for a source that knows none.
+  """
+  array_types.check_one_of('unit', unit, ('image', 'person'))
+  num_images = len(source.labels)
+  if unit == 'image':
+    return Records(
+      images=np.arange(num_images), starts=np.arange(num_images + 1)
+    )
+  if source.person is None:
+    raise array_types.UsageError(
+      f"Expected data.unit='person' only for a source that knows persons; "
+      f'{source.spec.name!r} does not.'
+    )
+  order = np.argsort(source.person, kind='stable')
+  _, counts = np.unique(source.person, return_counts=True)
+  starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+  return Records(images=order.astype(np.int64), starts=starts)
+
+
+def gather(
+  source: array_types.DataSource, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Reads images by number.
+
+  Args:
+    source: may be memory-mapped; only what is asked for is read.
+    indices: integer image numbers of any shape [...].
+
+  Returns:
+    {'image': uint8[..., H, W, C], 'label': int32[...]}, copies in memory.
+  """
+  indices = np.asarray(indices, np.int64)
+  flat, inverse = np.unique(indices, return_inverse=True)  # Sorted reads.
+  image = np.asarray(source.images[flat])
+  return {
+    'image': image[inverse.reshape(indices.shape)],
+    'label': np.asarray(source.labels)[indices].astype(np.int32),
+  }
+
+
+def draw_images(
+  records: Records, indices: np.ndarray, num_draws: int, seed: bytes
+) -> np.ndarray:
+  """Picks an image of the record for each draw, uniformly.
+
+  The pick is a function of (seed, record, draw) alone: neither its place in
+  the batch nor the number of draws or of other records matters.
+
+  Args:
+    records: as of `make_records`.
+    indices: int[B] record numbers.
+    num_draws: K.
+    seed: secret bytes of this step, at least 16.
+
+  Returns:
+    int64[B, K] image numbers.
+  """
+  if len(seed) < 16:
+    raise ValueError(f'Expected seed of {len(seed)} bytes to be >= 16 bytes.')
+  indices = np.asarray(indices, np.int64)
+  words = np.empty((len(indices), num_draws), '<u8')
+  for row, index in enumerate(indices):
+    digest = hashlib.shake_256(seed + int(index).to_bytes(8, 'little'))
+    words[row] = np.frombuffer(digest.digest(8 * num_draws), '<u8')
+  # The bias of the remainder is below num_images / 2^64.
+  picks = words % records.num_images[indices].astype(np.uint64)[:, None]
+  return records.images[records.starts[indices][:, None] + picks.astype(int)]
+
+
+def gather_records(
+  source: array_types.DataSource,
+  records: Records,
+  indices: np.ndarray,
+  num_draws: int,
+  seed: bytes,
+) -> dict[str, np.ndarray]:
+  """Reads one image per (record, draw), see `draw_images`.
+
+  Returns:
+    {'image': uint8[B, K, H, W, C], 'label': int32[B, K]}.
+  """
+  return gather(source, draw_images(records, indices, num_draws, seed))
+
+
+def public_indices(
+  num_images: int, batch_size: int, seed: int, step: int
+) -> np.ndarray:
+  """Image numbers of one step of public training.
+
+  Steps walk through one shuffled order per epoch, across epoch borders, so
+  each image is seen equally often and no step needs the one before.
+
+  Args:
+    num_images: size of the set.
+    batch_size: may exceed num_images.
+    seed: public seed.
+    step: 0, 1, ...
+
+  Returns:
+    int64[batch_size].
+  """
+  array_types.check_positive('num_images', num_images)
+  array_types.check_positive('batch_size', batch_size)
+  array_types.check_non_negative('step', step)
+  positions = np.arange(step * batch_size, (step + 1) * batch_size)
+  epochs, offsets = positions // num_images, positions % num_images
+  out = np.empty(batch_size, np.int64)
+  for epoch in np.unique(epochs):
+    is_here = epochs == epoch
+    out[is_here] = _epoch_order(num_images, seed, int(epoch))[offsets[is_here]]
+  return out
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
+  return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+def public_batch(
+  source: array_types.DataSource, batch_size: int, seed: int, step: int
+) -> dict[str, np.ndarray]:
+  """Reads the batch of one step of public training, see `public_indices`."""
+  indices = public_indices(len(source.labels), batch_size, seed, step)
+  return gather(source, indices)
+
+
+def fingerprint(source: array_types.DataSource, key: bytes) -> str:
+  """Keyed hash of every image, label and person, in order.
+
+  Tells whether two processes, or a resumed run, see the same data. Without
+  the key it says nothing about the data.
+
+  Args:
+    source: the data, read in blocks.
+    key: secret, 16 to 64 bytes.
+
+  Returns:
+    64 hex digits.
+  """
+  if not 16 <= len(key) <= 64:
+    raise ValueError(f'Expected key of {len(key)} bytes to be 16 to 64 bytes.')
+  digest = hashlib.blake2b(key=key, digest_size=32)
+  digest.update(repr((source.images.shape, source.spec.class_names)).encode())
+  for start in range(0, len(source.images), _BLOCK_IMAGES):
+    block = source.images[start : start + _BLOCK_IMAGES]
+    digest.update(np.ascontiguousarray(block).data)
+  for array in (source.labels, source.person):
+    if array is not None:
+      digest.update(np.ascontiguousarray(array, '<i4').data)
+  return digest.hexdigest()
