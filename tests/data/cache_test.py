@@ -1,0 +1,68 @@
+"""Tests of dp_diffusion.data.cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dp_diffusion.data import cache
+
+
+class _Maker:
+  """Counts how often it is asked."""
+
+  def __init__(self):
+    self.calls = 0
+
+  def __call__(self):
+    self.calls += 1
+    return {'x': np.arange(3)}
+
+
+def _is_valid(arrays):
+  return arrays['x'].shape == (3,)
+
+
+def test_folder_follows_xdg_cache_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert cache.folder('') == tmp_path / 'dp_diffusion'
+  assert (tmp_path / 'dp_diffusion').stat().st_mode & 0o077 == 0
+
+
+def test_arrays_are_made_once(tmp_path):
+  make = _Maker()
+  for _ in range(3):
+    found = cache.arrays(str(tmp_path), 'n', make, _is_valid)
+    np.testing.assert_array_equal(found['x'], [0, 1, 2])
+  assert make.calls == 1
+  assert (tmp_path / 'n.npz').stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'other'])
+def test_a_damaged_file_is_made_again(tmp_path, capsys, damage):
+  make = _Maker()
+  cache.arrays(str(tmp_path), 'n', make, _is_valid)
+  path = tmp_path / 'n.npz'
+  data = bytearray(path.read_bytes())
+  if damage == 'cut':
+    path.write_bytes(data[: len(data) // 2])
+  elif damage == 'flip':
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+  elif damage == 'empty':
+    path.write_bytes(b'')
+  else:
+    np.savez(path, y=np.zeros(3))
+  found = cache.arrays(str(tmp_path), 'n', make, _is_valid)
+  np.testing.assert_array_equal(found['x'], [0, 1, 2])
+  assert make.calls == 2
+  assert 'is damaged' in capsys.readouterr().err
+  cache.arrays(str(tmp_path), 'n', make, _is_valid)
+  assert make.calls == 2
+
+
+def test_a_folder_that_cannot_be_made_is_only_warned_of(tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  found = cache.arrays(str(tmp_path / 'file'), 'n', _Maker(), _is_valid)
+  np.testing.assert_array_equal(found['x'], [0, 1, 2])
+  assert 'cache folder' in capsys.readouterr().err
