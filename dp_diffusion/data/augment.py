@@ -6,16 +6,29 @@ example sees its own crop and flip. Every random choice comes from the key.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import array_types
-from dp_diffusion.data import registry
+
+
+class CropAndFlip(Protocol):
+  """What `augment` reads of a config, be it of data or of a classifier."""
+
+  @property
+  def reflect_pad(self) -> int:
+    """Pixels of reflected border for the random crop; 0 is off."""
+
+  @property
+  def flip(self) -> bool:
+    """Whether half of the draws are mirrored left to right."""
 
 
 def augment(
-  image: array_types.Array, key: array_types.Key, config: registry.DataConfig
+  image: array_types.Array, key: array_types.Key, config: CropAndFlip
 ) -> array_types.Array:
   """Crops at random from the reflection-padded image, then flips at random.
 
