@@ -1,0 +1,1 @@
+"""What the synthetic images are worth: classifiers, distances, the report."""
