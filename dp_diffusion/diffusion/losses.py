@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import array_types
-from dp_diffusion.diffusion import parameterization, schedules, timesteps
+from dp_diffusion.diffusion import parameterization
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.diffusion import timesteps
 
 NULL_LABEL = -1  # "No class", outside every real class of every dataset.
 

@@ -28,7 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import array_types
-from dp_diffusion.diffusion import losses, parameterization, schedules
+from dp_diffusion.diffusion import losses
+from dp_diffusion.diffusion import parameterization
+from dp_diffusion.diffusion import schedules
 
 SAMPLERS = ('ancestral', 'ddim', 'dpm_solver_pp_2m')
 SPACINGS = ('uniform', 'quadratic')
