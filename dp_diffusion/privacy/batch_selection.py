@@ -1,0 +1,203 @@
+"""Which records take part in a step: exact Poisson sampling, then fixed shapes.
+
+First station of the private road: the dataset's record numbers go in, the
+microbatches that `clipping` turns into a clipped sum come out. Runs on the
+host. Every process computes the whole selection (it is cheap: 8 bytes of
+SHAKE-256 per record) and works on its share of it.
+
+Guarantees:
+  * Each record takes part in each step by its own coin of probability
+    floor(q 2^64) / 2^64 <= q, independent of every other record and step.
+    `batch_selection_test.py::test_participation_is_binomial`,
+    `::test_steps_and_records_are_independent`,
+    `::test_threshold_is_exact`.
+  * A record's coin does not depend on the other records.
+    `::test_appending_a_record_changes_its_own_coin_only`.
+  * No record is dropped, repeated or truncated on its way into microbatches,
+    an empty batch is an empty sequence, not a redraw.
+    `::test_microbatches_are_a_partition`, `::test_empty_batches_happen`.
+  * Every process yields the same number of microbatches.
+    `::test_every_process_yields_as_many`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import fractions
+import hashlib
+import math
+import struct
+
+import numpy as np
+
+from dp_diffusion import array_types
+
+_DOMAIN = b'dp_diffusion/poisson/1'
+_WORD_RANGE = 2**64
+_RECORDS_PER_BLOCK = 1 << 20  # 8 MiB of hash at a time.
+
+
+def selection_threshold(sampling_prob: float | fractions.Fraction) -> int:
+  """Number of 64-bit words that mean "takes part".
+
+  Args:
+    sampling_prob: q in (0, 1]. A float stands for its exact binary value;
+      give `fractions.Fraction(B, N)` for a q that no float holds.
+
+  Returns:
+    floor(q 2^64), an exact integer in [0, 2^64].
+
+  >>> selection_threshold(0.5) == 2**63
+  True
+  >>> selection_threshold(fractions.Fraction(1, 3)) == 2**64 // 3
+  True
+
+  Raises:
+    ValueError: q is not in (0, 1].
+  """
+  if not 0 < sampling_prob <= 1:
+    raise ValueError(
+      f'Expected sampling_prob={sampling_prob!r} to be in (0, 1].'
+    )
+  return math.floor(fractions.Fraction(sampling_prob) * _WORD_RANGE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoissonSelector:
+  """Draws the batch of each step.
+
+  Attributes:
+    secret: 256-bit secret of the run (`key_streams.Secret.value`).
+    run_id: hex id of the run, `key_streams.run_id`.
+    num_records: N, records that exist. q does not follow from it: it comes
+      from the mechanism, whose N is declared.
+    sampling_prob: q in (0, 1], a float or an exact fraction.
+  """
+
+  secret: bytes = dataclasses.field(repr=False)
+  run_id: str
+  num_records: int
+  sampling_prob: float | fractions.Fraction
+
+  def __post_init__(self) -> None:
+    array_types.check_at_least('len(secret)', len(self.secret), 32)
+    array_types.check_at_least('num_records', self.num_records, 1)
+    if self.num_records >= 2**31:
+      raise ValueError(
+        f'Expected num_records={self.num_records!r} to be < 2**31.'
+      )
+    selection_threshold(self.sampling_prob)
+
+  def select(self, step: int) -> np.ndarray:
+    """Selects the records of one step; the same on every process.
+
+    Args:
+      step: number of the step, >= 0.
+
+    Returns:
+      int64[n], record indices in [0, N), rising; n varies and may be 0.
+
+    Raises:
+      ValueError: the step is negative.
+    """
+    array_types.check_non_negative('step', step)
+    threshold = selection_threshold(self.sampling_prob)
+    if threshold == _WORD_RANGE:  # q = 1: no 64-bit word reaches it.
+      return np.arange(self.num_records, dtype=np.int64)
+    taking_part = [
+      np.flatnonzero(self._words(step, start) < np.uint64(threshold)) + start
+      for start in range(0, self.num_records, _RECORDS_PER_BLOCK)
+    ]
+    return np.concatenate(taking_part).astype(np.int64)
+
+  def _words(self, step: int, start: int) -> np.ndarray:
+    """One uniform word per record of the block: uint64[n], n <= block size."""
+    run_id = self.run_id.encode()
+    seed = b''.join(
+      [
+        struct.pack('<Q', len(_DOMAIN)),
+        _DOMAIN,
+        struct.pack('<Q', len(self.secret)),
+        self.secret,
+        struct.pack('<Q', len(run_id)),
+        run_id,
+        struct.pack('<QQ', step, start),
+      ]
+    )
+    num_words = min(_RECORDS_PER_BLOCK, self.num_records - start)
+    digest = hashlib.shake_256(seed).digest(8 * num_words)
+    return np.frombuffer(digest, dtype='<u8')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slots:
+  """One microbatch of every device of one process.
+
+  Attributes:
+    indices: int32[D, M] record indices; 0 where padded.
+    is_padding: bool[D, M], True where no record stands.
+  """
+
+  indices: np.ndarray
+  is_padding: np.ndarray
+
+
+def num_microbatches(
+  num_selected: int, microbatch_size: int, global_device_count: int
+) -> int:
+  """Microbatches that the fullest device needs: what every process yields.
+
+  >>> num_microbatches(17, microbatch_size=4, global_device_count=2)
+  3
+  >>> num_microbatches(0, microbatch_size=4, global_device_count=2)
+  0
+  """
+  return -(-num_selected // (microbatch_size * global_device_count))
+
+
+def microbatches(
+  indices: np.ndarray,
+  microbatch_size: int,
+  num_devices: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Slots]:
+  """Lays a selection out in microbatches of fixed shape.
+
+  Process p works on `indices[p::P]`, and its device d on `[d::D]` of those.
+
+  Args:
+    indices: int64[n], what `PoissonSelector.select` gave.
+    microbatch_size: M, examples per device and microbatch.
+    num_devices: D, devices of each process (the same on all).
+    process_index: p in [0, P).
+    process_count: P.
+
+  Yields:
+    `num_microbatches(n, M, D * P)` of `Slots`; none for an empty selection.
+
+  Raises:
+    ValueError: a size is not positive, or the process index is out of range.
+  """
+  array_types.check_at_least('microbatch_size', microbatch_size, 1)
+  array_types.check_at_least('num_devices', num_devices, 1)
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f'Expected process_index={process_index!r} to be in'
+      f' [0, {process_count!r}).'
+    )
+  count = num_microbatches(
+    len(indices), microbatch_size, num_devices * process_count
+  )
+  shape = (num_devices, count * microbatch_size)
+  slots = np.zeros(shape, np.int32)
+  is_padding = np.ones(shape, np.bool_)
+  share = indices[process_index::process_count]
+  for device in range(num_devices):
+    own = share[device::num_devices]
+    slots[device, : len(own)] = own
+    is_padding[device, : len(own)] = False
+  for i in range(count):
+    part = slice(i * microbatch_size, (i + 1) * microbatch_size)
+    yield Slots(indices=slots[:, part], is_padding=is_padding[:, part])
