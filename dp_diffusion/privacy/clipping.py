@@ -1,0 +1,350 @@
+"""Per-example gradients, clipped and summed: what makes a step private.
+
+Second station of the private road: a microbatch goes in, the sum of its
+clipped gradients comes out and is summed further (over microbatches, then
+devices) before `noise` is added once.
+
+The gradient of an example is that of the MEAN loss over its K draws
+(arXiv 2302.13861, section 3; arXiv 2204.13650, section 3.2), clipped to l2
+norm C: g_i min(1, C / |g_i|) (arXiv 1607.00133, algorithm 1).
+
+Deviation: the sum is divided by C (`rescale_to_unit_norm`, on by default), so
+that the learning rate and Adam's eps do not depend on C. The noise is scaled
+alike, because the sum carries its own sensitivity.
+
+Guarantees:
+  * Whatever the loss, the data and the parameters, an example adds at most
+    `ClippedSum.l2_sensitivity` to the sum, in l2 norm.
+    `clipping_test.py::test_every_contribution_is_bounded`,
+    `::test_neighbours_differ_by_at_most_the_sensitivity`,
+    `::test_enormous_gradients_are_clipped`.
+  * An example whose gradient is not finite adds zero, and spoils nothing.
+    `::test_non_finite_gradient_adds_zero`.
+  * An example's term depends on nothing but itself and its keys.
+    `::test_masking_one_example_removes_its_term_only`.
+  * What stands in a padding slot never matters, NaN included.
+    `::test_padding_bytes_never_matter`.
+  * Microbatches and draw chunks change the memory, not the sum.
+    `::test_independent_of_microbatches`, `::test_independent_of_draw_chunks`.
+  * The K draws are averaged before the clip.
+    `::test_mean_over_draws_before_the_clip`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import array_types
+
+# Clipped gradients end this much below the bound, so that the rounding of
+# float32 norms and products never carries one above it.
+_ROUNDING_MARGIN = 2.0**-18
+# Squares of gradients times this number overflow for no finite float32.
+_TINY = 2.0**-80
+_MIN_CLIP_NORM = 1e-9
+
+_ExampleGradFn: TypeAlias = Callable[
+  [array_types.Params, array_types.PyTree, array_types.Key],
+  tuple[array_types.Array, array_types.PyTree],
+]
+
+
+class GradStats(struct.PyTreeNode):
+  """Un-noised statistics of a sum. Private: they may go to `private/` alone.
+
+  Attributes:
+    loss_sum: float32[], sum over examples of their mean loss over K draws.
+    norm_sum: float32[], sum of the gradient norms before the clip.
+    num_clipped: int32[], examples whose norm exceeded the clip norm.
+    num_non_finite: int32[], examples left out because loss or gradient was
+      not finite. They are in `num_examples` but not in the sums.
+    num_examples: int32[], examples without padding.
+  """
+
+  loss_sum: array_types.Array
+  norm_sum: array_types.Array
+  num_clipped: array_types.Array
+  num_non_finite: array_types.Array
+  num_examples: array_types.Array
+
+
+class ClippedSum(struct.PyTreeNode):
+  """A sum of clipped gradients that knows its sensitivity.
+
+  Attributes:
+    grad_sum: tree of float32, shaped like the parameters.
+    stats: of the same examples; private.
+    l2_sensitivity: bound of what one example adds to `grad_sum` (l2 norm over
+      the whole tree); static.
+  """
+
+  grad_sum: array_types.PyTree
+  stats: GradStats
+  l2_sensitivity: float = struct.field(pytree_node=False)
+
+  def __add__(self, other: ClippedSum) -> ClippedSum:
+    """Adds the sum of other examples.
+
+    Raises:
+      ValueError: the sums were clipped differently.
+    """
+    if self.l2_sensitivity != other.l2_sensitivity:
+      raise ValueError(
+        f'Expected l2_sensitivity={other.l2_sensitivity!r} to be'
+        f' {self.l2_sensitivity!r}, as in the sum that it is added to.'
+      )
+    return jax.tree.map(jnp.add, self, other)
+
+
+def sum_sensitivity(
+  l2_clip_norm: float, rescale_to_unit_norm: bool = True
+) -> float:
+  """L2 bound of what adding or removing one example changes in the sum.
+
+  >>> sum_sensitivity(0.1), sum_sensitivity(0.1, rescale_to_unit_norm=False)
+  (1.0, 0.1)
+
+  Args:
+    l2_clip_norm: C >= 1e-9; infinite (no clip) only without rescaling.
+    rescale_to_unit_norm: whether the sum is divided by C.
+
+  Raises:
+    ValueError: C is below 1e-9 (squares of gradients that small underflow),
+      or infinite with rescaling.
+  """
+  array_types.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
+  if not rescale_to_unit_norm:
+    return float(l2_clip_norm)
+  array_types.check_finite('l2_clip_norm', l2_clip_norm)
+  return 1.0
+
+
+def zeros(
+  params: array_types.Params,
+  *,
+  l2_clip_norm: float,
+  rescale_to_unit_norm: bool = True,
+) -> ClippedSum:
+  """The sum over no example, which accumulation starts from.
+
+  Args:
+    params: gives the shapes.
+    l2_clip_norm: as for `clipped_grad_sum`.
+    rescale_to_unit_norm: as for `clipped_grad_sum`.
+  """
+  return ClippedSum(
+    grad_sum=jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params),
+    stats=GradStats(
+      loss_sum=jnp.zeros((), jnp.float32),
+      norm_sum=jnp.zeros((), jnp.float32),
+      num_clipped=jnp.zeros((), jnp.int32),
+      num_non_finite=jnp.zeros((), jnp.int32),
+      num_examples=jnp.zeros((), jnp.int32),
+    ),
+    l2_sensitivity=sum_sensitivity(l2_clip_norm, rescale_to_unit_norm),
+  )
+
+
+def clipped_grad_sum(
+  loss_fn: array_types.LossFn,
+  params: array_types.Params,
+  batch: array_types.PyTree,
+  draw_keys: array_types.Key,
+  is_padding: array_types.Array,
+  *,
+  l2_clip_norm: float,
+  rescale_to_unit_norm: bool = True,
+  draw_chunk_size: int | None = None,
+  batch_has_draw_axis: bool = False,
+) -> ClippedSum:
+  """Sums the clipped gradients of the examples of one microbatch.
+
+  Args:
+    loss_fn: loss of one draw of one example; differentiated with respect to
+      `params`. Close over what is not trained.
+    params: tree of float32; the norm is over all of it.
+    batch: leaves [B, ...], or [B, K, ...] with `batch_has_draw_axis`.
+    draw_keys: typed keys[B, K].
+    is_padding: bool[B]; what stands in a padding slot does not matter.
+    l2_clip_norm: C >= 1e-9.
+    rescale_to_unit_norm: whether to divide the sum by C (see `Deviation`).
+    draw_chunk_size: draws differentiated at a time, a divisor of K; None for
+      all K. Fewer need less memory.
+    batch_has_draw_axis: whether draw k gets its own slice of the example (the
+      person unit: each draw shows one image of the person).
+
+  Returns:
+    float32 sums over the examples that are no padding.
+
+  Raises:
+    ValueError: shapes do not agree, or an argument is out of range.
+  """
+  sensitivity = sum_sensitivity(l2_clip_norm, rescale_to_unit_norm)
+  _check_shapes(batch, draw_keys, is_padding, batch_has_draw_axis)
+  example_grad = _example_grad_fn(
+    loss_fn, draw_keys.shape[1], draw_chunk_size, batch_has_draw_axis
+  )
+  losses, grads = jax.vmap(example_grad, in_axes=(None, 0, 0))(
+    params, batch, draw_keys
+  )
+  norms, grads_are_finite = _global_norms(grads)
+  is_finite = grads_are_finite & jnp.isfinite(losses)
+  is_used = is_finite & ~is_padding
+
+  bound = l2_clip_norm * (1 - _ROUNDING_MARGIN)
+  coefficients = jnp.minimum(1.0, bound / norms)
+  if rescale_to_unit_norm:
+    coefficients = coefficients / l2_clip_norm
+  return ClippedSum(
+    grad_sum=jax.tree.map(
+      lambda g: _masked_weighted_sum(g, coefficients, is_used), grads
+    ),
+    stats=GradStats(
+      loss_sum=_masked_weighted_sum(losses, 1.0, is_used),
+      norm_sum=_masked_weighted_sum(norms, 1.0, is_used),
+      num_clipped=jnp.sum(is_used & (norms > bound), dtype=jnp.int32),
+      num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
+      num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
+    ),
+    l2_sensitivity=sensitivity,
+  )
+
+
+def _check_shapes(
+  batch: array_types.PyTree,
+  draw_keys: array_types.Key,
+  is_padding: array_types.Array,
+  batch_has_draw_axis: bool,
+) -> None:
+  """Raises ValueError unless all have the same B (and K)."""
+  if draw_keys.ndim != 2:
+    raise ValueError(
+      f'Expected draw_keys.shape={draw_keys.shape} to be (B, K).'
+    )
+  if is_padding.shape != draw_keys.shape[:1] or is_padding.dtype != jnp.bool_:
+    raise ValueError(
+      f'Expected is_padding={is_padding.dtype}{list(is_padding.shape)} to be'
+      f' bool[{draw_keys.shape[0]}].'
+    )
+  leading = draw_keys.shape if batch_has_draw_axis else draw_keys.shape[:1]
+  for leaf in jax.tree.leaves(batch):
+    if leaf.shape[: len(leading)] != leading:
+      raise ValueError(
+        f'Expected a leaf of the batch, of shape {leaf.shape}, to begin with'
+        f' {leading}.'
+      )
+
+
+def _example_grad_fn(
+  loss_fn: array_types.LossFn,
+  num_draws: int,
+  draw_chunk_size: int | None,
+  batch_has_draw_axis: bool,
+) -> _ExampleGradFn:
+  """Builds (params, example, keys[K]) -> (mean loss, its gradient)."""
+  chunk_size = num_draws if draw_chunk_size is None else draw_chunk_size
+  if chunk_size < 1 or num_draws % chunk_size:
+    raise ValueError(
+      f'Expected draw_chunk_size={draw_chunk_size!r} to divide the number of'
+      f' draws, {num_draws}.'
+    )
+  example_axis = 0 if batch_has_draw_axis else None
+  draw_losses = jax.vmap(loss_fn, in_axes=(None, example_axis, 0))
+
+  def mean_loss(
+    params: array_types.Params,
+    example: array_types.PyTree,
+    keys: array_types.Key,
+  ) -> array_types.Array:
+    return jnp.mean(draw_losses(params, example, keys).astype(jnp.float32))
+
+  loss_and_grad = jax.value_and_grad(mean_loss)
+  if chunk_size == num_draws:
+    return loss_and_grad
+  return _in_chunks(loss_and_grad, num_draws // chunk_size, batch_has_draw_axis)
+
+
+def _in_chunks(
+  loss_and_grad: _ExampleGradFn, num_chunks: int, batch_has_draw_axis: bool
+) -> _ExampleGradFn:
+  """Averages over chunks of draws, one after another, to save memory."""
+
+  def split(x: array_types.Array) -> array_types.Array:
+    return x.reshape((num_chunks, -1) + x.shape[1:])
+
+  def mean_over_chunks(
+    params: array_types.Params,
+    example: array_types.PyTree,
+    keys: array_types.Key,
+  ) -> tuple[array_types.Array, array_types.PyTree]:
+    impl = jax.random.key_impl(keys)
+
+    def add_chunk(total: Any, part: Any) -> tuple[Any, None]:
+      part_keys = jax.random.wrap_key_data(part[0], impl=impl)
+      part_example = part[1] if batch_has_draw_axis else example
+      result = loss_and_grad(params, part_example, part_keys)
+      return jax.tree.map(jnp.add, total, result), None
+
+    # As raw data: the check of key reuse rejects a batched scan over keys.
+    parts = (
+      split(jax.random.key_data(keys)),
+      jax.tree.map(split, example) if batch_has_draw_axis else None,
+    )
+    start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add_chunk, start, parts)
+    return jax.tree.map(lambda x: x / num_chunks, total)
+
+  return mean_over_chunks
+
+
+def _global_norms(
+  grads: array_types.PyTree,
+) -> tuple[array_types.Array, array_types.Array]:
+  """L2 norm of each example's gradient, over all leaves, without overflow.
+
+  Squares of elements over 2^63 would overflow float32, so a second sum, of
+  scaled squares, stands in where the plain one is not finite. Both are taken
+  in one pass over the gradients.
+
+  Args:
+    grads: tree of float32[B, ...].
+
+  Returns:
+    norms: float32[B]; infinite where no float32 holds it.
+    is_finite: bool[B], whether every element of the gradient is finite.
+  """
+  leaves = [
+    g.astype(jnp.float32).reshape(g.shape[0], -1)
+    for g in jax.tree.leaves(grads)
+  ]
+  plain = sum(jnp.sum(jnp.square(g), axis=1) for g in leaves)
+  scaled = sum(jnp.sum(jnp.square(g * _TINY), axis=1) for g in leaves)
+  norms = jnp.where(
+    jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
+  )
+  return norms, jnp.isfinite(scaled)
+
+
+def _masked_weighted_sum(
+  values: array_types.Array,
+  weights: array_types.Array | float,
+  is_used: array_types.Array,
+) -> array_types.Array:
+  """Sums weights[b] values[b] over the b that are used: float32[...].
+
+  Compiled to one reduction that reads `values` once. A matrix product would
+  round float32 to TensorFloat-32 on GPUs, and 0 * NaN is NaN.
+  """
+
+  def per_example(x: array_types.Array) -> array_types.Array:
+    return jnp.reshape(x, x.shape + (1,) * (values.ndim - 1))
+
+  weighted = values.astype(jnp.float32)
+  if not isinstance(weights, float):
+    weighted = weighted * per_example(weights)
+  return jnp.sum(jnp.where(per_example(is_used), weighted, 0.0), axis=0)

@@ -1,0 +1,68 @@
+"""Gaussian noise for a sum of clipped gradients.
+
+Third station of the private road, and called once per step: after the sum
+over microbatches and devices, before the division by the expected batch size
+(`training/step.py::apply`). The same keys on every replica give the same
+noise, so the replicas stay equal.
+
+Guarantees:
+  * Every element gets noise of the std asked for, in units of the SUM.
+    `noise_test.py::test_std_is_accepted_at_sigma_only`,
+    `::test_four_keys_have_unit_variance`.
+  * The noise of steps, leaves and elements is independent.
+    `::test_unique_per_step_and_leaf`.
+  * It is the sum of four independent draws, halved, from four keys of 64 bits
+    each: 256 bits must be guessed, and a sum of four is less exposed to
+    attacks on the floating-point grid of one normal sample (arXiv 2107.10138).
+    `::test_every_key_matters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import array_types
+
+NUM_KEYS = 4
+
+
+def add_noise(
+  grad_sum: array_types.PyTree,
+  noise_keys: array_types.Key,
+  noise_std: float | array_types.Array,
+) -> array_types.PyTree:
+  """Adds independent Gaussian noise to every element.
+
+  Args:
+    grad_sum: tree of float32, the sum over ALL examples of the step.
+    noise_keys: typed keys[4], fresh for each step, equal on every replica.
+    noise_std: std of the noise on the SUM: noise_multiplier x sensitivity.
+
+  Returns:
+    A tree like `grad_sum`.
+
+  Raises:
+    ValueError: there are not four keys.
+  """
+  if noise_keys.shape != (NUM_KEYS,):
+    raise ValueError(
+      f'Expected noise_keys.shape={noise_keys.shape} to be ({NUM_KEYS},).'
+    )
+  leaves, treedef = jax.tree.flatten(grad_sum)
+  leaf_keys = zip(*(jax.random.split(key, len(leaves)) for key in noise_keys))
+  noised = [
+    leaf.astype(jnp.float32) + noise_std * _unit_noise(keys, leaf.shape)
+    for leaf, keys in zip(leaves, leaf_keys, strict=True)
+  ]
+  return jax.tree.unflatten(treedef, noised)
+
+
+def _unit_noise(
+  keys: Sequence[array_types.Key], shape: tuple[int, ...]
+) -> array_types.Array:
+  """Sum of four independent standard normals, halved: unit variance."""
+  draws = [jax.random.normal(key, shape, jnp.float32) for key in keys]
+  return sum(draws) / NUM_KEYS**0.5
