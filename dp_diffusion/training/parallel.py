@@ -1,0 +1,361 @@
+"""Many devices and many processes; the only place that knows of `jax.pmap`.
+
+Every function here works alike on one CPU and on several hosts with several
+accelerators each. A tree "on devices" has a leading axis D, one slice per
+device of this process; a replicated one has D equal slices.
+
+Each process feeds its own devices and all call the collective functions
+(`pmap_apply`, `pmap_public_step`, `pmap_private_stats`, `agree`,
+`broadcast_secret`, `any_process`) equally often, in the same order.
+
+Guarantees:
+  * Noise is right on 1 and 8 devices and on 2 processes; replicas are equal
+    to the bit. `parallel_test.py::test_noise_std_on_devices`,
+    `::test_replicas_are_identical`,
+    `multi_process_test.py::test_two_processes`.
+  * Device count does not change the step.
+    `parallel_test.py::test_one_device_equals_eight`,
+    `::test_batch_on_one_device_only`.
+  * Processes that disagree refuse to go on.
+    `multi_process_test.py::test_two_processes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+import hashlib
+import os
+import struct
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dp_diffusion import array_types
+from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.training import state as train_state
+from dp_diffusion.training import step
+
+AXIS_NAME = 'devices'
+_SECRET_MESSAGE = struct.Struct('<32s?q')  # Value, is insecure, seed.
+_ENVIRONMENT = (
+  'JAX_COORDINATOR_ADDRESS',
+  'JAX_NUM_PROCESSES',
+  'JAX_PROCESS_ID',
+)
+
+
+def initialize_from_environment() -> None:
+  """Joins the other processes of the job, if the environment names them.
+
+  Reads JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES
+  and JAX_PROCESS_ID; call it before anything asks jax for devices. Without
+  them the job has one process.
+
+  Raises:
+    UsageError: some of the three are set, but not all.
+  """
+  values = {name: os.environ.get(name, '') for name in _ENVIRONMENT}
+  if not any(values.values()):
+    return
+  missing = [name for name, value in values.items() if not value]
+  if missing:
+    raise array_types.UsageError(
+      f'Expected {", ".join(missing)} to be set too, for several processes.'
+    )
+  address, num_processes, process_id = values.values()
+  # Without it several processes on CPU cannot talk; accelerators ignore it.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(address, int(num_processes), int(process_id))
+
+
+class DataParallel:
+  """The devices of this job, each holding a replica."""
+
+  def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
+    """Chooses devices.
+
+    Args:
+      devices: some devices of this process; None for all of every process.
+
+    Raises:
+      ValueError: some devices are named in a job of several processes.
+    """
+    if devices is not None and jax.process_count() > 1:
+      raise ValueError('Expected devices=None in a job of several processes.')
+    self._pmap_devices = None if devices is None else tuple(devices)
+    self.devices = self._pmap_devices or tuple(jax.local_devices())
+    # Arrays must be placed just as pmap places its results, or the second
+    # call of a step would compile it again.
+    self._sharding = jax.sharding.NamedSharding(
+      jax.sharding.Mesh(np.array(self.devices), (AXIS_NAME,)),
+      jax.sharding.PartitionSpec(AXIS_NAME),
+    )
+
+  @property
+  def num_devices(self) -> int:
+    """D, devices of this process."""
+    return len(self.devices)
+
+  @property
+  def num_global_devices(self) -> int:
+    """Devices of all processes together."""
+    return self.num_devices if self._pmap_devices else jax.device_count()
+
+  @property
+  def process_index(self) -> int:
+    """Number of this process, from 0."""
+    return jax.process_index()
+
+  @property
+  def process_count(self) -> int:
+    """P."""
+    return jax.process_count()
+
+  @property
+  def is_main(self) -> bool:
+    """Whether this process writes the files and speaks."""
+    return self.process_index == 0
+
+  def shard(self, tree: array_types.PyTree) -> array_types.PyTree:
+    """Puts leaves [D, ...] on devices, one slice each."""
+    return jax.tree.map(
+      lambda x: jax.device_put(x, self._sharding, may_alias=False), tree
+    )
+
+  def replicate(self, tree: array_types.PyTree) -> array_types.PyTree:
+    """Copies leaves [...] to every device: [D, ...]."""
+    return self.shard(jax.tree.map(self._repeat, tree))
+
+  def _repeat(self, x: Any) -> Any:
+    if isinstance(x, jax.Array) and jnp.issubdtype(
+      x.dtype, jax.dtypes.prng_key
+    ):
+      return jnp.broadcast_to(x[None], (self.num_devices, *x.shape))
+    x = np.asarray(x)
+    return np.broadcast_to(x[None], (self.num_devices, *x.shape))
+
+  def unreplicate(self, tree: array_types.PyTree) -> array_types.PyTree:
+    """Fetches the first replica to the host: NumPy leaves [...]."""
+    first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+    return jax.tree.map(lambda x: x[0], jax.device_get(first))
+
+  def replicas_are_equal(self, tree: array_types.PyTree) -> bool:
+    """Whether all replicas of this process are equal to the bit."""
+    for leaf in jax.tree.leaves(tree):
+      replicas = [np.asarray(s.data).tobytes() for s in leaf.addressable_shards]
+      if any(replica != replicas[0] for replica in replicas):
+        return False
+    return True
+
+  def pmap(
+    self,
+    fn: Callable[..., Any],
+    in_axes: int | tuple[int | None, ...] = 0,
+    donate_argnums: tuple[int, ...] = (),
+  ) -> Callable[..., Any]:
+    """Runs `fn` on every device of every process, with axis `AXIS_NAME`."""
+    return jax.pmap(
+      fn,
+      axis_name=AXIS_NAME,
+      in_axes=in_axes,
+      donate_argnums=donate_argnums,
+      devices=self._pmap_devices,
+    )
+
+  def pmap_zeros(
+    self, config: step.GradConfig
+  ) -> Callable[[array_types.Params], clipping.ClippedSum]:
+    """Compiles `params on devices -> empty sum on devices`."""
+    return self.pmap(functools.partial(step.zeros, config=config))
+
+  def pmap_accumulate(
+    self, loss_fn: array_types.LossFn, config: step.GradConfig
+  ) -> Callable[..., clipping.ClippedSum]:
+    """Compiles `step.accumulate`.
+
+    Args:
+      loss_fn: loss of one draw of one example.
+      config: draws and clip.
+
+    Returns:
+      (params, frozen_params, total, batch, draw_key, indices, is_padding) ->
+      total. All on devices, the draw key apart, which is one typed key. The
+      given total is donated.
+    """
+    fn = functools.partial(step.accumulate, loss_fn, config=config)
+    return self.pmap(fn, in_axes=(0, 0, 0, 0, None, 0, 0), donate_argnums=(2,))
+
+  def pmap_apply(
+    self,
+    optimizer: optax.GradientTransformation,
+    config: step.ApplyConfig,
+  ) -> Callable[..., train_state.TrainState]:
+    """Compiles `step.apply`.
+
+    Args:
+      optimizer: what `optimizers.make` built.
+      config: what the mechanism fixes.
+
+    Returns:
+      (state, total, noise_keys) -> state. State and total are on devices; the
+      typed keys[4] are given once. The given state is donated.
+    """
+    fn = functools.partial(
+      step.apply, optimizer=optimizer, config=config, axis_name=AXIS_NAME
+    )
+    return self.pmap(fn, in_axes=(0, 0, None), donate_argnums=(0,))
+
+  def pmap_private_stats(
+    self,
+  ) -> Callable[[clipping.ClippedSum], clipping.GradStats]:
+    """Compiles `total -> un-noised statistics`, equal on all devices.
+
+    Private: `unreplicate` them and write them to `private/` only.
+    """
+    return self.pmap(functools.partial(step.private_stats, axis_name=AXIS_NAME))
+
+  def pmap_public_step(
+    self,
+    loss_fn: array_types.LossFn,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    microbatch_size: int | None = None,
+  ) -> Callable[..., tuple[train_state.TrainState, array_types.Array]]:
+    """Compiles `step.public_step`.
+
+    Args:
+      loss_fn: loss of one draw of one example.
+      optimizer: what `optimizers.make` built.
+      ema_decay: final decay of the moving average.
+      microbatch_size: per device; None for its whole share at once.
+
+    Returns:
+      (state, batch, draw_key, indices) -> (state, loss). All on devices, the
+      draw key apart, which is one typed key. The given state is donated.
+    """
+    fn = functools.partial(
+      step.public_step,
+      loss_fn,
+      optimizer=optimizer,
+      ema_decay=ema_decay,
+      microbatch_size=microbatch_size,
+      axis_name=AXIS_NAME,
+    )
+    return self.pmap(fn, in_axes=(0, 0, None, 0), donate_argnums=(0,))
+
+  def pmap_map(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Spreads the rows of arrays over the devices of THIS process.
+
+    For samplers and feature networks: no collective, so processes may call it
+    as often as each likes.
+
+    Args:
+      fn: (replica, *arrays[b, ...]) -> tree of arrays [b, ...].
+
+    Returns:
+      (tree on devices, *host arrays or typed keys [n, ...]) -> NumPy tree
+      [n, ...]. n is padded to a multiple of D with its last row; call it with
+      the same n each time, since each n compiles anew.
+    """
+    mapped = jax.pmap(fn, axis_name=AXIS_NAME, devices=self.devices)
+
+    def run(replicated: array_types.PyTree, *arrays: Any) -> Any:
+      num_rows = len(arrays[0])
+      per_device = -(-num_rows // self.num_devices)
+      rows = np.arange(per_device * self.num_devices)
+      rows = np.minimum(rows, num_rows - 1)
+      shape = (self.num_devices, per_device)
+      shards = [
+        self.shard(x[rows].reshape(shape + x.shape[1:])) for x in arrays
+      ]
+      results = jax.device_get(mapped(replicated, *shards))
+      return jax.tree.map(
+        lambda x: x.reshape((-1,) + x.shape[2:])[:num_rows], results
+      )
+
+    return run
+
+
+def agree(facts: Mapping[str, str]) -> None:
+  """Refuses to go on when processes hold different values.
+
+  Args:
+    facts: value by name. Pass keyed hashes (`key_streams.fingerprint`) of
+      what is private; only hashes of the values travel.
+
+  Raises:
+    UsageError: a value, or the list of names, is not the same everywhere.
+  """
+  if jax.process_count() == 1:
+    return
+  names = sorted(facts)
+  if _differs('\n'.join(names)):
+    different = ['the list of facts to compare']
+  else:
+    different = [name for name in names if _differs(facts[name])]
+  if different:
+    raise array_types.UsageError(
+      f'Expected {", ".join(different)} to be the same on all'
+      f' {jax.process_count()} processes: start them with the same code,'
+      ' config and data.'
+    )
+
+
+def _differs(value: str) -> bool:
+  """Whether a string is not the same on every process."""
+  digest = hashlib.sha256(value.encode()).digest()
+  own = np.frombuffer(digest, np.uint8)
+  gathered = np.asarray(multihost_utils.process_allgather(own))
+  return bool(np.any(gathered != own[None]))
+
+
+def broadcast_secret(
+  secret: key_streams.Secret | None,
+) -> key_streams.Secret:
+  """Gives every process the secret of process 0.
+
+  Args:
+    secret: what process 0 made or loaded; ignored on the others (None).
+  """
+  if jax.process_count() == 1:
+    assert secret is not None
+    return secret
+  message = bytes(_SECRET_MESSAGE.size)
+  if jax.process_index() == 0:
+    assert secret is not None
+    message = _SECRET_MESSAGE.pack(
+      secret.value, secret.is_insecure, secret.insecure_seed or 0
+    )
+  received = multihost_utils.broadcast_one_to_all(
+    np.frombuffer(message, np.uint8)
+  )
+  value, is_insecure, seed = _SECRET_MESSAGE.unpack(
+    np.asarray(received, np.uint8).tobytes()
+  )
+  return key_streams.Secret(
+    value=value, insecure_seed=seed if is_insecure else None
+  )
+
+
+def any_process(flag: bool) -> bool:
+  """Whether any process raises the flag; the same answer on all.
+
+  For stopping together: a process that stops alone leaves the others waiting
+  in the next collective.
+  """
+  if jax.process_count() == 1:
+    return flag
+  gathered = multihost_utils.process_allgather(np.array(flag))
+  return bool(np.any(gathered))
+
+
+def barrier(name: str) -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
