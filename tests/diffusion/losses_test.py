@@ -122,7 +122,7 @@ def test_draws_of_one_example_have_their_own_timesteps():
   assert len(np.unique(np.sqrt(values).round())) > 50
 
 
-@pytest.mark.parametrize('drop_prob', [0.0, 0.1, 0.5])
+@pytest.mark.parametrize('drop_prob', [0.0, 0.1])
 def test_labels_are_dropped_at_the_stated_rate(drop_prob):
   values = _draw_losses(
     lambda x_t, t, y: jnp.full_like(x_t, y[0].astype(jnp.float32)),
