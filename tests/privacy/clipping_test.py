@@ -1,0 +1,477 @@
+"""Clipped sums equal a loop over examples, and no example exceeds its bound."""
+
+from __future__ import annotations
+
+import functools
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import key_streams
+
+CLIP = 0.7
+NUM_DRAWS = 4
+STEP_KEY = key_streams.KeyStreams(
+  secret=key_streams.Secret.insecure(0), run_id='clipping'
+).draw_key(0)
+
+
+def smooth_loss(params, example, draw_key):
+  """A small network with a random target per draw."""
+  hidden = jnp.tanh(example['x'] @ params['w'] + params['b'])
+  noise = jax.random.normal(draw_key, hidden.shape)
+  return example['scale'] * jnp.sum(jnp.square(hidden - noise))
+
+
+def linear_loss(params, example, draw_key):
+  """Its gradient is the example itself."""
+  del draw_key
+  leaves = zip(jax.tree.leaves(params), jax.tree.leaves(example))
+  return sum(jnp.sum(p * g) for p, g in leaves)
+
+
+def make_problem(num_examples=6, seed=0):
+  """Parameters and a batch where some examples are clipped, some not."""
+  rng = np.random.default_rng(seed)
+  params = {
+    'w': rng.normal(size=(3, 2)).astype(np.float32),
+    'b': rng.normal(size=2).astype(np.float32),
+  }
+  batch = {
+    'x': rng.normal(size=(num_examples, 3)).astype(np.float32),
+    'scale': np.geomspace(0.02, 2, num_examples).astype(np.float32),
+  }
+  return params, batch
+
+
+@functools.cache
+def jitted(loss_fn, **arguments):
+  """`clipped_grad_sum` from record indices; compiled once per shape."""
+
+  @jax.jit
+  def run(params, batch, indices, is_padding):
+    keys = key_streams.draw_keys(
+      STEP_KEY, indices, dict(arguments).get('num_draws', NUM_DRAWS)
+    )
+    options = {k: v for k, v in arguments.items() if k != 'num_draws'}
+    options.setdefault('l2_clip_norm', CLIP)
+    return clipping.clipped_grad_sum(
+      loss_fn, params, batch, keys, is_padding, **options
+    )
+
+  return run
+
+
+def clipped_sum(loss_fn, params, batch, indices=None, is_padding=None, **kw):
+  num_examples = len(jax.tree.leaves(batch)[0])
+  if indices is None:
+    indices = np.arange(num_examples)
+  if is_padding is None:
+    is_padding = np.zeros(num_examples, bool)
+  return jitted(loss_fn, **kw)(
+    params, batch, jnp.asarray(indices, jnp.int32), jnp.asarray(is_padding)
+  )
+
+
+def norm(tree):
+  """Global l2 norm, in float64."""
+  leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+  return float(np.linalg.norm(np.concatenate(leaves)))
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+  jax.tree.map(
+    functools.partial(
+      np.testing.assert_allclose, rtol=tolerance, atol=tolerance
+    ),
+    actual,
+    expected,
+  )
+
+
+def loop_over_examples(params, batch, indices, has_draw_axis=False):
+  """Oracle: gradient of each draw alone; mean, clip and sum in float64."""
+  grad = jax.jit(jax.value_and_grad(smooth_loss))
+  total = jax.tree.map(lambda x: np.zeros(x.shape), params)
+  losses, norms = [], []
+  for b, index in enumerate(indices):
+    keys = key_streams.draw_keys(
+      STEP_KEY, jnp.array([index], jnp.int32), NUM_DRAWS
+    )
+    draws = []
+    for k, key in enumerate(keys[0]):
+      place = (b, k) if has_draw_axis else b
+      example = jax.tree.map(lambda x, place=place: x[place], batch)
+      draws.append(jax.device_get(grad(params, example, key)))
+    losses.append(np.mean([loss for loss, _ in draws], dtype=np.float64))
+    mean = jax.tree.map(
+      lambda *g: np.mean(g, axis=0, dtype=np.float64), *[g for _, g in draws]
+    )
+    norms.append(norm(mean))
+    factor = min(1.0, CLIP / norms[-1]) / CLIP
+    total = jax.tree.map(lambda t, m, f=factor: t + f * m, total, mean)
+  return total, np.array(losses), np.array(norms)
+
+
+def test_equals_a_loop_over_examples():
+  params, batch = make_problem()
+  indices = [5, 0, 17, 3, 2, 9]
+  expected, losses, norms = loop_over_examples(params, batch, indices)
+  assert 0 < np.sum(norms > CLIP) < len(norms)  # Both kinds are tested.
+  actual = clipped_sum(smooth_loss, params, batch, indices)
+  assert_close(actual.grad_sum, expected)
+  stats = actual.stats
+  np.testing.assert_allclose(stats.loss_sum, losses.sum(), rtol=1e-5)
+  np.testing.assert_allclose(stats.norm_sum, norms.sum(), rtol=1e-5)
+  assert stats.num_clipped == np.sum(norms > CLIP)
+  assert (stats.num_examples, stats.num_non_finite) == (6, 0)
+
+
+def test_draws_with_their_own_images_equal_a_loop():
+  params, _ = make_problem()
+  rng = np.random.default_rng(1)
+  batch = {
+    'x': rng.normal(size=(3, NUM_DRAWS, 3)).astype(np.float32),
+    'scale': rng.uniform(size=(3, NUM_DRAWS)).astype(np.float32),
+  }
+  expected, _, _ = loop_over_examples(params, batch, range(3), True)
+  for chunk in (None, 2):
+    actual = clipped_sum(
+      smooth_loss,
+      params,
+      batch,
+      batch_has_draw_axis=True,
+      draw_chunk_size=chunk,
+    )
+    assert_close(actual.grad_sum, expected)
+
+
+def test_without_rescaling_the_sum_is_in_units_of_the_gradient():
+  params, batch = make_problem()
+  unit = clipped_sum(smooth_loss, params, batch)
+  plain = clipped_sum(smooth_loss, params, batch, rescale_to_unit_norm=False)
+  assert (unit.l2_sensitivity, plain.l2_sensitivity) == (1.0, CLIP)
+  scaled = jax.tree.map(lambda x: np.asarray(x) / CLIP, plain.grad_sum)
+  assert_close(unit.grad_sum, scaled, 1e-6)
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 4])
+def test_independent_of_draw_chunks(chunk):
+  params, batch = make_problem()
+  whole = clipped_sum(smooth_loss, params, batch)
+  parts = clipped_sum(smooth_loss, params, batch, draw_chunk_size=chunk)
+  assert_close(parts, whole)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_independent_of_microbatches(size):
+  params, batch = make_problem()
+  whole = clipped_sum(smooth_loss, params, batch)
+  total = clipping.zeros(params, l2_clip_norm=CLIP)
+  for start in range(0, 6, size):
+    rows = slice(start, start + size)
+    part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
+    indices = np.arange(6)[rows]
+    total = total + clipped_sum(smooth_loss, params, part, indices)
+  assert_close(total, whole)
+
+
+@pytest.mark.parametrize('garbage', [np.nan, np.inf, -np.inf, 3e38, 1.0])
+def test_padding_bytes_never_matter(garbage):
+  params, batch = make_problem()
+  whole = clipped_sum(smooth_loss, params, batch)
+  padded = jax.tree.map(
+    lambda x: np.concatenate([x, np.full_like(x[:3], garbage)]), batch
+  )
+  actual = clipped_sum(
+    smooth_loss,
+    params,
+    padded,
+    indices=[*range(6), 0, 0, 0],
+    is_padding=[False] * 6 + [True] * 3,
+  )
+  assert_close(actual, whole)
+  for x in jax.tree.leaves(actual):
+    assert np.all(np.isfinite(x))
+
+
+def test_all_padding_is_exactly_zero():
+  params, batch = make_problem()
+  total = clipped_sum(smooth_loss, params, batch, is_padding=[True] * 6)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    total,
+    clipping.zeros(params, l2_clip_norm=CLIP),
+  )
+
+
+def test_masking_one_example_removes_its_term_only():
+  params, batch = make_problem()
+  whole = clipped_sum(smooth_loss, params, batch)
+  for b in range(6):
+    rows = np.array([b])
+    mask = np.arange(6) == b
+    without = clipped_sum(smooth_loss, params, batch, is_padding=mask)
+    part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
+    alone = clipped_sum(smooth_loss, params, part, indices=rows)
+    assert_close(without + alone, whole)
+    assert norm(alone.grad_sum) > 0.01
+
+
+def test_order_of_examples_does_not_matter():
+  params, batch = make_problem()
+  order = np.array([3, 1, 5, 0, 2, 4])
+  turned = jax.tree.map(lambda x: x[order], batch)
+  actual = clipped_sum(smooth_loss, params, turned, indices=order)
+  assert_close(actual, clipped_sum(smooth_loss, params, batch))
+
+
+def test_draws_have_keys_of_their_own():
+  """The mean of K different standard normals has variance 1 / K."""
+
+  def random_gradient(params, example, draw_key):
+    del example
+    return jnp.sum(params * jax.random.normal(draw_key, params.shape))
+
+  params = np.zeros(2000, np.float32)
+  total = clipped_sum(
+    random_gradient,
+    params,
+    np.zeros((2, 1), np.float32),
+    l2_clip_norm=1e6,
+    rescale_to_unit_norm=False,
+    num_draws=16,
+  )
+  variance = float(np.var(total.grad_sum))
+  assert 0.9 * 2 / 16 < variance < 1.1 * 2 / 16  # Two examples differ too.
+
+
+def test_timesteps_of_draws_differ():
+  keys = key_streams.draw_keys(STEP_KEY, jnp.arange(8, dtype=jnp.int32), 16)
+  draw = jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 0, 1000)))
+  timesteps = np.asarray(draw(keys))
+  assert len(np.unique(timesteps)) > 100
+  assert all(len(np.unique(row)) > 10 for row in timesteps)
+  assert all(len(np.unique(column)) > 4 for column in timesteps.T)
+
+
+@pytest.mark.parametrize('num_draws', [1, 2, 8])
+def test_mean_over_draws_before_the_clip(num_draws):
+  gradient = np.array([[0.3, -0.4]], np.float32)
+  total = clipped_sum(
+    linear_loss,
+    np.zeros(2, np.float32),
+    gradient,
+    num_draws=num_draws,
+    l2_clip_norm=1.0,
+  )
+  np.testing.assert_allclose(total.grad_sum, gradient[0], rtol=1e-5)
+
+
+def test_opposite_draws_cancel_before_the_clip():
+  """Clipping each draw, or after the sum over examples, would not give 0."""
+  draws = np.array([[[9.0, 0.0], [-9.0, 0.0]], [[0.0, 5.0], [0.0, 5.0]]])
+  total = clipped_sum(
+    linear_loss,
+    np.zeros(2, np.float32),
+    draws.astype(np.float32),
+    num_draws=2,
+    batch_has_draw_axis=True,
+    l2_clip_norm=1.0,
+  )
+  np.testing.assert_allclose(total.grad_sum, [0.0, 1.0], atol=1e-5)
+
+
+def contribution(gradient, **arguments):
+  """What one example of this gradient adds: two leaves of the parameters."""
+  gradient = np.asarray(gradient, np.float32)
+  return clipped_sum(
+    linear_loss,
+    {'a': np.zeros(2, np.float32), 'b': np.zeros(3, np.float32)},
+    {'a': gradient[None, :2], 'b': gradient[None, 2:]},
+    num_draws=1,
+    **arguments,
+  )
+
+
+any_float = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@hypothesis.given(gradient=st_numpy.arrays(np.float32, 5, elements=any_float))
+@hypothesis.example(gradient=[3e38] * 5)
+@hypothesis.example(gradient=[0.0] * 5)
+@hypothesis.example(gradient=[1e-45] * 5)
+@hypothesis.example(gradient=[1e30, 1e-30, 1, 0, 0])
+@hypothesis.example(gradient=[CLIP, 1e-7, 0, 0, 0])
+def test_every_contribution_is_bounded(gradient):
+  assert norm(contribution(gradient).grad_sum) <= 1.0
+  plain = contribution(gradient, rescale_to_unit_norm=False)
+  assert norm(plain.grad_sum) <= plain.l2_sensitivity == CLIP
+
+
+@hypothesis.given(
+  direction=st_numpy.arrays(np.float32, 5, elements=st.floats(-1, 1, width=32)),
+  exponent=st.integers(-30, 37),
+)
+def test_clip_keeps_the_direction(direction, exponent):
+  length = np.linalg.norm(direction)
+  hypothesis.assume(length > 1e-3)
+  gradient = (direction / length * 10.0**exponent).astype(np.float32)
+  actual = contribution(gradient, rescale_to_unit_norm=False).grad_sum
+  expected = gradient * min(1.0, CLIP / norm(gradient))
+  actual = np.concatenate([actual['a'], actual['b']])
+  np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-37)
+
+
+@pytest.mark.parametrize('scale', [1e10, 1e25, 1e30, 1e37])
+def test_enormous_gradients_are_clipped(scale):
+  """They add the clip norm: neither infinity nor nothing."""
+  total = contribution(np.full(5, scale))
+  assert 0.9999 < norm(total.grad_sum) <= 1.0
+  assert total.stats.num_clipped == 1
+  assert total.stats.num_non_finite == 0
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_non_finite_gradient_adds_zero(bad):
+  params, batch = make_problem()
+  mask = np.arange(6) == 2
+  expected = clipped_sum(smooth_loss, params, batch, is_padding=mask)
+  batch['scale'][2] = bad
+  actual = clipped_sum(smooth_loss, params, batch)
+  assert_close(actual.grad_sum, expected.grad_sum)
+  assert actual.stats.num_non_finite == 1
+  assert actual.stats.num_examples == 6
+  np.testing.assert_allclose(
+    actual.stats.loss_sum, expected.stats.loss_sum, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    actual.stats.norm_sum, expected.stats.norm_sum, rtol=1e-5
+  )
+
+
+def test_one_bad_draw_leaves_the_example_out():
+  draws = np.array([[[1.0, 0.0], [np.nan, 0.0]], [[0.0, 0.5], [0.0, 0.5]]])
+  total = clipped_sum(
+    linear_loss,
+    np.zeros(2, np.float32),
+    draws.astype(np.float32),
+    num_draws=2,
+    batch_has_draw_axis=True,
+    l2_clip_norm=1.0,
+  )
+  np.testing.assert_allclose(total.grad_sum, [0.0, 0.5], rtol=1e-5)
+  assert total.stats.num_non_finite == 1
+
+
+@hypothesis.given(
+  gradients=st_numpy.arrays(
+    np.float32, (4, 5), elements=st.floats(-1e6, 1e6, width=32)
+  ),
+  left_out=st.integers(0, 3),
+)
+def test_neighbours_differ_by_at_most_the_sensitivity(gradients, left_out):
+  batch = {'a': gradients[:, :2], 'b': gradients[:, 2:]}
+  params = {'a': np.zeros(2, np.float32), 'b': np.zeros(3, np.float32)}
+  run = functools.partial(clipped_sum, linear_loss, params, batch, num_draws=1)
+  whole, without = run(), run(is_padding=np.arange(4) == left_out)
+  difference = jax.tree.map(
+    lambda x, y: np.asarray(x, np.float64) - np.asarray(y, np.float64),
+    whole.grad_sum,
+    without.grad_sum,
+  )
+  # The rounding of sums of 4 terms of norm 1.
+  assert norm(difference) <= whole.l2_sensitivity + 1e-6
+
+
+def test_the_sensitivity_is_tight():
+  """A bound off by 2, either way, would be wrong or would waste budget."""
+  for rescale in (True, False):
+    total = contribution([4.0, 0, 0, 3.0, 0], rescale_to_unit_norm=rescale)
+    ratio = norm(total.grad_sum) / total.l2_sensitivity
+    assert 0.9999 < ratio <= 1.0
+
+
+def test_a_person_with_many_images_moves_the_sum_by_one_clip_norm():
+  """50 images of one person are K draws of one record."""
+  images = np.random.default_rng(0).normal(size=(2, 50, 5)) * 100 + 50
+  batch = images.astype(np.float32)
+  run = functools.partial(
+    clipped_sum,
+    linear_loss,
+    np.zeros(5, np.float32),
+    batch,
+    num_draws=50,
+    batch_has_draw_axis=True,
+  )
+  whole, without = run(), run(is_padding=np.array([True, False]))
+  moved = np.asarray(whole.grad_sum) - np.asarray(without.grad_sum)
+  assert 0.9999 < norm(moved) <= 1.0 + 1e-6
+
+
+def test_norms_of_large_leaves_are_accurate():
+  """A running float32 sum of millions of squares would be off by percents."""
+  size = 3_000_000
+  gradient = np.full((1, size), 0.1, np.float32)
+  total = clipped_sum(
+    linear_loss, np.zeros(size, np.float32), gradient, num_draws=1
+  )
+  exact = np.float64(gradient[0, 0]) * np.sqrt(size)
+  np.testing.assert_allclose(total.stats.norm_sum, exact, rtol=1e-6)
+  assert 0.99999 < norm(total.grad_sum) <= 1.0
+
+
+def test_infinite_clip_norm_does_not_clip():
+  gradient = [30.0, 0, 0, 40.0, 0]
+  total = contribution(
+    gradient, l2_clip_norm=float('inf'), rescale_to_unit_norm=False
+  )
+  assert norm(total.grad_sum) == 50.0
+  assert total.stats.num_clipped == 0
+  assert total.l2_sensitivity == float('inf')
+
+
+@pytest.mark.parametrize('clip', [0.0, -1.0, float('nan'), 1e-10])
+def test_bad_clip_norm(clip):
+  with pytest.raises(ValueError, match='l2_clip_norm'):
+    clipping.sum_sensitivity(clip)
+
+
+def test_rescaling_needs_a_finite_clip_norm():
+  with pytest.raises(ValueError, match='l2_clip_norm=inf'):
+    clipping.sum_sensitivity(float('inf'))
+
+
+def test_sums_of_different_clips_do_not_add():
+  params, _ = make_problem()
+  one = clipping.zeros(params, l2_clip_norm=1.0, rescale_to_unit_norm=False)
+  two = clipping.zeros(params, l2_clip_norm=2.0, rescale_to_unit_norm=False)
+  with pytest.raises(ValueError, match='l2_sensitivity=2.0'):
+    _ = one + two
+
+
+def test_bad_shapes():
+  params, batch = make_problem()
+  keys = key_streams.draw_keys(STEP_KEY, jnp.arange(6, dtype=jnp.int32), 4)
+  run = functools.partial(
+    clipping.clipped_grad_sum, smooth_loss, params, l2_clip_norm=CLIP
+  )
+  good = jnp.zeros(6, bool)
+  with pytest.raises(ValueError, match='is_padding'):
+    run(batch, keys, jnp.zeros(5, bool))
+  with pytest.raises(ValueError, match='bool'):
+    run(batch, keys, jnp.zeros(6))
+  with pytest.raises(ValueError, match='draw_keys.shape'):
+    run(batch, keys[:, 0], good)
+  with pytest.raises(ValueError, match='leaf of the batch'):
+    run(jax.tree.map(lambda x: x[:5], batch), keys, good)
+  with pytest.raises(ValueError, match='leaf of the batch'):
+    run(batch, keys, good, batch_has_draw_axis=True)
+  with pytest.raises(ValueError, match='draw_chunk_size=3'):
+    run(batch, keys, good, draw_chunk_size=3)
