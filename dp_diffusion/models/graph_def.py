@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import dataclasses
 import math
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -59,9 +60,10 @@ def read_nodes(data: bytes) -> dict[str, Node]:
   return {node.name: node for node in nodes}
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-  """Yields (field number, value) of one message; lengths as views."""
+def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
+  """Yields (field number, int or memoryview) of one message."""
   at = 0
+  value: int | memoryview
   while at < len(view):
     tag, at = _varint(view, at)
     kind = tag & 7
@@ -94,7 +96,9 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _node(view: memoryview) -> Node:
-  name, op, scalars, value = '', '', {}, None
+  name, op = '', ''
+  scalars: dict[str, bool | float] = {}
+  value = None
   for field, content in _fields(view):
     if field == 1:
       name = bytes(content).decode()
@@ -115,7 +119,8 @@ def _node(view: memoryview) -> Node:
 
 def _tensor(view: memoryview) -> np.ndarray | None:
   """Decodes a TensorProto of float32; None for other types."""
-  dtype, shape, content = 0, (), []
+  dtype, content = 0, []
+  shape: tuple[int, ...] = ()
   for field, part in _fields(view):
     if field == 1:
       dtype = part
@@ -125,8 +130,8 @@ def _tensor(view: memoryview) -> np.ndarray | None:
       content.append(part)
   if dtype != _DT_FLOAT:
     return None
-  values = [np.frombuffer(part, '<f4') for part in content]
-  values = values[0] if len(values) == 1 else np.concatenate(values or [[0.0]])
+  parts = [np.frombuffer(part, '<f4') for part in content] or [np.zeros(1)]
+  values = parts[0] if len(parts) == 1 else np.concatenate(parts)
   size = math.prod(shape)
   if 0 < values.size < size:  # The last value is repeated (tensor.proto).
     values = np.pad(values, (0, size - values.size), mode='edge')
