@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import socket
 import sys
 
 import hypothesis
@@ -76,3 +77,28 @@ def shared_dir() -> pathlib.Path:
 def repository() -> pathlib.Path:
   """Root of the checkout."""
   return pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def free_port() -> int:
+  """A TCP port of this machine that nothing listens to."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+@pytest.fixture(scope='session')
+def subprocess_environment(
+  repository: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+  """For processes that run the project: they share one compilation cache.
+
+  Not for this process: jax does not write the entries of that cache
+  atomically, and a warning about a torn one would fail a test.
+  """
+  return {
+    **os.environ,
+    'PYTHONPATH': str(repository),
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+  }
