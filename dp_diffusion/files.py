@@ -6,6 +6,7 @@ a crash at any instant leaves either the old file or the new one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -97,3 +98,41 @@ def sync_folder(path: epath.PathLike) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def sync_tree(path: epath.PathLike) -> None:
+  """Makes every file below a folder, and its own name, durable.
+
+  Does nothing for a remote folder.
+  """
+  if not is_local(path):
+    return
+  for root, _, names in os.walk(path):
+    for name in names:
+      descriptor = os.open(os.path.join(root, name), os.O_RDONLY)
+      try:
+        os.fsync(descriptor)
+      finally:
+        os.close(descriptor)
+    sync_folder(root)
+  sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def disk_failure(error: Exception) -> str:
+  """What is wrong with the disk; empty if the error is about another thing.
+
+  >>> disk_failure(OSError(28, 'No space left on device'))
+  'the disk is full'
+  >>> disk_failure(KeyError('x'))
+  ''
+  """
+  # A library may turn an OSError into a ValueError that keeps its text.
+  words = ('No space left on device', 'Disk quota exceeded')
+  numbers = (errno.ENOSPC, errno.EDQUOT)
+  if getattr(error, 'errno', None) in numbers or any(
+    w in str(error) for w in words
+  ):
+    return 'the disk is full'
+  if isinstance(error, OSError):
+    return error.strerror or str(error)
+  return ''
