@@ -1,0 +1,133 @@
+"""Pictures for the release and the report, as PNG bytes.
+
+Tiny images are enlarged by whole pixels, never blurred. Equal images give
+equal bytes: no date, no version is written into a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import functools
+import io
+import os
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+_MIN_TILE = 48  # Pixels of a tile's longer side, at least.
+_GAP = 4  # Pixels between tiles.
+_FONT_SIZE = 20
+_MAX_NAME = 24  # Letters of a class name in the margin.
+_INK = (32, 36, 44)
+_PAPER = (255, 255, 255)
+_NOTHING = (238, 240, 243)  # Where a class has too few images.
+
+
+def png(image: np.ndarray) -> bytes:
+  """Encodes uint8[H, W, C], C = 1 or 3."""
+  pixels = image[..., 0] if image.shape[-1] == 1 else image
+  buffer = io.BytesIO()
+  Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, 'PNG')
+  return buffer.getvalue()
+
+
+def pick_per_class(
+  labels: np.ndarray, num_classes: int, per_class: int
+) -> list[np.ndarray]:
+  """The first indices of each class.
+
+  Args:
+    labels: int32[N].
+    num_classes: rows.
+    per_class: indices per row, at most.
+
+  Returns:
+    One int64[<= per_class] per class.
+  """
+  return [
+    np.flatnonzero(labels == label)[:per_class] for label in range(num_classes)
+  ]
+
+
+def class_grid(
+  images: np.ndarray,
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  *,
+  per_class: int = 10,
+  max_classes: int = 40,
+  with_names: bool = True,
+) -> bytes:
+  """A row of images for each class, its name in the margin.
+
+  Args:
+    images: uint8[N, H, W, C], C = 1 or 3; may be memory-mapped.
+    labels: int32[N] in [0, len(class_names)).
+    class_names: one per label; an empty one is allowed.
+    per_class: images in a row; a class with fewer leaves grey squares.
+    max_classes: rows at most; the first classes are shown.
+    with_names: whether there is a margin with names.
+
+  Returns:
+    A PNG.
+  """
+  names = [_shorten(name) for name in class_names[:max_classes]]
+  rows = pick_per_class(labels, len(names), per_class)
+  height, width = images.shape[1:3]
+  scale = max(1, -(-_MIN_TILE // max(height, width)))
+  height, width = height * scale, width * scale
+  margin = _margin(names) if with_names else _GAP
+  canvas = Image.new(
+    'RGB',
+    (
+      margin + per_class * (width + _GAP),
+      _GAP + len(names) * (height + _GAP),
+    ),
+    _PAPER,
+  )
+  draw = ImageDraw.Draw(canvas)
+  for row, (name, indices) in enumerate(zip(names, rows)):
+    top = _GAP + row * (height + _GAP)
+    if with_names:
+      middle = (margin - 3 * _GAP, top + height // 2)
+      draw.text(middle, name, fill=_INK, font=_font(), anchor='rm')
+    for column in range(per_class):
+      left = margin + column * (width + _GAP)
+      if column < len(indices):
+        tile = _tile(images[indices[column]], scale)
+        canvas.paste(tile, (left, top))
+      else:
+        box = (left, top, left + width - 1, top + height - 1)
+        draw.rectangle(box, fill=_NOTHING)
+  buffer = io.BytesIO()
+  canvas.save(buffer, 'PNG', optimize=True)
+  return buffer.getvalue()
+
+
+def _tile(image: np.ndarray, scale: int) -> Image.Image:
+  """Enlarges uint8[H, W, C] by whole pixels."""
+  if image.shape[-1] == 1:
+    image = np.repeat(image, 3, axis=-1)
+  return Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def _shorten(name: str) -> str:
+  return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + '…'
+
+
+def _margin(names: Sequence[str]) -> int:
+  """Pixels that the longest name takes."""
+  widest = max((_font().getlength(name) for name in names), default=0)
+  return round(widest) + 6 * _GAP
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+  """DejaVu Sans as matplotlib ships it: the same on every machine."""
+  path = os.path.join(
+    matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'
+  )
+  return ImageFont.truetype(path, _FONT_SIZE)
