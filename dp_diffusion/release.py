@@ -1,0 +1,428 @@
+"""What may leave: everything below `release/`, whole, hashed and with a card.
+
+    model/params.npz, model.json    released weights, and what they belong to
+    dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N]
+    dataset/dataset.json            class names and counts
+    dataset/tfds/NAME/1.0.0/        the same images for TensorFlow Datasets
+    samples.png                     a grid by class
+    README.md                       the card
+    privacy.json                    the statement, with the sha256 of each file
+
+Nothing here depends on the date, the machine or what is in `private/`: a run
+that was killed and goes on writes the same bytes. Each file appears whole or
+not at all. `seal` comes last.
+
+`python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
+that was made where TensorFlow was absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import importlib.util
+import io
+import os
+import re
+import sys
+import types
+from typing import Any
+
+from etils import epath
+from flax import traverse_util
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import console
+from dp_diffusion import crash_points
+from dp_diffusion import files
+from dp_diffusion.evaluation import figures
+
+STATEMENT = 'privacy.json'
+CARD = 'README.md'
+_TFDS_VERSION = '1.0.0'
+_TFDS_SHARD = 10_000  # Images per file.
+
+
+def write_model(
+  release_dir: epath.PathLike,
+  params: array_types.Params,
+  description: Mapping[str, Any],
+) -> None:
+  """Writes the released weights.
+
+  Args:
+    release_dir: the folder `release/`.
+    params: nested dict of float32 arrays; 'a/b/kernel' names one in the file.
+    description: JSON values: the architecture's config, the diffusion
+      process, the classes. Nothing measured on sensitive images.
+  """
+  folder = epath.Path(release_dir) / 'model'
+  arrays: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
+  for name, value in arrays.items():
+    arrays[name] = np.asarray(value)
+  files.write_npz(folder / 'params.npz', 0o644, **arrays)
+  crash_points.reach('mid_release')
+  files.write_json(folder / 'model.json', dict(description))
+
+
+def read_model(
+  release_dir: epath.PathLike,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Reads what `write_model` wrote.
+
+  Raises:
+    UsageError: there is no model.
+  """
+  folder = epath.Path(release_dir) / 'model'
+  if not (folder / 'model.json').exists():
+    raise array_types.UsageError(
+      f'Expected a released model in {folder}; run the stage finetune first.'
+    )
+  arrays = files.read_npz(folder / 'params.npz')
+  return arrays, files.read_json(folder / 'model.json')
+
+
+def shard_path(
+  release_dir: epath.PathLike, shard: int, num_shards: int
+) -> epath.Path:
+  """Where shard number `shard` of the dataset lies."""
+  name = f'images-{shard:05d}-of-{num_shards:05d}.npz'
+  return epath.Path(release_dir) / 'dataset' / name
+
+
+def missing_shards(
+  release_dir: epath.PathLike, num_shards: int
+) -> tuple[int, ...]:
+  """Shards that are still to be made; a shard that is there is whole."""
+  return tuple(
+    shard
+    for shard in range(num_shards)
+    if not shard_path(release_dir, shard, num_shards).exists()
+  )
+
+
+def write_shard(
+  release_dir: epath.PathLike,
+  shard: int,
+  num_shards: int,
+  images: np.ndarray,
+  labels: np.ndarray,
+) -> None:
+  """Writes one shard of the dataset, whole or not at all.
+
+  Args:
+    release_dir: the folder `release/`.
+    shard: in [0, num_shards).
+    num_shards: how many the dataset has.
+    images: uint8[N, H, W, C].
+    labels: int32[N].
+
+  Raises:
+    ValueError: other dtypes or shapes.
+  """
+  _check_images(images, labels)
+  path = shard_path(release_dir, shard, num_shards)
+  files.write_npz(path, images=images, labels=labels)
+
+
+def read_dataset(
+  release_dir: epath.PathLike,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads all shards in order.
+
+  Returns:
+    (images uint8[N, H, W, C], labels int32[N]).
+
+  Raises:
+    UsageError: no shard, or some are missing.
+  """
+  shards = list(_shards(release_dir))
+  images = np.concatenate([images for images, _ in shards])
+  labels = np.concatenate([labels for _, labels in shards])
+  return images, labels
+
+
+def write_dataset_info(
+  release_dir: epath.PathLike, spec: array_types.DatasetSpec
+) -> None:
+  """Writes `dataset/dataset.json`: what the arrays alone do not say.
+
+  Args:
+    release_dir: the folder `release/`, all shards in it.
+    spec: of the sensitive dataset; its name and class names are public.
+  """
+  counts = np.zeros(spec.num_classes, np.int64)
+  for _, labels in _shards(release_dir):
+    counts += np.bincount(labels, minlength=spec.num_classes)
+  info = {
+    'name': f'synthetic_{_snake_case(spec.name)}',
+    'image_shape': list(spec.image_shape),
+    'class_names': list(spec.class_names),
+    'num_images': int(counts.sum()),
+    'num_images_per_class': counts.tolist(),
+  }
+  files.write_json(epath.Path(release_dir) / 'dataset' / 'dataset.json', info)
+
+
+def read_dataset_info(release_dir: epath.PathLike) -> dict[str, Any]:
+  """Reads `dataset/dataset.json`.
+
+  Raises:
+    UsageError: there is none.
+  """
+  path = epath.Path(release_dir) / 'dataset' / 'dataset.json'
+  if not path.exists():
+    raise array_types.UsageError(
+      f'Expected {path}; run the stage sample first.'
+    )
+  return files.read_json(path)
+
+
+def write_samples(release_dir: epath.PathLike, *, per_class: int = 10) -> None:
+  """Writes `samples.png`: a row of synthetic images for each class."""
+  info = read_dataset_info(release_dir)
+  images, labels = read_dataset(release_dir)
+  grid = figures.class_grid(
+    images, labels, _class_names(info), per_class=per_class
+  )
+  files.write_bytes(epath.Path(release_dir) / 'samples.png', grid)
+
+
+def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
+  """Writes the dataset in the form of TensorFlow Datasets.
+
+  `tfds.builder_from_directory(PATH)` reads it without this project, by
+  `as_dataset` (TFRecord) and by `as_data_source` (ArrayRecord).
+
+  Args:
+    release_dir: the folder `release/` with all shards and `dataset.json`.
+
+  Returns:
+    The folder, or None where TensorFlow is not installed.
+  """
+  info = read_dataset_info(release_dir)
+  root = epath.Path(release_dir) / 'dataset' / 'tfds'
+  folder = root / info['name'] / _TFDS_VERSION
+  if folder.exists():
+    return folder
+  if not _has_tensorflow():
+    console.say(
+      'The TFDS form of the dataset is left out, as TensorFlow is not '
+      'installed. To add it: pip install tensorflow tensorflow-datasets && '
+      f'python -m dp_diffusion.release {os.fspath(release_dir)}'
+    )
+    return None
+  unfinished = root.parent / '.tfds.tmp'
+  if unfinished.exists():
+    unfinished.rmtree()
+  target = unfinished / info['name'] / _TFDS_VERSION
+  target.mkdir(parents=True)
+  _write_tfds_files(release_dir, target, info)
+  crash_points.reach('mid_release')
+  unfinished.rename(root)
+  return folder
+
+
+def seal(
+  release_dir: epath.PathLike, statement: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Writes `privacy.json` with the sha256 of every other file. Comes last.
+
+  Args:
+    release_dir: the folder `release/`.
+    statement: the privacy statement; its 'files' is filled in here.
+
+  Returns:
+    The statement as written.
+  """
+  release_dir = epath.Path(release_dir)
+  remove_unfinished(release_dir)
+  hashes = {
+    name: files.sha256(release_dir / name)
+    for name in list_files(release_dir)
+    if name != STATEMENT
+  }
+  sealed = {**statement, 'files': hashes}
+  files.write_json(release_dir / STATEMENT, sealed)
+  return sealed
+
+
+def list_files(release_dir: epath.PathLike) -> list[str]:
+  """Every file below, as sorted paths with '/' relative to the folder."""
+  release_dir = epath.Path(release_dir)
+  return sorted(
+    path.relative_to(release_dir).as_posix()
+    for path in _walk(release_dir)
+    if not path.is_dir()
+  )
+
+
+def remove_unfinished(release_dir: epath.PathLike) -> None:
+  """Removes what a killed process left: hidden files and folders '.*.tmp'."""
+  for path in list(_walk(epath.Path(release_dir))):
+    if path.name.startswith('.') and path.name.endswith('.tmp'):
+      if path.is_dir():
+        path.rmtree()
+      else:
+        path.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Adds the TFDS form to a release and seals it again."""
+  if len(argv) != 1:
+    console.warn('usage: python -m dp_diffusion.release RELEASE_DIR')
+    return 2
+  release_dir = epath.Path(argv[0])
+  try:
+    statement_path = release_dir / STATEMENT
+    if not statement_path.exists():
+      raise array_types.UsageError(f'Expected a release with {statement_path}.')
+    folder = write_tfds(release_dir)
+  except array_types.UsageError as error:
+    console.warn(str(error))
+    return 2
+  if folder is None:
+    return 1
+  seal(release_dir, files.read_json(statement_path))
+  console.say(f'{folder}')
+  return 0
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+  """Everything below a folder, what is inside a folder before the folder."""
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _walk(path)
+    yield path
+
+
+def _shards(
+  release_dir: epath.PathLike,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """(images, labels) of each shard in order."""
+  folder = epath.Path(release_dir) / 'dataset'
+  paths = sorted(folder.glob('images-*-of-*.npz'))
+  if not paths:
+    raise array_types.UsageError(
+      f'Expected images-*.npz in {folder}; run the stage sample first.'
+    )
+  num_shards = int(paths[0].stem.rpartition('-')[2])
+  missing = missing_shards(release_dir, num_shards)
+  if missing or len(paths) != num_shards:
+    raise array_types.UsageError(
+      f'Expected {num_shards} shards in {folder}, found {len(paths)} of which '
+      f'{len(missing)} are missing; run the stage sample again.'
+    )
+  for path in paths:
+    arrays = files.read_npz(path)
+    yield arrays['images'], arrays['labels']
+
+
+def _write_tfds_files(
+  release_dir: epath.PathLike, target: epath.Path, info: Mapping[str, Any]
+) -> None:
+  """Writes every image to each file format, by TFDS's own writers."""
+  tfds = _import_tfds()
+  has_array_record = importlib.util.find_spec('array_record') is not None
+  alternative = ['array_record'] if has_array_record else []
+  writers = [
+    _tfds_writer(tfds, target, info, file_format, alternative)
+    for file_format in (*alternative, 'tfrecord')
+  ]
+  for images, labels in _shards(release_dir):
+    # Encoded once, and by Pillow: TensorFlow takes some 20 times as long.
+    encoded = [figures.png(image) for image in images]
+    for writer in writers:
+      writer.add_examples(
+        {
+          'train': [
+            {'image': io.BytesIO(image), 'label': int(label)}
+            for image, label in zip(encoded, labels)
+          ]
+        }
+      )
+  for writer in writers:  # The last one's metadata stays.
+    writer.close_all()
+
+
+def _tfds_writer(
+  tfds: types.ModuleType,
+  target: epath.Path,
+  info: Mapping[str, Any],
+  file_format: str,
+  alternative: list[str],
+) -> Any:
+  """A writer of one file format; both share folder and metadata."""
+  features = tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Image(
+        shape=tuple(info['image_shape']), encoding_format='png'
+      ),
+      'label': tfds.features.ClassLabel(names=_class_names(info)),
+    }
+  )
+  identity = tfds.core.DatasetIdentity(
+    name=info['name'],
+    version=tfds.core.Version(_TFDS_VERSION),
+    data_dir=os.fspath(target),
+    module_name='',
+  )
+  writer = tfds.core.SequentialWriter(
+    ds_info=tfds.core.DatasetInfo(
+      builder=identity,
+      description='Synthetic images; privacy.json says how private they are.',
+      features=features,
+      alternative_file_formats=[f for f in alternative if f != file_format],
+    ),
+    max_examples_per_shard=_TFDS_SHARD,
+    file_format=file_format,
+  )
+  writer.initialize_splits(['train'])
+  return writer
+
+
+def _has_tensorflow() -> bool:
+  return all(
+    importlib.util.find_spec(name) is not None
+    for name in ('tensorflow', 'tensorflow_datasets')
+  )
+
+
+def _import_tfds() -> types.ModuleType:
+  """Imports TFDS; TensorFlow sees no GPU, which belongs to jax."""
+  import tensorflow as tf
+  import tensorflow_datasets as tfds
+
+  tf.config.set_visible_devices([], 'GPU')
+  return tfds
+
+
+def _class_names(info: Mapping[str, Any]) -> list[str]:
+  """Names of all classes; an unlabelled dataset has one."""
+  return list(info['class_names']) or ['image']
+
+
+def _snake_case(name: str) -> str:
+  """A name that TFDS accepts.
+
+  >>> _snake_case('tfds:Fashion-MNIST')
+  'tfds_fashion_mnist'
+  """
+  return re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')
+
+
+def _check_images(images: np.ndarray, labels: np.ndarray) -> None:
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      f'Expected images {images.dtype}{list(images.shape)} to be '
+      'uint8[N, H, W, C].'
+    )
+  if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+    raise ValueError(
+      f'Expected labels {labels.dtype}{list(labels.shape)} to be '
+      f'int32[{len(images)}].'
+    )
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

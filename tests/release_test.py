@@ -1,0 +1,252 @@
+"""The release: whole files, the same bytes again, read by others."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import crash_points
+from dp_diffusion import files
+from dp_diffusion import release
+
+SPEC = array_types.DatasetSpec(
+  name='Tiny:shapes',
+  image_shape=(6, 6, 3),
+  class_names=('circle', 'square', 'star'),
+)
+STATEMENT = {'epsilon': 10.0, 'delta': 1e-4}
+
+
+def make_shard(shard, num_images=7):
+  rng = np.random.default_rng(shard)
+  images = rng.integers(0, 256, (num_images, *SPEC.image_shape), np.uint8)
+  labels = rng.integers(0, 3, num_images).astype(np.int32)
+  return images, labels
+
+
+def write_dataset(folder, num_shards=2):
+  for shard in release.missing_shards(folder, num_shards):
+    release.write_shard(folder, shard, num_shards, *make_shard(shard))
+  release.write_dataset_info(folder, SPEC)
+
+
+def contents(folder):
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in pathlib.Path(folder).rglob('*')
+    if path.is_file()
+  }
+
+
+def test_dataset_round_trip(tmp_path):
+  write_dataset(tmp_path)
+  images, labels = release.read_dataset(tmp_path)
+  assert images.dtype == np.uint8 and labels.dtype == np.int32
+  expected = [make_shard(0), make_shard(1)]
+  np.testing.assert_array_equal(
+    images, np.concatenate([e[0] for e in expected])
+  )
+  np.testing.assert_array_equal(
+    labels, np.concatenate([e[1] for e in expected])
+  )
+  info = release.read_dataset_info(tmp_path)
+  assert info['name'] == 'synthetic_tiny_shapes'
+  assert info['num_images_per_class'] == np.bincount(labels).tolist()
+
+
+def test_only_missing_shards_are_made_again(tmp_path):
+  release.write_shard(tmp_path, 1, 3, *make_shard(1))
+  assert release.missing_shards(tmp_path, 3) == (0, 2)
+  with pytest.raises(array_types.UsageError, match='3 shards'):
+    release.read_dataset(tmp_path)
+
+
+def test_absent_parts_name_the_stage_that_makes_them(tmp_path):
+  with pytest.raises(array_types.UsageError, match='stage sample'):
+    release.read_dataset(tmp_path)
+  with pytest.raises(array_types.UsageError, match='stage sample'):
+    release.read_dataset_info(tmp_path)
+  with pytest.raises(array_types.UsageError, match='stage finetune'):
+    release.read_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('images', 'labels'),
+  [
+    (np.zeros((2, 4, 4, 1), np.float32), np.zeros(2, np.int32)),
+    (np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int32)),
+    (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64)),
+    (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, np.int32)),
+  ],
+)
+def test_shards_of_another_type_are_refused(tmp_path, images, labels):
+  with pytest.raises(ValueError, match='Expected (images|labels)'):
+    release.write_shard(tmp_path, 0, 1, images, labels)
+  assert not contents(tmp_path)
+
+
+def test_model_round_trip(tmp_path):
+  params = {'a': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3)}}
+  release.write_model(tmp_path, params, {'channels': 16})
+  arrays, description = release.read_model(tmp_path)
+  np.testing.assert_array_equal(arrays['a/kernel'], params['a']['kernel'])
+  assert description == {'channels': 16}
+
+
+def test_samples_show_each_class_crisply(tmp_path):
+  write_dataset(tmp_path)
+  release.write_samples(tmp_path, per_class=4)
+  grid = np.asarray(Image.open(tmp_path / 'samples.png'))
+  images, labels = release.read_dataset(tmp_path)
+  assert grid.shape[0] == 3 * (48 + 4) + 4
+  first = images[np.flatnonzero(labels == 0)[0]].repeat(8, 0).repeat(8, 1)
+  left = grid.shape[1] - 4 * (48 + 4)
+  np.testing.assert_array_equal(grid[4:52, left : left + 48], first)
+  margin = grid[:, :left]
+  assert np.any(margin < 100)  # The names are there.
+
+
+def test_seal_hashes_every_other_file(tmp_path):
+  write_dataset(tmp_path)
+  release.write_samples(tmp_path)
+  (tmp_path / '.samples.png.0123.tmp').write_bytes(b'half')
+  (tmp_path / 'dataset' / '.tfds.tmp').mkdir()
+  (tmp_path / 'dataset' / '.tfds.tmp' / 'x').write_bytes(b'half')
+  sealed = release.seal(tmp_path, STATEMENT)
+  assert files.read_json(tmp_path / 'privacy.json') == sealed
+  assert sealed['epsilon'] == 10.0
+  found = contents(tmp_path)
+  del found['privacy.json']
+  assert set(sealed['files']) == set(found)  # And no leftovers.
+  for name, digest in sealed['files'].items():
+    assert files.sha256(tmp_path / name) == digest
+  assert release.seal(tmp_path, sealed) == sealed
+
+
+def test_missing_tensorflow_is_said_and_the_release_goes_on(
+  tmp_path, monkeypatch, capsys
+):
+  write_dataset(tmp_path)
+  monkeypatch.setattr(release, '_has_tensorflow', lambda: False)
+  assert release.write_tfds(tmp_path) is None
+  said = capsys.readouterr().out
+  assert said.count('\n') == 1
+  assert f'python -m dp_diffusion.release {tmp_path}' in said
+
+
+def _run(code, *arguments, cwd, **environment):
+  return subprocess.run(
+    [sys.executable, '-c', code, *map(str, arguments)],
+    cwd=cwd,
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+_WRITE = """
+import sys
+import numpy as np
+from dp_diffusion import array_types, release
+spec = array_types.DatasetSpec(
+  name='t', image_shape=(6, 6, 3), class_names=('a', 'b', 'c'))
+for folder in sys.argv[1:]:
+  release.write_model(folder, {'w': np.ones((3, 3), np.float32)}, {'width': 1})
+  for shard in release.missing_shards(folder, 2):
+    rng = np.random.default_rng(shard)
+    images = rng.integers(0, 256, (5, 6, 6, 3), np.uint8)
+    labels = np.arange(5, dtype=np.int32) % 3
+    release.write_shard(folder, shard, 2, images, labels)
+  release.write_dataset_info(folder, spec)
+  release.write_samples(folder)
+  release.write_tfds(folder)
+  release.seal(folder, {'epsilon': 1.0})
+"""
+
+_READ = """
+import importlib.util, json, sys
+assert importlib.util.find_spec('dp_diffusion') is None
+import tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+rows = list(builder.as_dataset(split='train').as_numpy_iterator())
+by_index = tfds.builder_from_directory(sys.argv[1]).as_data_source('train')
+assert len(rows) == len(by_index) == builder.info.splits['train'].num_examples
+for row, other in zip(rows, by_index):
+  assert row['label'] == other['label']
+  assert (row['image'] == other['image']).all()
+print(json.dumps({
+  'names': builder.info.features['label'].names,
+  'shape': builder.info.features['image'].shape,
+  'labels': [int(row['label']) for row in rows],
+  'images': [row['image'].tolist() for row in rows],
+}))
+"""
+
+
+def test_tfds_is_read_without_this_project(tmp_path, repository):
+  pytest.importorskip('tensorflow_datasets')
+  whole, again = tmp_path / 'whole', tmp_path / 'again'
+  leftover = again / 'dataset' / '.tfds.tmp' / 'synthetic_t' / '1.0.0' / 'half'
+  leftover.parent.mkdir(parents=True)
+  leftover.write_bytes(b'half')
+  done = _run(_WRITE, again, whole, cwd=repository)
+  assert done.returncode == 0, done.stderr
+  assert contents(whole) == contents(again)
+
+  moved = tmp_path / 'elsewhere'
+  (whole / 'dataset' / 'tfds' / 'synthetic_t' / '1.0.0').rename(moved)
+  read = _run(_READ, moved, cwd=tmp_path, PYTHONPATH='')
+  assert read.returncode == 0, read.stderr
+  found = json.loads(read.stdout)
+  images, labels = release.read_dataset(whole)
+  assert found['names'] == ['a', 'b', 'c']
+  assert found['shape'] == [6, 6, 3]
+  assert found['labels'] == labels.tolist()
+  np.testing.assert_array_equal(found['images'], images)
+
+
+def test_an_error_while_tfds_is_written_leaves_nothing_half(
+  tmp_path, monkeypatch
+):
+  def fail(release_dir, target, info):
+    (target / 'half').write_bytes(b'half')
+    raise OSError('disk full')
+
+  write_dataset(tmp_path)
+  monkeypatch.setattr(release, '_has_tensorflow', lambda: True)
+  monkeypatch.setattr(release, '_write_tfds_files', fail)
+  with pytest.raises(OSError, match='disk full'):
+    release.write_tfds(tmp_path)
+  assert not (tmp_path / 'dataset' / 'tfds').exists()
+  sealed = release.seal(tmp_path, STATEMENT)
+  assert not any('half' in name for name in sealed['files'])
+  assert not any('half' in name for name in contents(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('times', [1, 2])
+def test_killed_and_run_again_equals_uninterrupted(tmp_path, repository, times):
+  pytest.importorskip('tensorflow_datasets')
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  crashed = _run(
+    _WRITE,
+    killed,
+    cwd=repository,
+    **{crash_points.ENVIRONMENT_VARIABLE: f'mid_release:{times}'},
+  )
+  assert crashed.returncode == -signal.SIGKILL, crashed.stderr
+  assert not (killed / 'dataset' / 'tfds').exists()
+  assert not (killed / 'privacy.json').exists()
+  done = _run(_WRITE, killed, whole, cwd=repository)
+  assert done.returncode == 0, done.stderr
+  assert contents(whole) == contents(killed)
