@@ -29,7 +29,7 @@ if TYPE_CHECKING:
   Key = jax.Array  # A typed PRNG key, `jax.random.key`, never raw uint32.
 PyTree = Any
 Params = PyTree  # Nested dict of float32 leaves.
-Example = Mapping[str, Array]  # {'image': uint8[H, W, C], 'label': int32[]}
+Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
 
 
 def __getattr__(name: str) -> Any:
