@@ -23,10 +23,10 @@ STEP_KEY = key_streams.KeyStreams(
 
 
 def smooth_loss(params, example, draw_key):
-  """A small network with a random target per draw."""
+  """A small network whose target is the key itself (quick to compile)."""
   hidden = jnp.tanh(example['x'] @ params['w'] + params['b'])
-  noise = jax.random.normal(draw_key, hidden.shape)
-  return example['scale'] * jnp.sum(jnp.square(hidden - noise))
+  target = jax.random.key_data(draw_key).astype(jnp.float32) / 2.0**32
+  return example['scale'] * jnp.sum(jnp.square(hidden - target))
 
 
 def linear_loss(params, example, draw_key):
@@ -45,22 +45,27 @@ def make_problem(num_examples=6, seed=0):
   }
   batch = {
     'x': rng.normal(size=(num_examples, 3)).astype(np.float32),
-    'scale': np.geomspace(0.02, 2, num_examples).astype(np.float32),
+    'scale': np.geomspace(0.1, 10, num_examples).astype(np.float32),
   }
   return params, batch
 
 
 @functools.cache
-def jitted(loss_fn, **arguments):
-  """`clipped_grad_sum` from record indices; compiled once per shape."""
+def key_table():
+  """Data of the draw keys of records 0 to 31: uint32[32, 50, 2]."""
+  indices = jnp.arange(32, dtype=jnp.int32)
+  keys = key_streams.draw_keys(STEP_KEY, indices, 50)
+  return np.asarray(jax.random.key_data(keys))
+
+
+@functools.cache
+def jitted(loss_fn, **options):
+  """`clipped_grad_sum` from key data; compiled once per shape."""
+  options = {'l2_clip_norm': CLIP} | options
 
   @jax.jit
-  def run(params, batch, indices, is_padding):
-    keys = key_streams.draw_keys(
-      STEP_KEY, indices, dict(arguments).get('num_draws', NUM_DRAWS)
-    )
-    options = {k: v for k, v in arguments.items() if k != 'num_draws'}
-    options.setdefault('l2_clip_norm', CLIP)
+  def run(params, batch, key_data, is_padding):
+    keys = jax.random.wrap_key_data(key_data)
     return clipping.clipped_grad_sum(
       loss_fn, params, batch, keys, is_padding, **options
     )
@@ -68,15 +73,23 @@ def jitted(loss_fn, **arguments):
   return run
 
 
-def clipped_sum(loss_fn, params, batch, indices=None, is_padding=None, **kw):
+def clipped_sum(
+  loss_fn,
+  params,
+  batch,
+  indices=None,
+  is_padding=None,
+  num_draws=NUM_DRAWS,
+  **options,
+):
   num_examples = len(jax.tree.leaves(batch)[0])
   if indices is None:
     indices = np.arange(num_examples)
   if is_padding is None:
     is_padding = np.zeros(num_examples, bool)
-  return jitted(loss_fn, **kw)(
-    params, batch, jnp.asarray(indices, jnp.int32), jnp.asarray(is_padding)
-  )
+  key_data = key_table()[np.asarray(indices), :num_draws]
+  run = jitted(loss_fn, **options)
+  return run(params, batch, key_data, np.asarray(is_padding))
 
 
 def norm(tree):
@@ -101,11 +114,9 @@ def loop_over_examples(params, batch, indices, has_draw_axis=False):
   total = jax.tree.map(lambda x: np.zeros(x.shape), params)
   losses, norms = [], []
   for b, index in enumerate(indices):
-    keys = key_streams.draw_keys(
-      STEP_KEY, jnp.array([index], jnp.int32), NUM_DRAWS
-    )
     draws = []
-    for k, key in enumerate(keys[0]):
+    keys = jax.random.wrap_key_data(jnp.asarray(key_table()[index, :NUM_DRAWS]))
+    for k, key in enumerate(keys):
       place = (b, k) if has_draw_axis else b
       example = jax.tree.map(lambda x, place=place: x[place], batch)
       draws.append(jax.device_get(grad(params, example, key)))
@@ -161,7 +172,7 @@ def test_without_rescaling_the_sum_is_in_units_of_the_gradient():
   assert_close(unit.grad_sum, scaled, 1e-6)
 
 
-@pytest.mark.parametrize('chunk', [1, 2, 4])
+@pytest.mark.parametrize('chunk', [1, 2])
 def test_independent_of_draw_chunks(chunk):
   params, batch = make_problem()
   whole = clipped_sum(smooth_loss, params, batch)
@@ -169,7 +180,7 @@ def test_independent_of_draw_chunks(chunk):
   assert_close(parts, whole)
 
 
-@pytest.mark.parametrize('size', [1, 2, 3])
+@pytest.mark.parametrize('size', [1, 2])
 def test_independent_of_microbatches(size):
   params, batch = make_problem()
   whole = clipped_sum(smooth_loss, params, batch)
@@ -253,7 +264,7 @@ def test_draws_have_keys_of_their_own():
 
 
 def test_timesteps_of_draws_differ():
-  keys = key_streams.draw_keys(STEP_KEY, jnp.arange(8, dtype=jnp.int32), 16)
+  keys = jax.random.wrap_key_data(jnp.asarray(key_table()[:8, :16]))
   draw = jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 0, 1000)))
   timesteps = np.asarray(draw(keys))
   assert len(np.unique(timesteps)) > 100
@@ -458,7 +469,7 @@ def test_sums_of_different_clips_do_not_add():
 
 def test_bad_shapes():
   params, batch = make_problem()
-  keys = key_streams.draw_keys(STEP_KEY, jnp.arange(6, dtype=jnp.int32), 4)
+  keys = jax.random.wrap_key_data(jnp.asarray(key_table()[:6, :4]))
   run = functools.partial(
     clipping.clipped_grad_sum, smooth_loss, params, l2_clip_norm=CLIP
   )

@@ -1,0 +1,121 @@
+"""Optimizers follow their config."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dp_diffusion.training import optimizers
+
+GRADS = [
+  np.array([1.0, -2.0, 0.5], np.float32),
+  np.array([0.1, 3.0, -1.0], np.float32),
+]
+
+
+def run(config, num_steps=10):
+  """Parameters after two steps from ones."""
+  optimizer = optimizers.make(config, num_steps)
+  params = jnp.ones(3)
+  state = optimizer.init(params)
+  for grad in GRADS:
+    updates, state = optimizer.update(jnp.asarray(grad), state, params)
+    params = optax.apply_updates(params, updates)
+  return np.asarray(params)
+
+
+def adam(lr, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8):
+  """Kingma and Ba, arXiv 1412.6980, algorithm 1, in NumPy."""
+  params, m, v = np.ones(3), np.zeros(3), np.zeros(3)
+  for t, grad in enumerate(GRADS, 1):
+    m = b1 * m + (1 - b1) * grad
+    v = b2 * v + (1 - b2) * grad**2
+    update = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    params = params - lr * (update + weight_decay * params)
+  return params
+
+
+def test_adam():
+  config = optimizers.OptimizerConfig(learning_rate=0.1, b2=0.9, eps=1e-3)
+  expected = adam(0.1, b2=0.9, eps=1e-3)
+  np.testing.assert_allclose(run(config), expected, rtol=1e-5)
+
+
+def test_adamw():
+  config = optimizers.OptimizerConfig(
+    name='adamw', learning_rate=0.1, weight_decay=0.2
+  )
+  np.testing.assert_allclose(run(config), adam(0.1, 0.2), rtol=1e-5)
+
+
+def test_sgd():
+  config = optimizers.OptimizerConfig(
+    name='sgd', learning_rate=0.1, momentum=0.5, weight_decay=0.2
+  )
+  params, trace = np.ones(3), np.zeros(3)
+  for grad in GRADS:
+    trace = grad + 0.5 * trace
+    params = params - 0.1 * (trace + 0.2 * params)
+  np.testing.assert_allclose(run(config), params, rtol=1e-5)
+
+
+def test_max_grad_norm():
+  config = optimizers.OptimizerConfig(
+    name='sgd', learning_rate=1.0, max_grad_norm=1.0
+  )
+  moved = np.ones(3) - run(config)
+  expected = sum(g / np.linalg.norm(g) for g in GRADS)
+  np.testing.assert_allclose(moved, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'halfway', 'end'),
+  [('constant', 2.0, 2.0), ('cosine', 1.0, 0.0), ('linear', 1.0, 0.0)],
+)
+def test_schedules(schedule, halfway, end):
+  config = optimizers.OptimizerConfig(
+    learning_rate=2.0, warmup_steps=10, schedule=schedule
+  )
+  rate = optimizers.make_schedule(config, 110)
+  np.testing.assert_allclose(
+    [rate(step) for step in (0, 5, 10, 60, 110)],
+    [0.0, 1.0, 2.0, halfway, end],
+    atol=1e-6,
+  )
+
+
+def test_schedule_reaches_the_update():
+  config = optimizers.OptimizerConfig(
+    name='sgd', learning_rate=1.0, warmup_steps=2
+  )
+  expected = np.ones(3) - 0.5 * GRADS[1]  # Rates 0 and 1 / 2.
+  np.testing.assert_allclose(run(config), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'name': 'adan'},
+    {'schedule': 'cosin'},
+    {'learning_rate': 0.0},
+    {'learning_rate': float('inf')},
+    {'warmup_steps': -1},
+    {'eps': 0.0},
+    {'b1': 1.0},
+    {'b2': -0.1},
+    {'momentum': 0.9},
+    {'weight_decay': 0.1},
+    {'max_grad_norm': 0.0},
+  ],
+)
+def test_bad_config(bad):
+  with pytest.raises(ValueError, match=next(iter(bad)).split('_')[0]):
+    optimizers.OptimizerConfig(**bad)
+
+
+def test_warmup_must_end():
+  config = optimizers.OptimizerConfig(warmup_steps=10)
+  with pytest.raises(ValueError, match='num_steps=10'):
+    optimizers.make(config, 10)
