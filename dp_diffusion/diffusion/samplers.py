@@ -13,7 +13,8 @@ a host loop compiles it once, and `sample` puts it into one `fori_loop`.
 Guarantees:
   - Sample j depends on the key and j, not on its batch, shard or device
     (`test_image_does_not_depend_on_its_batch`).
-  - Where a method adds no noise it draws none.
+  - Each step's noise is new
+    (`test_noise_of_each_step_is_new_and_standard_normal`).
 """
 
 from __future__ import annotations

@@ -329,6 +329,24 @@ def test_image_does_not_depend_on_its_batch(name):
   assert len(np.unique(whole[:, 0, 0, 0])) == 6
 
 
+def test_noise_of_each_step_is_new_and_standard_normal():
+  # A network that sees no image leaves x <- coefficient * x + std * noise.
+  diffusion = schedules.DiffusionConfig(prediction='x0')
+  config = _config('ancestral', 5)
+  table = samplers.coefficients(config, diffusion)
+  step = jax.jit(
+    samplers.step_fn(lambda x, t, y: jnp.zeros_like(x), config, diffusion)
+  )
+  state = _first_state((500, 2, 2, 1))
+  noises = [np.asarray(state.x).ravel()]
+  for i in range(3):
+    before, state = state, step(state, jnp.zeros(500, jnp.int32), i)
+    noise = (state.x - table.x[i] * before.x) / table.noise[i]
+    noises.append(np.asarray(noise).ravel())
+  covariance = np.cov(np.stack(noises))
+  np.testing.assert_allclose(covariance, np.eye(4), atol=0.12)
+
+
 def test_first_index_may_be_traced():
   key = jax.random.key(1)
 
