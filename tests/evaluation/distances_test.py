@@ -66,6 +66,13 @@ def test_pixels_are_exact():
   np.testing.assert_array_equal(indices[:, 0], [0, 1])
 
 
+def test_a_copy_of_floats_is_at_distance_zero():
+  points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+  found, indices = distances.nearest(points, points)
+  np.testing.assert_array_equal(found, 0)
+  np.testing.assert_array_equal(indices[:, 0], np.arange(40))
+
+
 def test_far_from_the_origin_floats_keep_their_digits():
   points = np.random.default_rng(0).normal(size=(20, 4)) * 1e-3 + 1e4
   found = distances.nearest(points[:5], points[5:])[0]
