@@ -1,0 +1,345 @@
+"""Does the generator copy its training images, or generalise?
+
+Two questions are asked of the distances from synthetic images to the nearest
+training and the nearest held-out image; pixels or any features will do.
+
+  * Are synthetic images nearer to the training images than fresh real images
+    are? `c_t` is the Mann-Whitney z-score of Meehan et al. 2020 (arXiv
+    2004.05675): below -3 is copying; far above 0 means that the images are
+    not yet like real ones, and is no proof of privacy.
+  * Are synthetic images nearer to training than to held-out images? If it did
+    not matter which real images were trained on, the nearest real image of a
+    synthetic one would be a training image as often as these are frequent.
+    `closer_to_train` tests that by permutation of the labels, which allows
+    for many synthetic images having the same neighbour (a binomial test does
+    not, and is given beside it).
+
+Both hold only if training and held-out images come from one distribution: a
+test hospital of its own will not do. A copy also stands in `num_exact` and
+among the `pairs`. All of this reads training images: keep it private.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import special
+from scipy import stats
+
+from dp_diffusion import array_types
+from dp_diffusion.evaluation import distances
+
+COPYING_Z = -3.0
+MIN_IN_CELL = 20  # Images on each side for a normal approximation.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloserToTrain:
+  """Which real image is nearest: one trained on, or one held out?
+
+  Attributes:
+    fraction: share of synthetic images whose nearest real image is a training
+      image; a tie counts half.
+    expected: that share if it did not matter which were trained on.
+    z: (fraction - expected) in standard deviations over permutations of
+      which real images were trained on.
+    p_value: one-sided, of a fraction as large or larger, from z.
+    binomial_p_value: the same if synthetic images had neighbours of their
+      own; too small where they share them. Ties are left out.
+  """
+
+  fraction: float
+  expected: float
+  z: float
+  p_value: float
+  binomial_p_value: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+  """A synthetic image and the training image nearest to it.
+
+  Attributes:
+    synthetic: index of the synthetic image.
+    train: index of the training image.
+    distance: between the two.
+    held_out_distance: from the synthetic image to the nearest held-out one.
+  """
+
+  synthetic: int
+  train: int
+  distance: float
+  held_out_distance: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MemorizationResult:
+  """What the distances say.
+
+  Attributes:
+    space: what the distances are measured in, such as 'pixels'.
+    c_t: z-score of synthetic against held-out distances to the training
+      images; below `COPYING_Z` is copying.
+    c_t_p_value: one-sided, of a score as low or lower.
+    c_t_by_class: (label, score within the class), for classes with
+      `MIN_IN_CELL` images on both sides; copying may be of one class only.
+      Empty when no labels were given.
+    closer_to_train: see there.
+    authenticity: share of synthetic images that are further from their
+      nearest training image than that one is from its own nearest (Alaa et
+      al. 2022, arXiv 2102.08921).
+    num_exact: synthetic images at distance 0 from a training image.
+    train_distances: float64[N], synthetic to nearest training image.
+    held_out_distances: float64[N], synthetic to nearest held-out image.
+    reference_distances: float64[M], held-out to nearest training image.
+    pairs: the closest pairs, no training image twice.
+    num_train: training images searched.
+    num_held_out: M, held-out images searched.
+  """
+
+  space: str
+  c_t: float
+  c_t_p_value: float
+  c_t_by_class: tuple[tuple[int, float], ...]
+  closer_to_train: CloserToTrain
+  authenticity: float
+  num_exact: int
+  train_distances: np.ndarray
+  held_out_distances: np.ndarray
+  reference_distances: np.ndarray
+  pairs: tuple[Pair, ...]
+  num_train: int
+  num_held_out: int
+
+  @property
+  def is_copying(self) -> bool:
+    """Whether either test finds copying, at three standard deviations."""
+    return self.c_t < COPYING_Z or self.closer_to_train.z > -COPYING_Z
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able summary: quantiles in place of the distances, no pairs."""
+    levels = (0.0, 0.01, 0.1, 0.5, 0.9)
+    quantiles = {
+      name: dict(
+        zip(map(str, levels), np.quantile(values, levels).tolist(), strict=True)
+      )
+      for name, values in (
+        ('synthetic_to_train', self.train_distances),
+        ('synthetic_to_held_out', self.held_out_distances),
+        ('held_out_to_train', self.reference_distances),
+      )
+    }
+    return {
+      'space': self.space,
+      'is_copying': self.is_copying,
+      'c_t': self.c_t,
+      'c_t_p_value': self.c_t_p_value,
+      'c_t_by_class': [list(cell) for cell in self.c_t_by_class],
+      'closer_to_train': dataclasses.asdict(self.closer_to_train),
+      'authenticity': self.authenticity,
+      'num_exact': self.num_exact,
+      'num_synthetic': len(self.train_distances),
+      'num_train': self.num_train,
+      'num_held_out': self.num_held_out,
+      'distance_quantiles': quantiles,
+    }
+
+
+def compare(
+  synthetic: np.ndarray,
+  train: np.ndarray,
+  held_out: np.ndarray,
+  *,
+  space: str,
+  synthetic_labels: np.ndarray | None = None,
+  held_out_labels: np.ndarray | None = None,
+  num_pairs: int = 16,
+) -> MemorizationResult:
+  """Tests synthetic images for copies of training images.
+
+  For the same of real images, give half of the held-out images in place of
+  the synthetic ones, and the other half as held-out.
+
+  Args:
+    synthetic: [N, ...], uint8 images or float32 features.
+    train: [T, ...], what the model was fine-tuned on.
+    held_out: [M, ...], of the same distribution, not trained on.
+    space: what the distances are measured in.
+    synthetic_labels: int[N], for `c_t_by_class`; None for none.
+    held_out_labels: int[M].
+    num_pairs: how many of the closest pairs to keep.
+
+  Raises:
+    ValueError: a set is empty, there is but one training image, or labels
+      are given for one side only.
+  """
+  for name, points, least in (
+    ('synthetic', synthetic, 1),
+    ('train', train, 2),
+    ('held_out', held_out, 1),
+  ):
+    array_types.check_at_least(f'len({name})', len(points), least)
+  if (synthetic_labels is None) != (held_out_labels is None):
+    raise ValueError('Expected labels of both sides or of neither.')
+  to_train, nearest_train = _first(distances.nearest(synthetic, train))
+  to_held_out, nearest_held_out = _first(distances.nearest(synthetic, held_out))
+  reference, _ = _first(distances.nearest(held_out, train))
+  c_t = mann_whitney_z(to_train, reference)
+  return MemorizationResult(
+    space=space,
+    c_t=c_t,
+    c_t_p_value=float(special.ndtr(c_t)),
+    c_t_by_class=()
+    if synthetic_labels is None or held_out_labels is None
+    else z_by_cell(to_train, synthetic_labels, reference, held_out_labels),
+    closer_to_train=closer_to_train(
+      to_train,
+      to_held_out,
+      nearest_train,
+      nearest_held_out,
+      len(train),
+      len(held_out),
+    ),  # fmt: skip
+    authenticity=_authenticity(train, to_train, nearest_train),
+    num_exact=int((to_train == 0).sum()),
+    train_distances=to_train,
+    held_out_distances=to_held_out,
+    reference_distances=reference,
+    pairs=_closest_pairs(to_train, to_held_out, nearest_train, num_pairs),
+    num_train=len(train),
+    num_held_out=len(held_out),
+  )
+
+
+def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:
+  """z-score of the Mann-Whitney U statistic, corrected for ties.
+
+  Args:
+    x: [n].
+    y: [m].
+
+  Returns:
+    Negative where x tends to be smaller than y; 0 where all are equal.
+
+  >>> round(mann_whitney_z(np.array([1, 2, 3]), np.array([4, 5, 6])), 4)
+  -1.964
+  """
+  n, m = len(x), len(y)
+  ranks = stats.rankdata(np.concatenate([x, y]))
+  u = ranks[:n].sum() - n * (n + 1) / 2
+  _, counts = np.unique(ranks, return_counts=True)
+  total = n + m
+  ties = (counts.astype(np.float64) ** 3 - counts).sum()
+  variance = n * m / 12 * (total + 1 - ties / (total * (total - 1)))
+  if variance <= 0:
+    return 0.0
+  return float((u - n * m / 2) / np.sqrt(variance))
+
+
+def z_by_cell(
+  x: np.ndarray, x_cells: np.ndarray, y: np.ndarray, y_cells: np.ndarray
+) -> tuple[tuple[int, float], ...]:
+  """`mann_whitney_z` within each cell of the space, such as a class.
+
+  Args:
+    x: [n].
+    x_cells: int[n], the cell of each.
+    y: [m].
+    y_cells: int[m].
+
+  Returns:
+    (cell, z) for each cell with `MIN_IN_CELL` on both sides, by cell.
+  """
+  scores = []
+  for cell in np.intersect1d(x_cells, y_cells):
+    a, b = x[x_cells == cell], y[y_cells == cell]
+    if min(len(a), len(b)) >= MIN_IN_CELL:
+      scores.append((int(cell), mann_whitney_z(a, b)))
+  return tuple(scores)
+
+
+def closer_to_train(
+  to_train: np.ndarray,
+  to_held_out: np.ndarray,
+  nearest_train: np.ndarray,
+  nearest_held_out: np.ndarray,
+  num_train: int,
+  num_held_out: int,
+) -> CloserToTrain:
+  """Tests whether training images are nearest more often than by chance.
+
+  Let w_j be how many synthetic images have real image j as their nearest
+  (among both sets; ties halved). Under the null hypothesis the labels
+  'trained on' are a random choice of T of the T + M real images, so the sum
+  of w_j over training images has mean S T / (T + M) and the variance of
+  sampling without replacement.
+
+  Args:
+    to_train: float64[N], distance to the nearest training image.
+    to_held_out: float64[N], to the nearest held-out image.
+    nearest_train: int64[N], which training image.
+    nearest_held_out: int64[N], which held-out image.
+    num_train: T.
+    num_held_out: M.
+  """
+  train_share = np.where(to_train == to_held_out, 0.5, to_train < to_held_out)
+  weights = np.concatenate(
+    [
+      np.bincount(nearest_train, train_share, num_train),
+      np.bincount(nearest_held_out, 1 - train_share, num_held_out),
+    ]
+  )
+  total = num_train + num_held_out
+  expected = num_train / total
+  variance = num_train * num_held_out / total * weights.var(ddof=1)
+  found = train_share.sum() - len(train_share) * expected
+  z = float(found / np.sqrt(variance)) if variance > 0 else 0.0
+  decided = train_share != 0.5
+  wins, decisions = int(train_share[decided].sum()), int(decided.sum())
+  binomial = stats.binom.sf(wins - 1, decisions, expected) if decisions else 1.0
+  return CloserToTrain(
+    fraction=float(train_share.mean()),
+    expected=expected,
+    z=z,
+    p_value=float(special.ndtr(-z)),
+    binomial_p_value=float(binomial),
+  )
+
+
+def _first(found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+  """The nearest alone: float64[N], int64[N]."""
+  return found[0][:, 0], found[1][:, 0]
+
+
+def _authenticity(
+  train: np.ndarray, to_train: np.ndarray, nearest_train: np.ndarray
+) -> float:
+  """Share of synthetic images outside the ball of their nearest neighbour."""
+  used, place = np.unique(nearest_train, return_inverse=True)
+  # The nearest of a training image is itself; the second is asked for. (A
+  # copy within the training set gives 0, and nothing is nearer than that.)
+  radius = distances.nearest(train[used], train, 2)[0][:, 1]
+  return float((to_train > radius[place]).mean())
+
+
+def _closest_pairs(
+  to_train: np.ndarray,
+  to_held_out: np.ndarray,
+  nearest_train: np.ndarray,
+  num_pairs: int,
+) -> tuple[Pair, ...]:
+  pairs: dict[int, Pair] = {}
+  for i in np.argsort(to_train, kind='stable'):
+    if len(pairs) >= num_pairs:
+      break
+    train = int(nearest_train[i])
+    if train not in pairs:
+      pairs[train] = Pair(
+        synthetic=int(i),
+        train=train,
+        distance=float(to_train[i]),
+        held_out_distance=float(to_held_out[i]),
+      )
+  return tuple(pairs.values())

@@ -1,0 +1,209 @@
+"""Copies are flagged and fresh samples are not; the tests keep their level."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from scipy import stats
+
+from dp_diffusion.evaluation import memorization
+
+
+def fresh(rng, num, size=4):
+  return rng.normal(size=(num, size)).astype(np.float32)
+
+
+def compare(synthetic, train, held_out, **kwargs):
+  return memorization.compare(
+    synthetic, train, held_out, space='features', **kwargs
+  )
+
+
+def test_fresh_samples_are_not_flagged():
+  rng = np.random.default_rng(0)
+  result = compare(fresh(rng, 300), fresh(rng, 400), fresh(rng, 200))
+  assert not result.is_copying
+  assert abs(result.c_t) < 3
+  assert abs(result.closer_to_train.z) < 3
+  assert result.closer_to_train.expected == 400 / 600
+  assert result.num_exact == 0
+  assert result.authenticity > 0.4
+
+
+@pytest.mark.parametrize('noise', [0.0, 0.02])
+def test_copies_are_flagged(noise):
+  rng = np.random.default_rng(0)
+  train, held_out = fresh(rng, 400), fresh(rng, 200)
+  copies = train[rng.integers(0, 400, 300)]
+  copies = copies + np.float32(noise) * fresh(rng, 300)
+  result = compare(copies, train, held_out)
+  assert result.is_copying
+  assert result.c_t < -10
+  assert result.closer_to_train.z > 5
+  assert result.closer_to_train.p_value < 1e-6
+  assert result.authenticity < 0.05
+  assert result.num_exact == (300 if noise == 0 else 0)
+
+
+def test_a_few_copies_among_fresh_samples_are_flagged():
+  rng = np.random.default_rng(0)
+  train = fresh(rng, 400)
+  synthetic = np.concatenate([fresh(rng, 200), train[:100]])
+  result = compare(synthetic, train, fresh(rng, 200))
+  assert result.is_copying
+  assert result.num_exact == 100
+
+
+def test_bad_images_are_far_and_prove_nothing():
+  rng = np.random.default_rng(0)
+  result = compare(5 * fresh(rng, 300), fresh(rng, 400), fresh(rng, 200))
+  assert result.c_t > 3
+  assert not result.is_copying
+
+
+def test_a_collapsed_generator_does_not_fool_the_permutation_test():
+  """All synthetic images share few neighbours: the binomial test errs."""
+  z, binomial = [], []
+  for seed in range(60):
+    rng = np.random.default_rng(seed)
+    synthetic = 0.3 * fresh(rng, 1) + 0.05 * fresh(rng, 300)
+    result = compare(synthetic, fresh(rng, 100), fresh(rng, 100))
+    z.append(result.closer_to_train.z)
+    binomial.append(result.closer_to_train.binomial_p_value)
+  assert np.mean(np.array(binomial) < 0.01) > 0.2  # Of which 0.01 is right.
+  assert np.mean(np.array(z) > stats.norm.isf(0.01)) <= 0.05
+  assert 0.6 < np.std(z) < 1.4
+
+
+def test_levels_are_kept_for_fresh_samples():
+  scores = []
+  for seed in range(80):
+    rng = np.random.default_rng(seed)
+    result = compare(fresh(rng, 60), fresh(rng, 150), fresh(rng, 50))
+    scores.append((result.c_t, result.closer_to_train.z))
+  scores = np.array(scores)
+  assert np.abs(scores.mean(axis=0)).max() < 4 / np.sqrt(80)
+  assert (scores.std(axis=0) > 0.7).all()
+  assert (scores.std(axis=0) < 1.4).all()
+
+
+def test_permutation_moments_are_those_of_all_permutations():
+  rng = np.random.default_rng(0)
+  num_train, num_held_out, num = 3, 2, 9
+  pooled = rng.integers(0, 5, num)  # Nearest real image, of 5.
+  sums = []
+  for seed in range(4000):
+    order = np.random.default_rng(seed).permutation(5)
+    sums.append(np.isin(pooled, order[:num_train]).sum())
+  is_train = pooled < num_train
+  result = memorization.closer_to_train(
+    np.where(is_train, 1.0, 2.0),
+    np.where(is_train, 2.0, 1.0),
+    np.where(is_train, pooled, 0),
+    np.where(is_train, 0, pooled - num_train),
+    num_train,
+    num_held_out,
+  )
+  expected = (is_train.sum() - np.mean(sums)) / np.std(sums)
+  np.testing.assert_allclose(result.z, expected, rtol=0.1, atol=0.05)
+  assert result.fraction == is_train.mean()
+
+
+def test_ties_count_half():
+  rng = np.random.default_rng(0)
+  real = fresh(rng, 20)
+  result = compare(fresh(rng, 10), real, real).closer_to_train
+  assert (result.fraction, result.expected) == (0.5, 0.5)
+  assert result.z == 0
+  assert result.binomial_p_value == 1
+
+
+@given(
+  st.lists(st.integers(0, 4), min_size=2, max_size=8),
+  st.lists(st.integers(0, 4), min_size=2, max_size=8),
+)
+def test_mann_whitney_agrees_with_scipy(x, y):
+  x, y = np.array(x), np.array(y)
+  z = memorization.mann_whitney_z(x, y)
+  if len(set(x) | set(y)) == 1:
+    assert z == 0
+    return
+  found = stats.mannwhitneyu(
+    x, y, use_continuity=False, alternative='less', method='asymptotic'
+  )
+  np.testing.assert_allclose(stats.norm.cdf(z), found.pvalue, rtol=1e-9)
+
+
+def test_copying_in_one_class_shows_there():
+  rng = np.random.default_rng(0)
+  train, held_out, synthetic = fresh(rng, 400), fresh(rng, 200), fresh(rng, 300)
+  labels = np.arange(300) % 3
+  synthetic[labels == 1] = train[:100]
+  result = compare(
+    synthetic,
+    train,
+    held_out,
+    synthetic_labels=labels,
+    held_out_labels=np.arange(200) % 4,
+  )
+  scores = dict(result.c_t_by_class)
+  assert set(scores) == {0, 1, 2}  # Class 3 has no synthetic images.
+  assert scores[1] < -5
+  assert min(scores[0], scores[2]) > -3
+
+
+def test_small_classes_are_left_out():
+  z = memorization.z_by_cell(
+    np.arange(39.0), np.repeat([0, 1], [19, 20]),
+    np.arange(50.0), np.repeat([0, 1], [25, 25]),
+  )  # fmt: skip
+  assert [cell for cell, _ in z] == [1]
+
+
+def test_pairs_are_the_closest_and_name_no_training_image_twice():
+  rng = np.random.default_rng(0)
+  train, held_out = fresh(rng, 50), fresh(rng, 20)
+  synthetic = fresh(rng, 30)
+  synthetic[5] = train[7]
+  synthetic[6] = train[7] + 1e-4
+  synthetic[9] = train[3] + 1e-3
+  pairs = compare(synthetic, train, held_out, num_pairs=3).pairs
+  assert [(p.synthetic, p.train) for p in pairs[:2]] == [(5, 7), (9, 3)]
+  assert len({p.train for p in pairs}) == 3
+  assert pairs[0].distance == 0
+  near = np.linalg.norm(held_out - synthetic[9], axis=1).min()
+  np.testing.assert_allclose(pairs[1].held_out_distance, near, rtol=1e-5)
+
+
+def test_authenticity_is_by_the_training_neighbors_own_neighbor():
+  train = np.array([[0.0], [1.0], [10.0]])
+  held_out = np.array([[5.0]])
+  # 0.4 is inside the ball of 0 (radius 1), 12 inside that of 10 (radius 9),
+  # -1.5 is outside that of 0.
+  result = compare(np.array([[0.4], [12.0], [-1.5]]), train, held_out)
+  np.testing.assert_allclose(result.authenticity, 1 / 3)
+
+
+def test_images_are_compared_by_pixels():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)
+  result = compare(images[:10], images[:20], images[20:])
+  assert result.num_exact == 10
+  stored = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+  assert stored['num_exact'] == stored['num_synthetic'] == 10
+  assert stored['distance_quantiles']['synthetic_to_train']['0.5'] == 0
+  assert 'pairs' not in stored
+
+
+def test_bad_arguments_are_refused():
+  x = np.zeros((3, 2))
+  with pytest.raises(ValueError, match='held_out'):
+    compare(x, x, x[:0])
+  with pytest.raises(ValueError, match='train'):
+    compare(x, x[:1], x)
+  with pytest.raises(ValueError, match='both sides'):
+    compare(x, x, x, synthetic_labels=np.zeros(3, int))
