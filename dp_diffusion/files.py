@@ -65,7 +65,8 @@ def write_npz(
 ) -> None:
   """Writes a compressed .npz atomically; equal arrays give equal bytes."""
   buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)  # Zip entries are dated 1980-01-01.
+  # Zip entries are dated 1980-01-01.
+  np.savez_compressed(buffer, allow_pickle=False, **arrays)
   write_bytes(path, buffer.getvalue(), mode)
 
 
