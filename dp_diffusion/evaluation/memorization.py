@@ -159,9 +159,6 @@ def compare(
 ) -> MemorizationResult:
   """Tests synthetic images for copies of training images.
 
-  For the same of real images, give half of the held-out images in place of
-  the synthetic ones, and the other half as held-out.
-
   Args:
     synthetic: [N, ...], uint8 images or float32 features.
     train: [T, ...], what the model was fine-tuned on.
@@ -211,6 +208,23 @@ def compare(
     num_train=len(train),
     num_held_out=len(held_out),
   )
+
+
+def compare_real(
+  train: np.ndarray, held_out: np.ndarray, *, space: str, seed: int = 0
+) -> MemorizationResult:
+  """The same tests of real images, for what they say without any copying.
+
+  Args:
+    train: [T, ...].
+    held_out: [M, ...]. A random half stands in for the synthetic images, the
+      rest stays held out.
+    space: what the distances are measured in.
+    seed: of the halves.
+  """
+  order = np.random.default_rng(seed).permutation(len(held_out))
+  stand_ins, rest = np.array_split(order, 2)
+  return compare(held_out[stand_ins], train, held_out[rest], space=space)
 
 
 def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:

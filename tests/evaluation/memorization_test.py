@@ -179,6 +179,19 @@ def test_pairs_are_the_closest_and_name_no_training_image_twice():
   np.testing.assert_allclose(pairs[1].held_out_distance, near, rtol=1e-5)
 
 
+def test_real_images_are_measured_alike():
+  rng = np.random.default_rng(0)
+  train, held_out = fresh(rng, 200), fresh(rng, 101)
+  result = memorization.compare_real(train, held_out, space='features')
+  assert not result.is_copying
+  assert (len(result.train_distances), result.num_held_out) == (51, 50)
+  found = np.sort(
+    np.concatenate([result.train_distances, result.reference_distances])
+  )
+  both = compare(held_out, train, held_out)
+  np.testing.assert_array_equal(found, np.sort(both.train_distances))
+
+
 def test_authenticity_is_by_the_training_neighbors_own_neighbor():
   train = np.array([[0.0], [1.0], [10.0]])
   held_out = np.array([[5.0]])
