@@ -1,0 +1,392 @@
+"""The shape of the code: layers, fences, and nothing at import.
+
+Layers (imports go down only):
+
+  7  main                               may import all
+  6  stages                             0-5
+  5  config, release                    0-4, not one another
+  4  baselines, evaluation              0-3
+  3  evaluation.features                0-2
+  2  training                           0 and privacy
+  1  privacy, diffusion, models, data   0, not one another
+  0  array_types, console, crash_points, files    0
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+import dataclasses
+import functools
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = 'dp_diffusion'
+MAX_LINES = 400
+
+LAYERS = {
+  'array_types': 0,
+  'console': 0,
+  'crash_points': 0,
+  'files': 0,
+  'privacy': 1,
+  'diffusion': 1,
+  'models': 1,
+  'data': 1,
+  'training': 2,
+  'evaluation.features': 3,
+  'evaluation': 4,
+  'baselines': 4,
+  'config': 5,
+  'release': 5,
+  'stages': 6,
+  'main': 7,
+}
+# Narrower than "everything below": layer 2 does not know models or data.
+ONLY = {'training': {'privacy'}}
+
+# Library (or attribute of one) to the files that may use it. A folder ends
+# with a slash. All but the package itself may also be used by experiments/.
+FENCES = {
+  'jax.pmap': {'dp_diffusion/training/parallel.py'},
+  'flax.jax_utils': {'dp_diffusion/training/parallel.py'},
+  'dp_accounting': {'dp_diffusion/privacy/'},
+  'orbax': {'dp_diffusion/training/checkpoint.py'},
+  'ml_collections': {
+    'configs/',
+    'dp_diffusion/config.py',
+    'dp_diffusion/main.py',
+  },
+  'tensorflow': {
+    'dp_diffusion/data/tfds_source.py',
+    'dp_diffusion/data/camelyon17.py',
+    'dp_diffusion/release.py',
+    'dp_diffusion/training/metrics.py',
+  },
+  'tensorflow_datasets': {
+    'dp_diffusion/data/tfds_source.py',
+    'dp_diffusion/data/camelyon17.py',
+    'dp_diffusion/release.py',
+  },
+  'clu': {'dp_diffusion/training/metrics.py'},
+  'jax._src': set(),
+}
+# Imported when used, so that all else runs where they are not installed.
+LAZY = {'tensorflow', 'tensorflow_datasets', 'clu'}
+
+WITHOUT_JAX = ('mechanism', 'accounting', 'ledger', 'verify')
+
+# The demo's dataset is a config like any other: these alone may know it. In
+# the registry, only the lines of the table that maps names to modules.
+DIGITS_MODULES = {
+  'dp_diffusion/data/digits.py',
+  'dp_diffusion/data/glyphs.py',
+  'configs/digits.py',
+}
+REGISTRY = 'dp_diffusion/data/registry.py'
+TABLE_ENTRY = re.compile(r"^\s*'[\w-]+': .*'[\w.:]+',?\)?,?$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+  """One imported module, or one used attribute `library.name`."""
+
+  name: str
+  line: int
+  is_inside_function: bool
+
+
+@functools.cache
+def sources(*folders: str) -> dict[str, str]:
+  """Path below the root to text, of every Python file in the folders."""
+  paths = (p for f in folders for p in sorted((ROOT / f).rglob('*.py')))
+  return {
+    p.relative_to(ROOT).as_posix(): p.read_text(encoding='utf-8') for p in paths
+  }
+
+
+def module_name(path: str) -> str:
+  name = path.removesuffix('.py').replace('/', '.')
+  return name.removesuffix('.__init__')
+
+
+@functools.cache
+def imports(path: str) -> tuple[Import, ...]:
+  """What a file imports, and the dotted names that it uses."""
+  tree = ast.parse((ROOT / path).read_text(encoding='utf-8'))
+  return tuple(_walk(tree, is_inside=False))
+
+
+def _walk(node: ast.AST, is_inside: bool) -> Iterator[Import]:
+  for child in ast.iter_child_nodes(node):
+    if _is_type_checking(child):
+      continue
+    if isinstance(child, ast.Import):
+      for alias in child.names:
+        yield Import(alias.name, child.lineno, is_inside)
+    elif isinstance(child, ast.ImportFrom):
+      for alias in child.names:
+        yield Import(f'{child.module}.{alias.name}', child.lineno, is_inside)
+    elif isinstance(child, ast.Attribute):
+      yield Import(ast.unparse(child), child.lineno, is_inside)
+    inside = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    yield from _walk(child, is_inside or isinstance(child, inside))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+  """Whether a statement is `if TYPE_CHECKING:`, which never runs."""
+  return isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test)
+
+
+def modules() -> list[str]:
+  return [module_name(path) for path in sources(PACKAGE)]
+
+
+@functools.cache
+def edges() -> dict[str, dict[str, int]]:
+  """Module to the project's modules that it imports, with a line each."""
+  known = set(modules())
+  graph: dict[str, dict[str, int]] = {}
+  for path in sources(PACKAGE):
+    found = graph.setdefault(module_name(path), {})
+    for used in imports(path):
+      if used.name in known and used.name != PACKAGE:
+        found.setdefault(used.name, used.line)
+  return graph
+
+
+def part_of(module: str) -> str:
+  """The row of LAYERS that a module belongs to."""
+  parts = module.split('.')[1:]
+  for length in (2, 1):
+    if '.'.join(parts[:length]) in LAYERS:
+      return '.'.join(parts[:length])
+  raise AssertionError(f'{module} is in no layer; see the table above.')
+
+
+def may_import(user: str, used: str) -> bool:
+  mine, its = part_of(user), part_of(used)
+  if mine.split('.')[0] == its.split('.')[0]:
+    return LAYERS[mine] >= LAYERS[its]  # One package.
+  if LAYERS[its] == 0:
+    return True  # Layer 0 is one package as well; cycles have a test.
+  return LAYERS[its] < LAYERS[mine] and its in ONLY.get(mine, {its})
+
+
+def test_the_rules_bite():
+  """Counterexamples: the checks below could fail."""
+  assert not may_import(
+    'dp_diffusion.diffusion.losses', 'dp_diffusion.models.x'
+  )
+  assert not may_import('dp_diffusion.privacy.noise', 'dp_diffusion.training.x')
+  assert not may_import(
+    'dp_diffusion.training.loop', 'dp_diffusion.models.unet'
+  )
+  assert not may_import(
+    'dp_diffusion.evaluation.features', 'dp_diffusion.config'
+  )
+  assert not may_import('dp_diffusion.files', 'dp_diffusion.data.registry')
+  assert may_import('dp_diffusion.training.loop', 'dp_diffusion.privacy.noise')
+  assert may_import('dp_diffusion.evaluation.fid', 'dp_diffusion.data.registry')
+  names = {i.name for i in _walk(ast.parse('import jax\njax.pmap(f)'), False)}
+  assert names == {'jax', 'jax.pmap'}
+  (found,) = _walk(ast.parse('def f():\n  import clu'), False)
+  assert found.is_inside_function
+
+
+def test_imports_go_down():
+  wrong = [
+    f'{user}:{line} imports {used}'
+    for user, found in edges().items()
+    for used, line in found.items()
+    if user != PACKAGE and not may_import(user, used)
+  ]
+  assert not wrong
+
+
+def test_no_cycles():
+  graph = {user: set(found) for user, found in edges().items()}
+  while free := {user for user, used in graph.items() if not used & set(graph)}:
+    for user in free:
+      del graph[user]
+  assert not graph, 'modules that import one another'
+
+
+def _is_allowed(path: str, allowed: set[str]) -> bool:
+  return any(
+    path.startswith(place) if place.endswith('/') else path == place
+    for place in allowed
+  )
+
+
+@pytest.mark.parametrize('name', FENCES)
+def test_fences(name):
+  wrong = [
+    f'{path}:{used.line} uses {used.name}'
+    for path in sources(PACKAGE, 'configs')
+    if not _is_allowed(path, FENCES[name])
+    for used in imports(path)
+    if used.name == name or used.name.startswith(f'{name}.')
+  ]
+  assert not wrong
+
+
+def test_no_private_part_of_jax_anywhere():
+  wrong = [
+    f'{path}:{used.line}'
+    for path in sources(PACKAGE, 'configs', 'experiments', 'tests')
+    for used in imports(path)
+    if used.name.startswith('jax._src')
+  ]
+  assert not wrong
+
+
+def test_heavy_libraries_are_imported_when_used():
+  wrong = [
+    f'{path}:{used.line} imports {used.name}'
+    for path in sources(PACKAGE, 'configs')
+    for used in imports(path)
+    if used.name.split('.')[0] in LAZY and not used.is_inside_function
+  ]
+  assert not wrong
+
+
+def test_modules_are_imported_not_names():
+  known = set(modules())
+  wrong = []
+  for path, text in sources(PACKAGE, 'configs', 'experiments', 'tests').items():
+    for node in ast.walk(ast.parse(text)):
+      if not isinstance(node, ast.ImportFrom) or not node.module:
+        continue
+      if node.module.split('.')[0] == PACKAGE:
+        names = (f'{node.module}.{alias.name}' for alias in node.names)
+        wrong += [f'{path}:{node.lineno} {n}' for n in names if n not in known]
+  assert not wrong
+
+
+def mentions(path: str, text: str, word: str) -> list[str]:
+  """Lines with the word, in whatever meaning."""
+  pattern = re.compile(word, re.IGNORECASE)
+  lines = enumerate(text.splitlines(), 1)
+  return [
+    f'{path}:{number} {line.strip()}'
+    for number, line in lines
+    if pattern.search(line)
+    and not (path == REGISTRY and TABLE_ENTRY.match(line))
+  ]
+
+
+def test_only_its_own_modules_know_the_demo():
+  wrong = [
+    found
+    for path, text in sources(PACKAGE, 'configs').items()
+    if path not in DIGITS_MODULES
+    for found in mentions(path, text, 'digits')
+  ]
+  assert not wrong
+  assert mentions('x.py', 'if name == "Digits":', 'digits')
+  assert mentions(REGISTRY, 'if name == "digits":', 'digits')
+  assert not mentions(REGISTRY, "  'digits': 'dp_diffusion.data.x',", 'digits')
+
+
+def test_packages_are_a_docstring():
+  for path, text in sources(PACKAGE).items():
+    if path.endswith('__init__.py'):
+      body = ast.parse(text).body
+      assert len(body) == 1 and ast.get_docstring(ast.parse(text)), path
+
+
+def test_files_are_short():
+  lengths = {p: t.count('\n') for p, t in sources(PACKAGE, 'configs').items()}
+  assert not {p: n for p, n in lengths.items() if n > MAX_LINES}
+
+
+def test_every_guarantee_names_its_test():
+  """Each bullet below `Guarantees:` names a test that is there."""
+  tests = {
+    name
+    for text in sources('tests').values()
+    for name in re.findall(r'^def (test_\w+)', text, re.MULTILINE)
+  }
+  wrong, num_bullets = [], 0
+  for path, text in sources(PACKAGE).items():
+    for node in ast.walk(ast.parse(text)):
+      if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+        continue
+      docstring = ast.get_docstring(node) or ''
+      for bullet in _guarantees(docstring):
+        num_bullets += 1
+        named = re.findall(r'\btest_\w+(?!\w*\.py)\b', bullet)
+        if not named or set(named) - tests:
+          wrong.append(f'{path}: {bullet}')
+  assert not wrong
+  assert num_bullets
+
+
+def _guarantees(docstring: str) -> list[str]:
+  """The bullets of the section, each on one line."""
+  _, found, section = docstring.partition('Guarantees:\n')
+  if not found:
+    return []
+  section = re.split(r'\n\s*\n|\n(?=\S)', section)[0]
+  bullets = re.split(r'^\s*[-*] ', section, flags=re.MULTILINE)[1:]
+  return [re.sub(r'\s+', ' ', bullet).strip() for bullet in bullets]
+
+
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+heavy = {'tensorflow', 'tensorflow_datasets', 'clu'} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_nothing_happens_at_import(subprocess_environment, tmp_path):
+  """No device is asked for, nothing is written, printed or warned about."""
+  names = modules() + [
+    module_name(p) for p in sources('configs') if '__init__' not in p
+  ]
+  environment = {
+    **subprocess_environment,
+    'JAX_PLATFORMS': 'none_such',  # Any use of a device raises.
+    'HOME': str(tmp_path),
+    'TMPDIR': str(tmp_path),
+    'XDG_CACHE_HOME': str(tmp_path),
+    'PYTHONDONTWRITEBYTECODE': '1',
+  }
+  job = subprocess.run(
+    [sys.executable, '-W', 'error', '-c', IMPORT_ALL, *names],
+    env=environment,
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (job.returncode, job.stdout, job.stderr) == (0, '', '')
+  assert not list(tmp_path.iterdir())
+
+
+IMPORT_WITHOUT_JAX = """
+import importlib, sys
+sys.modules['jax'] = None  # Importing it raises.
+for name in sys.argv[1:]:
+  importlib.import_module(f'dp_diffusion.privacy.{name}')
+"""
+
+
+def test_a_statement_is_verified_without_jax(subprocess_environment):
+  there = [m for m in WITHOUT_JAX if f'{PACKAGE}.privacy.{m}' in modules()]
+  job = subprocess.run(
+    [sys.executable, '-c', IMPORT_WITHOUT_JAX, *there],
+    env=subprocess_environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert job.returncode == 0, job.stderr
