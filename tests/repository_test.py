@@ -1,0 +1,86 @@
+"""What stands around the code: README, citation, requirements."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+
+
+def test_readme_is_short_and_has_its_parts(repository):
+  text = (repository / 'README.md').read_text()
+  assert text.count('\n') < 200
+  for part in ('make demo', 'make test', 'Not covered', 'How to cite'):
+    assert part in text
+  for name in ('results', 'trust'):
+    start = text.index(f'<!-- {name}:start -->')
+    assert start < text.index(f'<!-- {name}:end -->')
+
+
+def test_links_of_the_documents_lead_somewhere(repository):
+  for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'):
+    text = (repository / name).read_text()
+    for link in re.findall(r'(?<!!)\[[^]]*\]\(([^)]+)\)', text):
+      if not link.startswith('https://'):
+        assert (repository / link).exists(), f'{name}: {link}'
+
+
+def test_every_config_is_in_the_table(repository):
+  text = (repository / 'README.md').read_text()
+  for path in (repository / 'configs').glob('*.py'):
+    if path.stem not in ('__init__', 'default'):
+      assert f'| `{path.stem}` |' in text, path.stem
+
+
+def test_versions_agree(repository):
+  project = tomllib.loads((repository / 'pyproject.toml').read_text())
+  version = project['project']['version']
+  citation = (repository / 'CITATION.cff').read_text()
+  assert f'\nversion: {version}\n' in citation
+  assert 'arXiv:2302.13861' in citation
+
+
+def test_requirements_are_pinned_as_locked(repository):
+  """Each direct pin for a Python is in the lock of that Python."""
+  names = set()
+  for number in ('311', '312'):
+    lock = (repository / 'lock' / f'py{number}.txt').read_text().lower()
+    locked = dict(line.split('==') for line in lock.split() if '==' in line)
+    locked = {k.replace('_', '-'): v for k, v in locked.items()}
+    for file in ('requirements.txt', 'requirements-dev.txt'):
+      for line in (repository / file).read_text().splitlines():
+        pin, _, marker = line.partition(';')
+        if not re.match(r'[a-z]', pin) or not _applies(marker, number):
+          continue
+        name, version = re.sub(r'\[.*\]', '', pin).strip().split('==')
+        names.add(name)
+        assert locked[name.lower().replace('_', '-')] == version, name
+  assert {'jax', 'flax', 'tensorflow-cpu', 'pytest'} <= names
+
+
+def _applies(marker: str, number: str) -> bool:
+  """Whether a marker holds for Python 3.11 or 3.12 on Linux, x86_64."""
+  if 'aarch64' in marker:
+    return False
+  found = re.search(r'python_version (<|>=) "3\.(\d+)"', marker)
+  if not found:
+    return True
+  is_below = int(number[1:]) < int(found[2])
+  return is_below if found[1] == '<' else not is_below
+
+
+def test_development_extra_names_what_is_pinned(repository):
+  project = tomllib.loads((repository / 'pyproject.toml').read_text())
+  extra = set(project['project']['optional-dependencies']['dev'])
+  pins = (repository / 'requirements-dev.txt').read_text()
+  assert extra == set(re.findall(r'^([\w-]+)==', pins, re.MULTILINE))
+
+
+def test_test_modules_are_named_to_be_found(repository):
+  """A test in a file that pytest does not collect would never run."""
+  for path in (repository / 'tests').rglob('*.py'):
+    if path.name.endswith('_test.py') or path.name == 'conftest.py':
+      continue
+    tree = ast.parse(path.read_text())
+    names = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    assert not [n for n in names if n.startswith('test_')], path
