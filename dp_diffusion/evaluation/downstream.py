@@ -193,6 +193,24 @@ class Accuracy:
     return {k: None if math.isnan(v) else v for k, v in fields.items()}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+  """How classifiers that differ by their seed do on the same images.
+
+  Attributes:
+    accuracy: mean over the seeds; its interval is that of one classifier with
+      the mean accuracy, so it says how far these test images decide.
+    std: sample standard deviation over the seeds; NaN for one seed.
+    num_seeds: classifiers.
+    per_class: mean accuracy among the examples of each class.
+  """
+
+  accuracy: Accuracy
+  std: float
+  num_seeds: int
+  per_class: tuple[Accuracy, ...]
+
+
 class HeldOut:
   """The real test images: closed while choices are made, read once, at the end.
 
@@ -335,13 +353,42 @@ def per_class_accuracy(
   )
 
 
+def score(
+  predicted_per_seed: Sequence[np.ndarray],
+  labels: np.ndarray,
+  num_classes: int,
+) -> Score:
+  """Judges int[N] predictions of one classifier per seed against int[N]."""
+  runs = [accuracy(predicted, labels) for predicted in predicted_per_seed]
+  classes = [
+    per_class_accuracy(predicted, labels, num_classes)
+    for predicted in predicted_per_seed
+  ]
+  std = np.std([run.value for run in runs], ddof=1) if runs[1:] else math.nan
+  return Score(
+    accuracy=_mean_accuracy(runs),
+    std=float(std),
+    num_seeds=len(runs),
+    per_class=tuple(_mean_accuracy(per_seed) for per_seed in zip(*classes)),
+  )
+
+
+def _mean_accuracy(runs: Sequence[Accuracy]) -> Accuracy:
+  """Mean of accuracies on the same examples."""
+  value = math.fsum(run.value for run in runs) / len(runs)
+  num_examples = runs[0].num_examples
+  num_correct = value * num_examples if num_examples else 0
+  low, high = wilson_interval(num_correct, num_examples)
+  return Accuracy(value=value, low=low, high=high, num_examples=num_examples)
+
+
 def wilson_interval(
-  num_correct: int, num_examples: int, z: float = _Z_95
+  num_correct: float, num_examples: int, z: float = _Z_95
 ) -> tuple[float, float]:
   """Score interval of a binomial proportion (Wilson 1927, eq. 4).
 
   Args:
-    num_correct: successes.
+    num_correct: successes; a mean of several counts is allowed.
     num_examples: trials.
     z: standard normal quantile; the default gives 95 %.
 

@@ -313,3 +313,15 @@ def test_a_failed_choice_leaves_the_held_out_images_unread():
     with held_out.closed():
       raise KeyError
   assert held_out.open() == 'images'
+
+
+def test_score_is_the_mean_over_seeds():
+  labels = np.array([0, 0, 1, 1])
+  runs = [np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0])]
+  score = downstream.score(runs, labels, 3)
+  assert score.accuracy.value == 0.875 and score.accuracy.num_examples == 4
+  assert math.isclose(score.std, np.std([1, 0.75], ddof=1))
+  assert [a.value for a in score.per_class[:2]] == [1.0, 0.75]
+  assert math.isnan(score.per_class[2].value)
+  assert score.accuracy.low < 0.875 < score.accuracy.high
+  assert math.isnan(downstream.score(runs[:1], labels, 3).std)
