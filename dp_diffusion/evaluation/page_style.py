@@ -1,0 +1,229 @@
+"""How the report looks: on a wide screen, on a telephone and on paper."""
+
+from __future__ import annotations
+
+STYLE = """\
+:root {
+  color-scheme: light;
+  --ink: #1c2130;
+  --muted: #565f6f;
+  --line: #dfe3e8;
+  --wash: #f6f7f9;
+  --synthetic: #0b7285;
+  --public: #8a94a3;
+  --real: #343b4a;
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
+body {
+  margin: 0 auto;
+  padding: 0 clamp(1rem, 4vw, 2.5rem) 4rem;
+  max-width: 66rem;
+  color: var(--ink);
+  background: #fff;
+  font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto,
+    "Helvetica Neue", "Liberation Sans", Arial, sans-serif;
+  overflow-wrap: break-word;
+}
+h1, h2, h3 { line-height: 1.2; text-wrap: balance; }
+h1 { margin: 0; font-size: clamp(1.9rem, 5vw, 2.9rem); letter-spacing: -.02em; }
+h2 { margin: 0 0 1.1rem; font-size: 1.4rem; letter-spacing: -.01em; }
+h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; }
+p { margin: 0 0 .8rem; }
+a { color: var(--synthetic); }
+:focus-visible { outline: 3px solid var(--synthetic); outline-offset: 2px; }
+section { margin-top: 3.5rem; scroll-margin-top: 1rem; }
+main > section:first-child { margin-top: 2rem; }
+.text { max-width: 44rem; }
+.text > :first-child, figure h3 { margin-top: 0; }
+.text ul { margin: 0 0 .8rem; padding-left: 1.25rem; }
+.text li { margin-bottom: .3rem; }
+
+.notice {
+  margin: 1.25rem 0 0;
+  padding: .8rem 1rem;
+  border-left: 4px solid #d9822b;
+  border-radius: 0 6px 6px 0;
+  background: #fdf3e3;
+  color: #5a3700;
+  font-size: .95rem;
+  line-height: 1.5;
+}
+header { margin-top: 3rem; }
+.eyebrow {
+  margin: 0 0 .4rem;
+  color: var(--muted);
+  font-size: .85rem;
+  font-weight: 600;
+  letter-spacing: .06em;
+  text-transform: uppercase;
+}
+.lead { margin-top: 1rem; max-width: 46rem; font-size: 1.15rem; }
+
+nav ul {
+  display: flex;
+  flex-wrap: wrap;
+  gap: .35rem 1.5rem;
+  margin: 2rem 0 0;
+  padding: .9rem 0;
+  border: solid var(--line);
+  border-width: 1px 0;
+  list-style: none;
+  font-size: .95rem;
+}
+nav a { text-decoration: none; }
+nav a:hover { text-decoration: underline; }
+
+.tiles {
+  display: grid;
+  grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr));
+  gap: .9rem;
+  margin: 0;
+}
+.tile {
+  padding: 1rem 1.1rem;
+  border: 1px solid var(--line);
+  border-radius: 10px;
+  background: var(--wash);
+}
+.tile.main {
+  border-color: var(--synthetic);
+  background: var(--synthetic);
+  color: #fff;
+}
+.tile dt { font-size: .9rem; font-weight: 600; }
+.tile dd { margin: 0; }
+.tile .value {
+  margin: .15rem 0;
+  font-size: 2rem;
+  font-weight: 650;
+  line-height: 1.2;
+  letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums;
+}
+.tile .note { color: var(--muted); font-size: .88rem; line-height: 1.4; }
+.tile.main .note { color: #e4f3f5; }
+
+figure { margin: 0 0 1.5rem; }
+figure img { display: block; width: 100%; max-width: 44rem; height: auto; }
+figcaption {
+  margin-top: .5rem;
+  max-width: 44rem;
+  color: var(--muted);
+  font-size: .9rem;
+}
+.pixelated { image-rendering: pixelated; }
+.figures {
+  display: grid;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17.5rem), 1fr));
+  gap: 1.25rem 1.75rem;
+  margin: 1rem 0;
+}
+.figures h3 { margin-bottom: .6rem; }
+
+.columns { display: flex; flex-wrap: wrap; gap: 1rem 3rem; }
+.columns > .text { flex: 1 1 26rem; }
+.columns > .table { flex: 0 0 auto; max-width: 100%; margin-top: 0; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .95rem; }
+.tracks table { width: 100%; }
+.tracks tbody th { min-width: 10.75rem; }
+caption {
+  padding-bottom: .6rem;
+  color: var(--muted);
+  font-size: .9rem;
+  text-align: left;
+}
+caption strong { color: var(--ink); font-size: 1rem; }
+th, td {
+  padding: .5rem 1.4rem .5rem 0;
+  text-align: left;
+  vertical-align: middle;
+}
+th:last-child, td:last-child { padding-right: 0; }
+thead th {
+  border-bottom: 2px solid var(--line);
+  color: var(--muted);
+  font-size: .85rem;
+  vertical-align: bottom;
+}
+tbody th { font-weight: 600; }
+tbody tr + tr > * { border-top: 1px solid var(--line); }
+.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.track { width: 45%; min-width: 9rem; }
+.scale { display: flex; justify-content: space-between; font-weight: 400; }
+.track + td { font-weight: 600; }
+.track svg { display: block; width: 100%; overflow: visible; }
+svg .grid { stroke: var(--line); }
+svg .synthetic { fill: var(--synthetic); }
+svg .public { fill: var(--public); }
+svg .real { fill: var(--real); }
+svg circle.public { fill: #fff; stroke: var(--public); stroke-width: 2.5; }
+svg .tick { stroke: var(--real); stroke-width: 4; }
+svg .halo { stroke: #fff; stroke-width: 4.5; }
+svg .whisker { stroke: #11151f; stroke-width: 1.6; }
+svg .span { stroke: var(--synthetic); stroke-width: 1.6; }
+
+code, pre {
+  font: .88em/1.55 ui-monospace, "SF Mono", Menlo, Consolas,
+    "Liberation Mono", monospace;
+}
+code {
+  padding: .1em .3em;
+  border-radius: 4px;
+  background: var(--wash);
+  overflow-wrap: anywhere;
+}
+pre {
+  margin: .6rem 0 1rem;
+  padding: .9rem 1rem;
+  border: 1px solid var(--line);
+  border-radius: 8px;
+  background: var(--wash);
+  overflow-x: auto;
+}
+summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
+
+@media (max-width: 40rem) {
+  header { margin-top: 2rem; }
+  section { margin-top: 2.75rem; }
+  .lead { font-size: 1.05rem; }
+  .tiles { grid-template-columns: 1fr 1fr; gap: .6rem; }
+  .tile { padding: .8rem .9rem; }
+  .tile .value { font-size: 1.55rem; }
+  .tracks table, .tracks tbody, .tracks caption { display: block; }
+  .tracks thead {
+    position: absolute; width: 1px; height: 1px; overflow: hidden;
+    clip-path: inset(50%);
+  }
+  .tracks tr {
+    display: flex; flex-wrap: wrap; gap: .15rem 1rem; padding: .8rem 0;
+    border-top: 1px solid var(--line);
+  }
+  .tracks tbody tr > * { padding: 0; border: 0; }
+  .tracks tbody th { flex: 1 0 45%; order: 1; min-width: 0; }
+  .tracks .track { flex: 1 0 100%; order: 3; min-width: 0; width: auto; }
+  .tracks .track + td { order: 2; }
+  .tracks td { order: 4; font-size: .85rem; }
+  .tracks .track + td { font-size: 1rem; }
+  .tracks td[data-title]::before {
+    content: attr(data-title) " "; color: var(--muted); font-size: .85rem;
+    font-weight: 400;
+  }
+}
+@media print {
+  @page { margin: 16mm 15mm; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; }
+  header { margin-top: 1.5rem; }
+  section { margin-top: 2.2rem; }
+  nav, details { display: none; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  h2, h3 { break-after: avoid; }
+  figure, tr, .tile, pre, .figures, .table { break-inside: avoid; }
+  .figures { grid-template-columns: repeat(3, 1fr); }
+  .tiles { grid-template-columns: repeat(4, 1fr); }
+  .tile .value { font-size: 1.5rem; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
+"""
