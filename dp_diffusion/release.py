@@ -223,6 +223,65 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
   return folder
 
 
+def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
+  """Writes `README.md`: what lies here, how to load it, what it guarantees.
+
+  Args:
+    release_dir: the folder `release/`; the card tells of what is in it.
+    privacy_card: the privacy statement in plain words, markdown.
+  """
+  release_dir = epath.Path(release_dir)
+  parts = [privacy_card.strip(), '## What lies here']
+  if (release_dir / 'dataset' / 'dataset.json').exists():
+    parts.append(_dataset_card(release_dir, read_dataset_info(release_dir)))
+  parts.append(_MODEL_CARD)
+  files.write_text(release_dir / CARD, '\n\n'.join(parts) + '\n')
+
+
+_MODEL_CARD = """\
+`model/params.npz` holds the weights, one array per layer, and
+`model/model.json` the architecture they belong to. `privacy.json` states the
+guarantee with every event it comes from, and the sha256 of every file here.
+
+Check both, with nothing but NumPy and dp-accounting:
+
+```
+python -m dp_diffusion.privacy.verify .
+```"""
+
+
+def _dataset_card(release_dir: epath.Path, info: Mapping[str, Any]) -> str:
+  """How to load the dataset."""
+  height, width, channels = info['image_shape']
+  num_classes = len(_class_names(info))
+  text = f"""\
+`samples.png` shows some of the {info['num_images']:,} synthetic images of
+{height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''},
+{num_classes} class{'es' if num_classes > 1 else ''};
+`dataset/dataset.json` names the classes.
+
+```python
+import glob
+import numpy as np
+
+shards = [np.load(p) for p in sorted(glob.glob('dataset/images-*.npz'))]
+images = np.concatenate([s['images'] for s in shards])  # uint8[N, H, W, C]
+labels = np.concatenate([s['labels'] for s in shards])  # int32[N]
+```"""
+  folder = f'dataset/tfds/{info["name"]}/{_TFDS_VERSION}'
+  if (release_dir / folder).exists():
+    text += f"""
+
+Or with TensorFlow Datasets:
+
+```python
+import tensorflow_datasets as tfds
+
+dataset = tfds.builder_from_directory('{folder}').as_dataset(split='train')
+```"""
+  return text
+
+
 def seal(
   release_dir: epath.PathLike, statement: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -132,6 +132,31 @@ def test_seal_hashes_every_other_file(tmp_path):
   assert release.seal(tmp_path, sealed) == sealed
 
 
+def test_card_tells_of_what_is_there(tmp_path):
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.write_card(tmp_path, '# Card\n\nNo promise.\n')
+  card = (tmp_path / 'README.md').read_text()
+  assert card.startswith('# Card\n\nNo promise.')
+  assert 'model/params.npz' in card and 'dataset' not in card
+  write_dataset(tmp_path)
+  release.write_card(tmp_path, '# Card')
+  card = (tmp_path / 'README.md').read_text()
+  assert '14 synthetic images' in card and '6x6 pixels' in card
+  assert 'tensorflow_datasets' not in card
+
+
+def test_code_on_the_card_runs(tmp_path, monkeypatch):
+  write_dataset(tmp_path)
+  release.write_card(tmp_path, '# Card')
+  code = (tmp_path / 'README.md').read_text().split('```python\n')[1]
+  monkeypatch.chdir(tmp_path)
+  found = {}
+  exec(code.split('```')[0], found)
+  images, labels = release.read_dataset(tmp_path)
+  np.testing.assert_array_equal(found['images'], images)
+  np.testing.assert_array_equal(found['labels'], labels)
+
+
 def test_missing_tensorflow_is_said_and_the_release_goes_on(
   tmp_path, monkeypatch, capsys
 ):
