@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
+import uuid
 import zipfile
 import zlib
 
@@ -87,3 +89,59 @@ def arrays(
   except OSError as error:
     console.warn(f'{path} could not be written: {error}')
   return made
+
+
+def mapped(
+  cache_dir: str,
+  name: str,
+  shape: tuple[int, ...],
+  fill: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns a large array memory-mapped from the cache, made when absent.
+
+  Args:
+    cache_dir: see `folder`.
+    name: folder name of the entry; says everything that it depends on.
+    shape: of the large array, uint8.
+    fill: writes the large array in place and returns small ones.
+
+  Returns:
+    (uint8[shape], read-only and memory-mapped; the small arrays).
+
+  Raises:
+    OSError: the folder cannot be written.
+  """
+  entry = folder(cache_dir) / name
+  if entry.exists():
+    try:
+      return _read_entry(entry, shape)
+    except _UNREADABLE as error:
+      console.warn(f'{entry} is damaged and is made again: {error}')
+      shutil.rmtree(entry)
+  temporary = entry.with_name(f'.{name}.{uuid.uuid4().hex}.tmp')
+  temporary.mkdir(mode=0o700)
+  try:
+    large = np.lib.format.open_memmap(
+      temporary / 'large.npy', mode='w+', dtype=np.uint8, shape=shape
+    )
+    small = fill(large)
+    large.flush()
+    files.write_npz(temporary / 'small.npz', mode=0o600, **small)
+    try:
+      os.rename(temporary, entry)  # Whole or not at all.
+    except OSError:
+      if not entry.exists():  # Else another process was as quick.
+        raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  files.sync_folder(entry.parent)
+  return _read_entry(entry, shape)
+
+
+def _read_entry(
+  entry: pathlib.Path, shape: tuple[int, ...]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  large = np.load(entry / 'large.npy', mmap_mode='r')
+  if large.shape != tuple(shape) or large.dtype != np.uint8:
+    raise ValueError(f'found {large.dtype}{list(large.shape)}')
+  return large, files.read_npz(entry / 'small.npz')
