@@ -1,0 +1,365 @@
+"""Own images: a folder with one subfolder per class, a zip of it, or an .npz.
+
+Files are untrusted: a zip is read, never extracted, and refused when a path
+leaves it; image headers are checked before decoding (`decoding`). Every file
+that cannot be used is named.
+
+Held-out images are chosen by a hash of the seed and the person, the file's
+path or (in an .npz) the image, so that adding or removing one record moves no
+other from one split to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import csv
+import hashlib
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from dp_diffusion import array_types
+from dp_diffusion.data import cache
+from dp_diffusion.data import decoding
+from dp_diffusion.data import registry
+from dp_diffusion.data import trees
+
+SPLITS = ('train', 'test')
+_NPZ_MAX_BYTES = 1 << 36
+_IMAGE_SUFFIXES = (
+  *('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff'),
+  '.webp',
+)
+_MOST_BITS = 1 << 64
+
+
+def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
+  """Loads own images from `config.path`.
+
+  Args:
+    config: uses path, class_names, image_size, channels, person_csv, ...
+    split: 'train' or 'test'.
+
+  Returns:
+    Images in the order of their paths.
+
+  Raises:
+    UsageError: nothing there, a class outside `class_names`, files that
+      cannot be used (all of them are named), persons that are not known.
+  """
+  array_types.check_one_of('split', split, SPLITS)
+  path = pathlib.Path(config.path).expanduser()
+  if not config.path or not path.exists():
+    raise array_types.UsageError(
+      f'Expected data.path={config.path!r} to be a folder with one subfolder '
+      'per class, a .zip of it, or an .npz file.'
+    )
+  if path.suffix == '.npz':
+    return _load_npz(path, config, split)
+  tree = (
+    trees.open_zip(path, config.class_names)
+    if path.is_file()
+    else trees.open_folder(path)
+  )
+  return _load_tree(tree, config, split)
+
+
+def _load_tree(
+  tree: trees.Tree, config: registry.DataConfig, split: str
+) -> registry.ArraySource:
+  names, labels = _label_files(tree, config)
+  persons = _read_persons(names, config)
+  is_chosen = _choose(names if persons is None else persons, config, split)
+  chosen = np.flatnonzero(is_chosen)
+  codes = (
+    None if persons is None else np.unique(persons, return_inverse=True)[1]
+  )
+  height, width, channels = _infer_shape(tree, names, config)
+
+  def read(indices: Sequence[int]) -> list[decoding.BytesOrError]:
+    return [_read(tree, names[chosen[index]]) for index in indices]
+
+  def fill(images: np.ndarray) -> dict[str, np.ndarray]:
+    kept = decoding.decode_all(read, images, config, 'reading images')
+    errors = {names[chosen[i]]: why for i, why in kept.errors.items()}
+    if split == config.split:
+      others = [names[i] for i in np.flatnonzero(~is_chosen)]
+      errors |= _find_unreadable(tree, others, config)
+    is_none = not len(kept.indices)
+    if errors and (is_none or not config.skip_unreadable):
+      raise _refusal(errors, tree)
+    small = {'labels': labels[chosen[kept.indices]].astype(np.int32)}
+    if codes is not None:
+      small['person'] = codes[chosen[kept.indices]].astype(np.int32)
+    return small
+
+  images, small = decoding.load_or_decode(
+    config,
+    _cache_name(tree, config, split),
+    (len(chosen), height, width, channels),
+    fill,
+  )
+  return _source(config, images, small)
+
+
+def _source(
+  config: registry.DataConfig,
+  images: np.ndarray,
+  small: dict[str, np.ndarray],
+) -> registry.ArraySource:
+  return registry.ArraySource(
+    spec=array_types.DatasetSpec(
+      name=config.name,
+      image_shape=images.shape[1:],
+      class_names=config.class_names,
+      has_person='person' in small,
+    ),
+    images=images,
+    labels=small['labels'],
+    person=small.get('person'),
+  )
+
+
+def _label_files(
+  tree: trees.Tree, config: registry.DataConfig
+) -> tuple[list[str], np.ndarray]:
+  """Names of the images, and their labels int64[N]."""
+  names = [name for name in tree.names if '/' in name]
+  astray = [
+    name
+    for name in tree.names
+    if '/' not in name and name.lower().endswith(_IMAGE_SUFFIXES)
+  ]
+  if astray:
+    raise array_types.UsageError(
+      f'Images of {tree.root} lie outside the class folders: '
+      f'{", ".join(astray)}.'
+    )
+  classes = sorted({name.split('/')[0] for name in names})
+  if not names:
+    raise array_types.UsageError(
+      f'Expected {tree.root} to have one subfolder of images per class.'
+    )
+  if not config.class_names:
+    raise array_types.UsageError(
+      f'Set data.class_names; the subfolders of {tree.root} are '
+      f'{tuple(classes)}.'
+    )
+  unknown = [name for name in classes if name not in config.class_names]
+  if unknown:
+    raise array_types.UsageError(
+      f'Subfolders of {tree.root} that data.class_names={config.class_names} '
+      f'does not list: {", ".join(unknown)}.'
+    )
+  labels = [config.class_names.index(name.split('/')[0]) for name in names]
+  return names, np.array(labels)
+
+
+def _read_persons(
+  names: Sequence[str], config: registry.DataConfig
+) -> list[str] | None:
+  """The person of each image, from the CSV file, or None without one."""
+  if not config.person_csv:
+    return None
+  path = pathlib.Path(config.person_csv).expanduser()
+  columns = (config.file_column, config.person_column)
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as f:
+      rows = csv.DictReader(f)
+      if not set(columns) <= set(rows.fieldnames or ()):
+        raise array_types.UsageError(
+          f'Expected {path} to have the columns {columns}, found '
+          f'{rows.fieldnames}: see data.file_column and data.person_column.'
+        )
+      known: dict[str, str] = {}
+      for row in rows:
+        file, person = (row[column] or '' for column in columns)
+        if known.setdefault(file.strip(), person.strip()) != person.strip():
+          raise array_types.UsageError(f'{path} gives {file!r} two persons.')
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise array_types.UsageError(
+      f'data.person_csv={config.person_csv!r} cannot be read: {error}.'
+    ) from error
+  unknown = [name for name in names if not known.get(name)]
+  if unknown:
+    raise array_types.UsageError(
+      f'{path} names no person for {len(unknown)} images: {", ".join(unknown)}.'
+    )
+  return [known[name] for name in names]
+
+
+def _choose(
+  keys: Sequence[str | bytes], config: registry.DataConfig, split: str
+) -> np.ndarray:
+  """bool[N]: which records belong to the split; equal keys stay together."""
+  threshold = int(config.test_fraction * _MOST_BITS)
+  seed = f'{config.split_seed}/'.encode()
+  is_test = np.zeros(len(keys), bool)
+  for index, key in enumerate(keys):
+    data = key.encode() if isinstance(key, str) else key
+    digest = hashlib.sha256(seed + data).digest()
+    is_test[index] = int.from_bytes(digest[:8], 'little') < threshold
+  is_chosen = is_test if split == 'test' else ~is_test
+  if not is_chosen.any():
+    raise array_types.UsageError(
+      f'Split {split!r} of data.path={config.path!r} is empty with '
+      f'data.test_fraction={config.test_fraction}: change it or '
+      'data.split_seed.'
+    )
+  return is_chosen
+
+
+def _infer_shape(
+  tree: trees.Tree, names: Sequence[str], config: registry.DataConfig
+) -> tuple[int, int, int]:
+  """Shape of all images: what the config says, else that of the first."""
+  size, channels = config.image_size, config.channels
+  if size and channels:
+    return size, size, channels
+  errors = {}
+  for name in names:
+    image = decoding.decode_or_error(_read(tree, name), config)
+    if not isinstance(image, decoding.UnreadableError):
+      height, width, depth = image.shape
+      return height, width, depth
+    errors[name] = str(image)
+  raise _refusal(errors, tree)
+
+
+def _read(tree: trees.Tree, name: str) -> decoding.BytesOrError:
+  try:
+    return tree.read(name)
+  except OSError as error:
+    return decoding.UnreadableError(str(error))
+
+
+def _find_unreadable(
+  tree: trees.Tree, names: Sequence[str], config: registry.DataConfig
+) -> dict[str, str]:
+  """Errors of the other split's files: named now, not hours later."""
+  if config.skip_unreadable:
+    return {}
+  errors = {}
+  for name in names:
+    result = decoding.decode_or_error(_read(tree, name), config)
+    if isinstance(result, decoding.UnreadableError):
+      errors[name] = str(result)
+  return errors
+
+
+def _refusal(errors: dict[str, str], tree: trees.Tree) -> Exception:
+  listed = '; '.join(f'{name}: {why}' for name, why in sorted(errors.items()))
+  return array_types.UsageError(
+    f'Files of {tree.root} that cannot be used (remove them, or set '
+    f'data.skip_unreadable=True): {listed}.'
+  )
+
+
+def _cache_name(
+  tree: trees.Tree, config: registry.DataConfig, split: str
+) -> str:
+  csv_bytes = b''
+  if config.person_csv:
+    csv_bytes = pathlib.Path(config.person_csv).expanduser().read_bytes()
+  key = cache.key_of(
+    version=decoding.VERSION,
+    root=os.path.abspath(tree.root),
+    stamps=tree.stamps,
+    split=split,
+    persons=hashlib.sha256(csv_bytes).hexdigest(),
+    config={
+      name: getattr(config, name)
+      for name in (
+        *('class_names', 'image_size', 'channels', 'split_seed'),
+        *('test_fraction', 'skip_unreadable', 'max_image_pixels'),
+        *('file_column', 'person_column'),
+      )
+    },
+  )
+  return f'folder-{key}'
+
+
+def _load_npz(
+  path: pathlib.Path, config: registry.DataConfig, split: str
+) -> registry.ArraySource:
+  """Reads 'images', 'labels' and, where given, 'person'."""
+  arrays = _read_npz(path, config)
+  images, labels = arrays['images'], arrays['labels']
+  if images.ndim == 3:
+    images = images[..., None]
+  if (
+    images.ndim != 4
+    or images.dtype != np.uint8
+    or images.shape[3]
+    not in (
+      1,
+      3,
+    )
+  ):
+    raise array_types.UsageError(
+      f'Expected images of {path} to be uint8[N, H, W, C] with 1 or 3 '
+      f'channels, found {images.dtype}{list(images.shape)}.'
+    )
+  for name in set(arrays) - {'images'}:
+    if arrays[name].shape != images.shape[:1] or arrays[
+      name
+    ].dtype.kind not in ('iu'):
+      raise array_types.UsageError(
+        f'Expected {name} of {path} to be int[{len(images)}], found '
+        f'{arrays[name].dtype}{list(arrays[name].shape)}.'
+      )
+  if not config.class_names:
+    raise array_types.UsageError(
+      f'Set data.class_names for {path}: label i is class_names[i].'
+    )
+  person = arrays.get('person')
+  keys = [i.tobytes() for i in (images if person is None else person)]
+  chosen = np.flatnonzero(_choose(keys, config, split))
+  small = {'labels': labels[chosen].astype(np.int32)}
+  if person is not None:
+    codes = np.unique(person, return_inverse=True)[1]
+    small['person'] = codes[chosen].astype(np.int32)
+  return _source(config, _fit_all(images[chosen], config), small)
+
+
+def _read_npz(
+  path: pathlib.Path, config: registry.DataConfig
+) -> dict[str, np.ndarray]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      num_bytes = sum(info.file_size for info in archive.infolist())
+    if num_bytes > _NPZ_MAX_BYTES:
+      raise ValueError(f'{num_bytes} bytes when unpacked, too many')
+    with np.load(path, allow_pickle=False) as f:
+      missing = {'images', 'labels'} - set(f.files)
+      if missing:
+        raise ValueError(f'it lacks {sorted(missing)}')
+      wanted = ('images', 'labels', 'person')
+      return {name: f[name] for name in wanted if name in f.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise array_types.UsageError(
+      f'data.path={config.path!r} cannot be read: {error}.'
+    ) from error
+
+
+def _fit_all(images: np.ndarray, config: registry.DataConfig) -> np.ndarray:
+  """Crops and resizes where the config asks for another shape."""
+  size, channels = config.image_size, config.channels
+  if images.shape[1:3] == (
+    size or images.shape[1],
+    size or images.shape[2],
+  ) and (images.shape[3] == (channels or images.shape[3])):
+    return images
+  return np.stack(
+    [
+      decoding.fit(
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image),
+        size,
+        channels,
+      )
+      for image in images
+    ]
+  )

@@ -1,0 +1,135 @@
+"""Files below a folder or in a zip, read one by one and never extracted.
+
+The files are untrusted: a zip whose paths leave it, that holds links, or that
+is encrypted is refused, and so is a file that is too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import os
+import pathlib
+import stat
+import zipfile
+
+from dp_diffusion import array_types
+
+MAX_FILE_BYTES = 1 << 28
+_NO_IMAGES = ('thumbs.db', 'desktop.ini')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tree:
+  """Files below a root.
+
+  Attributes:
+    root: for messages.
+    names: relative paths with '/', sorted.
+    read: bytes of a file; raises OSError. Thread-safe.
+    stamps: what changes when a file does.
+  """
+
+  root: str
+  names: tuple[str, ...]
+  read: Callable[[str], bytes]
+  stamps: tuple[tuple[str, int, int], ...]
+
+
+def open_folder(path: pathlib.Path) -> Tree:
+  """Lists a folder; hidden files and folders are left out."""
+  found = {}
+  for folder, _, names in os.walk(path):
+    for name in names:
+      file = pathlib.Path(folder, name)
+      relative = file.relative_to(path).as_posix()
+      if not _is_ignored(relative):
+        found[relative] = file
+
+  def read(name: str) -> bytes:
+    if found[name].stat().st_size > MAX_FILE_BYTES:
+      raise OSError(f'more than {MAX_FILE_BYTES} bytes')
+    return found[name].read_bytes()
+
+  stamps = []
+  for name in sorted(found):
+    status = found[name].lstat()
+    stamps.append((name, status.st_size, status.st_mtime_ns))
+  return Tree(
+    root=str(path), names=tuple(sorted(found)), read=read, stamps=tuple(stamps)
+  )
+
+
+def open_zip(path: pathlib.Path, class_names: Sequence[str]) -> Tree:
+  """Lists a zip.
+
+  Args:
+    path: of the zip.
+    class_names: one folder around everything that is no class is left out.
+
+  Returns:
+    Its files but hidden ones.
+
+  Raises:
+    UsageError: not a zip, or one that is refused.
+  """
+  try:
+    archive = zipfile.ZipFile(path)
+  except (zipfile.BadZipFile, OSError) as error:
+    raise array_types.UsageError(
+      f'Expected data.path={str(path)!r} to be a folder, a .zip or an .npz '
+      f'({error}).'
+    ) from error
+  infos = [info for info in archive.infolist() if not info.is_dir()]
+  _check_zip(path, infos)
+  by_name = {i.filename: i for i in infos if not _is_ignored(i.filename)}
+  tops = {name.split('/')[0] for name in by_name}
+  if len(tops) == 1 and not tops & set(class_names):
+    # The folder itself was zipped, not what is in it.
+    by_name = {name.partition('/')[2]: i for name, i in by_name.items()}
+
+  def read(name: str) -> bytes:
+    if by_name[name].file_size > MAX_FILE_BYTES:
+      raise OSError(f'more than {MAX_FILE_BYTES} bytes')
+    try:
+      return archive.read(by_name[name])
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+      raise OSError(str(error)) from error
+
+  names = tuple(sorted(by_name))
+  return Tree(
+    root=str(path),
+    names=names,
+    read=read,
+    stamps=tuple((n, by_name[n].file_size, by_name[n].CRC) for n in names),
+  )
+
+
+def _check_zip(path: pathlib.Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+  """Refuses paths outside the zip, links, encryption and repeated names."""
+  seen = set()
+  for info in infos:
+    name = info.filename
+    parts = name.split('/')
+    if name.startswith('/') or '..' in parts or '\\' in name or ':' in parts[0]:
+      why = 'leads outside of it'
+    elif stat.S_ISLNK(info.external_attr >> 16):
+      why = 'is a link'
+    elif info.flag_bits & 1:
+      why = 'is encrypted'
+    elif name in seen:
+      why = 'comes twice'
+    else:
+      seen.add(name)
+      continue
+    raise array_types.UsageError(
+      f'{path} is refused: its path {name!r} {why}. Make the zip again.'
+    )
+
+
+def _is_ignored(name: str) -> bool:
+  parts = name.split('/')
+  return (
+    any(part.startswith('.') or part == '__MACOSX' for part in parts)
+    or parts[-1].lower() in _NO_IMAGES
+  )

@@ -1,0 +1,358 @@
+"""Tests of dp_diffusion.data.folder and dp_diffusion.data.trees."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+from dp_diffusion.data import trees
+
+_CLASSES = ('cat', 'dog', 'newt')  # There is no newt: an empty class.
+_NUM_PER_CLASS = 15
+
+
+def _value(name):
+  """The grey value that each generated image is filled with."""
+  return 100 * name.startswith('dog') + 3 * int(name[-6:-4]) + 1
+
+
+def _write_images(root, size=(10, 8), mode='RGB'):
+  names = []
+  for label in ('dog', 'cat'):
+    for number in range(_NUM_PER_CLASS):
+      name = f'{label}/deep/{number:02d}.png'
+      path = root / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.new('L', size, _value(name)).convert(mode).save(path)
+      names.append(name)
+  (root / 'cat' / '.hidden.png').write_bytes(b'')
+  (root / 'cat' / 'Thumbs.db').write_bytes(b'')
+  (root / 'README.txt').write_text('about')
+  return sorted(names)
+
+
+@pytest.fixture
+def root(tmp_path):
+  path = tmp_path / 'images'
+  _write_images(path)
+  return path
+
+
+def _load(path, split='train', **changes):
+  options = {'class_names': _CLASSES, 'image_size': 8} | changes
+  config = registry.DataConfig(name='folder', path=str(path), **options)
+  return registry.load(config, split)
+
+
+def _zip(root, path, prefix=''):
+  with zipfile.ZipFile(path, 'w') as archive:
+    for file in sorted(root.rglob('*'), reverse=True):
+      if file.is_file():
+        archive.write(file, prefix + file.relative_to(root).as_posix())
+  return path
+
+
+def _all(path, **changes):
+  """Both splits together, {grey value: label}."""
+  found = {}
+  for split in ('train', 'test'):
+    source = _load(path, split, **changes)
+    for image, label in zip(source.images, source.labels):
+      found[int(image[0, 0, 0])] = int(label)
+  return found
+
+
+def test_every_image_comes_once_with_its_class(root):
+  names = sorted(n.relative_to(root).as_posix() for n in root.rglob('*/*.png'))
+  expected = {
+    _value(name): _CLASSES.index(name.split('/')[0])
+    for name in names
+    if 'hidden' not in name
+  }
+  assert len(expected) == 2 * _NUM_PER_CLASS
+  assert _all(root) == expected
+
+
+def test_spec_lists_the_configs_classes(root):
+  source = _load(root, channels=1, image_size=6)
+  assert source.spec.class_names == _CLASSES
+  assert source.spec.image_shape == (6, 6, 1)
+  assert source.person is None
+
+
+def test_stored_size_and_channels_are_kept_unless_set(tmp_path):
+  _write_images(tmp_path, mode='L')
+  source = _load(tmp_path, image_size=0)
+  assert source.spec.image_shape == (8, 10, 1)
+
+
+@pytest.mark.parametrize('prefix', ['', 'my images/'])
+def test_a_zip_gives_what_its_folder_gives(root, tmp_path, prefix):
+  path = _zip(root, tmp_path / 'images.zip', prefix)
+  for split in ('train', 'test'):
+    from_folder, from_zip = _load(root, split), _load(path, split)
+    np.testing.assert_array_equal(from_folder.images, from_zip.images)
+    np.testing.assert_array_equal(from_folder.labels, from_zip.labels)
+
+
+def test_order_does_not_depend_on_when_files_were_written(root):
+  before = _load(root)
+  for name in sorted(root.rglob('*.png'), reverse=True):
+    data = name.read_bytes()
+    name.unlink()
+    name.write_bytes(data)
+  np.testing.assert_array_equal(before.images, _load(root).images)
+
+
+def test_removing_an_image_moves_no_other_to_the_other_split(root):
+  before = {v: s for s in ('train', 'test') for v in _values(root, s)}
+  (root / 'dog' / 'deep' / '03.png').unlink()
+  after = {v: s for s in ('train', 'test') for v in _values(root, s)}
+  assert len(after) == len(before) - 1
+  assert after.items() <= before.items()
+
+
+def _values(path, split, **changes):
+  return [int(i[0, 0, 0]) for i in _load(path, split, **changes).images]
+
+
+def test_the_split_follows_seed_and_fraction(root):
+  assert _values(root, 'test') == _values(root, 'test')
+  assert _values(root, 'test') != _values(root, 'test', split_seed=1)
+  sizes = [
+    len(_values(root, 'test', test_fraction=0.5, split_seed=seed))
+    for seed in range(5)
+  ]
+  assert 8 <= np.mean(sizes) <= 22
+
+
+def _write_csv(path, root, num_persons):
+  names = sorted(
+    n.relative_to(root).as_posix() for n in root.rglob('[0-9]*.png')
+  )
+  lines = [f'{n},p{i % num_persons}' for i, n in enumerate(names)]
+  path.write_text('\n'.join(['file,person', *lines, 'absent.png,p0']))
+  return names
+
+
+def test_persons_come_from_a_csv_and_stay_in_one_split(root, tmp_path):
+  names = _write_csv(tmp_path / 'p.csv', root, 7)
+  person_of = {_value(name): i % 7 for i, name in enumerate(names)}
+  seen = {}
+  for split in ('train', 'test'):
+    source = _load(
+      root, split, person_csv=str(tmp_path / 'p.csv'), unit='person'
+    )
+    assert source.spec.has_person
+    for image, person in zip(source.images, source.person):
+      assert person == person_of[int(image[0, 0, 0])]
+    seen[split] = set(source.person)
+  assert not seen['train'] & seen['test']
+  assert seen['train'] | seen['test'] == set(range(7))
+
+
+@pytest.mark.parametrize(
+  'text, why',
+  [
+    ('file,who\na,b', 'columns'),
+    ('', 'columns'),
+    ('file,person\ncat/deep/00.png,p1', 'names no person for 29 images.*14'),
+    ('file,person\na,p1\na,p2', 'two persons'),
+  ],
+)
+def test_a_csv_that_lacks_persons_is_refused(root, tmp_path, text, why):
+  path = tmp_path / 'p.csv'
+  path.write_text(text)
+  with pytest.raises(array_types.UsageError, match=why):
+    _load(root, person_csv=str(path))
+  with pytest.raises(array_types.UsageError, match='cannot be read'):
+    _load(root, person_csv=str(tmp_path / 'absent.csv'))
+
+
+def test_all_unreadable_files_are_named_and_refused(root):
+  (root / 'cat' / 'deep' / '02.png').write_bytes(b'no image')
+  (root / 'dog' / 'cut.png').write_bytes(
+    (root / 'dog' / 'deep' / '01.png').read_bytes()[:40]
+  )
+  bad = [f'dog/text{i}.txt' for i in range(12)]
+  for name in bad:
+    (root / name).write_text('text')
+  with pytest.raises(array_types.UsageError, match='skip_unreadable') as caught:
+    _load(root)
+  message = str(caught.value)
+  assert '\n' not in message
+  for name in ('cat/deep/02.png', 'dog/cut.png', *bad):
+    assert name in message
+  assert len(_all(root, skip_unreadable=True)) == 2 * _NUM_PER_CLASS - 1
+
+
+def test_images_of_another_shape_are_named(root):
+  Image.new('RGB', (9, 9)).save(root / 'cat' / 'odd.png')
+  with pytest.raises(array_types.UsageError, match='odd.png.*image_size'):
+    for split in ('train', 'test'):
+      _load(root, split, image_size=0)
+  assert len(_all(root)) == 2 * _NUM_PER_CLASS + 1
+
+
+def test_image_bombs_are_refused(root):
+  for options in ({}, {'image_size': 0}, {'skip_unreadable': True}):
+    with pytest.raises(array_types.UsageError, match='max_image_pixels=79'):
+      _load(root, max_image_pixels=79, channels=3, **options)
+
+
+def test_large_files_are_refused_unread(root, monkeypatch):
+  monkeypatch.setattr(trees, 'MAX_FILE_BYTES', 10)
+  with pytest.raises(array_types.UsageError, match='more than 10 bytes'):
+    _load(root)
+  path = _zip(root, root.parent / 'i.zip')
+  with pytest.raises(array_types.UsageError, match='more than 10 bytes'):
+    _load(path)
+
+
+def test_classes_outside_the_config_are_an_error(root):
+  with pytest.raises(array_types.UsageError, match='does not list: dog'):
+    _load(root, class_names=('cat', 'newt'))
+  with pytest.raises(array_types.UsageError, match=r"\('cat', 'dog'\)"):
+    _load(root, class_names=())
+
+
+def test_images_outside_class_folders_are_an_error(root):
+  (root / 'stray.png').write_bytes(b'')
+  with pytest.raises(array_types.UsageError, match='stray.png'):
+    _load(root)
+
+
+def test_an_empty_split_is_an_error(root):
+  with pytest.raises(array_types.UsageError, match="Split 'test'"):
+    _load(root, 'test', test_fraction=1e-9)
+
+
+@pytest.mark.parametrize('path', ['', '/absent/folder'])
+def test_a_missing_path_is_an_error(path):
+  with pytest.raises(array_types.UsageError, match='one subfolder per class'):
+    _load(path)
+
+
+def test_an_empty_folder_and_a_file_that_is_no_zip_are_errors(tmp_path):
+  with pytest.raises(array_types.UsageError, match='one subfolder'):
+    _load(tmp_path)
+  (tmp_path / 'images.zip').write_bytes(b'no zip')
+  with pytest.raises(array_types.UsageError, match='a .zip'):
+    _load(tmp_path / 'images.zip')
+
+
+@pytest.mark.parametrize(
+  'name', ['../cat/a.png', '/cat/a.png', 'cat/../../a.png', 'C:/cat/a.png']
+)
+def test_a_zip_with_paths_outside_it_is_refused(root, tmp_path, name):
+  path = _zip(root, tmp_path / 'images.zip')
+  with zipfile.ZipFile(path, 'a') as archive:
+    archive.writestr(name, b'')
+  with pytest.raises(array_types.UsageError, match='leads outside'):
+    _load(path)
+
+
+def test_a_zip_with_links_is_refused(tmp_path):
+  path = tmp_path / 'images.zip'
+  with zipfile.ZipFile(path, 'w') as archive:
+    link = zipfile.ZipInfo('cat/a.png')
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive.writestr(link, '/etc/passwd')
+  with pytest.raises(array_types.UsageError, match='is a link'):
+    _load(path)
+
+
+def test_a_zip_with_a_damaged_file_names_it(root, tmp_path):
+  path = _zip(root, tmp_path / 'images.zip')
+  data = bytearray(path.read_bytes())
+  data[data.index(b'cat/deep/05.png') + 60] ^= 0xFF
+  path.write_bytes(data)
+  with pytest.raises(array_types.UsageError, match='cat/deep/05.png'):
+    _load(path)
+
+
+def test_large_sets_are_decoded_once_and_again_when_a_file_changes(
+  root, tmp_path
+):
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  first = _load(root, **options)
+  assert isinstance(first.images, np.memmap)
+  np.testing.assert_array_equal(first.images, _load(root).images)
+  assert len(os.listdir(tmp_path / 'cache')) == 1
+  _load(root, **options)
+  assert len(os.listdir(tmp_path / 'cache')) == 1
+  for file in root.rglob('deep/*.png'):
+    Image.new('RGB', (10, 8), (9, 9, 9)).save(file)
+  assert np.all(_load(root, **options).images == 9)
+
+
+def _write_npz(path, **changes):
+  rng = np.random.default_rng(0)
+  arrays = {
+    'images': rng.integers(0, 256, (40, 8, 8, 3), np.uint8),
+    'labels': np.arange(40) % 2,
+  } | changes
+  np.savez(path, **arrays)
+  return arrays
+
+
+def test_an_npz_is_split_without_loss(tmp_path):
+  path = tmp_path / 'x.npz'
+  arrays = _write_npz(path, person=np.arange(40) // 2)
+  found = [_load(path, split) for split in ('train', 'test')]
+  images = np.concatenate([source.images for source in found])
+  rank = {image.tobytes(): i for i, image in enumerate(arrays['images'])}
+  order = [rank[image.tobytes()] for image in images]
+  assert sorted(order) == list(range(40))
+  labels = np.concatenate([source.labels for source in found])
+  np.testing.assert_array_equal(labels, arrays['labels'][order])
+  assert not set(found[0].person) & set(found[1].person)
+
+
+def test_an_npz_is_resized_and_recoloured(tmp_path):
+  path = tmp_path / 'x.npz'
+  _write_npz(path)
+  assert _load(path, image_size=4).spec.image_shape == (4, 4, 3)
+  assert _load(path, channels=1).spec.image_shape == (8, 8, 1)
+  grey = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+  _write_npz(path, images=grey)
+  assert _load(path).spec.image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+  'changes, why',
+  [
+    ({'images': np.zeros((40, 8, 8, 3))}, 'uint8'),
+    ({'images': np.zeros((40, 8, 8, 2), np.uint8)}, '1 or 3'),
+    ({'labels': np.zeros(39, int)}, 'labels'),
+    ({'labels': np.zeros(40)}, 'labels'),
+    ({'labels': np.full(40, 3)}, 'label=3'),
+    ({'labels': np.array([None] * 40)}, 'cannot be read'),
+    ({'person': np.zeros(3, int)}, 'person'),
+  ],
+)
+def test_an_npz_of_another_form_is_refused(tmp_path, changes, why):
+  path = tmp_path / 'x.npz'
+  _write_npz(path, **changes)
+  with pytest.raises(ValueError, match=why):
+    _load(path)
+
+
+def test_a_damaged_npz_and_one_without_labels_are_refused(tmp_path):
+  path = tmp_path / 'x.npz'
+  path.write_bytes(b'no zip')
+  with pytest.raises(array_types.UsageError, match='cannot be read'):
+    _load(path)
+  np.savez(path, images=np.zeros((2, 4, 4), np.uint8))
+  with pytest.raises(array_types.UsageError, match='lacks'):
+    _load(path)
+  _write_npz(path)
+  with pytest.raises(array_types.UsageError, match='class_names'):
+    _load(path, class_names=())
