@@ -1,0 +1,274 @@
+"""Tests of dp_diffusion.data.tfds_source.
+
+The datasets are written by TFDS itself, from encoded images, which needs no
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+from dp_diffusion.data import tfds_source
+
+_NUM = {'train': 30, 'test': 10}
+
+
+def _image(split, number, shape):
+  rng = np.random.default_rng([len(split), number])
+  return rng.integers(0, 256, shape, np.uint8)
+
+
+def _encode(array):
+  data = io.BytesIO()
+  Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(
+    data, 'PNG'
+  )
+  data.seek(0)
+  return data
+
+
+def _make_builder_class(features, example, version='1.0.0'):
+  import tensorflow_datasets as tfds
+
+  class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A dataset of random images."""
+
+    VERSION = tfds.core.Version(version)
+
+    def _info(self):
+      return tfds.core.DatasetInfo(builder=self, features=features(tfds))
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {split: self._generate_examples(split) for split in _NUM}
+
+    def _generate_examples(self, split):
+      for number in range(_NUM[split]):
+        yield number, example(split, number)
+
+  return Tiny
+
+
+def _write(data_dir, features, example, **options):
+  import tensorflow_datasets as tfds
+
+  version = options.pop('version', '1.0.0')
+  builder_class = _make_builder_class(features, example, version)
+  builder = builder_class(
+    data_dir=str(data_dir), file_format='array_record', **options
+  )
+  tfds.disable_progress_bar()
+  builder.download_and_prepare()
+
+
+def _features(tfds):
+  return tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Image(shape=(6, 8, 3), encoding_format='png'),
+      'label': tfds.features.ClassLabel(names=['a', 'b', 'c']),
+      'who': tfds.features.Text(),
+    }
+  )
+
+
+def _example(split, number):
+  return {
+    'image': _encode(_image(split, number, (6, 8, 3))),
+    'label': number % 3,
+    'who': f'person {number % 4}',
+  }
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('tfds')
+  _write(path, _features, _example)
+  return path
+
+
+def _config(data_dir, name='tiny', **changes):
+  return registry.DataConfig(name=name, tfds_dir=str(data_dir), **changes)
+
+
+@pytest.mark.parametrize('name', ['tiny', 'tfds:tiny', 'tiny:1.0.0'])
+def test_images_labels_and_persons_belong_together(data_dir, name):
+  config = _config(data_dir, name, person_key='who', unit='person')
+  for split, num_images in _NUM.items():
+    source = registry.load(config, split)
+    assert len(source.labels) == num_images
+    rank = {
+      _image(split, number, (6, 8, 3)).tobytes(): number
+      for number in range(num_images)
+    }
+    numbers = np.array([rank[image.tobytes()] for image in source.images])
+    assert len(set(numbers)) == num_images
+    np.testing.assert_array_equal(source.labels, numbers % 3)
+    np.testing.assert_array_equal(source.person, numbers % 4)
+  assert source.spec.class_names == ('a', 'b', 'c')
+  assert source.spec.image_shape == (6, 8, 3)
+
+
+def test_part_of_a_split_can_be_asked_for(data_dir):
+  whole = registry.load(_config(data_dir))
+  part = registry.load(_config(data_dir), 'train[:10%]')
+  np.testing.assert_array_equal(part.images, whole.images[:3])
+
+
+def test_size_and_channels_follow_the_config(data_dir):
+  source = registry.load(_config(data_dir, image_size=4, channels=1))
+  assert source.images.shape == (30, 4, 4, 1)
+
+
+def test_large_sets_are_read_from_the_cache(data_dir, tmp_path, monkeypatch):
+  config = _config(data_dir, max_in_memory_bytes=10, cache_dir=str(tmp_path))
+  in_memory, first = registry.load(_config(data_dir)), registry.load(config)
+  assert isinstance(first.images, np.memmap)
+  monkeypatch.setattr(tfds_source, '_read', None)
+  again = registry.load(config)
+  np.testing.assert_array_equal(again.images, in_memory.images)
+  np.testing.assert_array_equal(again.labels, first.labels)
+
+
+def test_labels_outside_the_configs_classes_are_an_error(data_dir):
+  with pytest.raises(ValueError, match='label=2'):
+    registry.load(_config(data_dir, class_names=('a', 'b')))
+  names = ('a', 'b', 'c', 'empty')
+  source = registry.load(_config(data_dir, class_names=names))
+  assert source.spec.class_names == names
+
+
+@pytest.mark.parametrize(
+  'changes, split, why',
+  [
+    ({}, 'validation', "'test', 'train'"),
+    ({'image_key': 'label'}, 'train', r"image_key='label'.*\['image'\]"),
+    ({'label_key': 'who'}, 'train', r"label_key='who'.*\['label'\]"),
+    ({'person_key': 'patient'}, 'train', "person_key='patient'.*'who'"),
+    ({'name': 'tiny/other'}, 'train', 'neither'),
+    ({'name': 'tiny:2.0.0'}, 'train', 'neither'),
+    ({'name': 'tfds:no such set'}, 'train', "'NAME/CONFIG'"),
+    ({'name': 'tfds:no_such_set'}, 'train', 'neither.*data.tfds_dir'),
+  ],
+)
+def test_what_is_missing_is_said_in_one_line(data_dir, changes, split, why):
+  with pytest.raises(array_types.UsageError, match=why) as caught:
+    registry.load(_config(data_dir, **changes), split)
+  assert '\n' not in str(caught.value)
+
+
+def test_the_newest_version_is_taken_and_an_older_one_by_name(tmp_path):
+  _write(tmp_path, _features, _example)
+  shape = (2, 2, 3)
+
+  def example(split, number):
+    return _example(split, number) | {
+      'image': _encode(_image(split, number, shape))
+    }
+
+  def features(tfds):
+    changed = dict(_features(tfds))
+    changed['image'] = tfds.features.Image(shape=shape, encoding_format='png')
+    return tfds.features.FeaturesDict(changed)
+
+  _write(tmp_path, features, example, version='1.10.0')
+  assert registry.load(_config(tmp_path)).spec.image_shape == shape
+  old = registry.load(_config(tmp_path, 'tiny:1.0.0'))
+  assert old.spec.image_shape == (6, 8, 3)
+
+
+def test_an_ambiguous_config_and_features_are_named(tmp_path):
+  import tensorflow_datasets as tfds
+
+  def features(tfds):
+    return tfds.features.FeaturesDict(
+      {
+        'image': tfds.features.Image(
+          shape=(None, None, 1), encoding_format='png'
+        ),
+        'coarse': tfds.features.ClassLabel(num_classes=2),
+        'fine': tfds.features.ClassLabel(num_classes=4),
+      }
+    )
+
+  def example(split, number):
+    image = _encode(_image(split, number, (4 + number % 2, 5, 1)))
+    return {'image': image, 'coarse': number % 2, 'fine': number % 4}
+
+  config = tfds.core.BuilderConfig(name='small', version='1.0.0')
+  _write(tmp_path, features, example, config=config)
+  with pytest.raises(array_types.UsageError, match="'tiny/small'"):
+    registry.load(_config(tmp_path))
+  with pytest.raises(array_types.UsageError, match=r"\['coarse', 'fine'\]"):
+    registry.load(_config(tmp_path, 'tiny/small'))
+  options = {'name': 'tiny/small', 'label_key': 'fine'}
+  with pytest.raises(array_types.UsageError, match='set data.image_size'):
+    registry.load(_config(tmp_path, **options))
+  source = registry.load(_config(tmp_path, **options, image_size=3))
+  assert source.images.shape == (30, 3, 3, 1)
+  assert source.spec.class_names == ('0', '1', '2', '3')
+
+
+def test_without_network_a_known_dataset_says_how_to_get_it(
+  tmp_path, monkeypatch
+):
+  def no_network(*args):
+    raise OSError('no network')
+
+  for name in ('http_proxy', 'https_proxy', 'all_proxy'):
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(name.upper(), raising=False)
+  monkeypatch.setattr(tfds_source.socket, 'getaddrinfo', no_network)
+  config = _config(tmp_path, 'tfds:mnist')
+  with pytest.raises(array_types.UsageError) as caught:
+    registry.load(config)
+  message = str(caught.value)
+  assert '\n' not in message
+  for part in ('tfds build mnist', 'http', f'mnist/3.0.1 into {tmp_path}'):
+    assert part in message
+
+
+def test_neither_loading_nor_importing_needs_tensorflow(
+  data_dir, subprocess_environment
+):
+  code = f"""
+import sys
+from dp_diffusion.data import camelyon17, folder, registry, tfds_source
+assert 'tensorflow_datasets' not in sys.modules
+config = registry.DataConfig(name='tiny', tfds_dir={str(data_dir)!r})
+assert registry.load(config).images.shape == (30, 6, 8, 3)
+assert 'tensorflow' not in sys.modules
+"""
+  subprocess.run(
+    [sys.executable, '-c', code], check=True, env=subprocess_environment
+  )
+
+
+def test_official_sets_are_read(shared_dir):
+  config = registry.DataConfig(
+    name='tfds:mnist', tfds_dir=str(shared_dir / 'tfds')
+  )
+  source = registry.load(config, 'test')
+  assert source.images.shape == (10_000, 28, 28, 1)
+  counts = np.bincount(source.labels)  # As published.
+  np.testing.assert_array_equal(
+    counts, [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+  )
+  assert source.images.mean() == pytest.approx(33.79, abs=0.01)
+
+
+def test_encoded_colour_sets_are_read(shared_dir):
+  config = registry.DataConfig(
+    name='cifar10_jpeg', tfds_dir=str(shared_dir / 'tfds')
+  )
+  source = registry.load(config, 'test')
+  assert source.spec.image_shape == (32, 32, 3)
+  assert source.spec.class_names[:2] == ('airplane', 'automobile')
+  np.testing.assert_array_equal(np.bincount(source.labels), [1000] * 10)
