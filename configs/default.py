@@ -1,0 +1,228 @@
+"""Every config key, its default and its unit. Other configs override this one.
+
+A key that the command line overrides keeps the type that it has here:
+`--config.privacy.epsilon=5`, `--config.finetune.trainable="('mid*',)"`, or
+`none` for a key that may be left out.
+
+Marks: [P] stated in the paper (arXiv 2302.13861), [R] agreed by two
+re-implementations of its hyper-parameter table, [r] from one, our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """The defaults; they name no dataset, so they do not run by themselves."""
+  config = ml_collections.ConfigDict()
+  config.name = ''  # Of the run, for titles and citations.
+  config.seed = 0  # Public randomness: first weights, samples. Never noise.
+  config.data = _data()  # The sensitive images.
+  config.model = _model()
+  config.diffusion = _diffusion()
+  config.pretrain = _pretrain()
+  config.finetune = _finetune()
+  config.privacy = _privacy()
+  config.sample = _sample()
+  config.evaluate = _evaluate()
+  config.distributed = _distributed()
+  return apply_variant(config, variant, {})
+
+
+def apply_variant(
+  config: ml_collections.ConfigDict,
+  variant: str,
+  variants: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
+) -> ml_collections.ConfigDict:
+  """Changes `config` as the variant says.
+
+  Args:
+    config: changed in place.
+    variant: '' or a name in `variants`.
+    variants: name -> function that changes a config in place.
+
+  Returns:
+    `config`.
+
+  Raises:
+    ValueError: an unknown variant; lists the known ones.
+  """
+  if variant:
+    if variant not in variants:
+      known = ', '.join(sorted(variants)) or 'none'
+      raise ValueError(f'Expected variant {variant!r} to be one of: {known}.')
+    variants[variant](config)
+  return config
+
+
+def _data() -> ml_collections.ConfigDict:
+  data = ml_collections.ConfigDict()
+  data.name = ''  # A source of dp_diffusion/data, or 'tfds:NAME'.
+  data.split = 'train'  # The split that is trained on.
+  data.test_split = 'test'  # The split that is held out for evaluation.
+  data.tfds_dir = ''  # Folder of prepared TFDS datasets; '' is TFDS's own.
+  data.manual_dir = ''  # Folder with archives placed by hand.
+  data.path = ''  # Own images: folder, .zip or .npz.
+  data.person_csv = ''  # Own images: CSV that says who is on which image.
+  data.file_column = 'file'  # Its column with the image's path.
+  data.person_column = 'person'  # Its column with the person.
+  data.image_key = ''  # TFDS feature; '' finds the only image.
+  data.label_key = ''  # TFDS feature; '' finds the only class label.
+  data.person_key = ''  # TFDS feature; '' is none.
+  data.image_size = 0  # Pixels, height and width.
+  data.channels = 0  # 1 grey, 3 RGB.
+  data.class_names = ()  # Label i is class_names[i]; public.
+  data.split_seed = 0  # Of a train/test division that the source lacks.
+  data.test_fraction = 0.2  # Of such a division, in (0, 1).
+  data.source_seed = 0  # Of a source that makes its images.
+  data.num_images = 0  # How many it makes; 0 is its default.
+  data.unit = 'image'  # One record: 'image', or 'person' (all their images).
+  data.skip_unreadable = False  # Leave unreadable files out, or refuse.
+  data.max_image_pixels = 64_000_000  # Larger files are refused unopened.
+  data.max_in_memory_bytes = 1 << 30  # Larger sets are memory-mapped.
+  data.cache_dir = ''  # '' is the user's cache folder.
+  data.reflect_pad = 0  # Pixels of reflected border for the random crop.
+  data.flip = False  # Flip half of the draws left to right.
+  return data
+
+
+def _model() -> ml_collections.ConfigDict:
+  model = ml_collections.ConfigDict()
+  model.channels = 192  # Base channels [R].
+  model.channel_multipliers = (1, 2, 2, 2)  # One per resolution [R].
+  model.num_blocks = 2  # Residual blocks per resolution [R].
+  model.attention_resolutions = (16,)  # Sides in pixels with attention [R].
+  model.head_channels = 64  # Channels per attention head [r].
+  model.num_groups = 32  # Of GroupNorm [R].
+  model.dropout = 0.0  # Probability [r].
+  model.scale_shift = False  # Time embedding scales and shifts the norms [r].
+  model.conv_resample = True  # Convolution when sides halve and double [r].
+  model.compute_dtype = 'float32'  # Or 'bfloat16'; parameters are float32.
+  return model
+
+
+def _diffusion() -> ml_collections.ConfigDict:
+  diffusion = ml_collections.ConfigDict()
+  diffusion.schedule = 'linear'  # 'linear' [R] or 'cosine'.
+  diffusion.num_timesteps = 1000  # T [R].
+  diffusion.prediction = 'eps'  # 'eps' [R], 'x0' or 'v'.
+  diffusion.label_drop_prob = 0.0  # Draws of the null class, for guidance.
+  return diffusion
+
+
+def _optimizer(learning_rate: float, warmup: int) -> ml_collections.ConfigDict:
+  optimizer = ml_collections.ConfigDict()
+  optimizer.name = 'adam'  # 'adam', 'adamw' or 'sgd'.
+  optimizer.learning_rate = learning_rate  # Peak, in update units.
+  optimizer.warmup_steps = warmup  # Steps of linear warm-up from 0.
+  optimizer.schedule = 'constant'  # 'constant', 'cosine' or 'linear', to 0.
+  optimizer.b1 = 0.9  # Adam's decay of the mean.
+  optimizer.b2 = 0.999  # Adam's decay of the square.
+  optimizer.eps = 1e-8  # Adam's eps, beside gradients of unit clip norm.
+  optimizer.weight_decay = 0.0  # 'adamw': per unit of learning rate.
+  optimizer.momentum = 0.0  # 'sgd'.
+  # l2 norm of the gradient of a public batch; none is off.
+  optimizer.max_grad_norm = config_dict.placeholder(float)
+  return optimizer
+
+
+def _pretrain() -> ml_collections.ConfigDict:
+  pretrain = ml_collections.ConfigDict()
+  pretrain.data = _data()  # The public images.
+  pretrain.num_steps = 200_000  # Steps [r]; 0 takes init_from as it is.
+  pretrain.batch_size = 1024  # Images per step, over all devices [r].
+  pretrain.optimizer = _optimizer(1e-3, 5000)  # [r]
+  pretrain.ema_decay = 0.9999  # [r]
+  pretrain.checkpoint_every_steps = 1000  # Steps.
+  pretrain.mixture_boundaries = ()  # Timestep mixture; () is uniform [r].
+  pretrain.mixture_weights = ()  # One per interval.
+  pretrain.init_from = ''  # Weights to start from: a run's folder or .npz.
+  pretrain.init_sha256 = ''  # The hash that the .npz must have.
+  pretrain.init_key_map = ''  # JSON file: our leaf -> the .npz's array.
+  return pretrain
+
+
+def _finetune() -> ml_collections.ConfigDict:
+  finetune = ml_collections.ConfigDict()
+  finetune.augmult = 128  # K, draws per record and step [R].
+  finetune.optimizer = _optimizer(1e-3, 0)  # [R]
+  finetune.ema_decay = 0.9999  # Warms up from the first private step [r].
+  finetune.release_weights = 'ema'  # Which weights leave: 'ema' or 'last'.
+  finetune.rescale_to_unit_norm = True  # Learning rate free of the clip norm.
+  finetune.microbatch_size = 0  # Records per device at a time; 0 chooses.
+  finetune.draw_chunk_size = 0  # Draws at a time; 0 is all K.
+  finetune.checkpoint_every_steps = 10  # Steps.
+  finetune.mixture_boundaries = ()  # Timestep mixture; () is uniform.
+  finetune.mixture_weights = ()  # One per interval.
+  finetune.trainable = ('*',)  # Patterns of the leaves that train.
+  return finetune
+
+
+def _privacy() -> ml_collections.ConfigDict:
+  privacy = ml_collections.ConfigDict()
+  privacy.solve_for = 'noise_multiplier'  # Or 'num_steps', or 'epsilon'.
+  privacy.epsilon = config_dict.placeholder(float)  # In total; inf: no noise.
+  privacy.delta = 1e-5  # At most 1 / num_examples.
+  privacy.noise_multiplier = config_dict.placeholder(
+    float
+  )  # std / sensitivity.
+  privacy.num_steps = config_dict.placeholder(int)  # Private steps.
+  privacy.expected_batch_size = 0  # Records per step, on average.
+  privacy.num_examples = 0  # Records, as declared in public; may be rounded.
+  privacy.l2_clip_norm = 1e-3  # l2 norm of a record's gradient [R].
+  privacy.relation = 'add_or_remove_one'  # Which datasets are neighbours.
+  privacy.allow_large_delta = False  # Allow delta > 1 / num_examples.
+  privacy.secret_dir = ''  # '' is private/ of a local workdir.
+  return privacy
+
+
+def _sample() -> ml_collections.ConfigDict:
+  sample = ml_collections.ConfigDict()
+  sample.num_samples = 50_000  # Images in the release.
+  sample.sampler = ml_collections.ConfigDict()
+  sample.sampler.name = 'ancestral'  # Or 'ddim', 'dpm_solver_pp_2m'.
+  sample.sampler.num_steps = 1000  # Network steps per image.
+  sample.sampler.spacing = 'quadratic'  # Of the timesteps; or 'uniform'.
+  sample.sampler.guidance_weight = 0.0  # 0 is none, at half the cost.
+  sample.sampler.eta = 0.0  # 'ddim': 0 is deterministic.
+  sample.sampler.clip_x0 = True  # Clip each estimate to [-1, 1].
+  sample.batch_size = 500  # Images per device at a time.
+  sample.shard_size = 10_000  # Images per .npz file.
+  sample.labels = 'uniform'  # Or one public weight per class: '0.2,0.8'.
+  sample.write_tfds = True  # Also in TFDS form, where TensorFlow is there.
+  return sample
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+  evaluate = ml_collections.ConfigDict()
+  evaluate.classifier = ml_collections.ConfigDict()
+  evaluate.classifier.name = 'wrn_40_4'  # The paper's [r].
+  evaluate.classifier.num_steps = 10_000  # Optimizer steps.
+  evaluate.classifier.batch_size = 128  # Images per step.
+  evaluate.classifier.optimizer = 'adamw'  # Or 'sgd', with momentum 0.9.
+  evaluate.classifier.learning_rate = 2e-3  # Peak; cosine to 0.
+  evaluate.classifier.warmup_steps = 50  # Steps.
+  evaluate.classifier.weight_decay = 1e-2  # Per unit of learning rate.
+  evaluate.classifier.label_smoothing = 0.0  # In [0, 1).
+  evaluate.classifier.reflect_pad = 0  # Pixels of border for random crops.
+  evaluate.classifier.flip = False  # Flip half of the images left to right.
+  evaluate.classifier.validation_fraction = 0.1  # Of the training images.
+  evaluate.classifier.num_validations = 10  # Times that it is scored.
+  evaluate.classifier.patience = 0  # Validations; 0 never stops early.
+  evaluate.num_seeds = 3  # Networks per source of images.
+  evaluate.svm = False  # Also scikit-learn's RBF SVM.
+  evaluate.max_train_images = 0  # Per source of images; 0 is all.
+  return evaluate
+
+
+def _distributed() -> ml_collections.ConfigDict:
+  distributed = ml_collections.ConfigDict()
+  distributed.enable = False  # Several processes, through jax.distributed.
+  distributed.coordinator_address = ''  # 'host:port'; '' is detected.
+  distributed.num_processes = 0  # 0 is detected.
+  distributed.process_id = -1  # -1 is detected.
+  return distributed

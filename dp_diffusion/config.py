@@ -1,0 +1,503 @@
+"""From a `ConfigDict` and command-line overrides to frozen dataclasses.
+
+Everything is checked here, before any compute: unknown keys, wrong types and
+impossible values each give one line. Stages see only the frozen `Config`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+import dataclasses
+import difflib
+import importlib.util
+import pathlib
+import sys
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation import downstream
+from dp_diffusion.models import unet
+from dp_diffusion.privacy import accounting
+from dp_diffusion.training import optimizers
+
+UsageError = array_types.UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """The denoiser, without what follows from the data (see `unet_config`).
+
+  Attributes are those of `unet.UNetConfig` of the same name.
+  """
+
+  channels: int
+  channel_multipliers: tuple[int, ...]
+  num_blocks: int
+  attention_resolutions: tuple[int, ...]
+  head_channels: int
+  num_groups: int
+  dropout: float
+  scale_shift: bool
+  conv_resample: bool
+  compute_dtype: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+  """What both training stages and the sampler share.
+
+  Attributes:
+    schedule: 'linear' or 'cosine'.
+    num_timesteps: T.
+    prediction: 'eps', 'x0' or 'v'.
+    label_drop_prob: probability in [0, 1) that a draw trains the null class.
+  """
+
+  schedule: str
+  num_timesteps: int
+  prediction: str
+  label_drop_prob: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+  """Public pre-training.
+
+  Attributes:
+    data: the public images.
+    num_steps: optimizer steps; 0 takes `init_from` (or fresh weights) as is.
+    batch_size: images per step over all devices.
+    optimizer: learning rate in update units.
+    ema_decay: in [0, 1).
+    checkpoint_every_steps: steps between checkpoints.
+    mixture_boundaries: timestep mixture, () for uniform.
+    mixture_weights: one per interval.
+    init_from: '' or a folder or .npz with weights to start from.
+    init_sha256: '' or the hash that the file of `init_from` must have.
+    init_key_map: '' or a JSON file that maps our leaves to foreign ones.
+  """
+
+  data: registry.DataConfig
+  num_steps: int
+  batch_size: int
+  optimizer: optimizers.OptimizerConfig
+  ema_decay: float
+  checkpoint_every_steps: int
+  mixture_boundaries: tuple[int, ...]
+  mixture_weights: tuple[float, ...]
+  init_from: str
+  init_sha256: str
+  init_key_map: str
+
+  def __post_init__(self) -> None:
+    array_types.check_non_negative('pretrain.num_steps', self.num_steps)
+    array_types.check_at_least('pretrain.batch_size', self.batch_size, 1)
+    array_types.check_at_least(
+      'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
+    )
+    _check_decay('pretrain.ema_decay', self.ema_decay)
+    if self.init_sha256 and not self.init_from:
+      raise ValueError(
+        'Expected pretrain.init_from to be set, as pretrain.init_sha256 is.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+  """Private fine-tuning.
+
+  Attributes:
+    augmult: K, draws per record and step.
+    optimizer: learning rate in update units; see `rescale_to_unit_norm`.
+    ema_decay: in [0, 1); warms up as min(decay, (1 + t) / (10 + t)).
+    release_weights: 'ema' or 'last', which weights leave.
+    rescale_to_unit_norm: divide clipped gradients by the clip norm.
+    microbatch_size: records per device at a time; 0 chooses.
+    draw_chunk_size: draws at a time; 0 takes all K at once.
+    checkpoint_every_steps: steps between checkpoints.
+    mixture_boundaries: timestep mixture, () for uniform.
+    mixture_weights: one per interval.
+    trainable: path patterns of the leaves that train; ('*',) for all.
+  """
+
+  augmult: int
+  optimizer: optimizers.OptimizerConfig
+  ema_decay: float
+  release_weights: str
+  rescale_to_unit_norm: bool
+  microbatch_size: int
+  draw_chunk_size: int
+  checkpoint_every_steps: int
+  mixture_boundaries: tuple[int, ...]
+  mixture_weights: tuple[float, ...]
+  trainable: tuple[str, ...]
+
+  def __post_init__(self) -> None:
+    if self.augmult < 1:
+      raise ValueError(
+        f'Expected finetune.augmult={self.augmult!r} to be >= 1: it is the '
+        'number of draws per record.'
+      )
+    array_types.check_non_negative(
+      'finetune.microbatch_size', self.microbatch_size
+    )
+    array_types.check_non_negative(
+      'finetune.draw_chunk_size', self.draw_chunk_size
+    )
+    if self.draw_chunk_size and self.augmult % self.draw_chunk_size:
+      raise ValueError(
+        f'Expected finetune.draw_chunk_size={self.draw_chunk_size} to divide'
+        f' finetune.augmult={self.augmult}.'
+      )
+    array_types.check_at_least(
+      'finetune.checkpoint_every_steps', self.checkpoint_every_steps, 1
+    )
+    array_types.check_one_of(
+      'finetune.release_weights', self.release_weights, ('ema', 'last')
+    )
+    _check_decay('finetune.ema_decay', self.ema_decay)
+    if not self.trainable:
+      raise ValueError(
+        "Expected finetune.trainable to name at least one pattern; ('*',) "
+        'trains every leaf.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+  """Sampling the synthetic dataset.
+
+  Attributes:
+    num_samples: images in the release.
+    sampler: which sampler, with how many steps and which guidance.
+    batch_size: images per device at a time.
+    shard_size: images per .npz file.
+    labels: 'uniform', or one weight per class as '0.2,0.8' (public numbers).
+    write_tfds: also write the dataset in TFDS form.
+  """
+
+  num_samples: int
+  sampler: samplers.SamplerConfig
+  batch_size: int
+  shard_size: int
+  labels: str
+  write_tfds: bool
+
+  def __post_init__(self) -> None:
+    array_types.check_at_least('sample.num_samples', self.num_samples, 1)
+    array_types.check_at_least('sample.batch_size', self.batch_size, 1)
+    array_types.check_at_least('sample.shard_size', self.shard_size, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+  """Measuring the released dataset on real held-out images.
+
+  Attributes:
+    classifier: the network trained on each source of images.
+    num_seeds: classifiers per source; their mean is reported.
+    svm: also train the fixed outside reference, scikit-learn's RBF SVM.
+    max_train_images: at most so many images per source; 0 for all.
+  """
+
+  classifier: downstream.ClassifierConfig
+  num_seeds: int
+  svm: bool
+  max_train_images: int
+
+  def __post_init__(self) -> None:
+    array_types.check_at_least('evaluate.num_seeds', self.num_seeds, 1)
+    array_types.check_non_negative(
+      'evaluate.max_train_images', self.max_train_images
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+  """Several processes; see `training/parallel.py`.
+
+  Attributes:
+    enable: call `jax.distributed.initialize` at the start.
+    coordinator_address: 'host:port', or '' where jax detects it.
+    num_processes: processes in all, or 0 where jax detects it.
+    process_id: this process, or -1 where jax detects it.
+  """
+
+  enable: bool
+  coordinator_address: str
+  num_processes: int
+  process_id: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Everything a run depends on; see `configs/default.py` for each key."""
+
+  name: str
+  seed: int
+  data: registry.DataConfig
+  model: ModelConfig
+  diffusion: DiffusionConfig
+  pretrain: PretrainConfig
+  finetune: FinetuneConfig
+  privacy: accounting.PrivacyConfig
+  sample: SampleConfig
+  evaluate: EvaluateConfig
+  distributed: DistributedConfig
+
+  def __post_init__(self) -> None:
+    if self.data.image_size != self.pretrain.data.image_size or (
+      self.data.channels != self.pretrain.data.channels
+    ):
+      raise ValueError(
+        'Expected pretrain.data to have images of the size of data:'
+        f' image_size={self.pretrain.data.image_size},'
+        f' channels={self.pretrain.data.channels} against'
+        f' image_size={self.data.image_size},'
+        f' channels={self.data.channels}.'
+      )
+    for data in (self.data, self.pretrain.data):
+      size = data.image_size
+      self.unet_config(data).check_image_shape(size, size, data.channels)
+    self.pretrain_diffusion()
+    self.finetune_diffusion()
+    for name, stage, num_steps in (
+      ('pretrain', self.pretrain, self.pretrain.num_steps),
+      ('finetune', self.finetune, self.privacy.num_steps),
+    ):
+      if num_steps and stage.optimizer.warmup_steps >= num_steps:
+        raise ValueError(
+          f'Expected {name}.optimizer.warmup_steps='
+          f'{stage.optimizer.warmup_steps} to be < the {num_steps} steps of'
+          ' the stage.'
+        )
+
+  def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
+    """The network for the classes of `data` (the private or public ones)."""
+    return unet.UNetConfig(
+      **dataclasses.asdict(self.model),
+      num_classes=max(1, len(data.class_names)),
+      image_channels=data.channels,
+    )
+
+  def pretrain_diffusion(self) -> schedules.DiffusionConfig:
+    """The diffusion with the timesteps of pre-training."""
+    return self._diffusion(self.pretrain)
+
+  def finetune_diffusion(self) -> schedules.DiffusionConfig:
+    """The diffusion with the timesteps of private fine-tuning."""
+    return self._diffusion(self.finetune)
+
+  def _diffusion(
+    self, stage: PretrainConfig | FinetuneConfig
+  ) -> schedules.DiffusionConfig:
+    return schedules.DiffusionConfig(
+      **dataclasses.asdict(self.diffusion),
+      mixture_boundaries=stage.mixture_boundaries,
+      mixture_weights=stage.mixture_weights,
+    )
+
+
+def _check_decay(name: str, decay: float) -> None:
+  if not 0 <= decay < 1:
+    raise ValueError(f'Expected {name}={decay!r} to be in [0, 1).')
+
+
+def load(
+  config_argument: str, overrides: Mapping[str, str] | None = None
+) -> Config:
+  """Loads a config file, applies overrides, and checks everything.
+
+  Args:
+    config_argument: 'configs/NAME.py' or 'configs/NAME.py:VARIANT'.
+    overrides: dotted key -> text, as typed on the command line.
+
+  Returns:
+    The frozen config.
+
+  Raises:
+    UsageError: one line that names the value, what was expected and the fix.
+  """
+  config = _load_file(config_argument)
+  for key, text in (overrides or {}).items():
+    _override(config, key, text)
+  return freeze(config)
+
+
+def freeze(config: ml_collections.ConfigDict) -> Config:
+  """Builds the frozen dataclasses from a `ConfigDict`.
+
+  Raises:
+    UsageError: unknown or missing key, wrong type, impossible value.
+  """
+  return _build(Config, config.to_dict(), '')
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """A config dataclass as plain JSON values; infinity becomes 'inf'."""
+
+  def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+      return [plain(v) for v in value]
+    if isinstance(value, float) and value in (float('inf'), float('-inf')):
+      return str(value)
+    return value
+
+  return plain(dataclasses.asdict(config))
+
+
+def _load_file(config_argument: str) -> ml_collections.ConfigDict:
+  file_name, _, variant = config_argument.partition(':')
+  path = pathlib.Path(file_name)
+  if not path.is_file():
+    folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
+    known = sorted(
+      str(p) for p in folder.glob('*.py') if p.stem not in ('__init__',)
+    )
+    near = difflib.get_close_matches(file_name, known, n=1)
+    hint = f' Did you mean {near[0]}?' if near else ''
+    raise UsageError(
+      f'Expected --config={file_name} to be a config file, such as'
+      f' {", ".join(known) or "configs/NAME.py"}.{hint}'
+    )
+  root = str(path.resolve().parent.parent)
+  if root not in sys.path:
+    sys.path.insert(0, root)  # A config file imports `configs.default`.
+  spec = importlib.util.spec_from_file_location(
+    f'dp_diffusion_config_{path.stem}', path
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(variant)
+  except ValueError as error:
+    raise UsageError(f'--config={config_argument}: {error}') from error
+
+
+def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+  """Sets config.key from text, typed as the value that it replaces."""
+  node = config
+  parts = key.split('.')
+  for depth, part in enumerate(parts):
+    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+      _raise_unknown(config, key)
+    if depth < len(parts) - 1:
+      node = node[part]
+  leaf = parts[-1]
+  if isinstance(node[leaf], ml_collections.ConfigDict):
+    inside = ', '.join(f'{key}.{k}' for k in node[leaf])
+    raise UsageError(
+      f'Expected --config.{key} to name one value; it holds {inside}.'
+    )
+  value = _parse(f'config.{key}', text, node.get_type(leaf))
+  with node.ignore_type():
+    node[leaf] = value
+
+
+def _raise_unknown(config: ml_collections.ConfigDict, key: str) -> None:
+  known = list(_leaf_names(config.to_dict()))
+  near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+  tail = key.rsplit('.', 1)[-1]
+  near += [k for k in known if k.rsplit('.', 1)[-1] == tail and k not in near]
+  hint = f'; did you mean {" or ".join(near[:3])}?' if near else '.'
+  raise UsageError(f'Unknown config key {key!r}{hint}')
+
+
+def _leaf_names(tree: Mapping[str, Any], prefix: str = '') -> Any:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaf_names(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}'
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+  """Reads `text` as a value of type `kind`."""
+  if kind is not str and text.lower() == 'none':
+    return None
+  try:
+    if kind is bool:
+      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    if kind is int:
+      return int(text)
+    if kind is float:
+      return float(text)
+    if kind in (tuple, list):
+      return _parse_tuple(text)
+  except (KeyError, ValueError, SyntaxError):
+    raise UsageError(
+      f'Expected --{name}={text} to be of type {kind.__name__}.'
+    ) from None
+  return text
+
+
+def _parse_tuple(text: str) -> tuple[Any, ...]:
+  text = text.strip()
+  if not text or text in ('()', '[]'):
+    return ()
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return tuple(part.strip() for part in text.strip('()[]').split(','))
+  return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _build(kind: type, values: Mapping[str, Any], path: str) -> Any:
+  """Builds a dataclass from nested values; errors name the dotted key."""
+  hints = typing.get_type_hints(kind)
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  for key in values:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1)
+      hint = f'; did you mean {path}{near[0]}?' if near else '.'
+      raise UsageError(f'Unknown config key {f"{path}{key}"!r}{hint}')
+  built = {}
+  for name, field in fields.items():
+    if name in values:
+      built[name] = _convert(hints[name], values[name], f'{path}{name}')
+    elif (
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ):
+      raise UsageError(f'Missing config key {path}{name}.')
+  try:
+    return kind(**built)
+  except ValueError as error:
+    prefix = f'config.{path.rstrip(".")}: ' if path else ''
+    raise UsageError(f'{prefix}{error}') from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+  """Checks and converts one value to its annotated type."""
+  if dataclasses.is_dataclass(hint):
+    if not isinstance(value, Mapping):
+      raise UsageError(f'Expected {path} to hold keys, not {value!r}.')
+    return _build(hint, value, f'{path}.')
+  origin = typing.get_origin(hint)
+  if origin in (typing.Union, types.UnionType):
+    kinds = [a for a in typing.get_args(hint) if a is not type(None)]
+    if value is None:
+      return None
+    return _convert(kinds[0], value, path)
+  if origin is tuple:
+    element = typing.get_args(hint)[0]
+    if not isinstance(value, (tuple, list)):
+      raise UsageError(f'Expected {path}={value!r} to be a tuple.')
+    return tuple(_convert(element, v, path) for v in value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if hint in (int, float, str, bool) and type(value) is not hint:
+    raise UsageError(
+      f'Expected {path}={value!r} to be of type {hint.__name__}.'
+    )
+  return value

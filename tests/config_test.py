@@ -1,0 +1,127 @@
+"""Configs: what is refused, in which words, before any compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import re
+
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+DIGITS = str(ROOT / 'configs' / 'digits.py')
+
+
+@pytest.mark.parametrize(
+  ('key', 'text', 'words'),
+  [
+    (
+      'privacy.epsilonn',
+      '5',
+      "Unknown config key 'privacy.epsilonn'; did you mean privacy.epsilon",
+    ),
+    ('augmult', '5', 'did you mean finetune.augmult'),
+    ('privacy', '5', 'to name one value; it holds privacy.'),
+    ('privacy.epsilon', 'ten', 'privacy.epsilon=ten to be of type float'),
+    ('privacy.epsilon', '0', 'Expected epsilon=0.0 to be > 0'),
+    ('privacy.epsilon', '-1', 'Expected epsilon=-1.0 to be > 0'),
+    ('privacy.epsilon', 'nan', 'epsilon=nan'),
+    ('privacy.delta', '0', 'delta=0.0 to be in (0, 1)'),
+    ('privacy.delta', '1', 'delta=1.0 to be in (0, 1)'),
+    ('privacy.delta', '0.01', 'delta=0.01 to be <= 1/num_examples'),
+    ('privacy.noise_multiplier', '1.5', 'solve_for='),
+    ('privacy.expected_batch_size', '1438', '<= num_examples=1437'),
+    ('privacy.num_steps', 'none', 'num_steps=None to be a number'),
+    ('finetune.augmult', '0', 'finetune.augmult=0 to be >= 1'),
+    ('finetune.augmult', '2.5', 'finetune.augmult=2.5 to be of type int'),
+    ('finetune.release_weights', 'lst', "did you mean 'last'"),
+    ('sample.sampler.name', 'dimm', "did you mean 'ddim'"),
+    ('data.image_size', '16', 'images of the size of data'),
+    ('data.name', 'digit', "did you mean 'digits'"),
+    ('model.num_groups', '5', 'num_groups=5'),
+  ],
+)
+def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
+  with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
+    config_lib.load(DIGITS, {key: text})
+  assert '\n' not in str(error.value)
+
+
+def test_large_delta_must_be_allowed_by_name() -> None:
+  config = config_lib.load(
+    DIGITS, {'privacy.delta': '0.01', 'privacy.allow_large_delta': 'true'}
+  )
+  assert config.privacy.delta == 0.01
+
+
+def test_overrides_keep_the_type_of_the_key() -> None:
+  config = config_lib.load(
+    DIGITS,
+    {
+      'privacy.epsilon': 'inf',
+      'finetune.trainable': "('mid*', 'out')",
+      'model.channel_multipliers': '1,2,2',
+      'evaluate.svm': 'false',
+      'pretrain.optimizer.max_grad_norm': '2',
+    },
+  )
+  assert math.isinf(config.privacy.epsilon)
+  assert config.finetune.trainable == ('mid*', 'out')
+  assert config.model.channel_multipliers == (1, 2, 2)
+  assert config.evaluate.svm is False
+  assert config.pretrain.optimizer.max_grad_norm == 2.0
+
+
+def test_unknown_file_and_variant_name_the_known_ones() -> None:
+  with pytest.raises(array_types.UsageError, match=r'Did you mean .*digits'):
+    config_lib.load(str(ROOT / 'configs' / 'digit.py'))
+  with pytest.raises(array_types.UsageError, match='one of: .*smoke'):
+    config_lib.load(DIGITS + ':smok')
+
+
+def _config_files() -> list[str]:
+  paths = sorted((ROOT / 'configs').glob('*.py'))
+  return [p.name for p in paths if p.stem not in ('default', '__init__')]
+
+
+@pytest.mark.parametrize('name', _config_files())
+def test_every_config_and_its_smoke_variant_build(name: str) -> None:
+  for variant in ('', ':smoke'):
+    config = config_lib.load(str(ROOT / 'configs' / name) + variant)
+    assert config.name
+
+
+def test_default_lists_every_key_with_a_comment() -> None:
+  config = config_lib.load(DIGITS)
+  source = (ROOT / 'configs' / 'default.py').read_text()
+
+  def names(value: object) -> set[str]:
+    found = set()
+    for field in dataclasses.fields(value):
+      inner = getattr(value, field.name)
+      if dataclasses.is_dataclass(inner):
+        found |= names(inner)
+      else:
+        found.add(field.name)
+    return found
+
+  for name in names(config):
+    lines = [
+      (before, line)
+      for before, line in zip(
+        source.splitlines(), source.splitlines()[1:], strict=False
+      )
+      if re.search(rf'\.{name} = ', line)
+    ]
+    assert lines, f'{name} is not in configs/default.py'
+    for before, line in lines:
+      assert '#' in line or '#' in before, f'{name} has no comment'
+
+
+def test_a_config_is_json_with_infinity_in_words() -> None:
+  config = config_lib.load(DIGITS, {'privacy.epsilon': 'inf'})
+  assert config_lib.to_dict(config)['privacy']['epsilon'] == 'inf'
