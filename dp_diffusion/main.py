@@ -1,0 +1,134 @@
+"""Entry point: `python -m dp_diffusion.main --config=configs/NAME.py`.
+
+Flags:
+  --config=FILE[:VARIANT]   a file of configs/, and one of its variants
+  --workdir=FOLDER          where everything is kept (default runs/NAME)
+  --stage=STAGE             plan, pretrain, finetune, sample, evaluate or all
+  --config.KEY=VALUE        any key of configs/default.py
+
+Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
+130 stopped by Ctrl-C with everything saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import difflib
+import os
+import pathlib
+import sys
+
+from dp_diffusion import array_types
+from dp_diffusion import console
+
+STAGES = ('plan', 'pretrain', 'finetune', 'sample', 'evaluate', 'all')
+_FLAGS = ('--config', '--workdir', '--stage', '--help')
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+  """What was typed.
+
+  Attributes:
+    config: FILE[:VARIANT].
+    workdir: a folder, or '' for runs/NAME.
+    stage: one of STAGES.
+    overrides: dotted config key -> text.
+  """
+
+  config: str
+  workdir: str
+  stage: str
+  overrides: dict[str, str]
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+  """Reads the command line (without the program's name).
+
+  Raises:
+    UsageError: unknown flag or stage, missing value, missing --config.
+  """
+  values = {'--config': '', '--workdir': '', '--stage': 'all'}
+  overrides: dict[str, str] = {}
+  rest = list(argv)
+  while rest:
+    flag, equals, value = rest.pop(0).partition('=')
+    is_override = flag.startswith('--config.')
+    if not is_override and flag not in values:
+      near = difflib.get_close_matches(flag, _FLAGS, n=1)
+      hint = f'; did you mean {near[0]}?' if near else '.'
+      raise array_types.UsageError(
+        f'Unknown argument {flag!r}. Expected --config, --workdir, --stage'
+        f' or --config.KEY=VALUE{hint}'
+      )
+    if not equals:
+      if not rest:
+        raise array_types.UsageError(
+          f'Expected a value after {flag}, as in {flag}=VALUE.'
+        )
+      value = rest.pop(0)
+    if is_override:
+      overrides[flag.removeprefix('--config.')] = value
+    else:
+      values[flag] = value
+  if not values['--config']:
+    raise array_types.UsageError(
+      'Expected --config=FILE, such as --config=configs/NAME.py;'
+      ' --help lists the flags.'
+    )
+  try:
+    array_types.check_one_of('--stage', values['--stage'], STAGES)
+  except ValueError as error:
+    raise array_types.UsageError(str(error)) from None
+  return Arguments(
+    values['--config'], values['--workdir'], values['--stage'], overrides
+  )
+
+
+def default_workdir(config_argument: str) -> str:
+  """'configs/a.py:b' -> 'runs/a-b'."""
+  file_name, _, variant = config_argument.partition(':')
+  stem = pathlib.Path(file_name).stem
+  return f'runs/{stem}-{variant}' if variant else f'runs/{stem}'
+
+
+def run(arguments: Arguments) -> None:
+  """Loads the config and runs the stages asked for."""
+  # Imported here, so that --help and a mistyped flag answer at once.
+  from dp_diffusion import config as config_lib  # noqa: PLC0415
+  from dp_diffusion.stages import runner  # noqa: PLC0415
+
+  config = config_lib.load(arguments.config, arguments.overrides)
+  workdir = arguments.workdir or default_workdir(arguments.config)
+  runner.run(config, workdir, arguments.stage, command_line())
+
+
+def command_line() -> str:
+  """The command as a user would type it again."""
+  arguments = [a if ' ' not in a else f'"{a}"' for a in sys.argv[1:]]
+  return ' '.join(['python -m dp_diffusion.main', *arguments])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs; returns the exit code."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if '--help' in argv or '-h' in argv:
+    print(__doc__)
+    return 0
+  # Messages of libraries that no user can act on.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  try:
+    run(parse(argv))
+  except array_types.UsageError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except array_types.Interrupted as error:
+    console.say(str(error))
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

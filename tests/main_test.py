@@ -1,0 +1,70 @@
+"""The command line: what is understood, and one line for what is not."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_flags_and_overrides_are_read_in_both_forms() -> None:
+  arguments = main.parse(
+    [
+      '--config=configs/a.py:smoke',
+      '--workdir',
+      'w',
+      '--stage=plan',
+      '--config.privacy.epsilon=5',
+      '--config.seed',
+      '3',
+    ]
+  )
+  assert arguments == main.Arguments(
+    'configs/a.py:smoke', 'w', 'plan', {'privacy.epsilon': '5', 'seed': '3'}
+  )
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['--confg=a.py'], 'did you mean --config'),
+    (['--config=a.py', '--stage=finetun'], "did you mean 'finetune'"),
+    (['--config=a.py', '--stage'], 'Expected a value after --stage'),
+    (['--config=a.py', 'extra'], "Unknown argument 'extra'"),
+    ([], 'Expected --config=FILE'),
+  ],
+)
+def test_bad_usage_is_named(argv: list[str], words: str) -> None:
+  with pytest.raises(array_types.UsageError, match=words):
+    main.parse(argv)
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['--stage=plan'], 'Expected --config=FILE'),
+    (['--config=none.py'], 'to be a config file'),
+    (['--config=configs/digits.py', '--config.sed=1'], 'did you mean seed'),
+  ],
+)
+def test_bad_usage_exits_with_2_and_one_line(
+  argv: list[str],
+  words: str,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.chdir(ROOT)
+  assert main.main(argv) == 2
+  captured = capsys.readouterr()
+  assert captured.err.startswith('error: ') and words in captured.err
+  assert captured.err.count('\n') == 1 and not captured.out
+
+
+def test_default_workdir_has_config_and_variant() -> None:
+  assert main.default_workdir('configs/a.py') == 'runs/a'
+  assert main.default_workdir('configs/a.py:smoke') == 'runs/a-smoke'
