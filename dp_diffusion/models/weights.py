@@ -1,0 +1,237 @@
+"""Weights on disk and on their way from public to private training.
+
+A weights file is an `.npz` with one float32 array per leaf, named by its path
+('down_0_0/conv_1/kernel'). Foreign weights come with a key map, a JSON object
+{our path: name in the file}.
+
+Guarantees:
+  * Every leaf that is reset or left out is named.
+    `tests/models/weights_test.py::test_transfer_names_what_it_resets`.
+  * When the classes change only their rows are new; the null row is kept.
+    `::test_only_rows_of_real_classes_are_reset`.
+  * Another architecture is refused with the first leaves that differ.
+    `::test_other_architecture_is_refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import fnmatch
+import json
+from typing import Any
+import zipfile
+
+from etils import epath
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import files
+
+CLASS_ROWS = 'label/classes'  # Path of the rows of the real classes.
+_NUM_NAMED = 3  # Leaves named in a message.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferReport:
+  """What became of each leaf; paths like 'label/classes'.
+
+  Attributes:
+    copied: taken from the source.
+    reset: in the target alone or of other classes: kept as the target has it.
+    skipped: in the source alone: not used.
+  """
+
+  copied: tuple[str, ...]
+  reset: tuple[str, ...]
+  skipped: tuple[str, ...]
+
+  def lines(self) -> list[str]:
+    """One line for what was reset and one for what was skipped, if any."""
+    lines = []
+    if self.reset:
+      lines.append(f'new weights from the public seed: {", ".join(self.reset)}')
+    if self.skipped:
+      lines.append(f'not used: {", ".join(self.skipped)}')
+    return lines
+
+
+def flatten(params: array_types.Params) -> dict[str, np.ndarray]:
+  """Path -> array, in sorted order.
+
+  >>> list(flatten({'b': {'w': np.zeros(2)}, 'a': np.ones(1)}))
+  ['a', 'b/w']
+  """
+  flat: dict[str, np.ndarray] = {}
+
+  def visit(tree: Any, path: str) -> None:
+    if isinstance(tree, Mapping):
+      for name in sorted(tree):
+        visit(tree[name], f'{path}/{name}' if path else name)
+    else:
+      flat[path] = np.asarray(tree)
+
+  visit(params, '')
+  return flat
+
+
+def unflatten(flat: Mapping[str, np.ndarray]) -> array_types.Params:
+  """Undoes `flatten`."""
+  params: dict[str, Any] = {}
+  for path, array in flat.items():
+    node = params
+    *folders, leaf = path.split('/')
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = array
+  return params
+
+
+def save_npz(path: epath.PathLike, params: array_types.Params) -> None:
+  """Writes weights, whole or not at all; equal weights give equal bytes."""
+  files.write_npz(path, **flatten(params))
+
+
+def load_params(
+  path: epath.PathLike, *, expected_sha256: str = '', key_map: str = ''
+) -> array_types.Params:
+  """Reads weights.
+
+  Args:
+    path: .npz file.
+    expected_sha256: hex hash that the file must have; '' does not check.
+    key_map: JSON file {our path: name in the .npz}; '' takes names as paths.
+
+  Raises:
+    UsageError: the file is missing, unreadable or has another hash, or the
+      map names arrays that it does not hold.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    raise array_types.UsageError(
+      f'Expected weights at {path}, which does not exist.'
+    )
+  if expected_sha256:
+    found = files.sha256(path)
+    if found != expected_sha256.lower():
+      raise array_types.UsageError(
+        f'Expected {path} to have sha256 {expected_sha256}, found {found}: it'
+        ' is another file or damaged.'
+      )
+  try:
+    arrays = files.read_npz(path)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise array_types.UsageError(
+      f'Expected {path} to be an .npz file of arrays: {error}.'
+    ) from error
+  if key_map:
+    arrays = _renamed(arrays, key_map, path)
+  return unflatten(arrays)
+
+
+def _renamed(
+  arrays: Mapping[str, np.ndarray], key_map: str, path: epath.Path
+) -> dict[str, np.ndarray]:
+  try:
+    mapping = files.read_json(key_map)
+  except (OSError, json.JSONDecodeError) as error:
+    raise array_types.UsageError(
+      f'Expected the key map {key_map} to be a JSON object: {error}.'
+    ) from error
+  missing = sorted(set(mapping.values()) - set(arrays))
+  if missing:
+    raise array_types.UsageError(
+      f'Expected {path} to hold every array that {key_map} names; it lacks'
+      f' {_some(missing)}.'
+    )
+  return {ours: arrays[theirs] for ours, theirs in mapping.items()}
+
+
+def transfer(
+  source: array_types.Params,
+  target: array_types.Params,
+  *,
+  reset_classes: bool,
+) -> tuple[array_types.Params, TransferReport]:
+  """Puts the source's weights into the target's architecture.
+
+  Args:
+    source: public weights.
+    target: fresh weights of the architecture that is wanted.
+    reset_classes: whether the label sets differ, so that the rows of the real
+      classes stay as the target has them. The null row is copied always.
+
+  Returns:
+    float32 weights, and what became of each leaf.
+
+  Raises:
+    UsageError: leaves other than the class rows do not fit; names the first.
+  """
+  old, new = flatten(source), flatten(target)
+  reset = {CLASS_ROWS} & set(new) if reset_classes else set()
+  differing = [
+    f'{path} {_shape(old.get(path))} instead of {_shape(new.get(path))}'
+    for path in sorted(set(old) | set(new))
+    if path not in reset and _shape(old.get(path)) != _shape(new.get(path))
+  ]
+  if differing:
+    raise array_types.UsageError(
+      'Expected weights of the architecture of config.model, found'
+      f' {_some(differing)}. Give the model that the weights were made with.'
+    )
+  merged = {
+    path: fresh if path in reset else old[path].astype(np.float32)
+    for path, fresh in new.items()
+  }
+  report = TransferReport(
+    copied=tuple(p for p in new if p not in reset),
+    reset=tuple(sorted(reset)),
+    skipped=tuple(sorted(set(old) - set(new))),
+  )
+  return unflatten(merged), report
+
+
+def trainable_fn(
+  params: array_types.Params,
+  patterns: Sequence[str],
+  reset: Sequence[str] = (),
+) -> Callable[[str], bool]:
+  """Which leaves train, for `training.state.partition`.
+
+  Args:
+    params: the weights.
+    patterns: shell patterns of paths, as 'mid*' or '*/kernel'; '*' is all.
+    reset: leaves with new weights, which must not be frozen.
+
+  Returns:
+    path -> whether it trains.
+
+  Raises:
+    UsageError: a pattern matches nothing, or a reset leaf would be frozen.
+  """
+  paths = list(flatten(params))
+  for pattern in patterns:
+    if not fnmatch.filter(paths, pattern):
+      raise array_types.UsageError(
+        f'Expected finetune.trainable={pattern!r} to match a leaf, such as'
+        f' {_some(paths)}.'
+      )
+  trained = {p for pattern in patterns for p in fnmatch.filter(paths, pattern)}
+  frozen = sorted(set(reset) - trained)
+  if frozen:
+    raise array_types.UsageError(
+      f'Expected {_some(frozen)} to train, since its weights are new: add it'
+      ' to finetune.trainable.'
+    )
+  return trained.__contains__
+
+
+def _shape(array: np.ndarray | None) -> str:
+  return 'absent' if array is None else str(list(array.shape))
+
+
+def _some(names: Sequence[str]) -> str:
+  rest = len(names) - _NUM_NAMED
+  return ', '.join(names[:_NUM_NAMED]) + (
+    f' and {rest} more' if rest > 0 else ''
+  )
