@@ -1,0 +1,1 @@
+"""The stages of a run: assembly of the parts below, one `run` each."""

@@ -1,0 +1,94 @@
+"""Joins model, diffusion and augmentation: what several stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.data import augment
+from dp_diffusion.data import registry
+from dp_diffusion.diffusion import losses
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.models import unet
+
+
+def make_loss_fn(
+  model: unet.UNet,
+  diffusion: schedules.DiffusionConfig,
+  data: registry.DataConfig,
+  full_params: Callable[
+    [array_types.Params], array_types.Params
+  ] = lambda params: params,
+) -> array_types.LossFn:
+  """The loss of ONE draw of ONE example.
+
+  Args:
+    model: the denoiser.
+    diffusion: timesteps, noise and target of a draw.
+    data: says how a draw is augmented.
+    full_params: adds the leaves that are not trained.
+
+  Returns:
+    loss_fn(params, {'image': uint8[H, W, C], 'label': int32[]}, key).
+  """
+  has_dropout = bool(model.config.dropout)
+
+  def loss_fn(
+    params: array_types.Params,
+    example: array_types.Example,
+    draw_key: array_types.Key,
+  ) -> array_types.Array:
+    augment_key, loss_key, dropout_key = jax.random.split(draw_key, 3)
+    x0 = augment.augment(example['image'], augment_key, data)
+
+    def denoise(
+      x_t: array_types.Array,
+      timestep: array_types.Array,
+      label: array_types.Array,
+    ) -> array_types.Array:
+      return model.apply(
+        {'params': full_params(params)},
+        x_t,
+        timestep,
+        label,
+        is_training=has_dropout,
+        rngs={'dropout': dropout_key} if has_dropout else None,
+      )
+
+    return losses.draw_loss(denoise, diffusion, x0, example['label'], loss_key)
+
+  return loss_fn
+
+
+def make_denoise_fn(
+  model: unet.UNet, params: array_types.Params
+) -> array_types.DenoiseFn:
+  """Binds weights, for sampling."""
+
+  def denoise(
+    x_t: array_types.Array,
+    timestep: array_types.Array,
+    label: array_types.Array,
+  ) -> array_types.Array:
+    return model.apply({'params': params}, x_t, timestep, label)
+
+  return denoise
+
+
+def init_params(
+  config: config_lib.Config, data: registry.DataConfig
+) -> array_types.Params:
+  """Fresh weights from the public seed, for the classes of `data`."""
+  model = unet.UNet(config.unet_config(data))
+  side = data.image_size
+  variables = jax.jit(model.init)(
+    jax.random.key(config.seed),
+    jnp.zeros((1, side, side, data.channels)),
+    jnp.zeros((1,), jnp.int32),
+    jnp.zeros((1,), jnp.int32),
+  )
+  return variables['params']

@@ -1,0 +1,353 @@
+"""Private fine-tuning: the only stage that trains on sensitive images.
+
+public weights + secret + mechanism -> DP-SGD -> release/model and its
+statement. Un-noised numbers stay in `private/`.
+
+Guarantees:
+  * The mechanism that was calibrated is the one that samples, clips, noises
+    and is entered in the ledger.
+    `tests/stages/finetune_test.py::test_mechanism_reaches_every_part`.
+  * A resume under another mechanism, training config or dataset is refused.
+    `tests/stages/finetune_test.py::test_resume_refuses_what_changed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion import release
+from dp_diffusion.data import batching
+from dp_diffusion.data import registry
+from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import statements
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import loop
+from dp_diffusion.training import metrics
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import state as train_state
+from dp_diffusion.training import step as step_lib
+
+_DEFAULT_MICROBATCH = 64
+
+
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+) -> None:
+  """Fine-tunes under the mechanism and writes release/model.
+
+  Args:
+    config: uses all sections but sample and evaluate.
+    workdir: reads public/, writes private/ and release/.
+    stop: asked at every step.
+
+  Raises:
+    UsageError: missing data; a resume under something else; a full disk.
+    Interrupted: the user asked to stop; a checkpoint is saved.
+  """
+  devices = parallel.DataParallel()
+  calibration = accounting.calibrate(config.privacy)
+  mechanism = calibration.mechanism
+  say_calibration(calibration)
+  source = registry.load(config.data)
+  records = batching.make_records(source, config.data.unit)
+  secret = _secret(config, workdir, devices)
+  facts = _facts(config, mechanism, source, secret)
+  parallel.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
+
+  checkpoints = checkpoint.Checkpointer(
+    workdir.private / 'checkpoints', is_private=True
+  )
+  state, optimizer = _initial_state(config, workdir, mechanism)
+  restored = checkpoints.restore(state)
+  start_step = 0
+  meta = {'facts': facts, 'run_id': key_streams.run_id(secret, facts)}
+  ledger = ledger_lib.start(mechanism, config.privacy, unit=config.data.unit)
+  if restored:
+    check_same_run(restored.meta['facts'], facts)
+    start_step, state, meta = restored.step, restored.state, restored.meta
+    ledger = ledger_lib.Ledger.from_json(restored.ledger)
+    console.say(f'finetune: continues from step {start_step}')
+
+  streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
+  private_run = loop.PrivateRun(
+    checkpoints=checkpoints,
+    journal=workdir.private / 'begun_steps.json',
+    meta=meta,
+    num_steps=mechanism.num_steps,
+    checkpoint_every_steps=config.finetune.checkpoint_every_steps,
+    record_stats=lambda step, stats: None,
+  )
+  ledger = loop.charge_lost_steps(private_run, ledger, start_step)
+  steps = make_steps(
+    config, mechanism, source, records, streams, devices, optimizer
+  )
+  with metrics.PrivateMetrics(workdir.private) as writer:
+    private_run = dataclasses.replace(
+      private_run,
+      record_stats=lambda step, stats: writer.write(step, _numbers(stats)),
+    )
+    state, ledger, step = loop.train_private(
+      steps, private_run, devices, state, ledger, start_step, stop
+    )
+  if step < mechanism.num_steps:
+    stop.raise_if_asked()
+    raise array_types.Interrupted('Stopped by another process.')
+  if devices.is_main:
+    _write_release(config, workdir, state, ledger, secret)
+  parallel.barrier('finetune')
+
+
+def say_calibration(calibration: accounting.Calibration) -> None:
+  """Prints the numbers of the mechanism; all of them are public."""
+  mechanism = calibration.mechanism
+  if not mechanism.is_private:
+    console.say('finetune: epsilon is infinite, NO noise is added: not private')
+    return
+  console.say(
+    f'finetune: {mechanism.num_steps} steps, expected batch'
+    f' {mechanism.expected_batch_size} of {mechanism.num_examples}, noise'
+    f' multiplier {mechanism.noise_multiplier:.4g}; epsilon'
+    f' {calibration.epsilon_pld:.4g} by PLD (RDP {calibration.epsilon_rdp:.4g})'
+    f' at delta {mechanism.delta:g}'
+  )
+
+
+def make_steps(
+  config: config_lib.Config,
+  mechanism: mechanism_lib.DpSgdMechanism,
+  source: array_types.DataSource,
+  records: batching.Records,
+  streams: key_streams.KeyStreams,
+  devices: parallel.DataParallel,
+  optimizer: Any,
+) -> loop.PrivateSteps:
+  """Joins mechanism, model and data into the parts of a private step."""
+  finetune = config.finetune
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+  grad_config = step_lib.GradConfig(
+    l2_clip_norm=mechanism.l2_clip_norm,
+    num_draws=finetune.augmult,
+    rescale_to_unit_norm=finetune.rescale_to_unit_norm,
+    draw_chunk_size=finetune.draw_chunk_size or None,
+    batch_has_draw_axis=config.data.unit == 'person',
+  )
+  apply_config = step_lib.ApplyConfig(
+    noise_multiplier=mechanism.noise_multiplier,
+    expected_batch_size=mechanism.expected_batch_size,
+    ema_decay=finetune.ema_decay,
+  )
+  return loop.PrivateSteps(
+    selector=streams.poisson_selector(
+      records.num_records, mechanism.sampling_prob
+    ),
+    streams=streams,
+    gather=functools.partial(
+      _gather, source, records, config.data.unit, finetune.augmult, streams
+    ),
+    microbatch_size=finetune.microbatch_size or _DEFAULT_MICROBATCH,
+    zeros=devices.pmap_zeros(grad_config),
+    accumulate=devices.pmap_accumulate(loss_fn, grad_config),
+    apply=devices.pmap_apply(optimizer, apply_config),
+    private_stats=devices.pmap_private_stats(),
+  )
+
+
+def _gather(
+  source: array_types.DataSource,
+  records: batching.Records,
+  unit: str,
+  num_draws: int,
+  streams: key_streams.KeyStreams,
+  indices: np.ndarray,
+  step: int,
+) -> dict[str, np.ndarray]:
+  """Images of records: one each, or one per draw of a person."""
+  if unit == 'image':
+    return batching.gather(source, indices)
+  seed = streams.seed_bytes('image of a person', step)
+  return batching.gather_records(source, records, indices, num_draws, seed)
+
+
+def _initial_state(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  mechanism: mechanism_lib.DpSgdMechanism,
+) -> tuple[train_state.TrainState, Any]:
+  """The state before the first private step, and its optimizer."""
+  optimizer = optimizers.make(config.finetune.optimizer, mechanism.num_steps)
+  public = weights.load_params(pretrain.weights_path(workdir))
+  fresh = assembly.init_params(config, config.data)
+  params, report = weights.transfer(
+    public,
+    fresh,
+    reset_classes=config.data.class_names != config.pretrain.data.class_names,
+  )
+  for line in report.lines():
+    console.say(f'finetune: {line}')
+  trained, frozen = train_state.partition(
+    params,
+    weights.trainable_fn(params, config.finetune.trainable, report.reset),
+  )
+  return train_state.create(trained, optimizer, frozen), optimizer
+
+
+def _secret(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  devices: parallel.DataParallel,
+) -> key_streams.Secret:
+  """The secret of the run: loaded, or made where the run is new."""
+  secret = None
+  if devices.is_main:
+    path = secret_path(config, workdir)
+    has_begun = (workdir.private / 'begun_steps.json').exists()
+    if path.exists() or has_begun:
+      secret = key_streams.Secret.load(path)  # Names the file if it is gone.
+    else:
+      secret = key_streams.Secret.create(path)
+    if secret.is_insecure:
+      console.warn('the secret is a known one, for tests: NOT private')
+  return parallel.broadcast_secret(secret)
+
+
+def secret_path(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> epath.Path:
+  """Where the secret lies.
+
+  Raises:
+    UsageError: a remote workdir without `privacy.secret_dir`.
+  """
+  if config.privacy.secret_dir:
+    return epath.Path(config.privacy.secret_dir) / 'secret'
+  if not files.is_local(workdir.root):
+    raise array_types.UsageError(
+      'Expected privacy.secret_dir to name a local folder, since'
+      f' --workdir={workdir.root} is remote: the secret must not leave this'
+      ' machine.'
+    )
+  return workdir.private / 'secret'
+
+
+def _facts(
+  config: config_lib.Config,
+  mechanism: mechanism_lib.DpSgdMechanism,
+  source: array_types.DataSource,
+  secret: key_streams.Secret,
+) -> dict[str, Any]:
+  """What makes two runs the same run. Device count is not part of it."""
+  training = config_lib.to_dict(config.finetune)
+  for operational in (
+    'microbatch_size',
+    'draw_chunk_size',
+    'checkpoint_every_steps',
+  ):
+    del training[operational]
+  training['model'] = config_lib.to_dict(config.model)
+  training['diffusion'] = config_lib.to_dict(config.diffusion)
+  training['seed'] = config.seed
+  training['reflect_pad'] = config.data.reflect_pad
+  training['flip'] = config.data.flip
+  training['unit'] = config.data.unit
+  person = np.zeros(0, np.int32) if source.person is None else source.person
+  return {
+    'mechanism': mechanism.to_dict(),
+    'training': training,
+    'dataset': key_streams.fingerprint(
+      secret, 'dataset', source.images, source.labels, person
+    ),
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'versions': {'jax': jax.__version__},
+    'rng': key_streams.rng_test_vector(),
+  }
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  """Refuses to continue as if nothing had changed.
+
+  Another version of jax may continue, and so may another generator: the steps
+  that it runs again are charged again (`loop.charge_lost_steps`).
+
+  Raises:
+    UsageError: mechanism or training differ (both values), or the dataset or
+      the secret (its hash says only that).
+  """
+  for name in ('mechanism', 'training'):
+    difference = workdirs.first_difference(before[name], now[name])
+    if difference:
+      key, old, new = difference
+      raise array_types.UsageError(
+        f'Expected the {name} of the run that is resumed: {key} was {old!r}'
+        f' and is now {new!r}. Give the old value, or another --workdir.'
+      )
+  for name in ('secret', 'dataset'):
+    if before[name] != now[name]:
+      raise array_types.UsageError(
+        f'Expected the {name} of the run that is resumed, but it differs.'
+        f' Restore the old {name}, or give another --workdir.'
+      )
+
+
+def _numbers(stats: Any) -> dict[str, float]:
+  """Un-noised statistics of one step, for private/ only."""
+  count = max(1, int(stats.num_examples))
+  return {
+    'loss': float(stats.loss_sum) / count,
+    'grad_norm': float(stats.norm_sum) / count,
+    'clip_fraction': int(stats.num_clipped) / count,
+    'non_finite': int(stats.num_non_finite),
+    'batch_size': int(stats.num_examples),
+  }
+
+
+def _write_release(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  state: train_state.TrainState,
+  ledger: ledger_lib.Ledger,
+  secret: key_streams.Secret,
+) -> None:
+  """Writes what may leave: the model and its statement."""
+  params = (
+    state.all_ema_params
+    if config.finetune.release_weights == 'ema'
+    else state.all_params
+  )
+  statements.store(workdir, ledger, is_insecure=secret.is_insecure)
+  release.write_model(
+    workdir.release,
+    weights.flatten(params),
+    {
+      'unet': config_lib.to_dict(config.unet_config(config.data)),
+      'diffusion': config_lib.to_dict(config.diffusion),
+      'class_names': list(config.data.class_names),
+      'image_size': config.data.image_size,
+    },
+  )
+  statements.seal(config, workdir)

@@ -1,0 +1,168 @@
+"""What a run will do and cost, without reading a sensitive image."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import unet
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import statements
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import checkpoint
+
+# Gradients of a network cost about twice its forward pass.
+_TRAINING_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """Arithmetic of one stage.
+
+  Attributes:
+    passes: images that go through the network.
+    flop: floating-point operations in all.
+  """
+
+  passes: int
+  flop: float
+
+
+def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Prints the plan. Touches no data and writes nothing."""
+  workdir.check(config)
+  calibration = accounting.calibrate(config.privacy)
+  for line in (
+    *_privacy_lines(calibration),
+    *_spent_lines(workdir),
+    *_model_lines(config),
+    *_cost_lines(config, calibration.mechanism.num_steps),
+    *_road_lines(config, workdir),
+  ):
+    console.say(line)
+
+
+def _privacy_lines(calibration: accounting.Calibration) -> list[str]:
+  mechanism = calibration.mechanism
+  lines = [
+    'privacy',
+    f'  records             {mechanism.num_examples} (declared),'
+    f' {mechanism.relation.replace("_", " ")}',
+    f'  selection           exact Poisson, probability'
+    f' {mechanism.sampling_prob:.6g} ({mechanism.expected_batch_size} expected)',
+    f'  steps               {mechanism.num_steps}',
+    f'  clip norm           {mechanism.l2_clip_norm:g}',
+  ]
+  if not mechanism.is_private:
+    return [*lines, '  epsilon             infinite: NO noise, not private']
+  return [
+    *lines,
+    f'  noise multiplier    {mechanism.noise_multiplier:.4g} (PLD decides)'
+    + (
+      f', {calibration.noise_multiplier_rdp:.4g} under RDP'
+      if calibration.noise_multiplier_rdp
+      else ''
+    ),
+    f'  epsilon             {calibration.epsilon_pld:.4g} by PLD,'
+    f' {calibration.epsilon_rdp:.4g} by RDP, at delta {mechanism.delta:g}',
+  ]
+
+
+def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
+  """What an existing workdir has spent, and what is left of its budget."""
+  ledger = None
+  if workdir.is_complete('finetune'):
+    ledger = ledger_lib.Ledger.from_json(statements.read(workdir)['ledger'])
+  elif (workdir.private / 'checkpoints').exists():
+    restored = checkpoint.Checkpointer(
+      workdir.private / 'checkpoints', is_private=True
+    ).restore()
+    if restored:
+      ledger = ledger_lib.Ledger.from_json(restored.ledger)
+  if ledger is None:
+    return ['  spent               nothing yet']
+  return [f'  {line}' for line in ledger.summary()]
+
+
+def forward_flop(config: config_lib.Config) -> float:
+  """Operations of one image's forward pass, as the compiler counts them."""
+  model = unet.UNet(config.unet_config(config.data))
+  side = config.data.image_size
+  x = jax.ShapeDtypeStruct((1, side, side, config.data.channels), 'float32')
+  one = jax.ShapeDtypeStruct((1,), 'int32')
+  variables = jax.eval_shape(model.init, jax.random.key(0), x, one, one)
+  analysis = jax.jit(model.apply).lower(variables, x, one, one).cost_analysis()
+  return float(analysis['flops'])
+
+
+def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
+  """Passes and operations of each stage but the evaluation."""
+  forward = forward_flop(config)
+  pretrain = config.pretrain.num_steps * config.pretrain.batch_size
+  finetune = (
+    private_steps * config.privacy.expected_batch_size * config.finetune.augmult
+  )
+  sample = config.sample.num_samples * samplers.num_evaluations(
+    config.sample.sampler
+  )
+  return {
+    'pretrain': Cost(
+      passes=pretrain, flop=_TRAINING_PASSES * forward * pretrain
+    ),
+    'finetune': Cost(
+      passes=finetune, flop=_TRAINING_PASSES * forward * finetune
+    ),
+    'sample': Cost(passes=sample, flop=forward * sample),
+  }
+
+
+def _model_lines(config: config_lib.Config) -> list[str]:
+  side = config.data.image_size
+  count = unet.num_parameters(config.unet_config(config.data), side, side)
+  return [
+    'model',
+    f'  parameters          {count:,}',
+    f'  weights and states  {6 * 4 * count / 2**20:,.0f} MiB per device'
+    ' (weights, average, two moments, sum, noise; float32)',
+  ]
+
+
+def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
+  lines = ['compute']
+  for stage, cost in costs(config, private_steps).items():
+    lines.append(
+      f'  {stage:<19} {cost.passes:,} images through the network,'
+      f' {cost.flop:.2g} FLOP'
+    )
+  return lines
+
+
+def _road_lines(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> list[str]:
+  root = workdir.root
+  roads = {
+    'pretrain': (f'{config.pretrain.data.name} (public)', f'{root}/public'),
+    'finetune': (
+      f'{root}/public/model, {config.data.name} split'
+      f' {config.data.split} (sensitive)',
+      f'{root}/private, {root}/release/model',
+    ),
+    'sample': (f'{root}/release/model', f'{root}/release/dataset'),
+    'evaluate': (
+      f'{root}/release/dataset, {config.data.name} splits'
+      f' {config.data.split} and {config.data.test_split} (sensitive),'
+      f' {config.pretrain.data.name}',
+      f'{root}/evaluation',
+    ),
+  }
+  lines = ['stages']
+  for stage, (reads, writes) in roads.items():
+    state = ' [complete]' if workdir.is_complete(stage) else ''
+    lines.append(f'  {stage:<19} reads {reads}; writes {writes}{state}')
+  return lines

@@ -1,0 +1,160 @@
+"""Pre-training on public images: nothing here is private.
+
+Leaves `public/model/params.npz`, the moving average of the weights, from
+which fine-tuning starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from etils import epath
+import jax
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion.data import batching
+from dp_diffusion.data import registry
+from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import loop
+from dp_diffusion.training import metrics
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import state as train_state
+
+# Purposes of the public seed; each stage draws from its own.
+_DRAW_PURPOSE = 1
+
+
+def weights_path(workdir: workdirs.Workdir) -> epath.Path:
+  """Where the public weights lie once pre-training is complete."""
+  return workdir.public / 'model' / 'params.npz'
+
+
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+) -> None:
+  """Trains on public images, or takes `pretrain.init_from` as it is.
+
+  Args:
+    config: uses seed, model, diffusion, pretrain.
+    workdir: writes public/.
+    stop: asked at every step.
+
+  Raises:
+    UsageError: missing data, weights that do not fit, a full disk.
+    Interrupted: the user asked to stop; a checkpoint is saved.
+  """
+  devices = parallel.DataParallel()
+  params = initial_params(config)
+  if config.pretrain.num_steps:
+    state = _train(config, workdir, stop, devices, params)
+    params = state.ema_params
+  if devices.is_main:
+    weights.save_npz(weights_path(workdir), params)
+  parallel.barrier('pretrain')
+
+
+def initial_params(config: config_lib.Config) -> array_types.Params:
+  """Fresh weights, or those of `pretrain.init_from`.
+
+  Raises:
+    UsageError: the file is missing, has another hash or another architecture.
+  """
+  fresh = assembly.init_params(config, config.pretrain.data)
+  if not config.pretrain.init_from:
+    return fresh
+  source = _load_init(config.pretrain)
+  params, report = weights.transfer(source, fresh, reset_classes=False)
+  for line in report.lines():
+    console.say(f'pretrain.init_from: {line}')
+  return params
+
+
+def _load_init(pretrain: config_lib.PretrainConfig) -> array_types.Params:
+  path = epath.Path(pretrain.init_from)
+  if path.is_dir():
+    found = [
+      p
+      for p in (
+        path / 'public' / 'model' / 'params.npz',
+        path / 'model' / 'params.npz',
+        path / 'params.npz',
+      )
+      if p.exists()
+    ]
+    if not found:
+      raise array_types.UsageError(
+        f'Expected pretrain.init_from={pretrain.init_from} to hold'
+        ' public/model/params.npz or params.npz: name a finished run or an'
+        ' .npz file.'
+      )
+    path = found[0]
+  return weights.load_params(
+    path,
+    expected_sha256=pretrain.init_sha256,
+    key_map=pretrain.init_key_map,
+  )
+
+
+def _train(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+  devices: parallel.DataParallel,
+  params: array_types.Params,
+) -> train_state.TrainState:
+  pretrain = config.pretrain
+  source = registry.load(pretrain.data)
+  optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(pretrain.data)),
+    config.pretrain_diffusion(),
+    pretrain.data,
+  )
+  checkpoints = checkpoint.Checkpointer(
+    workdir.public / 'checkpoints', is_private=False
+  )
+  state = train_state.create(params, optimizer)
+  restored = checkpoints.restore(state, may_lose_all=True)
+  start_step = 0
+  if restored:
+    start_step, state = restored.step, restored.state
+    console.say(f'pretrain: continues from step {start_step}')
+  with metrics.PublicMetrics(workdir.public) as writer:
+    public = loop.PublicRun(
+      step=devices.pmap_public_step(loss_fn, optimizer, pretrain.ema_decay),
+      batch=functools.partial(
+        batching.public_batch, source, pretrain.batch_size, config.seed
+      ),
+      batch_size=pretrain.batch_size,
+      key=jax.random.fold_in(jax.random.key(config.seed), _DRAW_PURPOSE),
+      checkpoints=checkpoints,
+      meta={'stage': 'pretrain'},
+      num_steps=pretrain.num_steps,
+      checkpoint_every_steps=pretrain.checkpoint_every_steps,
+      record_loss=lambda step, loss: writer.write(step, {'loss': loss}),
+    )
+    state, step = loop.train_public(public, devices, state, start_step, stop)
+  if step < pretrain.num_steps:
+    stop.raise_if_asked()
+    raise array_types.Interrupted('Stopped by another process.')
+  return state
+
+
+def describe(config: config_lib.Config) -> dict[str, object]:
+  """Facts of the stage for `plan`: steps, batch, images seen."""
+  pretrain = config.pretrain
+  return {
+    'steps': pretrain.num_steps,
+    'batch_size': pretrain.batch_size,
+    'images': pretrain.num_steps * pretrain.batch_size,
+    'optimizer': dataclasses.asdict(pretrain.optimizer),
+  }

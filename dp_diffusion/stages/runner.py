@@ -1,0 +1,88 @@
+"""Runs the stages in order: each skipped when complete, resumed when not."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion.stages import evaluate
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import plan
+from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import sample
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import parallel
+
+_RUN = {
+  'pretrain': pretrain.run,
+  'finetune': finetune.run,
+  'sample': sample.run,
+  'evaluate': evaluate.run,
+}
+# A stage reads what these have made.
+_NEEDS = {
+  'pretrain': (),
+  'finetune': ('pretrain',),
+  'sample': ('finetune',),
+  'evaluate': ('sample',),
+}
+
+
+def run(
+  config: config_lib.Config, workdir_path: str, stage: str, command: str
+) -> None:
+  """Runs one stage, or all of them.
+
+  Raises:
+    UsageError: bad workdir, a missing earlier stage.
+    Interrupted: Ctrl-C; everything is saved.
+  """
+  if stage == 'plan':
+    plan.run(config, workdirs.Workdir(workdirs.epath.Path(workdir_path)))
+    return
+  parallel.initialize(**dataclasses.asdict(config.distributed))
+  workdir = workdirs.open_workdir(workdir_path)
+  workdir.check(config)
+  stages = workdirs.STAGES if stage == 'all' else (stage,)
+  with interrupts.catch(command) as stop:
+    for name in stages:
+      _run_stage(name, config, workdir, stop)
+
+
+def _run_stage(
+  name: str,
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+) -> None:
+  if workdir.is_complete(name) and not _is_changed(name, config, workdir):
+    console.say(f'{name}: complete, nothing to do')
+    if name == 'evaluate':
+      evaluate.say_summary(workdir)
+    return
+  for needed in _NEEDS[name]:
+    if not workdir.is_complete(needed):
+      raise array_types.UsageError(
+        f'Expected the {needed} stage to be complete in {workdir.root} before'
+        f' {name}. Run --stage={needed} first, or --stage=all.'
+      )
+  workdir.begin(name, config)
+  start = time.monotonic()
+  try:
+    _RUN[name](config, workdir, stop)
+  except array_types.Interrupted:
+    workdir.add_secs(name, time.monotonic() - start)
+    raise
+  workdir.complete(name, time.monotonic() - start)
+  if name == 'evaluate':
+    evaluate.say_summary(workdir)
+
+
+def _is_changed(
+  name: str, config: config_lib.Config, workdir: workdirs.Workdir
+) -> bool:
+  return name == 'evaluate' and workdir.differs(name, config)

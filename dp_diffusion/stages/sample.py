@@ -1,0 +1,239 @@
+"""Sampling the synthetic dataset from release/model: post-processing.
+
+Every image is a function of (seed, its number) alone, so shards can be made
+in any order, on any number of devices; a rerun makes those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import crash_points
+from dp_diffusion import release
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import statements
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import parallel
+
+_NOISE_PURPOSE = 2  # Of the public seed; see pretrain.py.
+
+# (labels int32[n], number of the first image) -> uint8[n, H, W, C].
+SampleFn = Callable[[np.ndarray, int], np.ndarray]
+
+
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+) -> None:
+  """Writes release/dataset, samples.png and the statement that covers them.
+
+  Args:
+    config: uses seed, data, model, diffusion, sample.
+    workdir: reads release/model, writes release/.
+    stop: asked before every batch.
+
+  Raises:
+    UsageError: labels that do not fit the classes; a full disk.
+    Interrupted: the user asked to stop; finished shards are kept.
+  """
+  devices = parallel.DataParallel()
+  sample = config.sample
+  labels = sample_labels(
+    sample.labels, len(config.data.class_names) or 1, sample.num_samples
+  )
+  num_shards = -(-sample.num_samples // sample.shard_size)
+  missing = release.missing_shards(workdir.release, num_shards)
+  mine = missing[devices.process_index :: devices.process_count]
+  if mine:
+    spans = [_span(shard, sample) for shard in mine]
+    done = sample.num_samples - sum(end - start for start, end in spans)
+    sample_fn = make_sample_fn(config, workdir, devices, stop)
+    with console.progress(
+      'sampling, image', sample.num_samples, done
+    ) as advance:
+      for shard, (start, end) in zip(mine, spans, strict=True):
+        images = _sample_range(
+          sample_fn, labels, start, end, devices, sample, advance
+        )
+        release.write_shard(
+          workdir.release, shard, num_shards, images, labels[start:end]
+        )
+        crash_points.reach('mid_sample')
+  parallel.barrier('sample')
+  if devices.is_main:
+    _finish(config, workdir)
+  parallel.barrier('release')
+
+
+def _span(shard: int, sample: config_lib.SampleConfig) -> tuple[int, int]:
+  """Numbers of the first image of a shard, and of the one after its last."""
+  start = shard * sample.shard_size
+  return start, min(start + sample.shard_size, sample.num_samples)
+
+
+def sample_labels(
+  distribution: str, num_classes: int, num_samples: int
+) -> np.ndarray:
+  """Labels to sample: from the config alone, never from the sensitive data.
+
+  >>> sample_labels('uniform', 3, 7)
+  array([0, 1, 2, 0, 1, 2, 0], dtype=int32)
+  >>> sample_labels('0.75,0.25', 2, 4)
+  array([0, 0, 1, 0], dtype=int32)
+
+  Args:
+    distribution: 'uniform', or one public weight per class.
+    num_classes: how many classes there are.
+    num_samples: how many labels.
+
+  Returns:
+    int32[num_samples], each prefix as close to the weights as can be.
+
+  Raises:
+    UsageError: weights that are no distribution over the classes.
+  """
+  if distribution == 'uniform':
+    return (np.arange(num_samples) % num_classes).astype(np.int32)
+  try:
+    weights = np.array([float(w) for w in distribution.split(',')])
+  except ValueError:
+    weights = np.array([])
+  if len(weights) != num_classes or not (
+    np.all(weights >= 0) and np.isfinite(weights).all() and weights.sum() > 0
+  ):
+    raise array_types.UsageError(
+      f"Expected sample.labels={distribution!r} to be 'uniform' or"
+      f' {num_classes} weights >= 0, one per class, as in'
+      f' {",".join(["1"] * num_classes)!r}.'
+    )
+  weights = weights / weights.sum()
+  given = np.zeros(num_classes)
+  labels = np.empty(num_samples, np.int32)
+  for i in range(num_samples):  # The class that lags most behind its share.
+    labels[i] = np.argmax(weights * (i + 1) - given)
+    given[labels[i]] += 1
+  return labels
+
+
+def make_sample_fn(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  devices: parallel.DataParallel,
+  stop: interrupts.Stop,
+) -> SampleFn:
+  """Loads the released model and compiles its sampler for all devices."""
+  arrays, _ = release.read_model(workdir.release)
+  params = weights.unflatten(arrays)
+  model = unet.UNet(config.unet_config(config.data))
+  sampler = config.sample.sampler
+  diffusion = config.finetune_diffusion()
+  batch_size = config.sample.batch_size
+  side = config.data.image_size
+  shape = (batch_size, side, side, config.data.channels)
+  key = jax.random.fold_in(jax.random.key(config.seed), _NOISE_PURPOSE)
+
+  def init(first_index: array_types.Array) -> samplers.SamplerState:
+    return samplers.init_state(key, shape, first_index=first_index)
+
+  def step(
+    params: array_types.Params,
+    state: samplers.SamplerState,
+    labels: array_types.Array,
+    i: array_types.Array,
+  ) -> samplers.SamplerState:
+    denoise = assembly.make_denoise_fn(model, params)
+    return samplers.step_fn(denoise, sampler, diffusion)(state, labels, i)
+
+  def whole(
+    params: array_types.Params,
+    labels: array_types.Array,
+    first_index: array_types.Array,
+  ) -> array_types.Array:
+    denoise = assembly.make_denoise_fn(model, params)
+    x = samplers.sample(
+      denoise,
+      sampler,
+      diffusion,
+      key,
+      labels,
+      shape[1:],
+      first_index=first_index,
+    )
+    return samplers.to_uint8(x)
+
+  replicas = devices.replicate(params)
+  init_fn = devices.pmap_local(init)
+  step_fn = devices.pmap_local(step, (0, 0, 0, None), donate_argnums=(1,))
+  finish_fn = devices.pmap_local(lambda state: samplers.to_uint8(state.x))
+  whole_fn = devices.pmap_local(whole)
+  num_devices = devices.num_devices
+
+  def sample(labels: np.ndarray, first: int) -> np.ndarray:
+    count = len(labels)
+    padded = np.resize(labels, num_devices * batch_size)
+    padded = devices.shard(padded.reshape(num_devices, batch_size))
+    starts = first + batch_size * np.arange(num_devices, dtype=np.int32)
+    starts = devices.shard(starts.astype(np.int32))
+    if jax.default_backend() == 'cpu':
+      # XLA runs a convolution inside a loop 5 to 10 times slower on CPUs.
+      state = init_fn(starts)
+      for i in range(sampler.num_steps):
+        stop.raise_if_asked()
+        state = step_fn(replicas, state, padded, np.int32(i))
+      images = finish_fn(state)
+    else:
+      stop.raise_if_asked()
+      images = whole_fn(replicas, padded, starts)
+    images = jax.device_get(images)
+    return np.asarray(images).reshape((-1, *shape[1:]))[:count]
+
+  return sample
+
+
+def _sample_range(
+  sample_fn: SampleFn,
+  labels: np.ndarray,
+  start: int,
+  end: int,
+  devices: parallel.DataParallel,
+  sample: config_lib.SampleConfig,
+  advance: console.Advance,
+) -> np.ndarray:
+  """Images number start to end, batch by batch."""
+  per_call = devices.num_devices * sample.batch_size
+  batches = []
+  for first in range(start, end, per_call):
+    last = min(first + per_call, end)
+    batches.append(sample_fn(labels[first:last], first))
+    advance(last - first)
+  return np.concatenate(batches)
+
+
+def _finish(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Writes what follows from the shards, and the statement over all files."""
+  release.write_dataset_info(
+    workdir.release,
+    array_types.DatasetSpec(
+      name=config.name,
+      image_shape=(
+        config.data.image_size,
+        config.data.image_size,
+        config.data.channels,
+      ),
+      class_names=config.data.class_names,
+    ),
+  )
+  release.write_samples(workdir.release)
+  if config.sample.write_tfds:
+    release.write_tfds(workdir.release)
+  crash_points.reach('mid_release')
+  statements.seal(config, workdir)

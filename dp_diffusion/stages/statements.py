@@ -1,0 +1,82 @@
+"""The privacy statement of a release: from the stored ledger to the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import files
+from dp_diffusion import release
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.stages import workdirs
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'dp-accounting', 'numpy')
+
+
+def store(
+  workdir: workdirs.Workdir, ledger: ledger_lib.Ledger, *, is_insecure: bool
+) -> None:
+  """Keeps the final ledger in private/, for the stages that write files."""
+  files.write_json(
+    workdir.private / 'ledger.json',
+    {
+      'ledger': ledger.to_json(),
+      'is_insecure': is_insecure,
+      'code_revision': code_revision(),
+      'versions': versions(),
+    },
+    mode=0o600,
+  )
+
+
+def read(workdir: workdirs.Workdir) -> Mapping[str, Any]:
+  """What `store` wrote."""
+  return files.read_json(workdir.private / 'ledger.json')
+
+
+def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Writes the card and privacy.json over all files of release/."""
+  stored = read(workdir)
+  ledger = ledger_lib.Ledger.from_json(stored['ledger'])
+  statement = statement_lib.statement(
+    ledger,
+    unit=config.data.unit,
+    dataset=config.data.name,
+    insecure_secret=stored['is_insecure'],
+    code_revision=stored['code_revision'],
+    versions=stored['versions'],
+  )
+  files.write_text(workdir.release / 'README.md', statement_lib.card(statement))
+  release.seal(workdir.release, statement)
+
+
+def versions() -> dict[str, str]:
+  """Versions of what computed the release."""
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {'python': platform.python_version(), **found}
+
+
+def code_revision() -> str:
+  """Git revision of this package, with '+changes' where files differ."""
+  folder = pathlib.Path(__file__).resolve().parent.parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(folder), *arguments],
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout.strip()
+
+  try:
+    revision = git('rev-parse', 'HEAD')
+    is_changed = bool(git('status', '--porcelain', '--', '.'))
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+  return revision + ('+changes' if is_changed else '')

@@ -1,0 +1,202 @@
+"""The working directory: what lies where, and which config it belongs to.
+
+config.json    resolved config of each stage, and which are complete
+public/        pre-training checkpoints and logs
+private/       mode 700: checkpoints, secret, un-noised metrics, timings
+release/       all that the guarantee covers
+evaluation/    mode 700: computed from real images, not covered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
+from etils import epath
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import files
+
+# What each stage depends on, besides what the stages before it do.
+_SECTIONS = {
+  'pretrain': ('seed', 'model', 'diffusion', 'pretrain'),
+  'finetune': ('data', 'privacy', 'finetune'),
+  'sample': ('sample',),
+  'evaluate': ('evaluate',),
+}
+STAGES = tuple(_SECTIONS)
+# Keys that may change between runs: they move work about, never its result.
+_OPERATIONAL = frozenset(
+  {
+    'pretrain.checkpoint_every_steps',
+    'pretrain.data.cache_dir',
+    'pretrain.data.tfds_dir',
+    'pretrain.data.manual_dir',
+    'data.cache_dir',
+    'data.tfds_dir',
+    'data.manual_dir',
+    'privacy.secret_dir',
+    'finetune.microbatch_size',
+    'finetune.draw_chunk_size',
+    'finetune.checkpoint_every_steps',
+    'sample.batch_size',
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """Paths of one run.
+
+  Attributes:
+    root: the folder the user named.
+  """
+
+  root: epath.Path
+
+  @property
+  def public(self) -> epath.Path:
+    return self.root / 'public'
+
+  @property
+  def private(self) -> epath.Path:
+    return self.root / 'private'
+
+  @property
+  def release(self) -> epath.Path:
+    return self.root / 'release'
+
+  @property
+  def evaluation(self) -> epath.Path:
+    return self.root / 'evaluation'
+
+  @property
+  def config_path(self) -> epath.Path:
+    return self.root / 'config.json'
+
+  def is_complete(self, stage: str) -> bool:
+    """Whether the stage has finished and its outputs are in place."""
+    return bool(self._record().get(stage, {}).get('complete'))
+
+  def begin(self, stage: str, config: config_lib.Config) -> None:
+    """Ties the stage to its config.
+
+    Raises:
+      UsageError: an earlier run of the stage had another config.
+    """
+    self.check(config, (stage,))
+    record = self._record()
+    if record.get(stage, {}).get('config') != _resolved(stage, config):
+      record[stage] = {'config': _resolved(stage, config), 'complete': False}
+      files.write_json(self.config_path, record)
+
+  def complete(self, stage: str, secs: float) -> None:
+    """Marks the stage as finished; its outputs must be durable by now.
+
+    Args:
+      stage: one of STAGES.
+      secs: how long it took, over all its runs; kept in private/ since the
+        time of private steps says how many records they read.
+    """
+    self.add_secs(stage, secs)
+    record = self._record()
+    record[stage]['complete'] = True
+    files.write_json(self.config_path, record)
+
+  def add_secs(self, stage: str, secs: float) -> None:
+    """Adds to the time that a stage has taken."""
+    path = self.private / 'seconds.json'
+    taken = files.read_json(path) if path.exists() else {}
+    taken[stage] = taken.get(stage, 0.0) + secs
+    files.write_json(path, taken, mode=0o600)
+
+  def secs(self) -> Mapping[str, float]:
+    """Seconds of every stage that has run."""
+    path = self.private / 'seconds.json'
+    return files.read_json(path) if path.exists() else {}
+
+  def check(
+    self, config: config_lib.Config, stages: tuple[str, ...] = STAGES
+  ) -> None:
+    """Refuses a workdir that was begun with another config.
+
+    A finished evaluation may be asked for anew with other settings.
+
+    Raises:
+      UsageError: names the first key that differs and both its values.
+    """
+    record = self._record()
+    for stage in stages:
+      before = record.get(stage, {}).get('config')
+      if before is None or stage == 'evaluate':
+        continue
+      difference = first_difference(before, _resolved(stage, config))
+      if difference:
+        key, old, new = difference
+        raise array_types.UsageError(
+          f'{self.root} belongs to another config: its {stage} stage has'
+          f' {key}={old!r}, this run has {key}={new!r}. Give the old value,'
+          ' or another --workdir.'
+        )
+
+  def differs(self, stage: str, config: config_lib.Config) -> bool:
+    """Whether the stage last ran with another config than this one."""
+    before = self._record().get(stage, {}).get('config')
+    return bool(first_difference(before or {}, _resolved(stage, config)))
+
+  def _record(self) -> dict[str, Any]:
+    return (
+      files.read_json(self.config_path) if self.config_path.exists() else {}
+    )
+
+
+def open_workdir(path: str) -> Workdir:
+  """Makes the folders; private ones are for the owner only.
+
+  Raises:
+    UsageError: the folder cannot be made or written.
+  """
+  root = epath.Path(path)
+  workdir = Workdir(root)
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir.private, workdir.evaluation):
+      folder.mkdir(parents=True, exist_ok=True)
+      if files.is_local(folder):
+        os.chmod(folder, 0o700)
+    files.write_text(root / '.writable', '')
+    (root / '.writable').unlink()
+  except OSError as error:
+    raise array_types.UsageError(
+      f'Expected --workdir={path} to be a folder that can be written'
+      f' ({error.strerror or error}). Give another --workdir.'
+    ) from None
+  return workdir
+
+
+def _resolved(stage: str, config: config_lib.Config) -> dict[str, Any]:
+  full = config_lib.to_dict(config)
+  return {section: full[section] for section in _SECTIONS[stage]}
+
+
+def first_difference(
+  before: Any, after: Any, key: str = ''
+) -> tuple[str, Any, Any] | None:
+  """The first dotted key that differs, with both values; None where equal.
+
+  >>> first_difference({'a': {'b': 1}}, {'a': {'b': 2}})
+  ('a.b', 1, 2)
+  """
+  if key in _OPERATIONAL:
+    return None
+  if isinstance(before, Mapping) and isinstance(after, Mapping):
+    for name in dict.fromkeys([*before, *after]):
+      inner = f'{key}.{name}' if key else name
+      found = first_difference(before.get(name), after.get(name), inner)
+      if found:
+        return found
+    return None
+  return None if before == after else (key, before, after)
