@@ -58,7 +58,8 @@ class _Lines:
     self._pending: list[str] = []
     self._batch_size = 1 if files.is_local(folder) else _REMOTE_WRITES_AT_ONCE
     if self._is_writer:
-      folder.mkdir(parents=True, exist_ok=True, mode=self._mode | 0o100)
+      folder_mode = 0o700 if self._kind == 'private' else 0o755
+      folder.mkdir(parents=True, exist_ok=True, mode=folder_mode)
       if files.is_local(folder):
         _remove_torn_line(self.path)
 

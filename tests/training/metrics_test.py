@@ -67,6 +67,8 @@ def test_private_file_is_its_owners(tmp_path):
     writer.write(1, {'loss': 1.0})
   assert stat.S_IMODE(os.stat(writer.path).st_mode) == 0o600
   assert stat.S_IMODE((tmp_path / 'private').stat().st_mode) == 0o700
+  metrics.PublicMetrics(tmp_path / 'public').close()
+  assert stat.S_IMODE((tmp_path / 'public').stat().st_mode) & 0o500 == 0o500
 
 
 def test_a_torn_line_is_mended(tmp_path):
