@@ -1,0 +1,72 @@
+"""Tests of dp_diffusion/console.py."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dp_diffusion import console
+
+
+@pytest.fixture(autouse=True)
+def _speak() -> None:
+  console.silence(False)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that stands still until a test moves it."""
+  now = [100.0]
+  monkeypatch.setattr(console.time, 'monotonic', lambda: now[0])
+  return now
+
+
+def test_says_to_output_and_warns_to_error(capsys):
+  console.say('done')
+  console.warn('odd')
+  assert capsys.readouterr() == ('done\n', 'warning: odd\n')
+
+
+def test_a_silent_process_says_nothing(capsys):
+  console.silence()
+  console.say('done')
+  console.warn('odd')
+  with console.progress('work', 2) as advance:
+    advance()
+  assert capsys.readouterr() == ('', '')
+
+
+def test_lines_come_now_and_then(capsys, clock):
+  with console.progress('work', 100, done=20) as advance:
+    for _ in range(40):
+      clock[0] += 1.0
+      advance()
+    clock[0] += 1.0
+    advance(40)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines == [
+    'work: 20/100',
+    'work: 35/100, 15 s, 65 s left',
+    'work: 50/100, 30 s, 50 s left',
+    'work: 100/100, 41 s, 0 s left',
+  ]
+
+
+@pytest.mark.parametrize('secs', [0.0, 1.0, 60.0])
+def test_private_work_says_nothing_of_its_time(capsys, clock, secs):
+  """Output is the same however long the steps take."""
+  with console.progress('work', 20, is_private=True) as advance:
+    for step in range(20):
+      clock[0] += secs * step
+      advance()
+  expected = ['work: 0/20'] + [f'work: {n}/20' for n in range(2, 21, 2)]
+  assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+  monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+  with console.progress('work', 4, done=1) as advance:
+    advance(3)
+  out = capsys.readouterr().out
+  assert 'work' in out and '4/4' in out
