@@ -190,7 +190,7 @@ def fingerprint(source: array_types.DataSource, key: bytes) -> str:
     key: secret, 16 to 64 bytes.
 
   Returns:
-    64 hex digits.
+    64 hex characters.
   """
   if not 16 <= len(key) <= 64:
     raise ValueError(f'Expected key of {len(key)} bytes to be 16 to 64 bytes.')

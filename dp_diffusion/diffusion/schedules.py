@@ -146,7 +146,7 @@ def alpha_bar(config: DiffusionConfig) -> np.ndarray:
   """`alpha_bar_float64` rounded to float32[T].
 
   Take 1 - alpha_bar from `noise_scale` instead: near t = 0 the difference of
-  float32 numbers has few digits left.
+  float32 numbers has few places left.
   """
   return alpha_bar_float64(config).astype(np.float32)
 

@@ -229,7 +229,7 @@ def fingerprint(secret: Secret, purpose: str, *parts: Any) -> str:
     *parts: bytes, str, int or arrays (read in blocks).
 
   Returns:
-    32 hex digits. Independent of the run id, so that it may be a part of it.
+    32 hex characters. Independent of the run id, so that it may be part of it.
   """
   return _keyed_hash(secret, f'fingerprint/{purpose}', parts, 16).hex()
 
@@ -245,7 +245,7 @@ def run_id(secret: Secret, facts: Mapping[str, Any]) -> str:
       `rng_test_vector()`.
 
   Returns:
-    32 hex digits.
+    32 hex characters.
   """
   text = json.dumps(
     facts, sort_keys=True, separators=(',', ':'), allow_nan=False
@@ -325,7 +325,7 @@ def rng_test_vector() -> str:
   that it repeats, so such a step must be charged again.
 
   Returns:
-    64 hex digits of the bits, normals, splits and selections of a known key.
+    64 hex characters: the bits, normals, splits, selections of a known key.
   """
   secret = Secret.insecure(0)
   streams = KeyStreams(secret=secret, run_id='rng test vector')
