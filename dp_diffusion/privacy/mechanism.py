@@ -1,0 +1,203 @@
+"""The mechanisms that touch sensitive images, as numbers.
+
+First on the private road: one object says how many records there are, how
+they are selected, how a gradient is clipped and how much noise is added. The
+sampler, the clip, the noise and the accountant all read it, so the event that
+was calibrated is the event that is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import dp_accounting
+
+from dp_diffusion.privacy import strict_json
+
+ADD_OR_REMOVE_ONE = 'add_or_remove_one'
+
+
+def check_relation(relation: str) -> None:
+  """Raises ValueError for a neighbouring relation that is not implemented."""
+  if relation != ADD_OR_REMOVE_ONE:
+    raise ValueError(
+      f'Expected relation={relation!r} to be {ADD_OR_REMOVE_ONE!r}, the only'
+      ' one that is accounted for.'
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpSgdMechanism:
+  """DP-SGD with exact Poisson selection (Abadi et al. 2016, arXiv 1607.00133).
+
+  At each step every record is selected on its own with `sampling_prob`; the
+  gradient of each is clipped; Gaussian noise is added once to their sum.
+
+  Guarantees:
+    * The event that is calibrated is the event that is spent, to the bit:
+      `ledger_test.py::test_event_calibrated_is_event_spent`.
+    * Noise is relative to the sensitivity of the SUM:
+      `mechanism_test.py::test_noise_std_is_of_the_sum`.
+    * Nonsense cannot be constructed:
+      `mechanism_test.py::test_bad_value_is_refused`.
+    * Saved and loaded, it is the same mechanism:
+      `mechanism_test.py::test_round_trip`.
+
+  Attributes:
+    num_examples: records of the sensitive dataset (images, or persons where a
+      record is a person). Declared in the config and public; it need not be
+      the exact count.
+    expected_batch_size: mean number of records in a step; the constant that
+      the noised sum is divided by.
+    num_steps: steps of the whole training, empty batches included.
+    noise_multiplier: std of the noise on the sum over its sensitivity. No
+      unit. 0 means not private.
+    l2_clip_norm: largest l2 norm of the gradient of one record.
+    delta: of the guarantee.
+    relation: neighbouring datasets differ by adding or removing one record.
+  """
+
+  num_examples: int
+  expected_batch_size: int
+  num_steps: int
+  noise_multiplier: float
+  l2_clip_norm: float
+  delta: float
+  relation: str = ADD_OR_REMOVE_ONE
+
+  def __post_init__(self) -> None:
+    """Checks every value and makes it a plain Python number."""
+    check_relation(self.relation)
+    for name in ('num_examples', 'expected_batch_size', 'num_steps'):
+      value = strict_json.integer(name, getattr(self, name), minimum=1)
+      object.__setattr__(self, name, value)
+    check_batch_size(self.expected_batch_size, self.num_examples)
+    noise = strict_json.real('noise_multiplier', self.noise_multiplier)
+    clip = strict_json.real('l2_clip_norm', self.l2_clip_norm, positive=True)
+    delta = strict_json.probability('delta', self.delta)
+    object.__setattr__(self, 'noise_multiplier', noise)
+    object.__setattr__(self, 'l2_clip_norm', clip)
+    object.__setattr__(self, 'delta', delta)
+
+  @property
+  def sampling_prob(self) -> float:
+    """Probability that a record is selected at a step."""
+    return self.expected_batch_size / self.num_examples
+
+  @property
+  def is_private(self) -> bool:
+    """Whether any noise is added."""
+    return self.noise_multiplier > 0
+
+  def summed_noise_std(self, sensitivity: float) -> float:
+    """Std of the noise on the SUM of clipped gradients.
+
+    Args:
+      sensitivity: l2 sensitivity of that sum, in its own unit (the clip norm,
+        or 1 where gradients are rescaled to it).
+    """
+    return self.noise_multiplier * strict_json.real(
+      'sensitivity', sensitivity, positive=True
+    )
+
+  def dp_event(self, num_steps: int | None = None) -> dp_accounting.DpEvent:
+    """The event that accountants read.
+
+    Args:
+      num_steps: steps done, >= 0; None means all of them.
+    """
+    if num_steps is None:
+      num_steps = self.num_steps
+    num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
+    if num_steps == 0:  # SelfComposedDpEvent refuses a count of 0.
+      return dp_accounting.NoOpDpEvent()
+    step = dp_accounting.PoissonSampledDpEvent(
+      self.sampling_prob, dp_accounting.GaussianDpEvent(self.noise_multiplier)
+    )
+    return dp_accounting.SelfComposedDpEvent(step, num_steps)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what `from_dict` reads; JSON types only."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, value: Mapping[str, Any]) -> DpSgdMechanism:
+    """Reads `to_dict` back; any other key or type is a ValueError."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**strict_json.fields('the DP-SGD mechanism', value, names))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianMechanism:
+  """Gaussian noise on a statistic of all records, such as a label histogram.
+
+  Guarantees:
+    * Its epsilon is the one of the closed form of Balle and Wang 2018
+      (arXiv 1805.06530, theorem 8):
+      `mechanism_test.py::test_gaussian_matches_closed_form`.
+    * Nonsense cannot be constructed:
+      `mechanism_test.py::test_bad_value_is_refused`.
+    * Saved and loaded, it is the same mechanism:
+      `mechanism_test.py::test_round_trip`.
+
+  Attributes:
+    noise_multiplier: std of the noise over the sensitivity. 0 = not private.
+    l2_sensitivity: how far the statistic moves when one record is added or
+      removed: 1 for a histogram where a record counts once.
+    purpose: what was computed, one line for the statement.
+    count: how many times.
+  """
+
+  noise_multiplier: float
+  l2_sensitivity: float
+  purpose: str
+  count: int = 1
+
+  def __post_init__(self) -> None:
+    """Checks every value and makes it a plain Python number."""
+    noise = strict_json.real('noise_multiplier', self.noise_multiplier)
+    sensitivity = strict_json.real(
+      'l2_sensitivity', self.l2_sensitivity, positive=True
+    )
+    count = strict_json.integer('count', self.count, minimum=1)
+    object.__setattr__(self, 'noise_multiplier', noise)
+    object.__setattr__(self, 'l2_sensitivity', sensitivity)
+    object.__setattr__(self, 'count', count)
+    if not strict_json.line('purpose', self.purpose):
+      raise ValueError('Expected purpose to say what is computed.')
+
+  @property
+  def noise_std(self) -> float:
+    """Std of the noise, in the unit of the statistic."""
+    return self.noise_multiplier * self.l2_sensitivity
+
+  @property
+  def is_private(self) -> bool:
+    """Whether any noise is added."""
+    return self.noise_multiplier > 0
+
+  def dp_event(self) -> dp_accounting.DpEvent:
+    """The event that accountants read."""
+    one = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+    return dp_accounting.SelfComposedDpEvent(one, self.count)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what `from_dict` reads; JSON types only."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, value: Mapping[str, Any]) -> GaussianMechanism:
+    """Reads `to_dict` back; any other key or type is a ValueError."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**strict_json.fields('the Gaussian mechanism', value, names))
+
+
+def check_batch_size(expected_batch_size: int, num_examples: int) -> None:
+  """Raises ValueError unless a batch is expected to fit in the dataset."""
+  if expected_batch_size > num_examples:
+    raise ValueError(
+      f'Expected expected_batch_size={expected_batch_size} to be <='
+      f' num_examples={num_examples}; lower it.'
+    )
