@@ -375,9 +375,11 @@ def score(
 
 def _mean_accuracy(runs: Sequence[Accuracy]) -> Accuracy:
   """Mean of accuracies on the same examples."""
-  value = math.fsum(run.value for run in runs) / len(runs)
   num_examples = runs[0].num_examples
-  num_correct = value * num_examples if num_examples else 0
+  if not num_examples:
+    return runs[0]
+  num_correct = sum(round(r.value * num_examples) for r in runs) / len(runs)
+  value = num_correct / num_examples
   low, high = wilson_interval(num_correct, num_examples)
   return Accuracy(value=value, low=low, high=high, num_examples=num_examples)
 

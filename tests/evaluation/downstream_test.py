@@ -16,7 +16,12 @@ from sklearn import svm
 from dp_diffusion.evaluation import downstream
 
 NUM_CLASSES = 3
-QUICK = {'num_steps': 60, 'batch_size': 32, 'warmup_steps': 5}
+QUICK = {
+  'num_steps': 60,
+  'batch_size': 32,
+  'warmup_steps': 5,
+  'num_validations': 2,
+}
 
 
 def blobs(num_examples, seed, num_classes=NUM_CLASSES):
@@ -125,8 +130,7 @@ def test_best_checkpoint_is_the_one_that_is_kept(train_set):
     name='logistic_regression',
     learning_rate=3.0,
     validation_fraction=0.3,
-    num_validations=20,
-    **QUICK,
+    **QUICK | {'num_validations': 20},
   )
   calls = []
   classifier = downstream.train_classifier(
@@ -159,9 +163,8 @@ def test_patience_stops_early(train_set):
   config = downstream.ClassifierConfig(
     name='logistic_regression',
     learning_rate=1.0,
-    num_validations=60,
     patience=3,
-    **QUICK,
+    **QUICK | {'num_validations': 60},
   )
   labels = rng.integers(NUM_CLASSES, size=300).astype(np.int32)
   classifier = downstream.train_classifier(
