@@ -47,7 +47,7 @@ _SET_TITLES = {
 }
 _CLASSIFIER_TITLES = {
   'svm': 'RBF SVM',
-  'cnn': 'Small CNN',
+  'cnn': 'CNN',
   'small_cnn': 'Small CNN',
   'wrn_16_4': 'WRN-16-4',
   'wrn_40_4': 'WRN-40-4',
@@ -79,6 +79,8 @@ class Findings:
     seconds: stage -> seconds.
     command: what was typed.
     config: resolved config, JSON values.
+    classifier_names: key of `scores` -> `ClassifierConfig.name`, where the
+      key does not say which network it is.
   """
 
   title: str
@@ -91,6 +93,7 @@ class Findings:
   seconds: Mapping[str, float]
   command: str
   config: Mapping[str, Any]
+  classifier_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def write(
@@ -199,7 +202,7 @@ def _lead(findings: Findings) -> str:
   if name not in scores.get('synthetic', {}):
     return 'No classifier was trained on the synthetic images.'
   accuracy = scores['synthetic'][name].accuracy
-  title = _classifier_title(name)
+  title = _classifier_title(findings, name)
   words = [
     f'A classifier ({title}) that has seen **only synthetic images** is right'
     f' on **{page.percent(accuracy.value)}** of'
@@ -359,11 +362,16 @@ def _accuracy(findings: Findings) -> page.Section:
         for source in SOURCES
         if name in scores.get(source, {})
       ],
-      f'**{_classifier_title(name)}**{_CLASSIFIER_NOTES.get(name, "")}',
+      _accuracy_caption(findings, name),
     )
     for name in names
   ]
   return page.Section('Accuracy', (words, *tables))
+
+
+def _accuracy_caption(findings: Findings, name: str) -> str:
+  note = _CLASSIFIER_NOTES.get(name, '')
+  return f'**{_classifier_title(findings, name)}**{note}'
 
 
 def _accuracy_row(
@@ -419,9 +427,9 @@ def _per_class(findings: Findings) -> page.Section:
       )
       for label in classes
     ],
-    f'{_classifier_title(name)}, accuracy among the held-out images of each'
-    ' class. Filled dot with 95 % interval: synthetic. Hollow dot: public.'
-    ' Upright bar: real.',
+    f'{_classifier_title(findings, name)}, accuracy among the held-out images'
+    ' of each class. Filled dot with 95 % interval: synthetic. Hollow dot:'
+    ' public. Upright bar: real.',
   )
   blocks: list[page.Block] = [table]
   if len(classes) < len(findings.class_names):
@@ -444,7 +452,8 @@ def _shown_classes(score: downstream.Score) -> list[int]:
   return sorted(labels, key=values.__getitem__)[:_MANY_CLASSES]
 
 
-def _classifier_title(name: str) -> str:
+def _classifier_title(findings: Findings, key: str) -> str:
+  name = findings.classifier_names.get(key, key)
   return _CLASSIFIER_TITLES.get(name, name)
 
 

@@ -136,6 +136,11 @@ def test_sections_of_other_metrics_plug_in(tmp_path):
     report.write(make_findings(), tmp_path, [taken])
 
 
+def test_a_network_is_called_by_its_name():
+  html = report.to_html(make_findings(classifier_names={'cnn': 'wrn_40_4'}))
+  assert 'WRN-40-4' in html and 'RBF SVM' in html and '(CNN)' not in html
+
+
 def test_lead_says_how_much_of_the_gap_is_closed():
   lead = report._lead(make_findings())
   assert 'close 80\N{NO-BREAK SPACE}% of that gap' in lead  # 0.75, 0.95, 1.
