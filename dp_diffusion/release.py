@@ -28,7 +28,6 @@ import types
 from typing import Any
 
 from etils import epath
-from flax import traverse_util
 import numpy as np
 
 from dp_diffusion import array_types
@@ -36,6 +35,7 @@ from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion.evaluation import figures
+from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
@@ -57,10 +57,7 @@ def write_model(
       process, the classes. Nothing measured on sensitive images.
   """
   folder = epath.Path(release_dir) / 'model'
-  arrays: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
-  for name, value in arrays.items():
-    arrays[name] = np.asarray(value)
-  files.write_npz(folder / 'params.npz', 0o644, **arrays)
+  weights.save_npz(folder / 'params.npz', params)
   crash_points.reach('mid_release')
   files.write_json(folder / 'model.json', dict(description))
 
