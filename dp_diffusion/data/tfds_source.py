@@ -288,7 +288,7 @@ def _find_keys(info: Any, config: registry.DataConfig) -> _Keys:
     ('image', tfds.features.Image, config.image_key, supervised[:1]),
     ('label', tfds.features.ClassLabel, config.label_key, supervised[1:2]),
   ):
-    fits = [key for key in features if isinstance(features[key], kind)]
+    fits = sorted(k for k in features if isinstance(features[k], kind))
     if given:
       if given not in fits:
         raise array_types.UsageError(
