@@ -19,10 +19,9 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dp_diffusion import array_types
 
@@ -52,17 +51,33 @@ def add_noise(
       f'Expected noise_keys.shape={noise_keys.shape} to be ({NUM_KEYS},).'
     )
   leaves, treedef = jax.tree.flatten(grad_sum)
-  leaf_keys = zip(*(jax.random.split(key, len(leaves)) for key in noise_keys))
+  ends = np.cumsum([leaf.size for leaf in leaves])
+  unit_noise = jnp.split(_unit_noise(noise_keys, int(ends[-1])), ends[:-1])
   noised = [
-    leaf.astype(jnp.float32) + noise_std * _unit_noise(keys, leaf.shape)
-    for leaf, keys in zip(leaves, leaf_keys, strict=True)
+    leaf.astype(jnp.float32) + noise_std * noise.reshape(leaf.shape)
+    for leaf, noise in zip(leaves, unit_noise, strict=True)
   ]
   return jax.tree.unflatten(treedef, noised)
 
 
-def _unit_noise(
-  keys: Sequence[array_types.Key], shape: tuple[int, ...]
-) -> array_types.Array:
-  """Sum of four independent standard normals, halved: unit variance."""
-  draws = [jax.random.normal(key, shape, jnp.float32) for key in keys]
-  return sum(draws) / NUM_KEYS**0.5
+def _unit_noise(noise_keys: array_types.Key, size: int) -> array_types.Array:
+  """Sum of four independent standard normals, halved: unit variance.
+
+  One vector for all leaves, and a scan over the keys: a network has hundreds
+  of leaves, and a generator for each would take minutes to compile.
+
+  Args:
+    noise_keys: typed keys[4].
+    size: elements of all leaves together.
+
+  Returns:
+    float32[size].
+  """
+
+  def add_draw(
+    total: array_types.Array, key: array_types.Key
+  ) -> tuple[array_types.Array, None]:
+    return total + jax.random.normal(key, (size,), jnp.float32), None
+
+  total, _ = jax.lax.scan(add_draw, jnp.zeros(size, jnp.float32), noise_keys)
+  return total / NUM_KEYS**0.5

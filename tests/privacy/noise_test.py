@@ -48,13 +48,16 @@ def test_four_keys_have_unit_variance():
 
 
 def test_equals_the_formula():
-  """Sum of four normals, one per key, halved."""
-  keys = STREAMS.noise_keys(2)
+  """Sum of four normals, one per key, halved; leaf after leaf."""
   noised = add_noise(zeros(), STREAMS.noise_keys(2), 3.0)
-  leaf_keys = [jax.random.split(key, len(SHAPES))[0] for key in keys]
-  draws = [jax.random.normal(key, SHAPES['a']) for key in leaf_keys]
+  size = sum(x.size for x in noised.values())
+  draws = [
+    jax.random.normal(key, (size,), jnp.float32)
+    for key in STREAMS.noise_keys(2)
+  ]
   expected = 3.0 * np.sum(draws, axis=0) / 2
-  np.testing.assert_allclose(noised['a'], expected, rtol=1e-5, atol=1e-6)
+  actual = np.concatenate([np.ravel(x) for x in jax.tree.leaves(noised)])
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_adds_to_the_sum():
