@@ -11,13 +11,12 @@ Each process feeds its own devices and all call the collective functions
 Guarantees:
   * Noise is right on 1 and 8 devices and on 2 processes; replicas are equal
     to the bit. `parallel_test.py::test_noise_std_on_devices`,
-    `::test_replicas_are_identical`,
-    `multi_process_test.py::test_two_processes`.
-  * Device count does not change the step.
+    `::test_noise_std_on_two_processes`, `::test_replicas_are_identical`.
+  * Neither devices nor processes change the step.
     `parallel_test.py::test_one_device_equals_eight`,
-    `::test_batch_on_one_device_only`.
+    `::test_batch_on_one_device_only`, `::test_two_processes_equal_one`.
   * Processes that disagree refuse to go on.
-    `multi_process_test.py::test_two_processes`.
+    `parallel_test.py::test_processes_that_disagree_refuse`.
 """
 
 from __future__ import annotations
@@ -72,6 +71,34 @@ def initialize_from_environment() -> None:
   # Without it several processes on CPU cannot talk; accelerators ignore it.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(address, int(num_processes), int(process_id))
+
+
+def initialize(
+  *,
+  enable: bool,
+  coordinator_address: str = '',
+  num_processes: int = 0,
+  process_id: int = -1,
+) -> None:
+  """Joins the other processes of the job, before jax is asked for devices.
+
+  Args:
+    enable: whether there are others. If not, the environment decides, see
+      `initialize_from_environment`.
+    coordinator_address: 'host:port' of process 0; '' where jax detects it
+      (SLURM, TPU pods, ...).
+    num_processes: in all; 0 where jax detects it.
+    process_id: of this one; -1 where jax detects it.
+  """
+  if not enable:
+    initialize_from_environment()
+    return
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(
+    coordinator_address or None,
+    num_processes or None,
+    process_id if process_id >= 0 else None,
+  )
 
 
 class DataParallel:
@@ -166,6 +193,20 @@ class DataParallel:
       in_axes=in_axes,
       donate_argnums=donate_argnums,
       devices=self._pmap_devices,
+    )
+
+  def pmap_local(
+    self,
+    fn: Callable[..., Any],
+    in_axes: int | tuple[int | None, ...] = 0,
+    donate_argnums: tuple[int, ...] = (),
+  ) -> Callable[..., Any]:
+    """Runs `fn` on every device of THIS process; no collective may be in it."""
+    return jax.pmap(
+      fn,
+      in_axes=in_axes,
+      donate_argnums=donate_argnums,
+      devices=self.devices,
     )
 
   def pmap_zeros(

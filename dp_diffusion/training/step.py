@@ -15,7 +15,7 @@ Guarantees:
     of devices and processes.
     `step_test.py::test_noise_std_of_an_update`,
     `parallel_test.py::test_noise_std_on_devices`,
-    `multi_process_test.py::test_two_processes`.
+    `parallel_test.py::test_noise_std_on_two_processes`.
   * The noised sum is divided by the expected batch size, a constant, and an
     empty batch is a step of pure noise.
     `step_test.py::test_divides_by_the_expected_batch_size`,

@@ -181,15 +181,14 @@ def test_noise_enters_once_after_the_sum_over_devices(std_is_accepted):
   config = make_config()
   optimizer = optax.sgd(LEARNING_RATE)
   state = train_state.create({'w': jnp.zeros(SIZE)}, optimizer)
-  totals = jax.vmap(lambda x: make_total({'w': jnp.full(SIZE, x)}))(
+  totals = jax.jit(jax.vmap(lambda x: make_total({'w': jnp.full(SIZE, x)})))(
     jnp.arange(4.0)
   )
   run = functools.partial(
     step.apply, optimizer=optimizer, config=config, axis_name='devices'
   )
-  states = jax.vmap(run, in_axes=(None, 0, None), axis_name='devices')(
-    state, totals, STREAMS.noise_keys(0)
-  )
+  mapped = jax.vmap(run, in_axes=(None, 0, None), axis_name='devices')
+  states = jax.jit(mapped)(state, totals, STREAMS.noise_keys(0))
   updates = -np.asarray(states.params['w']) / LEARNING_RATE * 50
   for update in updates:
     np.testing.assert_array_equal(update, updates[0])
@@ -205,6 +204,20 @@ def test_noise_needs_a_finite_sensitivity():
     step.noise_std(1.0, float('inf'))
 
 
+def one_clipped_sum(batch):
+  keys = key_streams.draw_keys(
+    STREAMS.draw_key(0), jnp.arange(6, dtype=jnp.int32), 2
+  )
+  return clipping.clipped_grad_sum(
+    lambda params, *rest: loss_fn(params | FROZEN, *rest),
+    jax.tree.map(jnp.asarray, TRAINED),
+    batch,
+    keys,
+    jnp.zeros(6, bool),
+    l2_clip_norm=0.5,
+  )
+
+
 def test_accumulate_equals_one_clipped_sum():
   batch = make_batch()
   total = None
@@ -212,17 +225,7 @@ def test_accumulate_equals_one_clipped_sum():
     rows = slice(start, start + 3)
     part = {'x': batch['x'][rows]}
     total = accumulate(part, np.arange(6)[rows], [False] * 3, total)
-  keys = key_streams.draw_keys(
-    STREAMS.draw_key(0), jnp.arange(6, dtype=jnp.int32), 2
-  )
-  expected = clipping.clipped_grad_sum(
-    lambda params, *rest: loss_fn(params | FROZEN, *rest),
-    TRAINED,
-    batch,
-    keys,
-    jnp.zeros(6, bool),
-    l2_clip_norm=0.5,
-  )
+  expected = jax.jit(one_clipped_sum)(batch)
   assert_close(total, expected)
   assert total.l2_sensitivity == 1.0
 
@@ -279,11 +282,14 @@ def public(axis_name=None, microbatch_size=None):
 def public_oracle(batch):
   """One step of SGD on the mean loss, example by example."""
   losses, grads = [], []
+  loss_and_grad = jax.jit(
+    jax.value_and_grad(
+      lambda params, x, key: loss_fn(params | FROZEN, {'x': x}, key)
+    )
+  )
   for index, x in enumerate(batch['x']):
     key = jax.random.fold_in(STREAMS.draw_key(0), index)
-    loss, grad = jax.value_and_grad(
-      lambda params, x=x, key=key: loss_fn(params | FROZEN, {'x': x}, key)
-    )(jax.tree.map(jnp.asarray, TRAINED))
+    loss, grad = loss_and_grad(TRAINED, x, key)
     losses.append(loss)
     grads.append(grad['w'])
   return TRAINED['w'] - LEARNING_RATE * np.mean(grads, axis=0), np.mean(losses)
@@ -308,9 +314,10 @@ def test_public_step_equals_a_loop(microbatch_size):
 def test_public_step_averages_over_devices():
   batch = make_batch()
   state = train_state.create(TRAINED, optax.sgd(LEARNING_RATE), FROZEN)
-  after, loss = jax.vmap(
+  mapped = jax.vmap(
     public('devices'), in_axes=(None, 0, None, 0), axis_name='devices'
-  )(
+  )
+  after, loss = jax.jit(mapped)(
     state,
     {'x': batch['x'].reshape(3, 2, 2)},
     STREAMS.draw_key(0),
