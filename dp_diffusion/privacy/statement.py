@@ -1,0 +1,431 @@
+"""What a release says about its privacy: `privacy.json`, and the card.
+
+Last on the private road. Everything follows from the ledger and from a few
+public facts, so that `verify` can say it again and compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import hashlib
+import math
+from typing import Any
+
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import strict_json
+
+# Goes up with every change of the words below or of the keys.
+VERSION = 1
+FILE_NAME = 'privacy.json'
+
+_NOT_PRIVATE = (
+  'There is NO differential-privacy guarantee: at least one event adds no'
+  ' noise. Treat everything here as if it were the sensitive data.'
+)
+
+_RELATION = (
+  'Two datasets are neighbours if one is the other with one record added or'
+  ' removed.'
+)
+
+_UNITS = {
+  'image': (
+    'One record is one image. Who has several images in the data is protected'
+    ' less: the guarantee holds for each image, and weakens with their number.'
+  ),
+  'person': (
+    'One record is all images of one person: the guarantee holds for each'
+    ' person, however many images there are.'
+  ),
+}
+
+_TRUST = (
+  'A central curator: whoever ran the training saw the sensitive images and'
+  ' the secret randomness, and is trusted to keep both.',
+  'The code at the revision below, its dependencies, and the machine it ran'
+  ' on.',
+  'The declared number of records, and that records are what the unit says.',
+)
+
+_ACCESSES_COVERED = (
+  'Every gradient of the private training: each record that was selected, at'
+  ' each step, in every augmentation.',
+  'Every noised statistic listed as an event.',
+  'What an inherited release had spent before.',
+)
+
+_ACCESSES_NOT_COVERED = (
+  'Choosing hyper-parameters by results on the sensitive data.',
+  'Images held out for evaluation, and the evaluation itself, which stays with'
+  ' whoever ran it.',
+  'Other releases made from the same data: their epsilons add up.',
+)
+
+_RELEASED = (
+  'The weights after the last private step, and synthetic images sampled from'
+  ' them: whatever is computed from the weights alone costs nothing more.',
+  'Every file listed, with its sha256; no other file belongs to the release.',
+)
+
+_NOT_COVERED = (
+  'Timing of the training and access to its host.',
+  'An adversary who breaks the cryptography behind the randomness: secrecy of'
+  ' selection and noise is computational, not information-theoretic.',
+  'Residual effects of floating-point arithmetic on the noise.',
+  'Hyper-parameters tuned on the sensitive data.',
+  'Several releases from the same data: they add up.',
+  'The public data of the pre-training.',
+  'Images held out for evaluation.',
+)
+
+_SEVERAL_IMAGES = (
+  'Several images of one person: they are protected one by one, not together.'
+)
+
+
+def statement(
+  ledger: ledger_lib.Ledger,
+  *,
+  dataset: str,
+  insecure_secret: bool,
+  code_revision: str,
+  versions: Mapping[str, str],
+  unit: str | None = None,
+) -> dict[str, Any]:
+  """Builds `privacy.json`, but for the hashes of the files.
+
+  Guarantees:
+    * Epsilon is that of the ledger, by PLD and by RDP:
+      `statement_test.py::test_epsilon_is_that_of_the_ledger`.
+    * Without a guarantee it says so, in the numbers and in words:
+      `statement_test.py::test_no_noise_is_said`.
+    * An insecure secret is said:
+      `statement_test.py::test_insecure_secret_is_said`.
+    * It is JSON without NaN or infinity:
+      `statement_test.py::test_is_strict_json`.
+
+  Args:
+    ledger: all that was spent.
+    dataset: public name of the sensitive dataset.
+    insecure_secret: whether the secret was planted by a test.
+    code_revision: of this project, when the training ended.
+    versions: {package: version}.
+    unit: of the config; must be that of the ledger. None takes the ledger's.
+
+  Returns:
+    A JSON object; `files` {relative path: sha256} is to be added.
+
+  Raises:
+    ValueError: a fact is not a line of text, or the units differ.
+  """
+  if unit is not None and unit != ledger.unit:
+    raise ValueError(
+      f'Expected unit={unit!r} to be that of the ledger, {ledger.unit!r}.'
+    )
+  epsilon_pld = _finite_or_none(ledger.epsilon('pld'))
+  epsilon_rdp = _finite_or_none(ledger.epsilon('rdp'))
+  is_private = epsilon_pld is not None
+  insecure = strict_json.boolean('insecure_secret', insecure_secret)
+  result = {
+    'statement_version': VERSION,
+    'statement': _sentence(ledger, epsilon_pld, insecure),
+    'private': is_private,
+    'epsilon': epsilon_pld,
+    'epsilon_pld': epsilon_pld,
+    'epsilon_rdp': epsilon_rdp,
+    'delta_in_words': _delta_in_words(ledger),
+    'relation_in_words': _RELATION,
+    'unit_in_words': _UNITS[ledger.unit],
+    'dataset': strict_json.line('dataset', dataset),
+    'accounting': _accounting(insecure),
+    **ledger.to_json(),  # delta, relation, unit, events with all parameters.
+    'whom_one_must_trust': list(_TRUST),
+    'data_accesses_covered': list(_ACCESSES_COVERED),
+    'data_accesses_not_covered': list(_ACCESSES_NOT_COVERED),
+    'released': list(_RELEASED),
+    'not_covered': _not_covered(ledger.unit),
+    'insecure_secret': insecure,
+    'code_revision': strict_json.line('code_revision', code_revision),
+    'versions': {
+      strict_json.line('a package', name): strict_json.line(name, version)
+      for name, version in versions.items()
+    },
+  }
+  result['checksum'] = checksum(result)
+  return result
+
+
+def checksum(statement: Mapping[str, Any]) -> str:
+  """Hex SHA-256 of a statement but its `files` and `checksum`.
+
+  It tells a slip from what was written; whoever forges one forges both.
+  """
+  covered = {
+    name: value
+    for name, value in statement.items()
+    if name not in ('files', 'checksum')
+  }
+  return hashlib.sha256(strict_json.dumps(covered).encode()).hexdigest()
+
+
+def parse_ledger(statement: Mapping[str, Any]) -> ledger_lib.Ledger:
+  """The ledger that a statement holds.
+
+  Raises:
+    ValueError: a part is missing or wrong; one line.
+  """
+  names = ('version', 'relation', 'unit', 'delta', 'budget_epsilon', 'events')
+  found = {name: statement[name] for name in names if name in statement}
+  return ledger_lib.Ledger.from_json(found)
+
+
+def number(statement: Mapping[str, Any], name: str) -> float | None:
+  """A number of a statement: epsilons, delta or the noise multiplier.
+
+  Args:
+    statement: as `statement` returns it.
+    name: 'epsilon', 'epsilon_pld', 'epsilon_rdp', 'delta', or
+      'noise_multiplier' (of the last DP-SGD training).
+
+  Returns:
+    The number; None for an infinite one, or where there is none.
+  """
+  if name != 'noise_multiplier':
+    return statement[name]
+  for event in reversed(statement['events']):
+    if event['kind'] == ledger_lib.DpSgdEntry.kind:
+      return event['mechanism']['noise_multiplier']
+  return None
+
+
+def card(statement: Mapping[str, Any]) -> str:
+  """The statement in plain words.
+
+  Args:
+    statement: as `statement` returns it.
+
+  Returns:
+    Markdown that begins with a heading of level 1 and ends in a newline.
+  """
+  parts = [f'# Privacy of this release\n\n{statement["statement"]}']
+  if statement['private']:
+    parts.append(_meaning(statement['epsilon_pld']))
+  parts.append(
+    '\n'.join(
+      [
+        f'- **Data**: {statement["dataset"]}.',
+        f'- **Unit**: {statement["unit"]}. {statement["unit_in_words"]}',
+        f'- **Neighbours** ({statement["relation"]}):'
+        f' {statement["relation_in_words"]}',
+        f'- **Delta**: {statement["delta_in_words"]}',
+        f'- **Epsilon**: {_show(statement["epsilon_pld"])} by privacy loss'
+        f' distributions, which decides; {_show(statement["epsilon_rdp"])} by'
+        ' Renyi DP, for comparison.',
+      ]
+    )
+  )
+  parts.append('## What was done to the data\n\n' + _events_in_words(statement))
+  for title, name in (
+    ('Whom one must trust', 'whom_one_must_trust'),
+    ('Accesses to the data that are covered', 'data_accesses_covered'),
+    ('Accesses that are not', 'data_accesses_not_covered'),
+    ('What is released', 'released'),
+    ('What the guarantee does not cover', 'not_covered'),
+  ):
+    parts.append(f'## {title}\n\n{_bullets(statement[name])}')
+  accountant = statement['accounting']
+  assumptions = [
+    f'{a["assumption"]} Holds: {a["holds"]}.' for a in accountant['assumptions']
+  ]
+  parts.append(
+    f'## How epsilon was computed\n\n{accountant["method"]}\n\n'
+    + _bullets(assumptions)
+  )
+  made = [f'code revision {statement["code_revision"]}'] + [
+    f'{name} {version}' for name, version in statement['versions'].items()
+  ]
+  parts.append(f'## Made with\n\n{_bullets(made)}')
+  return '\n\n'.join(parts) + '\n'
+
+
+def _finite_or_none(value: float) -> float | None:
+  return value if math.isfinite(value) else None
+
+
+def _show(epsilon: float | None) -> str:
+  return 'infinite' if epsilon is None else f'{_round_up(epsilon):g}'
+
+
+def _round_up(epsilon: float) -> float:
+  """To 4 significant digits, never below.
+
+  >>> _round_up(9.99901)
+  10.0
+  """
+  if epsilon <= 0:
+    return 0.0
+  exponent = math.floor(math.log10(epsilon)) - 3
+  units = math.ceil(epsilon / 10.0**exponent)
+  rounded = float(f'{units}e{exponent}')
+  return rounded if rounded >= epsilon else float(f'{units + 1}e{exponent}')
+
+
+def _sentence(
+  ledger: ledger_lib.Ledger, epsilon: float | None, insecure: bool
+) -> str:
+  if epsilon is None:
+    return _NOT_PRIVATE
+  text = (
+    f'Everything in this release together is ({_show(epsilon)},'
+    f' {ledger.delta:g})-differentially private with respect to adding or'
+    f' removing one {ledger.unit} of the sensitive data.'
+  )
+  if insecure:
+    text += (
+      ' BUT its secret randomness was planted for a test and is known: the'
+      ' guarantee does not hold.'
+    )
+  return text
+
+
+def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
+  counts = _counts(ledger)
+  text = f'delta is {ledger.delta:g}'
+  if counts:
+    num = max(counts)
+    share = ledger.delta * num
+    text += (
+      f'; with {num} records, 1/N is {1 / num:.3g}, so delta is {share:.3g}'
+      ' times 1/N'
+    )
+    text += (
+      ': a mechanism that publishes a few whole records would pass.'
+      if share > 1
+      else '.'
+    )
+  else:
+    text += '; no event states a number of records.'
+  return text + (
+    ' Delta bounds the probability mass on which the bound by epsilon may fail.'
+  )
+
+
+def _counts(ledger: ledger_lib.Ledger) -> list[int]:
+  """Declared numbers of records, the inherited ones included."""
+  found = []
+  for entry in ledger.entries:
+    if isinstance(entry, ledger_lib.DpSgdEntry):
+      found.append(entry.mechanism.num_examples)
+    elif isinstance(entry, ledger_lib.InheritedEntry):
+      found.extend(_counts(entry.ledger))
+  return found
+
+
+def _not_covered(unit: str) -> list[str]:
+  extra = [_SEVERAL_IMAGES] if unit == 'image' else []
+  return [*_NOT_COVERED, *extra]
+
+
+def _accounting(insecure: bool) -> dict[str, Any]:
+  assumptions = (
+    (
+      'At each step every record is selected on its own, with the same'
+      ' probability; no batch is truncated, and an empty one is a step too.',
+      'yes',
+    ),
+    (
+      'One record moves the sum of clipped gradients by at most the clip norm.',
+      'yes',
+    ),
+    (
+      'Gaussian noise is added once to that sum.',
+      'yes, up to the rounding of 32-bit floating-point numbers',
+    ),
+    (
+      'Selection and noise are random to the adversary.',
+      'NO, the secret was planted for a test'
+      if insecure
+      else 'yes, against an adversary who cannot break SHAKE-256 or Threefry',
+    ),
+    (
+      'The number of records is declared, and does not depend on who is in'
+      ' the data.',
+      'as far as whoever declared it kept to that',
+    ),
+    (
+      'All weights that leave are of one training; steps run again with other'
+      ' randomness are charged again.',
+      'yes',
+    ),
+    (
+      'The accountant overstates: losses are discretised pessimistically;'
+      ' rounding errors of its float64 arithmetic are not tracked.',
+      'yes, up to those errors',
+    ),
+  )
+  return {
+    'method': (
+      'The privacy loss distributions of all events are composed numerically'
+      f' (dp-accounting, interval {accounting.PLD_INTERVAL:g}, pessimistic);'
+      ' where epsilon is above 1000, or noise so small that this needs too much'
+      ' memory, the larger bound by Renyi DP stands in.'
+    ),
+    'assumptions': [
+      {'assumption': text, 'holds': holds} for text, holds in assumptions
+    ],
+  }
+
+
+def _meaning(epsilon: float) -> str:
+  text = (
+    'In plain words: whatever somebody concludes from this release about one'
+    ' record, they would have concluded with nearly the same probability had'
+    ' that record not been there; up to delta, these probabilities differ by a'
+  )
+  if epsilon > 50:
+    return text + ' factor so large that it promises next to nothing.'
+  return text + f' factor of at most exp(epsilon) = {math.exp(epsilon):.3g}.'
+
+
+def _events_in_words(statement: Mapping[str, Any]) -> str:
+  return _bullets(_event_lines(parse_ledger(statement)))
+
+
+def _event_lines(ledger: ledger_lib.Ledger) -> list[str]:
+  lines = []
+  for entry in ledger.entries:
+    if isinstance(entry, ledger_lib.InheritedEntry):
+      lines.append(f'Inherited from {entry.source}:')
+      lines.extend(f'  {line}' for line in _event_lines(entry.ledger))
+    elif isinstance(entry, ledger_lib.GaussianEntry):
+      m = entry.mechanism
+      lines.append(
+        f'{m.purpose} ({entry.kind}), {m.count} time(s), with Gaussian noise of'
+        f' std {m.noise_std:g} (noise multiplier {m.noise_multiplier:g},'
+        f' sensitivity {m.l2_sensitivity:g}).'
+      )
+    else:
+      lines.append(_training_in_words(entry))
+  return lines or ['Nothing.']
+
+
+def _training_in_words(entry: ledger_lib.DpSgdEntry) -> str:
+  m = entry.mechanism
+  text = (
+    f'DP-SGD: {entry.num_steps} steps; at each, every one of {m.num_examples}'
+    f' records was selected with probability {m.sampling_prob:.6g}'
+    f' ({m.expected_batch_size} expected), its gradient clipped to norm'
+    f' {m.l2_clip_norm:g}, and Gaussian noise of {m.noise_multiplier:g} times'
+    ' the clip norm added to the sum.'
+  )
+  if entry.num_replayed_steps:
+    text += f' {entry.num_replayed_steps} lost steps are charged besides.'
+  return text
+
+
+def _bullets(lines: list[str]) -> str:
+  return '\n'.join(
+    f'{" " * (len(line) - len(line.lstrip()))}- {line.lstrip()}'
+    for line in lines
+  )

@@ -1,0 +1,293 @@
+"""Checks a published release from its folder alone.
+
+    python -m dp_diffusion.privacy.verify RELEASE_DIR
+
+For whoever receives a release: it recomputes epsilon from the events in
+`privacy.json` and the sha256 of every file. It needs dp-accounting, and no
+jax. Exit code 0: all agrees; 1: something does not; 2: there is nothing to
+check. A release at gs:// is to be copied to a local folder first.
+
+Guarantees:
+  * A statement that was changed is refused:
+    `verify_test.py::test_changed_statement_is_refused`.
+  * A file that was changed, added or removed is refused:
+    `verify_test.py::test_changed_folder_is_refused`.
+  * A path that leads outside the folder is refused, and not read:
+    `verify_test.py::test_path_outside_is_refused`.
+  * Whatever `privacy.json` holds, there is no traceback:
+    `verify_test.py::test_malformed_statement_is_refused`.
+  * jax is not imported: `verify_test.py::test_runs_without_jax`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import os
+import pathlib
+import re
+import stat
+import sys
+from typing import Any
+
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import strict_json
+
+_USAGE = 'usage: python -m dp_diffusion.privacy.verify RELEASE_DIR'
+_TOLERANCE = 1e-6  # Relative, of an epsilon computed on another machine.
+_MAX_BYTES = 64 << 20  # Of privacy.json.
+_LIMITS = (
+  'This shows that the statement agrees with itself and with the files. It'
+  ' does not prove what ran: that the code was the one named, on the data'
+  ' named, with a secret that stayed secret, rests on whoever made the release.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """What was found.
+
+  Attributes:
+    facts: lines about what was recomputed.
+    mismatches: lines, one for each thing that does not agree.
+  """
+
+  facts: tuple[str, ...]
+  mismatches: tuple[str, ...]
+
+
+def verify(release_dir: str | os.PathLike[str]) -> Report:
+  """Checks the statement and the files of a release.
+
+  Args:
+    release_dir: local folder that holds `privacy.json`.
+
+  Returns:
+    What was found. Nothing in the folder makes it raise.
+  """
+  folder = pathlib.Path(release_dir)
+  try:
+    statement = _read_statement(folder / statement_lib.FILE_NAME)
+  except (OSError, ValueError) as e:
+    return Report(facts=(), mismatches=(_one_line(e),))
+  facts, mismatches = _check_statement(statement)
+  file_facts, file_mismatches = _check_files(folder, statement.get('files'))
+  return Report(
+    facts=(*facts, *file_facts), mismatches=(*mismatches, *file_mismatches)
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints the report.
+
+  Args:
+    argv: the arguments, without the program.
+
+  Returns:
+    The exit code.
+  """
+  if list(argv) in (['-h'], ['--help']):
+    print(_USAGE)
+    return 0
+  problem = _usage_problem(argv)
+  if problem:
+    print(problem, file=sys.stderr)
+    return 2
+  report = verify(argv[0])
+  for line in report.facts:
+    print(line)
+  for line in report.mismatches:
+    print(f'MISMATCH   {line}')
+  if report.mismatches:
+    print(
+      f'result     {len(report.mismatches)} mismatch(es): do not rely on it'
+    )
+    return 1
+  print('result     everything agrees')
+  print(_LIMITS)
+  return 0
+
+
+def _usage_problem(argv: Sequence[str]) -> str:
+  """Why there is nothing to check, or ''."""
+  if len(argv) != 1 or argv[0].startswith('-'):
+    return _USAGE
+  try:
+    folder = pathlib.Path(argv[0])
+    if not folder.is_dir():
+      return f'Expected {ascii(argv[0])} to be a folder: give the release/ one.'
+    if not os.path.lexists(folder / statement_lib.FILE_NAME):
+      return (
+        f'Expected {ascii(argv[0])} to hold {statement_lib.FILE_NAME}: give the'
+        ' release/ folder.'
+      )
+  except (OSError, ValueError):
+    return f'Expected {ascii(argv[0])} to be a folder that can be read.'
+  return ''
+
+
+def _read_statement(path: pathlib.Path) -> dict[str, Any]:
+  status = path.lstat()
+  if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+    raise ValueError(f'Expected {path.name} to be a file of a few kB.')
+  statement = strict_json.loads(path.read_bytes())
+  if not isinstance(statement, dict):
+    raise ValueError(f'Expected {path.name} to hold a JSON object.')
+  return statement
+
+
+def _check_statement(
+  statement: Mapping[str, Any],
+) -> tuple[list[str], list[str]]:
+  """Says it again from the events, and compares."""
+  try:
+    ledger = statement_lib.parse_ledger(statement)
+    again = statement_lib.statement(
+      ledger,
+      dataset=_get(statement, 'dataset', str),
+      insecure_secret=_get(statement, 'insecure_secret', bool),
+      code_revision=_get(statement, 'code_revision', str),
+      versions=_get(statement, 'versions', dict),
+    )
+  except ValueError as e:
+    return [], [f'{statement_lib.FILE_NAME}: {_one_line(e)}']
+  mismatches = []
+  if statement.get('checksum') != statement_lib.checksum(statement):
+    mismatches.append(
+      f'{statement_lib.FILE_NAME}: it was changed after it was written (its'
+      ' checksum differs)'
+    )
+  if statement.get('statement_version') == statement_lib.VERSION:
+    expected = sorted(set(again) | (set(statement) - {'files'}))
+  else:  # Other words; the numbers mean the same.
+    expected = ['private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
+  for name in expected:
+    stated, found = statement.get(name), again.get(name)
+    if name != 'checksum' and not _is_same(name, stated, found):
+      mismatches.append(
+        f'{statement_lib.FILE_NAME}: {ascii(name)} is stated as'
+        f' {_short(stated)}, recomputed as {_short(found)}'
+      )
+  return _facts(again), mismatches
+
+
+def _facts(again: Mapping[str, Any]) -> list[str]:
+  version = importlib.metadata.version('dp-accounting')
+  if not again['private']:
+    facts = ['guarantee  NONE: an event adds no noise, epsilon is infinite']
+  else:
+    facts = [
+      f'guarantee  epsilon {again["epsilon_pld"]:.6g} at delta'
+      f' {again["delta"]:g}, for adding or removing one {again["unit"]}'
+    ]
+    if again['epsilon_rdp'] is not None:
+      facts.append(f'           epsilon {again["epsilon_rdp"]:.6g} by Renyi DP')
+  facts.append(
+    f'events     {len(again["events"])}, composed with dp-accounting {version}'
+  )
+  if again['insecure_secret']:
+    facts.append('WARNING    made with a planted secret: nothing is guaranteed')
+  return facts
+
+
+def _check_files(
+  folder: pathlib.Path, stated: Any
+) -> tuple[list[str], list[str]]:
+  """Compares the hashes, and looks for files that are not listed."""
+  if not isinstance(stated, dict):
+    return [], ["'files' does not list the files of the release"]
+  present, mismatches = _list_files(folder)
+  num_right = 0
+  for name, digest in sorted(stated.items()):
+    problem = _path_problem(name)
+    if problem:
+      mismatches.append(f'{ascii(name)} {problem}')
+    elif name not in present:
+      mismatches.append(f'{ascii(name)} is listed, but missing')
+    elif not isinstance(digest, str) or not re.fullmatch(
+      '[0-9a-f]{64}', digest
+    ):
+      mismatches.append(f'{ascii(name)} has no sha256 in the list')
+    elif _sha256(folder / name) != digest:
+      mismatches.append(f'{ascii(name)} was changed: its sha256 differs')
+    else:
+      num_right += 1
+  mismatches += [
+    f'{ascii(name)} is in the folder, but not listed'
+    for name in sorted(present - set(stated))
+  ]
+  return [f'files      {num_right} with the sha256 that is stated'], mismatches
+
+
+def _path_problem(name: str) -> str:
+  """Why a listed path is not one of a file inside the folder, or ''."""
+  parts = name.split('/')
+  if name.startswith('/') or '\\' in name or ':' in parts[0] or '..' in parts:
+    return 'leads outside the folder'
+  if not name or '\0' in name or {'', '.'} & set(parts):
+    return 'is not a plain relative path'
+  if name == statement_lib.FILE_NAME:
+    return 'cannot hold its own sha256'
+  return ''
+
+
+def _list_files(folder: pathlib.Path) -> tuple[set[str], list[str]]:
+  """Paths of plain files relative to the folder, and what is not plain."""
+  found: set[str] = set()
+  problems: list[str] = []
+  walk = os.walk(
+    folder, onerror=lambda e: problems.append(f'a folder: {_one_line(e)}')
+  )
+  for root, folders, names in walk:
+    for name in (*folders, *names):
+      path = pathlib.Path(root, name)
+      relative = path.relative_to(folder).as_posix()
+      mode = path.lstat().st_mode
+      if stat.S_ISREG(mode):
+        found.add(relative)
+      elif not stat.S_ISDIR(mode):
+        problems.append(f'{ascii(relative)} is a link or no plain file')
+  return found - {statement_lib.FILE_NAME}, problems
+
+
+def _sha256(path: pathlib.Path) -> str:
+  """Hex digest, or '' for a file that cannot be read."""
+  try:
+    with path.open('rb') as f:
+      return hashlib.file_digest(f, 'sha256').hexdigest()
+  except OSError:
+    return ''
+
+
+def _is_same(name: str, stated: Any, found: Any) -> bool:
+  if name.startswith('epsilon') and isinstance(found, float):
+    is_number = isinstance(stated, (int, float)) and not isinstance(
+      stated, bool
+    )
+    return is_number and math.isclose(stated, found, rel_tol=_TOLERANCE)
+  # Through JSON, so that 1, 1.0 and True are three values.
+  return strict_json.dumps(stated) == strict_json.dumps(found)
+
+
+def _get(statement: Mapping[str, Any], name: str, wanted: type) -> Any:
+  value = statement.get(name)
+  if not isinstance(value, wanted):
+    raise ValueError(f'Expected {name!r} to be of type {wanted.__name__}.')
+  return value
+
+
+def _short(value: Any) -> str:
+  text = ascii(value)
+  return text if len(text) <= 60 else text[:57] + '...'
+
+
+def _one_line(error: BaseException) -> str:
+  text = ascii(str(error))[1:-1].replace('\\n', ' ')
+  return text if len(text) <= 300 else text[:297] + '...'
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
