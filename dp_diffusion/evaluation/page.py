@@ -87,10 +87,17 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-  """Preformatted text that opens on a click."""
+  """What opens on a click; prose is printed in full all the same.
+
+  Attributes:
+    title: what is inside.
+    body: markdown as `Text`, or preformatted text as str.
+    is_open: open from the beginning.
+  """
 
   title: str
-  text: str
+  body: Text | str
+  is_open: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,9 +341,16 @@ def _columns(block: Columns) -> str:
 
 
 def _details(block: Details) -> str:
+  is_prose = isinstance(block.body, Text)
+  inside = (
+    _text(block.body)
+    if isinstance(block.body, Text)
+    else f'<pre tabindex="0">{_escape(block.body)}</pre>'
+  )
   return (
-    f'<details><summary>{_escape(block.title)}</summary>'
-    f'<pre tabindex="0">{_escape(block.text)}</pre></details>'
+    f'<details{" class=prose" if is_prose else ""}'
+    f'{" open" if block.is_open else ""}>'
+    f'<summary>{_escape(block.title)}</summary>{inside}</details>'
   )
 
 

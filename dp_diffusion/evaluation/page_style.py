@@ -182,7 +182,11 @@ pre {
   background: var(--wash);
   overflow-x: auto;
 }
-summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
+details.prose { border-top: 1px solid var(--line); }
+details.prose + :not(.prose), details.prose:last-child {
+  border-bottom: 1px solid var(--line);
+}
+summary { cursor: pointer; font-weight: 600; padding: .55rem 0; }
 
 @media (max-width: 40rem) {
   header { margin-top: 2rem; }
@@ -217,7 +221,9 @@ summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
   body { max-width: none; padding: 0; }
   header { margin-top: 1.5rem; }
   section { margin-top: 2.2rem; }
-  nav, details { display: none; }
+  nav, details:not(.prose) { display: none; }
+  details::details-content { content-visibility: visible; height: auto; }
+  summary { list-style: none; break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   h2, h3 { break-after: avoid; }
   figure, tr, .tile, pre, .figures, .table { break-inside: avoid; }

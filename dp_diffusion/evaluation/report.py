@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 from etils import epath
@@ -276,14 +277,23 @@ def _privacy(findings: Findings) -> page.Section:
     ('δ', page.number(privacy.get('delta'))),
     ('Noise multiplier', page.number(privacy.get('noise_multiplier'))),
   ]
+  summary, details = _split_card(findings.privacy_card)
+  numbers = page.Table(('In numbers', ''), rows)
   return page.Section(
-    'Privacy',
-    (
-      page.Columns(
-        page.Text(findings.privacy_card), page.Table(('In numbers', ''), rows)
-      ),
-    ),
+    'Privacy', (page.Columns(page.Text(summary), numbers), *details)
   )
+
+
+def _split_card(card: str) -> tuple[str, list[page.Details]]:
+  """The card's summary, and a part to open for each of its headings."""
+  card = re.sub(r'\A\s*# .*\n', '', card)  # The page has its own heading.
+  summary, *parts = re.split(r'^## +', card, flags=re.MULTILINE)
+  details = []
+  for part in parts:
+    title, _, body = part.partition('\n')
+    is_limit = 'not cover' in title.lower()  # Nobody should overlook these.
+    details.append(page.Details(title.strip(), page.Text(body), is_limit))
+  return summary, details
 
 
 def _is_private(privacy: Mapping[str, Any]) -> bool:

@@ -74,6 +74,7 @@ def every_block(text, png):
     page.Table((text, page.SCALE), [(text, page.Track((mark,)))], text),
     page.Table((text, text), [(text, text), (1.5, math.nan)]),
     page.Details(text, text),
+    page.Details(text, page.Text(text), True),
     page.Tiles((page.Tile(text, text, text, True),)),
     page.Columns(page.Text(text), page.Table((text,), [(text,)])),
   )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 
 import numpy as np
@@ -35,7 +36,10 @@ def make_findings(**changes):
       'delta': 1e-4,
       'noise_multiplier': 2.0021,
     },
-    'privacy_card': '## What is promised\n\nA **lot**.',
+    'privacy_card': (
+      '# Card\n\nA **lot**.\n\n## Events\n\n- One.\n\n'
+      '## What the guarantee does not cover\n\n- Much.\n'
+    ),
     'class_names': NAMES,
     'scores': {
       'synthetic': {'svm': make_score(4), 'cnn': make_score(2, 3)},
@@ -115,6 +119,18 @@ def test_page_has_every_part_and_is_escaped(written):
   assert '--config=&lt;x&gt;' in html
   assert html.count('<img') == 3
   assert 'nan' not in html.partition('</style>')[2].lower()
+
+
+def test_card_folds_but_for_what_is_not_covered(written):
+  html = (written / 'report.html').read_text()
+  card = html.partition('<h2>Privacy</h2>')[2].partition('</section>')[0]
+  assert card.index('<strong>lot</strong>') < card.index('<details')
+  parts = re.findall(r'<details class=prose( open)?><summary>(.*?)</', card)
+  assert parts == [
+    ('', 'Events'),
+    (' open', 'What the guarantee does not cover'),
+  ]
+  assert '# Card' not in card
 
 
 def test_same_findings_give_the_same_bytes(written, tmp_path):
