@@ -221,17 +221,29 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
 
 
 def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
-  """Writes `README.md`: what lies here, how to load it, what it guarantees.
+  """Writes `README.md`: the guarantee, what lies here and how to load it.
 
   Args:
     release_dir: the folder `release/`; the card tells of what is in it.
-    privacy_card: the privacy statement in plain words, markdown.
+    privacy_card: the privacy statement in plain words: markdown with a
+      heading of level 1, the guarantee in one paragraph, and the rest.
   """
   release_dir = epath.Path(release_dir)
-  parts = [privacy_card.strip(), '## What lies here']
+  privacy_card = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
+  guarantee, _, details = privacy_card.partition('\n\n')
+  details = re.sub(r'^#', '##', details, flags=re.MULTILINE)
+  title, contents = 'A model of images', []
   if (release_dir / 'dataset' / 'dataset.json').exists():
-    parts.append(_dataset_card(release_dir, read_dataset_info(release_dir)))
-  parts.append(_MODEL_CARD)
+    title = 'Synthetic images, and the model that made them'
+    contents = [_dataset_card(release_dir, read_dataset_info(release_dir))]
+  parts = [
+    f'# {title}',
+    guarantee,
+    '## What lies here',
+    *contents,
+    _MODEL_CARD,
+    *(['## Privacy', details] if details else []),
+  ]
   files.write_text(release_dir / CARD, '\n\n'.join(parts) + '\n')
 
 

@@ -17,6 +17,10 @@ from dp_diffusion import array_types
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import verify
 
 SPEC = array_types.DatasetSpec(
   name='Tiny:shapes',
@@ -134,10 +138,11 @@ def test_seal_hashes_every_other_file(tmp_path):
 
 def test_card_tells_of_what_is_there(tmp_path):
   release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
-  release.write_card(tmp_path, '# Card\n\nNo promise.\n')
+  release.write_card(tmp_path, '# Card\n\nNo promise.\n\nMore.\n\n## Why\n')
   card = (tmp_path / 'README.md').read_text()
-  assert card.startswith('# Card\n\nNo promise.')
-  assert 'model/params.npz' in card and 'dataset' not in card
+  assert card.splitlines()[2] == 'No promise.' and '# Card' not in card
+  assert card.index('model/params.npz') < card.index('### Why')
+  assert 'dataset' not in card
   write_dataset(tmp_path)
   release.write_card(tmp_path, '# Card')
   card = (tmp_path / 'README.md').read_text()
@@ -155,6 +160,42 @@ def test_code_on_the_card_runs(tmp_path, monkeypatch):
   images, labels = release.read_dataset(tmp_path)
   np.testing.assert_array_equal(found['images'], images)
   np.testing.assert_array_equal(found['labels'], labels)
+
+
+@pytest.fixture(scope='module')
+def statement():
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=1000,
+    expected_batch_size=100,
+    num_steps=5,
+    noise_multiplier=3.0,
+    l2_clip_norm=1.0,
+    delta=1e-4,
+  )
+  ledger = ledger_lib.Ledger(
+    delta=1e-4,
+    budget_epsilon=10.0,
+    unit='image',
+    relation=mechanism.relation,
+  )
+  ledger = ledger.add(ledger_lib.DpSgdEntry(mechanism=mechanism)).with_steps(5)
+  return statement_lib.statement(
+    ledger,
+    dataset='shapes',
+    insecure_secret=False,
+    code_revision='abc',
+    versions={'numpy': '2'},
+  )
+
+
+def test_a_sealed_release_passes_its_verification(tmp_path, statement):
+  write_dataset(tmp_path)
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.write_card(tmp_path, statement_lib.card(statement))
+  release.seal(tmp_path, statement)
+  assert not verify.verify(tmp_path).mismatches
+  release.write_shard(tmp_path, 0, 2, *make_shard(3))
+  assert len(verify.verify(tmp_path).mismatches) == 1
 
 
 def test_missing_tensorflow_is_said_and_the_release_goes_on(
