@@ -227,7 +227,7 @@ img-src data:; style-src 'unsafe-inline'">
 """
 
 
-def percent(value: float, digits: int = 1) -> str:
+def percent(value: float, decimals: int = 1) -> str:
   r"""A share as a percentage.
 
   >>> percent(0.93125), percent(float('nan'))
@@ -235,7 +235,7 @@ def percent(value: float, digits: int = 1) -> str:
   """
   if not _is_finite(value):
     return NOTHING
-  return f'{100 * value:.{digits}f}\N{NO-BREAK SPACE}%'
+  return f'{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%'
 
 
 def number(value: Any) -> str:

@@ -301,7 +301,7 @@ def _is_private(privacy: Mapping[str, Any]) -> bool:
   return epsilon is not None and math.isfinite(epsilon)
 
 
-def _epsilon(value: float | None, digits: int = 2) -> str:
+def _epsilon(value: float | None, decimals: int = 2) -> str:
   """Rounded up, as a bound must be; None stands for infinity.
 
   >>> _epsilon(9.9931), _epsilon(9.9931, 3), _epsilon(None)
@@ -309,7 +309,7 @@ def _epsilon(value: float | None, digits: int = 2) -> str:
   """
   if value is None or not math.isfinite(value):
     return '∞'
-  unit = 10**digits
+  unit = 10**decimals
   return f'{math.ceil(round(value * unit, 6)) / unit:.6g}'
 
 
