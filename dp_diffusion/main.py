@@ -21,6 +21,7 @@ import sys
 
 from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import host_memory
 
 STAGES = ('plan', 'pretrain', 'finetune', 'sample', 'evaluate', 'all')
 _FLAGS = ('--config', '--workdir', '--stage', '--help')
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if '--help' in argv or '-h' in argv:
     print(__doc__)
     return 0
+  host_memory.keep_freed()
   # Messages of libraries that no user can act on.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
