@@ -20,8 +20,11 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
+from dp_diffusion.evaluation import classifiers
 from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
+from dp_diffusion.evaluation import scoring
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import workdirs
@@ -63,12 +66,12 @@ def _run_on_main(
   settings = config.evaluate
   sources = _training_images(config, workdir)
   num_classes = len(config.data.class_names) or 1
-  held_out = downstream.HeldOut(
+  held_out = held_out_lib.HeldOut(
     functools.partial(registry.load, config.data, config.data.test_split)
   )
   configs = {_OURS: settings.classifier}
   if settings.svm:
-    configs[_REFERENCE] = downstream.ClassifierConfig(name='svm')
+    configs[_REFERENCE] = classifiers.ClassifierConfig(name='svm')
   classifiers: dict[tuple[str, str], list[downstream.Classifier]] = {}
   num_runs = len(sources) * (settings.num_seeds + len(configs) - 1)
   with held_out.closed():
@@ -87,10 +90,10 @@ def _run_on_main(
             advance()
   test = held_out.open()
   test_images = np.asarray(test.images)
-  scores: dict[str, dict[str, downstream.Score]] = {s: {} for s in sources}
+  scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sources}
   for (source, name), members in classifiers.items():
     predicted = [downstream.predictions(m, test_images) for m in members]
-    scores[source][name] = downstream.score(predicted, test.labels, num_classes)
+    scores[source][name] = scoring.score(predicted, test.labels, num_classes)
 
   statement = files.read_json(workdir.release / 'privacy.json')
   findings = report.Findings(

@@ -83,7 +83,12 @@ def run(
   restored = checkpoints.restore(state)
   start_step = 0
   meta = {'facts': facts, 'run_id': key_streams.run_id(secret, facts)}
-  ledger = ledger_lib.start(mechanism, config.privacy, unit=config.data.unit)
+  ledger = ledger_lib.Ledger(
+    delta=mechanism.delta,
+    budget_epsilon=budget_epsilon(config.privacy, calibration),
+    unit=config.data.unit,
+    entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=0),),
+  )
   if restored:
     check_same_run(restored.meta['facts'], facts)
     start_step, state, meta = restored.step, restored.state, restored.meta
@@ -117,6 +122,13 @@ def run(
   if devices.is_main:
     _write_release(config, workdir, state, ledger, secret)
   parallel.barrier('finetune')
+
+
+def budget_epsilon(
+  privacy: accounting.PrivacyConfig, calibration: accounting.Calibration
+) -> float:
+  """What may be spent in total: promised, or what the given numbers cost."""
+  return calibration.epsilon_pld if privacy.epsilon is None else privacy.epsilon
 
 
 def say_calibration(calibration: accounting.Calibration) -> None:
@@ -339,7 +351,7 @@ def _write_release(
     if config.finetune.release_weights == 'ema'
     else state.all_params
   )
-  statements.store(workdir, ledger, is_insecure=secret.is_insecure)
+  statements.store(workdir, ledger.seal(), is_insecure=secret.is_insecure)
   release.write_model(
     workdir.release,
     weights.flatten(params),

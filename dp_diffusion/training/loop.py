@@ -96,6 +96,10 @@ def private_step(
       lambda x: x.reshape(slots.indices.shape + x.shape[1:]),  # noqa: B023
       batch,
     )
+    batch = devices.shard(batch)
+    # The batch was prepared while the device computed. Not further ahead: a
+    # call that waits holds its temporary memory already.
+    jax.block_until_ready(total)
     total = steps.accumulate(
       state.params,
       state.frozen_params,
@@ -331,6 +335,8 @@ def train_public(
         indices,
       )
       losses.append((step, loss))
+      if len(losses) > 1:
+        losses[-2][1].block_until_ready()  # One step ahead, no further.
       step += 1
       is_stopped = parallel_lib.any_process(stop())
       if (
