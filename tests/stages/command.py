@@ -1,0 +1,91 @@
+"""Runs the command line in a process of its own, as a user does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import pathlib
+import signal
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+DIGITS_SMOKE = str(ROOT / 'configs' / 'digits.py') + ':smoke'
+TIMEOUT_SECS = 600
+
+
+def run(
+  environment: Mapping[str, str],
+  *arguments: str,
+  config: str = DIGITS_SMOKE,
+  cwd: pathlib.Path | None = None,
+  num_devices: int = 2,
+  crash_at: str = '',
+) -> subprocess.CompletedProcess[str]:
+  """`python -m dp_diffusion.main --config=... ARGUMENTS`, output as text."""
+  return subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'dp_diffusion.main',
+      f'--config={config}',
+      *arguments,
+    ],
+    env=_environment(environment, num_devices, crash_at),
+    cwd=cwd or ROOT,
+    capture_output=True,
+    text=True,
+    timeout=TIMEOUT_SECS,
+    check=False,
+  )
+
+
+def start(
+  environment: Mapping[str, str], *arguments: str, config: str = DIGITS_SMOKE
+) -> subprocess.Popen[str]:
+  """Like `run`, but does not wait."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'dp_diffusion.main',
+      f'--config={config}',
+      *arguments,
+    ],
+    env=_environment(environment, 2, ''),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def succeed(*arguments: object, **keywords: object) -> str:
+  """Like `run`, and returns standard output; fails the test on an error."""
+  done = run(*arguments, **keywords)
+  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
+  return done.stdout
+
+
+def killed(done: subprocess.CompletedProcess[str]) -> bool:
+  """Whether the process died of SIGKILL."""
+  return done.returncode == -signal.SIGKILL
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """Relative path -> bytes of every file below."""
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }
+
+
+def _environment(
+  environment: Mapping[str, str], num_devices: int, crash_at: str
+) -> dict[str, str]:
+  return {
+    **environment,
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    'DP_DIFFUSION_CRASH_AT': crash_at,
+    'JAX_DEBUG_KEY_REUSE': '0',  # Costs compilation; checked in process.
+  }

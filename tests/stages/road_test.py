@@ -1,0 +1,243 @@
+"""The whole road at smoke size, through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dp_diffusion.privacy import key_streams
+from tests.stages import command
+
+
+def _report(run) -> dict:
+  return json.loads((run.workdir / 'evaluation' / 'report.json').read_text())
+
+
+def test_report_has_what_it_promises(finished_run) -> None:
+  report = _report(finished_run)
+  for key in ('epsilon_pld', 'epsilon_rdp', 'delta', 'noise_multiplier'):
+    assert report['privacy'][key] > 0
+  assert report['privacy']['epsilon_pld'] <= 10
+  for source in ('synthetic', 'public', 'real'):
+    for classifier in ('svm', 'cnn'):
+      assert 0 <= report['accuracy'][source][classifier] <= 1
+  for stage in ('pretrain', 'finetune', 'sample', 'evaluate'):
+    assert report['seconds'][stage] > 0
+  page = (finished_run.workdir / 'evaluation' / 'report.html').read_text()
+  assert 'outside the privacy guarantee' in page.splitlines()[0]
+
+
+def test_last_lines_say_privacy_accuracy_and_report(finished_run) -> None:
+  lines = finished_run.stdout.strip().splitlines()
+  assert lines[-4].startswith('privacy') and 'delta 0.0001' in lines[-4]
+  assert lines[-3].startswith('accuracy') and 'synthetic' in lines[-3]
+  assert lines[-1].endswith('evaluation/report.html')
+
+
+def test_what_the_real_images_teach_is_not_on_the_terminal(
+  finished_run,
+) -> None:
+  for value in _report(finished_run)['accuracy']['real'].values():
+    assert f'{100 * value:.1f} %: trained on real' not in finished_run.stdout
+  assert 'trained on real' not in finished_run.stdout
+
+
+def test_release_holds_images_and_labels(finished_run) -> None:
+  shards = sorted((finished_run.workdir / 'release' / 'dataset').glob('*.npz'))
+  labels = []
+  for shard in shards:
+    with np.load(shard) as arrays:
+      assert arrays['images'].dtype == np.uint8
+      assert arrays['images'].shape[1:] == (8, 8, 1)
+      assert arrays['labels'].dtype == np.int32
+      labels.extend(arrays['labels'])
+  assert np.bincount(labels).tolist() == [6] * 10  # Uniform, from the config.
+  assert (finished_run.workdir / 'release' / 'samples.png').stat().st_size > 0
+
+
+def test_release_is_verified_without_jax(
+  finished_run, subprocess_environment: Mapping[str, str]
+) -> None:
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'dp_diffusion.privacy.verify',
+      str(finished_run.workdir / 'release'),
+    ],
+    env=dict(subprocess_environment),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tfds_reads_the_release_without_this_project(
+  finished_run, tmp_path
+) -> None:
+  pytest.importorskip('tensorflow')
+  roots = list((finished_run.workdir / 'release/dataset/tfds').glob('*/*'))
+  code = (
+    'import sys; import tensorflow_datasets as tfds\n'
+    f'source = tfds.builder_from_directory({str(roots[0])!r})'
+    ".as_data_source('train')\n"
+    "assert source[0]['image'].shape == (8, 8, 1)\n"
+    "assert not any(m.startswith('dp_diffusion') for m in sys.modules)\n"
+    'print(len(source))'
+  )
+  environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+  out = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert out.split()[-1] == '60'
+
+
+def test_private_folders_are_for_their_owner(finished_run) -> None:
+  for name in ('private', 'evaluation'):
+    mode = stat.S_IMODE((finished_run.workdir / name).stat().st_mode)
+    assert mode == 0o700
+  secret = finished_run.workdir / 'private' / 'secret'
+  assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_secret_and_its_keys_are_in_no_other_file(finished_run) -> None:
+  secret = key_streams.Secret.load(finished_run.workdir / 'private' / 'secret')
+  checkpoints = finished_run.workdir / 'private' / 'checkpoints'
+  meta = next(checkpoints.rglob('meta.json'))
+  run_id = json.loads(meta.read_text())['meta']['run_id']
+  streams = key_streams.KeyStreams(secret=secret, run_id=run_id)
+  words = [secret.value, run_id.encode()]
+  for step in range(4):
+    for key in (*streams.noise_keys(step), streams.draw_key(step)):
+      words.append(np.asarray(_key_data(key)).tobytes())
+  words += [word.hex().encode() for word in words]
+  for path, data in command.contents(finished_run.workdir).items():
+    if not path.startswith('private/'):
+      assert not any(word in data for word in words), path
+
+
+def _key_data(key):
+  import jax  # noqa: PLC0415
+
+  return jax.random.key_data(key)
+
+
+def test_finished_run_does_nothing_more(
+  finished_run, subprocess_environment: Mapping[str, str]
+) -> None:
+  before = command.contents(finished_run.workdir)
+  out = command.succeed(
+    subprocess_environment, f'--workdir={finished_run.workdir}'
+  )
+  assert out.count('complete, nothing to do') == 4
+  assert out.strip().endswith('evaluation/report.html')
+  assert command.contents(finished_run.workdir) == before
+
+
+def test_plan_says_what_is_spent_and_left(
+  finished_run, subprocess_environment: Mapping[str, str]
+) -> None:
+  before = command.contents(finished_run.workdir)
+  out = command.succeed(
+    subprocess_environment, f'--workdir={finished_run.workdir}', '--stage=plan'
+  )
+  assert 'noise multiplier' in out and 'under RDP' in out
+  assert 'spent' in out and 'left' in out and '[complete]' in out
+  assert command.contents(finished_run.workdir) == before
+
+
+def test_plan_alone_writes_nothing(
+  subprocess_environment: Mapping[str, str], tmp_path
+) -> None:
+  out = command.succeed(
+    subprocess_environment, f'--workdir={tmp_path / "new"}', '--stage=plan'
+  )
+  assert 'parameters' in out and 'FLOP' in out and 'nothing yet' in out
+  assert not (tmp_path / 'new').exists()
+
+
+def test_another_config_is_refused_with_both_values(
+  finished_run, subprocess_environment: Mapping[str, str]
+) -> None:
+  done = command.run(
+    subprocess_environment,
+    f'--workdir={finished_run.workdir}',
+    '--config.privacy.epsilon=5',
+  )
+  assert done.returncode == 2
+  assert 'privacy.epsilon=10.0' in done.stderr
+  assert 'privacy.epsilon=5.0' in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
+def test_a_sealed_release_is_not_trained_further(
+  finished_run, subprocess_environment: Mapping[str, str]
+) -> None:
+  done = command.run(
+    subprocess_environment,
+    f'--workdir={finished_run.workdir}',
+    '--stage=finetune',
+    '--config.privacy.num_steps=5',
+  )
+  assert done.returncode == 2 and 'privacy.num_steps=4' in done.stderr
+
+
+def test_stage_before_its_time_names_the_missing_one(
+  subprocess_environment: Mapping[str, str], tmp_path
+) -> None:
+  done = command.run(
+    subprocess_environment, f'--workdir={tmp_path}', '--stage=sample'
+  )
+  assert done.returncode == 2
+  assert 'finetune' in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_workdir_that_cannot_be_written_is_named(
+  subprocess_environment: Mapping[str, str], tmp_path
+) -> None:
+  (tmp_path / 'file').write_text('')
+  done = command.run(
+    subprocess_environment, f'--workdir={tmp_path / "file" / "run"}'
+  )
+  assert done.returncode == 2
+  assert '--workdir=' in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_interrupt_saves_and_says_how_to_continue(
+  finished_run, subprocess_environment: Mapping[str, str], tmp_path
+) -> None:
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished_run.workdir / 'public', workdir / 'public')
+  record = json.loads((finished_run.workdir / 'config.json').read_text())
+  record = {'pretrain': record['pretrain']}
+  (workdir / 'config.json').write_text(json.dumps(record))
+  arguments = (f'--workdir={workdir}', '--stage=finetune')
+  process = command.start(subprocess_environment, *arguments)
+  for line in process.stdout:
+    if line.startswith('private training, step: 0/'):
+      process.send_signal(signal.SIGINT)
+      break
+  rest, _ = process.communicate(timeout=command.TIMEOUT_SECS)
+  assert process.returncode == 130, rest
+  assert 'To continue: python -m dp_diffusion.main' in rest
+  assert list((workdir / 'private' / 'checkpoints').glob('[0-9]*'))
+  out = command.succeed(subprocess_environment, *arguments)
+  assert 'continues from step' in out
+  assert (workdir / 'release' / 'privacy.json').exists()
+  assert time.monotonic() > 0
