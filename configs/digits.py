@@ -33,10 +33,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model.attention_resolutions = ()
   config.model.num_groups = 8
   config.model.head_channels = 16
+  config.model.conv_resample = False
   config.diffusion.schedule = 'cosine'
   config.diffusion.prediction = 'v'
 
-  config.pretrain.num_steps = 2000
+  config.pretrain.num_steps = 600
   config.pretrain.batch_size = 256
   config.pretrain.optimizer.learning_rate = 2e-3
   config.pretrain.optimizer.warmup_steps = 100
@@ -48,12 +49,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.delta = 1e-4
   config.privacy.num_examples = 1437
   config.privacy.expected_batch_size = 480
-  config.privacy.num_steps = 150
+  config.privacy.num_steps = 100
   config.privacy.l2_clip_norm = 0.3
-  config.finetune.augmult = 8
+  config.finetune.augmult = 4
   config.finetune.optimizer.learning_rate = 2e-3
   config.finetune.ema_decay = 0.97
-  config.finetune.microbatch_size = 64
+  config.finetune.microbatch_size = 32
   config.finetune.checkpoint_every_steps = 25
 
   config.sample.num_samples = 5000
@@ -62,7 +63,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sample.shard_size = 2500
 
   config.evaluate.classifier.name = 'small_cnn'
-  config.evaluate.classifier.num_steps = 1000
+  config.evaluate.classifier.num_steps = 600
   config.evaluate.svm = True
   return default.apply_variant(config, variant, {'smoke': _smoke})
 
