@@ -1,0 +1,303 @@
+"""What the experiments share: running a set of runs, and reading what they say.
+
+An experiment is a set of runs of `dp_diffusion.main`, each in a folder of its
+own and each resumable, and a `results.json` of what they found:
+
+  experiment   name of the folder below experiments/
+  notice       that the numbers are computed from real images
+  command      what was typed
+  machine      where it ran
+  rows         lines of README's table, see `row`
+  figures      beside it, for README: [{'file': ..., 'alt': ...}]
+  runs         one entry per run, see `read_run`
+  missing      names of runs that are not complete
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
+import dataclasses
+import hashlib
+from importlib import metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+from dp_diffusion import array_types
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion.privacy import statement
+
+NOTICE = (
+  'Accuracies and seconds are computed from real images without noise: they'
+  ' are outside the privacy guarantee.'
+)
+# What a run's report says that may stand in a table beside others.
+_REPORTED = (
+  'accuracy',
+  'accuracy_interval',
+  'num_held_out_images',
+  'num_train_images',
+  'seconds',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """One run of `dp_diffusion.main`.
+
+  Attributes:
+    name: unique; of its folder and its log.
+    workdir: its folder.
+    arguments: of the command line, without the program.
+    facts: what tells it from the others, for `results.json`.
+  """
+
+  name: str
+  workdir: pathlib.Path
+  arguments: tuple[str, ...]
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def command(self) -> str:
+    """The command line as a user would type it."""
+    return shlex.join(('python', '-m', 'dp_diffusion.main', *self.arguments))
+
+
+def make_run(
+  name: str,
+  *,
+  config: str,
+  out: pathlib.Path,
+  overrides: Mapping[str, object],
+  stage: str = 'all',
+  facts: Mapping[str, Any] | None = None,
+) -> Run:
+  """A run whose folder is `out/name`.
+
+  Args:
+    name: of the run.
+    config: FILE[:VARIANT].
+    out: folder of the experiment's runs.
+    overrides: config key -> value.
+    stage: of `main.STAGES`.
+    facts: see `Run`.
+
+  Returns:
+    The run.
+  """
+  arguments = (
+    f'--config={config}',
+    f'--workdir={out / name}',
+    f'--stage={stage}',
+    *(f'--config.{key}={value}' for key, value in overrides.items()),
+  )
+  return Run(
+    name=name, workdir=out / name, arguments=arguments, facts=facts or {}
+  )
+
+
+def execute(run: Run, log: pathlib.Path) -> int:
+  """Runs one process; returns its exit code. Output goes to `log`."""
+  log.parent.mkdir(parents=True, exist_ok=True)
+  with log.open('ab') as f:
+    return subprocess.run(
+      [sys.executable, '-m', 'dp_diffusion.main', *run.arguments],
+      stdin=subprocess.DEVNULL,
+      stdout=f,
+      stderr=subprocess.STDOUT,
+      check=False,
+    ).returncode
+
+
+def execute_all(
+  runs: Sequence[Run],
+  log_dir: pathlib.Path,
+  num_parallel: int = 1,
+  execute_fn: Callable[[Run, pathlib.Path], int] = execute,
+) -> list[str]:
+  """Runs all of them; one that fails is named and the others go on.
+
+  A run that is complete says so by itself, in seconds.
+
+  Args:
+    runs: in the order in which they start.
+    log_dir: gets NAME.log for each.
+    num_parallel: processes at a time.
+    execute_fn: runs one and returns its exit code.
+
+  Returns:
+    Names of those that failed.
+
+  Raises:
+    Interrupted: Ctrl-C; runs in progress have stopped at a step boundary.
+  """
+  failed: list[str] = []
+  start = time.monotonic()
+
+  def one(run: Run) -> tuple[int, float]:
+    console.say(f'{run.name}: starts')
+    begin = time.monotonic()
+    return execute_fn(run, log_dir / f'{run.name}.log'), (
+      time.monotonic() - begin
+    )
+
+  with concurrent.futures.ThreadPoolExecutor(num_parallel) as pool:
+    futures = {pool.submit(one, run): run for run in runs}
+    try:
+      done = concurrent.futures.as_completed(futures)
+      for count, future in enumerate(done, 1):
+        run, (code, secs) = futures[future], future.result()
+        if code:
+          failed.append(run.name)
+          console.warn(_failure(run.name, code, log_dir / f'{run.name}.log'))
+        left = (time.monotonic() - start) * (len(runs) - count) / count
+        console.say(
+          f'{run.name}: {"FAILED" if code else "done"} after {secs:.0f} s;'
+          f' {count}/{len(runs)}, {left / 60:.0f} min left'
+        )
+    except KeyboardInterrupt:
+      # The processes got it too: they save, say how to go on, and end.
+      pool.shutdown(wait=True, cancel_futures=True)
+      raise array_types.Interrupted(
+        'Stopped; everything is saved. The same command continues.'
+      ) from None
+  return failed
+
+
+def _failure(name: str, code: int, log: pathlib.Path) -> str:
+  lines = log.read_text(errors='replace').split('\n') if log.exists() else []
+  last = next((line for line in reversed(lines) if line.strip()), '')
+  return f'{name} failed with exit code {code}, see {log}: {last.strip()}'
+
+
+def read_run(run: Run) -> dict[str, Any] | None:
+  """What a complete run found; None where it is not complete.
+
+  Args:
+    run: its folder holds evaluation/report.json and release/privacy.json.
+
+  Returns:
+    Its facts; epsilon_pld, epsilon_rdp, delta, noise_multiplier (an infinite
+    epsilon is null, and then `private` is false); accuracies by source and
+    classifier with their intervals; seconds of each stage; command, revision,
+    versions, and SHA-256 of the resolved config.
+  """
+  report_path = run.workdir / 'evaluation' / 'report.json'
+  privacy_path = run.workdir / 'release' / statement.FILE_NAME
+  if not report_path.exists() or not privacy_path.exists():
+    return None
+  report, privacy = files.read_json(report_path), files.read_json(privacy_path)
+  numbers = ('epsilon_pld', 'epsilon_rdp', 'delta', 'noise_multiplier')
+  return {
+    'name': run.name,
+    **run.facts,
+    'private': privacy['private'],
+    **{name: statement.number(privacy, name) for name in numbers},
+    **{name: report[name] for name in _REPORTED},
+    'command': run.command,
+    'code_revision': privacy['code_revision'],
+    'versions': privacy['versions'],
+    'config_sha256': config_sha256(report['config']),
+  }
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+  """Hex SHA-256 of a resolved config, whatever the order of its keys.
+
+  >>> config_sha256({'a': 1, 'b': 2}) == config_sha256({'b': 2, 'a': 1})
+  True
+  """
+  text = json.dumps(config, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row(
+  what: str,
+  measures: Mapping[str, Sequence[float]],
+  *,
+  unit: str = '%',
+  seconds: float | None = None,
+  claim: str = '',
+  aim: str = '',
+  is_missed: bool = False,
+) -> dict[str, Any]:
+  """A line of README's table.
+
+  Args:
+    what: data and setting, a few words.
+    measures: name -> its value for each seed.
+    unit: of the values as shown; '%' shows a share in percent.
+    seconds: that all seeds took together, what they share included; None
+      where the row has no runs of its own.
+    claim: key of the paper's claim in `collect.CLAIMS` that it stands beside.
+    aim: what was aimed at, where the paper has no such number.
+    is_missed: whether that was missed.
+  """
+  return {
+    'what': what,
+    'measures': {name: list(values) for name, values in measures.items()},
+    'unit': unit,
+    'seconds': seconds,
+    'claim': claim,
+    'aim': aim,
+    'is_missed': is_missed,
+  }
+
+
+def machine(out: pathlib.Path, num_parallel: int) -> dict[str, Any]:
+  """Facts of the machine that first worked on `out`, kept in machine.json.
+
+  Args:
+    out: folder of the experiment's runs.
+    num_parallel: processes at a time; they slow one another down.
+  """
+  path = out / 'machine.json'
+  if not path.exists():
+    found = {**machine_facts(), 'runs_at_a_time': num_parallel}
+    files.write_json(path, found)
+  return files.read_json(path)
+
+
+def machine_facts() -> dict[str, Any]:
+  """Processor, cores, accelerators, Python and jax of this machine."""
+  return {
+    'cpu': _cpu_model(),
+    'cores': _num_cores(),
+    'devices': _devices(),
+    'python': platform.python_version(),
+    'jax': metadata.version('jax'),
+  }
+
+
+def _num_cores() -> int | None:
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))  # Those that this process may use.
+  return os.cpu_count()
+
+
+def _cpu_model() -> str:
+  try:
+    text = pathlib.Path('/proc/cpuinfo').read_text()
+  except OSError:
+    text = ''
+  for line in text.split('\n'):
+    if line.startswith('model name'):
+      return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def _devices() -> str:
+  """As '8 x NVIDIA A100'; asked in a process that then lets go of them."""
+  code = 'import jax; d = jax.devices(); print(len(d), "x", d[0].device_kind)'
+  found = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=False
+  )
+  return found.stdout.strip() or 'unknown'
