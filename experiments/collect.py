@@ -1,0 +1,153 @@
+"""Writes README's table of results: the paper's claims, and what we measured.
+
+  python -m experiments.collect           # writes the table
+  python -m experiments.collect --check   # exit code 1 where it is out of date
+
+It reads the rows of every `experiments/*/results.json` (see `common.row`). A
+claim that no row stands beside is listed as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+from dp_diffusion import files
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+START, END = '<!-- results:start -->', '<!-- results:end -->'
+NOT_RUN = 'not run'
+NONE = '–'
+
+# Key to (data and setting, claim), arXiv 2302.13861, in the order of the table.
+CLAIMS = {
+  'cifar10': ('CIFAR-10, epsilon 10', 'FID 9.8; accuracy 88.0 %'),
+  'camelyon17': ('Camelyon17, epsilon 10', 'accuracy 91.1 %'),
+  'mnist': ('MNIST, epsilon 10', 'accuracy 98.6 %'),
+}
+
+_HEADER = ('Data', 'Paper', 'Ours', 'Seeds', 'Hardware', 'Hours')
+_EXPLANATION = (
+  'Mean ± standard deviation over seeds; accuracies are of classifiers trained'
+  ' on synthetic images and tested on real ones. Hours are of all seeds of a'
+  ' row and their pre-training, one after the other.'
+)
+
+
+def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Every `results.json` one folder down, by name."""
+  return [files.read_json(p) for p in sorted(folder.glob('*/results.json'))]
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+  """The table in markdown, and the figures below it.
+
+  Args:
+    results: contents of the `results.json`.
+
+  Raises:
+    ValueError: a row stands beside a claim that is not known.
+  """
+  beside: dict[str, list[tuple[str, ...]]] = {key: [] for key in CLAIMS}
+  others = []
+  for result in results:
+    hardware = _hardware(result['machine'])
+    for row in result['rows']:
+      key = row['claim']
+      if key and key not in CLAIMS:
+        raise ValueError(
+          f'Expected claim={key!r} of {result["experiment"]} to be one of'
+          f' {", ".join(CLAIMS)}.'
+        )
+      (beside[key] if key else others).append(_cells(row, hardware))
+  lines = [_HEADER, ('---',) * len(_HEADER)]
+  for key, (what, claim) in CLAIMS.items():
+    lines += beside[key] or [(what, claim, NOT_RUN, NONE, NONE, NONE)]
+  lines += others
+  drawn = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  parts = [drawn, _EXPLANATION] if results else [drawn]
+  parts += [
+    f'![{figure["alt"]}](experiments/{result["experiment"]}/{figure["file"]})'
+    for result in results
+    for figure in result['figures']
+  ]
+  return '\n\n'.join(parts)
+
+
+def _cells(row: Mapping[str, Any], hardware: str) -> tuple[str, ...]:
+  ours = '; '.join(
+    f'{name} {spread(values, row["unit"])}'
+    for name, values in row['measures'].items()
+  )
+  if row['aim']:
+    word = '**missed**' if row['is_missed'] else 'reached'
+    ours += f' (aim: {row["aim"]}: {word})'
+  claim = CLAIMS[row['claim']][1] if row['claim'] else NONE
+  counts = sorted({len(values) for values in row['measures'].values()})
+  seeds = ' to '.join(map(str, counts))
+  seconds = row['seconds']
+  hours = NONE if seconds is None else f'{seconds / 3600:.2g}'
+  return row['what'], claim, ours, seeds, hardware, hours
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+  """Mean and, of several values, the sample standard deviation.
+
+  >>> spread([0.90, 0.92, 0.94], '%')
+  '92.0 ± 2.0 %'
+  >>> spread([9.8], '')
+  '9.8'
+  """
+  scale = 100 if unit == '%' else 1
+  text = f'{scale * statistics.mean(values):.1f}'
+  if len(values) > 1:
+    text += f' ± {scale * statistics.stdev(values):.1f}'
+  return f'{text} {unit}'.rstrip()
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+  if machine['devices'].endswith(' cpu'):
+    return f'{machine["cores"]} cores of {machine["cpu"]}'
+  return machine['devices']
+
+
+def insert(readme: str, text: str) -> str:
+  """Puts `text` between the marks, on lines of its own.
+
+  Raises:
+    ValueError: the marks are not there.
+  """
+  before, start, rest = readme.partition(START)
+  _, end, after = rest.partition(END)
+  if not start or not end:
+    raise ValueError(f'Expected README to hold {START} and then {END}.')
+  return f'{before}{START}\n{text}\n{END}{after}'
+
+
+def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
+  """Writes or checks; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.collect',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--check', action='store_true', help='write nothing')
+  arguments = parser.parse_args(argv)
+  path = root / 'README.md'
+  old = path.read_text(encoding='utf-8')
+  new = insert(old, table(read_results(root / 'experiments')))
+  if old == new:
+    return 0
+  if arguments.check:
+    print('README.md is out of date: run python -m experiments.collect.')
+    return 1
+  files.write_text(path, new)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

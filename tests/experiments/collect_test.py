@@ -1,0 +1,126 @@
+"""README's table of results."""
+
+from __future__ import annotations
+
+import pytest
+
+from dp_diffusion import files
+from experiments import collect
+from experiments import common
+from tests.experiments import reports
+
+README = f'# A\n\n{collect.START}\nold\n{collect.END}\n\nlast\n'
+
+
+def result(*rows, devices='1 x cpu', figures=()):
+  return {
+    'experiment': 'a',
+    'machine': {**reports.MACHINE, 'devices': devices},
+    'rows': list(rows),
+    'figures': list(figures),
+  }
+
+
+def lines_of(*results):
+  return [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in collect.table(results).splitlines()
+    if line.startswith('|')
+  ]
+
+
+def test_without_results_each_claim_is_not_run():
+  header, _, *rows = lines_of()
+  assert header == list(collect._HEADER)
+  assert [row[0].split(',')[0] for row in rows] == [
+    'CIFAR-10',
+    'Camelyon17',
+    'MNIST',
+  ]
+  assert {row[2] for row in rows} == {'not run'}
+  assert rows[0][1] == 'FID 9.8; accuracy 88.0 %'
+
+
+def test_ours_stands_beside_the_claim():
+  row = common.row(
+    'MNIST, epsilon 10',
+    {'accuracy': [0.97, 0.98, 0.99]},
+    seconds=5400,
+    claim='mnist',
+  )
+  rows = {r[0]: r for r in lines_of(result(row, devices='8 x GPU'))}
+  assert rows['MNIST, epsilon 10'] == [
+    'MNIST, epsilon 10',
+    'accuracy 98.6 %',
+    'accuracy 98.0 ± 1.0 %',
+    '3',
+    '8 x GPU',
+    '1.5',
+  ]
+  assert rows['CIFAR-10, epsilon 10'][2] == 'not run'
+  assert 'standard deviation' in collect.table([result(row)])
+
+
+@pytest.mark.parametrize(
+  ('is_missed', 'word'), [(True, '**missed**'), (False, 'reached')]
+)
+def test_a_row_says_whether_it_reached_its_aim(is_missed, word):
+  row = common.row(
+    'Own', {'A': [0.5], 'B': [0.6]}, aim='A 60 %', is_missed=is_missed
+  )
+  *_, own = lines_of(result(row))
+  assert own == [
+    'Own',
+    '–',
+    f'A 50.0 %; B 60.0 % (aim: A 60 %: {word})',
+    '1',
+    '2 cores of Abacus 1',
+    '–',
+  ]
+
+
+def test_figures_are_shown():
+  figures = [{'file': 'b.png', 'alt': 'B against A'}]
+  text = collect.table([result(figures=figures)])
+  assert text.endswith('\n\n![B against A](experiments/a/b.png)')
+
+
+def test_unknown_claim_is_refused():
+  with pytest.raises(
+    ValueError, match="claim='mnst' of a to be one of cifar10"
+  ):
+    collect.table([result(common.row('x', {'A': [1.0]}, claim='mnst'))])
+
+
+def test_spread_is_that_of_a_sample():
+  assert collect.spread([9.0, 10.0, 11.0], '') == '10.0 ± 1.0'
+  assert collect.spread([0.9], '%') == '90.0 %'
+
+
+def test_only_what_is_between_the_marks_changes():
+  new = collect.insert(README, 'table')
+  assert new == README.replace('old', 'table')
+  with pytest.raises(ValueError, match='Expected README to hold'):
+    collect.insert('# A\n', 'table')
+
+
+def test_check_says_what_is_out_of_date(tmp_path, capsys):
+  (tmp_path / 'README.md').write_text(README)
+  assert collect.main(['--check'], tmp_path) == 1
+  assert 'out of date' in capsys.readouterr().out
+  assert (tmp_path / 'README.md').read_text() == README
+  assert collect.main([], tmp_path) == 0
+  assert collect.main(['--check'], tmp_path) == 0
+  files.write_json(
+    tmp_path / 'experiments' / 'a' / 'results.json',
+    result(common.row('Own', {'A': [0.5]})),
+  )
+  assert collect.main(['--check'], tmp_path) == 1
+  assert collect.main([], tmp_path) == 0
+  assert '| Own | – | A 50.0 % |' in (tmp_path / 'README.md').read_text()
+
+
+def test_readme_is_up_to_date(repository):
+  if not collect.read_results(repository / 'experiments'):
+    pytest.skip('no experiment has been run: no experiments/*/results.json')
+  assert collect.main(['--check'], repository) == 0
