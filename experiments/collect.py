@@ -53,7 +53,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     ValueError: a row stands beside a claim that is not known.
   """
   beside: dict[str, list[tuple[str, ...]]] = {key: [] for key in CLAIMS}
-  others = []
+  others: list[tuple[str, ...]] = []
   for result in results:
     hardware = _hardware(result['machine'])
     for row in result['rows']:
