@@ -6,6 +6,7 @@ a crash at any instant leaves either the old file or the new one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import errno
 import hashlib
 import io
@@ -85,6 +86,34 @@ def sha256(path: epath.PathLike) -> str:
     while block := f.read(1 << 20):
       digest.update(block)
   return digest.hexdigest()
+
+
+def list_files(folder: epath.PathLike) -> list[str]:
+  """Every file below, as sorted paths with '/' relative to the folder."""
+  folder = epath.Path(folder)
+  return sorted(
+    path.relative_to(folder).as_posix()
+    for path in _walk(folder)
+    if not path.is_dir()
+  )
+
+
+def remove_unfinished(folder: epath.PathLike) -> None:
+  """Removes what a killed process left below: hidden names '.*.tmp'."""
+  for path in list(_walk(epath.Path(folder))):
+    if path.name.startswith('.') and path.name.endswith('.tmp'):
+      if path.is_dir():
+        path.rmtree()
+      else:
+        path.unlink(missing_ok=True)
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+  """Everything below a folder, what is inside a folder before the folder."""
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _walk(path)
+    yield path
 
 
 def is_local(path: epath.PathLike) -> bool:

@@ -94,3 +94,20 @@ def test_remote_paths_are_not_local():
   assert files.is_local('/runs/x') and files.is_local('runs')
   assert not files.is_local('gs://bucket/runs')
   files.sync_tree('gs://bucket/runs')  # Nothing to do, nothing raised.
+
+
+def test_list_names_every_file_and_no_leftover_survives(tmp_path):
+  for name in (
+    'b/c/d',
+    'a',
+    '.hidden',
+    'b/.e.0.tmp',
+    '.f.tmp/g/h',
+    'b/.g.tmpx',
+  ):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'x')
+  files.remove_unfinished(tmp_path)
+  assert files.list_files(tmp_path) == ['.hidden', 'a', 'b/.g.tmpx', 'b/c/d']
+  assert not (tmp_path / '.f.tmp').exists()
