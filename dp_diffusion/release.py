@@ -19,12 +19,9 @@ that was made where TensorFlow was absent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-import importlib.util
-import io
 import os
 import re
 import sys
-import types
 from typing import Any
 
 from etils import epath
@@ -34,13 +31,12 @@ from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import files
+from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation import figures
 from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
-_TFDS_VERSION = '1.0.0'
-_TFDS_SHARD = 10_000  # Images per file.
 
 
 def write_model(
@@ -199,10 +195,10 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
   """
   info = read_dataset_info(release_dir)
   root = epath.Path(release_dir) / 'dataset' / 'tfds'
-  folder = root / info['name'] / _TFDS_VERSION
+  folder = root / info['name'] / tfds_writer.VERSION
   if folder.exists():
     return folder
-  if not _has_tensorflow():
+  if not tfds_writer.is_available():
     console.say(
       'The TFDS form of the dataset is left out, as TensorFlow is not '
       'installed. To add it: pip install tensorflow tensorflow-datasets && '
@@ -212,9 +208,17 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
   unfinished = root.parent / '.tfds.tmp'
   if unfinished.exists():
     unfinished.rmtree()
-  target = unfinished / info['name'] / _TFDS_VERSION
-  target.mkdir(parents=True)
-  _write_tfds_files(release_dir, target, info)
+  target = unfinished / info['name'] / tfds_writer.VERSION
+  tfds_writer.write(
+    target,
+    info['name'],
+    tuple(info['image_shape']),
+    _class_names(info),
+    (
+      ([figures.png(image) for image in images], labels.tolist())
+      for images, labels in _shards(release_dir)
+    ),
+  )
   crash_points.reach('mid_release')
   unfinished.rename(root)
   return folder
@@ -277,7 +281,7 @@ shards = [np.load(p) for p in sorted(glob.glob('dataset/images-*.npz'))]
 images = np.concatenate([s['images'] for s in shards])  # uint8[N, H, W, C]
 labels = np.concatenate([s['labels'] for s in shards])  # int32[N]
 ```"""
-  folder = f'dataset/tfds/{info["name"]}/{_TFDS_VERSION}'
+  folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
   if (release_dir / folder).exists():
     text += f"""
 
@@ -304,35 +308,15 @@ def seal(
     The statement as written.
   """
   release_dir = epath.Path(release_dir)
-  remove_unfinished(release_dir)
+  files.remove_unfinished(release_dir)
   hashes = {
     name: files.sha256(release_dir / name)
-    for name in list_files(release_dir)
+    for name in files.list_files(release_dir)
     if name != STATEMENT
   }
   sealed = {**statement, 'files': hashes}
   files.write_json(release_dir / STATEMENT, sealed)
   return sealed
-
-
-def list_files(release_dir: epath.PathLike) -> list[str]:
-  """Every file below, as sorted paths with '/' relative to the folder."""
-  release_dir = epath.Path(release_dir)
-  return sorted(
-    path.relative_to(release_dir).as_posix()
-    for path in _walk(release_dir)
-    if not path.is_dir()
-  )
-
-
-def remove_unfinished(release_dir: epath.PathLike) -> None:
-  """Removes what a killed process left: hidden files and folders '.*.tmp'."""
-  for path in list(_walk(epath.Path(release_dir))):
-    if path.name.startswith('.') and path.name.endswith('.tmp'):
-      if path.is_dir():
-        path.rmtree()
-      else:
-        path.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -356,14 +340,6 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-  """Everything below a folder, what is inside a folder before the folder."""
-  for path in folder.iterdir():
-    if path.is_dir():
-      yield from _walk(path)
-    yield path
-
-
 def _shards(
   release_dir: epath.PathLike,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -384,85 +360,6 @@ def _shards(
   for path in paths:
     arrays = files.read_npz(path)
     yield arrays['images'], arrays['labels']
-
-
-def _write_tfds_files(
-  release_dir: epath.PathLike, target: epath.Path, info: Mapping[str, Any]
-) -> None:
-  """Writes every image to each file format, by TFDS's own writers."""
-  tfds = _import_tfds()
-  has_array_record = importlib.util.find_spec('array_record') is not None
-  alternative = ['array_record'] if has_array_record else []
-  writers = [
-    _tfds_writer(tfds, target, info, file_format, alternative)
-    for file_format in (*alternative, 'tfrecord')
-  ]
-  for images, labels in _shards(release_dir):
-    # Encoded once, and by Pillow: TensorFlow takes some 20 times as long.
-    encoded = [figures.png(image) for image in images]
-    for writer in writers:
-      writer.add_examples(
-        {
-          'train': [
-            {'image': io.BytesIO(image), 'label': int(label)}
-            for image, label in zip(encoded, labels)
-          ]
-        }
-      )
-  for writer in writers:  # The last one's metadata stays.
-    writer.close_all()
-
-
-def _tfds_writer(
-  tfds: types.ModuleType,
-  target: epath.Path,
-  info: Mapping[str, Any],
-  file_format: str,
-  alternative: list[str],
-) -> Any:
-  """A writer of one file format; both share folder and metadata."""
-  features = tfds.features.FeaturesDict(
-    {
-      'image': tfds.features.Image(
-        shape=tuple(info['image_shape']), encoding_format='png'
-      ),
-      'label': tfds.features.ClassLabel(names=_class_names(info)),
-    }
-  )
-  identity = tfds.core.DatasetIdentity(
-    name=info['name'],
-    version=tfds.core.Version(_TFDS_VERSION),
-    data_dir=os.fspath(target),
-    module_name='',
-  )
-  writer = tfds.core.SequentialWriter(
-    ds_info=tfds.core.DatasetInfo(
-      builder=identity,
-      description='Synthetic images; privacy.json says how private they are.',
-      features=features,
-      alternative_file_formats=[f for f in alternative if f != file_format],
-    ),
-    max_examples_per_shard=_TFDS_SHARD,
-    file_format=file_format,
-  )
-  writer.initialize_splits(['train'])
-  return writer
-
-
-def _has_tensorflow() -> bool:
-  return all(
-    importlib.util.find_spec(name) is not None
-    for name in ('tensorflow', 'tensorflow_datasets')
-  )
-
-
-def _import_tfds() -> types.ModuleType:
-  """Imports TFDS; TensorFlow sees no GPU, which belongs to jax."""
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
-
-  tf.config.set_visible_devices([], 'GPU')
-  return tfds
 
 
 def _class_names(info: Mapping[str, Any]) -> list[str]:

@@ -65,13 +65,13 @@ FENCES = {
   'tensorflow': {
     'dp_diffusion/data/tfds_source.py',
     'dp_diffusion/data/camelyon17.py',
-    'dp_diffusion/release.py',
+    'dp_diffusion/data/tfds_writer.py',
     'dp_diffusion/training/metrics.py',
   },
   'tensorflow_datasets': {
     'dp_diffusion/data/tfds_source.py',
     'dp_diffusion/data/camelyon17.py',
-    'dp_diffusion/release.py',
+    'dp_diffusion/data/tfds_writer.py',
   },
   'clu': {'dp_diffusion/training/metrics.py'},
   'jax._src': set(),

@@ -17,6 +17,7 @@ from dp_diffusion import array_types
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion.data import tfds_writer
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -202,7 +203,7 @@ def test_missing_tensorflow_is_said_and_the_release_goes_on(
   tmp_path, monkeypatch, capsys
 ):
   write_dataset(tmp_path)
-  monkeypatch.setattr(release, '_has_tensorflow', lambda: False)
+  monkeypatch.setattr(tfds_writer, 'is_available', lambda: False)
   assert release.write_tfds(tmp_path) is None
   said = capsys.readouterr().out
   assert said.count('\n') == 1
@@ -284,13 +285,14 @@ def test_tfds_is_read_without_this_project(tmp_path, repository):
 def test_an_error_while_tfds_is_written_leaves_nothing_half(
   tmp_path, monkeypatch
 ):
-  def fail(release_dir, target, info):
+  def fail(target, *_):
+    target.mkdir(parents=True)
     (target / 'half').write_bytes(b'half')
     raise OSError('disk full')
 
   write_dataset(tmp_path)
-  monkeypatch.setattr(release, '_has_tensorflow', lambda: True)
-  monkeypatch.setattr(release, '_write_tfds_files', fail)
+  monkeypatch.setattr(tfds_writer, 'is_available', lambda: True)
+  monkeypatch.setattr(tfds_writer, 'write', fail)
   with pytest.raises(OSError, match='disk full'):
     release.write_tfds(tmp_path)
   assert not (tmp_path / 'dataset' / 'tfds').exists()
