@@ -23,7 +23,7 @@ from dp_diffusion import array_types
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
-from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import classifiers
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.training import optimizers
@@ -208,7 +208,7 @@ class EvaluateConfig:
     max_train_images: at most so many images per source; 0 for all.
   """
 
-  classifier: downstream.ClassifierConfig
+  classifier: classifiers.ClassifierConfig
   num_seeds: int
   svm: bool
   max_train_images: int

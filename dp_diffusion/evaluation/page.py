@@ -10,25 +10,23 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import html
-import math
 import re
 from typing import Any
 
+from dp_diffusion.evaluation import formats
+from dp_diffusion.evaluation import markdown
 from dp_diffusion.evaluation import page_style
 
 _NEWLINE = '\n'
 SCALE = 'Scale from 0 to 100 %'  # The title of a column of `Track`.
-NOTHING = '–'  # Shown where there is no number.
 _PNG = b'\x89PNG\r\n\x1a\n'
-_SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Paragraphs, `## headings`, `- lists`, **bold**, `code` and ``` blocks."""
+  """Words, in the markdown of `markdown.py`."""
 
-  markdown: str
+  words: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Table:
 
   Attributes:
     header: one title per column.
-    rows: str cells are shown as they are, numbers by `number`.
+    rows: text as it is, numbers as `formats.number` shows them.
     caption: what the table says.
   """
 
@@ -194,30 +192,30 @@ def render(
     HTML.
   """
   links = ''.join(
-    f'<li><a href="#s{i}">{_escape(s.title)}</a></li>'
+    f'<li><a href="#s{i}">{markdown.escape(s.title)}</a></li>'
     for i, s in enumerate(sections)
     if i
   )
   comment = notice.replace('--', '- -')
   body = [_section(i, section) for i, section in enumerate(sections)]
   body.insert(1, f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
-  return f"""<!DOCTYPE html><!-- {_escape(comment)} -->
+  return f"""<!DOCTYPE html><!-- {markdown.escape(comment)} -->
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 img-src data:; style-src 'unsafe-inline'">
-<title>{_escape(title)} – {_escape(eyebrow)}</title>
+<title>{markdown.escape(title)} – {markdown.escape(eyebrow)}</title>
 <style>
 {page_style.STYLE}</style>
 </head>
 <body>
-<p class="notice" role="note">{_inline(notice)}</p>
+<p class="notice" role="note">{markdown.inline(notice)}</p>
 <header>
-<p class="eyebrow">{_escape(eyebrow)}</p>
-<h1>{_escape(title)}</h1>
-<div class="lead">{_markdown(lead)}</div>
+<p class="eyebrow">{markdown.escape(eyebrow)}</p>
+<h1>{markdown.escape(title)}</h1>
+<div class="lead">{markdown.to_html(lead)}</div>
 </header>
 <main>
 {_NEWLINE.join(body)}
@@ -227,93 +225,30 @@ img-src data:; style-src 'unsafe-inline'">
 """
 
 
-def percent(value: float, decimals: int = 1) -> str:
-  r"""A share as a percentage.
-
-  >>> percent(0.93125), percent(float('nan'))
-  ('93.1\xa0%', '–')
-  """
-  if not _is_finite(value):
-    return NOTHING
-  return f'{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%'
-
-
-def number(value: Any) -> str:
-  r"""A number for people; never NaN.
-
-  >>> number(5000), number(2.45678), number(1e-5), number(float('nan'))
-  ('5,000', '2.457', '10⁻⁵', '–')
-  >>> number(float('inf')), number(3e-6), number(None)
-  ('∞', '3\xa0×\xa010⁻⁶', '–')
-  """
-  if isinstance(value, str):
-    return value
-  if value is None or math.isnan(value):
-    return NOTHING
-  if math.isinf(value):
-    return '∞' if value > 0 else '−∞'
-  if value == int(value) and abs(value) < 1e15:
-    return f'{int(value):,}'
-  if abs(value) >= 1e-3:
-    return f'{value:.4g}'
-  mantissa, _, exponent = f'{value:.2e}'.partition('e')
-  power = f'10{str(int(exponent)).translate(_SUPERSCRIPTS)}'
-  mantissa = mantissa.rstrip('0').rstrip('.')
-  space = '\N{NO-BREAK SPACE}'
-  return power if mantissa == '1' else f'{mantissa}{space}×{space}{power}'
-
-
-def duration(secs: float) -> str:
-  """Seconds as people say them.
-
-  >>> duration(0.42), duration(75.2), duration(7325), duration(float('nan'))
-  ('0.4 s', '1 min 15 s', '2 h 2 min', '–')
-  """
-  if not _is_finite(secs):
-    return NOTHING
-  if secs < 10:
-    return f'{secs:.1f} s'
-  if secs < 60:
-    return f'{secs:.0f} s'
-  minutes, secs = divmod(round(secs), 60)
-  if minutes < 60:
-    return f'{minutes} min {secs} s'
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours} h {minutes} min'
-
-
-def _is_finite(value: float | None) -> bool:
-  return value is not None and math.isfinite(value)
-
-
-def _escape(text: str) -> str:
-  return html.escape(text, quote=True)
-
-
 def _section(index: int, section: Section) -> str:
   blocks = '\n'.join(_RENDER[type(block)](block) for block in section.blocks)
-  heading = _escape(section.title)
+  heading = markdown.escape(section.title)
   if index == 0:
     return f'<section aria-label="{heading}">\n{blocks}\n</section>'
   return f'<section id="s{index}">\n<h2>{heading}</h2>\n{blocks}\n</section>'
 
 
 def _text(block: Text) -> str:
-  return f'<div class="text">{_markdown(block.markdown)}</div>'
+  return f'<div class="text">{markdown.to_html(block.words)}</div>'
 
 
 def _figure(block: Figure) -> str:
   kind = 'png' if block.image.startswith(_PNG) else 'svg+xml'
   source = base64.b64encode(block.image).decode('ascii')
   pixelated = ' class="pixelated"' if block.is_pixelated else ''
-  title = f'<h3>{_escape(block.title)}</h3>' if block.title else ''
+  title = f'<h3>{markdown.escape(block.title)}</h3>' if block.title else ''
   caption = (
-    f'<figcaption>{_inline(block.caption)}</figcaption>'
+    f'<figcaption>{markdown.inline(block.caption)}</figcaption>'
     if block.caption
     else ''
   )
   return (
-    f'<figure>{title}<img{pixelated} alt="{_escape(block.alt)}"'
+    f'<figure>{title}<img{pixelated} alt="{markdown.escape(block.alt)}"'
     f' src="data:image/{kind};base64,{source}">{caption}</figure>'
   )
 
@@ -326,9 +261,9 @@ def _figures(block: Figures) -> str:
 def _tiles(block: Tiles) -> str:
   inside = ''.join(
     f'<div class="tile{" main" if tile.is_main else ""}">'
-    f'<dt>{_escape(tile.title)}</dt>'
-    f'<dd class="value">{_escape(tile.value)}</dd>'
-    f'<dd class="note">{_escape(tile.note)}</dd></div>'
+    f'<dt>{markdown.escape(tile.title)}</dt>'
+    f'<dd class="value">{markdown.escape(tile.value)}</dd>'
+    f'<dd class="note">{markdown.escape(tile.note)}</dd></div>'
     for tile in block.tiles
   )
   return f'<dl class="tiles">{inside}</dl>'
@@ -345,12 +280,12 @@ def _details(block: Details) -> str:
   inside = (
     _text(block.body)
     if isinstance(block.body, Text)
-    else f'<pre tabindex="0">{_escape(block.body)}</pre>'
+    else f'<pre tabindex="0">{markdown.escape(block.body)}</pre>'
   )
   return (
     f'<details{" class=prose" if is_prose else ""}'
     f'{" open" if block.is_open else ""}>'
-    f'<summary>{_escape(block.title)}</summary>{inside}</details>'
+    f'<summary>{markdown.escape(block.title)}</summary>{inside}</details>'
   )
 
 
@@ -362,9 +297,8 @@ def _table(block: Table) -> str:
     f'<tr role="row">{"".join(map(_cell, row, block.header, range(99)))}</tr>'
     for row in block.rows
   )
-  caption = (
-    f'<caption>{_inline(block.caption)}</caption>' if block.caption else ''
-  )
+  words = markdown.inline(block.caption)
+  caption = f'<caption>{words}</caption>' if words else ''
   return (
     f'<div class="table{" tracks" if has_track else ""}">'
     f'<table role="table">{caption}'
@@ -374,7 +308,7 @@ def _table(block: Table) -> str:
 
 
 def _header_cell(title: str) -> str:
-  inside = _escape(title)
+  inside = markdown.escape(title)
   if title == SCALE:
     ends = '<span>0</span><span>50</span><span>100 %</span>'
     inside = f'<span class="scale" aria-label="{inside}">{ends}</span>'
@@ -384,13 +318,14 @@ def _header_cell(title: str) -> str:
 def _cell(value: Any, title: str, column: int) -> str:
   if isinstance(value, Track):
     return f'<td role="cell" class="track">{_track(value)}</td>'
+  text = markdown.escape(formats.number(value))
   if column == 0:
-    return f'<th role="rowheader" scope="row">{_escape(number(value))}</th>'
+    return f'<th role="rowheader" scope="row">{text}</th>'
   is_text = isinstance(value, str) and not re.match(r'[-–−∞\d]', value)
   kind = 'words' if is_text else 'number'
   return (
-    f'<td role="cell" class="{kind}" data-title="{_escape(title)}">'
-    f'{_escape(number(value))}</td>'
+    f'<td role="cell" class="{kind}" data-title="{markdown.escape(title)}">'
+    f'{markdown.escape(formats.number(value))}</td>'
   )
 
 
@@ -400,7 +335,7 @@ def _track(track: Track) -> str:
     f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>'
     for x in (0, 25, 50, 75, 100)
   )
-  marks = [mark for mark in track.marks if _is_finite(mark.value)]
+  marks = [mark for mark in track.marks if formats.is_finite(mark.value)]
   draw = _bar if len(track.marks) == 1 else _dot
   inside = ''.join(draw(mark) for mark in marks)
   return f'<svg aria-hidden="true" height="22">{grid}{inside}</svg>'
@@ -423,7 +358,7 @@ def _dot(mark: Mark) -> str:
 
 
 def _whisker(mark: Mark, kind: str) -> str:
-  if not (_is_finite(mark.low) and _is_finite(mark.high)):
+  if not (formats.is_finite(mark.low) and formats.is_finite(mark.high)):
     return ''
   low, high = f'{100 * mark.low:.2f}%', f'{100 * mark.high:.2f}%'
   return (
@@ -442,79 +377,3 @@ _RENDER: dict[type, Callable[[Any], str]] = {
   Tiles: _tiles,
   Columns: _columns,
 }
-
-
-def _markdown(text: str) -> str:
-  """The few forms that `Text` names; all else is text, HTML above all."""
-  parts = re.split(r'^```[^\n]*\n(.*?)^```[ ]*$', text, flags=re.M | re.S)
-  out = []
-  for i, part in enumerate(parts):
-    if i % 2:
-      out.append(f'<pre tabindex="0">{_escape(part.rstrip())}</pre>')
-    else:
-      out.extend(_paragraphs(part))
-  return '\n'.join(out)
-
-
-def _paragraphs(text: str) -> list[str]:
-  """HTML of blocks of lines: headings, lists, tables and paragraphs."""
-  out: list[str] = []
-  for block in re.split(r'\n\s*\n', text.strip()):
-    lines: list[str] = []
-    for line in block.splitlines():
-      heading = re.match(r'(#{1,6})\s+(.*)', line)
-      if heading:
-        out.extend(_lines(lines))
-        lines = []
-        out.append(f'<h3>{_inline(heading[2])}</h3>')
-      else:
-        lines.append(line)
-    out.extend(_lines(lines))
-  return out
-
-
-def _lines(lines: list[str]) -> list[str]:
-  if not any(line.strip() for line in lines):
-    return []
-  if lines[0].lstrip().startswith('|'):
-    return [_pipe_table(lines)]
-  out, items, words = [], [], []
-  for line in lines:
-    item = re.match(r'\s*[-*]\s+(.*)', line)
-    if item:
-      items.append(item[1])
-    elif items:
-      items[-1] += ' ' + line.strip()
-    else:
-      words.append(line.strip())
-  if words:
-    out.append(f'<p>{_inline(" ".join(words))}</p>')
-  if items:
-    inside = ''.join(f'<li>{_inline(item)}</li>' for item in items)
-    out.append(f'<ul>{inside}</ul>')
-  return out
-
-
-def _pipe_table(lines: list[str]) -> str:
-  rows = [
-    [cell.strip() for cell in line.strip().strip('|').split('|')]
-    for line in lines
-  ]
-  rows = [row for row in rows if not all(re.match(r':?-+:?$', c) for c in row)]
-  width = len(rows[0])
-  body = [(row + [''] * width)[:width] for row in rows[1:]]
-  return _table(Table(rows[0], body))
-
-
-def _inline(text: str) -> str:
-  """**bold**, `code` and links, whose address is shown, not followed."""
-  parts = re.split(r'`([^`]+)`', text)
-  out = []
-  for i, part in enumerate(parts):
-    part = _escape(part)
-    if i % 2:
-      out.append(f'<code>{part}</code>')
-      continue
-    part = re.sub(r'\[([^\]]+)\]\(([^)\s]+)\)', r'\1 (\2)', part)
-    out.append(re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', part))
-  return ''.join(out)

@@ -20,7 +20,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import classifiers as classifiers_lib
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
@@ -71,7 +71,7 @@ def _run_on_main(
   )
   configs = {_OURS: settings.classifier}
   if settings.svm:
-    configs[_REFERENCE] = classifiers.ClassifierConfig(name='svm')
+    configs[_REFERENCE] = classifiers_lib.ClassifierConfig(name='svm')
   classifiers: dict[tuple[str, str], list[downstream.Classifier]] = {}
   num_runs = len(sources) * (settings.num_seeds + len(configs) - 1)
   with held_out.closed():
@@ -113,6 +113,7 @@ def _run_on_main(
     },
     command=stop.command,
     config=config_lib.to_dict(config),
+    classifier_names={_OURS: settings.classifier.name},
   )
   report.write(findings, workdir.evaluation)
 

@@ -11,9 +11,9 @@ import stat
 import numpy as np
 import pytest
 
-from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import page
 from dp_diffusion.evaluation import report
+from dp_diffusion.evaluation import scoring
 
 NAMES = ('cat <&>', 'dog', '')
 LABELS = np.repeat(np.arange(3, dtype=np.int32), [20, 20, 0])
@@ -23,7 +23,7 @@ def make_score(num_wrong, num_seeds=1):
   predicted = np.concatenate(
     [np.full(num_wrong, 2, np.int32), LABELS[num_wrong:]]
   )
-  return downstream.score([predicted] * num_seeds, LABELS, 3)
+  return scoring.score([predicted] * num_seeds, LABELS, 3)
 
 
 def make_findings(**changes):
@@ -157,17 +157,6 @@ def test_a_network_is_called_by_its_name():
   assert 'WRN-40-4' in html and 'RBF SVM' in html and '(CNN)' not in html
 
 
-def test_lead_says_how_much_of_the_gap_is_closed():
-  lead = report._lead(make_findings())
-  assert 'close 80\N{NO-BREAK SPACE}% of that gap' in lead  # 0.75, 0.95, 1.
-  worse = {
-    'synthetic': {'cnn': make_score(20)},
-    'public': {'cnn': make_score(10)},
-    'real': {'cnn': make_score(0)},
-  }
-  assert 'gap' not in report._lead(make_findings(scores=worse))
-
-
 def test_an_infinite_epsilon_is_not_called_private():
   privacy = {'epsilon_pld': math.inf, 'delta': 1e-5, 'noise_multiplier': 0.0}
   findings = make_findings(privacy=privacy)
@@ -198,19 +187,3 @@ def test_missing_parts_leave_a_page(changes):
   html = report.to_html(make_findings(**changes))
   assert html.endswith('</html>\n')
   assert 'None' not in html.partition('</style>')[2]
-
-
-def test_many_classes_are_shown_by_the_worst():
-  num_classes = 100
-  labels = np.repeat(np.arange(num_classes, dtype=np.int32), 2)
-  predicted = np.where(labels == 70, 0, labels)
-  score = downstream.score([predicted], labels, num_classes)
-  findings = make_findings(
-    class_names=tuple(f'class {label}' for label in range(num_classes)),
-    scores={'synthetic': {'cnn': score}},
-    images={'synthetic': (np.zeros((200, 4, 4, 3), np.uint8), labels)},
-  )
-  html = report.to_html(findings)
-  rows = html.partition('<h2>Per class</h2>')[2].partition('</table>')[0]
-  assert rows.count('scope="row"') == 12
-  assert rows.index('class 70') < rows.index('class 0<')

@@ -1,0 +1,69 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+NOTHING = '–'  # Shown where there is no number.
+_SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
+
+
+def percent(value: float, decimals: int = 1) -> str:
+  r"""A share as a percentage.
+
+  >>> percent(0.93125), percent(float('nan'))
+  ('93.1\xa0%', '–')
+  """
+  if not is_finite(value):
+    return NOTHING
+  return f'{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%'
+
+
+def number(value: Any) -> str:
+  r"""A number for people; never NaN.
+
+  >>> number(5000), number(2.45678), number(1e-5), number(float('nan'))
+  ('5,000', '2.457', '10⁻⁵', '–')
+  >>> number(float('inf')), number(3e-6), number(None)
+  ('∞', '3\xa0×\xa010⁻⁶', '–')
+  """
+  if isinstance(value, str):
+    return value
+  if value is None or math.isnan(value):
+    return NOTHING
+  if math.isinf(value):
+    return '∞' if value > 0 else '−∞'
+  if value == int(value) and abs(value) < 1e15:
+    return f'{int(value):,}'
+  if abs(value) >= 1e-3:
+    return f'{value:.4g}'
+  mantissa, _, exponent = f'{value:.2e}'.partition('e')
+  power = f'10{str(int(exponent)).translate(_SUPERSCRIPTS)}'
+  mantissa = mantissa.rstrip('0').rstrip('.')
+  space = '\N{NO-BREAK SPACE}'
+  return power if mantissa == '1' else f'{mantissa}{space}×{space}{power}'
+
+
+def duration(secs: float) -> str:
+  """Seconds as people say them.
+
+  >>> duration(0.42), duration(75.2), duration(7325), duration(float('nan'))
+  ('0.4 s', '1 min 15 s', '2 h 2 min', '–')
+  """
+  if not is_finite(secs):
+    return NOTHING
+  if secs < 10:
+    return f'{secs:.1f} s'
+  if secs < 60:
+    return f'{secs:.0f} s'
+  minutes, secs = divmod(round(secs), 60)
+  if minutes < 60:
+    return f'{minutes} min {secs} s'
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours} h {minutes} min'
+
+
+def is_finite(value: float | None) -> bool:
+  """Whether there is a number, neither NaN nor infinite."""
+  return value is not None and math.isfinite(value)
