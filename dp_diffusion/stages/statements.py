@@ -52,7 +52,7 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     code_revision=stored['code_revision'],
     versions=stored['versions'],
   )
-  files.write_text(workdir.release / 'README.md', statement_lib.card(statement))
+  release.write_card(workdir.release, statement_lib.card(statement))
   release.seal(workdir.release, statement)
 
 
