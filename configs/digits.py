@@ -64,6 +64,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
   config.evaluate.classifier.name = 'small_cnn'
   config.evaluate.classifier.num_steps = 600
+  config.evaluate.num_seeds = 1
   config.evaluate.svm = True
   return default.apply_variant(config, variant, {'smoke': _smoke})
 
