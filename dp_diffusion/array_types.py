@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
 import math
-from typing import Any, Protocol, runtime_checkable, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 

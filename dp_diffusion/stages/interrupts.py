@@ -18,7 +18,8 @@ class Stop:
     command: what continues the run.
   """
 
-  def __init__(self, command: str):
+  def __init__(self, command: str) -> None:
+    """Nobody has asked yet."""
     self.command = command
     self._is_asked = False
 

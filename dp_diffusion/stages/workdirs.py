@@ -59,22 +59,27 @@ class Workdir:
 
   @property
   def public(self) -> epath.Path:
+    """Pre-training: free to publish."""
     return self.root / 'public'
 
   @property
   def private(self) -> epath.Path:
+    """Mode 700: never to be published."""
     return self.root / 'private'
 
   @property
   def release(self) -> epath.Path:
+    """What the guarantee covers."""
     return self.root / 'release'
 
   @property
   def evaluation(self) -> epath.Path:
+    """Mode 700: computed from real images, not covered."""
     return self.root / 'evaluation'
 
   @property
   def config_path(self) -> epath.Path:
+    """Resolved config of each stage."""
     return self.root / 'config.json'
 
   def is_complete(self, stage: str) -> bool:
