@@ -5,6 +5,12 @@ Two sources of shapes, both public knowledge: the fonts that matplotlib ships
 pen strokes through a few points. Every image is a fresh variation (`strokes`),
 scanned as the handwritten ones were (`handprint`). No image of a real digit
 is read. Rendered once for each seed and cached.
+
+Not quite blind: the variants were looked at beside real digits, and five of
+them (for 5 and 9) were added after a look at the recall of each class on the
+training part of split 0, by a classifier trained on what was drawn until then.
+Overall accuracy did not change (0.939 before and after). Strictly, what is
+public here has so seen ten numbers of the sensitive set.
 """
 
 from __future__ import annotations
