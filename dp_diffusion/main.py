@@ -129,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except array_types.Interrupted as error:
     console.say(str(error))
     return 130
+  except KeyboardInterrupt:
+    console.say('Stopped at once; what was saved before stays good.')
+    return 130
   return 0
 
 

@@ -68,3 +68,14 @@ def test_bad_usage_exits_with_2_and_one_line(
 def test_default_workdir_has_config_and_variant() -> None:
   assert main.default_workdir('configs/a.py') == 'runs/a'
   assert main.default_workdir('configs/a.py:smoke') == 'runs/a-smoke'
+
+
+def test_a_second_interrupt_ends_without_a_traceback(
+  capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def run(arguments: main.Arguments) -> None:
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(main, 'run', run)
+  assert main.main(['--config=a.py']) == 130
+  assert 'stays good' in capsys.readouterr().out
