@@ -88,7 +88,7 @@ class PrivacyConfig:
   def __post_init__(self) -> None:
     """Checks every value; `solve_for` first, as the rest depends on it."""
     array_types.check_one_of('solve_for', self.solve_for, SOLVABLE)
-    for name in SOLVABLE:
+    for name in sorted(SOLVABLE, key=lambda name: name != self.solve_for):
       self._check_given(name)
     mechanism_lib.check_relation(self.relation)
     for name in ('num_examples', 'expected_batch_size'):
@@ -357,9 +357,12 @@ class _Problem:
   def excess(
     self, noise: float, steps: int, target: float, accountant: str
   ) -> float:
-    """log(epsilon / target): positive where the promise is broken."""
-    total = self.total(noise, steps, accountant)
-    return math.log(max(total, 1e-300) / target)
+    """log(epsilon / target): positive where the promise is broken.
+
+    Kept within 5 of 0, as epsilon may be 0 or infinite on the way.
+    """
+    ratio = self.total(noise, steps, accountant) / target
+    return math.log(min(max(ratio, math.exp(-5)), math.exp(5)))
 
 
 def _solve(problem: _Problem) -> Calibration:

@@ -39,6 +39,7 @@ def loads(text: str | bytes) -> Any:
       object_pairs_hook=_without_repeats,
       parse_constant=_no_constant,
       parse_float=_finite,
+      parse_int=_integer,
     )
   except json.JSONDecodeError as e:
     raise ValueError(f'Expected JSON, found an error: {e}.') from e
@@ -184,3 +185,9 @@ def _finite(text: str) -> float:
   if math.isinf(value):
     raise ValueError(f'Expected JSON numbers to be finite, found {text[:40]}.')
   return value
+
+
+def _integer(text: str) -> int:
+  if len(text) > 300:
+    raise ValueError(f'Expected JSON integers to be short, found {text[:40]}.')
+  return int(text)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import dp_accounting
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -49,7 +50,13 @@ CALIBRATIONS = [
   ('camelyon17', 10, 0.763, 0.803, 5e-4),
   ('camelyon17', 32, 0.478, 0.500, 5e-4),
 ]
-SLOW = {('cifar10', 32), ('camelyon17', 10), ('camelyon17', 32)}
+SLOW = {
+  ('cifar10', 10),
+  ('cifar10', 32),
+  ('camelyon17', 5),
+  ('camelyon17', 10),
+  ('camelyon17', 32),
+}
 # Two recorded noise multipliers are larger than they need be: at them PLD
 # gives epsilon 0.9951 and 31.79, not 1 and 32. (16.22 is what an interval of
 # 1e-3 gives.) Ours are the smaller ones.
@@ -180,12 +187,13 @@ def test_infinite_epsilon_is_no_noise():
   assert accounting.calibrate(no_noise) == got
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
+@example(num_examples=1000, batch_share=0.01, num_steps=1, epsilon=0.3)
 @given(
   num_examples=st.integers(1000, 100_000),
-  batch_share=st.floats(0.01, 1.0),
-  num_steps=st.integers(1, 3000),
-  epsilon=st.floats(0.3, 12.0),
+  batch_share=st.floats(0.02, 1.0),
+  num_steps=st.integers(100, 3000),
+  epsilon=st.floats(0.3, 6.0),
 )
 def test_calibration_never_overshoots(
   num_examples, batch_share, num_steps, epsilon
@@ -204,11 +212,11 @@ def test_calibration_never_overshoots(
   assert got.epsilon_pld > 0.98 * epsilon
 
 
-@settings(max_examples=6)
+@settings(max_examples=2)
 @given(
-  epsilon=st.floats(0.5, 8.0),
-  batch_size=st.integers(50, 600),
-  num_steps=st.integers(20, 300),
+  epsilon=st.floats(0.5, 4.0),
+  batch_size=st.integers(100, 600),
+  num_steps=st.integers(50, 300),
 )
 def test_noise_is_monotone(epsilon, batch_size, num_steps):
   config = dataclasses.replace(
@@ -228,9 +236,9 @@ def test_noise_is_monotone(epsilon, batch_size, num_steps):
   assert noise(num_steps=2 * num_steps) > here
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
-  sigma=st.floats(0.6, 30.0),
+  sigma=st.floats(1.0, 30.0),
   q=st.floats(1e-4, 0.5),
   steps=st.integers(1, 2000),
   factor=st.floats(1.05, 2.0),

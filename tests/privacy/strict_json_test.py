@@ -19,7 +19,7 @@ from dp_diffusion.privacy import strict_json
     ('{', 'found an error'),
     (b'\xff', 'UTF-8'),
     ('[' * 100_000, 'nested'),
-    ('[' + '9' * 5000 + ']', 'integer'),
+    ('[' + '9' * 5000 + ']', 'integers to be short'),
   ],
 )
 def test_bad_json_is_refused(text, message):

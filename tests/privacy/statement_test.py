@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+
+import pytest
+
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import strict_json
+
+MECHANISM = mechanism_lib.DpSgdMechanism(
+  num_examples=1000,
+  expected_batch_size=100,
+  num_steps=40,
+  noise_multiplier=1.5,
+  l2_clip_norm=0.3,
+  delta=1e-4,
+)
+LEDGER = ledger_lib.Ledger(
+  delta=1e-4,
+  budget_epsilon=10.0,
+  entries=(
+    ledger_lib.GaussianEntry(
+      kind='noised_histogram',
+      mechanism=mechanism_lib.GaussianMechanism(
+        noise_multiplier=8.0, l2_sensitivity=1.0, purpose='label histogram'
+      ),
+    ),
+    ledger_lib.DpSgdEntry(
+      mechanism=MECHANISM, num_steps=40, num_replayed_steps=2
+    ),
+  ),
+)
+NOT_PRIVATE = ledger_lib.Ledger(
+  delta=1e-4,
+  entries=(
+    ledger_lib.DpSgdEntry(
+      mechanism=dataclasses.replace(MECHANISM, noise_multiplier=0.0),
+      num_steps=1,
+    ),
+  ),
+)
+
+
+def make(ledger=LEDGER, **change):
+  return statement_lib.statement(
+    ledger,
+    **{
+      'dataset': 'shapes',
+      'insecure_secret': False,
+      'code_revision': 'abc',
+      'versions': {'jax': '1'},
+      **change,
+    },
+  )
+
+
+def test_epsilon_is_that_of_the_ledger():
+  got = make()
+  assert got['epsilon'] == got['epsilon_pld'] == LEDGER.epsilon('pld')
+  assert got['epsilon_rdp'] == LEDGER.epsilon('rdp') > got['epsilon']
+  assert got['private'] is True
+  assert got['delta'] == 1e-4
+  assert got['relation'] == 'add_or_remove_one'
+  assert got['unit'] == 'image'
+  assert statement_lib.parse_ledger(got) == LEDGER
+
+
+def test_every_event_has_all_its_parameters():
+  events = make()['events']
+  assert [e['kind'] for e in events] == ['noised_histogram', 'dp_sgd']
+  assert events[1]['mechanism'] == MECHANISM.to_dict()
+  assert events[1]['num_steps'] == 40
+  assert events[1]['num_replayed_steps'] == 2
+  assert events[0]['mechanism']['noise_multiplier'] == 8.0
+
+
+def test_no_noise_is_said():
+  got = make(NOT_PRIVATE)
+  assert got['private'] is False
+  assert got['epsilon'] is got['epsilon_pld'] is got['epsilon_rdp'] is None
+  assert 'NO differential-privacy guarantee' in got['statement']
+  card = statement_lib.card(got)
+  assert 'NO differential-privacy guarantee' in card
+  assert 'In plain words' not in card
+
+
+def test_insecure_secret_is_said():
+  assert 'does not hold' not in statement_lib.card(make())
+  got = make(insecure_secret=True)
+  assert got['insecure_secret'] is True
+  assert 'does not hold' in got['statement']
+  assert 'does not hold' in statement_lib.card(got)
+
+
+@pytest.mark.parametrize('ledger', [LEDGER, NOT_PRIVATE])
+def test_is_strict_json(ledger):
+  got = make(ledger)
+  assert json.loads(json.dumps(got, allow_nan=False)) == got
+  assert strict_json.loads(json.dumps(got)) == got
+
+
+@pytest.mark.parametrize(
+  'topic',
+  [
+    'Timing',
+    'host',
+    'computational',
+    'floating-point',
+    'Hyper-parameters',
+    'Several releases',
+    'pre-training',
+    'held out',
+    'Several images of one person',
+  ],
+)
+def test_what_is_not_covered_is_complete(topic):
+  got = make()
+  assert any(topic in line for line in got['not_covered'])
+  assert topic in statement_lib.card(got)
+
+
+def test_unit_person():
+  ledger = dataclasses.replace(LEDGER, unit='person')
+  got = make(ledger, unit='person')
+  assert 'all images of one person' in got['unit_in_words']
+  assert not any('Several images' in line for line in got['not_covered'])
+  assert 'one person of the sensitive data' in got['statement']
+  with pytest.raises(ValueError, match="unit='image' to be that of the ledger"):
+    make(ledger, unit='image')
+
+
+def test_delta_against_number_of_records():
+  assert 'delta is 0.1 times 1/N' in make()['delta_in_words']
+  large = dataclasses.replace(
+    LEDGER,
+    delta=1e-2,
+    entries=(
+      ledger_lib.DpSgdEntry(
+        mechanism=dataclasses.replace(MECHANISM, delta=1e-2)
+      ),
+    ),
+  )
+  assert 'few whole records' in make(large)['delta_in_words']
+
+
+def test_card_never_rounds_epsilon_down():
+  epsilon = LEDGER.epsilon()
+  shown = float(statement_lib._show(epsilon))
+  assert epsilon <= shown < epsilon * 1.001
+  for value in (1e-5, 0.99999, 1.00001, 9.9991, 31.9986, 123456.0):
+    assert value <= statement_lib._round_up(value) < value * 1.0011
+
+
+def test_card_says_what_was_done():
+  card = statement_lib.card(make())
+  assert card.startswith('# ')
+  for part in (
+    'DP-SGD: 40 steps',
+    '1000 records',
+    '2 lost steps',
+    'label histogram',
+    'central curator',
+    'code revision abc',
+    'delta is 0.0001',
+    'Renyi',
+  ):
+    assert part in card
+  assert 'None' not in card
+
+
+def test_inherited_events_are_told():
+  inherited = ledger_lib.InheritedEntry(ledger=LEDGER, source='first release')
+  ledger = ledger_lib.Ledger(delta=1e-4, entries=(inherited,))
+  card = statement_lib.card(make(ledger))
+  assert '- Inherited from first release:\n  - label histogram' in card
+
+
+def test_numbers():
+  got = make()
+  assert statement_lib.number(got, 'noise_multiplier') == 1.5
+  assert statement_lib.number(got, 'epsilon_pld') == got['epsilon']
+  assert statement_lib.number(make(NOT_PRIVATE), 'epsilon_pld') is None
+  empty = make(ledger_lib.Ledger(delta=1e-4))
+  assert statement_lib.number(empty, 'noise_multiplier') is None
+  assert 'Nothing.' in statement_lib.card(empty)
+
+
+def test_checksum_covers_all_but_the_files():
+  got = make()
+  assert statement_lib.checksum({**got, 'files': {'a': 'b'}}) == got['checksum']
+  for name in set(got) - {'checksum'}:
+    assert statement_lib.checksum({**got, name: 0}) != got['checksum']
+
+
+@pytest.mark.parametrize(
+  'change', [{'dataset': 'a\nb'}, {'code_revision': 1}, {'versions': {'a': 1}}]
+)
+def test_facts_are_lines(change):
+  with pytest.raises(ValueError, match='line of text'):
+    make(**change)
+
+
+def test_large_epsilon_promises_nothing():
+  assert 'next to nothing' in statement_lib._meaning(100.0)
+  assert math.isfinite(accounting.PLD_INTERVAL)
+
+
+def test_words_have_a_version():
+  # Other words are another version of the statement: raise VERSION, and then
+  # this digest. Releases of older versions are compared by their numbers.
+  got = make()
+  words = {
+    name: got[name]
+    for name in sorted(got)
+    if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
+  }
+  digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
+  assert (statement_lib.VERSION, digest[:16]) == (1, '3ea732ff2e56be4b')

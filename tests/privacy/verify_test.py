@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
+
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import strict_json
+from dp_diffusion.privacy import verify
+
+MECHANISM = mechanism_lib.DpSgdMechanism(
+  num_examples=1000,
+  expected_batch_size=100,
+  num_steps=40,
+  noise_multiplier=3.0,
+  l2_clip_norm=0.3,
+  delta=1e-4,
+)
+CONTENTS = {'dataset/images-0.npz': b'images', 'README.md': b'card'}
+
+
+def make_statement(noise_multiplier=3.0):
+  values = {**MECHANISM.to_dict(), 'noise_multiplier': noise_multiplier}
+  mechanism = mechanism_lib.DpSgdMechanism.from_dict(values)
+  entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=40)
+  statement = statement_lib.statement(
+    ledger_lib.Ledger(delta=1e-4, entries=(entry,)),
+    dataset='shapes',
+    insecure_secret=False,
+    code_revision='abc',
+    versions={'jax': '1'},
+  )
+  hashes = {n: hashlib.sha256(c).hexdigest() for n, c in CONTENTS.items()}
+  return {**statement, 'files': hashes}
+
+
+STATEMENT = make_statement()
+
+
+def write_statement(folder, statement, *, forged=False):
+  if forged:  # As somebody does who knows of the checksum.
+    statement = {**statement, 'checksum': statement_lib.checksum(statement)}
+  (folder / 'privacy.json').write_text(json.dumps(statement))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = tmp_path / 'release'
+  for name, content in CONTENTS.items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+  write_statement(folder, STATEMENT)
+  return folder
+
+
+def changed(path, new):
+  statement = copy.deepcopy(STATEMENT)
+  parent = statement
+  for key in path[:-1]:
+    parent = parent[key]
+  assert json.dumps(parent[path[-1]]) != json.dumps(new)
+  parent[path[-1]] = new
+  return statement
+
+
+def check_refused(folder, capsys, message):
+  assert verify.main([str(folder)]) == 1
+  out = capsys.readouterr().out
+  assert 'MISMATCH' in out and 'do not rely' in out
+  assert message in out
+  return out
+
+
+def test_right_release_passes(folder, capsys):
+  assert verify.main([str(folder)]) == 0
+  out = capsys.readouterr().out
+  assert f'epsilon {STATEMENT["epsilon"]:.6g} at delta 0.0001' in out
+  assert 'does not prove what ran' in out
+  assert '2 with the sha256' in out
+  assert 'MISMATCH' not in out
+
+
+CHANGES = [
+  ('epsilon', ('epsilon',), 1.0),
+  ('epsilon', ('epsilon',), None),
+  ('epsilon', ('epsilon',), '1'),
+  ('epsilon', ('epsilon',), STATEMENT['epsilon'] * 0.999),
+  ('epsilon_pld', ('epsilon_pld',), 1.0),
+  ('epsilon_rdp', ('epsilon_rdp',), 1.0),
+  ('private', ('private',), False),
+  ('private', ('private',), 1),
+  ('delta', ('delta',), 1e-5),  # The mechanism states it too.
+  ('epsilon', ('events', 0, 'mechanism', 'noise_multiplier'), 2.9),
+  ('epsilon', ('events', 0, 'num_steps'), 39),
+  ('epsilon', ('events', 0, 'num_replayed_steps'), 1),
+  ('epsilon', ('events', 0, 'mechanism', 'num_examples'), 1001),
+  ('epsilon', ('events', 0, 'mechanism', 'expected_batch_size'), 99),
+  ('epsilon', ('events',), []),
+  ('relation', ('relation',), 'replace_one'),
+  ('unit_in_words', ('unit',), 'person'),
+  ('statement', ('statement',), 'All is well.'),
+  ('not_covered', ('not_covered',), []),
+]
+
+
+@pytest.mark.parametrize(('name', 'path', 'new'), CHANGES)
+@pytest.mark.parametrize('forged', [False, True])
+def test_changed_statement_is_refused(folder, capsys, name, path, new, forged):
+  write_statement(folder, changed(path, new), forged=forged)
+  check_refused(folder, capsys, name)
+
+
+@pytest.mark.parametrize(
+  ('path', 'new'),
+  [
+    (('events', 0, 'mechanism', 'num_steps'), 41),
+    (('events', 0, 'mechanism', 'l2_clip_norm'), 0.4),
+    (('events', 0, 'is_sealed'), True),
+    (('budget_epsilon',), 1.0),
+    (('dataset',), 'other'),
+    (('code_revision',), 'other'),
+    (('versions',), {}),
+    (('insecure_secret',), True),
+    (('checksum',), '0' * 64),
+    (('statement_version',), 0),
+  ],
+)
+def test_slips_that_leave_epsilon_are_refused(folder, capsys, path, new):
+  write_statement(folder, changed(path, new))
+  check_refused(folder, capsys, 'checksum')
+
+
+def test_unknown_part_of_a_statement_is_refused(folder, capsys):
+  write_statement(folder, {**STATEMENT, 'certified': 'yes'}, forged=True)
+  check_refused(folder, capsys, "'certified'")
+
+
+def test_changed_folder_is_refused(folder, capsys):
+  card = folder / 'README.md'
+  card.write_bytes(b'carD')
+  check_refused(folder, capsys, "'README.md' was changed")
+  card.unlink()
+  check_refused(folder, capsys, "'README.md' is listed, but missing")
+  card.mkdir()
+  check_refused(folder, capsys, "'README.md' is listed, but missing")
+  card.rmdir()
+  card.write_bytes(b'card')
+  assert verify.main([str(folder)]) == 0
+  (folder / 'dataset' / '.hidden').write_bytes(b'')
+  check_refused(folder, capsys, "'dataset/.hidden' is in the folder, but not")
+
+
+def test_links_are_refused(folder, capsys, tmp_path):
+  outside = tmp_path / 'outside'
+  outside.mkdir()
+  (outside / 'card').write_bytes(b'card')
+  card = folder / 'README.md'
+  card.unlink()
+  card.symlink_to(outside / 'card')
+  out = check_refused(folder, capsys, "'README.md' is a link")
+  assert 'listed, but missing' in out
+  card.unlink()
+  card.write_bytes(b'card')
+  (folder / 'more').symlink_to(outside)
+  check_refused(folder, capsys, "'more' is a link")
+
+
+def test_statement_that_is_a_link_is_refused(folder, capsys, tmp_path):
+  (folder / 'privacy.json').rename(tmp_path / 'privacy.json')
+  (folder / 'privacy.json').symlink_to(tmp_path / 'privacy.json')
+  check_refused(folder, capsys, 'privacy.json to be a file')
+
+
+def test_pipe_is_refused_and_not_opened(folder, capsys):
+  os.mkfifo(folder / 'pipe')
+  check_refused(folder, capsys, "'pipe' is a link or no plain file")
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    '../secret',
+    'dataset/../../secret',
+    '/etc/hostname',
+    'dataset\\..\\secret',
+    'C:/secret',
+    './README.md',
+    'dataset//images-0.npz',
+    '',
+    'a\0b',
+    'privacy.json',
+  ],
+)
+def test_path_outside_is_refused(folder, capsys, monkeypatch, name):
+  (folder.parent / 'secret').write_bytes(b'secret')
+  listed = {**STATEMENT['files'], name: hashlib.sha256(b'secret').hexdigest()}
+  write_statement(folder, {**STATEMENT, 'files': listed})
+  opened = []
+  sha256 = verify._sha256
+  monkeypatch.setattr(
+    verify, '_sha256', lambda path: opened.append(path) or sha256(path)
+  )
+  check_refused(folder, capsys, ascii(name))
+  assert sorted(opened) == sorted(folder / n for n in CONTENTS)
+
+
+@pytest.mark.parametrize('value', [None, [], 'x', {'README.md': 1}, {}])
+def test_malformed_list_of_files_is_refused(folder, capsys, value):
+  write_statement(folder, {**STATEMENT, 'files': value})
+  check_refused(folder, capsys, '')
+
+
+MALFORMED = [
+  b'',
+  b'{',
+  b'null',
+  b'[]',
+  b'{}',
+  b'\xff\xfe',
+  b'[' * 100_000,
+  b'{"epsilon": NaN}',
+  b'{"delta": 1e999}',
+  b'{"a": 1, "a": 2}',
+  b'9' * 5000,
+]
+
+
+@pytest.mark.parametrize('content', MALFORMED, ids=lambda c: repr(c[:20]))
+def test_malformed_statement_is_refused(folder, capsys, content):
+  (folder / 'privacy.json').write_bytes(content)
+  check_refused(folder, capsys, 'Expected')
+
+
+def positions(value, path=()):
+  if path:
+    yield path
+  if isinstance(value, dict):
+    for key, child in value.items():
+      yield from positions(child, (*path, key))
+  elif isinstance(value, list):
+    for i, child in enumerate(value):
+      yield from positions(child, (*path, i))
+
+
+@settings(max_examples=60)
+@given(
+  path=st.sampled_from(sorted(positions(STATEMENT), key=repr)),
+  new=st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+  ),
+)
+def test_any_change_is_refused_without_a_traceback(tmp_path_factory, path, new):
+  statement = copy.deepcopy(STATEMENT)
+  parent = statement
+  for key in path[:-1]:
+    parent = parent[key]
+  is_same = strict_json.dumps(parent[path[-1]]) == strict_json.dumps(new)
+  parent[path[-1]] = new
+  folder = tmp_path_factory.mktemp('any')
+  for name, content in CONTENTS.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+  write_statement(folder, statement)
+  report = verify.verify(folder)
+  assert bool(report.mismatches) == (not is_same)
+  assert all(line.isprintable() for line in report.mismatches)
+
+
+def test_no_guarantee_is_said(folder, capsys):
+  write_statement(folder, make_statement(noise_multiplier=0.0))
+  assert verify.main([str(folder)]) == 0
+  assert 'NONE' in capsys.readouterr().out
+
+
+def test_epsilon_of_another_machine_passes(folder):
+  statement = changed(('epsilon',), STATEMENT['epsilon'] * (1 + 1e-9))
+  write_statement(folder, statement, forged=True)
+  assert verify.main([str(folder)]) == 0
+
+
+@pytest.mark.parametrize('argv', [[], ['a', 'b'], ['--fast']])
+def test_usage(argv, capsys):
+  assert verify.main(argv) == 2
+  assert capsys.readouterr().err.startswith('usage:')
+
+
+def test_nothing_to_check(tmp_path, capsys):
+  assert verify.main([str(tmp_path)]) == 2
+  assert 'privacy.json' in capsys.readouterr().err
+  assert verify.main([str(tmp_path / 'absent')]) == 2
+  assert verify.main(['a\0b']) == 2
+  captured = capsys.readouterr()
+  assert captured.out == '' and captured.err.count('\n') == 2
+  assert verify.main(['--help']) == 0
+
+
+def test_runs_without_jax(folder):
+  code = f"""
+import runpy
+import sys
+
+class Refuse:
+  def find_spec(self, name, path=None, target=None):
+    if name in ('jax', 'jaxlib', 'flax', 'etils', 'tensorflow'):
+      raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = ['verify', {str(folder)!r}]
+try:
+  runpy.run_module('dp_diffusion.privacy.verify', run_name='__main__')
+finally:
+  assert not {{'jax', 'jaxlib', 'flax', 'etils'}} & set(sys.modules)
+"""
+  root = pathlib.Path(__file__).parents[2]
+  for content, code_expected in (('', 0), ('changed', 1)):
+    if content:
+      (folder / 'README.md').write_text(content)
+    job = subprocess.run(
+      [sys.executable, '-c', code],
+      cwd=root,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert job.returncode == code_expected, job.stderr
+    assert job.stderr == ''
+  assert 'MISMATCH' in job.stdout
