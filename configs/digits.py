@@ -63,7 +63,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sample.shard_size = 2500
 
   config.evaluate.classifier.name = 'small_cnn'
-  config.evaluate.classifier.num_steps = 600
+  config.evaluate.classifier.num_steps = 300
   config.evaluate.num_seeds = 1
   config.evaluate.svm = True
   return default.apply_variant(config, variant, {'smoke': _smoke})
