@@ -15,8 +15,9 @@ own and each resumable, and a `results.json` of what they found:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 from importlib import metadata
@@ -25,8 +26,10 @@ import os
 import pathlib
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -39,6 +42,7 @@ NOTICE = (
   'Accuracies and seconds are computed from real images without noise: they'
   ' are outside the privacy guarantee.'
 )
+INTERRUPTED = 130  # Exit code of a run that was stopped.
 # What a run's report says that may stand in a table beside others.
 _REPORTED = (
   'accuracy',
@@ -104,24 +108,66 @@ def make_run(
   )
 
 
-def execute(run: Run, log: pathlib.Path) -> int:
-  """Runs one process; returns its exit code. Output goes to `log`."""
-  log.parent.mkdir(parents=True, exist_ok=True)
-  with log.open('ab') as f:
-    return subprocess.run(
-      [sys.executable, '-m', 'dp_diffusion.main', *run.arguments],
-      stdin=subprocess.DEVNULL,
-      stdout=f,
-      stderr=subprocess.STDOUT,
-      check=False,
-    ).returncode
+class Processes:
+  """Processes of `main`, none of which outlives who started it.
+
+  They do not get the terminal's Ctrl-C; `stop` asks each of them once.
+  """
+
+  def __init__(self) -> None:
+    self._running: set[subprocess.Popen] = set()
+    self._is_stopped = False
+    self._lock = threading.Lock()
+
+  def execute(self, run: Run, log: pathlib.Path) -> int:
+    """Runs one to its end; returns its exit code. Output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('ab') as f:
+      with self._lock:
+        if self._is_stopped:
+          return INTERRUPTED
+        process = subprocess.Popen(
+          [sys.executable, '-m', 'dp_diffusion.main', *run.arguments],
+          stdin=subprocess.DEVNULL,
+          stdout=f,
+          stderr=subprocess.STDOUT,
+          start_new_session=True,
+        )
+        self._running.add(process)
+      try:
+        return process.wait()
+      finally:
+        with self._lock:
+          self._running.discard(process)
+
+  def stop(self) -> None:
+    """Asks all to save and end; starts no more."""
+    with self._lock:
+      self._is_stopped = True
+      for process in self._running:
+        process.send_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def stops_on_signals() -> Iterator[None]:
+  """Takes what ends a job or a terminal as Ctrl-C, unless it is ignored."""
+  before = {}
+  for name in ('SIGTERM', 'SIGHUP'):
+    number = getattr(signal, name, None)  # Not on every system.
+    if number and signal.getsignal(number) == signal.SIG_DFL:
+      before[number] = signal.signal(number, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def execute_all(
   runs: Sequence[Run],
   log_dir: pathlib.Path,
   num_parallel: int = 1,
-  execute_fn: Callable[[Run, pathlib.Path], int] = execute,
+  processes: Processes | None = None,
 ) -> list[str]:
   """Runs all of them; one that fails is named and the others go on.
 
@@ -131,7 +177,7 @@ def execute_all(
     runs: in the order in which they start.
     log_dir: gets NAME.log for each.
     num_parallel: processes at a time.
-    execute_fn: runs one and returns its exit code.
+    processes: runs one and returns its exit code.
 
   Returns:
     Names of those that failed.
@@ -139,17 +185,20 @@ def execute_all(
   Raises:
     Interrupted: Ctrl-C; runs in progress have stopped at a step boundary.
   """
+  processes = processes or Processes()
   failed: list[str] = []
   start = time.monotonic()
 
   def one(run: Run) -> tuple[int, float]:
     console.say(f'{run.name}: starts')
     begin = time.monotonic()
-    return execute_fn(run, log_dir / f'{run.name}.log'), (
-      time.monotonic() - begin
-    )
+    code = processes.execute(run, log_dir / f'{run.name}.log')
+    return code, time.monotonic() - begin
 
-  with concurrent.futures.ThreadPoolExecutor(num_parallel) as pool:
+  with (
+    stops_on_signals(),
+    concurrent.futures.ThreadPoolExecutor(num_parallel) as pool,
+  ):
     futures = {pool.submit(one, run): run for run in runs}
     try:
       done = concurrent.futures.as_completed(futures)
@@ -164,7 +213,8 @@ def execute_all(
           f' {count}/{len(runs)}, {left / 60:.0f} min left'
         )
     except KeyboardInterrupt:
-      # The processes got it too: they save, say how to go on, and end.
+      console.say('stopping: runs in progress save and end')
+      processes.stop()
       pool.shutdown(wait=True, cancel_futures=True)
       raise array_types.Interrupted(
         'Stopped; everything is saved. The same command continues.'

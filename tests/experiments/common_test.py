@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 import shlex
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +18,12 @@ from dp_diffusion import array_types
 from dp_diffusion import main
 from experiments import common
 from tests.experiments import reports
+
+
+class Fake(common.Processes):
+  def __init__(self, execute):
+    super().__init__()
+    self.execute = execute
 
 
 def make(out: pathlib.Path, *names: str) -> list[common.Run]:
@@ -48,7 +58,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, capsys):
     return 2 if run.name == 'b' else 0
 
   runs = make(tmp_path, 'a', 'b', 'c')
-  assert common.execute_all(runs, tmp_path / 'logs', 1, execute) == ['b']
+  assert common.execute_all(runs, tmp_path / 'logs', 1, Fake(execute)) == ['b']
   assert ran == ['a', 'b', 'c']
   out, err = capsys.readouterr()
   assert 'b failed with exit code 2' in err and 'the disk is full' in err
@@ -63,22 +73,58 @@ def test_as_many_at_a_time_as_asked(tmp_path):
     return 0
 
   runs = make(tmp_path, *'abcdef')
-  assert not common.execute_all(runs, tmp_path, 3, execute)
+  assert not common.execute_all(runs, tmp_path, 3, Fake(execute))
 
 
-def test_interrupt_starts_nothing_more(tmp_path):
-  ran = []
+SLOW_RUN = """
+import pathlib, signal, sys, time
+def stop(*_):
+  print('saved', flush=True)
+  sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
 
-  def execute(run, log):
-    ran.append(run.name)
-    if len(ran) == 1:
-      raise KeyboardInterrupt
-    time.sleep(0.5)  # The run that had started by then ends as it likes.
-    return 0
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_runs_in_progress_and_starts_no_more(
+  tmp_path, monkeypatch, number
+):
+  """Real processes, which save when they are asked once."""
+  popen = subprocess.Popen
+
+  def start(command, **kwargs):
+    mark = tmp_path / command[-1].removeprefix('--config.name=')
+    return popen([sys.executable, '-c', SLOW_RUN, str(mark)], **kwargs)
+
+  monkeypatch.setattr(subprocess, 'Popen', start)
+  runs = [
+    common.make_run(n, config='c', out=tmp_path, overrides={'name': n})
+    for n in 'abcd'
+  ]
+
+  def send_when_started():
+    while not ((tmp_path / 'a').exists() and (tmp_path / 'b').exists()):
+      time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+  threading.Thread(target=send_when_started, daemon=True).start()
   with pytest.raises(array_types.Interrupted, match='same command continues'):
-    common.execute_all(make(tmp_path, *'abcdef'), tmp_path, 1, execute)
-  assert len(ran) < 6
+    common.execute_all(runs, tmp_path / 'logs', 2)
+  assert [(tmp_path / n).exists() for n in 'abcd'] == [True, True, False, False]
+  for name in 'ab':
+    assert (tmp_path / 'logs' / f'{name}.log').read_text() == 'saved\n'
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_stopped_set_starts_nothing(tmp_path):
+  processes = common.Processes()
+  processes.stop()
+  (run,) = make(tmp_path, 'a')
+  log = tmp_path / 'a.log'
+  assert processes.execute(run, log) == common.INTERRUPTED
+  assert not log.read_text()
 
 
 def test_process_is_run_and_its_words_are_kept(tmp_path, monkeypatch):
@@ -88,7 +134,7 @@ def test_process_is_run_and_its_words_are_kept(tmp_path, monkeypatch):
   )
   (run,) = make(tmp_path, 'a')
   log = tmp_path / 'logs' / 'a.log'
-  assert common.execute(run, log) == 2
+  assert common.Processes().execute(run, log) == 2
   assert 'error: Expected --config=configs/a.py' in log.read_text()
 
 

@@ -112,12 +112,9 @@ def fake_sweep(tmp_path, monkeypatch):
         reports.write(run, synthetic=0.8 + 0.01 * epsilon + 0.001 * seed)
       return 0
 
-    real = common.execute_all
     with monkeypatch.context() as patch:
       patch.setattr(
-        common,
-        'execute_all',
-        lambda runs, logs, n=1: real(runs, logs, n, execute),
+        common.Processes, 'execute', lambda _, run, log: execute(run, log)
       )
       code = sweep_lib.main([f'--out={tmp_path / "out"}', *argv])
     return code, started, here
