@@ -25,6 +25,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model = _model()
   config.diffusion = _diffusion()
   config.pretrain = _pretrain()
+  # Follows data.tfds_dir, unless it is set itself.
+  config.pretrain.data.tfds_dir = config.data.get_oneway_ref('tfds_dir')
   config.finetune = _finetune()
   config.privacy = _privacy()
   config.sample = _sample()
@@ -42,7 +44,7 @@ def apply_variant(
 
   Args:
     config: changed in place.
-    variant: '' or a name in `variants`.
+    variant: '' or names in `variants` with commas, applied in this order.
     variants: name -> function that changes a config in place.
 
   Returns:
@@ -51,12 +53,63 @@ def apply_variant(
   Raises:
     ValueError: an unknown variant; lists the known ones.
   """
-  if variant:
-    if variant not in variants:
+  for name in variant.split(',') if variant else ():
+    if name not in variants:
       known = ', '.join(sorted(variants)) or 'none'
-      raise ValueError(f'Expected variant {variant!r} to be one of: {known}.')
-    variants[variant](config)
+      raise ValueError(f'Expected variant {name!r} to be one of: {known}.')
+    variants[name](config)
   return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+  """Every stage in seconds, on made-up images of the shape of the real ones.
+
+  The network keeps its levels, attention and classes and loses its width; the
+  image classifier is a small one. Nothing is learned.
+  """
+  config.name += '-smoke'
+  for seed, data in enumerate((config.data, config.pretrain.data)):
+    data.update(
+      name='generated',
+      split='train',
+      test_split='test',
+      num_images=64,
+      source_seed=seed,
+    )
+  config.update_from_flattened_dict(_SMOKE)
+  if config.pretrain.num_steps:
+    config.update_from_flattened_dict(_SMOKE_PRETRAIN)
+
+
+_SMOKE = {
+  'model.channels': 8,
+  'model.num_blocks': 1,
+  'model.num_groups': 4,
+  'model.head_channels': 8,
+  'model.compute_dtype': 'float32',
+  'privacy.num_examples': 64,
+  'privacy.expected_batch_size': 8,
+  'privacy.num_steps': 2,
+  'privacy.delta': 1e-3,
+  'finetune.augmult': 2,
+  'finetune.microbatch_size': 4,
+  'finetune.checkpoint_every_steps': 2,
+  'sample.num_samples': 20,
+  'sample.sampler.num_steps': 2,
+  'sample.batch_size': 10,
+  'sample.shard_size': 10,
+  'evaluate.classifier.name': 'small_cnn',
+  'evaluate.classifier.num_steps': 2,
+  'evaluate.classifier.num_validations': 1,
+  'evaluate.num_seeds': 1,
+  'evaluate.max_train_images': 64,
+}
+_SMOKE_PRETRAIN = {
+  'pretrain.num_steps': 2,
+  'pretrain.optimizer.warmup_steps': 1,
+  'pretrain.batch_size': 8,
+  'pretrain.checkpoint_every_steps': 2,
+}
 
 
 def _data() -> ml_collections.ConfigDict:

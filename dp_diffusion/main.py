@@ -88,9 +88,9 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def default_workdir(config_argument: str) -> str:
-  """'configs/a.py:b' -> 'runs/a-b'."""
+  """'configs/a.py:b,c' -> 'runs/a-b-c'."""
   file_name, _, variant = config_argument.partition(':')
-  stem = pathlib.Path(file_name).stem
+  stem, variant = pathlib.Path(file_name).stem, variant.replace(',', '-')
   return f'runs/{stem}-{variant}' if variant else f'runs/{stem}'
 
 

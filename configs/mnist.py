@@ -1,0 +1,84 @@
+"""MNIST from scratch: no public image is used.
+
+  python -m dp_diffusion.main --config=configs/mnist.py --workdir=runs/mnist
+
+The paper (column MNIST): base channels 64, one block per level, multipliers
+1,2,2 [R], attention at 14x14 [R], about 4.4M parameters [C]; linear schedule,
+T = 1000, epsilon-prediction [R]; expected batch 4096, 4000 steps, Adam at 5e-4
+[r]; clip norm 1e-3 [r]; K = 128; timesteps [0,200) [200,800) [800,1000) with
+weights 0.05 0.9 0.05 [r]; EMA 0.999 [r]; epsilon 10 and delta 1e-5 [P], noise
+multiplier 2.282 [C]; 1000 ancestral steps without guidance [r]; WRN-40-4 [r].
+
+Hardware: 8 accelerators. Hours, from 1.0e19 FLOP of fine-tuning and 8e16 of
+sampling at an assumed 30 TFLOP/s each: 12 + 0.1; not measured.
+
+Expected: accuracy 98.6 % [P]; 97.4 % in DPImageBench's re-implementation with
+pre-training, 3.8M parameters.
+
+Variants: `:smoke` runs in seconds on made-up images. `:letters` pre-trains on
+`emnist_letters` (26 upright letters), prepared in --config.data.tfds_dir. They
+combine: `:smoke,letters`.
+
+Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
+stays far below the noise.
+Deviation: the EMA warms up, min(0.999, (1 + t) / (10 + t)).
+Deviation (`:letters`): the paper pre-trains no network for MNIST.
+"""
+
+from __future__ import annotations
+
+import string
+
+import ml_collections
+
+from configs import default
+
+CLASS_NAMES = tuple(str(i) for i in range(10))
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """The paper's setting at epsilon 10; see the module for variants."""
+  config = default.get_config()
+  config.name = 'mnist'
+  config.data.name = 'tfds:mnist'
+  config.data.class_names = CLASS_NAMES
+  use_recipe(config)
+  return default.apply_variant(
+    config, variant, {'smoke': default.smoke, 'letters': _letters}
+  )
+
+
+def use_recipe(config: ml_collections.ConfigDict) -> None:
+  """How 60,000 grey images of 28x28 are learned from scratch."""
+  for data in (config.data, config.pretrain.data):
+    data.image_size = 28
+    data.channels = 1
+  config.pretrain.data.name = 'generated'  # Not read: there are no steps.
+  config.pretrain.num_steps = 0
+
+  config.model.channels = 64
+  config.model.channel_multipliers = (1, 2, 2)
+  config.model.num_blocks = 1
+  config.model.attention_resolutions = (14,)
+
+  config.privacy.epsilon = 10.0
+  config.privacy.delta = 1e-5
+  config.privacy.num_examples = 60_000
+  config.privacy.expected_batch_size = 4096
+  config.privacy.num_steps = 4000
+  config.finetune.optimizer.learning_rate = 5e-4
+  config.finetune.ema_decay = 0.999
+  config.finetune.checkpoint_every_steps = 50
+  config.finetune.mixture_boundaries = (0, 200, 800, 1000)
+  config.finetune.mixture_weights = (0.05, 0.9, 0.05)
+
+
+def _letters(config: ml_collections.ConfigDict) -> None:
+  is_smoke = config.data.name == 'generated'
+  config.name += '-letters'
+  config.data.name = 'tfds:mnist'
+  config.pretrain.data.name = 'tfds:emnist_letters'
+  config.pretrain.data.class_names = tuple(string.ascii_lowercase)
+  config.pretrain.num_steps = 2 if is_smoke else 20_000
+  config.pretrain.batch_size = 8 if is_smoke else 512
+  config.pretrain.optimizer.warmup_steps = 1 if is_smoke else 1000
