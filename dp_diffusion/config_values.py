@@ -1,0 +1,173 @@
+"""Config values: from files and typed text to checked dataclasses.
+
+Knows no key by name: `config` says which there are.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+import dataclasses
+import difflib
+import importlib.util
+import pathlib
+import sys
+import types
+import typing
+from typing import Any
+
+from dp_diffusion import array_types
+
+UsageError = array_types.UsageError
+
+
+def load_file(config_argument: str) -> Any:
+  """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
+
+  Raises:
+    UsageError: no such file or variant; names the known ones.
+  """
+  file_name, _, variant = config_argument.partition(':')
+  path = pathlib.Path(file_name)
+  if not path.is_file():
+    folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
+    known = sorted(
+      str(p) for p in folder.glob('*.py') if p.stem not in ('__init__',)
+    )
+    near = difflib.get_close_matches(file_name, known, n=1)
+    hint = f' Did you mean {near[0]}?' if near else ''
+    raise UsageError(
+      f'Expected --config={file_name} to be a config file, such as'
+      f' {", ".join(known) or "configs/NAME.py"}.{hint}'
+    )
+  root = str(path.resolve().parent.parent)
+  if root not in sys.path:
+    sys.path.insert(0, root)  # A config file imports `configs.default`.
+  spec = importlib.util.spec_from_file_location(
+    f'dp_diffusion_config_{path.stem}', path
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(variant)
+  except ValueError as error:
+    raise UsageError(f'--config={config_argument}: {error}') from error
+
+
+def override(config: Any, key: str, text: str) -> None:
+  """Sets config.key from text, typed as the value that it replaces."""
+  node = config
+  parts = key.split('.')
+  for depth, part in enumerate(parts):
+    if not hasattr(node, 'get_type') or part not in node:
+      _raise_unknown(config, key)
+    if depth < len(parts) - 1:
+      node = node[part]
+  leaf = parts[-1]
+  if hasattr(node[leaf], 'get_type'):
+    inside = ', '.join(f'{key}.{k}' for k in node[leaf])
+    raise UsageError(
+      f'Expected --config.{key} to name one value; it holds {inside}.'
+    )
+  value = _parse(f'config.{key}', text, node.get_type(leaf))
+  with node.ignore_type():
+    node[leaf] = value
+
+
+def _raise_unknown(config: Any, key: str) -> None:
+  known = list(_leaf_names(config.to_dict()))
+  near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+  tail = key.rsplit('.', 1)[-1]
+  near += [k for k in known if k.rsplit('.', 1)[-1] == tail and k not in near]
+  hint = f'; did you mean {" or ".join(near[:3])}?' if near else '.'
+  raise UsageError(f'Unknown config key {key!r}{hint}')
+
+
+def _leaf_names(tree: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaf_names(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}'
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+  """Reads `text` as a value of type `kind`."""
+  if kind is not str and text.lower() == 'none':
+    return None
+  try:
+    if kind is bool:
+      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    if kind is int:
+      return int(text)
+    if kind is float:
+      return float(text)
+    if kind in (tuple, list):
+      return _parse_tuple(text)
+  except (KeyError, ValueError, SyntaxError):
+    raise UsageError(
+      f'Expected --{name}={text} to be of type {kind.__name__}.'
+    ) from None
+  return text
+
+
+def _parse_tuple(text: str) -> tuple[Any, ...]:
+  text = text.strip()
+  if not text or text in ('()', '[]'):
+    return ()
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return tuple(part.strip() for part in text.strip('()[]').split(','))
+  return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
+  """Builds a dataclass from nested values; errors name the dotted key."""
+  hints = typing.get_type_hints(kind)
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  for key in values:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1)
+      hint = f'; did you mean {path}{near[0]}?' if near else '.'
+      raise UsageError(f'Unknown config key {f"{path}{key}"!r}{hint}')
+  built = {}
+  for name, field in fields.items():
+    if name in values:
+      built[name] = _convert(hints[name], values[name], f'{path}{name}')
+    elif (
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ):
+      raise UsageError(f'Missing config key {path}{name}.')
+  try:
+    return kind(**built)
+  except ValueError as error:
+    prefix = f'config.{path.rstrip(".")}: ' if path else ''
+    raise UsageError(f'{prefix}{error}') from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+  """Checks and converts one value to its annotated type."""
+  if dataclasses.is_dataclass(hint):
+    if not isinstance(value, Mapping):
+      raise UsageError(f'Expected {path} to hold keys, not {value!r}.')
+    return build(hint, value, f'{path}.')
+  origin = typing.get_origin(hint)
+  if origin in (typing.Union, types.UnionType):
+    kinds = [a for a in typing.get_args(hint) if a is not type(None)]
+    if value is None:
+      return None
+    return _convert(kinds[0], value, path)
+  if origin is tuple:
+    element = typing.get_args(hint)[0]
+    if not isinstance(value, (tuple, list)):
+      raise UsageError(f'Expected {path}={value!r} to be a tuple.')
+    return tuple(_convert(element, v, path) for v in value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if hint in (int, float, str, bool) and type(value) is not hint:
+    raise UsageError(
+      f'Expected {path}={value!r} to be of type {hint.__name__}.'
+    )
+  return value
