@@ -6,13 +6,18 @@ know nothing of models or datasets. Every process runs the same loop.
 Guarantees:
   * A run that was killed and resumed ends with the bits of one that was not.
     `tests/training/loop_test.py::test_resumed_equals_uninterrupted`,
-    `tests/crash_test.py`.
+    `tests/stages/crash_test.py::test_killed_and_resumed_equals_uninterrupted`.
   * The ledger in a checkpoint counts the steps in its weights.
     `loop_test.py::test_ledger_is_in_step_with_the_weights`.
-  * Steps that are run again with other randomness are charged again.
-    `loop_test.py::test_changed_randomness_charges_replayed_steps`.
+  * Steps that are run again with other randomness are charged again, and
+    once; the charge survives a kill and the loss of a checkpoint.
+    `loop_test.py::test_changed_randomness_charges_replayed_steps`,
+    `loop_test.py::test_charge_outlives_the_checkpoint_that_held_it`.
+  * A step past the budget is never begun.
+    `loop_test.py::test_no_step_past_the_budget`.
   * Un-noised statistics go to `record_stats` and nowhere else; the progress
-    shows numbers of the plan. `tests/leak_test.py`.
+    shows numbers of the plan.
+    `tests/stages/leak_test.py::test_the_terminal_says_the_same`.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import parallel as parallel_lib
+from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
 Stop = Callable[[], bool]
@@ -104,7 +110,7 @@ def private_step(
       state.params,
       state.frozen_params,
       total,
-      devices.shard(batch),
+      batch,
       draw_key,
       devices.shard(slots.indices),
       devices.shard(slots.is_padding),
@@ -119,8 +125,8 @@ class PrivateRun:
 
   Attributes:
     checkpoints: steps with state, ledger and `meta`.
-    journal: private JSON file, written before steps are begun: how far the
-      run may have gone beyond its last checkpoint, and with which randomness.
+    journal: private JSON file, written before steps are begun: every step
+      that may have been run, and with which randomness.
     meta: facts stored in each checkpoint, to be compared at a resume.
     num_steps: of the mechanism.
     checkpoint_every_steps: steps between checkpoints.
@@ -144,6 +150,10 @@ def charge_lost_steps(
   gives the same bits, and nothing of it had left `private/`: it costs
   nothing. With another generator the earlier noise is another draw.
 
+  The journal holds all steps that were ever begun. Those of this path, and
+  those that this generator repeats from here on, are counted as steps; the
+  rest is what the ledger has to hold as replayed, now or from an earlier call.
+
   Args:
     run: has the journal.
     ledger: of the checkpoint that the run continues from.
@@ -152,13 +162,22 @@ def charge_lost_steps(
   Returns:
     The ledger, charged if need be.
   """
-  current = key_streams.rng_test_vector()
-  num_lost = sum(
-    max(0, begun_steps - start_step)
-    for rng, begun_steps in _read_journal(run).items()
-    if rng != current
+  journal = _read_journal(run)
+  num_begun = sum(
+    end - first for spans in journal.values() for first, end in spans
   )
-  if not num_lost:
+  num_repeated = sum(
+    end - start_step
+    for first, end in journal.get(key_streams.rng_test_vector(), ())
+    if first <= start_step < end
+  )
+  num_charged = sum(
+    entry.num_replayed_steps
+    for entry in ledger.entries[-1:]
+    if isinstance(entry, ledger_lib.DpSgdEntry)
+  )
+  num_lost = num_begun - start_step - num_repeated - num_charged
+  if num_lost <= 0:
     return ledger
   console.warn(
     f'the random number generator has changed: {num_lost} steps that were'
@@ -203,13 +222,13 @@ def train_private(
   ) as advance:
     while step < run.num_steps:
       if step == saved_step:
-        _begin(run, devices, step, is_first=step == start_step)
+        _begin(run, devices, step)
       replicas, stats = private_step(steps, devices, replicas, step)
       pending.append((step, stats))
       ledger = ledger.with_steps(1)
       step += 1
       crash_points.reach('mid_step')
-      is_stopped = parallel_lib.any_process(stop())
+      is_stopped = processes.any_process(stop())
       if (
         step % run.checkpoint_every_steps == 0
         or step == run.num_steps
@@ -227,29 +246,27 @@ def train_private(
 
 
 def _begin(
-  run: PrivateRun,
-  devices: parallel_lib.DataParallel,
-  step: int,
-  is_first: bool,
+  run: PrivateRun, devices: parallel_lib.DataParallel, step: int
 ) -> None:
-  """Writes how far the run may go before its next checkpoint.
-
-  What other generators had begun stays written until a checkpoint holds the
-  charge for it.
-  """
+  """Writes the steps that come before the next checkpoint; forgets none."""
   if not devices.is_main:
     return
   every = run.checkpoint_every_steps
   next_save = min(run.num_steps, (step // every + 1) * every)
+  journal = _read_journal(run)
   current = key_streams.rng_test_vector()
-  before = _read_journal(run)
-  begun = before if is_first else {}
-  begun = {**begun, current: max(next_save, before.get(current, 0))}
-  files.write_json(run.journal, {'begun_steps': begun}, mode=0o600)
+  spans: list[list[int]] = []
+  for first, end in sorted([*journal.get(current, ()), [step, next_save]]):
+    if spans and first <= spans[-1][1]:
+      spans[-1][1] = max(spans[-1][1], end)
+    else:
+      spans.append([first, end])
+  journal = {**journal, current: spans}
+  files.write_json(run.journal, {'begun_steps': journal}, mode=0o600)
 
 
-def _read_journal(run: PrivateRun) -> dict[str, int]:
-  """Steps begun, by the test vector of the generator that they used."""
+def _read_journal(run: PrivateRun) -> dict[str, list[list[int]]]:
+  """Spans [first, end) of steps begun, by the generator's test vector."""
   if not run.journal.exists():
     return {}
   return files.read_json(run.journal)['begun_steps']
@@ -338,7 +355,7 @@ def train_public(
       if len(losses) > 1:
         losses[-2][1].block_until_ready()  # One step ahead, no further.
       step += 1
-      is_stopped = parallel_lib.any_process(stop())
+      is_stopped = processes.any_process(stop())
       if (
         step % run.checkpoint_every_steps == 0
         or step == run.num_steps
