@@ -24,8 +24,9 @@ kernel gradient per EXAMPLE, never one per draw; an axis outside the `grad`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -36,6 +37,9 @@ from jax.interpreters import mlir
 import jax.numpy as jnp
 
 from dp_diffusion import array_types
+
+_Pair = tuple[jax.Array, jax.Array]
+_Axes = tuple[int | None, int | None]
 
 FORMS = ('auto', 'stock', 'x9', 'd9', 'x3d3')
 
@@ -118,10 +122,10 @@ def _conv3x3(
 def _conv3x3_jvp(
   stride: int,
   form: str,
-  primals: tuple[jax.Array, jax.Array],
-  tangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-  """y' = conv(x', kernel) + conv(x, kernel'), the second a primitive."""
+  primals: _Pair,
+  tangents: _Pair,
+) -> _Pair:
+  """Adds conv(x', kernel) and, by a primitive, conv(x, kernel')."""
   x, kernel = primals
   x_dot, kernel_dot = tangents
   symbolic_zero = jax.custom_derivatives.SymbolicZero
@@ -154,14 +158,16 @@ def _tangent(
   return conv(x, kernel)
 
 
-def _tangent_abstract(x, kernel, *, stride, form):
+def _tangent_abstract(x: Any, kernel: Any, *, stride: int, form: str) -> Any:
   del form
   *groups, batch, height, width, _ = x.shape
   sides = (-(-height // stride), -(-width // stride))
   return x.update(shape=(*groups, batch, *sides, kernel.shape[-1]))
 
 
-def _tangent_batch(args, axes, *, stride, form):
+def _tangent_batch(
+  args: _Pair, axes: _Axes, *, stride: int, form: str
+) -> tuple[jax.Array, int]:
   x, kernel = args
   x_axis, kernel_axis = axes
   if kernel_axis is None:  # Draws of one example: they join the batch.
@@ -176,7 +182,9 @@ def _tangent_batch(args, axes, *, stride, form):
   return _tangent_p.bind(x, kernel, stride=stride, form=form), 0
 
 
-def _tangent_transpose(y_bar, x, kernel, *, stride, form):
+def _tangent_transpose(
+  y_bar: Any, x: Any, kernel: Any, *, stride: int, form: str
+) -> tuple[None, Any]:
   if ad.is_undefined_primal(x):
     raise NotImplementedError('conv3x3 can be differentiated once only.')
   if isinstance(y_bar, ad.Zero):
@@ -189,21 +197,25 @@ def _tangent_transpose(y_bar, x, kernel, *, stride, form):
 _gradient_p = core.Primitive('conv3x3_kernel_gradient')
 
 
-def _gradient_abstract(x, dy, *, stride, form):
+def _gradient_abstract(x: Any, dy: Any, *, stride: int, form: str) -> Any:
   del stride, form
   shape = (*x.shape[:-4], 3, 3, x.shape[-1], dy.shape[-1])
   return x.update(shape=shape)
 
 
-def _gradient_batch(args, axes, *, stride, form):
+def _gradient_batch(
+  args: _Pair, axes: _Axes, *, stride: int, form: str
+) -> tuple[jax.Array, int]:
   x, dy = _leading(args, axes)
   return _gradient_p.bind(x, dy, stride=stride, form=form), 0
 
 
-def _leading(args, axes):
+def _leading(args: _Pair, axes: _Axes) -> list[jax.Array]:
   """Both arguments with the mapped axis in front, repeated where absent."""
   size = next(
-    a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None
+    a.shape[axis]
+    for a, axis in zip(args, axes, strict=True)
+    if axis is not None
   )
   return [
     jnp.broadcast_to(a[None], (size, *a.shape))
@@ -213,20 +225,22 @@ def _leading(args, axes):
   ]
 
 
-def _gradient_on(platform: str):
+def _gradient_on(platform: str) -> Callable[..., jax.Array]:
   """The kernel gradient as computed on a platform."""
 
   def gradient(
     x: jax.Array, dy: jax.Array, *, stride: int, form: str
   ) -> jax.Array:
     groups = x.shape[:-4]
-    # Together, lest XLA prepare the shifts of x as early as in the forward
-    # pass and keep them: memory for nine or three images instead of one.
-    x, dy = lax.optimization_barrier((x, dy))
     x = x.reshape(-1, *x.shape[-4:])
     dy = dy.reshape(-1, *dy.shape[-4:])
     if form == 'auto':
       form = choose_form(x.shape, dy.shape[-1], stride, platform)
+    # Makes the shifts of x wait for dy: XLA's CPU scheduler would prepare them
+    # in the forward pass and keep them, three to nine images instead of one
+    # (it drops optimization barriers before). A non-finite dy makes the
+    # gradient non-finite in any case.
+    x = x + 0 * dy[:, :1, :1, :1, :1]
     kernel_bar = _GRADIENTS[form](x, dy, stride)
     return kernel_bar.reshape(*groups, *kernel_bar.shape[1:])
 
@@ -252,11 +266,13 @@ def _gradient_x9(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
   groups, _, _, _, channels = x.shape
   _, _, height, width, features = dy.shape
   x = _pad(x, 1, 1, 1, 1)
-  x9 = _join([
-    _window(_window(x, 2, i, height, stride), 3, j, width, stride)
-    for i in range(3)
-    for j in range(3)
-  ])
+  x9 = _join(
+    [
+      _window(_window(x, 2, i, height, stride), 3, j, width, stride)
+      for i in range(3)
+      for j in range(3)
+    ]
+  )
   return _product(x9, dy).reshape(groups, 3, 3, channels, features)
 
 
@@ -264,11 +280,13 @@ def _gradient_d9(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
   groups, _, height, width, channels = x.shape
   features = dy.shape[-1]
   dy = _pad(_dilate(dy, stride, height, width), 1, 1, 1, 1)
-  d9 = _join([
-    _window(_window(dy, 2, 2 - i, height), 3, 2 - j, width)
-    for i in range(3)
-    for j in range(3)
-  ])
+  d9 = _join(
+    [
+      _window(_window(dy, 2, 2 - i, height), 3, 2 - j, width)
+      for i in range(3)
+      for j in range(3)
+    ]
+  )
   product = _product(x, d9).reshape(groups, channels, 3, 3, features)
   return product.transpose(0, 2, 3, 1, 4)
 
@@ -315,8 +333,7 @@ def _join(parts: Sequence[jax.Array]) -> jax.Array:
     after = (len(parts) - 1 - i) * channels
     padded = jnp.pad(part, [*lengths, (i * channels, after)])
     joined = padded if joined is None else joined + padded
-  # A buffer of its own, lest it be computed again inside the product.
-  return lax.optimization_barrier(joined)
+  return joined
 
 
 def _pad(
@@ -326,9 +343,7 @@ def _pad(
   return jnp.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
 
 
-def _dilate(
-  dy: jax.Array, stride: int, height: int, width: int
-) -> jax.Array:
+def _dilate(dy: jax.Array, stride: int, height: int, width: int) -> jax.Array:
   """Spreads [G, B, H', W', C] to the pixels it was computed at, of [H, W]."""
   if stride == 1:
     return dy
@@ -361,7 +376,8 @@ _gradient_p.def_impl(
 _gradient_p.def_abstract_eval(_gradient_abstract)
 batching.primitive_batchers[_gradient_p] = _gradient_batch
 mlir.register_lowering(
-  _gradient_p, mlir.lower_fun(_gradient_on('accelerator'), multiple_results=False)
+  _gradient_p,
+  mlir.lower_fun(_gradient_on('accelerator'), multiple_results=False),
 )
 mlir.register_lowering(
   _gradient_p,

@@ -199,9 +199,9 @@ class Downsample(nn.Module):
       raise ValueError(f'Expected sides {height}x{width} to be even.')
     if self.with_conv:
       return Conv(channels, stride=2, dtype=self.dtype, name='conv')(x)
-    return x.reshape(
-      batch, height // 2, 2, width // 2, 2, channels
-    ).mean((2, 4))
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(
+      (2, 4)
+    )
 
 
 class Upsample(nn.Module):
@@ -286,9 +286,7 @@ class LabelEmbedding(nn.Module):
     return jnp.where(is_known[:, None], rows, jnp.nan).astype(self.dtype)
 
 
-def check_divides(
-  name: str, divisor: int, total_name: str, total: int
-) -> None:
+def check_divides(name: str, divisor: int, total_name: str, total: int) -> None:
   """Raises ValueError, naming both, unless divisor divides total."""
   if divisor < 1 or total % divisor:
     raise ValueError(

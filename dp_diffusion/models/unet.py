@@ -123,9 +123,9 @@ class ResBlock(nn.Module):
     h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
     h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
     factor = 2 if config.scale_shift else 1
-    condition = nn.Dense(
-      factor * self.features, dtype=dtype, name='embedding'
-    )(embedding)
+    condition = nn.Dense(factor * self.features, dtype=dtype, name='embedding')(
+      embedding
+    )
     norm = layers.GroupNorm(config.num_groups, dtype, name='norm_2')
     if config.scale_shift:
       scale, shift = jnp.split(condition, 2, axis=-1)
