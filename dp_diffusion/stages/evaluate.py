@@ -26,9 +26,10 @@ from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
 from dp_diffusion.evaluation import scoring
 from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.stages import audit
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import workdirs
-from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 # As the report's keys: ours by its kind, the outside reference by its name.
 _OURS = 'cnn'
@@ -49,9 +50,7 @@ def run(
     UsageError: a dataset is missing.
     Interrupted: the user asked to stop.
   """
-  if parallel.DataParallel().is_main:
-    _run_on_main(config, workdir, stop)
-  parallel.barrier('evaluate')
+  processes.on_main(lambda: _run_on_main(config, workdir, stop))
 
 
 def report_path(workdir: workdirs.Workdir) -> epath.Path:
@@ -115,7 +114,7 @@ def _run_on_main(
     config=config_lib.to_dict(config),
     classifier_names={_OURS: settings.classifier.name},
   )
-  report.write(findings, workdir.evaluation)
+  report.write(findings, workdir.evaluation, audit.sections(workdir))
 
 
 def _training_images(

@@ -13,7 +13,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -46,10 +46,11 @@ from dp_diffusion.training import loop
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 from dp_diffusion.training import step as step_lib
 
-_DEFAULT_MICROBATCH = 64
+DEFAULT_MICROBATCH = 64
 
 
 def run(
@@ -70,11 +71,11 @@ def run(
   calibration = accounting.calibrate(config.privacy)
   mechanism = calibration.mechanism
   say_calibration(calibration)
-  source = registry.load(config.data)
+  source = processes.main_first(lambda: registry.load(config.data))
   records = batching.make_records(source, config.data.unit)
-  secret = _secret(config, workdir, devices)
+  secret = _secret(config, workdir)
   facts = _facts(config, mechanism, source, secret)
-  parallel.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
+  processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
 
   checkpoints = checkpoint.Checkpointer(
     workdir.private / 'checkpoints', is_private=True
@@ -119,9 +120,9 @@ def run(
   if step < mechanism.num_steps:
     stop.raise_if_asked()
     raise array_types.Interrupted('Stopped by another process.')
-  if devices.is_main:
-    _write_release(config, workdir, state, ledger, secret)
-  parallel.barrier('finetune')
+  processes.on_main(
+    lambda: _write_release(config, workdir, state, ledger, secret)
+  )
 
 
 def budget_epsilon(
@@ -162,12 +163,43 @@ def make_steps(
     config.finetune_diffusion(),
     config.data,
   )
+  return wire_steps(
+    finetune,
+    mechanism,
+    loss_fn,
+    functools.partial(
+      _gather, source, records, config.data.unit, finetune.augmult, streams
+    ),
+    records.num_records,
+    streams,
+    devices,
+    optimizer,
+    batch_has_draw_axis=config.data.unit == 'person',
+  )
+
+
+def wire_steps(
+  finetune: config_lib.FinetuneConfig,
+  mechanism: mechanism_lib.DpSgdMechanism,
+  loss_fn: array_types.LossFn,
+  gather: Callable[[np.ndarray, int], array_types.PyTree],
+  num_records: int,
+  streams: key_streams.KeyStreams,
+  devices: parallel.DataParallel,
+  optimizer: Any,
+  *,
+  batch_has_draw_axis: bool = False,
+) -> loop.PrivateSteps:
+  """Gives every part of a step the numbers of the mechanism.
+
+  The audit calls it too, with canaries in `loss_fn` and `gather`.
+  """
   grad_config = step_lib.GradConfig(
     l2_clip_norm=mechanism.l2_clip_norm,
     num_draws=finetune.augmult,
     rescale_to_unit_norm=finetune.rescale_to_unit_norm,
     draw_chunk_size=finetune.draw_chunk_size or None,
-    batch_has_draw_axis=config.data.unit == 'person',
+    batch_has_draw_axis=batch_has_draw_axis,
   )
   apply_config = step_lib.ApplyConfig(
     noise_multiplier=mechanism.noise_multiplier,
@@ -175,14 +207,10 @@ def make_steps(
     ema_decay=finetune.ema_decay,
   )
   return loop.PrivateSteps(
-    selector=streams.poisson_selector(
-      records.num_records, mechanism.sampling_prob
-    ),
+    selector=streams.poisson_selector(num_records, mechanism.sampling_prob),
     streams=streams,
-    gather=functools.partial(
-      _gather, source, records, config.data.unit, finetune.augmult, streams
-    ),
-    microbatch_size=finetune.microbatch_size or _DEFAULT_MICROBATCH,
+    gather=gather,
+    microbatch_size=finetune.microbatch_size or DEFAULT_MICROBATCH,
     zeros=devices.pmap_zeros(grad_config),
     accumulate=devices.pmap_accumulate(loss_fn, grad_config),
     apply=devices.pmap_apply(optimizer, apply_config),
@@ -230,22 +258,27 @@ def _initial_state(
 
 
 def _secret(
-  config: config_lib.Config,
-  workdir: workdirs.Workdir,
-  devices: parallel.DataParallel,
+  config: config_lib.Config, workdir: workdirs.Workdir
 ) -> key_streams.Secret:
-  """The secret of the run: loaded, or made where the run is new."""
-  secret = None
-  if devices.is_main:
-    path = secret_path(config, workdir)
-    has_begun = (workdir.private / 'begun_steps.json').exists()
-    if path.exists() or has_begun:
-      secret = key_streams.Secret.load(path)  # Names the file if it is gone.
-    else:
-      secret = key_streams.Secret.create(path)
-    if secret.is_insecure:
-      console.warn('the secret is a known one, for tests: NOT private')
-  return parallel.broadcast_secret(secret)
+  """The secret of the run, which process 0 gives to all."""
+  return processes.broadcast_secret(
+    processes.on_main(lambda: _load_or_make_secret(config, workdir))
+  )
+
+
+def _load_or_make_secret(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> key_streams.Secret:
+  """Loads the secret, or makes it where the run is new."""
+  path = secret_path(config, workdir)
+  has_begun = (workdir.private / 'begun_steps.json').exists()
+  if path.exists() or has_begun:
+    secret = key_streams.Secret.load(path)  # Names the file if it is gone.
+  else:
+    secret = key_streams.Secret.create(path)
+  if secret.is_insecure:
+    console.warn('the secret is a known one, for tests: NOT private')
+  return secret
 
 
 def secret_path(

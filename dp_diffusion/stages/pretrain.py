@@ -27,6 +27,7 @@ from dp_diffusion.training import loop
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
 # Purposes of the public seed; each stage draws from its own.
@@ -57,9 +58,7 @@ def run(
   if config.pretrain.num_steps:
     state = _train(config, workdir, stop, devices, params)
     params = state.ema_params
-  if devices.is_main:
-    weights.save_npz(weights_path(workdir), params)
-  parallel.barrier('pretrain')
+  processes.on_main(lambda: weights.save_npz(weights_path(workdir), params))
 
 
 def initial_params(config: config_lib.Config) -> array_types.Params:
@@ -112,7 +111,7 @@ def _train(
   params: array_types.Params,
 ) -> train_state.TrainState:
   pretrain = config.pretrain
-  source = registry.load(pretrain.data)
+  source = processes.main_first(lambda: registry.load(pretrain.data))
   optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
   loss_fn = assembly.make_loss_fn(
     unet.UNet(config.unet_config(pretrain.data)),

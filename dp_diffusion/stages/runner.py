@@ -8,6 +8,7 @@ import time
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion.stages import audit
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
@@ -15,13 +16,14 @@ from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import workdirs
-from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 _RUN = {
   'pretrain': pretrain.run,
   'finetune': finetune.run,
   'sample': sample.run,
   'evaluate': evaluate.run,
+  'audit': audit.run,
 }
 # A stage reads what these have made.
 _NEEDS = {
@@ -29,6 +31,7 @@ _NEEDS = {
   'finetune': ('pretrain',),
   'sample': ('finetune',),
   'evaluate': ('sample',),
+  'audit': ('pretrain',),
 }
 
 
@@ -44,13 +47,18 @@ def run(
   if stage == 'plan':
     plan.run(config, workdirs.Workdir(workdirs.epath.Path(workdir_path)))
     return
-  parallel.initialize(**dataclasses.asdict(config.distributed))
-  workdir = workdirs.open_workdir(workdir_path)
-  workdir.check(config)
+  processes.initialize(**dataclasses.asdict(config.distributed))
+  console.silence(not processes.is_main())
+  workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
+  processes.on_main(lambda: _open(workdir_path, config))
   stages = workdirs.STAGES if stage == 'all' else (stage,)
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
+
+
+def _open(path: str, config: config_lib.Config) -> None:
+  workdirs.open_workdir(path).check(config)
 
 
 def _run_stage(
@@ -70,14 +78,19 @@ def _run_stage(
         f'Expected the {needed} stage to be complete in {workdir.root} before'
         f' {name}. Run --stage={needed} first, or --stage=all.'
       )
-  workdir.begin(name, config)
+  if name == 'audit':  # Never complete: each one is a new experiment.
+    audit.run(config, workdir, stop)
+    return
+  processes.on_main(lambda: workdir.begin(name, config))
   start = time.monotonic()
   try:
     _RUN[name](config, workdir, stop)
   except array_types.Interrupted:
-    workdir.add_secs(name, time.monotonic() - start)
+    if processes.is_main():
+      workdir.add_secs(name, time.monotonic() - start)
     raise
-  workdir.complete(name, time.monotonic() - start)
+  # The others wait: they look for what is complete before the next stage.
+  processes.on_main(lambda: workdir.complete(name, time.monotonic() - start))
   if name == 'evaluate':
     evaluate.say_summary(workdir)
 

@@ -6,7 +6,7 @@ in any order, on any number of devices; a rerun makes those that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 _NOISE_PURPOSE = 2  # Of the public seed; see pretrain.py.
 
@@ -51,27 +52,41 @@ def run(
     sample.labels, len(config.data.class_names) or 1, sample.num_samples
   )
   num_shards = -(-sample.num_samples // sample.shard_size)
+  # By number, not from what is missing: another process may write meanwhile.
+  mine = range(devices.process_index, num_shards, devices.process_count)
+  processes.together(
+    lambda: _write_shards(mine, num_shards, labels, config, workdir, stop)
+  )
+  processes.on_main(lambda: _finish(config, workdir))
+
+
+def _write_shards(
+  shards: Sequence[int],
+  num_shards: int,
+  labels: np.ndarray,
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+) -> None:
+  """Writes those of the shards that are missing."""
+  sample, devices = config.sample, parallel.DataParallel()
   missing = release.missing_shards(workdir.release, num_shards)
-  mine = missing[devices.process_index :: devices.process_count]
-  if mine:
-    spans = [_span(shard, sample) for shard in mine]
-    done = sample.num_samples - sum(end - start for start, end in spans)
-    sample_fn = make_sample_fn(config, workdir, devices, stop)
-    with console.progress(
-      'sampling, image', sample.num_samples, done
-    ) as advance:
-      for shard, (start, end) in zip(mine, spans, strict=True):
-        images = _sample_range(
-          sample_fn, labels, start, end, devices, sample, advance
-        )
-        release.write_shard(
-          workdir.release, shard, num_shards, images, labels[start:end]
-        )
-        crash_points.reach('mid_sample')
-  parallel.barrier('sample')
-  if devices.is_main:
-    _finish(config, workdir)
-  parallel.barrier('release')
+  left = [shard for shard in shards if shard in missing]
+  if not left:
+    return
+  num_images = {shard: len(range(*_span(shard, sample))) for shard in shards}
+  total, rest = sum(num_images.values()), sum(num_images[s] for s in left)
+  sample_fn = make_sample_fn(config, workdir, devices, stop)
+  with console.progress('sampling, image', total, total - rest) as advance:
+    for shard in left:
+      start, end = _span(shard, sample)
+      images = _sample_range(
+        sample_fn, labels, start, end, devices, sample, advance
+      )
+      release.write_shard(
+        workdir.release, shard, num_shards, images, labels[start:end]
+      )
+      crash_points.reach('mid_sample')
 
 
 def _span(shard: int, sample: config_lib.SampleConfig) -> tuple[int, int]:

@@ -42,7 +42,7 @@ from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion.training import named_arrays
-from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 PyTree = array_types.PyTree
 
@@ -107,7 +107,10 @@ class Checkpointer:
       ValueError: if `keep` is below 1.
     """
     array_types.check_at_least('keep', keep, 1)
-    self.folder = epath.Path(folder)
+    # Orbax wants local folders from the root.
+    self.folder = epath.Path(
+      os.path.abspath(folder) if files.is_local(folder) else folder
+    )
     self._keep = keep
     self._is_private = is_private
     self._damaged: frozenset[int] = frozenset()
@@ -149,7 +152,7 @@ class Checkpointer:
         if not failure:
           raise
         self._remove_temporary()
-    if parallel.any_process(bool(failure)):  # All wait for process 0 here.
+    if processes.any_process(bool(failure)):  # All wait for process 0 here.
       good = [s for s in self.steps() if s < step and s not in self._damaged]
       raise array_types.UsageError(
         f'Expected to write the checkpoint of step {step} to {self.folder}: '
@@ -179,7 +182,7 @@ class Checkpointer:
     """
     found = self._newest_whole_step()
     digest = found.digest() if found else 'none'
-    parallel.agree({'checkpoint': digest})
+    processes.agree({'checkpoint': digest})
     if found is None:
       self._check_nothing_is_lost(may_lose_all)
       return None

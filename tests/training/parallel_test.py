@@ -19,6 +19,7 @@ import pytest
 from dp_diffusion import array_types
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 from dp_diffusion.training import step
 
 PROBLEM = pathlib.Path(__file__).with_name('private_problem.py')
@@ -255,11 +256,15 @@ def test_pmap_map_keeps_rows(num_rows):
 
 
 def test_one_process_agrees_with_itself():
-  parallel.agree({'data': 'a'})
-  assert parallel.any_process(True)
-  assert not parallel.any_process(False)
-  assert parallel.broadcast_secret(problem.SECRET) is problem.SECRET
-  parallel.barrier('test')
+  processes.agree({'data': 'a'})
+  assert processes.any_process(True)
+  assert not processes.any_process(False)
+  assert processes.broadcast_secret(problem.SECRET) is problem.SECRET
+  processes.barrier('test')
+  assert processes.smallest(3) == 3
+  assert processes.on_main(lambda: 4) == 4
+  with pytest.raises(ValueError, match='as it was raised'):
+    processes.main_first(lambda: int('as it was raised'))
   place = make_place(8)
   assert place.is_main
   assert (place.process_count, place.num_global_devices) == (1, 8)
@@ -270,7 +275,7 @@ def test_incomplete_environment_is_refused(monkeypatch):
   with pytest.raises(
     array_types.UsageError, match='JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID'
   ):
-    parallel.initialize_from_environment()
+    processes.initialize_from_environment()
 
 
 def test_wrong_mechanism_is_refused_before_compiling():
@@ -358,6 +363,17 @@ def test_processes_that_disagree_refuse(two_processes):
     by_value, by_name = fact['refusals']
     assert by_value.startswith('Expected secret to be the same on all 2')
     assert 'list of facts' in by_name
+
+
+def test_a_failure_on_one_process_ends_all(two_processes):
+  first, second = (fact['failure'] for fact in two_processes[0])
+  assert first.startswith('Interrupted: Stopped, since another process')
+  assert second == 'ValueError: only here'
+
+
+def test_main_goes_first_and_the_smallest_number_counts(two_processes):
+  assert [fact['order'] for fact in two_processes[0]] == ['0', '01']
+  assert [fact['smallest'] for fact in two_processes[0]] == [7, 7]
 
 
 def test_processes_stop_together(two_processes):

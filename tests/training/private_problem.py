@@ -18,6 +18,7 @@ from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 from dp_diffusion.training import step
 
@@ -108,17 +109,17 @@ class Trainer:
 
 def run_process(folder):
   """What one of several processes does; it leaves its result in a folder."""
-  parallel.initialize_from_environment()
+  processes.initialize_from_environment()
   place = parallel.DataParallel()
-  secret = parallel.broadcast_secret(SECRET if place.is_main else None)
-  parallel.agree({'secret': key_streams.fingerprint(secret, 'same')})
+  secret = processes.broadcast_secret(SECRET if place.is_main else None)
+  processes.agree({'secret': key_streams.fingerprint(secret, 'same')})
   refusals = []
   for facts in (
     {'data': 'same', 'secret': f'of process {place.process_index}'},
     {f'name {place.process_index}': 'same'},
   ):
     try:
-      parallel.agree(facts)
+      processes.agree(facts)
     except array_types.UsageError as error:
       refusals.append(str(error))
   trainer = Trainer(place, secret=secret)
@@ -135,16 +136,41 @@ def run_process(folder):
     'num_traces': trainer.loss.num_traces,
     'num_examples': [int(s.num_examples) for s in stats],
     'stops': [
-      parallel.any_process(False),
-      parallel.any_process(place.process_index == 1),
+      processes.any_process(False),
+      processes.any_process(place.process_index == 1),
     ],
+    'smallest': processes.smallest(7 + place.process_index),
+    'order': _in_order(place.process_index, pathlib.Path(folder)),
+    'failure': _fail_on_one(place.process_index),
   }
-  parallel.barrier('end')
+  processes.barrier('end')
   name = f'process{place.process_index}'
   folder = pathlib.Path(folder)
   (folder / f'{name}.json').write_text(json.dumps(result))
   state = place.unreplicate(state)
   np.savez(folder / f'{name}.npz', ema=state.ema_params['w'], **state.params)
+
+
+def _in_order(index, folder):
+  """What each process sees of a file that it, and the others, append to."""
+
+  def append():
+    with (folder / 'order').open('a') as f:
+      f.write(str(index))
+    return (folder / 'order').read_text()
+
+  return processes.main_first(append)
+
+
+def _fail_on_one(index):
+  def fail():
+    if index == 1:
+      raise ValueError('only here')
+
+  try:
+    processes.together(fail)
+  except (ValueError, array_types.Interrupted) as error:
+    return f'{type(error).__name__}: {error}'
 
 
 if __name__ == '__main__':
