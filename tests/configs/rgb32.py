@@ -1,4 +1,4 @@
-"""Generated 32x32 RGB images, three levels, attention at 16: for tests."""
+"""Generated 32x32 RGB images, two levels, attention at 16: for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def get_config(variant: str = ''):
   config.pretrain.data.source_seed = 1
   config.pretrain.num_steps = 3
   config.pretrain.batch_size = 8
-  config.model.channel_multipliers = (1, 1, 2)
+  config.model.channel_multipliers = (1, 2)
   config.model.attention_resolutions = (16,)
   config.diffusion.schedule = 'linear'
   config.diffusion.prediction = 'eps'

@@ -34,7 +34,11 @@ def _outcome(workdir: pathlib.Path) -> dict[str, bytes]:
 
 
 def _arguments(workdir: pathlib.Path, stage: str) -> tuple[str, ...]:
-  return (f'--workdir={workdir}', f'--stage={stage}')
+  return (
+    f'--workdir={workdir}',
+    f'--stage={stage}',
+    '--config.sample.write_tfds=false',  # TensorFlow takes seconds to import.
+  )
 
 
 @pytest.fixture(scope='module')

@@ -25,6 +25,7 @@ def test_the_road_at_32_pixels_in_colour(
   command.succeed(
     subprocess_environment,
     f'--workdir={tmp_path / "run"}',
+    '--config.sample.write_tfds=false',
     config=_CONFIG + variant,
   )
   release = tmp_path / 'run' / 'release'
