@@ -32,6 +32,7 @@ from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import schedules
 
 SAMPLERS = sampler_steps.SAMPLERS
+SPACINGS = sampler_steps.SPACINGS
 SamplerConfig = sampler_steps.SamplerConfig
 num_evaluations = sampler_steps.num_evaluations
 timestep_sequence = sampler_steps.timestep_sequence

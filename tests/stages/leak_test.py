@@ -50,7 +50,8 @@ def _run(
   outside = {
     path: data
     for path, data in found.items()
-    if not path.startswith(('private/', 'evaluation/'))
+    # Public checkpoints: orbax draws the names of their files at random.
+    if not path.startswith(('private/', 'evaluation/', 'public/checkpoints/'))
   }
   return outside, printed
 
@@ -72,17 +73,13 @@ def test_only_weights_and_what_follows_differ(neighbours) -> None:
   assert first.keys() == second.keys()
   different = [path for path in first if first[path] != second[path]]
   assert 'release/model/params.npz' in different  # The test can see a record.
-  public_training = [p for p in different if p.startswith('public/')]
-  not_allowed = [
+  # The progress of public training may hold times.
+  assert not [
     path
     for path in different
-    if not _MAY_DIFFER.fullmatch(path) and path not in public_training
+    if not _MAY_DIFFER.fullmatch(path)
+    and not re.fullmatch(r'public/.*(jsonl|tfevents.*)', path)
   ]
-  assert not not_allowed
-  for path in public_training:  # TensorBoard and timings of public steps.
-    assert (
-      'events.out' in path or path.endswith('.jsonl') or ('checkpoints' in path)
-    ), path
 
 
 def test_the_statement_differs_in_hashes_alone(neighbours) -> None:
