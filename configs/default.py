@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy = _privacy()
   config.sample = _sample()
   config.evaluate = _evaluate()
+  config.audit = _audit()
   config.distributed = _distributed()
   return apply_variant(config, variant, {})
 
@@ -81,7 +82,15 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     config.update_from_flattened_dict(_SMOKE_PRETRAIN)
 
 
+SMOKE_AUDIT = {  # In seconds, and still large enough to find a fault.
+  'audit.expected_batch_size': 10,
+  'audit.num_filler': 60,
+  'audit.num_canaries': 400,
+  'audit.num_image_canaries': 40,
+  'audit.num_guesses_in': 50,
+}
 _SMOKE = {
+  **SMOKE_AUDIT,
   'model.channels': 8,
   'model.num_blocks': 1,
   'model.num_groups': 4,
@@ -230,6 +239,8 @@ def _privacy() -> ml_collections.ConfigDict:
   privacy.relation = 'add_or_remove_one'  # Which datasets are neighbours.
   privacy.allow_large_delta = False  # Allow delta > 1 / num_examples.
   privacy.secret_dir = ''  # '' is private/ of a local workdir.
+  # std of the noise on the label histogram, in records per class; 0 is none.
+  privacy.label_histogram_noise_multiplier = 0.0
   return privacy
 
 
@@ -245,7 +256,8 @@ def _sample() -> ml_collections.ConfigDict:
   sample.sampler.clip_x0 = True  # Clip each estimate to [-1, 1].
   sample.batch_size = 500  # Images per device at a time.
   sample.shard_size = 10_000  # Images per .npz file.
-  sample.labels = 'uniform'  # Or one public weight per class: '0.2,0.8'.
+  # 'uniform', one public weight per class ('0.2,0.8'), or 'noised_histogram'.
+  sample.labels = 'uniform'
   sample.write_tfds = True  # Also in TFDS form, where TensorFlow is there.
   return sample
 
@@ -270,6 +282,21 @@ def _evaluate() -> ml_collections.ConfigDict:
   evaluate.svm = False  # Also scikit-learn's RBF SVM.
   evaluate.max_train_images = 0  # Per source of images; 0 is all.
   return evaluate
+
+
+def _audit() -> ml_collections.ConfigDict:
+  audit = ml_collections.ConfigDict()
+  audit.epsilon = 1.0  # The claim that is tested, in a job of its own.
+  audit.delta = 1e-5  # Of the claim.
+  audit.num_steps = 50  # Private steps.
+  audit.expected_batch_size = 60  # Records per step, were all canaries in.
+  audit.num_filler = 1000  # Public images that are in, at most.
+  audit.num_canaries = 1000  # Gradient canaries, in by fair coins.
+  audit.num_image_canaries = 1000  # Images of noise, likewise; 0 is none.
+  audit.num_guesses_in = 100  # Highest scores, guessed in.
+  audit.num_guesses_out = 0  # Lowest scores, guessed out.
+  audit.confidence = 0.95  # Of the lower bound on epsilon.
+  return audit
 
 
 def _distributed() -> ml_collections.ConfigDict:

@@ -90,3 +90,4 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.sample.shard_size = 40
   config.evaluate.classifier.num_steps = 20
   config.evaluate.num_seeds = 1
+  config.update_from_flattened_dict(default.SMOKE_AUDIT)

@@ -20,9 +20,11 @@ from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation import classifiers
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import audit
 from dp_diffusion.training import optimizers
 
 UsageError = array_types.UsageError
+NOISED_HISTOGRAM = 'noised_histogram'  # A way to choose the labels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,8 @@ class SampleConfig:
     sampler: which sampler, with how many steps and which guidance.
     batch_size: images per device at a time.
     shard_size: images per .npz file.
-    labels: 'uniform', or one weight per class as '0.2,0.8' (public numbers).
+    labels: 'uniform', one weight per class as '0.2,0.8' (public numbers), or
+      NOISED_HISTOGRAM.
     write_tfds: also write the dataset in TFDS form.
   """
 
@@ -245,6 +248,7 @@ class Config:
   privacy: accounting.PrivacyConfig
   sample: SampleConfig
   evaluate: EvaluateConfig
+  audit: audit.AuditConfig
   distributed: DistributedConfig
 
   def __post_init__(self) -> None:
@@ -263,6 +267,13 @@ class Config:
       self.unet_config(data).check_image_shape(size, size, data.channels)
     self.pretrain_diffusion()
     self.finetune_diffusion()
+    noise = self.privacy.label_histogram_noise_multiplier
+    if (self.sample.labels == NOISED_HISTOGRAM) != bool(noise):
+      raise ValueError(
+        f'Expected sample.labels={self.sample.labels!r} and privacy.'
+        f'label_histogram_noise_multiplier={noise:g} to go together:'
+        f' {NOISED_HISTOGRAM!r} with noise > 0, all other labels with 0.'
+      )
     for name, stage, num_steps in (
       ('pretrain', self.pretrain, self.pretrain.num_steps),
       ('finetune', self.finetune, self.privacy.num_steps),

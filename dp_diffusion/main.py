@@ -3,7 +3,8 @@
 Flags:
   --config=FILE[:VARIANT]   a file of configs/, and one of its variants
   --workdir=FOLDER          where everything is kept (default runs/NAME)
-  --stage=STAGE             plan, pretrain, finetune, sample, evaluate or all
+  --stage=STAGE             plan, pretrain, finetune, sample, evaluate, all,
+                            or audit (public images only; exit 1: refuted)
   --config.KEY=VALUE        any key of configs/default.py
 
 Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
@@ -23,7 +24,15 @@ from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion import host_memory
 
-STAGES = ('plan', 'pretrain', 'finetune', 'sample', 'evaluate', 'all')
+STAGES = (
+  'plan',
+  'pretrain',
+  'finetune',
+  'sample',
+  'evaluate',
+  'audit',
+  'all',
+)
 _FLAGS = ('--config', '--workdir', '--stage', '--help')
 
 
@@ -126,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except array_types.UsageError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  except array_types.Failed as error:
+    print(f'failed: {error}', file=sys.stderr)
+    return 1
   except array_types.Interrupted as error:
     console.say(str(error))
     return 130

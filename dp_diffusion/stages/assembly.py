@@ -14,6 +14,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.diffusion import losses
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
+from dp_diffusion.training import step as step_lib
 
 
 def make_loss_fn(
@@ -62,6 +63,22 @@ def make_loss_fn(
     return losses.draw_loss(denoise, diffusion, x0, example['label'], loss_key)
 
   return loss_fn
+
+
+def grad_config(
+  finetune: config_lib.FinetuneConfig,
+  l2_clip_norm: float,
+  *,
+  batch_has_draw_axis: bool,
+) -> step_lib.GradConfig:
+  """How a private step makes and clips gradients."""
+  return step_lib.GradConfig(
+    l2_clip_norm=l2_clip_norm,
+    num_draws=finetune.augmult,
+    rescale_to_unit_norm=finetune.rescale_to_unit_norm,
+    draw_chunk_size=finetune.draw_chunk_size or None,
+    batch_has_draw_axis=batch_has_draw_axis,
+  )
 
 
 def make_denoise_fn(

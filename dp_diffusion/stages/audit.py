@@ -1,0 +1,328 @@
+"""Measures what the private step lets out, and compares it with a claim.
+
+A job of its own: public images, and canaries that take part by secret coins,
+go through the loop, clip, noise and optimizer of private fine-tuning, with the
+noise calibrated to `audit.epsilon`. Every run is a new one: new secret, new
+coins; results of earlier runs stay in `evaluation/audit.json`.
+
+Guarantees:
+  * It reads no sensitive image, so it spends nothing.
+    `tests/stages/audit_test.py::test_no_sensitive_image_is_read`.
+  * It fails where the noise is off or too small or the clip is off, and passes
+    on the mechanism as it is.
+    `tests/stages/audit_test.py::test_faults_end_with_exit_code_1`,
+    `tests/stages/audit_test.py::test_right_mechanism_passes`.
+  * Coins come from a secret that no earlier audit used.
+    `tests/stages/audit_test.py::test_every_audit_has_its_own_secret`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion.evaluation import audit_section
+from dp_diffusion.evaluation import page
+from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import audit as audit_lib
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import audit_records
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import canaries
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import loop
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
+from dp_diffusion.training import state as train_state
+
+# Norm of a canary's gradient in clip norms: without the clip it stands out.
+_CANARY_NORM = 10.0
+_NUM_CHECKPOINTS = 5  # At most; an audit is short.
+
+
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+) -> None:
+  """Audits the private step and writes evaluation/audit.json and audit.png.
+
+  Args:
+    config: uses audit, pretrain, finetune, model, diffusion, the clip norm.
+    workdir: reads public/; writes private/audit and evaluation/.
+    stop: asked at every step.
+
+  Raises:
+    Failed: the measured bound exceeds the claim.
+    UsageError: missing public data, too few parameters, a full disk.
+    Interrupted: the user asked to stop; the next run continues.
+  """
+  start = time.monotonic()
+  devices = parallel.DataParallel()
+  mechanism = calibrate(config).mechanism
+  console.say(
+    f'audit: {mechanism.num_steps} steps on public images and canaries, noise'
+    f' multiplier {mechanism.noise_multiplier:.4g}: epsilon'
+    f' {config.audit.epsilon:g} at delta {mechanism.delta:g}'
+  )
+  facts = _facts(config, mechanism)
+  secret = processes.broadcast_secret(
+    processes.on_main(lambda: _begin_job(config, workdir, facts))
+  )
+  streams = key_streams.KeyStreams(
+    secret=secret, run_id=key_streams.run_id(secret, facts)
+  )
+  public = weights.load_params(pretrain.weights_path(workdir))
+  is_trained = weights.trainable_fn(public, config.finetune.trainable)
+  trained, frozen = train_state.partition(public, is_trained)
+  coordinates = canaries.choose_coordinates(
+    trained, config.audit.num_canaries, config.seed
+  )
+  dataset = audit_records.make_dataset(config, coordinates, streams)
+  optimizer = optax.chain(
+    canaries.observe(coordinates, mechanism.num_steps),
+    optimizers.make(
+      dataclasses.replace(config.finetune.optimizer, warmup_steps=0),
+      mechanism.num_steps,
+    ),
+  )
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.pretrain.data)),
+    config.finetune_diffusion(),
+    config.pretrain.data,
+  )
+  steps = finetune.wire_steps(
+    config.finetune,
+    mechanism,
+    canaries.with_canaries(
+      loss_fn, is_trained, _CANARY_NORM * mechanism.l2_clip_norm
+    ),
+    dataset.gather,
+    len(dataset.labels),
+    streams,
+    devices,
+    optimizer,
+  )
+  state = _train(
+    config,
+    workdir,
+    stop,
+    devices,
+    mechanism,
+    steps,
+    train_state.create(trained, optimizer, frozen),
+    streams.run_id,
+  )
+  losses = audit_records.ImageLosses(config, dataset, loss_fn, devices)
+  drop = losses(public) - losses(_released(config, state))
+  seconds = time.monotonic() - start
+  processes.on_main(
+    lambda: _conclude(config, workdir, mechanism, state, dataset, drop, seconds)
+  )
+
+
+def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
+  """The report's section, where an audit has been made."""
+  path = workdir.evaluation / 'audit.json'
+  if not path.exists():
+    return ()
+  picture = (workdir.evaluation / 'audit.png').read_bytes()
+  return (audit_section.section(files.read_json(path), picture),)
+
+
+def calibrate(config: config_lib.Config) -> accounting.Calibration:
+  """The mechanism of the audit: fine-tuning's clip, the audit's claim."""
+  audit = config.audit
+  return accounting.calibrate(
+    accounting.PrivacyConfig(
+      epsilon=audit.epsilon,
+      delta=audit.delta,
+      num_steps=audit.num_steps,
+      expected_batch_size=audit.expected_batch_size,
+      num_examples=audit.num_examples,
+      l2_clip_norm=config.privacy.l2_clip_norm,
+    )
+  )
+
+
+def _facts(
+  config: config_lib.Config, mechanism: mechanism_lib.DpSgdMechanism
+) -> dict[str, Any]:
+  """What an interrupted audit must share with the one that continues it."""
+  return {
+    'mechanism': mechanism.to_dict(),
+    'audit': config_lib.to_dict(config.audit),
+    'finetune': config_lib.to_dict(config.finetune),
+    'seed': config.seed,
+    'rng': key_streams.rng_test_vector(),
+    'jax': jax.__version__,
+  }
+
+
+def _begin_job(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  facts: Mapping[str, Any],
+) -> key_streams.Secret:
+  """Continues the job that was interrupted, or clears the place for another."""
+  folder = workdir.private / 'audit'
+  path = finetune.secret_path(config, workdir).parent / 'audit' / 'secret'
+  record = folder / 'job.json'
+  if record.exists():
+    before = files.read_json(record)
+    if before['is_complete'] or before['facts'] != facts:
+      path.unlink(missing_ok=True)
+      folder.rmtree()
+  secret = (
+    key_streams.Secret.load(path)
+    if path.exists()
+    else key_streams.Secret.create(path)
+  )
+  job = {'facts': facts, 'is_complete': False}
+  files.write_json(record, job, mode=0o600)
+  return secret
+
+
+def _train(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+  devices: parallel.DataParallel,
+  mechanism: mechanism_lib.DpSgdMechanism,
+  steps: loop.PrivateSteps,
+  state: train_state.TrainState,
+  run_id: str,
+) -> train_state.TrainState:
+  """Takes all steps, from the last checkpoint of an interrupted audit."""
+  folder = workdir.private / 'audit'
+  checkpoints = checkpoint.Checkpointer(
+    folder / 'checkpoints', is_private=True, keep=1
+  )
+  ledger = ledger_lib.Ledger(
+    delta=mechanism.delta,
+    budget_epsilon=config.audit.epsilon,
+    entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=0),),
+  )
+  start_step = 0
+  if restored := checkpoints.restore(state):
+    start_step, state = restored.step, restored.state
+    ledger = ledger_lib.Ledger.from_json(restored.ledger)
+    console.say(f'audit: continues from step {start_step}')
+  private_run = loop.PrivateRun(
+    checkpoints=checkpoints,
+    journal=folder / 'begun_steps.json',
+    meta={'run_id': run_id},
+    num_steps=mechanism.num_steps,
+    checkpoint_every_steps=max(
+      config.finetune.checkpoint_every_steps,
+      -(-mechanism.num_steps // _NUM_CHECKPOINTS),
+    ),
+    record_stats=lambda step, stats: None,
+  )
+  state, _, step = loop.train_private(
+    steps, private_run, devices, state, ledger, start_step, stop
+  )
+  if step < mechanism.num_steps:
+    stop.raise_if_asked()
+    raise array_types.Interrupted('Stopped by another process.')
+  return state
+
+
+def _released(
+  config: config_lib.Config, state: train_state.TrainState
+) -> array_types.Params:
+  """The weights that fine-tuning would release."""
+  is_ema = config.finetune.release_weights == 'ema'
+  return state.all_ema_params if is_ema else state.all_params
+
+
+def _conclude(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  mechanism: mechanism_lib.DpSgdMechanism,
+  state: train_state.TrainState,
+  dataset: audit_records.Dataset,
+  drop: np.ndarray,
+  seconds: float,
+) -> None:
+  """Guesses the coins, writes what was found, and fails if it must."""
+  audit = config.audit
+  unit = 1.0 if config.finetune.rescale_to_unit_norm else mechanism.l2_clip_norm
+  rows = np.asarray(state.opt_state[0].rows, np.float64)
+  observed = rows * (mechanism.expected_batch_size / unit)
+  scores = audit_lib.participation_scores(observed, mechanism.sampling_prob)
+  white_box = audit_lib.one_run(
+    scores,
+    dataset.gradient_coins,
+    num_guesses_in=audit.num_guesses_in,
+    num_guesses_out=audit.num_guesses_out,
+    delta=audit.delta,
+    confidence=audit.confidence,
+  )
+  black_box = None
+  if len(drop):
+    black_box = audit_lib.one_run(
+      drop,
+      dataset.image_coins,
+      num_guesses_in=min(audit.num_guesses_in, len(drop)),
+      num_guesses_out=0,
+      delta=audit.delta,
+      confidence=audit.confidence,
+    ).to_dict()
+  path = workdir.evaluation / 'audit.json'
+  before = files.read_json(path) if path.exists() else None
+  result = {
+    'is_passed': white_box.epsilon_lower_bound <= audit.epsilon,
+    'claim': {'epsilon': audit.epsilon, **mechanism.to_dict()},
+    'confidence': audit.confidence,
+    'white_box': white_box.to_dict(),
+    'black_box': black_box,
+    'measured_noise_multiplier': audit_lib.noise_scale(observed),
+    'num_filler': dataset.num_filler,
+    'num_gradient_canaries_in': int(dataset.gradient_coins.sum()),
+    'num_image_canaries_in': int(dataset.image_coins.sum()),
+    'seconds': seconds,
+    'earlier_runs': _earlier_runs(before),
+  }
+  picture = audit_section.plot(scores, dataset.gradient_coins, result)
+  files.write_bytes(workdir.evaluation / 'audit.png', picture, mode=0o600)
+  files.write_json(path, result, mode=0o600)
+  record = workdir.private / 'audit' / 'job.json'
+  files.write_json(
+    record, {**files.read_json(record), 'is_complete': True}, mode=0o600
+  )
+  sentence = audit_section.sentence(result)
+  console.say(f'audit: {sentence}')
+  if not result['is_passed']:
+    raise array_types.Failed(
+      f'Expected the audit to stay below its claim. {sentence}'
+    )
+
+
+def _earlier_runs(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+  """Short records of all earlier audits: none is forgotten."""
+  if before is None:
+    return []
+  last = {
+    'is_passed': before['is_passed'],
+    'epsilon': before['claim']['epsilon'],
+    'epsilon_lower_bound': before['white_box']['epsilon_lower_bound'],
+  }
+  return [*before['earlier_runs'], last]

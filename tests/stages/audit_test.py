@@ -1,0 +1,212 @@
+"""`--stage=audit` on the real step, whole and broken.
+
+Faults are put into the step from outside, by monkeypatching: no config key
+weakens it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import stat
+
+import jax
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import main
+from dp_diffusion.data import registry
+from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import audit
+from dp_diffusion.stages import audit_records
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import parallel
+from dp_diffusion.training import step
+from tests.stages import command
+
+OVERRIDES = {
+  'pretrain.num_steps': '0',  # Fresh weights do.
+  'pretrain.optimizer.warmup_steps': '0',
+  'finetune.augmult': '1',
+  'finetune.microbatch_size': '8',
+  'finetune.checkpoint_every_steps': '100',
+}
+
+
+@pytest.fixture(scope='module')
+def config() -> config_lib.Config:
+  return config_lib.load(command.DIGITS_SMOKE, OVERRIDES)
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+  """Eight would compile and wait eight times; `parallel_test` has them."""
+  monkeypatch.setattr(
+    parallel,
+    'DataParallel',
+    functools.partial(parallel.DataParallel, jax.local_devices()[:1]),
+  )
+
+
+def run_main(workdir: pathlib.Path, stage: str) -> int:
+  flags = [f'--config.{key}={value}' for key, value in OVERRIDES.items()]
+  return main.main(
+    [
+      f'--config={command.DIGITS_SMOKE}',
+      f'--workdir={workdir}',
+      f'--stage={stage}',
+      *flags,
+    ]
+  )
+
+
+@pytest.fixture
+def workdir(tmp_path) -> pathlib.Path:
+  """A workdir with public weights, and a known secret for the audit."""
+  assert run_main(tmp_path, 'pretrain') == 0
+  plant_secret(tmp_path, 0)
+  return tmp_path
+
+
+def plant_secret(workdir: pathlib.Path, seed: int) -> None:
+  path = workdir / 'private' / 'audit' / 'secret'
+  key_streams.Secret.insecure(seed).save(path)
+
+
+def read(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / 'evaluation' / 'audit.json').read_text())
+
+
+def test_audit_needs_public_weights(tmp_path, capsys):
+  assert run_main(tmp_path, 'audit') == 2
+  assert '--stage=pretrain' in capsys.readouterr().err
+
+
+def test_right_mechanism_passes(workdir, config, capsys):
+  assert run_main(workdir, 'audit') == 0
+  result = read(workdir)
+  assert result['is_passed'] and result['earlier_runs'] == []
+  found, claim = result['white_box'], result['claim']
+  assert found['epsilon_lower_bound'] < claim['epsilon'] < found['ceiling']
+  assert (found['num_canaries'], found['num_guesses']) == (400, 50)
+  assert 150 < result['num_gradient_canaries_in'] < 250
+  assert result['black_box']['num_canaries'] == 40
+  # The noise is what the mechanism says, the network's own parameters apart.
+  assert result['measured_noise_multiplier'] == pytest.approx(
+    claim['noise_multiplier'], rel=0.1
+  )
+  out = capsys.readouterr().out
+  assert 'at least' in out and 'most that this audit can show' in out
+  for name in ('audit.json', 'audit.png'):
+    mode = (workdir / 'evaluation' / name).stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+  (section,) = audit.sections(workdirs.open_workdir(str(workdir)))
+  assert section.data['audit'] == result
+  assert not (workdir / 'release').exists()
+  record = json.loads((workdir / 'config.json').read_text())
+  assert set(record) == {'pretrain'}  # Never complete, so never skipped.
+
+
+def without_clip(original, *args, l2_clip_norm, **keywords):
+  """A clipped sum that forgot to clip, and says what a clipped one says."""
+  assert keywords.pop('rescale_to_unit_norm')
+  total = original(
+    *args, l2_clip_norm=1e6, rescale_to_unit_norm=False, **keywords
+  )
+  return total.replace(
+    grad_sum=jax.tree.map(lambda x: x / l2_clip_norm, total.grad_sum),
+    l2_sensitivity=1.0,
+  )
+
+
+@pytest.mark.parametrize('fault', ['noise off', 'noise at a third', 'clip off'])
+def test_faults_end_with_exit_code_1(fault, workdir, monkeypatch, capsys):
+  std = step.noise_std
+  if fault == 'noise off':
+    monkeypatch.setattr(step, 'noise_std', lambda *_: 0.0)
+  elif fault == 'noise at a third':
+    monkeypatch.setattr(step, 'noise_std', lambda m, s: std(m, s) / 3)
+  else:
+    broken = functools.partial(without_clip, clipping.clipped_grad_sum)
+    monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)
+  assert run_main(workdir, 'audit') == 1
+  result = read(workdir)
+  assert not result['is_passed']
+  assert result['white_box']['epsilon_lower_bound'] > result['claim']['epsilon']
+  error = capsys.readouterr().err
+  assert 'failed: ' in error and 'REFUTES' in error
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  """The stage without its steps: what lies around them is tested."""
+
+  def untrained(config, workdir, stop, devices, mechanism, steps, state, *_):
+    del config, workdir, stop, devices, mechanism, steps
+    return state
+
+  monkeypatch.setattr(audit, '_train', untrained)
+  monkeypatch.setattr(
+    audit_records.ImageLosses, '__call__', lambda self, params: np.zeros(40)
+  )
+
+
+def test_every_audit_has_its_own_secret(workdir, no_training):
+  """And earlier results stay: trying until it passes would be seen."""
+  secrets = []
+  for count in range(3):
+    run_main(workdir, 'audit')
+    path = workdir / 'private' / 'audit' / 'secret'
+    secrets.append(key_streams.Secret.load(path).value)
+    assert len(read(workdir)['earlier_runs']) == count
+  assert len(set(secrets)) == 3
+
+
+def test_interrupted_audit_keeps_its_secret(workdir, config):
+  place = workdirs.Workdir(workdirs.epath.Path(workdir))
+  facts = {'a': 1}
+  first = audit._begin_job(config, place, facts)
+  assert audit._begin_job(config, place, facts) == first
+  assert audit._begin_job(config, place, {'a': 2}) != first
+
+
+def test_no_sensitive_image_is_read(workdir, config, no_training, monkeypatch):
+  load, loaded = registry.load, []
+
+  def spy(data, *arguments):
+    loaded.append(data.name)
+    return load(data, *arguments)
+
+  monkeypatch.setattr(registry, 'load', spy)
+  run_main(workdir, 'audit')
+  assert loaded == [config.pretrain.data.name]
+  assert config.data.name not in loaded
+
+
+def test_canaries_left_out_are_not_in_the_dataset(config):
+  streams = key_streams.KeyStreams(
+    secret=key_streams.Secret.insecure(3), run_id='x'
+  )
+  coordinates = np.arange(400, dtype=np.int32) + 7
+  dataset = audit_records.make_dataset(config, coordinates, streams)
+  is_canary = dataset.coordinates >= 0
+  np.testing.assert_array_equal(
+    dataset.coordinates[is_canary], coordinates[dataset.gradient_coins]
+  )
+  assert len(dataset.labels) == (
+    60 + dataset.gradient_coins.sum() + dataset.image_coins.sum()
+  )
+  count = int(dataset.image_coins.sum())
+  np.testing.assert_array_equal(
+    dataset.images[-count:], dataset.image_canaries[dataset.image_coins]
+  )
+  other = audit_records.make_dataset(
+    config,
+    coordinates,
+    key_streams.KeyStreams(secret=key_streams.Secret.insecure(4), run_id='x'),
+  )
+  assert np.any(other.gradient_coins != dataset.gradient_coins)
+  np.testing.assert_array_equal(other.images[:60], dataset.images[:60])
