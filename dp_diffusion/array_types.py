@@ -55,6 +55,13 @@ class Interrupted(Exception):
   """
 
 
+class Failed(Exception):
+  """The work is done, and what it was to check does not hold.
+
+  `main` prints the message, one line, and exits with 1.
+  """
+
+
 class LossFn(Protocol):
   """Loss of ONE draw of ONE example: augmentation, timestep, noise, label drop.
 

@@ -37,8 +37,10 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages import assembly
+from dp_diffusion.stages import histograms
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import sizing
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
@@ -68,7 +70,7 @@ def run(
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
-  calibration = accounting.calibrate(config.privacy)
+  calibration = histograms.calibrate(config)
   mechanism = calibration.mechanism
   say_calibration(calibration)
   source = processes.main_first(lambda: registry.load(config.data))
@@ -84,11 +86,11 @@ def run(
   restored = checkpoints.restore(state)
   start_step = 0
   meta = {'facts': facts, 'run_id': key_streams.run_id(secret, facts)}
-  ledger = ledger_lib.Ledger(
-    delta=mechanism.delta,
-    budget_epsilon=budget_epsilon(config.privacy, calibration),
+  ledger = ledger_lib.start(
+    mechanism,
+    config.privacy,
     unit=config.data.unit,
-    entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=0),),
+    before=histograms.entries(config),
   )
   if restored:
     check_same_run(restored.meta['facts'], facts)
@@ -97,6 +99,9 @@ def run(
     console.say(f'finetune: continues from step {start_step}')
 
   streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
+  processes.on_main(
+    lambda: histograms.write(config, workdir, source, records, streams)
+  )
   private_run = loop.PrivateRun(
     checkpoints=checkpoints,
     journal=workdir.private / 'begun_steps.json',
@@ -108,6 +113,9 @@ def run(
   ledger = loop.charge_lost_steps(private_run, ledger, start_step)
   steps = make_steps(
     config, mechanism, source, records, streams, devices, optimizer
+  )
+  steps = dataclasses.replace(
+    steps, microbatch_size=sizing.private_size(config, state, devices)
   )
   with metrics.PrivateMetrics(workdir.private) as writer:
     private_run = dataclasses.replace(
@@ -123,13 +131,6 @@ def run(
   processes.on_main(
     lambda: _write_release(config, workdir, state, ledger, secret)
   )
-
-
-def budget_epsilon(
-  privacy: accounting.PrivacyConfig, calibration: accounting.Calibration
-) -> float:
-  """What may be spent in total: promised, or what the given numbers cost."""
-  return calibration.epsilon_pld if privacy.epsilon is None else privacy.epsilon
 
 
 def say_calibration(calibration: accounting.Calibration) -> None:
@@ -194,12 +195,8 @@ def wire_steps(
 
   The audit calls it too, with canaries in `loss_fn` and `gather`.
   """
-  grad_config = step_lib.GradConfig(
-    l2_clip_norm=mechanism.l2_clip_norm,
-    num_draws=finetune.augmult,
-    rescale_to_unit_norm=finetune.rescale_to_unit_norm,
-    draw_chunk_size=finetune.draw_chunk_size or None,
-    batch_has_draw_axis=batch_has_draw_axis,
+  grad_config = assembly.grad_config(
+    finetune, mechanism.l2_clip_norm, batch_has_draw_axis=batch_has_draw_axis
   )
   apply_config = step_lib.ApplyConfig(
     noise_multiplier=mechanism.noise_multiplier,
@@ -320,6 +317,9 @@ def _facts(
   training['reflect_pad'] = config.data.reflect_pad
   training['flip'] = config.data.flip
   training['unit'] = config.data.unit
+  training['label_histogram_noise_multiplier'] = (
+    config.privacy.label_histogram_noise_multiplier
+  )
   person = np.zeros(0, np.int32) if source.person is None else source.person
   return {
     'mechanism': mechanism.to_dict(),

@@ -12,6 +12,8 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import estimates
+from dp_diffusion.stages import histograms
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
@@ -25,10 +27,12 @@ class Cost:
   """Arithmetic of one stage.
 
   Attributes:
+    examples: records or images that the stage takes, once for each step.
     passes: images that go through the network.
     flop: floating-point operations in all.
   """
 
+  examples: int
   passes: int
   flop: float
 
@@ -36,7 +40,7 @@ class Cost:
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Prints the plan. Touches no data and writes nothing."""
   workdir.check(config)
-  calibration = accounting.calibrate(config.privacy)
+  calibration = histograms.calibrate(config)
   for line in (
     *_privacy_lines(calibration),
     *_spent_lines(workdir),
@@ -105,20 +109,25 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   """Passes and operations of each stage but the evaluation."""
   forward = forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
-  finetune = (
-    private_steps * config.privacy.expected_batch_size * config.finetune.augmult
-  )
+  records = private_steps * config.privacy.expected_batch_size
+  finetune = records * config.finetune.augmult
   sample = config.sample.num_samples * samplers.num_evaluations(
     config.sample.sampler
   )
   return {
     'pretrain': Cost(
-      passes=pretrain, flop=_TRAINING_PASSES * forward * pretrain
+      examples=pretrain,
+      passes=pretrain,
+      flop=_TRAINING_PASSES * forward * pretrain,
     ),
     'finetune': Cost(
-      passes=finetune, flop=_TRAINING_PASSES * forward * finetune
+      examples=records,
+      passes=finetune,
+      flop=_TRAINING_PASSES * forward * finetune,
     ),
-    'sample': Cost(passes=sample, flop=forward * sample),
+    'sample': Cost(
+      examples=config.sample.num_samples, passes=sample, flop=forward * sample
+    ),
   }
 
 
@@ -135,12 +144,19 @@ def _model_lines(config: config_lib.Config) -> list[str]:
 
 def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
   lines = ['compute']
-  for stage, cost in costs(config, private_steps).items():
+  found = costs(config, private_steps)
+  for stage, cost in found.items():
     lines.append(
       f'  {stage:<19} {cost.passes:,} images through the network,'
       f' {cost.flop:.2g} FLOP'
     )
-  return lines
+  examples = {stage: cost.examples for stage, cost in found.items()}
+  return [
+    *lines,
+    *estimates.lines(config, private_steps, examples),
+    f'  disk                {estimates.disk_bytes(config) / 2**30:.1f} GiB:'
+    ' checkpoints, decoded images, release',
+  ]
 
 
 def _road_lines(
@@ -148,7 +164,12 @@ def _road_lines(
 ) -> list[str]:
   root = workdir.root
   roads = {
-    'pretrain': (f'{config.pretrain.data.name} (public)', f'{root}/public'),
+    'pretrain': (
+      f'{config.pretrain.data.name} (public)'
+      if config.pretrain.num_steps
+      else config.pretrain.init_from or 'nothing: weights from the seed',
+      f'{root}/public',
+    ),
     'finetune': (
       f'{root}/public/model, {config.data.name} split'
       f' {config.data.split} (sensitive)',

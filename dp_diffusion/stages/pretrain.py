@@ -21,6 +21,7 @@ from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages import assembly
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import loop
@@ -129,7 +130,12 @@ def _train(
     console.say(f'pretrain: continues from step {start_step}')
   with metrics.PublicMetrics(workdir.public) as writer:
     public = loop.PublicRun(
-      step=devices.pmap_public_step(loss_fn, optimizer, pretrain.ema_decay),
+      step=devices.pmap_public_step(
+        loss_fn,
+        optimizer,
+        pretrain.ema_decay,
+        sizing.public_size(config, devices),
+      ),
       batch=functools.partial(
         batching.public_batch, source, pretrain.batch_size, config.seed
       ),

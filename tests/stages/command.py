@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+
+from dp_diffusion.privacy import key_streams
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DIGITS_SMOKE = str(ROOT / 'configs' / 'digits.py') + ':smoke'
@@ -30,7 +34,7 @@ def run(
       f'--config={config}',
       *arguments,
     ],
-    env=_environment(environment, num_devices, crash_at),
+    env=process_environment(environment, num_devices, crash_at),
     cwd=cwd or ROOT,
     capture_output=True,
     text=True,
@@ -51,7 +55,7 @@ def start(
       f'--config={config}',
       *arguments,
     ],
-    env=_environment(environment, 2, ''),
+    env=process_environment(environment, 2, ''),
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -80,11 +84,39 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
   }
 
 
-def _environment(
-  environment: Mapping[str, str], num_devices: int, crash_at: str
+def arguments(workdir: pathlib.Path, stage: str) -> tuple[str, ...]:
+  """Of the command line, for one stage in a workdir."""
+  return (
+    f'--workdir={workdir}',
+    f'--stage={stage}',
+    '--config.sample.write_tfds=false',  # TensorFlow takes seconds to import.
+  )
+
+
+def prepare(finished: pathlib.Path, workdir: pathlib.Path) -> None:
+  """A workdir with public weights and a known secret, nothing private done."""
+  shutil.copytree(finished / 'public', workdir / 'public')
+  record = json.loads((finished / 'config.json').read_text())
+  (workdir / 'config.json').write_text(
+    json.dumps({'pretrain': record['pretrain']})
+  )
+  (workdir / 'private').mkdir(mode=0o700)
+  key_streams.Secret.insecure(7).save(workdir / 'private' / 'secret')
+
+
+def outcome(workdir: pathlib.Path) -> dict[str, bytes]:
+  """Weights, ledger, samples and statement: all that a run leaves."""
+  found = contents(workdir / 'release')
+  found['ledger'] = (workdir / 'private' / 'ledger.json').read_bytes()
+  return found
+
+
+def process_environment(
+  base: Mapping[str, str], num_devices: int = 2, crash_at: str = ''
 ) -> dict[str, str]:
+  """What a process of the project runs in."""
   return {
-    **environment,
+    **base,
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
     'DP_DIFFUSION_CRASH_AT': crash_at,
     'JAX_DEBUG_KEY_REUSE': '0',  # Costs compilation; checked in process.

@@ -1,0 +1,206 @@
+"""Hours and memory of a run on the accelerator that is here, for `plan`.
+
+A microbatch of each stage is run a few times, on black images and weights of
+zero: neither its time nor its memory depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import unet
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import sizing
+from dp_diffusion.training import microbatch
+from dp_diffusion.training import step as step_lib
+
+_SECS_PER_HOUR = 3600.0
+_NUM_TIMED = 3
+_KEPT_CHECKPOINTS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """One stage on one device.
+
+  Attributes:
+    size: examples at a time.
+    example_secs: seconds of device time for each.
+    peak_bytes: memory at that size; 0 where the compiler does not say.
+  """
+
+  size: int
+  example_secs: float
+  peak_bytes: int
+
+
+def lines(
+  config: config_lib.Config, num_steps: int, examples: Mapping[str, int]
+) -> list[str]:
+  """What `plan` prints.
+
+  Args:
+    config: of the run.
+    num_steps: private steps.
+    examples: by stage: records or images that it takes through its step.
+  """
+  device = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    return [
+      '  hours, memory       not estimated: no accelerator here to measure on'
+    ]
+  found = measure(config, num_steps, microbatch.device_bytes(device))
+  num_devices = jax.device_count()
+  result = [f'  on {num_devices} x {device.device_kind}, measured on one:']
+  for stage, estimate in found.items():
+    secs = examples[stage] * estimate.example_secs / num_devices
+    result.append(
+      f'  {stage:<19} {secs / _SECS_PER_HOUR:.3g} hours,'
+      f' {estimate.size} at a time per device,'
+      f' {estimate.peak_bytes / 2**30:.1f} GiB'
+    )
+  return result
+
+
+def disk_bytes(config: config_lib.Config) -> int:
+  """Checkpoints of both training stages, decoded images and the release."""
+  state = microbatch.tree_bytes(sizing.private_state(config, 1))
+  image = config.data.image_size**2 * config.data.channels
+  num_images = config.privacy.num_examples + config.sample.num_samples
+  num_stages = 2 if config.pretrain.num_steps else 1
+  return num_stages * _KEPT_CHECKPOINTS * state + image * num_images
+
+
+def measure(
+  config: config_lib.Config, num_steps: int, available_bytes: int
+) -> dict[str, Estimate]:
+  """Runs each stage's step on one device of this process.
+
+  Args:
+    config: of the run.
+    num_steps: private steps.
+    available_bytes: memory of the device.
+  """
+  found = {}
+  if config.pretrain.num_steps:
+    found['pretrain'] = _public(config, available_bytes)
+  found['finetune'] = _private(config, num_steps, available_bytes)
+  found['sample'] = _sample(config)
+  return found
+
+
+def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
+  compile_fn = sizing.public_compile_fn(config)
+  need = microbatch.measure(compile_fn)
+  share = -(-config.pretrain.batch_size // jax.device_count())
+  size = _fitting(need, share, available_bytes)
+  compiled = compile_fn(size)
+  batch = _black(config, (size,))
+
+  def run(state: array_types.PyTree) -> array_types.PyTree:
+    key = jax.random.key(0)
+    return compiled(state, batch, key, jnp.arange(size, dtype=jnp.int32))[0]
+
+  secs = _secs(run, _zeros(sizing.public_state(config)))
+  return _estimate(size, secs, need)
+
+
+def _private(
+  config: config_lib.Config, num_steps: int, available_bytes: int
+) -> Estimate:
+  state = sizing.private_state(config, num_steps)
+  compile_fn = sizing.private_compile_fn(config, state)
+  need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
+  share = -(-config.privacy.expected_batch_size // jax.device_count())
+  size = config.finetune.microbatch_size or _fitting(
+    need, share, available_bytes
+  )
+  compiled = compile_fn(size)
+  params = _zeros(state.params)
+  is_person = config.data.unit == 'person'
+  shape = (size, config.finetune.augmult) if is_person else (size,)
+  batch = _black(config, shape)
+  grad_config = assembly.grad_config(
+    config.finetune, config.privacy.l2_clip_norm, batch_has_draw_axis=is_person
+  )
+
+  def run(total: array_types.PyTree) -> array_types.PyTree:
+    indices = jnp.arange(size, dtype=jnp.int32)
+    key = jax.random.key(0)
+    is_padding = jnp.zeros((size,), bool)
+    return compiled(params, {}, total, batch, key, indices, is_padding)
+
+  zeros = jax.jit(functools.partial(step_lib.zeros, config=grad_config))
+  secs = _secs(run, zeros(params))
+  return _estimate(size, secs, need)
+
+
+def _sample(config: config_lib.Config) -> Estimate:
+  size = config.sample.batch_size
+  denoise = jax.jit(
+    unet.UNet(config.unet_config(config.data)).apply, donate_argnums=1
+  )
+  state = sizing.private_state(config, 1)
+  variables = {'params': _zeros(state.params)}
+  labels = jnp.zeros((size,), jnp.int32)
+  images = _black(config, (size,))['image'].astype(jnp.float32)
+
+  def run(x: array_types.PyTree) -> array_types.PyTree:
+    return denoise(variables, x, labels, labels)
+
+  secs = _secs(run, images) * samplers.num_evaluations(config.sample.sampler)
+  return _estimate(size, secs, None)
+
+
+def _fitting(
+  need: microbatch.Need | None, share: int, available_bytes: int
+) -> int:
+  if need is None:
+    return 1
+  return microbatch.largest_that_fits(need, share, available_bytes)
+
+
+def _estimate(size: int, secs: float, need: microbatch.Need | None) -> Estimate:
+  return Estimate(
+    size=size,
+    example_secs=secs / size,
+    peak_bytes=need.total_bytes(size) if need else 0,
+  )
+
+
+def _secs(
+  run: Callable[[array_types.PyTree], array_types.PyTree],
+  carry: array_types.PyTree,
+) -> float:
+  """Median seconds of a call that takes what the last one gave."""
+  carry = jax.block_until_ready(run(carry))  # Compiles, warms up.
+  secs = []
+  for _ in range(_NUM_TIMED):
+    start = time.perf_counter()
+    carry = jax.block_until_ready(run(carry))
+    secs.append(time.perf_counter() - start)
+  return float(np.median(secs))
+
+
+def _zeros(shapes: array_types.PyTree) -> array_types.PyTree:
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _black(
+  config: config_lib.Config, shape: tuple[int, ...]
+) -> dict[str, array_types.Array]:
+  side, channels = config.data.image_size, config.data.channels
+  return {
+    'image': jnp.zeros((*shape, side, side, channels), jnp.uint8),
+    'label': jnp.zeros(shape, jnp.int32),
+  }

@@ -1,0 +1,141 @@
+"""The microbatch follows the memory; the memory does not follow the batch."""
+
+from __future__ import annotations
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.training import microbatch
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import state as train_state
+from dp_diffusion.training import step
+
+WIDTH = 512
+GRAD = step.GradConfig(l2_clip_norm=1.0, num_draws=2)
+OPTIMIZER = optimizers.make(
+  optimizers.OptimizerConfig(name='adam', learning_rate=1e-3), 10
+)
+EXAMPLE = {'image': jax.ShapeDtypeStruct((WIDTH,), 'float32')}
+
+
+def loss_fn(params, example, draw_key):
+  noise = jax.random.normal(draw_key, (WIDTH,))
+  return jnp.sum(jnp.square(params['w'] @ example['image'] - noise))
+
+
+def make_state():
+  params = {'w': np.zeros((WIDTH, WIDTH), np.float32)}
+  return train_state.create(params, OPTIMIZER)
+
+
+def compiled(argument=0, output=0, alias=0, temp=0):
+  analysis = types.SimpleNamespace(
+    argument_size_in_bytes=argument,
+    output_size_in_bytes=output,
+    alias_size_in_bytes=alias,
+    temp_size_in_bytes=temp,
+  )
+  return types.SimpleNamespace(memory_analysis=lambda: analysis)
+
+
+def test_need_is_a_line_through_two_sizes():
+  def compile_fn(size):
+    return compiled(argument=50 + size, output=30, alias=30, temp=20 * size)
+
+  need = microbatch.measure(compile_fn, resident_bytes=1000)
+  assert need == microbatch.Need(fixed_bytes=1050, example_bytes=21)
+
+
+def test_memory_that_shrinks_is_not_believed():
+  need = microbatch.measure(lambda size: compiled(temp=100 - 10 * size))
+  assert need == microbatch.Need(fixed_bytes=80, example_bytes=0)
+
+
+def test_a_compiler_that_says_nothing_gives_none():
+  silent = types.SimpleNamespace(memory_analysis=lambda: None)
+  assert microbatch.measure(lambda size: silent) is None
+
+
+@pytest.mark.parametrize(
+  ('share', 'available', 'expected'),
+  [
+    (1, 10**9, 1),
+    (3, 10**9, 2),
+    (64, 10**9, 64),
+    (100, 10**9, 64),
+    (64, 1000 + 64 * 7, 64),
+    (64, 1000 + 64 * 7 - 1, 32),
+    (64, 1007, 1),
+  ],
+)
+def test_largest_power_of_two_that_fits(share, available, expected):
+  need = microbatch.Need(fixed_bytes=1000, example_bytes=7)
+  assert microbatch.largest_that_fits(need, share, available) == expected
+
+
+def test_too_little_memory_says_what_to_do():
+  need = microbatch.Need(fixed_bytes=2**30, example_bytes=2**30)
+  with pytest.raises(array_types.UsageError, match='draw_chunk_size') as error:
+    microbatch.largest_that_fits(need, 8, 2**30)
+  assert '2.0 GiB' in str(error.value)
+
+
+def test_accelerators_say_their_limit():
+  def device(platform, stats):
+    return types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+
+  assert microbatch.device_bytes(device('gpu', {'bytes_limit': 1000})) == 900
+  on_cpu = microbatch.device_bytes(jax.devices()[0])
+  assert on_cpu > 2**20
+  assert microbatch.device_bytes(device('gpu', None)) == on_cpu
+
+
+def test_what_the_compiler_says_covers_what_must_be_there():
+  state = make_state()
+  compile_fn = microbatch.private_compile_fn(loss_fn, GRAD, state, EXAMPLE)
+  need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
+  weights = 4 * WIDTH**2
+  # Weights, average, two moments, sum; then a gradient for each example.
+  assert need.fixed_bytes >= 5 * weights
+  assert need.example_bytes >= weights
+  assert need.example_bytes <= 10 * weights
+
+
+def test_public_need_grows_with_the_examples_only_by_activations():
+  compile_fn = microbatch.public_compile_fn(
+    loss_fn, make_state(), EXAMPLE, OPTIMIZER
+  )
+  need = microbatch.measure(compile_fn)
+  assert need.fixed_bytes >= 4 * 4 * WIDTH**2
+  assert need.example_bytes < 4 * WIDTH**2
+
+
+def test_memory_does_not_grow_with_the_batch():
+  """The compiler's own analysis at expected batch 256 and 16,384."""
+  state = make_state()
+  total = jax.eval_shape(
+    functools.partial(step.zeros, config=GRAD), state.params
+  )
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+  found = []
+  for expected_batch_size in (256, 16_384):
+    config = step.ApplyConfig(
+      noise_multiplier=1.0,
+      expected_batch_size=expected_batch_size,
+      ema_decay=0.9,
+    )
+    apply = functools.partial(step.apply, optimizer=OPTIMIZER, config=config)
+    analysis = jax.jit(apply).lower(state, total, keys).compile()
+    accumulate = microbatch.private_compile_fn(loss_fn, GRAD, state, EXAMPLE)
+    sizes = [
+      (a.argument_size_in_bytes, a.output_size_in_bytes, a.temp_size_in_bytes)
+      for a in (analysis.memory_analysis(), accumulate(4).memory_analysis())
+    ]
+    found.append(sizes)
+  assert found[0] == found[1]
