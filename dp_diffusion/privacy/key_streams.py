@@ -275,6 +275,11 @@ class KeyStreams:
     """Key from which `draw_keys` makes those of each record: typed key[]."""
     return _typed_keys([self._hash('draw', 8, step)])[0]
 
+  def statistic_keys(self, purpose: str) -> array_types.Key:
+    """Keys of the noise of a statistic of all records: typed keys[4]."""
+    name = f'statistic/{purpose}'
+    return _typed_keys([self._hash(name, 8, i) for i in range(NUM_NOISE_KEYS)])
+
   def seed_bytes(self, purpose: str, step: int) -> bytes:
     """32 secret bytes for randomness on the host, by purpose and step."""
     return self._hash(f'seed/{purpose}', 32, step)

@@ -1,0 +1,82 @@
+"""How many records each class has, with noise: labels to sample by.
+
+Side road of the private path. The exact histogram of the sensitive labels is
+never used, written or shown; one with Gaussian noise is entered in the ledger
+before DP-SGD is calibrated, so that both together keep the promise.
+
+Guarantees:
+  * One record, a person with all their images too, moves the histogram by at
+    most 1 in l2 norm.
+    `label_histogram_test.py::test_one_record_moves_it_by_at_most_one`.
+  * The noise has the std of its mechanism, and four keys of its own.
+    `label_histogram_test.py::test_noise_std`.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import noise
+
+L2_SENSITIVITY = 1.0
+
+
+def entries(noise_multiplier: float) -> tuple[ledger.GaussianEntry, ...]:
+  """What the histogram spends, for the ledger; none where it is not used.
+
+  Args:
+    noise_multiplier: std of the noise in each class, in records; 0 is off.
+  """
+  if not noise_multiplier:
+    return ()
+  mechanism = mechanism_lib.GaussianMechanism(
+    noise_multiplier=noise_multiplier,
+    l2_sensitivity=L2_SENSITIVITY,
+    purpose='histogram of labels',
+  )
+  return (ledger.GaussianEntry(mechanism=mechanism, kind='noised_histogram'),)
+
+
+def noised(
+  labels: np.ndarray,
+  starts: np.ndarray,
+  num_classes: int,
+  entry: ledger.GaussianEntry,
+  streams: key_streams.KeyStreams,
+) -> np.ndarray:
+  """The histogram with noise: the only form in which it exists.
+
+  Args:
+    labels: int[N_images] in [0, num_classes), sorted by record.
+    starts: int[N + 1]; record r has labels[starts[r]:starts[r + 1]].
+    num_classes: length of the result, public.
+    entry: of `entries`.
+    streams: of the run; the same streams give the same noise.
+
+  Returns:
+    float64[num_classes], records per class; may be negative.
+  """
+  exact = _histogram(labels, starts, num_classes)
+  result = noise.add_noise(
+    {'histogram': exact.astype(np.float32)},
+    streams.statistic_keys('histogram of labels'),
+    entry.mechanism.noise_std,
+  )
+  return np.asarray(jax.device_get(result['histogram']), np.float64)
+
+
+def _histogram(
+  labels: np.ndarray, starts: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Records per class; the images of a record share its count of one.
+
+  >>> _histogram(np.array([0, 1, 1, 1]), np.array([0, 2, 4]), 3)
+  array([0.5, 1.5, 0. ])
+  """
+  sizes = np.diff(starts)
+  shares = np.repeat(1.0 / sizes, sizes)
+  return np.bincount(labels, weights=shares, minlength=num_classes)
