@@ -55,6 +55,7 @@ class Job:
     self.folder = epath.Path(folder)
     self.budget = budget
     self.stats = {}
+    self.scale = 1
     self.steps_gathered = []
     self.kill_at_step = None
     self.kill_at_save = None
@@ -74,7 +75,7 @@ class Job:
     self.steps_gathered.append(step)
     if step == self.kill_at_step:
       raise Killed
-    return {'x': private_problem.DATA[indices]}
+    return {'x': self.scale * private_problem.DATA[indices]}
 
   def go(self, stop=never):
     """Restores, charges and trains, as the stage does."""
@@ -169,6 +170,25 @@ def test_resumed_equals_uninterrupted(job, uninterrupted, death):
   assert job.stats.keys() == expected_stats.keys()
   for number, stats in job.stats.items():
     assert_same_bits(stats, expected_stats[number])
+
+
+def test_steps_are_those_of_the_mechanism(uninterrupted, trainer):
+  """Selection, draws and noise of each step are its own, and no other's."""
+  (state, _, _), all_stats = uninterrupted
+  expected, expected_stats = trainer.train(NUM_STEPS)
+  assert_same_bits(state, trainer.data_parallel.unreplicate(expected))
+  for step, stats in enumerate(expected_stats):
+    assert_same_bits(all_stats[step], stats)
+
+
+def test_terminal_shows_nothing_of_the_records(job, trainer, tmp_path, capfd):
+  job.go()
+  said = capfd.readouterr()
+  other = Job(trainer, tmp_path / 'other')
+  other.scale = 3
+  other.go()
+  assert capfd.readouterr() == said
+  assert other.stats[0].loss_sum != job.stats[0].loss_sum
 
 
 def test_a_finished_run_trains_no_more(job):

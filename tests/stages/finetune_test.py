@@ -1,0 +1,399 @@
+"""Fine-tuning: one mechanism everywhere, what a resume refuses, bad disks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.data import registry
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import histograms
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import sample
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import loop
+from dp_diffusion.training import parallel
+from tests.stages import command
+
+# The noise is given, so that nothing has to be searched for.
+OVERRIDES = {
+  'privacy.solve_for': 'epsilon',
+  'privacy.epsilon': 'none',
+  'privacy.noise_multiplier': '1.25',
+  'privacy.num_examples': '1400',  # Declared; there are 1437.
+}
+NUM_IMAGES = 1437
+
+
+def load(**changes: str) -> config_lib.Config:
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
+  return config_lib.load(command.DIGITS_SMOKE, {**OVERRIDES, **named})
+
+
+@dataclasses.dataclass
+class Seen:
+  """What the stage gave to the loop, and to whom it told the numbers."""
+
+  configs: dict = dataclasses.field(default_factory=dict)
+  steps: loop.PrivateSteps | None = None
+  run: loop.PrivateRun | None = None
+  ledger: ledger_lib.Ledger | None = None
+  start_step: int | None = None
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+  """Replaces the loop: one step is charged and saved, nothing is computed."""
+  seen = Seen()
+
+  class Recorder(parallel.DataParallel):
+    def pmap_zeros(self, config):
+      seen.configs['zeros'] = config
+      return super().pmap_zeros(config)
+
+    def pmap_accumulate(self, loss_fn, config):
+      seen.configs['accumulate'] = config
+      return super().pmap_accumulate(loss_fn, config)
+
+    def pmap_apply(self, optimizer, config):
+      seen.configs['apply'] = config
+      return super().pmap_apply(optimizer, config)
+
+  def train(steps, run, devices, state, ledger, start_step, stop):
+    del devices, stop
+    seen.steps, seen.run = steps, run
+    seen.ledger, seen.start_step = ledger, start_step
+    step, ledger = start_step + 1, ledger.with_steps(1)
+    run.checkpoints.save(step, state, ledger.to_json(), run.meta)
+    return state, ledger, step
+
+  monkeypatch.setattr(parallel, 'DataParallel', Recorder)
+  monkeypatch.setattr(loop, 'train_private', train)
+  return seen
+
+
+@pytest.fixture(scope='module')
+def public_weights():
+  config = load()
+  return assembly.init_params(config, config.pretrain.data)
+
+
+@pytest.fixture
+def workdir(public_weights, tmp_path: pathlib.Path) -> workdirs.Workdir:
+  """Public weights and a known secret; nothing private is done yet."""
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  weights.save_npz(pretrain.weights_path(workdir), public_weights)
+  key_streams.Secret.insecure(0).save(workdir.private / 'secret')
+  return workdir
+
+
+def begin(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Runs the stage; it ends after the step that the loop took."""
+  with pytest.raises(array_types.Interrupted):
+    finetune.run(config, workdir, interrupts.Stop(''))
+
+
+def test_mechanism_reaches_every_part(seen: Seen, workdir) -> None:
+  config = load()
+  begin(config, workdir)
+  privacy = config.privacy
+  mechanism = seen.ledger.entries[-1].mechanism
+  assert mechanism == mechanism_lib.DpSgdMechanism(
+    num_examples=1400,
+    expected_batch_size=privacy.expected_batch_size,
+    num_steps=privacy.num_steps,
+    noise_multiplier=1.25,
+    l2_clip_norm=privacy.l2_clip_norm,
+    delta=privacy.delta,
+  )
+  selector = seen.steps.selector
+  assert selector.sampling_prob == mechanism.sampling_prob
+  assert selector.num_records == NUM_IMAGES  # q is of the declared number.
+  for name in ('zeros', 'accumulate'):
+    grad = seen.configs[name]
+    assert grad.l2_clip_norm == mechanism.l2_clip_norm
+    assert grad.num_draws == config.finetune.augmult
+    assert grad.rescale_to_unit_norm == config.finetune.rescale_to_unit_norm
+    assert not grad.batch_has_draw_axis
+  apply = seen.configs['apply']
+  assert apply.noise_multiplier == mechanism.noise_multiplier
+  assert apply.expected_batch_size == mechanism.expected_batch_size
+  assert seen.run.num_steps == mechanism.num_steps
+  facts = seen.run.meta['facts']
+  assert facts['mechanism'] == mechanism.to_dict()
+  assert seen.ledger.delta == privacy.delta
+  assert seen.ledger.unit == 'image'
+  whole = seen.ledger.with_steps(mechanism.num_steps)
+  assert seen.ledger.budget_epsilon == pytest.approx(whole.epsilon())
+
+
+def test_a_person_is_one_record(
+  seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = registry.load(load().data)
+  person = np.arange(NUM_IMAGES, dtype=np.int32) // 4
+  source = dataclasses.replace(source, person=person)
+  monkeypatch.setattr(registry, 'load', lambda *_: source)
+  begin(load(data__unit='person', privacy__num_examples='350'), workdir)
+  assert seen.steps.selector.num_records == 360
+  assert seen.steps.selector.sampling_prob == 32 / 350
+  assert seen.configs['accumulate'].batch_has_draw_axis
+  assert seen.ledger.unit == 'person'
+  batch = seen.steps.gather(np.array([7, 359, 7]), 0)
+  assert batch['image'].shape == (3, 2, 8, 8, 1)  # One image for each draw.
+  for leaf in batch.values():
+    np.testing.assert_array_equal(leaf[0], leaf[2])
+  np.testing.assert_array_equal(batch['image'][1, 0], source.images[1436])
+
+
+WITH_HISTOGRAM = {
+  'sample__labels': 'noised_histogram',
+  'privacy__label_histogram_noise_multiplier': '5',
+}
+
+
+def test_histogram_is_paid_for(seen: Seen, workdir) -> None:
+  begin(load(**WITH_HISTOGRAM), workdir)
+  histogram, training = seen.ledger.entries
+  assert histogram.kind == 'noised_histogram'
+  assert histogram.mechanism.noise_multiplier == 5
+  whole = seen.ledger.with_steps(training.mechanism.num_steps)
+  assert whole.epsilon() == pytest.approx(seen.ledger.budget_epsilon)
+  alone = accounting.epsilon(training.dp_events(4), training.mechanism.delta)
+  assert alone < whole.epsilon() - 0.1
+  begin(load(**WITH_HISTOGRAM), workdir)
+  assert seen.ledger.entries[0] == histogram  # Once, also after a resume.
+  assert len(seen.ledger.entries) == 2
+
+
+def test_more_noise_makes_room_for_the_histogram() -> None:
+  promised = {
+    'privacy__solve_for': 'noise_multiplier',
+    'privacy__epsilon': '1.5',
+    'privacy__noise_multiplier': 'none',
+  }
+  without = histograms.calibrate(load(**promised))
+  beside = histograms.calibrate(load(**promised, **WITH_HISTOGRAM))
+  assert beside.mechanism.noise_multiplier > without.mechanism.noise_multiplier
+  assert 1.49 < beside.epsilon_pld <= 1.5
+
+
+def test_histogram_is_noised_once(seen: Seen, workdir) -> None:
+  exact = np.bincount(registry.load(load().data).labels, minlength=10)
+  begin(load(**WITH_HISTOGRAM), workdir)
+  path = workdir.private / 'label_histogram.json'
+  assert path.stat().mode & 0o777 == 0o600
+  text = path.read_text()
+  (counts,) = json.loads(text).values()
+  error = np.array(counts) - exact
+  assert np.all(error != 0) and 1 < np.std(error) < 15
+  path.write_text(text.replace('"noised"', '"noised" '))  # Left as it is.
+  begin(load(**WITH_HISTOGRAM), workdir)
+  assert '"noised" ' in path.read_text()
+  shares = histograms.weights(workdir)
+  np.testing.assert_array_equal(shares, np.maximum(counts, 0))
+  labels = sample.labels_by_weight(shares, 100)
+  np.testing.assert_allclose(
+    np.bincount(labels, minlength=10), 100 * shares / shares.sum(), atol=2
+  )
+
+
+def test_negative_noised_counts_are_no_labels(workdir) -> None:
+  path = workdir.private / 'label_histogram.json'
+  for counts, expected in (
+    ([3.0, -2.0, 1.0], [3.0, 0.0, 1.0]),
+    ([-1.0, -2.0], [1.0, 1.0]),
+  ):
+    path.write_text(json.dumps({'noised': counts}))
+    np.testing.assert_array_equal(histograms.weights(workdir), expected)
+
+
+@pytest.mark.parametrize('name', WITH_HISTOGRAM)
+def test_histogram_and_its_noise_go_together(name: str) -> None:
+  with pytest.raises(array_types.UsageError, match='to go together'):
+    load(**{name: WITH_HISTOGRAM[name]})
+
+
+def test_no_histogram_where_none_is_asked_for(seen: Seen, workdir) -> None:
+  begin(load(), workdir)
+  assert len(seen.ledger.entries) == 1
+  assert not (workdir.private / 'label_histogram.json').exists()
+
+
+def test_a_resume_continues_its_ledger(seen: Seen, workdir) -> None:
+  begin(load(), workdir)
+  run_id = seen.run.meta['run_id']
+  begin(load(finetune__microbatch_size='8'), workdir)  # Moves work about.
+  assert seen.start_step == 1
+  assert seen.ledger.entries[-1].num_steps == 1
+  assert seen.run.meta['run_id'] == run_id == seen.steps.streams.run_id
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'privacy__l2_clip_norm': '0.4'}, 'l2_clip_norm was 0.3 and is now 0.4'),
+    (
+      {'privacy__noise_multiplier': '1.2'},
+      'noise_multiplier was 1.25 and is now 1.2',
+    ),
+    ({'finetune__augmult': '4'}, 'augmult was 2 and is now 4'),
+    ({'diffusion__prediction': 'eps'}, "prediction was 'v' and is now 'eps'"),
+    ({'data__flip': 'true'}, 'flip was False and is now True'),
+  ],
+)
+def test_resume_refuses_what_changed(
+  seen: Seen, workdir, change: dict[str, str], message: str
+) -> None:
+  begin(load(), workdir)
+  with pytest.raises(array_types.UsageError, match=message) as raised:
+    begin(load(**change), workdir)
+  assert '\n' not in str(raised.value)
+  assert seen.start_step == 0  # The loop was not called again.
+
+
+def test_resume_refuses_another_dataset(
+  seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  begin(load(), workdir)
+  source = registry.load(load().data)
+  images = source.images.copy()
+  images[17, 3, 3, 0] ^= 1
+  changed = dataclasses.replace(source, images=images)
+  with monkeypatch.context() as patch:
+    patch.setattr(registry, 'load', lambda *_: changed)
+    with pytest.raises(array_types.UsageError, match='dataset .* it differs'):
+      begin(load(), workdir)
+  assert seen.start_step == 0
+  begin(load(), workdir)
+  assert seen.start_step == 1
+
+
+def test_resume_refuses_another_secret(seen: Seen, workdir) -> None:
+  begin(load(), workdir)
+  secret = workdir.private / 'secret'
+  secret.unlink()
+  key_streams.Secret.insecure(1).save(secret)
+  with pytest.raises(array_types.UsageError, match='secret .* it differs'):
+    begin(load(), workdir)
+  assert seen.start_step == 0
+
+
+def test_a_lost_secret_is_not_made_anew(seen: Seen, workdir) -> None:
+  begin(load(), workdir)
+  (workdir.private / 'begun_steps.json').write_text('{"begun_steps": {}}')
+  (workdir.private / 'secret').unlink()
+  with pytest.raises(array_types.UsageError, match='cannot be resumed'):
+    begin(load(), workdir)
+  assert not (workdir.private / 'secret').exists()
+
+
+def _unfinished(finished_run, workdir: pathlib.Path) -> pathlib.Path:
+  """A copy of the finished run, back before its fine-tuning was complete.
+
+  Returns:
+    Its newest checkpoint.
+  """
+  shutil.copytree(finished_run.workdir, workdir)
+  shutil.rmtree(workdir / 'release')
+  (workdir / 'private' / 'ledger.json').unlink()
+  record = json.loads((workdir / 'config.json').read_text())
+  record = {name: record[name] for name in ('pretrain', 'finetune')}
+  record['finetune']['complete'] = False
+  (workdir / 'config.json').write_text(json.dumps(record))
+  checkpoints = workdir / 'private' / 'checkpoints'
+  newest = max(checkpoints.glob('[0-9]*'), key=lambda path: int(path.name))
+  assert newest.name == '4' and (checkpoints / '2').exists()
+  return newest
+
+
+def _check_same_outcome(finished_run, workdir: pathlib.Path) -> None:
+  """The same bits and the same epsilon as without any accident."""
+  model = pathlib.Path('release', 'model', 'params.npz')
+  assert (workdir / model).read_bytes() == (
+    finished_run.workdir / model
+  ).read_bytes()
+  name = pathlib.Path('private', 'ledger.json')
+  before, after = (
+    json.loads((folder / name).read_text())['ledger']
+    for folder in (finished_run.workdir, workdir)
+  )
+  assert after == before
+  assert after['events'][-1]['num_steps'] == 4
+
+
+def test_damaged_newest_checkpoint_costs_nothing_but_time(
+  finished_run,
+  subprocess_environment: Mapping[str, str],
+  tmp_path: pathlib.Path,
+) -> None:
+  workdir = tmp_path / 'run'
+  newest = _unfinished(finished_run, workdir)
+  largest = max(newest.rglob('*'), key=lambda p: p.stat().st_size * p.is_file())
+  largest.write_bytes(largest.read_bytes()[:-100])
+  done = command.run(
+    subprocess_environment, f'--workdir={workdir}', '--stage=finetune'
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'step 4 is damaged' in done.stderr
+  assert 'step 2 is used' in done.stderr
+  _check_same_outcome(finished_run, workdir)
+
+
+WITH_A_FULL_DISK = """
+import errno, sys
+from dp_diffusion import main
+from dp_diffusion.training import checkpoint
+
+def fill(self, directory, args):
+  raise OSError(errno.ENOSPC, 'No space left on device')
+
+checkpoint._MetaHandler.save = fill
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_full_disk_is_one_line_and_resumable(
+  finished_run,
+  subprocess_environment: Mapping[str, str],
+  tmp_path: pathlib.Path,
+) -> None:
+  workdir = tmp_path / 'run'
+  shutil.rmtree(_unfinished(finished_run, workdir))
+  arguments = (f'--workdir={workdir}', '--stage=finetune')
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      WITH_A_FULL_DISK,
+      f'--config={command.DIGITS_SMOKE}',
+      *arguments,
+    ],
+    env=command.process_environment(subprocess_environment),
+    cwd=command.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert 'the disk is full' in done.stderr and 'step 2' in done.stderr
+  command.succeed(subprocess_environment, *arguments)
+  _check_same_outcome(finished_run, workdir)

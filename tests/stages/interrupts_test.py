@@ -1,0 +1,30 @@
+"""Ctrl-C asks once; twice ends."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.stages import interrupts
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_the_first_signal_asks_and_the_second_ends(number, capsys):
+  before = [signal.getsignal(n) for n in SIGNALS]
+  with pytest.raises(KeyboardInterrupt):
+    with interrupts.catch('python again') as stop:
+      assert not stop()
+      stop.raise_if_asked()
+      signal.raise_signal(number)
+      assert stop()
+      with pytest.raises(array_types.Interrupted, match='python again'):
+        stop.raise_if_asked()
+      signal.raise_signal(number)
+  said = capsys.readouterr().out
+  assert said.startswith(signal.Signals(number).name)
+  assert said.count('\n') == 1
+  assert [signal.getsignal(n) for n in SIGNALS] == before

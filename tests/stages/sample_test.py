@@ -1,0 +1,53 @@
+"""Labels and shards of the synthetic dataset; the road tests the images."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion.stages import sample
+
+
+@pytest.mark.parametrize('num_classes', [1, 3, 10])
+def test_uniform_labels_differ_by_at_most_one_in_number(num_classes):
+  labels = sample.sample_labels('uniform', num_classes, 100)
+  assert labels.dtype == np.int32
+  counts = np.bincount(labels, minlength=num_classes)
+  assert counts.max() - counts.min() <= 1
+
+
+@hypothesis.given(
+  st.lists(st.floats(0, 100), min_size=1, max_size=12).filter(
+    lambda weights: sum(weights) > 1e-3
+  ),
+  st.integers(1, 200),
+)
+def test_every_prefix_is_close_to_the_weights(weights, num_samples):
+  text = ','.join(str(w) for w in weights)
+  labels = sample.sample_labels(text, len(weights), num_samples)
+  assert labels.shape == (num_samples,) and labels.dtype == np.int32
+  shares = np.array(weights) / sum(weights)
+  counts = np.cumsum(labels[:, None] == np.arange(len(weights))[None], axis=0)
+  wanted = shares[None] * np.arange(1, num_samples + 1)[:, None]
+  assert np.all(counts - wanted < 1)
+  assert np.all(wanted - counts < 1 + math.log(len(weights)))
+  assert not counts[-1][shares == 0].any()
+
+
+def test_labels_are_a_prefix_of_more_labels():
+  few = sample.sample_labels('1,2,4', 3, 20)
+  many = sample.sample_labels('1,2,4', 3, 70)
+  np.testing.assert_array_equal(few, many[:20])
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'unifrom', '1,2', '1,2,3,4', '-1,1,1', '0,0,0', 'nan,1,1']
+)
+def test_weights_that_are_no_distribution_are_refused(text):
+  with pytest.raises(array_types.UsageError, match='3 weights >= 0'):
+    sample.sample_labels(text, 3, 10)
