@@ -1,10 +1,11 @@
-"""Writes README's table of results: the paper's claims, and what we measured.
+"""Writes README's tables: claims beside what we measured, and mutations.
 
-  python -m experiments.collect           # writes the table
+  python -m experiments.collect           # writes the tables
   python -m experiments.collect --check   # exit code 1 where it is out of date
 
 It reads the rows of every `experiments/*/results.json` (see `common.row`). A
-claim that no row stands beside is listed as not run.
+claim that no row stands beside is listed as not run. Mistakes that were made on
+purpose (`mutations/run.py`) have a table of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dp_diffusion import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 START, END = '<!-- results:start -->', '<!-- results:end -->'
+TRUST_START, TRUST_END = '<!-- trust:start -->', '<!-- trust:end -->'
 NOT_RUN = 'not run'
 NONE = '–'
 
@@ -78,6 +80,31 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
   return '\n\n'.join(parts)
 
 
+def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
+  """The mutations in markdown, by the file that they were made in."""
+  found = [line for result in results for line in result.get('mutations', ())]
+  if not found:
+    return 'No mutation run has been collected yet.'
+  survivors = [m['name'] for m in found if '::' not in m['killed_by']]
+  lines = [('File', 'Mistakes made in it, one at a time', 'Noticed by')]
+  lines.append(('---',) * len(lines[0]))
+  for path in dict.fromkeys(line['file'] for line in found):
+    here = [line for line in found if line['file'] == path]
+    names = '; '.join(
+      f'**{m["name"]} (survives)**' if m['name'] in survivors else m['name']
+      for m in here
+    )
+    tests = dict.fromkeys(m['killed_by'].split('::')[0] for m in here)
+    noticed = ', '.join(f'`{t}`' for t in tests if t.endswith('.py'))
+    lines.append((f'`{path}`', names, noticed or NONE))
+  drawn = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  return (
+    f'{drawn}\n\n{len(found) - len(survivors)} of {len(found)} are noticed.'
+    ' Which test notices which:'
+    ' [experiments/mutations](experiments/mutations/results.json).'
+  )
+
+
 def _cells(row: Mapping[str, Any], hardware: str) -> tuple[str, ...]:
   ours = '; '.join(
     f'{name} {spread(values, row["unit"])}'
@@ -115,17 +142,21 @@ def _hardware(machine: Mapping[str, Any]) -> str:
   return machine['devices']
 
 
-def insert(readme: str, text: str) -> str:
+def insert(
+  readme: str, text: str, start_mark: str = START, end_mark: str = END
+) -> str:
   """Puts `text` between the marks, on lines of its own.
 
   Raises:
     ValueError: the marks are not there.
   """
-  before, start, rest = readme.partition(START)
-  _, end, after = rest.partition(END)
+  before, start, rest = readme.partition(start_mark)
+  _, end, after = rest.partition(end_mark)
   if not start or not end:
-    raise ValueError(f'Expected README to hold {START} and then {END}.')
-  return f'{before}{START}\n{text}\n{END}{after}'
+    raise ValueError(
+      f'Expected README to hold {start_mark} and then {end_mark}.'
+    )
+  return f'{before}{start_mark}\n{text}\n{end_mark}{after}'
 
 
 def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
@@ -139,7 +170,10 @@ def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
   arguments = parser.parse_args(argv)
   path = root / 'README.md'
   old = path.read_text(encoding='utf-8')
-  new = insert(old, table(read_results(root / 'experiments')))
+  results = read_results(root / 'experiments')
+  measured = [result for result in results if 'mutations' not in result]
+  new = insert(old, table(measured))
+  new = insert(new, trust_table(results), TRUST_START, TRUST_END)
   if old == new:
     return 0
   if arguments.check:

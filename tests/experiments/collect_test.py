@@ -9,7 +9,10 @@ from experiments import collect
 from experiments import common
 from tests.experiments import reports
 
-README = f'# A\n\n{collect.START}\nold\n{collect.END}\n\nlast\n'
+README = (
+  f'# A\n\n{collect.START}\nold\n{collect.END}\n\n'
+  f'{collect.TRUST_START}\n{collect.TRUST_END}\n\nlast\n'
+)
 
 
 def result(*rows, devices='1 x cpu', figures=()):
@@ -102,6 +105,23 @@ def test_only_what_is_between_the_marks_changes():
   assert new == README.replace('old', 'table')
   with pytest.raises(ValueError, match='Expected README to hold'):
     collect.insert('# A\n', 'table')
+
+
+def mutation(name, file, killed_by):
+  return {'name': name, 'file': file, 'killed_by': killed_by, 'tests': 't.py'}
+
+
+def test_mutations_stand_by_file_and_survivors_are_said():
+  found = [
+    mutation('No noise', 'a.py', 'tests/a_test.py::test_one'),
+    mutation('No clip', 'a.py', 'tests/a_test.py::test_two'),
+    mutation('No ledger', 'b.py', 'survived'),
+  ]
+  lines = collect.trust_table([{'mutations': found}, result()]).splitlines()
+  assert lines[2] == '| `a.py` | No noise; No clip | `tests/a_test.py` |'
+  assert lines[3] == '| `b.py` | **No ledger (survives)** | – |'
+  assert lines[-1].startswith('2 of 3 are noticed.')
+  assert 'No mutation run' in collect.trust_table([result()])
 
 
 def test_check_says_what_is_out_of_date(tmp_path, capsys):

@@ -1,0 +1,188 @@
+"""Makes each mistake in a scratch copy, and shows that the tests notice.
+
+  python -m experiments.mutations.run                  # the test file of each
+  python -m experiments.mutations.run --full           # all of `make test`
+  python -m experiments.mutations.run --only=noise     # names with that text
+
+The working tree is never changed. A mutation counts as killed by a test that
+fails with it and passes without it. `results.json` is written after each
+mutation, and a later `--only` replaces the lines that it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from dp_diffusion import files
+from experiments import common
+from experiments.mutations import mutations
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RESULTS = pathlib.Path(__file__).resolve().parent / 'results.json'
+SURVIVED = 'survived'
+_FAILED = re.compile(
+  r'^(?:FAILED|ERROR) (\S+?::\S+?)(?:\[.*)?(?: - .*)?$', re.MULTILINE
+)
+_TESTS_FAILED = 1  # Exit codes of pytest.
+_ALL_PASSED = 0
+
+
+def copy_repository(folder: pathlib.Path, root: pathlib.Path = ROOT) -> None:
+  """Copies the files that git knows or does not ignore, as they are now.
+
+  Args:
+    folder: is made, as a git repository of its own.
+    root: of the repository.
+  """
+
+  def git(where: pathlib.Path, *arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(where), *arguments],
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout
+
+  listed = git(root, 'ls-files', '-z', '-co', '--exclude-standard')
+  for name in listed.split('\0'):
+    if name and (root / name).is_file():
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy2(root / name, folder / name)
+  git(folder, 'init', '-q')
+  git(folder, 'add', '-A')
+
+
+def run_tests(folder: pathlib.Path, *tests: str) -> tuple[int, str]:
+  """Runs tests of a copy until one fails.
+
+  Args:
+    folder: the copy.
+    *tests: files or names of tests; none for all that `make test` runs.
+
+  Returns:
+    pytest's exit code and output.
+  """
+  environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
+  environment.pop('PYTHONPATH', None)
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'pytest',
+      '-q',
+      '-x',
+      '-p',
+      'no:cacheprovider',
+      '-m',
+      'not slow',
+      *tests,
+    ],
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def kill(
+  mutation: mutations.Mutation, original: pathlib.Path, *, is_full: bool
+) -> dict[str, Any]:
+  """Makes one mistake and looks for the test that notices it.
+
+  Args:
+    mutation: the mistake.
+    original: a copy without any; its tests pass.
+    is_full: run all tests, not those of the mutation.
+
+  Returns:
+    A line for `results.json`.
+
+  Raises:
+    RuntimeError: the mutated code did not run, or the test that failed also
+      fails without the mistake.
+  """
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = pathlib.Path(scratch) / 'repository'
+    shutil.copytree(original, folder)
+    mutation.apply(folder)
+    code, output = run_tests(folder, *([] if is_full else [mutation.tests]))
+  found = _FAILED.search(output)
+  if code == _ALL_PASSED:
+    killed_by = SURVIVED
+  elif code == _TESTS_FAILED and found:
+    killed_by = found.group(1)
+    code, output = run_tests(original, killed_by)
+  if code != _ALL_PASSED:
+    raise RuntimeError(f'{mutation.name}: no verdict.\n{output}')
+  return {
+    'name': mutation.name,
+    'file': mutation.path,
+    'killed_by': killed_by,
+    'tests': 'all' if is_full else mutation.tests,
+  }
+
+
+def write(
+  lines: Sequence[dict[str, Any]], machine: dict[str, Any], path: pathlib.Path
+) -> None:
+  """Writes `results.json`: new lines over old ones, in the order of ALL."""
+  old = files.read_json(path)['mutations'] if path.exists() else []
+  by_name = {line['name']: line for line in (*old, *lines)}
+  files.write_json(
+    path,
+    {
+      'experiment': 'mutations',
+      'machine': machine,
+      'rows': [],
+      'figures': [],
+      'mutations': [
+        by_name[m.name] for m in mutations.ALL if m.name in by_name
+      ],
+    },
+  )
+
+
+def main(
+  argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS
+) -> int:
+  """Runs them; 1 where one survives."""
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.mutations.run',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--full', action='store_true', help='run all tests')
+  parser.add_argument('--only', default='', help='names with this text')
+  arguments = parser.parse_args(argv)
+  chosen = [
+    m for m in mutations.ALL if arguments.only.lower() in m.name.lower()
+  ]
+  machine = common.machine_facts()
+  lines: list[dict[str, Any]] = []
+  with tempfile.TemporaryDirectory() as scratch:
+    original = pathlib.Path(scratch) / 'repository'
+    original.mkdir()
+    copy_repository(original)
+    for mutation in chosen:
+      line = kill(mutation, original, is_full=arguments.full)
+      print(f'{mutation.name}: {line["killed_by"]}', flush=True)
+      lines.append(line)
+      write(lines, machine, results)
+  survivors = [line for line in lines if line['killed_by'] == SURVIVED]
+  print(f'{len(lines) - len(survivors)} of {len(lines)} killed')
+  return 1 if survivors or not lines else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
