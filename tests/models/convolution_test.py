@@ -208,3 +208,20 @@ def test_refuses_unknown_form_and_stride():
     convolution.conv3x3(x, kernel, form='x8')
   with pytest.raises(ValueError, match='stride=3'):
     convolution.conv3x3(x, kernel, stride=3)
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_lowers_for_accelerators(platform):
+  """Per example a product; of a whole batch what the vendor's library does."""
+
+  def num_products(fn, *args):
+    lowered = jax.jit(fn).trace(*args).lower(lowering_platforms=(platform,))
+    return lowered.as_text().count('stablehlo.dot_general')
+
+  kernel, x, dy = _inputs(1)
+  grad = jax.grad(lambda k, x, dy: jnp.vdot(convolution.conv3x3(x, k), dy))
+  ordinary = num_products(grad, kernel, x[0], dy[0])
+  per_example = num_products(
+    jax.vmap(grad, in_axes=(None, 0, 0)), kernel, x, dy
+  )
+  assert per_example == ordinary + 1
