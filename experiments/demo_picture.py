@@ -15,11 +15,11 @@ import json
 import pathlib
 import sys
 
+import matplotlib
+import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
-import matplotlib
-import numpy as np
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import files

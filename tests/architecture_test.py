@@ -44,7 +44,7 @@ LAYERS = {
   'evaluation': 4,
   'baselines': 4,
   'config': 5,
-  'config_values': 5,
+  'config_values': 4,
   'release': 5,
   'stages': 6,
   'main': 7,

@@ -8,7 +8,7 @@ privacy loss distribution (PLD) decides; Renyi DP stands beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -26,115 +26,27 @@ from dp_accounting import rdp
 
 from dp_diffusion import array_types
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import noise_search
+from dp_diffusion.privacy import privacy_config
 from dp_diffusion.privacy import strict_json
 
 ACCOUNTANTS = ('pld', 'rdp')
 # Interval of the discretised privacy losses, estimated pessimistically.
 PLD_INTERVAL = 1e-4
-SOLVABLE = ('noise_multiplier', 'num_steps', 'epsilon')
+SOLVABLE = privacy_config.SOLVABLE
+PrivacyConfig = privacy_config.PrivacyConfig
 
 # Past any of these limits a PLD would need gigabytes, for guarantees that are
 # none; the bound of RDP, which is larger, stands in for it.
 _PLD_MAX_EPSILON = 1000.0
 _PLD_MAX_STEP_LOSS = 300.0
 _PLD_MAX_STEPS = 2_000_000
-_MIN_NOISE = 1e-3  # Below it nothing is claimed: epsilon is infinite.
-_MAX_NOISE = 1e5
-_MAX_STEPS = 1_000_000_000
+_MIN_NOISE = noise_search.MIN_NOISE  # Below it epsilon is infinite.
 # Quick ones first: they only say where the one that decides has to look.
 _COARSE_PLD = 'coarse_pld'
 _COARSE_PLD_INTERVAL = 1e-3
 _SEARCH = ('rdp', _COARSE_PLD, 'pld')
-_DIGITS = 5  # Of a calibrated noise multiplier.
 _CACHE_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivacyConfig:
-  """What is promised, and which number is computed from the others.
-
-  Guarantees:
-    * Every bad value is refused in one line, before any compute:
-      `accounting_test.py::test_bad_config_is_refused`.
-
-  Attributes:
-    epsilon: the total, an inherited ledger included; `math.inf` trains
-      without privacy. None if it is computed.
-    delta: of the guarantee, at most 1 / num_examples.
-    noise_multiplier: std of the noise over the sensitivity of the sum, or
-      None if it is computed.
-    num_steps: private steps, or None if they are computed.
-    expected_batch_size: records, on average, in a step.
-    num_examples: records of the sensitive dataset; declared and public.
-    l2_clip_norm: largest l2 norm of the gradient of one record.
-    solve_for: which of SOLVABLE is computed.
-    relation: of neighbouring datasets.
-    allow_large_delta: accept a delta above 1 / num_examples.
-    secret_dir: local folder of the secret, '' for the workdir's `private/`.
-  """
-
-  epsilon: float | None = None
-  delta: float
-  noise_multiplier: float | None = None
-  num_steps: int | None = None
-  expected_batch_size: int
-  num_examples: int
-  l2_clip_norm: float
-  solve_for: str = 'noise_multiplier'
-  relation: str = mechanism_lib.ADD_OR_REMOVE_ONE
-  allow_large_delta: bool = False
-  secret_dir: str = ''
-
-  def __post_init__(self) -> None:
-    """Checks every value; `solve_for` first, as the rest depends on it."""
-    array_types.check_one_of('solve_for', self.solve_for, SOLVABLE)
-    for name in sorted(SOLVABLE, key=lambda name: name != self.solve_for):
-      self._check_given(name)
-    mechanism_lib.check_relation(self.relation)
-    for name in ('num_examples', 'expected_batch_size'):
-      strict_json.integer(name, getattr(self, name), minimum=1)
-    mechanism_lib.check_batch_size(self.expected_batch_size, self.num_examples)
-    strict_json.real('l2_clip_norm', self.l2_clip_norm, positive=True)
-    strict_json.boolean('allow_large_delta', self.allow_large_delta)
-    self._check_delta()
-    if self.epsilon is not None:
-      strict_json.real('epsilon', self.epsilon, positive=True, finite=False)
-    if self.noise_multiplier is not None:
-      strict_json.real('noise_multiplier', self.noise_multiplier)
-    if self.num_steps is not None:
-      strict_json.integer('num_steps', self.num_steps, minimum=1)
-    if self.solve_for == 'num_steps' and not self.is_private:
-      raise ValueError(
-        f'Expected epsilon={self.epsilon} to be finite and noise_multiplier='
-        f"{self.noise_multiplier} to be > 0 where solve_for='num_steps'."
-      )
-
-  @property
-  def is_private(self) -> bool:
-    """Whether noise is added."""
-    return self.epsilon != math.inf and self.noise_multiplier != 0
-
-  def _check_given(self, name: str) -> None:
-    value = getattr(self, name)
-    if name == self.solve_for and value is not None:
-      raise ValueError(
-        f'Expected {name}={value!r} to be None, as solve_for={name!r} computes'
-        ' it; remove it or change solve_for.'
-      )
-    if name != self.solve_for and value is None:
-      raise ValueError(
-        f'Expected {name}=None to be a number where solve_for='
-        f'{self.solve_for!r}; set it.'
-      )
-
-  def _check_delta(self) -> None:
-    strict_json.probability('delta', self.delta)
-    if self.delta * self.num_examples > 1 and not self.allow_large_delta:
-      raise ValueError(
-        f'Expected delta={self.delta!r} to be <= 1/num_examples='
-        f'{1 / self.num_examples:.3g}, above which publishing one record in'
-        ' full would pass; lower it or set allow_large_delta=True.'
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +112,7 @@ def calibrate(
 ) -> Calibration:
   """Computes what `config.solve_for` names.
 
-  The noise multiplier is the smallest of 5 significant digits, the number of
+  The noise multiplier is the smallest of 5 significant figures, the number of
   steps the largest, whose total epsilon under PLD is at most the promised one.
   Results are kept in the user's cache folder. One that is read back counts
   only if its epsilon, computed again, is the same.
@@ -373,15 +285,15 @@ def _solve(problem: _Problem) -> Calibration:
     _check_budget(problem, target)
   if noise is None:
     assert steps is not None and target is not None
-    noise = _smallest_noise(problem, steps, target, _SEARCH)
+    noise = noise_search.smallest_noise(problem, steps, target, _SEARCH)
     if noise is None:
       raise ValueError(
         f'Expected epsilon={target!r} to be within reach of a noise_multiplier'
-        f' <= {_MAX_NOISE:g}; raise it or lower num_steps.'
+        f' <= {noise_search.MAX_NOISE:g}; raise it or lower num_steps.'
       )
   elif steps is None:
     assert target is not None
-    steps = _most_steps(problem, noise, target)
+    steps = noise_search.most_steps(problem, noise, target, _SEARCH)
   epsilon_pld = problem.total(noise, steps, 'pld')
   if target is None:
     target = epsilon_pld
@@ -389,7 +301,9 @@ def _solve(problem: _Problem) -> Calibration:
     mechanism=problem.mechanism(noise, steps),
     epsilon_pld=epsilon_pld,
     epsilon_rdp=problem.total(noise, steps, 'rdp'),
-    noise_multiplier_rdp=_smallest_noise(problem, steps, target, ('rdp',))
+    noise_multiplier_rdp=noise_search.smallest_noise(
+      problem, steps, target, ('rdp',)
+    )
     if 0 < target < math.inf
     else None,
   )
@@ -402,132 +316,6 @@ def _check_budget(problem: _Problem, target: float) -> None:
       f'Expected epsilon={target!r} to be above the {spent:.6g} that was spent'
       ' before; raise it.'
     )
-
-
-def _smallest_noise(
-  problem: _Problem, steps: int, target: float, accountants: Sequence[str]
-) -> float | None:
-  """Smallest noise multiplier of _DIGITS digits that keeps the promise.
-
-  Args:
-    problem: what is spent.
-    steps: number of steps.
-    target: promised epsilon.
-    accountants: the last one decides; each says where the next one looks.
-
-  Returns:
-    The noise multiplier, or None if none up to _MAX_NOISE suffices.
-  """
-  near, found = 1.0, None
-  for accountant in accountants:
-
-    def excess(noise: float, accountant: str = accountant) -> float:
-      return problem.excess(noise, steps, target, accountant)
-
-    if found is None:  # No earlier accountant has said where.
-      near = _decade(excess)
-    found = _first_noise(excess, near)
-    near = found or near
-  return found
-
-
-def _decade(excess: Callable[[float], float]) -> float:
-  """A power of 2 near the noise multiplier where `excess` turns negative."""
-  noise = 1.0
-  while noise < _MAX_NOISE and excess(noise) > 0:
-    noise *= 2
-  while noise > _MIN_NOISE and excess(noise) <= 0:
-    noise /= 2
-  return noise
-
-
-def _first_noise(excess: Callable[[float], float], near: float) -> float | None:
-  """Smallest noise multiplier of _DIGITS digits without excess, or None."""
-  exponent = math.floor(math.log10(near)) - _DIGITS + 1
-
-  def from_units(units: int) -> float:  # A unit is one of the last digit.
-    return float(f'{units}e{exponent}')
-
-  def in_units(units: int) -> float:
-    return excess(from_units(units))
-
-  low = high = math.ceil(near / 10.0**exponent)
-  at_near = in_units(high)
-  stride = max(2, round(high * min(abs(at_near), 0.5)))
-  while in_units(high) > 0:
-    low, high, stride = high, high + stride, 2 * stride
-    if from_units(high) > 2 * _MAX_NOISE:
-      return None
-  while low == high or in_units(low) <= 0:
-    if low <= 1:
-      return from_units(high)
-    low, high, stride = max(1, low - stride), low, 2 * stride
-  return from_units(_crossing(in_units, low, high)[1])
-
-
-def _most_steps(problem: _Problem, noise: float, target: float) -> int:
-  """Largest number of steps that keeps the promise; ValueError if none."""
-  found = 0
-  for accountant in _SEARCH:
-
-    def excess(steps: int, accountant: str = accountant) -> float:
-      if steps < 1:
-        return -1.0  # Costs nothing beyond what was spent.
-      return problem.excess(noise, steps, target, accountant)
-
-    low = high = max(1, found)
-    stride = max(1, found // 8)
-    while excess(low) > 0:
-      low, high, stride = max(0, low - stride), low, 2 * stride
-    while low == high or excess(high) <= 0:
-      low, high, stride = high, high + stride, 2 * stride
-      if high > 2 * _MAX_STEPS:
-        raise ValueError(
-          f'Expected noise_multiplier={noise!r} to be lower: more than'
-          f' {_MAX_STEPS} steps keep within epsilon={target!r}.'
-        )
-    found, _ = _crossing(excess, low, high)
-  if found == 0:
-    raise ValueError(
-      f'Expected epsilon={target!r} to pay for one step at noise_multiplier='
-      f'{noise!r}; raise either.'
-    )
-  return found
-
-
-def _crossing(
-  fn: Callable[[int], float], low: int, high: int
-) -> tuple[int, int]:
-  """Neighbours a, a + 1 between which a monotone function changes sign.
-
-  Illinois' variant of false position, on integers; bisection if that is slow.
-
-  >>> _crossing(lambda n: n**2 - 50, 0, 100)
-  (7, 8)
-
-  Args:
-    fn: its values at low and high differ in `> 0`.
-    low: integer.
-    high: integer above low.
-  """
-  at_low, at_high = fn(low), fn(high)
-  is_low_positive = at_low > 0
-  assert low < high and is_low_positive != (at_high > 0)
-  weight_low, weight_high = at_low, at_high
-  for trial in range(200):
-    if high - low == 1:
-      break
-    middle = (low + high) // 2
-    if trial < 12 and weight_low != weight_high:
-      share = weight_low / (weight_low - weight_high)
-      middle = low + round((high - low) * share)
-      middle = min(max(middle, low + 1), high - 1)
-    value = fn(middle)
-    if (value > 0) == is_low_positive:
-      low, weight_low, weight_high = middle, value, weight_high / 2
-    else:
-      high, weight_high, weight_low = middle, value, weight_low / 2
-  return low, high
 
 
 def _inputs(problem: _Problem) -> dict[str, Any]:

@@ -13,75 +13,12 @@ from typing import Any
 
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 # Goes up with every change of the words below or of the keys.
 VERSION = 1
 FILE_NAME = 'privacy.json'
-
-_NOT_PRIVATE = (
-  'There is NO differential-privacy guarantee: at least one event adds no'
-  ' noise. Treat everything here as if it were the sensitive data.'
-)
-
-_RELATION = (
-  'Two datasets are neighbours if one is the other with one record added or'
-  ' removed.'
-)
-
-_UNITS = {
-  'image': (
-    'One record is one image. Who has several images in the data is protected'
-    ' less: the guarantee holds for each image, and weakens with their number.'
-  ),
-  'person': (
-    'One record is all images of one person: the guarantee holds for each'
-    ' person, however many images there are.'
-  ),
-}
-
-_TRUST = (
-  'A central curator: whoever ran the training saw the sensitive images and'
-  ' the secret randomness, and is trusted to keep both.',
-  'The code at the revision below, its dependencies, and the machine it ran'
-  ' on.',
-  'The declared number of records, and that records are what the unit says.',
-)
-
-_ACCESSES_COVERED = (
-  'Every gradient of the private training: each record that was selected, at'
-  ' each step, in every augmentation.',
-  'Every noised statistic listed as an event.',
-  'What an inherited release had spent before.',
-)
-
-_ACCESSES_NOT_COVERED = (
-  'Choosing hyper-parameters by results on the sensitive data.',
-  'Images held out for evaluation, and the evaluation itself, which stays with'
-  ' whoever ran it.',
-  'Other releases made from the same data: their epsilons add up.',
-)
-
-_RELEASED = (
-  'The weights after the last private step, and synthetic images sampled from'
-  ' them: whatever is computed from the weights alone costs nothing more.',
-  'Every file listed, with its sha256; no other file belongs to the release.',
-)
-
-_NOT_COVERED = (
-  'Timing of the training and access to its host.',
-  'An adversary who breaks the cryptography behind the randomness: secrecy of'
-  ' selection and noise is computational, not information-theoretic.',
-  'Residual effects of floating-point arithmetic on the noise.',
-  'Hyper-parameters tuned on the sensitive data.',
-  'Several releases from the same data: they add up.',
-  'The public data of the pre-training.',
-  'Images held out for evaluation.',
-)
-
-_SEVERAL_IMAGES = (
-  'Several images of one person: they are protected one by one, not together.'
-)
 
 
 def statement(
@@ -135,15 +72,15 @@ def statement(
     'epsilon_pld': epsilon_pld,
     'epsilon_rdp': epsilon_rdp,
     'delta_in_words': _delta_in_words(ledger),
-    'relation_in_words': _RELATION,
-    'unit_in_words': _UNITS[ledger.unit],
+    'relation_in_words': statement_words.RELATION,
+    'unit_in_words': statement_words.UNITS[ledger.unit],
     'dataset': strict_json.line('dataset', dataset),
     'accounting': _accounting(insecure),
     **ledger.to_json(),  # delta, relation, unit, events with all parameters.
-    'whom_one_must_trust': list(_TRUST),
-    'data_accesses_covered': list(_ACCESSES_COVERED),
-    'data_accesses_not_covered': list(_ACCESSES_NOT_COVERED),
-    'released': list(_RELEASED),
+    'whom_one_must_trust': list(statement_words.TRUST),
+    'data_accesses_covered': list(statement_words.ACCESSES_COVERED),
+    'data_accesses_not_covered': list(statement_words.ACCESSES_NOT_COVERED),
+    'released': list(statement_words.RELEASED),
     'not_covered': _not_covered(ledger.unit),
     'insecure_secret': insecure,
     'code_revision': strict_json.line('code_revision', code_revision),
@@ -258,7 +195,7 @@ def _show(epsilon: float | None) -> str:
 
 
 def _round_up(epsilon: float) -> float:
-  """To 4 significant digits, never below.
+  """To 4 significant figures, never below.
 
   >>> _round_up(9.99901)
   10.0
@@ -275,7 +212,7 @@ def _sentence(
   ledger: ledger_lib.Ledger, epsilon: float | None, insecure: bool
 ) -> str:
   if epsilon is None:
-    return _NOT_PRIVATE
+    return statement_words.NOT_PRIVATE
   text = (
     f'Everything in this release together is ({_show(epsilon)},'
     f' {ledger.delta:g})-differentially private with respect to adding or'
@@ -323,8 +260,8 @@ def _counts(ledger: ledger_lib.Ledger) -> list[int]:
 
 
 def _not_covered(unit: str) -> list[str]:
-  extra = [_SEVERAL_IMAGES] if unit == 'image' else []
-  return [*_NOT_COVERED, *extra]
+  extra = [statement_words.SEVERAL_IMAGES] if unit == 'image' else []
+  return [*statement_words.NOT_COVERED, *extra]
 
 
 def _accounting(insecure: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages import assembly
+from dp_diffusion.stages import histograms
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -48,9 +49,11 @@ def run(
   """
   devices = parallel.DataParallel()
   sample = config.sample
-  labels = sample_labels(
-    sample.labels, len(config.data.class_names) or 1, sample.num_samples
-  )
+  if sample.labels == config_lib.NOISED_HISTOGRAM:
+    labels = labels_by_weight(histograms.weights(workdir), sample.num_samples)
+  else:
+    num_classes = len(config.data.class_names) or 1
+    labels = sample_labels(sample.labels, num_classes, sample.num_samples)
   num_shards = -(-sample.num_samples // sample.shard_size)
   # By number, not from what is missing: another process may write meanwhile.
   mine = range(devices.process_index, num_shards, devices.process_count)
@@ -130,8 +133,13 @@ def sample_labels(
       f' {num_classes} weights >= 0, one per class, as in'
       f' {",".join(["1"] * num_classes)!r}.'
     )
+  return labels_by_weight(weights, num_samples)
+
+
+def labels_by_weight(weights: np.ndarray, num_samples: int) -> np.ndarray:
+  """Labels of which each prefix is as close to the weights as can be."""
   weights = weights / weights.sum()
-  given = np.zeros(num_classes)
+  given = np.zeros(len(weights))
   labels = np.empty(num_samples, np.int32)
   for i in range(num_samples):  # The class that lags most behind its share.
     labels[i] = np.argmax(weights * (i + 1) - given)

@@ -12,7 +12,7 @@ import pathlib
 
 _CLIPPING = 'dp_diffusion/privacy/clipping.py'
 _KEYS = 'dp_diffusion/privacy/key_streams.py'
-_LEDGER = 'dp_diffusion/privacy/ledger.py'
+_LEDGER = 'dp_diffusion/privacy/ledger_entries.py'
 _NOISE = 'dp_diffusion/privacy/noise.py'
 _SELECTION = 'dp_diffusion/privacy/batch_selection.py'
 _FINETUNE = 'dp_diffusion/stages/finetune.py'

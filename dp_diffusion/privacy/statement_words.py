@@ -1,0 +1,67 @@
+"""The words of a privacy statement that do not depend on its numbers."""
+
+from __future__ import annotations
+
+NOT_PRIVATE = (
+  'There is NO differential-privacy guarantee: at least one event adds no'
+  ' noise. Treat everything here as if it were the sensitive data.'
+)
+
+RELATION = (
+  'Two datasets are neighbours if one is the other with one record added or'
+  ' removed.'
+)
+
+UNITS = {
+  'image': (
+    'One record is one image. Who has several images in the data is protected'
+    ' less: the guarantee holds for each image, and weakens with their number.'
+  ),
+  'person': (
+    'One record is all images of one person: the guarantee holds for each'
+    ' person, however many images there are.'
+  ),
+}
+
+TRUST = (
+  'A central curator: whoever ran the training saw the sensitive images and'
+  ' the secret randomness, and is trusted to keep both.',
+  'The code at the revision below, its dependencies, and the machine it ran'
+  ' on.',
+  'The declared number of records, and that records are what the unit says.',
+)
+
+ACCESSES_COVERED = (
+  'Every gradient of the private training: each record that was selected, at'
+  ' each step, in every augmentation.',
+  'Every noised statistic listed as an event.',
+  'What an inherited release had spent before.',
+)
+
+ACCESSES_NOT_COVERED = (
+  'Choosing hyper-parameters by results on the sensitive data.',
+  'Images held out for evaluation, and the evaluation itself, which stays with'
+  ' whoever ran it.',
+  'Other releases made from the same data: their epsilons add up.',
+)
+
+RELEASED = (
+  'The weights after the last private step, and synthetic images sampled from'
+  ' them: whatever is computed from the weights alone costs nothing more.',
+  'Every file listed, with its sha256; no other file belongs to the release.',
+)
+
+NOT_COVERED = (
+  'Timing of the training and access to its host.',
+  'An adversary who breaks the cryptography behind the randomness: secrecy of'
+  ' selection and noise is computational, not information-theoretic.',
+  'Residual effects of floating-point arithmetic on the noise.',
+  'Hyper-parameters tuned on the sensitive data.',
+  'Several releases from the same data: they add up.',
+  'The public data of the pre-training.',
+  'Images held out for evaluation.',
+)
+
+SEVERAL_IMAGES = (
+  'Several images of one person: they are protected one by one, not together.'
+)
