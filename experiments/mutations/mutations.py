@@ -12,7 +12,8 @@ import pathlib
 
 _CLIPPING = 'dp_diffusion/privacy/clipping.py'
 _KEYS = 'dp_diffusion/privacy/key_streams.py'
-_LEDGER = 'dp_diffusion/privacy/ledger_entries.py'
+_LEDGER = 'dp_diffusion/privacy/ledger.py'
+_LEDGER_ENTRIES = 'dp_diffusion/privacy/ledger_entries.py'
 _NOISE = 'dp_diffusion/privacy/noise.py'
 _SELECTION = 'dp_diffusion/privacy/batch_selection.py'
 _FINETUNE = 'dp_diffusion/stages/finetune.py'
@@ -262,7 +263,7 @@ ALL = (
   ),
   _one(
     'Replayed steps not charged',
-    _LEDGER,
+    _LEDGER_ENTRIES,
     '    total = self.num_steps + self.num_replayed_steps + num_more_steps\n',
     '    total = self.num_steps + num_more_steps\n',
     'tests/privacy/ledger_test.py',
