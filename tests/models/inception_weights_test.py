@@ -62,7 +62,9 @@ def test_without_a_network_says_where_to_put_the_file(empty_cache):
 
 
 @pytest.mark.parametrize(
-  'reply', [archive(name='other.pb'), archive()[:40], b'<html>']
+  'reply',
+  [archive(name='other.pb'), archive()[:40], b'<html>'],
+  ids=['other file', 'cut short', 'no archive'],  # Archives hold the time.
 )
 def test_a_broken_archive_is_not_kept(empty_cache, known_content, reply):
   with pytest.raises(array_types.UsageError, match='cannot be fetched'):
