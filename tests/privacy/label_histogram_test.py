@@ -80,8 +80,6 @@ def test_keys_are_of_no_other_purpose():
       np.all(own == np.asarray(jax.random.key_data(other)), axis=1)
     )
 
-  return jax.random.jax.random.key_data(keys)
-
 
 def test_its_event_is_a_gaussian_of_sensitivity_one():
   assert label_histogram.entries(0.0) == ()
