@@ -99,6 +99,8 @@ def test_signal_stops_runs_in_progress_and_starts_no_more(
     return popen([sys.executable, '-c', SLOW_RUN, str(mark)], **kwargs)
 
   monkeypatch.setattr(subprocess, 'Popen', start)
+  # A job in the background inherits that SIGINT is ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   runs = [
     common.make_run(n, config='c', out=tmp_path, overrides={'name': n})
     for n in 'abcd'
