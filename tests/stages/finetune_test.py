@@ -58,9 +58,16 @@ class Seen:
   start_step: int | None = None
 
 
+@pytest.fixture(scope='module')
+def public_weights():
+  config = load()
+  return assembly.init_params(config, config.pretrain.data)
+
+
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+def seen(public_weights, monkeypatch: pytest.MonkeyPatch) -> Seen:
   """Replaces the loop: one step is charged and saved, nothing is computed."""
+  monkeypatch.setattr(assembly, 'init_params', lambda *_: public_weights)
   seen = Seen()
 
   class Recorder(parallel.DataParallel):
@@ -87,12 +94,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
   monkeypatch.setattr(parallel, 'DataParallel', Recorder)
   monkeypatch.setattr(loop, 'train_private', train)
   return seen
-
-
-@pytest.fixture(scope='module')
-def public_weights():
-  config = load()
-  return assembly.init_params(config, config.pretrain.data)
 
 
 @pytest.fixture
