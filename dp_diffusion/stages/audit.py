@@ -45,6 +45,7 @@ from dp_diffusion.stages import audit_records
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import canaries
 from dp_diffusion.training import checkpoint
@@ -76,7 +77,8 @@ def run(
   """
   start = time.monotonic()
   devices = parallel.DataParallel()
-  mechanism = calibrate(config).mechanism
+  config = on_public_images(config)
+  mechanism = accounting.calibrate(config.privacy).mechanism
   console.say(
     f'audit: {mechanism.num_steps} steps on public images and canaries, noise'
     f' multiplier {mechanism.noise_multiplier:.4g}: epsilon'
@@ -98,15 +100,12 @@ def run(
   dataset = audit_records.make_dataset(config, coordinates, streams)
   optimizer = optax.chain(
     canaries.observe(coordinates, mechanism.num_steps),
-    optimizers.make(
-      dataclasses.replace(config.finetune.optimizer, warmup_steps=0),
-      mechanism.num_steps,
-    ),
+    optimizers.make(config.finetune.optimizer, mechanism.num_steps),
   )
   loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(config.pretrain.data)),
+    unet.UNet(config.unet_config(config.data)),
     config.finetune_diffusion(),
-    config.pretrain.data,
+    config.data,
   )
   steps = finetune.wire_steps(
     config.finetune,
@@ -120,17 +119,14 @@ def run(
     devices,
     optimizer,
   )
+  state = train_state.create(trained, optimizer, frozen)
+  # Canaries hold a second copy of the gradients of a microbatch.
+  size = max(1, sizing.private_size(config, state, devices) // 2)
+  steps = dataclasses.replace(steps, microbatch_size=size)
   state = _train(
-    config,
-    workdir,
-    stop,
-    devices,
-    mechanism,
-    steps,
-    train_state.create(trained, optimizer, frozen),
-    streams.run_id,
+    config, workdir, stop, devices, mechanism, steps, state, streams.run_id
   )
-  losses = audit_records.ImageLosses(config, dataset, loss_fn, devices)
+  losses = audit_records.ImageLosses(config, dataset, loss_fn, devices, size)
   drop = losses(public) - losses(_released(config, state))
   seconds = time.monotonic() - start
   processes.on_main(
@@ -147,18 +143,25 @@ def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
   return (audit_section.section(files.read_json(path), picture),)
 
 
-def calibrate(config: config_lib.Config) -> accounting.Calibration:
-  """The mechanism of the audit: fine-tuning's clip, the audit's claim."""
+def on_public_images(config: config_lib.Config) -> config_lib.Config:
+  """Fine-tuning's config with the public images and the audit's claim."""
   audit = config.audit
-  return accounting.calibrate(
-    accounting.PrivacyConfig(
+  return dataclasses.replace(
+    config,
+    data=dataclasses.replace(config.pretrain.data, unit='image'),
+    privacy=accounting.PrivacyConfig(
       epsilon=audit.epsilon,
       delta=audit.delta,
       num_steps=audit.num_steps,
       expected_batch_size=audit.expected_batch_size,
       num_examples=audit.num_examples,
       l2_clip_norm=config.privacy.l2_clip_norm,
-    )
+      secret_dir=config.privacy.secret_dir,
+    ),
+    finetune=dataclasses.replace(
+      config.finetune,
+      optimizer=dataclasses.replace(config.finetune.optimizer, warmup_steps=0),
+    ),
   )
 
 

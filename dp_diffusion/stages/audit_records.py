@@ -16,7 +16,6 @@ from dp_diffusion import config as config_lib
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.stages import finetune
 from dp_diffusion.training import canaries
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
@@ -68,12 +67,12 @@ def make_dataset(
   """Public images, and the canaries whose coins came up.
 
   Args:
-    config: uses audit, seed, pretrain.data.
+    config: its `data` are the public images.
     coordinates: int32[m], of the gradient canaries.
     streams: give the coins.
   """
   audit = config.audit
-  source = processes.main_first(lambda: registry.load(config.pretrain.data))
+  source = processes.main_first(lambda: registry.load(config.data))
   num_filler = min(audit.num_filler, len(source.labels))
   rng = np.random.default_rng([config.seed, _FILLER_PURPOSE])
   filler = np.sort(rng.permutation(len(source.labels))[:num_filler])
@@ -131,11 +130,11 @@ class ImageLosses:
     dataset: Dataset,
     loss_fn: array_types.LossFn,
     devices: parallel.DataParallel,
+    microbatch_size: int,
   ) -> None:
     self._dataset, self._devices = dataset, devices
     self._key = jax.random.fold_in(jax.random.key(config.seed), _LOSS_PURPOSE)
-    per_device = config.finetune.microbatch_size or finetune.DEFAULT_MICROBATCH
-    self._block = per_device * devices.num_devices
+    self._block = microbatch_size * devices.num_devices
 
     def mean_loss(params: Any, image: Any, label: Any, key: Any) -> Any:
       keys = jax.random.split(key, _NUM_LOSS_DRAWS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+import shutil
 import stat
 
 import jax
@@ -20,6 +21,7 @@ from dp_diffusion import main
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import assembly
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import audit_records
 from dp_diffusion.stages import workdirs
@@ -30,6 +32,7 @@ from tests.stages import command
 OVERRIDES = {
   'pretrain.num_steps': '0',  # Fresh weights do.
   'pretrain.optimizer.warmup_steps': '0',
+  'model.channel_multipliers': '(1,)',
   'finetune.augmult': '1',
   'finetune.microbatch_size': '8',
   'finetune.checkpoint_every_steps': '100',
@@ -38,7 +41,9 @@ OVERRIDES = {
 
 @pytest.fixture(scope='module')
 def config() -> config_lib.Config:
-  return config_lib.load(command.DIGITS_SMOKE, OVERRIDES)
+  return audit.on_public_images(
+    config_lib.load(command.DIGITS_SMOKE, OVERRIDES)
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +68,18 @@ def run_main(workdir: pathlib.Path, stage: str) -> int:
   )
 
 
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory) -> pathlib.Path:
+  """A workdir with public weights; not to be changed."""
+  folder = tmp_path_factory.mktemp('pretrained')
+  assert run_main(folder, 'pretrain') == 0
+  return folder
+
+
 @pytest.fixture
-def workdir(tmp_path) -> pathlib.Path:
-  """A workdir with public weights, and a known secret for the audit."""
-  assert run_main(tmp_path, 'pretrain') == 0
+def workdir(pretrained, tmp_path) -> pathlib.Path:
+  """Public weights, and a known secret for the audit."""
+  shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
   plant_secret(tmp_path, 0)
   return tmp_path
 
@@ -122,8 +135,28 @@ def without_clip(original, *args, l2_clip_norm, **keywords):
   )
 
 
+@pytest.fixture
+def quick_filler(monkeypatch):
+  """Filler and image canaries without the network, which takes long to compile.
+
+  What is broken, the clip and the noise, comes after the loss.
+  """
+
+  def loss_fn(params, example, draw_key):
+    del draw_key
+    leaves = jax.tree.leaves(params)
+    brightness = example['image'].astype('float32').mean() / 255
+    return brightness * sum(x.sum() for x in leaves) / len(leaves) ** 2
+
+  monkeypatch.setattr(
+    assembly, 'make_loss_fn', lambda *args, **keywords: loss_fn
+  )
+
+
 @pytest.mark.parametrize('fault', ['noise off', 'noise at a third', 'clip off'])
-def test_faults_end_with_exit_code_1(fault, workdir, monkeypatch, capsys):
+def test_faults_end_with_exit_code_1(
+  fault, workdir, quick_filler, monkeypatch, capsys
+):
   std = step.noise_std
   if fault == 'noise off':
     monkeypatch.setattr(step, 'noise_std', lambda *_: 0.0)
@@ -182,8 +215,8 @@ def test_no_sensitive_image_is_read(workdir, config, no_training, monkeypatch):
 
   monkeypatch.setattr(registry, 'load', spy)
   run_main(workdir, 'audit')
-  assert loaded == [config.pretrain.data.name]
-  assert config.data.name not in loaded
+  sensitive = config_lib.load(command.DIGITS_SMOKE).data.name
+  assert loaded == [config.pretrain.data.name] and sensitive not in loaded
 
 
 def test_canaries_left_out_are_not_in_the_dataset(config):
