@@ -7,20 +7,17 @@ Guarantees:
   * The mechanism that was calibrated is the one that samples, clips, noises
     and is entered in the ledger.
     `tests/stages/finetune_test.py::test_mechanism_reaches_every_part`.
-  * A resume under another mechanism, training config or dataset is refused.
-    `tests/stages/finetune_test.py::test_resume_refuses_what_changed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 import json
 from typing import Any
 
 from etils import epath
-import jax
 import numpy as np
 
 from dp_diffusion import array_types
@@ -38,8 +35,10 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages import assembly
 from dp_diffusion.stages import histograms
+from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -70,13 +69,14 @@ def run(
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
-  calibration = histograms.calibrate(config)
+  inherited = inheritance.find(config, workdir)
+  calibration = histograms.calibrate(config, inherited.entries)
   mechanism = calibration.mechanism
   say_calibration(calibration)
   source = processes.main_first(lambda: registry.load(config.data))
   records = batching.make_records(source, config.data.unit)
   secret = _secret(config, workdir)
-  facts = _facts(config, mechanism, source, secret)
+  facts = run_facts.make(config, mechanism, source, secret)
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
 
   checkpoints = checkpoint.Checkpointer(
@@ -85,15 +85,15 @@ def run(
   state, optimizer = _initial_state(config, workdir, mechanism)
   restored = checkpoints.restore(state)
   start_step = 0
-  meta = {'facts': facts, 'run_id': key_streams.run_id(secret, facts)}
+  meta = {'facts': facts, 'run_id': run_facts.run_id(secret, facts)}
   ledger = ledger_lib.start(
     mechanism,
     config.privacy,
     unit=config.data.unit,
-    before=histograms.entries(config),
+    before=(*inherited.entries, *histograms.entries(config)),
   )
   if restored:
-    check_same_run(restored.meta['facts'], facts)
+    run_facts.check_same(restored.meta['facts'], facts)
     start_step, state, meta = restored.step, restored.state, restored.meta
     ledger = ledger_lib.Ledger.from_json(restored.ledger)
     console.say(f'finetune: continues from step {start_step}')
@@ -129,7 +129,13 @@ def run(
     stop.raise_if_asked()
     raise array_types.Interrupted('Stopped by another process.')
   processes.on_main(
-    lambda: _write_release(config, workdir, state, ledger, secret)
+    lambda: _write_release(
+      config,
+      workdir,
+      state,
+      ledger,
+      is_insecure=secret.is_insecure or inherited.is_insecure,
+    )
   )
 
 
@@ -297,68 +303,6 @@ def secret_path(
   return workdir.private / 'secret'
 
 
-def _facts(
-  config: config_lib.Config,
-  mechanism: mechanism_lib.DpSgdMechanism,
-  source: array_types.DataSource,
-  secret: key_streams.Secret,
-) -> dict[str, Any]:
-  """What makes two runs the same run. Device count is not part of it."""
-  training = config_lib.to_dict(config.finetune)
-  for operational in (
-    'microbatch_size',
-    'draw_chunk_size',
-    'checkpoint_every_steps',
-  ):
-    del training[operational]
-  training['model'] = config_lib.to_dict(config.model)
-  training['diffusion'] = config_lib.to_dict(config.diffusion)
-  training['seed'] = config.seed
-  training['reflect_pad'] = config.data.reflect_pad
-  training['flip'] = config.data.flip
-  training['unit'] = config.data.unit
-  training['label_histogram_noise_multiplier'] = (
-    config.privacy.label_histogram_noise_multiplier
-  )
-  person = np.zeros(0, np.int32) if source.person is None else source.person
-  return {
-    'mechanism': mechanism.to_dict(),
-    'training': training,
-    'dataset': key_streams.fingerprint(
-      secret, 'dataset', source.images, source.labels, person
-    ),
-    'secret': key_streams.fingerprint(secret, 'secret'),
-    'versions': {'jax': jax.__version__},
-    'rng': key_streams.rng_test_vector(),
-  }
-
-
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  """Refuses to continue as if nothing had changed.
-
-  Another version of jax may continue, and so may another generator: the steps
-  that it runs again are charged again (`loop.charge_lost_steps`).
-
-  Raises:
-    UsageError: mechanism or training differ (both values), or the dataset or
-      the secret (its hash says only that).
-  """
-  for name in ('mechanism', 'training'):
-    difference = workdirs.first_difference(before[name], now[name])
-    if difference:
-      key, old, new = difference
-      raise array_types.UsageError(
-        f'Expected the {name} of the run that is resumed: {key} was {old!r}'
-        f' and is now {new!r}. Give the old value, or another --workdir.'
-      )
-  for name in ('secret', 'dataset'):
-    if before[name] != now[name]:
-      raise array_types.UsageError(
-        f'Expected the {name} of the run that is resumed, but it differs.'
-        f' Restore the old {name}, or give another --workdir.'
-      )
-
-
 def _numbers(stats: Any) -> dict[str, float]:
   """Un-noised statistics of one step, for private/ only."""
   count = max(1, int(stats.num_examples))
@@ -376,7 +320,8 @@ def _write_release(
   workdir: workdirs.Workdir,
   state: train_state.TrainState,
   ledger: ledger_lib.Ledger,
-  secret: key_streams.Secret,
+  *,
+  is_insecure: bool,
 ) -> None:
   """Writes what may leave: the model and its statement."""
   params = (
@@ -384,7 +329,7 @@ def _write_release(
     if config.finetune.release_weights == 'ema'
     else state.all_params
   )
-  statements.store(workdir, ledger.seal(), is_insecure=secret.is_insecure)
+  statements.store(workdir, ledger.seal(), is_insecure=is_insecure)
   release.write_model(
     workdir.release,
     weights.flatten(params),

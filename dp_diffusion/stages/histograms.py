@@ -9,6 +9,8 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from etils import epath
 import numpy as np
 
@@ -29,10 +31,24 @@ def entries(config: config_lib.Config) -> tuple[ledger.GaussianEntry, ...]:
   return label_histogram.entries(noise_multiplier)
 
 
-def calibrate(config: config_lib.Config) -> accounting.Calibration:
-  """The mechanism of DP-SGD, beside what the histogram spends."""
-  spent = [event for e in entries(config) for event in e.dp_events()]
-  return accounting.calibrate(config.privacy, spent=spent)
+def calibrate(
+  config: config_lib.Config, inherited: Sequence[ledger.Entry] = ()
+) -> accounting.Calibration:
+  """The mechanism of DP-SGD, beside what the histogram spends.
+
+  Args:
+    config: uses privacy.
+    inherited: what was spent before this run, see `inheritance`.
+
+  Raises:
+    UsageError: nothing keeps the promise.
+  """
+  before = (*inherited, *entries(config))
+  spent = [event for entry in before for event in entry.dp_events()]
+  try:
+    return accounting.calibrate(config.privacy, spent=spent)
+  except ValueError as error:
+    raise array_types.UsageError(f'In privacy: {error}') from error
 
 
 def write(

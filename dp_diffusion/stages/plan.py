@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -14,6 +15,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import estimates
 from dp_diffusion.stages import histograms
+from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
@@ -40,9 +42,11 @@ class Cost:
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Prints the plan. Touches no data and writes nothing."""
   workdir.check(config)
-  calibration = histograms.calibrate(config)
+  inherited = inheritance.find(config, workdir).entries
+  calibration = histograms.calibrate(config, inherited)
   for line in (
     *_privacy_lines(calibration),
+    *_inherited_lines(inherited),
     *_spent_lines(workdir),
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
@@ -75,6 +79,17 @@ def _privacy_lines(calibration: accounting.Calibration) -> list[str]:
     ),
     f'  epsilon             {calibration.epsilon_pld:.4g} by PLD,'
     f' {calibration.epsilon_rdp:.4g} by RDP, at delta {mechanism.delta:g}',
+  ]
+
+
+def _inherited_lines(
+  inherited: Sequence[ledger_lib.InheritedEntry],
+) -> list[str]:
+  """What the weights that training starts from have cost; counts as spent."""
+  return [
+    f'  inherited           epsilon {entry.ledger.epsilon():.4g} of'
+    f' {entry.source}'
+    for entry in inherited
   ]
 
 

@@ -20,6 +20,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages import assembly
+from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
@@ -37,7 +38,7 @@ _DRAW_PURPOSE = 1
 
 def weights_path(workdir: workdirs.Workdir) -> epath.Path:
   """Where the public weights lie once pre-training is complete."""
-  return workdir.public / 'model' / 'params.npz'
+  return workdir.public_weights
 
 
 def run(
@@ -59,7 +60,17 @@ def run(
   if config.pretrain.num_steps:
     state = _train(config, workdir, stop, devices, params)
     params = state.ema_params
-  processes.on_main(lambda: weights.save_npz(weights_path(workdir), params))
+  processes.on_main(lambda: _write(config, workdir, params))
+
+
+def _write(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  params: array_types.Params,
+) -> None:
+  """Weights, after what they have cost where they come from a release."""
+  inheritance.record(config, workdir)
+  weights.save_npz(weights_path(workdir), params)
 
 
 def initial_params(config: config_lib.Config) -> array_types.Params:
@@ -71,37 +82,15 @@ def initial_params(config: config_lib.Config) -> array_types.Params:
   fresh = assembly.init_params(config, config.pretrain.data)
   if not config.pretrain.init_from:
     return fresh
-  source = _load_init(config.pretrain)
+  source = weights.load_params(
+    inheritance.init_path(config.pretrain),
+    expected_sha256=config.pretrain.init_sha256,
+    key_map=config.pretrain.init_key_map,
+  )
   params, report = weights.transfer(source, fresh, reset_classes=False)
   for line in report.lines():
     console.say(f'pretrain.init_from: {line}')
   return params
-
-
-def _load_init(pretrain: config_lib.PretrainConfig) -> array_types.Params:
-  path = epath.Path(pretrain.init_from)
-  if path.is_dir():
-    found = [
-      p
-      for p in (
-        path / 'public' / 'model' / 'params.npz',
-        path / 'model' / 'params.npz',
-        path / 'params.npz',
-      )
-      if p.exists()
-    ]
-    if not found:
-      raise array_types.UsageError(
-        f'Expected pretrain.init_from={pretrain.init_from} to hold'
-        ' public/model/params.npz or params.npz: name a finished run or an'
-        ' .npz file.'
-      )
-    path = found[0]
-  return weights.load_params(
-    path,
-    expected_sha256=pretrain.init_sha256,
-    key_map=pretrain.init_key_map,
-  )
 
 
 def _train(

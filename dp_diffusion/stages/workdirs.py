@@ -63,6 +63,11 @@ class Workdir:
     return self.root / 'public'
 
   @property
+  def public_weights(self) -> epath.Path:
+    """Where fine-tuning and the audit start, once pre-training is complete."""
+    return self.public / 'model' / 'params.npz'
+
+  @property
   def private(self) -> epath.Path:
     """Mode 700: never to be published."""
     return self.root / 'private'
