@@ -12,7 +12,8 @@ Guarantees:
   * Steps that are run again with other randomness are charged again, and
     once; the charge survives a kill and the loss of a checkpoint.
     `loop_test.py::test_changed_randomness_charges_replayed_steps`,
-    `loop_test.py::test_charge_outlives_the_checkpoint_that_held_it`.
+    `loop_test.py::test_charge_outlives_the_checkpoint_that_held_it`,
+    `loop_test.py::test_another_run_charges_the_steps_of_the_one_before`.
   * A step past the budget is never begun.
     `loop_test.py::test_no_step_past_the_budget`.
   * Un-noised statistics go to `record_stats` and nowhere else; the progress
@@ -127,7 +128,8 @@ class PrivateRun:
     checkpoints: steps with state, ledger and `meta`.
     journal: private JSON file, written before steps are begun: every step
       that may have been run, and with which randomness.
-    meta: facts stored in each checkpoint, to be compared at a resume.
+    meta: facts stored in each checkpoint, to be compared at a resume; its
+      'run_id' and the generator are what the randomness of a step depends on.
     num_steps: of the mechanism.
     checkpoint_every_steps: steps between checkpoints.
     record_stats: writes un-noised statistics to private/; (step, stats).
@@ -148,10 +150,11 @@ def charge_lost_steps(
 
   Run again with the same keys and the same random number generator, a step
   gives the same bits, and nothing of it had left `private/`: it costs
-  nothing. With another generator the earlier noise is another draw.
+  nothing. With another generator, or as another run (without a checkpoint a
+  changed dataset or mechanism begins one), the earlier noise is another draw.
 
   The journal holds all steps that were ever begun. Those of this path, and
-  those that this generator repeats from here on, are counted as steps; the
+  those that are repeated alike from here on, are counted as steps; the
   rest is what the ledger has to hold as replayed, now or from an earlier call.
 
   Args:
@@ -168,7 +171,7 @@ def charge_lost_steps(
   )
   num_repeated = sum(
     end - start_step
-    for first, end in journal.get(key_streams.rng_test_vector(), ())
+    for first, end in journal.get(_randomness(run), ())
     if first <= start_step < end
   )
   num_charged = sum(
@@ -180,8 +183,8 @@ def charge_lost_steps(
   if num_lost <= 0:
     return ledger
   console.warn(
-    f'the random number generator has changed: {num_lost} steps that were'
-    ' begun before are charged again'
+    f'the randomness of the run has changed: {num_lost} steps that were begun'
+    ' before are charged again'
   )
   return ledger.charge_replayed(num_lost)
 
@@ -254,7 +257,7 @@ def _begin(
   every = run.checkpoint_every_steps
   next_save = min(run.num_steps, (step // every + 1) * every)
   journal = _read_journal(run)
-  current = key_streams.rng_test_vector()
+  current = _randomness(run)
   spans: list[list[int]] = []
   for first, end in sorted([*journal.get(current, ()), [step, next_save]]):
     if spans and first <= spans[-1][1]:
@@ -265,8 +268,13 @@ def _begin(
   files.write_json(run.journal, {'begun_steps': journal}, mode=0o600)
 
 
+def _randomness(run: PrivateRun) -> str:
+  """Steps begun under the same name repeat the same bits."""
+  return f'{run.meta["run_id"]} {key_streams.rng_test_vector()}'
+
+
 def _read_journal(run: PrivateRun) -> dict[str, list[list[int]]]:
-  """Spans [first, end) of steps begun, by the generator's test vector."""
+  """Spans [first, end) of steps begun, by their randomness."""
   if not run.journal.exists():
     return {}
   return files.read_json(run.journal)['begun_steps']

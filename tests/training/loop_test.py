@@ -59,6 +59,7 @@ class Job:
     self.steps_gathered = []
     self.kill_at_step = None
     self.kill_at_save = None
+    self.run_id = 'problem'
 
   def checkpoints(self):
     return checkpoint.Checkpointer(
@@ -125,7 +126,7 @@ class Job:
     return loop.PrivateRun(
       checkpoints=checkpoints,
       journal=self.folder / 'begun_steps.json',
-      meta={'run_id': 'problem'},
+      meta={'run_id': self.run_id},
       num_steps=NUM_STEPS,
       checkpoint_every_steps=EVERY,
       record_stats=lambda step, s: self.stats.update({step: s}),
@@ -254,9 +255,9 @@ def begun(job):
 def test_journal_is_written_before_the_steps(job, monkeypatch):
   use_generator(monkeypatch, 'old')
   job.go_and_die(at_step=0)
-  assert begun(job) == {'old': [[0, 2]]}
+  assert begun(job) == {'problem old': [[0, 2]]}
   job.go_and_die(at_step=2)
-  assert begun(job) == {'old': [[0, 4]]}
+  assert begun(job) == {'problem old': [[0, 4]]}
   assert (job.folder / 'begun_steps.json').stat().mode & 0o777 == 0o600
 
 
@@ -284,6 +285,15 @@ def test_changed_randomness_charges_replayed_steps(
   event = ledger.dp_events()[0]
   assert event.count == NUM_STEPS + num_charged
   assert job.restore().ledger == ledger.to_json()
+
+
+def test_another_run_charges_the_steps_of_the_one_before(job, capfd):
+  """Without a checkpoint nothing but the journal remembers the first run."""
+  job.go_and_die(at_step=1)
+  job.run_id = 'on another dataset'
+  _, ledger, _ = job.go()
+  assert num_replayed(ledger) == 2
+  assert '2 steps' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize('second_death', [{'at_step': 2}, {'at_save': 4}])
