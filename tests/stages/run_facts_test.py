@@ -1,0 +1,114 @@
+"""What several processes compare, and what names a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.data import registry
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import histograms
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import processes
+from tests.stages import command
+
+SECRET = key_streams.Secret.insecure(0)
+
+
+class Disagree(Exception):
+  """Stands for the refusal of `processes.agree`."""
+
+
+@pytest.fixture(scope='module')
+def config() -> config_lib.Config:
+  return config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      'privacy.solve_for': 'epsilon',
+      'privacy.epsilon': 'none',
+      'privacy.noise_multiplier': '1.25',
+    },
+  )
+
+
+@pytest.fixture(scope='module')
+def source(config):
+  return registry.load(config.data)
+
+
+def test_processes_compare_all_facts(
+  config, source, tmp_path, monkeypatch
+) -> None:
+  """Before a network is made or a checkpoint is looked for."""
+  compared = {}
+
+  def refuse(facts):
+    compared.update(facts)
+    raise Disagree
+
+  monkeypatch.setattr(processes, 'agree', refuse)
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  SECRET.save(workdir.private / 'secret')
+  with pytest.raises(Disagree):  # There are no public weights yet.
+    finetune.run(config, workdir, interrupts.Stop(''))
+  mechanism = histograms.calibrate(config).mechanism
+  facts = run_facts.make(config, mechanism, source, SECRET)
+  assert compared == {
+    k: json.dumps(v, sort_keys=True) for k, v in facts.items()
+  }
+  assert set(facts) == {
+    'mechanism',
+    'training',
+    'dataset',
+    'secret',
+    'versions',
+    'rng',
+  }
+  assert {'jax', 'jaxlib', 'numpy', 'optax'} <= set(facts['versions'])
+
+
+def test_each_fact_is_told_apart(config, source) -> None:
+  mechanism = histograms.calibrate(config).mechanism
+
+  def make(config=config, mechanism=mechanism, source=source, secret=SECRET):
+    return run_facts.make(config, mechanism, source, secret)
+
+  facts = make()
+  assert facts == make()
+  turned = np.r_[1, 0, 2 : len(source.labels)]
+  data = {
+    'order': dataclasses.replace(
+      source, images=source.images[turned], labels=source.labels[turned]
+    ),
+    'labels': dataclasses.replace(source, labels=source.labels[::-1]),
+    'persons': dataclasses.replace(
+      source,
+      spec=dataclasses.replace(source.spec, has_person=True),
+      person=source.labels,
+    ),
+  }
+  for other in data.values():
+    assert make(source=other)['dataset'] != facts['dataset']
+  other = make(secret=key_streams.Secret.insecure(1))
+  assert other['secret'] != facts['secret']
+  noise = dataclasses.replace(mechanism, noise_multiplier=1.3)
+  assert make(mechanism=noise)['mechanism'] != facts['mechanism']
+  ids = {
+    run_facts.run_id(SECRET, f) for f in (facts, other, make(mechanism=noise))
+  }
+  assert len(ids) == 3
+  # Other versions do not begin another run, they go on with this one.
+  moved = {**facts, 'versions': {'jax': '0'}}
+  assert run_facts.run_id(SECRET, moved) == run_facts.run_id(SECRET, facts)
+  run_facts.check_same(facts, moved)
+  # Nothing here tells anything of the images to who does not have the secret.
+  assert (
+    facts['dataset'] != make(secret=key_streams.Secret.insecure(1))['dataset']
+  )
