@@ -18,6 +18,8 @@ import uuid
 from etils import epath
 import numpy as np
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # What `OSError.errno` says of a disk.
+
 
 def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
   """Writes `data` to `path` atomically (temporary file, fsync, rename).
@@ -158,8 +160,7 @@ def disk_failure(error: Exception) -> str:
   """
   # A library may turn an OSError into a ValueError that keeps its text.
   words = ('No space left on device', 'Disk quota exceeded')
-  numbers = (errno.ENOSPC, errno.EDQUOT)
-  if getattr(error, 'errno', None) in numbers or any(
+  if getattr(error, 'errno', None) in NO_SPACE or any(
     w in str(error) for w in words
   ):
     return 'the disk is full'

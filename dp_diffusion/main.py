@@ -22,6 +22,7 @@ import sys
 
 from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import files
 from dp_diffusion import host_memory
 
 STAGES = (
@@ -134,6 +135,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     run(parse(argv))
   except array_types.UsageError as error:
     print(f'error: {error}', file=sys.stderr)
+    return 2
+  except OSError as error:
+    if error.errno not in files.NO_SPACE:
+      raise
+    print(
+      f'error: {files.disk_failure(error)}'
+      f' ({error.filename or "while writing a file"}). What is saved stays'
+      ' good: make room and run the same command again.',
+      file=sys.stderr,
+    )
     return 2
   except array_types.Failed as error:
     print(f'failed: {error}', file=sys.stderr)

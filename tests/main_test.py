@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pathlib
 
 import pytest
@@ -79,3 +80,21 @@ def test_a_second_interrupt_ends_without_a_traceback(
   monkeypatch.setattr(main, 'run', run)
   assert main.main(['--config=a.py']) == 130
   assert 'stays good' in capsys.readouterr().out
+
+
+def test_full_disk_anywhere_is_one_line(monkeypatch, capsys) -> None:
+  def fill(_):
+    raise OSError(errno.ENOSPC, 'No space left on device', 'private/x.json')
+
+  monkeypatch.setattr(main, 'run', fill)
+  assert main.main(['--config=configs/digits.py']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: the disk is full (private/x.json)')
+  assert error.count('\n') == 1
+
+  def other(_):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(main, 'run', other)
+  with pytest.raises(OSError, match='Input/output'):  # A traceback helps here.
+    main.main(['--config=configs/digits.py'])
