@@ -9,7 +9,8 @@ A bound below the claim proves nothing; one above it proves a fault.
 Guarantees:
   * The bound is that of theorem 5.2, as its reference code computes it.
     `audit_test.py::test_p_value_is_that_of_the_reference`,
-    `audit_test.py::test_bound_is_that_of_jax_privacy`.
+    `audit_test.py::test_bound_is_that_of_jax_privacy`,
+    `audit_test.py::test_guesses_from_scores_are_those_of_jax_privacy`.
   * It exceeds the truth with probability 1 - confidence at most.
     `audit_test.py::test_randomized_response_is_bounded_with_confidence`.
   * The number of guesses is fixed beforehand, not chosen to please.

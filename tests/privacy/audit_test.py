@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import pathlib
 
 import hypothesis
 from hypothesis import strategies as st
@@ -61,22 +63,47 @@ def test_all_correct_has_a_closed_form(num_guesses):
   assert bound == pytest.approx(math.log(num_guesses / 2.996), abs=0.2)
 
 
-# Of jax_privacy 2.0.0, `auditing._epsilon_one_run(0, m, r, v, 0.05, delta)`.
-JAX_PRIVACY = [
-  (1000, 100, 100, 1e-5, 3.465376),
-  (1000, 100, 90, 1e-5, 1.626144),
-  (1000, 100, 90, 1e-4, 1.580560),
-  (1000, 100, 70, 1e-5, 0.469131),
-  (1000, 1000, 800, 1e-5, 1.253984),
-  (1000, 50, 25, 1e-5, 0.0),
-  (200, 20, 20, 1e-3, 0.979042),
-]
+# Numbers of another implementation; the file names it and how it was called.
+ORACLES = json.loads(
+  (
+    pathlib.Path(__file__).parents[1] / 'data' / 'one_run_oracles.json'
+  ).read_text()
+)
 
 
-@pytest.mark.parametrize(('m', 'r', 'v', 'delta', 'expected'), JAX_PRIVACY)
-def test_bound_is_that_of_jax_privacy(m, r, v, delta, expected):
-  bound = audit.epsilon_lower_bound(m, r, v, delta, 0.95)
-  assert bound == pytest.approx(expected, abs=2e-6)
+@pytest.mark.parametrize('row', ORACLES['bounds'], ids=str)
+def test_bound_is_that_of_jax_privacy(row):
+  bound = audit.epsilon_lower_bound(
+    row['num_canaries'],
+    row['num_guesses'],
+    row['num_correct'],
+    row['delta'],
+    0.95,
+  )
+  assert bound == pytest.approx(row['epsilon'], abs=2e-6)
+
+
+@pytest.mark.parametrize('row', ORACLES['p_values'], ids=str)
+def test_p_value_is_that_of_jax_privacy(row):
+  arguments = {k: v for k, v in row.items() if k != 'p_value'}
+  assert audit.p_value(**arguments) == pytest.approx(row['p_value'], rel=1e-9)
+
+
+@pytest.mark.parametrize('row', ORACLES['scores'], ids=str)
+def test_guesses_from_scores_are_those_of_jax_privacy(row):
+  """From scores and coins to the bound, at a threshold fixed beforehand."""
+  rng = np.random.default_rng(row['seed'])
+  is_included = rng.random(1000) < 0.5
+  scores = rng.normal(size=1000) + row['shift'] * is_included
+  result = audit.one_run(
+    scores,
+    is_included,
+    num_guesses_in=row['num_guesses'],
+    num_guesses_out=0,
+    delta=row['delta'],
+    confidence=0.95,
+  )
+  assert result.epsilon_lower_bound == pytest.approx(row['epsilon'], abs=2e-6)
 
 
 def test_no_guess_and_no_luck_bound_nothing():
