@@ -256,7 +256,9 @@ _MODEL_CARD = """\
 `model/model.json` the architecture they belong to. `privacy.json` states the
 guarantee with every event it comes from, and the sha256 of every file here.
 
-Check both, with nothing but NumPy and dp-accounting:
+Check both with this project, NumPy and dp-accounting; neither an accelerator
+nor the data are needed. That shows whether the statement, its numbers and the
+files agree. It does not prove what ran.
 
 ```
 python -m dp_diffusion.privacy.verify .

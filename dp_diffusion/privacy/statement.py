@@ -17,7 +17,7 @@ from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 # Goes up with every change of the words below or of the keys.
-VERSION = 1
+VERSION = 2
 FILE_NAME = 'privacy.json'
 
 
@@ -71,6 +71,7 @@ def statement(
     'epsilon': epsilon_pld,
     'epsilon_pld': epsilon_pld,
     'epsilon_rdp': epsilon_rdp,
+    'setting': statement_words.SETTING,
     'delta_in_words': _delta_in_words(ledger),
     'relation_in_words': statement_words.RELATION,
     'unit_in_words': statement_words.UNITS[ledger.unit],
@@ -151,6 +152,7 @@ def card(statement: Mapping[str, Any]) -> str:
   parts.append(
     '\n'.join(
       [
+        f'- **Setting**: {statement["setting"]}',
         f'- **Data**: {statement["dataset"]}.',
         f'- **Unit**: {statement["unit"]}. {statement["unit_in_words"]}',
         f'- **Neighbours** ({statement["relation"]}):'
@@ -227,25 +229,28 @@ def _sentence(
 
 
 def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
-  counts = _counts(ledger)
-  text = f'delta is {ledger.delta:g}'
-  if counts:
-    num = max(counts)
-    share = ledger.delta * num
-    text += (
-      f'; with {num} records, 1/N is {1 / num:.3g}, so delta is {share:.3g}'
-      ' times 1/N'
-    )
-    text += (
-      ': a mechanism that publishes a few whole records would pass.'
-      if share > 1
-      else '.'
-    )
-  else:
-    text += '; no event states a number of records.'
-  return text + (
-    ' Delta bounds the probability mass on which the bound by epsilon may fail.'
+  """What delta allows, beside the number of records that it is spread over.
+
+  Publishing each record in full with probability delta would pass.
+  """
+  text = (
+    f'delta is {ledger.delta:g}: for a record, the bound by epsilon may fail'
+    ' with about that probability'
   )
+  counts = _counts(ledger)
+  if not counts:
+    return f'{text}. No event states a number of records.'
+  num = max(counts)
+  share = ledger.delta * num
+  text += (
+    f'. With N = {num} records, 1/N is {1 / num:.3g}, so delta is {share:.3g}'
+    ' times 1/N: in the worst case that such a delta allows, as if'
+    f' {share:.3g} records of all {num}, on average, were published in full'
+  )
+  if share > 1:
+    text += '. That is too much: a mechanism that publishes a few whole records'
+    return text + ' would pass.'
+  return f'{text}.'
 
 
 def _counts(ledger: ledger_lib.Ledger) -> list[int]:
@@ -273,7 +278,7 @@ def _accounting(insecure: bool) -> dict[str, Any]:
     ),
     (
       'One record moves the sum of clipped gradients by at most the clip norm.',
-      'yes',
+      'yes, up to the rounding of 32-bit floating-point sums',
     ),
     (
       'Gaussian noise is added once to that sum.',

@@ -7,6 +7,13 @@ NOT_PRIVATE = (
   ' noise. Treat everything here as if it were the sensitive data.'
 )
 
+SETTING = (
+  'Central differential privacy: a curator who holds the sensitive images'
+  ' trained on them and released what is listed here. The adversary sees all of'
+  ' it, and may know the code, every setting and every other record; the bound'
+  ' holds whatever is computed from the release, now or later.'
+)
+
 RELATION = (
   'Two datasets are neighbours if one is the other with one record added or'
   ' removed.'
@@ -16,6 +23,8 @@ UNITS = {
   'image': (
     'One record is one image. Who has several images in the data is protected'
     ' less: the guarantee holds for each image, and weakens with their number.'
+    ' For k images of one person epsilon is to be read as k times epsilon, and'
+    ' delta as k exp((k - 1) epsilon) times delta, at most.'
   ),
   'person': (
     'One record is all images of one person: the guarantee holds for each'
@@ -40,6 +49,8 @@ ACCESSES_COVERED = (
 
 ACCESSES_NOT_COVERED = (
   'Choosing hyper-parameters by results on the sensitive data.',
+  'Reading the images, where that shows that they fit the declared classes and'
+  ' size: an error goes to whoever ran it, and to nobody else.',
   'Images held out for evaluation, and the evaluation itself, which stays with'
   ' whoever ran it.',
   'Other releases made from the same data: their epsilons add up.',

@@ -136,7 +136,9 @@ def test_unit_person():
 
 
 def test_delta_against_number_of_records():
-  assert 'delta is 0.1 times 1/N' in make()['delta_in_words']
+  words = make()['delta_in_words']
+  assert 'With N = 1000 records' in words and 'delta is 0.1 times 1/N' in words
+  assert '0.1 records of all 1000' in words and 'too much' not in words
   large = dataclasses.replace(
     LEDGER,
     delta=1e-2,
@@ -147,6 +149,30 @@ def test_delta_against_number_of_records():
     ),
   )
   assert 'few whole records' in make(large)['delta_in_words']
+
+
+@pytest.mark.parametrize(
+  'part',
+  [
+    'Setting',
+    'Unit',
+    'Neighbours',
+    'Delta',
+    'Epsilon',
+    'What was done to the data',
+    'Whom one must trust',
+    'Accesses to the data that are covered',
+    'Accesses that are not',
+    'What is released',
+    'How epsilon was computed',
+    'k times epsilon',
+    'Holds: yes',
+    'code revision',
+    'sha256',
+  ],
+)
+def test_card_has_what_careful_reporting_asks_for(part):
+  assert part in statement_lib.card(make())
 
 
 def test_card_never_rounds_epsilon_down():
@@ -221,4 +247,4 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (1, '3ea732ff2e56be4b')
+  assert (statement_lib.VERSION, digest[:16]) == (2, '42d7394f4e1b1092')

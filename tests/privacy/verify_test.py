@@ -27,7 +27,6 @@ MECHANISM = mechanism_lib.DpSgdMechanism(
   l2_clip_norm=0.3,
   delta=1e-4,
 )
-CONTENTS = {'dataset/images-0.npz': b'images', 'README.md': b'card'}
 
 
 def make_statement(noise_multiplier=3.0):
@@ -41,11 +40,21 @@ def make_statement(noise_multiplier=3.0):
     code_revision='abc',
     versions={'jax': '1'},
   )
-  hashes = {n: hashlib.sha256(c).hexdigest() for n, c in CONTENTS.items()}
+  hashes = {
+    name: hashlib.sha256(content).hexdigest()
+    for name, content in contents(statement).items()
+  }
   return {**statement, 'files': hashes}
 
 
+def contents(statement):
+  card = f'# Card\n\n{statement["statement"]}\n'.encode()
+  return {'dataset/images-0.npz': b'images', 'README.md': card}
+
+
 STATEMENT = make_statement()
+CONTENTS = contents(STATEMENT)
+CARD = CONTENTS['README.md']
 
 
 def write_statement(folder, statement, *, forged=False):
@@ -149,14 +158,14 @@ def test_unknown_part_of_a_statement_is_refused(folder, capsys):
 
 def test_changed_folder_is_refused(folder, capsys):
   card = folder / 'README.md'
-  card.write_bytes(b'carD')
+  card.write_bytes(CARD + b'.')
   check_refused(folder, capsys, "'README.md' was changed")
   card.unlink()
   check_refused(folder, capsys, "'README.md' is listed, but missing")
   card.mkdir()
   check_refused(folder, capsys, "'README.md' is listed, but missing")
   card.rmdir()
-  card.write_bytes(b'card')
+  card.write_bytes(CARD)
   assert verify.main([str(folder)]) == 0
   (folder / 'dataset' / '.hidden').write_bytes(b'')
   check_refused(folder, capsys, "'dataset/.hidden' is in the folder, but not")
@@ -165,14 +174,14 @@ def test_changed_folder_is_refused(folder, capsys):
 def test_links_are_refused(folder, capsys, tmp_path):
   outside = tmp_path / 'outside'
   outside.mkdir()
-  (outside / 'card').write_bytes(b'card')
+  (outside / 'card').write_bytes(CARD)
   card = folder / 'README.md'
   card.unlink()
   card.symlink_to(outside / 'card')
   out = check_refused(folder, capsys, "'README.md' is a link")
   assert 'listed, but missing' in out
   card.unlink()
-  card.write_bytes(b'card')
+  card.write_bytes(CARD)
   (folder / 'more').symlink_to(outside)
   check_refused(folder, capsys, "'more' is a link")
 
@@ -284,8 +293,36 @@ def test_any_change_is_refused_without_a_traceback(tmp_path_factory, path, new):
   assert all(line.isprintable() for line in report.mismatches)
 
 
+def test_card_must_say_the_statement(folder, capsys):
+  """Whoever forges the card and its hash has not forged the events."""
+  card = CARD.replace(b'(', b'(0.')
+  (folder / 'README.md').write_bytes(card)
+  hashes = {**STATEMENT['files'], 'README.md': hashlib.sha256(card).hexdigest()}
+  write_statement(folder, {**STATEMENT, 'files': hashes}, forged=True)
+  out = check_refused(folder, capsys, 'README.md does not hold the sentence')
+  assert out.count('MISMATCH') == 1
+  (folder / 'README.md').write_bytes(b'\xff' + CARD)
+  check_refused(folder, capsys, "'README.md' was changed")
+
+
+def test_older_words_are_not_compared(folder, capsys):
+  """The numbers are, and a version that never was is refused."""
+  old = {**STATEMENT, 'statement_version': 1, 'unit_in_words': 'An image.'}
+  write_statement(folder, old, forged=True)
+  assert verify.main([str(folder)]) == 0
+  assert 'words of version 1 are not compared' in capsys.readouterr().out
+  write_statement(folder, {**old, 'epsilon': 1.0}, forged=True)
+  check_refused(folder, capsys, 'epsilon')
+  for version in (0, -1, 1.0, True, None, '1', 99, statement_lib.VERSION + 1):
+    never = {**STATEMENT, 'statement_version': version}
+    write_statement(folder, never, forged=True)
+    check_refused(folder, capsys, 'statement_version')
+
+
 def test_no_guarantee_is_said(folder, capsys):
-  write_statement(folder, make_statement(noise_multiplier=0.0))
+  statement = make_statement(noise_multiplier=0.0)
+  (folder / 'README.md').write_bytes(contents(statement)['README.md'])
+  write_statement(folder, statement)
   assert verify.main([str(folder)]) == 0
   assert 'NONE' in capsys.readouterr().out
 
