@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Iterator, Mapping
+import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import zipfile
 
+import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from dp_diffusion.privacy import key_streams
@@ -116,26 +122,95 @@ def test_private_folders_are_for_their_owner(finished_run) -> None:
   assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
-def test_secret_and_its_keys_are_in_no_other_file(finished_run) -> None:
-  secret = key_streams.Secret.load(finished_run.workdir / 'private' / 'secret')
-  checkpoints = finished_run.workdir / 'private' / 'checkpoints'
-  meta = next(checkpoints.rglob('meta.json'))
-  run_id = json.loads(meta.read_text())['meta']['run_id']
+def _secrets(workdir: pathlib.Path) -> dict[bytes, str]:
+  """The secret and what is drawn from it, in every form they may be written.
+
+  Returns:
+    Bytes to look for -> what they are.
+  """
+  secret = key_streams.Secret.load(workdir / 'private' / 'secret')
+  checkpoints = workdir / 'private' / 'checkpoints'
+  meta = json.loads(next(checkpoints.rglob('meta.json')).read_text())['meta']
+  run_id, facts = meta['run_id'], meta['facts']
   streams = key_streams.KeyStreams(secret=secret, run_id=run_id)
-  words = [secret.value, run_id.encode()]
+  found = {'secret': secret.value}
+  for name, digest in (
+    ('run id', run_id),
+    ('hash of the dataset', facts['dataset']),
+    ('hash of the secret', facts['secret']),
+  ):
+    found[name] = bytes.fromhex(digest)
   for step in range(4):
-    for key in (*streams.noise_keys(step), streams.draw_key(step)):
-      words.append(np.asarray(_key_data(key)).tobytes())
-  words += [word.hex().encode() for word in words]
+    for i, key in enumerate(
+      (*streams.noise_keys(step), streams.draw_key(step))
+    ):
+      found[f'key {i} of step {step}'] = bytes(jax.random.key_data(key))
+    found[f'seed {step}'] = streams.seed_bytes('image of a person', step)
+  return {
+    form: name
+    for name, value in found.items()
+    for form in (
+      value,
+      value.hex().encode(),
+      value.hex().upper().encode(),
+      base64.b64encode(value).rstrip(b'='),
+      b'%d' % int.from_bytes(value, 'little'),
+      b'%d' % int.from_bytes(value, 'big'),
+    )
+  }
+
+
+def _layers(data: bytes) -> Iterator[bytes]:
+  """A file's bytes, and what is compressed inside it."""
+  yield data
+  if zipfile.is_zipfile(io.BytesIO(data)):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+      for name in archive.namelist():
+        yield name.encode()
+        yield archive.read(name)
+  if data.startswith(b'\x89PNG'):
+    with Image.open(io.BytesIO(data)) as image:
+      yield repr(image.info).encode()
+      yield image.tobytes()
+
+
+def _found_in(words: Mapping[bytes, str], data: bytes) -> set[str]:
+  return {
+    name
+    for layer in _layers(data)
+    for word, name in words.items()
+    if word in layer
+  }
+
+
+def test_secret_and_its_keys_are_in_no_other_file(finished_run) -> None:
+  """Nor on the terminal; compressed files are looked into."""
+  words = _secrets(finished_run.workdir)
+  kept: set[str] = set()
   for path, data in command.contents(finished_run.workdir).items():
-    if not path.startswith('private/'):
-      assert not any(word in data for word in words), path
+    found = _found_in(words, data)
+    if path.startswith('private/'):
+      kept |= found
+    else:
+      assert not found, path
+  assert not _found_in(words, finished_run.stdout.encode())
+  # The search finds what is there: this is all that private/ keeps of them.
+  assert kept == {
+    'secret',
+    'run id',
+    'hash of the dataset',
+    'hash of the secret',
+  }
 
 
-def _key_data(key):
-  import jax  # noqa: PLC0415
-
-  return jax.random.key_data(key)
+def test_the_search_looks_into_compressed_files() -> None:
+  archive, picture = io.BytesIO(), io.BytesIO()
+  value = np.frombuffer(b'a secret', np.uint8)
+  np.savez_compressed(archive, x=np.r_[np.zeros(5000, np.uint8), value])
+  Image.fromarray(np.tile(value, (8, 1))).save(picture, 'PNG')
+  for file in (archive, picture):
+    assert b'a secret' not in file.getvalue()
+    assert _found_in({b'a secret': 'it'}, file.getvalue()) == {'it'}
 
 
 def test_finished_run_does_nothing_more(
@@ -158,7 +233,11 @@ def test_plan_says_what_is_spent_and_left(
     subprocess_environment, f'--workdir={finished_run.workdir}', '--stage=plan'
   )
   assert 'noise multiplier' in out and 'under RDP' in out
-  assert 'spent' in out and 'left' in out and '[complete]' in out
+  statement = finished_run.workdir / 'release' / 'privacy.json'
+  epsilon = json.loads(statement.read_text())['epsilon']
+  assert f'spent               epsilon {epsilon:.6g} by PLD' in out
+  assert f'left                epsilon {max(0, 10 - epsilon):.6g} of 10' in out
+  assert 'DP-SGD, 4 of 4 steps' in out and '[complete]' in out
   assert command.contents(finished_run.workdir) == before
 
 
