@@ -81,22 +81,23 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
-  """The mutations in markdown, by the file that they were made in."""
+  """The mutations in markdown, by the folder that they were made in."""
   found = [line for result in results for line in result.get('mutations', ())]
   if not found:
     return 'No mutation run has been collected yet.'
   survivors = [m['name'] for m in found if '::' not in m['killed_by']]
-  lines = [('File', 'Mistakes made in it, one at a time', 'Noticed by')]
+  lines = [('Folder', 'Mistakes made in it, one at a time', 'Noticed by')]
   lines.append(('---',) * len(lines[0]))
-  for path in dict.fromkeys(line['file'] for line in found):
-    here = [line for line in found if line['file'] == path]
+  folders = [str(pathlib.PurePosixPath(line['file']).parent) for line in found]
+  for folder in dict.fromkeys(folders):
+    here = [m for m, where in zip(found, folders) if where == folder]
     names = '; '.join(
       f'**{m["name"]} (survives)**' if m['name'] in survivors else m['name']
       for m in here
     )
-    tests = dict.fromkeys(m['killed_by'].split('::')[0] for m in here)
-    noticed = ', '.join(f'`{t}`' for t in tests if t.endswith('.py'))
-    lines.append((f'`{path}`', names, noticed or NONE))
+    tests = {m['killed_by'].split('::')[0].split('/')[-1] for m in here}
+    noticed = ', '.join(f'`{t}`' for t in sorted(tests) if t.endswith('.py'))
+    lines.append((f'`{folder}`', names, noticed or NONE))
   drawn = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
   return (
     f'{drawn}\n\n{len(found) - len(survivors)} of {len(found)} are noticed.'

@@ -19,6 +19,30 @@ _SELECTION = 'dp_diffusion/privacy/batch_selection.py'
 _FINETUNE = 'dp_diffusion/stages/finetune.py'
 _LOOP = 'dp_diffusion/training/loop.py'
 _STEP = 'dp_diffusion/training/step.py'
+_AUDIT = 'dp_diffusion/privacy/audit.py'
+_CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
+_HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
+_PROCESSES = 'dp_diffusion/training/processes.py'
+_VERIFY = 'dp_diffusion/privacy/verify.py'
+
+_ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
+_AUDIT_TEST = 'tests/privacy/audit_test.py'
+_BATCHING_TEST = 'tests/data/batching_test.py'
+_CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
+_CLIPPING_TEST = 'tests/privacy/clipping_test.py'
+_FINETUNE_TEST = 'tests/stages/finetune_test.py'
+_HISTOGRAM_TEST = 'tests/privacy/label_histogram_test.py'
+_INHERITANCE_TEST = 'tests/stages/inheritance_test.py'
+_KEYS_TEST = 'tests/privacy/key_streams_test.py'
+_LEAK_TEST = 'tests/stages/leak_test.py'
+_LEDGER_TEST = 'tests/privacy/ledger_test.py'
+_LOOP_TEST = 'tests/training/loop_test.py'
+_NOISE_TEST = 'tests/privacy/noise_test.py'
+_PARALLEL_TEST = 'tests/training/parallel_test.py'
+_RUN_FACTS_TEST = 'tests/stages/run_facts_test.py'
+_SELECTION_TEST = 'tests/privacy/batch_selection_test.py'
+_STEP_TEST = 'tests/training/step_test.py'
+_VERIFY_TEST = 'tests/privacy/verify_test.py'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,12 +82,12 @@ class Mutation:
   Attributes:
     name: what goes wrong, for the table.
     edits: made together.
-    tests: test file that must fail; enough for a quick run.
+    test: the one test that must notice, by its pytest id.
   """
 
   name: str
   edits: tuple[Edit, ...]
-  tests: str
+  test: str
 
   @property
   def path(self) -> str:
@@ -76,9 +100,9 @@ class Mutation:
       edit.apply(root)
 
 
-def _one(name: str, path: str, old: str, new: str, tests: str) -> Mutation:
+def _one(name: str, path: str, old: str, new: str, test: str) -> Mutation:
   return Mutation(
-    name=name, edits=(Edit(path=path, old=old, new=new),), tests=tests
+    name=name, edits=(Edit(path=path, old=old, new=new),), test=test
   )
 
 
@@ -97,21 +121,21 @@ ALL = (
         new='/ config.expected_batch_size, _psum(noised_sum, axis_name))',
       ),
     ),
-    tests='tests/training/step_test.py',
+    test=f'{_STEP_TEST}::test_noise_enters_once_after_the_sum_over_devices',
   ),
   _one(
     'No noise',
     _STEP,
     '  return noise_multiplier * l2_sensitivity\n',
     '  return 0.0 * noise_multiplier * l2_sensitivity\n',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_noise_std_of_an_update',
   ),
   _one(
     'Noise of 0.9 times the std',
     _NOISE,
     '+ noise_std * noise.reshape(',
     '+ 0.9 * noise_std * noise.reshape(',
-    'tests/privacy/noise_test.py',
+    f'{_NOISE_TEST}::test_std_is_accepted_at_sigma_only',
   ),
   _one(
     'Noise for the mean, added to the sum',
@@ -119,21 +143,21 @@ ALL = (
     'noise_std(config.noise_multiplier, total.l2_sensitivity),',
     'noise_std(config.noise_multiplier, total.l2_sensitivity)'
     ' / config.expected_batch_size,',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_noise_std_of_an_update',
   ),
   _one(
     'Mean over devices instead of the sum',
     _STEP,
     'else jax.lax.psum(tree, axis_name)',
     'else jax.lax.pmean(tree, axis_name)',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_noise_enters_once_after_the_sum_over_devices',
   ),
   _one(
     'Divided by the batch that came, not the expected one',
     _STEP,
     'x / config.expected_batch_size, noised_sum',
     'x / jnp.maximum(total.stats.num_examples, 1), noised_sum',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_divides_by_the_expected_batch_size',
   ),
   _one(
     'Empty batches get no noise',
@@ -143,30 +167,32 @@ ALL = (
     '    lambda x: x * (total.stats.num_examples > 0), noised_sum\n'
     '  )\n'
     '  grads = jax.tree.map(lambda x: x / config',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_empty_batch_is_a_step_of_pure_noise',
   ),
   _one(
     'EMA of the step without noise',
     _STEP,
-    '    ema_params=train_state.update_ema(state.ema_params, params, decay),',
-    '    ema_params=train_state.update_ema(\n'
-    '      state.ema_params, state.params, decay\n'
-    '    ),',
-    'tests/training/step_test.py',
+    '  return _update(state, grads, optimizer, config.ema_decay)\n',
+    '  size = config.expected_batch_size\n'
+    '  exact = jax.tree.map(lambda x: x / size, grad_sum)\n'
+    '  exact = _update(state, exact, optimizer, config.ema_decay)\n'
+    '  after = _update(state, grads, optimizer, config.ema_decay)\n'
+    '  return after.replace(ema_params=exact.ema_params)\n',
+    f'{_STEP_TEST}::test_ema_follows_the_noised_step',
   ),
   _one(
     'Draw keys by slot, not by record',
     _STEP,
     'key_streams.draw_keys(draw_key, indices, ',
     'key_streams.draw_keys(draw_key, jnp.arange(indices.shape[0]), ',
-    'tests/training/step_test.py',
+    f'{_STEP_TEST}::test_slot_does_not_matter',
   ),
   _one(
     'Sensitivity too small by a factor of 2',
     _CLIPPING,
     "  array_types.check_finite('l2_clip_norm', l2_clip_norm)\n  return 1.0\n",
     "  array_types.check_finite('l2_clip_norm', l2_clip_norm)\n  return 0.5\n",
-    'tests/privacy/clipping_test.py',
+    f'{_CLIPPING_TEST}::test_the_sensitivity_is_tight',
   ),
   _one(
     'Clip of the sum instead of each example',
@@ -177,49 +203,49 @@ ALL = (
     '      lambda g: jnp.zeros_like(g) + g.sum(0, keepdims=True), grads\n'
     '    )\n'
     '  )\n',
-    'tests/privacy/clipping_test.py',
+    f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(
     'Norm of one leaf instead of the whole gradient',
     _CLIPPING,
     '  plain = sum(jnp.sum(jnp.square(g), axis=1) for g in leaves)\n',
     '  plain = jnp.sum(jnp.square(leaves[0]), axis=1)\n',
-    'tests/privacy/clipping_test.py',
+    f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(
     'Padding masked by multiplication (0 * NaN)',
     _CLIPPING,
     'jnp.where(per_example(is_used), weighted, 0.0)',
     'weighted * per_example(is_used)',
-    'tests/privacy/clipping_test.py',
+    f'{_CLIPPING_TEST}::test_padding_bytes_never_matter[nan]',
   ),
   _one(
     'Sum over the K draws instead of their mean',
     _CLIPPING,
     'return jnp.mean(draw_losses(',
     'return jnp.sum(draw_losses(',
-    'tests/privacy/clipping_test.py',
+    f'{_CLIPPING_TEST}::test_mean_over_draws_before_the_clip[2]',
   ),
   _one(
     'The same key for all K draws',
     _KEYS,
     '  draws = np.arange(num_draws, dtype=np.int32)\n',
     '  draws = np.zeros(num_draws, dtype=np.int32)\n',
-    'tests/privacy/key_streams_test.py',
+    f'{_KEYS_TEST}::test_draw_keys_follow_the_record',
   ),
   _one(
     'The same noise key in each step',
     _KEYS,
     "self._hash('noise', 8, step, i)",
     "self._hash('noise', 8, 0, i)",
-    'tests/privacy/key_streams_test.py',
+    f'{_KEYS_TEST}::test_purposes_never_collide',
   ),
   _one(
     'The loop forgets the step when it asks for noise',
     _LOOP,
     'steps.streams.noise_keys(step)',
     'steps.streams.noise_keys(0)',
-    'tests/training/loop_test.py',
+    f'{_LOOP_TEST}::test_steps_are_those_of_the_mechanism',
   ),
   _one(
     'Batches of fixed size, accounted as Poisson',
@@ -228,7 +254,7 @@ ALL = (
     '    del taking_part\n'
     '    size = round(self.num_records * self.sampling_prob)\n'
     '    return np.sort(np.argsort(self._words(step, 0))[:size])\n',
-    'tests/privacy/batch_selection_test.py',
+    f'{_SELECTION_TEST}::test_participation_is_binomial',
   ),
   _one(
     'Shuffled epochs, accounted as Poisson',
@@ -238,56 +264,56 @@ ALL = (
     '    num_parts = round(1 / self.sampling_prob)\n'
     '    order = np.argsort(self._words(step // num_parts, 0))\n'
     '    return np.sort(np.array_split(order, num_parts)[step % num_parts])\n',
-    'tests/privacy/batch_selection_test.py',
+    f'{_SELECTION_TEST}::test_participation_is_binomial',
   ),
   _one(
     'Batches truncated to whole microbatches',
     _SELECTION,
     '  return -(-num_selected // (microbatch_size * global_device_count))\n',
     '  return num_selected // (microbatch_size * global_device_count)\n',
-    'tests/privacy/batch_selection_test.py',
+    f'{_SELECTION_TEST}::test_microbatches_are_a_partition',
   ),
   _one(
     'Records selected a little too often',
     _SELECTION,
     '  return math.floor(fractions',
     '  return math.ceil(fractions',
-    'tests/privacy/batch_selection_test.py',
+    f'{_SELECTION_TEST}::test_threshold_is_exact',
   ),
   _one(
     'RDP reported as PLD',
     'dp_diffusion/privacy/accounting.py',
     "_canonical(events), strict_json.probability('delta', delta), accountant\n",
     "_canonical(events), strict_json.probability('delta', delta), 'rdp'\n",
-    'tests/privacy/accounting_test.py',
+    f'{_ACCOUNTING_TEST}::test_epsilon_matches_oracle[pld-opacus suite]',
   ),
   _one(
     'Replayed steps not charged',
     _LEDGER_ENTRIES,
     '    total = self.num_steps + self.num_replayed_steps + num_more_steps\n',
     '    total = self.num_steps + num_more_steps\n',
-    'tests/privacy/ledger_test.py',
+    f'{_LEDGER_TEST}::test_replayed_steps_are_charged',
   ),
   _one(
     'Only the last training counts, not what was spent before',
     _LEDGER,
     '      for i, entry in enumerate(self.entries)\n',
     '      for i, entry in enumerate(self.entries)\n      if i == last\n',
-    'tests/privacy/ledger_test.py',
+    f'{_LEDGER_TEST}::test_every_kind_of_event_counts',
   ),
   _one(
     'Delta of the ledger is not the promised one',
     _LEDGER,
     '    delta=config.delta,\n    budget_epsilon=budget,\n',
     '    delta=2 * config.delta,\n    budget_epsilon=budget,\n',
-    'tests/privacy/ledger_test.py',
+    f'{_LEDGER_TEST}::test_event_calibrated_is_event_spent',
   ),
   _one(
     'Ledger not advanced',
     _LOOP,
     '      ledger = ledger.with_steps(1)\n',
     '      ledger = ledger.with_steps(0)\n',
-    'tests/training/loop_test.py',
+    f'{_LOOP_TEST}::test_ledger_is_in_step_with_the_weights',
   ),
   _one(
     'Statistics without noise on the terminal',
@@ -296,21 +322,21 @@ ALL = (
     '      host_stats = devices.unreplicate(stats)\n'
     '      run.record_stats(step, host_stats)\n'
     "      console.say(f'step {step}: loss {host_stats.loss_sum:.3f}')\n",
-    'tests/training/loop_test.py',
+    f'{_LOOP_TEST}::test_terminal_shows_nothing_of_the_records',
   ),
   _one(
     'Resumed with a fresh ledger',
     _FINETUNE,
     '    ledger = ledger_lib.Ledger.from_json(restored.ledger)\n',
     '',
-    'tests/stages/finetune_test.py',
+    f'{_FINETUNE_TEST}::test_a_resume_continues_its_ledger',
   ),
   _one(
     'Resumed with fresh randomness',
     _FINETUNE,
     'key_streams.KeyStreams(secret=secret, run_id=',
     'key_streams.KeyStreams(secret=secret, run_id=str(start_step) + ',
-    'tests/stages/finetune_test.py',
+    f'{_FINETUNE_TEST}::test_a_resume_continues_its_ledger',
   ),
   _one(
     'Sampling probability from the number of records found',
@@ -319,49 +345,184 @@ ALL = (
     'poisson_selector(\n'
     '      num_records, mechanism.expected_batch_size / num_records\n'
     '    ),',
-    'tests/stages/finetune_test.py',
+    f'{_FINETUNE_TEST}::test_mechanism_reaches_every_part',
   ),
   _one(
     'Persons selected image by image',
     _FINETUNE,
     'batching.make_records(source, config.data.unit)',
     "batching.make_records(source, 'image')",
-    'tests/stages/finetune_test.py',
+    f'{_FINETUNE_TEST}::test_a_person_is_one_record',
   ),
   _one(
     'Noise of another mechanism than the one in the ledger',
     _FINETUNE,
     '    noise_multiplier=mechanism.noise_multiplier,\n',
     '    noise_multiplier=mechanism.noise_multiplier * 0.99,\n',
-    'tests/stages/finetune_test.py',
+    f'{_FINETUNE_TEST}::test_mechanism_reaches_every_part',
   ),
   _one(
     'Labels sampled by exact counts',
-    'dp_diffusion/privacy/label_histogram.py',
+    _HISTOGRAM,
     '    entry.mechanism.noise_std,\n',
     '    0.0 * entry.mechanism.noise_std,\n',
-    'tests/privacy/label_histogram_test.py',
+    f'{_HISTOGRAM_TEST}::test_noise_std',
   ),
   _one(
     'A person counts once for each image',
-    'dp_diffusion/privacy/label_histogram.py',
+    _HISTOGRAM,
     '  shares = np.repeat(1.0 / sizes, sizes)\n',
     '  shares = np.ones(sizes.sum())\n',
-    'tests/privacy/label_histogram_test.py',
+    f'{_HISTOGRAM_TEST}::test_one_record_moves_it_by_at_most_one',
   ),
   _one(
     'Histogram not entered in the ledger',
     _FINETUNE,
-    '    before=histograms.entries(config),\n',
-    '',
-    'tests/stages/finetune_test.py',
+    '    before=(*inherited.entries, *histograms.entries(config)),\n',
+    '    before=inherited.entries,\n',
+    f'{_FINETUNE_TEST}::test_histogram_is_paid_for',
   ),
   _one(
     'One process with another secret',
-    'dp_diffusion/training/processes.py',
+    _PROCESSES,
     '    np.asarray(received, np.uint8).tobytes()\n  )\n',
     '    np.asarray(received, np.uint8).tobytes()\n  )\n'
     '  value = hashlib.sha256(value + b"%d" % jax.process_index()).digest()\n',
-    'tests/training/parallel_test.py',
+    f'{_PARALLEL_TEST}::test_two_processes_equal_one',
+  ),
+  _one(
+    'Sum of four draws divided by 4, not by 2',
+    _NOISE,
+    '  return total / NUM_KEYS**0.5\n',
+    '  return total / NUM_KEYS\n',
+    f'{_NOISE_TEST}::test_equals_the_formula',
+  ),
+  _one(
+    'A gradient that is not finite spoils the sum',
+    _CLIPPING,
+    '  is_used = is_finite & ~is_padding\n',
+    '  is_used = ~is_padding\n',
+    f'{_CLIPPING_TEST}::test_non_finite_gradient_adds_zero[nan]',
+  ),
+  _one(
+    'Rounding carries an example above its bound',
+    _CLIPPING,
+    '  bound = l2_clip_norm * (1 - _ROUNDING_MARGIN)\n',
+    '  bound = l2_clip_norm * (1 + _ROUNDING_MARGIN)\n',
+    f'{_CLIPPING_TEST}::test_every_contribution_is_bounded',
+  ),
+  _one(
+    'Chunks of draws summed, not averaged',
+    _CLIPPING,
+    '    return jax.tree.map(lambda x: x / num_chunks, total)\n',
+    '    return total\n',
+    f'{_CLIPPING_TEST}::test_independent_of_draw_chunks[2]',
+  ),
+  _one(
+    "A person's images chosen by slot, not by record",
+    'dp_diffusion/data/batching.py',
+    'hashlib.shake_256(seed + int(index).to_bytes(',
+    'hashlib.shake_256(seed + row.to_bytes(',
+    f'{_BATCHING_TEST}::test_a_draw_depends_on_seed_record_and_draw_only',
+  ),
+  _one(
+    'Secret from a seed',
+    _KEYS,
+    '    secret = cls(value=os.urandom(SECRET_BYTES))\n',
+    '    secret = cls(value=np.random.default_rng(42).bytes(SECRET_BYTES))\n',
+    f'{_KEYS_TEST}::test_secrets_come_from_the_operating_system',
+  ),
+  _one(
+    'Secret that others can read',
+    _KEYS,
+    'os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)',
+    'os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)',
+    f'{_KEYS_TEST}::test_create_is_private_and_exclusive',
+  ),
+  _one(
+    'Spending past the budget is let through',
+    _LEDGER,
+    '    if num_more_steps and self.would_exceed(num_more_steps):\n',
+    '    if num_more_steps > 10**9 and self.would_exceed(num_more_steps):\n',
+    f'{_LEDGER_TEST}::test_spending_past_the_budget_is_refused',
+  ),
+  _one(
+    'A released training goes on',
+    _LEDGER,
+    "getattr(self.entries[-1], 'is_sealed', False)",
+    "getattr(self.entries[-1], 'was_sealed', False)",
+    f'{_LEDGER_TEST}::test_sealed_training_goes_no_further',
+  ),
+  _one(
+    'Steps are begun before the journal knows of them',
+    _LOOP,
+    '        _begin(run, devices, step)\n',
+    '        pass\n',
+    f'{_LOOP_TEST}::test_journal_is_written_before_the_steps',
+  ),
+  _one(
+    'A lost run on other data is forgotten',
+    _LOOP,
+    '  return f\'{run.meta["run_id"]} {key_streams.rng_test_vector()}\'\n',
+    '  return key_streams.rng_test_vector()\n',
+    f'{_LOOP_TEST}::test_another_run_charges_the_steps_of_the_one_before',
+  ),
+  _one(
+    'Checkpoint believed without its digest',
+    _CHECKPOINT,
+    '    if digest != read.digest(version):\n',
+    '    if not digest:\n',
+    f'{_CHECKPOINT_TEST}::test_damaged_steps_are_skipped_and_named'
+    '[change_ledger]',
+  ),
+  _one(
+    'Processes that are not compared',
+    _FINETUNE,
+    '  processes.agree({k: json.dumps(v, sort_keys=True)'
+    ' for k, v in facts.items()})\n',
+    '',
+    f'{_RUN_FACTS_TEST}::test_processes_compare_all_facts',
+  ),
+  _one(
+    'Ledger of an earlier release forgotten',
+    _FINETUNE,
+    '    before=(*inherited.entries, *histograms.entries(config)),\n',
+    '    before=histograms.entries(config),\n',
+    f'{_INHERITANCE_TEST}::test_fine_tuning_composes_the_ledger',
+  ),
+  _one(
+    'Calibrated as if nothing had been spent before',
+    'dp_diffusion/stages/histograms.py',
+    '  before = (*inherited, *entries(config))\n',
+    '  before = entries(config)\n',
+    f'{_INHERITANCE_TEST}::test_what_is_inherited_counts',
+  ),
+  _one(
+    'Statistics without noise in public/',
+    _FINETUNE,
+    '  with metrics.PrivateMetrics(workdir.private) as writer:\n',
+    '  with metrics.PublicMetrics(workdir.public) as writer:\n',
+    f'{_LEAK_TEST}::test_only_weights_and_what_follows_differ',
+  ),
+  _one(
+    'Changed files pass the check of a release',
+    _VERIFY,
+    '    elif _sha256(folder / name) != digest:\n',
+    '    elif not _sha256(folder / name):\n',
+    f'{_VERIFY_TEST}::test_changed_folder_is_refused',
+  ),
+  _one(
+    'Stated epsilon believed, not computed again',
+    _VERIFY,
+    'math.isclose(stated, found, rel_tol=_TOLERANCE)',
+    'math.isfinite(stated)',
+    f'{_VERIFY_TEST}::test_changed_statement_is_refused',
+  ),
+  _one(
+    'Audit without the term of delta',
+    _AUDIT,
+    'min(tail + 2 * num_canaries * delta * alpha, 1.0)',
+    'min(tail, 1.0)',
+    f'{_AUDIT_TEST}::test_bound_is_that_of_jax_privacy',
   ),
 )

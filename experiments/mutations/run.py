@@ -1,12 +1,13 @@
 """Makes each mistake in a scratch copy, and shows that the tests notice.
 
-  python -m experiments.mutations.run                  # the test file of each
+  python -m experiments.mutations.run                  # the one test of each
   python -m experiments.mutations.run --full           # all of `make test`
   python -m experiments.mutations.run --only=noise     # names with that text
 
 The working tree is never changed. A mutation counts as killed by a test that
-fails with it and passes without it. `results.json` is written after each
-mutation, and a later `--only` replaces the lines that it ran.
+fails with it and passes without it: the tests are run first on the unchanged
+code, all in one go. `results.json` is written after each mutation, and a later
+`--only` replaces the lines that it ran.
 """
 
 from __future__ import annotations
@@ -61,12 +62,15 @@ def copy_repository(folder: pathlib.Path, root: pathlib.Path = ROOT) -> None:
   git(folder, 'add', '-A')
 
 
-def run_tests(folder: pathlib.Path, *tests: str) -> tuple[int, str]:
-  """Runs tests of a copy until one fails.
+def run_tests(
+  folder: pathlib.Path, *tests: str, is_all: bool = False
+) -> tuple[int, str]:
+  """Runs tests of a copy.
 
   Args:
     folder: the copy.
-    *tests: files or names of tests; none for all that `make test` runs.
+    *tests: files or ids of tests; none for all that `make test` runs.
+    is_all: go on after one has failed.
 
   Returns:
     pytest's exit code and output.
@@ -79,7 +83,7 @@ def run_tests(folder: pathlib.Path, *tests: str) -> tuple[int, str]:
       '-m',
       'pytest',
       '-q',
-      '-x',
+      *(() if is_all else ('-x',)),
       '-p',
       'no:cacheprovider',
       '-m',
@@ -95,6 +99,16 @@ def run_tests(folder: pathlib.Path, *tests: str) -> tuple[int, str]:
   return done.returncode, done.stdout + done.stderr
 
 
+def check_original(
+  original: pathlib.Path, chosen: Sequence[mutations.Mutation]
+) -> None:
+  """Raises RuntimeError unless the tests pass without any mistake."""
+  tests = dict.fromkeys(mutation.test for mutation in chosen)
+  code, output = run_tests(original, *tests, is_all=True)
+  if code != _ALL_PASSED:
+    raise RuntimeError(f'Expected the tests to pass unchanged.\n{output}')
+
+
 def kill(
   mutation: mutations.Mutation, original: pathlib.Path, *, is_full: bool
 ) -> dict[str, Any]:
@@ -102,8 +116,8 @@ def kill(
 
   Args:
     mutation: the mistake.
-    original: a copy without any; its tests pass.
-    is_full: run all tests, not those of the mutation.
+    original: a copy without any; `check_original` found that its tests pass.
+    is_full: run all tests, not the one of the mutation.
 
   Returns:
     A line for `results.json`.
@@ -116,20 +130,22 @@ def kill(
     folder = pathlib.Path(scratch) / 'repository'
     shutil.copytree(original, folder)
     mutation.apply(folder)
-    code, output = run_tests(folder, *([] if is_full else [mutation.tests]))
+    code, output = run_tests(folder, *([] if is_full else [mutation.test]))
   found = _FAILED.search(output)
   if code == _ALL_PASSED:
     killed_by = SURVIVED
   elif code == _TESTS_FAILED and found:
     killed_by = found.group(1)
-    code, output = run_tests(original, killed_by)
+    code = _ALL_PASSED
+    if is_full or killed_by != mutation.test.partition('[')[0]:
+      code, output = run_tests(original, killed_by)
   if code != _ALL_PASSED:
     raise RuntimeError(f'{mutation.name}: no verdict.\n{output}')
   return {
     'name': mutation.name,
     'file': mutation.path,
     'killed_by': killed_by,
-    'tests': 'all' if is_full else mutation.tests,
+    'tests': 'all' if is_full else mutation.test,
   }
 
 
@@ -174,6 +190,7 @@ def main(
     original = pathlib.Path(scratch) / 'repository'
     original.mkdir()
     copy_repository(original)
+    check_original(original, chosen)
     for mutation in chosen:
       line = kill(mutation, original, is_full=arguments.full)
       print(f'{mutation.name}: {line["killed_by"]}', flush=True)

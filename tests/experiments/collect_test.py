@@ -111,15 +111,15 @@ def mutation(name, file, killed_by):
   return {'name': name, 'file': file, 'killed_by': killed_by, 'tests': 't.py'}
 
 
-def test_mutations_stand_by_file_and_survivors_are_said():
+def test_mutations_stand_by_folder_and_survivors_are_said():
   found = [
-    mutation('No noise', 'a.py', 'tests/a_test.py::test_one'),
-    mutation('No clip', 'a.py', 'tests/a_test.py::test_two'),
-    mutation('No ledger', 'b.py', 'survived'),
+    mutation('No noise', 'a/x.py', 'tests/a/x_test.py::test_one'),
+    mutation('No clip', 'a/y.py', 'tests/a/y_test.py::test_two'),
+    mutation('No ledger', 'b/z.py', 'survived'),
   ]
   lines = collect.trust_table([{'mutations': found}, result()]).splitlines()
-  assert lines[2] == '| `a.py` | No noise; No clip | `tests/a_test.py` |'
-  assert lines[3] == '| `b.py` | **No ledger (survives)** | – |'
+  assert lines[2] == '| `a` | No noise; No clip | `x_test.py`, `y_test.py` |'
+  assert lines[3] == '| `b` | **No ledger (survives)** | – |'
   assert lines[-1].startswith('2 of 3 are noticed.')
   assert 'No mutation run' in collect.trust_table([result()])
 
