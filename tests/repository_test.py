@@ -25,6 +25,13 @@ def test_links_of_the_documents_lead_somewhere(repository):
         assert (repository / link).exists(), f'{name}: {link}'
 
 
+def test_documents_name_tests_that_are_there(repository):
+  text = (repository / 'docs' / 'privacy.md').read_text()
+  named = set(re.findall(r'`(\w+_test\.py)`', text))
+  there = {path.name for path in (repository / 'tests').rglob('*_test.py')}
+  assert len(named) > 5 and named <= there
+
+
 def test_every_config_is_in_the_table(repository):
   text = (repository / 'README.md').read_text()
   for path in (repository / 'configs').glob('*.py'):
