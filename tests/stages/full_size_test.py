@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ def test_a_private_step_of_the_80m_network() -> None:
   assert int(stats.num_examples) == _NUM_EXAMPLES
   assert int(stats.num_non_finite) == 0
   # Divided by the clip norm, each example's gradient has norm 1 at most.
-  norm = float(optax.global_norm(total.grad_sum))
+  norm = float(optax.tree.norm(total.grad_sum))
   assert 0 < norm <= _NUM_EXAMPLES * (1 + 1e-5)
 
   before = jax.device_get(state.params)
@@ -99,3 +101,7 @@ def test_a_private_step_of_the_80m_network() -> None:
     jax.tree.leaves(before), jax.tree.leaves(jax.device_get(after.params))
   ):
     assert np.isfinite(new).all() and not np.array_equal(old, new)
+  # Of the whole process, compilation included; Linux counts in KiB.
+  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  print(f'peak of the process: {peak / 2**30:.1f} GiB')
+  assert peak < _MAX_BYTES
