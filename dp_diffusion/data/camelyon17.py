@@ -50,9 +50,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     UsageError: neither archive nor network, or counts that are not those of
       the release.
   """
-  array_types.check_one_of('split', split, SPLITS)
+  registry.check_split(split, SPLITS)
   if config.class_names not in ((), CLASS_NAMES):
-    raise ValueError(
+    raise array_types.UsageError(
       f'Expected data.class_names={config.class_names!r} to be {CLASS_NAMES!r}.'
     )
   size = config.image_size or PATCH_SIZE

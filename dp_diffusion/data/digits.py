@@ -31,9 +31,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     uint8[N, 8, 8, 1] images; which person wrote them is not published.
 
   Raises:
-    ValueError: an unknown split, or a size or classes that are not the data's.
+    UsageError: an unknown split, or a size or classes that are not the data's.
   """
-  array_types.check_one_of('split', split, _SPLITS)
+  registry.check_split(split, _SPLITS)
   check_shape(config)
   bunch = datasets.load_digits()
   train, test = model_selection.train_test_split(
@@ -60,14 +60,14 @@ def spec(name: str) -> array_types.DatasetSpec:
 
 
 def check_shape(config: registry.DataConfig) -> None:
-  """Raises ValueError when the config asks for a size or classes not ours."""
+  """Raises UsageError when the config asks for a size or classes not ours."""
   for field, value, expected in (
     ('image_size', config.image_size, (0, IMAGE_SIZE)),
     ('channels', config.channels, (0, 1)),
     ('class_names', config.class_names, ((), CLASS_NAMES)),
   ):
     if value not in expected:
-      raise ValueError(
+      raise array_types.UsageError(
         f'Expected data.{field}={value!r} to be {expected[1]!r} for '
         f'{config.name!r}.'
       )

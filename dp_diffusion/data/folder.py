@@ -50,7 +50,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     UsageError: nothing there, a class outside `class_names`, files that
       cannot be used (all of them are named), persons that are not known.
   """
-  array_types.check_one_of('split', split, SPLITS)
+  registry.check_split(split, SPLITS)
   path = pathlib.Path(config.path).expanduser()
   if not config.path or not path.exists():
     raise array_types.UsageError(
@@ -286,6 +286,12 @@ def _load_npz(
   path: pathlib.Path, config: registry.DataConfig, split: str
 ) -> registry.ArraySource:
   """Reads 'images', 'labels' and, where given, 'person'."""
+  if config.person_csv:
+    raise array_types.UsageError(
+      f'Expected data.person_csv={config.person_csv!r} only for a folder or a '
+      f'.zip: put the persons of {path} into it, as an array of integers '
+      "named 'person', one per image."
+    )
   arrays = _read_npz(path, config)
   images, labels = arrays['images'], arrays['labels']
   if images.ndim == 3:

@@ -27,7 +27,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   Returns:
     Images with labels and made-up persons, equal for equal configs.
   """
-  array_types.check_one_of('split', split, _SPLITS)
+  registry.check_split(split, _SPLITS)
   size = config.image_size or 32
   channels = config.channels or 3
   class_names = config.class_names or ('first', 'second')

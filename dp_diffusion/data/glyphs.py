@@ -22,7 +22,6 @@ import matplotlib
 import numpy as np
 import PIL
 
-from dp_diffusion import array_types
 from dp_diffusion.data import cache
 from dp_diffusion.data import digits
 from dp_diffusion.data import handprint
@@ -134,9 +133,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     uint8[N, 8, 8, 1] images, all classes equally often.
 
   Raises:
-    ValueError: an unknown split, or a size or classes that are not the data's.
+    UsageError: an unknown split, or a size or classes that are not the data's.
   """
-  array_types.check_one_of('split', split, _SPLITS)
+  registry.check_split(split, _SPLITS)
   digits.check_shape(config)
   num_images = config.num_images or DEFAULT_NUM_IMAGES
   if split == 'test':

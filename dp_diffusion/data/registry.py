@@ -8,6 +8,7 @@ Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 import difflib
 import importlib
@@ -159,11 +160,19 @@ class ArraySource:
       raise ValueError('Expected person exactly when spec.has_person.')
 
 
+def check_split(split: str, known: Iterable[str]) -> None:
+  """Raises UsageError that lists the splits which a source has."""
+  try:
+    array_types.check_one_of('split', split, known)
+  except ValueError as error:
+    raise array_types.UsageError(str(error)) from None
+
+
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-  """Raises ValueError that names a label outside [0, num_classes)."""
+  """Raises UsageError that names a label outside [0, num_classes)."""
   outside = (labels < 0) | (labels >= num_classes)
   if outside.any():
-    raise ValueError(
+    raise array_types.UsageError(
       f'Expected label={labels[outside][0]} to be in [0, {num_classes}): '
       'data.class_names must list every class.'
     )
@@ -188,8 +197,8 @@ def load(
 
   Raises:
     UsageError: what the user must mend: a missing dataset, unreadable files,
-      persons asked of a source that knows none.
-    ValueError: labels, sizes or channels that are not what the config says.
+      a split or persons that the source does not have, labels outside the
+      classes, sizes or channels that are not what the config says.
   """
   split = config.split if split is None else split
   module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')

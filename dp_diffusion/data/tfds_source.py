@@ -55,8 +55,8 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     Images in the order of the stored records.
 
   Raises:
-    UsageError: the dataset, the split or a feature is missing.
-    ValueError: a label outside the classes.
+    UsageError: the dataset, the split or a feature is missing, or a label is
+      outside the classes.
   """
   name = registry.tfds_name(config.name)
   builder = open_builder(find(name, data_dir(config)) or _prepare(name, config))

@@ -383,7 +383,7 @@ def test_a_download_cut_short_leaves_nothing(
 
 
 def test_unknown_splits_and_classes_are_refused(tmp_path):
-  with pytest.raises(ValueError, match="'id_val'"):
+  with pytest.raises(array_types.UsageError, match="'id_val'"):
     registry.load(_config(tmp_path), 'validation')
-  with pytest.raises(ValueError, match='class_names'):
+  with pytest.raises(array_types.UsageError, match='class_names'):
     registry.load(_config(tmp_path, class_names=('a', 'b')))

@@ -336,12 +336,13 @@ def test_an_npz_is_resized_and_recoloured(tmp_path):
     ({'labels': np.full(40, 3)}, 'label=3'),
     ({'labels': np.array([None] * 40)}, 'cannot be read'),
     ({'person': np.zeros(3, int)}, 'person'),
+    ({'labels': np.full(40, -1)}, 'label=-1'),
   ],
 )
 def test_an_npz_of_another_form_is_refused(tmp_path, changes, why):
   path = tmp_path / 'x.npz'
   _write_npz(path, **changes)
-  with pytest.raises(ValueError, match=why):
+  with pytest.raises(array_types.UsageError, match=why):
     _load(path)
 
 
@@ -356,3 +357,17 @@ def test_a_damaged_npz_and_one_without_labels_are_refused(tmp_path):
   _write_npz(path)
   with pytest.raises(array_types.UsageError, match='class_names'):
     _load(path, class_names=())
+
+
+def test_the_persons_of_an_npz_are_in_it(root, tmp_path):
+  path = tmp_path / 'x.npz'
+  _write_npz(path, person=np.arange(40) // 2)
+  assert _load(path, unit='person').spec.has_person
+  _write_csv(tmp_path / 'p.csv', root, 7)
+  with pytest.raises(array_types.UsageError, match="named 'person'"):
+    _load(path, person_csv=str(tmp_path / 'p.csv'))
+
+
+def test_an_unknown_split_is_an_error(root):
+  with pytest.raises(array_types.UsageError, match="'test', 'train'"):
+    _load(root, 'validation')

@@ -138,7 +138,7 @@ def test_large_sets_are_read_from_the_cache(data_dir, tmp_path, monkeypatch):
 
 
 def test_labels_outside_the_configs_classes_are_an_error(data_dir):
-  with pytest.raises(ValueError, match='label=2'):
+  with pytest.raises(array_types.UsageError, match='label=2'):
     registry.load(_config(data_dir, class_names=('a', 'b')))
   names = ('a', 'b', 'c', 'empty')
   source = registry.load(_config(data_dir, class_names=names))
