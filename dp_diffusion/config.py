@@ -266,7 +266,20 @@ class Config:
       size = data.image_size
       self.unet_config(data).check_image_shape(size, size, data.channels)
     self.pretrain_diffusion()
-    self.finetune_diffusion()
+    samplers.timestep_sequence(
+      self.sample.sampler, self.finetune_diffusion().num_timesteps
+    )
+    weight = self.sample.sampler.guidance_weight
+    if weight and not self.diffusion.label_drop_prob:
+      raise ValueError(
+        f'Expected diffusion.label_drop_prob to be > 0 with sample.sampler.'
+        f'guidance_weight={weight:g}: guidance needs a trained null class.'
+      )
+    if self.sample.labels != NOISED_HISTOGRAM:
+      num_classes = max(1, len(self.data.class_names))
+      config_values.parse_weights(
+        'sample.labels', self.sample.labels, num_classes
+      )
     noise = self.privacy.label_histogram_noise_multiplier
     if (self.sample.labels == NOISED_HISTOGRAM) != bool(noise):
       raise ValueError(

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import difflib
 import importlib.util
+import math
 import pathlib
 import sys
+import traceback
 import types
 import typing
 from typing import Any
@@ -25,7 +27,8 @@ def load_file(config_argument: str) -> Any:
   """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
 
   Raises:
-    UsageError: no such file or variant; names the known ones.
+    UsageError: no such file or variant; names the known ones. Or the file is
+      no config; names the line.
   """
   file_name, _, variant = config_argument.partition(':')
   path = pathlib.Path(file_name)
@@ -43,15 +46,45 @@ def load_file(config_argument: str) -> Any:
   root = str(path.resolve().parent.parent)
   if root not in sys.path:
     sys.path.insert(0, root)  # A config file imports `configs.default`.
+  try:
+    config = _run(path).get_config(variant)
+    if not hasattr(config, 'to_dict'):
+      raise TypeError(
+        f'get_config returns {type(config).__name__}, not a ConfigDict'
+      )
+    return config
+  except ValueError as error:
+    raise UsageError(f'--config={config_argument}: {error}') from error
+  except Exception as error:  # The file is the user's own code.
+    raise UsageError(
+      f'--config={config_argument} is no config, see configs/default.py:'
+      f' {type(error).__name__}: {_first_line(error)}{_line_in(path, error)}'
+    ) from error
+
+
+def _run(path: pathlib.Path) -> Any:
+  """Runs a file; returns its module."""
   spec = importlib.util.spec_from_file_location(
     f'dp_diffusion_config_{path.stem}', path
   )
+  if spec is None or spec.loader is None:
+    raise ImportError(f'{path.name} does not end with .py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  try:
-    return module.get_config(variant)
-  except ValueError as error:
-    raise UsageError(f'--config={config_argument}: {error}') from error
+  return module
+
+
+def _line_in(path: pathlib.Path, error: Exception) -> str:
+  """' (line 3)': the last line of the file that led to the error, if any."""
+  if isinstance(error, SyntaxError):
+    return ''  # It says so itself.
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [f.lineno for f in frames if f.filename == str(path)]
+  return f' (line {lines[-1]})' if lines else ''
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [''])[0]
 
 
 def override(config: Any, key: str, text: str) -> None:
@@ -120,6 +153,36 @@ def _parse_tuple(text: str) -> tuple[Any, ...]:
   except (ValueError, SyntaxError):
     return tuple(part.strip() for part in text.strip('()[]').split(','))
   return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def parse_weights(name: str, text: str, num_classes: int) -> tuple[float, ...]:
+  """Reads a distribution over classes, given as text.
+
+  >>> parse_weights('labels', 'uniform', 2), parse_weights('labels', '3,1', 2)
+  ((1.0, 1.0), (3.0, 1.0))
+
+  Args:
+    name: dotted key, for messages.
+    text: 'uniform', or one weight per class.
+    num_classes: how many classes there are.
+
+  Raises:
+    UsageError: weights that are no distribution over the classes.
+  """
+  if text == 'uniform':
+    return (1.0,) * num_classes
+  try:
+    weights = tuple(float(w) for w in text.split(','))
+  except ValueError:
+    weights = ()
+  if len(weights) != num_classes or not (
+    all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+  ):
+    raise UsageError(
+      f"Expected {name}={text!r} to be 'uniform' or {num_classes} weights >= 0,"
+      f' one per class, as in {",".join(["1"] * num_classes)!r}.'
+    )
+  return weights
 
 
 def build(kind: type, values: Mapping[str, Any], path: str) -> Any:

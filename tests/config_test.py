@@ -43,6 +43,11 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('data.image_size', '16', 'images of the size of data'),
     ('data.name', 'digit', "did you mean 'digits'"),
     ('model.num_groups', '5', 'num_groups=5'),
+    # What would otherwise come to light after the training.
+    ('sample.labels', '1,2', '10 weights >= 0, one per class'),
+    ('sample.labels', 'unifrom', "sample.labels='unifrom'"),
+    ('sample.sampler.num_steps', '1001', 'num_steps=1001 to be at most'),
+    ('sample.sampler.guidance_weight', '1', 'label_drop_prob to be > 0'),
   ],
 )
 def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
@@ -81,6 +86,34 @@ def test_unknown_file_and_variant_name_the_known_ones() -> None:
     config_lib.load(str(ROOT / 'configs' / 'digit.py'))
   with pytest.raises(array_types.UsageError, match='one of: .*smoke'):
     config_lib.load(DIGITS + ':smok')
+
+
+@pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    ('def get_config(:\n', 'SyntaxError: .*line 1'),
+    ('x = 1\n', 'no attribute .get_config'),
+    ('import no_such_module\n', "No module named 'no_such_module' .line 1"),
+    ('def get_config(variant):\n  variant.x', "no attribute 'x' .line 2"),
+    ('def get_config(variant):\n  pass', 'NoneType, not a ConfigDict'),
+    (
+      'from configs import digits\n'
+      'def get_config(variant):\n'
+      '  config = digits.get_config()\n'
+      '  config.privacy.epsilonn = 3\n'
+      '  return config\n',
+      "'privacy.epsilonn'; did you mean privacy.epsilon",
+    ),
+  ],
+)
+def test_a_broken_config_file_names_its_line(
+  text: str, words: str, tmp_path: pathlib.Path
+) -> None:
+  path = tmp_path / 'mine.py'
+  path.write_text(text)
+  with pytest.raises(array_types.UsageError, match=words) as error:
+    config_lib.load(str(path))
+  assert '\n' not in str(error.value)
 
 
 def _config_files() -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_values
 from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import release
@@ -121,19 +122,10 @@ def sample_labels(
   """
   if distribution == 'uniform':
     return (np.arange(num_samples) % num_classes).astype(np.int32)
-  try:
-    weights = np.array([float(w) for w in distribution.split(',')])
-  except ValueError:
-    weights = np.array([])
-  if len(weights) != num_classes or not (
-    np.all(weights >= 0) and np.isfinite(weights).all() and weights.sum() > 0
-  ):
-    raise array_types.UsageError(
-      f"Expected sample.labels={distribution!r} to be 'uniform' or"
-      f' {num_classes} weights >= 0, one per class, as in'
-      f' {",".join(["1"] * num_classes)!r}.'
-    )
-  return labels_by_weight(weights, num_samples)
+  weights = config_values.parse_weights(
+    'sample.labels', distribution, num_classes
+  )
+  return labels_by_weight(np.array(weights), num_samples)
 
 
 def labels_by_weight(weights: np.ndarray, num_samples: int) -> np.ndarray:
