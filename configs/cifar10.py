@@ -21,7 +21,8 @@ DPImageBench's re-implementation with 78.5M parameters.
 Variants: `:smoke` runs in seconds on made-up images. `:jpeg` takes JPEG copies,
 the datasets `cifar10_jpeg` and `tiny_imagenet32` (200 classes) prepared in
 --config.data.tfds_dir, for machines without a network; its numbers are not
-comparable with published ones. They combine: `:smoke,jpeg`.
+comparable with published ones. They combine: `:smoke,jpeg`, on the first
+images of both.
 
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise; the clip norm then changes nothing else.
@@ -76,6 +77,7 @@ def use_recipe(config: ml_collections.ConfigDict) -> None:
 
 
 def _jpeg(config: ml_collections.ConfigDict) -> None:
+  default.smoke_on_files(config)
   config.name += '-jpeg'
   config.data.name = 'tfds:cifar10_jpeg'
   config.pretrain.data.name = 'tfds:tiny_imagenet32'

@@ -82,6 +82,20 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     config.update_from_flattened_dict(_SMOKE_PRETRAIN)
 
 
+def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
+  """After `smoke`, for a variant that reads prepared datasets: a few images.
+
+  Returns:
+    Whether `smoke` came before; if not, nothing is changed.
+  """
+  if config.data.name != 'generated':
+    return False
+  first = f'[:{config.privacy.num_examples}]'
+  config.data.update(split=f'train{first}', test_split=f'test{first}')
+  config.pretrain.data.update(split=f'train{first}')
+  return True
+
+
 SMOKE_AUDIT = {  # In seconds, and still large enough to find a fault.
   'audit.expected_batch_size': 10,
   'audit.num_filler': 60,

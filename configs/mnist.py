@@ -17,7 +17,7 @@ pre-training, 3.8M parameters.
 
 Variants: `:smoke` runs in seconds on made-up images. `:letters` pre-trains on
 `emnist_letters` (26 upright letters), prepared in --config.data.tfds_dir. They
-combine: `:smoke,letters`.
+combine: `:smoke,letters`, on the first images of both.
 
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise.
@@ -74,7 +74,7 @@ def use_recipe(config: ml_collections.ConfigDict) -> None:
 
 
 def _letters(config: ml_collections.ConfigDict) -> None:
-  is_smoke = config.data.name == 'generated'
+  is_smoke = default.smoke_on_files(config)
   config.name += '-letters'
   config.data.name = 'tfds:mnist'
   config.pretrain.data.name = 'tfds:emnist_letters'

@@ -137,6 +137,17 @@ def test_variants_combine_in_order() -> None:
   assert config.pretrain.num_steps == 2
 
 
+@pytest.mark.parametrize('name', ['cifar10:smoke,jpeg', 'mnist:smoke,letters'])
+def test_smoke_on_real_images_reads_as_many_as_it_declares(name: str) -> None:
+  """So that a step selects as many as expected, and takes seconds."""
+  config = load(name)
+  assert config.data.split == f'train[:{config.privacy.num_examples}]'
+  assert config.privacy.expected_batch_size == 8
+  full = load(name.replace('smoke,', ''))
+  assert (full.data.split, full.data.test_split) == ('train', 'test')
+  assert full.pretrain.data.split == 'train'
+
+
 def test_one_folder_of_datasets_serves_both_unless_two_are_named() -> None:
   both = load('cifar10:jpeg', data__tfds_dir='/a')
   assert both.pretrain.data.tfds_dir == '/a'

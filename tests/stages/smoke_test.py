@@ -63,8 +63,5 @@ def test_smoke_goes_the_whole_road_on_real_images(
     tmp_path / 'run',
     name,
     f'--config.data.tfds_dir={shared_dir / "tfds"}',
-    '--config.data.split=train[:200]',
-    '--config.data.test_split=test[:50]',
-    '--config.pretrain.data.split=train[:100]',
   )
   assert out.strip().endswith('report.html')
