@@ -1,7 +1,9 @@
-"""Hours and memory of a run on the accelerator that is here, for `plan`.
+"""Hours and memory of a run on the machine that is here, for `plan`.
 
-A microbatch of each stage is run a few times, on black images and weights of
-zero: neither its time nor its memory depends on them.
+On an accelerator a microbatch of each stage is run a few times, on black images
+and weights of zero: neither its time nor its memory depends on them. On a CPU
+that would take minutes: time follows from the speed of one convolution, memory
+from what the gradient has to keep.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
+from dp_diffusion.stages import arithmetic
 from dp_diffusion.stages import assembly
 from dp_diffusion.stages import sizing
 from dp_diffusion.training import microbatch
@@ -26,6 +29,9 @@ from dp_diffusion.training import step as step_lib
 
 _SECS_PER_HOUR = 3600.0
 _NUM_TIMED = 3
+_CONVOLUTION_FLOP = (
+  4e9  # Of the convolution that is timed; a tenth of a second.
+)
 _KEPT_CHECKPOINTS = 3
 
 
@@ -45,7 +51,11 @@ class Estimate:
 
 
 def lines(
-  config: config_lib.Config, num_steps: int, examples: Mapping[str, int]
+  config: config_lib.Config,
+  num_steps: int,
+  *,
+  examples: Mapping[str, int],
+  flop: Mapping[str, float],
 ) -> list[str]:
   """What `plan` prints.
 
@@ -53,23 +63,87 @@ def lines(
     config: of the run.
     num_steps: private steps.
     examples: by stage: records or images that it takes through its step.
+    flop: by stage: floating-point operations in all.
   """
   device = jax.local_devices()[0]
   if device.platform == 'cpu':
-    return [
-      '  hours, memory       not estimated: no accelerator here to measure on'
-    ]
+    return _lines_on_cpu(config, flop)
   found = measure(config, num_steps, microbatch.device_bytes(device))
   num_devices = jax.device_count()
   result = [f'  on {num_devices} x {device.device_kind}, measured on one:']
   for stage, estimate in found.items():
     secs = examples[stage] * estimate.example_secs / num_devices
     result.append(
-      f'  {stage:<19} {secs / _SECS_PER_HOUR:.3g} hours,'
+      f'  {stage:<19} {hours_text(secs)},'
       f' {estimate.size} at a time per device,'
-      f' {estimate.peak_bytes / 2**30:.1f} GiB'
+      f' {size_text(estimate.peak_bytes)}'
     )
   return result
+
+
+def hours_text(secs: float) -> str:
+  """Three digits.
+
+  >>> hours_text(3600 * 57_461), hours_text(90)
+  ('57,500 hours', '0.025 hours')
+  """
+  hours = float(f'{secs / _SECS_PER_HOUR:.3g}')
+  return f'{hours:,.0f} hours' if hours >= 100 else f'{hours:.3g} hours'
+
+
+def size_text(num_bytes: float) -> str:
+  """Two digits or more, in the largest unit that leaves a whole part.
+
+  >>> size_text(1_929_388_104), size_text(3072), size_text(0)
+  ('1.8 GiB', '3.0 KiB', '0 bytes')
+  """
+  for unit, size in (('GiB', 2**30), ('MiB', 2**20), ('KiB', 2**10)):
+    if num_bytes >= size:
+      return f'{num_bytes / size:,.1f} {unit}'
+  return f'{num_bytes:.0f} bytes'
+
+
+def _lines_on_cpu(
+  config: config_lib.Config, flop: Mapping[str, float]
+) -> list[str]:
+  speed = convolution_speed(config)
+  result = [
+    f'  on this CPU, at the speed of one convolution here,'
+    f' {speed / 1e9:.3g} GFLOP/s; at best:'
+  ]
+  for stage, count in flop.items():
+    if count:
+      result.append(f'  {stage:<19} {hours_text(count / speed)}')
+  draws = config.finetune.draw_chunk_size or config.finetune.augmult
+  return [
+    *result,
+    f'  memory              {size_text(record_bytes(config, draws))} per device'
+    f' for each record at a time: its gradient, activations of {draws} draws',
+  ]
+
+
+def record_bytes(config: config_lib.Config, num_draws: int) -> int:
+  """Memory of one record of a microbatch: gradient and activations."""
+  gradient = 4 * arithmetic.num_parameters(config)
+  return gradient + num_draws * arithmetic.activation_bytes(config)
+
+
+def convolution_speed(config: config_lib.Config) -> float:
+  """FLOP per second of a 3x3 convolution as wide as the network's middle."""
+  levels = len(config.model.channel_multipliers)
+  channels = config.model.channels * config.model.channel_multipliers[-1]
+  side = max(1, config.data.image_size // 2 ** (levels // 2))
+  flop = 2 * 9 * channels**2 * side**2
+  batch_size = max(1, int(_CONVOLUTION_FLOP / flop))
+  kernel = jnp.zeros((3, 3, channels, channels))
+
+  def run(x: array_types.Array) -> array_types.Array:
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  x = jnp.zeros((batch_size, side, side, channels))
+  return batch_size * flop / _secs(jax.jit(run), x)
 
 
 def disk_bytes(config: config_lib.Config) -> int:
@@ -147,19 +221,26 @@ def _private(
 
 def _sample(config: config_lib.Config) -> Estimate:
   size = config.sample.batch_size
-  denoise = jax.jit(
-    unet.UNet(config.unet_config(config.data)).apply, donate_argnums=1
-  )
+  apply = unet.UNet(config.unet_config(config.data)).apply
   state = sizing.private_state(config, 1)
   variables = {'params': _zeros(state.params)}
   labels = jnp.zeros((size,), jnp.int32)
   images = _black(config, (size,))['image'].astype(jnp.float32)
+  denoise = (
+    jax.jit(apply, donate_argnums=1)
+    .lower(variables, images, labels, labels)
+    .compile()
+  )
 
   def run(x: array_types.PyTree) -> array_types.PyTree:
     return denoise(variables, x, labels, labels)
 
   secs = _secs(run, images) * samplers.num_evaluations(config.sample.sampler)
-  return _estimate(size, secs, None)
+  return Estimate(
+    size=size,
+    example_secs=secs / size,
+    peak_bytes=microbatch.peak_bytes(denoise) or 0,
+  )
 
 
 def _fitting(

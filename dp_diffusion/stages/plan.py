@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 
-import jax
-
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion.diffusion import samplers
-from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import arithmetic
 from dp_diffusion.stages import estimates
 from dp_diffusion.stages import histograms
 from dp_diffusion.stages import inheritance
@@ -109,20 +107,9 @@ def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
   return [f'  {line}' for line in ledger.summary()]
 
 
-def forward_flop(config: config_lib.Config) -> float:
-  """Operations of one image's forward pass, as the compiler counts them."""
-  model = unet.UNet(config.unet_config(config.data))
-  side = config.data.image_size
-  x = jax.ShapeDtypeStruct((1, side, side, config.data.channels), 'float32')
-  one = jax.ShapeDtypeStruct((1,), 'int32')
-  variables = jax.eval_shape(model.init, jax.random.key(0), x, one, one)
-  analysis = jax.jit(model.apply).lower(variables, x, one, one).cost_analysis()
-  return float(analysis['flops'])
-
-
 def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   """Passes and operations of each stage but the evaluation."""
-  forward = forward_flop(config)
+  forward = arithmetic.forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
   records = private_steps * config.privacy.expected_batch_size
   finetune = records * config.finetune.augmult
@@ -147,12 +134,11 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
 
 
 def _model_lines(config: config_lib.Config) -> list[str]:
-  side = config.data.image_size
-  count = unet.num_parameters(config.unet_config(config.data), side, side)
+  count = arithmetic.num_parameters(config)
   return [
     'model',
     f'  parameters          {count:,}',
-    f'  weights and states  {6 * 4 * count / 2**20:,.0f} MiB per device'
+    f'  weights and states  {estimates.size_text(6 * 4 * count)} per device'
     ' (weights, average, two moments, sum, noise; float32)',
   ]
 
@@ -165,13 +151,24 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
       f'  {stage:<19} {cost.passes:,} images through the network,'
       f' {cost.flop:.2g} FLOP'
     )
-  examples = {stage: cost.examples for stage, cost in found.items()}
   return [
     *lines,
-    *estimates.lines(config, private_steps, examples),
-    f'  disk                {estimates.disk_bytes(config) / 2**30:.1f} GiB:'
-    ' checkpoints, decoded images, release',
+    *estimates.lines(
+      config,
+      private_steps,
+      examples={stage: cost.examples for stage, cost in found.items()},
+      flop={stage: cost.flop for stage, cost in found.items()},
+    ),
+    f'  disk                {_disk(config)}',
   ]
+
+
+def _disk(config: config_lib.Config) -> str:
+  image = config.data.image_size**2 * config.data.channels
+  return (
+    f'{estimates.size_text(estimates.disk_bytes(config))}: checkpoints, decoded'
+    f' images, release; {estimates.size_text(image)} more for each public image'
+  )
 
 
 def _road_lines(
@@ -201,5 +198,6 @@ def _road_lines(
   lines = ['stages']
   for stage, (reads, writes) in roads.items():
     state = ' [complete]' if workdir.is_complete(stage) else ''
-    lines.append(f'  {stage:<19} reads {reads}; writes {writes}{state}')
+    lines.append(f'  {stage:<19} reads  {reads}{state}')
+    lines.append(f'  {"":<19} writes {writes}')
   return lines

@@ -90,7 +90,7 @@ def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> Need | None:
   Returns:
     The need, or None where the compiler does not say.
   """
-  found = [_peak_bytes(compile_fn(size)) for size in SIZES]
+  found = [peak_bytes(compile_fn(size)) for size in SIZES]
   if None in found:
     return None
   few, many = (int(number or 0) for number in found)
@@ -101,7 +101,8 @@ def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> Need | None:
   )
 
 
-def _peak_bytes(compiled: Any) -> int | None:
+def peak_bytes(compiled: Any) -> int | None:
+  """Memory of a compiled function; None where the compiler does not say."""
   found = compiled.memory_analysis()
   if found is None:
     return None

@@ -88,9 +88,27 @@ def test_pretraining_divides_its_share_where_it_must(config) -> None:
   assert sizing.public_size(odd, _devices(1)) == 4
 
 
-def test_plan_says_that_a_cpu_is_not_measured(config) -> None:
-  (line,) = estimates.lines(config, 4, {})
-  assert 'no accelerator' in line
+def test_on_a_cpu_hours_follow_from_the_speed_of_a_convolution(
+  config, monkeypatch
+) -> None:
+  assert 1e7 < estimates.convolution_speed(config) < 1e15
+  monkeypatch.setattr(estimates, 'convolution_speed', lambda _: 1e9)
+  flop = {'pretrain': 0.0, 'finetune': 3600e9 * 2, 'sample': 3600e9 * 150}
+  found = estimates.lines(config, 4, examples={}, flop=flop)
+  assert '1 GFLOP/s' in found[0] and 'at best' in found[0]
+  assert [line.split()[:3] for line in found[1:3]] == [
+    ['finetune', '2', 'hours'],
+    ['sample', '150', 'hours'],
+  ]
+  assert found[3].startswith('  memory ') and 'KiB per device' in found[3]
+  assert len(found) == 4  # Nothing of a stage without steps.
+
+
+def test_memory_of_a_record_grows_with_its_draws(config, state) -> None:
+  one, four = (estimates.record_bytes(config, k) for k in (1, 4))
+  assert one > microbatch.tree_bytes(state.params)
+  activations = one - microbatch.tree_bytes(state.params)
+  assert four - one == 3 * activations
 
 
 def test_disk_counts_checkpoints_and_images(config, state) -> None:
@@ -109,10 +127,16 @@ def test_every_stage_is_measured_and_said(config, monkeypatch) -> None:
   )
   monkeypatch.setattr(jax, 'local_devices', lambda: [device])
   costs = plan.costs(config, 4)
-  found = estimates.lines(config, 4, {k: c.examples for k, c in costs.items()})
+  found = estimates.lines(
+    config,
+    4,
+    examples={k: c.examples for k, c in costs.items()},
+    flop={k: c.flop for k, c in costs.items()},
+  )
   assert found[0].startswith('  on 8 x Fake 1')
   for stage, line in zip(('pretrain', 'finetune', 'sample'), found[1:]):
-    assert line.startswith(f'  {stage} ') and 'hours' in line and 'GiB' in line
+    assert line.startswith(f'  {stage} ') and 'hours' in line
+    assert line.endswith('iB')  # Of memory; never 0 bytes.
     assert float(line.split()[1]) > 0
 
 
@@ -121,3 +145,6 @@ def test_the_choice_is_made_from_the_real_network(config, state) -> None:
   found = microbatch.measure(sizing.private_compile_fn(config, state))
   weights = microbatch.tree_bytes(state.params)
   assert found.fixed_bytes > 2 * weights and found.example_bytes > weights
+  # What `plan` says where it does not compile is of the same size.
+  estimate = estimates.record_bytes(config, config.finetune.augmult)
+  assert 1 / 3 < found.example_bytes / estimate < 3
