@@ -72,6 +72,18 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   return tfds_source.load_from_builder(builder, config, split)
 
 
+def check_available(config: registry.DataConfig) -> None:
+  """See `registry.check_available`."""
+  for split in (config.split, config.test_split):
+    registry.check_split(split, SPLITS)
+  size = config.image_size or PATCH_SIZE
+  is_prepared = tfds_source.find(
+    f'{NAME}/{size}x{size}', tfds_source.data_dir(config)
+  )
+  if not is_prepared and not camelyon17_release.find_release(config):
+    camelyon17_release.check_can_download(config)
+
+
 def check_counts(splits: Mapping[str, Any]) -> None:
   """Raises UsageError unless every split has the published size."""
   found = {name: splits[name].num_examples for name in SPLITS if name in splits}

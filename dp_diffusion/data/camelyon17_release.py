@@ -291,6 +291,16 @@ def _how_to_get(config: registry.DataConfig) -> str:
   )
 
 
+def check_can_download(config: registry.DataConfig) -> None:
+  """Raises UsageError, which says what to do, where there is no network."""
+  if not (
+    tfds_source.is_online(ARCHIVE_URL) or tfds_source.is_online(MIRROR_URL)
+  ):
+    raise array_types.UsageError(
+      f'{_how_to_get(config)} (There is no network here.)'
+    )
+
+
 def download(config: registry.DataConfig, data_dir: pathlib.Path) -> Release:
   """Downloads the archive, or else the mirror, below `data_dir`.
 

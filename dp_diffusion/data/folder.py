@@ -51,12 +51,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
       cannot be used (all of them are named), persons that are not known.
   """
   registry.check_split(split, SPLITS)
-  path = pathlib.Path(config.path).expanduser()
-  if not config.path or not path.exists():
-    raise array_types.UsageError(
-      f'Expected data.path={config.path!r} to be a folder with one subfolder '
-      'per class, a .zip of it, or an .npz file.'
-    )
+  path = _path(config)
   if path.suffix == '.npz':
     return _load_npz(path, config, split)
   tree = (
@@ -65,6 +60,29 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     else trees.open_folder(path)
   )
   return _load_tree(tree, config, split)
+
+
+def check_available(config: registry.DataConfig) -> None:
+  """See `registry.check_available`."""
+  for split in (config.split, config.test_split):
+    registry.check_split(split, SPLITS)
+  _path(config)
+  if config.person_csv and not os.path.isfile(
+    os.path.expanduser(config.person_csv)
+  ):
+    raise array_types.UsageError(
+      f'Expected data.person_csv={config.person_csv!r} to be a CSV file.'
+    )
+
+
+def _path(config: registry.DataConfig) -> pathlib.Path:
+  path = pathlib.Path(config.path).expanduser()
+  if not config.path or not path.exists():
+    raise array_types.UsageError(
+      f'Expected data.path={config.path!r} to be a folder with one subfolder '
+      'per class, a .zip of it, or an .npz file.'
+    )
+  return path
 
 
 def _load_tree(

@@ -1,7 +1,8 @@
 """From `data.name` to images: the first step of every stage's road.
 
 The table below is the only place that maps names to modules; each module is
-imported when its name is asked for, and offers `load(config, split)`.
+imported when its name is asked for, and offers `load(config, split)`; one that
+reads files also `check_available(config)`.
 Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
 `data.tfds_dir` says where prepared datasets lie.
 """
@@ -210,6 +211,20 @@ def load(
       "or set data.unit='image'."
     )
   return source
+
+
+def check_available(config: DataConfig) -> None:
+  """Refuses early what `load` would refuse for want of a dataset or a split.
+
+  Reads no image. Hours of pre-training should not come first.
+
+  Raises:
+    UsageError: as of `load`.
+  """
+  module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
+  check = getattr(module, 'check_available', None)
+  if check:  # Other sources make their images.
+    check(config)
 
 
 def tfds_name(name: str) -> str:

@@ -59,8 +59,10 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
       outside the classes.
   """
   name = registry.tfds_name(config.name)
-  builder = open_builder(find(name, data_dir(config)) or _prepare(name, config))
-  return load_from_builder(builder, config, split)
+  path = find(name, data_dir(config)) or prepare_builder(
+    _known_builder(name, config), config
+  )
+  return load_from_builder(open_builder(path), config, split)
 
 
 def load_from_builder(
@@ -185,8 +187,17 @@ def open_builder(path: pathlib.Path) -> Any:
   return import_tfds().builder_from_directory(os.fspath(path))
 
 
-def _prepare(name: str, config: registry.DataConfig) -> pathlib.Path:
-  """Downloads and prepares, or says how to; returns the folder."""
+def check_available(config: registry.DataConfig) -> None:
+  """See `registry.check_available`."""
+  name = registry.tfds_name(config.name)
+  path = find(name, data_dir(config))
+  builder = open_builder(path) if path else _known_builder(name, config)
+  for split in (config.split, config.test_split):
+    _check_split(builder, split)
+
+
+def _known_builder(name: str, config: registry.DataConfig) -> Any:
+  """The builder of a dataset that can be prepared here, or says how to."""
   tfds = import_tfds()
   folder = data_dir(config)
   try:
@@ -201,7 +212,7 @@ def _prepare(name: str, config: registry.DataConfig) -> pathlib.Path:
       'data.tfds_dir to the folder that holds it.'
     ) from None
   _check_can_prepare(builder, config)
-  return prepare_builder(builder, config)
+  return builder
 
 
 def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
@@ -250,7 +261,7 @@ def _check_can_prepare(builder: Any, config: registry.DataConfig) -> None:
     why = 'TensorFlow is not installed here.'
   elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not config.manual_dir:
     why = 'Its files must be placed by hand: set data.manual_dir.'
-  elif not (config.manual_dir or _is_online(builder.info.homepage)):
+  elif not (config.manual_dir or is_online(builder.info.homepage)):
     why = 'There is no network here.'
   else:
     return
@@ -267,7 +278,7 @@ def _how_to_get(builder: Any, config: registry.DataConfig) -> str:
   )
 
 
-def _is_online(url: str) -> bool:
+def is_online(url: str) -> bool:
   """Whether the name of the host resolves, or a proxy would do it."""
   if urllib.request.getproxies():
     return True
@@ -330,14 +341,19 @@ def _image_shape(
   return height, width, min(channels, 3)
 
 
+def _check_split(builder: Any, split: str) -> None:
+  known = sorted(builder.info.splits)  # Empty while it is not prepared.
+  if known and split.split('[')[0] not in known:
+    raise array_types.UsageError(
+      f'Expected split={split!r} to be one of {known} of '
+      f'{builder.info.full_name!r}.'
+    )
+
+
 def _open_records(builder: Any, split: str, image_key: str) -> Sequence[Any]:
   """Random access to records whose image is still encoded."""
   tfds = import_tfds()
-  if split.split('[')[0] not in builder.info.splits:
-    raise array_types.UsageError(
-      f'Expected split={split!r} to be one of '
-      f'{sorted(builder.info.splits)} of {builder.info.full_name!r}.'
-    )
+  _check_split(builder, split)
   decoders = {image_key: tfds.decode.SkipDecoding()}
   file_format = builder.info.file_format
   if file_format in tfds.core.file_adapters.FileFormat.with_random_access():

@@ -8,6 +8,7 @@ import time
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion.data import registry
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
@@ -52,6 +53,8 @@ def run(
   workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
   processes.on_main(lambda: _open(workdir_path, config))
   stages = workdirs.STAGES if stage == 'all' else (stage,)
+  if stage == 'all' and not workdir.is_complete('finetune'):
+    processes.on_main(lambda: registry.check_available(config.data))
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)

@@ -240,6 +240,21 @@ def test_a_missing_path_is_an_error(path):
     _load(path)
 
 
+def test_what_is_missing_is_known_without_reading(root, tmp_path):
+  def check(**changes):
+    options = {'path': str(root), 'person_csv': ''} | changes
+    registry.check_available(registry.DataConfig(name='folder', **options))
+
+  check()
+  for changes, why in (
+    ({'path': str(tmp_path / 'absent')}, 'one subfolder per class'),
+    ({'person_csv': str(tmp_path / 'absent.csv')}, 'to be a CSV file'),
+    ({'test_split': 'validation'}, "'test', 'train'"),
+  ):
+    with pytest.raises(array_types.UsageError, match=why):
+      check(**changes)
+
+
 def test_an_empty_folder_and_a_file_that_is_no_zip_are_errors(tmp_path):
   with pytest.raises(array_types.UsageError, match='one subfolder'):
     _load(tmp_path)

@@ -84,6 +84,11 @@ def test_persons_must_be_known_where_they_are_the_unit():
     registry.load(config)
 
 
+def test_sources_that_make_their_images_are_always_available():
+  for name in ('digits', 'glyphs', 'generated'):
+    registry.check_available(registry.DataConfig(name=name))
+
+
 def test_split_defaults_to_the_configs():
   config = registry.DataConfig(name='generated', split='test', num_images=40)
   assert len(registry.load(config).labels) == 10

@@ -164,6 +164,25 @@ def test_what_is_missing_is_said_in_one_line(data_dir, changes, split, why):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  'changes, why',
+  [
+    ({}, ''),
+    ({'test_split': 'validation'}, "'test', 'train'"),
+    ({'name': 'tfds:no_such_set'}, 'neither.*data.tfds_dir'),
+  ],
+)
+def test_what_is_missing_is_known_without_reading(
+  data_dir, changes, why, monkeypatch
+):
+  monkeypatch.setattr(tfds_source, '_read', None)
+  if not why:
+    registry.check_available(_config(data_dir, **changes))
+    return
+  with pytest.raises(array_types.UsageError, match=why):
+    registry.check_available(_config(data_dir, **changes))
+
+
 def test_the_newest_version_is_taken_and_an_older_one_by_name(tmp_path):
   _write(tmp_path, _features, _example)
   shape = (2, 2, 3)

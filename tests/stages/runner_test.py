@@ -1,0 +1,49 @@
+"""The order of the stages, and what is looked at before the first."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.stages import runner
+from tests.stages import command
+
+
+def _run(tmp_path: pathlib.Path, stage: str, **data: str) -> None:
+  changed = {f'data.{key}': value for key, value in data.items()}
+  config = config_lib.load(command.DIGITS_SMOKE, changed)
+  runner.run(config, str(tmp_path / 'run'), stage, 'command')
+
+
+@pytest.mark.parametrize(
+  ('data', 'words'),
+  [
+    ({'name': 'folder', 'path': '/absent'}, "data.path='/absent'"),
+    ({'name': 'tfds:absent', 'tfds_dir': '/'}, 'data.tfds_dir'),
+    ({'name': 'folder', 'path': '.', 'test_split': 'val'}, "'test', 'train'"),
+  ],
+)
+def test_missing_sensitive_images_end_a_run_before_pretraining(
+  data: dict[str, str], words: str, tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  began = []
+  monkeypatch.setitem(
+    runner._RUN, 'pretrain', lambda *arguments: began.append('pretrain')
+  )
+  with pytest.raises(array_types.UsageError, match=words) as error:
+    _run(tmp_path, 'all', **data)
+  assert '\n' not in str(error.value) and not began
+  assert not (tmp_path / 'run' / 'public').exists()
+  _run(tmp_path, 'pretrain', **data)  # Which does not read them.
+  assert began == ['pretrain']
+
+
+@pytest.mark.parametrize('stage', ['finetune', 'sample', 'evaluate', 'audit'])
+def test_a_stage_names_the_one_that_it_needs(
+  stage: str, tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(array_types.UsageError, match='Run --stage='):
+    _run(tmp_path, stage)
