@@ -218,7 +218,8 @@ def _pretrain() -> ml_collections.ConfigDict:
   pretrain.mixture_weights = ()  # One per interval.
   pretrain.init_from = ''  # Weights to start from: a run's folder or .npz.
   pretrain.init_sha256 = ''  # The hash that the .npz must have.
-  pretrain.init_key_map = ''  # JSON file: our leaf -> the .npz's array.
+  # JSON file: our leaf -> the .npz's array; see dp_diffusion/models/key_map.py.
+  pretrain.init_key_map = ''
   return pretrain
 
 

@@ -14,7 +14,7 @@ Images are `uint8[..., H, W, C] in [0, 255]` on the host and on disk, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import difflib
 import math
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
   Array = jax.Array
   Key = jax.Array  # A typed PRNG key, `jax.random.key`, never raw uint32.
+_NUM_NAMED = 3
 PyTree = Any
 Params = PyTree  # Nested dict of float32 leaves.
 Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
@@ -118,6 +119,18 @@ class DataSource(Protocol):
   images: np.ndarray
   labels: np.ndarray
   person: np.ndarray | None
+
+
+def some(names: Sequence[str]) -> str:
+  """The first names of a list that may be long, for a message.
+
+  >>> some(['a', 'b', 'c', 'd', 'e'])
+  'a, b, c and 2 more'
+  """
+  rest = len(names) - _NUM_NAMED
+  return ', '.join(names[:_NUM_NAMED]) + (
+    f' and {rest} more' if rest > 0 else ''
+  )
 
 
 def check_positive(name: str, value: float) -> None:

@@ -1,8 +1,8 @@
 """Weights on disk and on their way from public to private training.
 
 A weights file is an `.npz` with one float32 array per leaf, named by its path
-('down_0_0/conv_1/kernel'). Foreign weights come with a key map, a JSON object
-{our path: name in the file}.
+('down_0_block_0/conv_1/kernel'). Published weights have other names and
+layouts: `key_map` turns them into ours.
 
 Guarantees:
   * Every leaf that is reset or left out is named.
@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import fnmatch
-import json
 from typing import Any
 import zipfile
 
@@ -27,9 +26,9 @@ import numpy as np
 
 from dp_diffusion import array_types
 from dp_diffusion import files
+from dp_diffusion.models import key_map as key_maps
 
 CLASS_ROWS = 'label/classes'  # Path of the rows of the real classes.
-_NUM_NAMED = 3  # Leaves named in a message.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ def load_params(
   Args:
     path: .npz file.
     expected_sha256: hex hash that the file must have; '' does not check.
-    key_map: JSON file {our path: name in the .npz}; '' takes names as paths.
+    key_map: JSON file, see `key_map`; '' takes names as paths.
 
   Raises:
     UsageError: the file is missing, unreadable or has another hash, or the
@@ -125,26 +124,8 @@ def load_params(
       f'Expected {path} to be an .npz file of arrays: {error}.'
     ) from error
   if key_map:
-    arrays = _renamed(arrays, key_map, path)
+    arrays = key_maps.apply(key_map, arrays, str(path))
   return unflatten(arrays)
-
-
-def _renamed(
-  arrays: Mapping[str, np.ndarray], key_map: str, path: epath.Path
-) -> dict[str, np.ndarray]:
-  try:
-    mapping = files.read_json(key_map)
-  except (OSError, json.JSONDecodeError) as error:
-    raise array_types.UsageError(
-      f'Expected the key map {key_map} to be a JSON object: {error}.'
-    ) from error
-  missing = sorted(set(mapping.values()) - set(arrays))
-  if missing:
-    raise array_types.UsageError(
-      f'Expected {path} to hold every array that {key_map} names; it lacks'
-      f' {_some(missing)}.'
-    )
-  return {ours: arrays[theirs] for ours, theirs in mapping.items()}
 
 
 def transfer(
@@ -177,7 +158,8 @@ def transfer(
   if differing:
     raise array_types.UsageError(
       'Expected weights of the architecture of config.model, found'
-      f' {_some(differing)}. Give the model that the weights were made with.'
+      f' {array_types.some(differing)}. Give the model that the weights were'
+      ' made with.'
     )
   merged = {
     path: fresh if path in reset else old[path].astype(np.float32)
@@ -214,24 +196,17 @@ def trainable_fn(
     if not fnmatch.filter(paths, pattern):
       raise array_types.UsageError(
         f'Expected finetune.trainable={pattern!r} to match a leaf, such as'
-        f' {_some(paths)}.'
+        f' {array_types.some(paths)}.'
       )
   trained = {p for pattern in patterns for p in fnmatch.filter(paths, pattern)}
   frozen = sorted(set(reset) - trained)
   if frozen:
     raise array_types.UsageError(
-      f'Expected {_some(frozen)} to train, since its weights are new: add it'
-      ' to finetune.trainable.'
+      f'Expected {array_types.some(frozen)} to train, since its weights are'
+      ' new: add it to finetune.trainable.'
     )
   return trained.__contains__
 
 
 def _shape(array: np.ndarray | None) -> str:
   return 'absent' if array is None else str(list(array.shape))
-
-
-def _some(names: Sequence[str]) -> str:
-  rest = len(names) - _NUM_NAMED
-  return ', '.join(names[:_NUM_NAMED]) + (
-    f' and {rest} more' if rest > 0 else ''
-  )

@@ -138,12 +138,6 @@ def test_key_map_renames_foreign_weights(tmp_path):
   key_map = str(tmp_path / 'map.json')
   found = weights.load_params(tmp_path / 'a.npz', key_map=key_map)
   np.testing.assert_array_equal(found['ours']['bias'], 1.0)
-  (tmp_path / 'map.json').write_text(json.dumps({'ours/bias': 'gone'}))
-  with pytest.raises(array_types.UsageError, match='it lacks gone'):
-    weights.load_params(tmp_path / 'a.npz', key_map=key_map)
-  (tmp_path / 'map.json').write_text('{')
-  with pytest.raises(array_types.UsageError, match='a JSON object'):
-    weights.load_params(tmp_path / 'a.npz', key_map=key_map)
 
 
 def test_wrong_files_are_refused(tmp_path):
