@@ -262,8 +262,16 @@ class Config:
         f' image_size={self.data.image_size},'
         f' channels={self.data.channels}.'
       )
+    if not 0 <= self.seed < 2**31:
+      raise ValueError(f'Expected seed={self.seed} to be in [0, 2**31).')
     for data in (self.data, self.pretrain.data):
       size = data.image_size
+      for name in ('image_size', 'channels'):
+        if not getattr(data, name):
+          raise ValueError(
+            f'Expected data.{name}=0 to be that of the images: the network is'
+            ' made for it.'
+          )
       self.unet_config(data).check_image_shape(size, size, data.channels)
     self.pretrain_diffusion()
     samplers.timestep_sequence(

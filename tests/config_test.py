@@ -43,6 +43,9 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('data.image_size', '16', 'images of the size of data'),
     ('data.name', 'digit', "did you mean 'digits'"),
     ('model.num_groups', '5', 'num_groups=5'),
+    ('seed', '-1', 'Expected seed=-1 to be in [0, 2**31)'),
+    ('seed', '99999999999999999999', 'to be in [0, 2**31)'),
+    ('pretrain.data.image_size', '8.5', 'image_size=8.5 to be of type int'),
     # What would otherwise come to light after the training.
     ('sample.labels', '1,2', '10 weights >= 0, one per class'),
     ('sample.labels', 'unifrom', "sample.labels='unifrom'"),
@@ -54,6 +57,13 @@ def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
   with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
     config_lib.load(DIGITS, {key: text})
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['image_size', 'channels'])
+def test_the_network_needs_the_shape_of_the_images(name: str) -> None:
+  changed = {f'data.{name}': '0', f'pretrain.data.{name}': '0'}
+  with pytest.raises(array_types.UsageError, match=f'data.{name}=0 to be that'):
+    config_lib.load(DIGITS, changed)
 
 
 def test_large_delta_must_be_allowed_by_name() -> None:

@@ -287,7 +287,7 @@ def _solve(problem: _Problem) -> Calibration:
     assert steps is not None and target is not None
     noise = noise_search.smallest_noise(problem, steps, target, _SEARCH)
     if noise is None:
-      raise ValueError(
+      raise array_types.UsageError(
         f'Expected epsilon={target!r} to be within reach of a noise_multiplier'
         f' <= {noise_search.MAX_NOISE:g}; raise it or lower num_steps.'
       )
@@ -312,7 +312,7 @@ def _solve(problem: _Problem) -> Calibration:
 def _check_budget(problem: _Problem, target: float) -> None:
   spent = _epsilon(problem.spent, problem.config.delta, 'pld')
   if spent >= target:
-    raise ValueError(
+    raise array_types.UsageError(
       f'Expected epsilon={target!r} to be above the {spent:.6g} that was spent'
       ' before; raise it.'
     )

@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
+from dp_diffusion import array_types
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import mechanism as mechanism_lib
 
@@ -281,12 +282,12 @@ def test_spent_events_count():
 
 def test_spent_budget_is_refused():
   spent = [subsampled(1.0, 0.5, 100)]
-  with pytest.raises(ValueError, match='above the .* that was spent before'):
+  with pytest.raises(array_types.UsageError, match='above the .* spent before'):
     accounting.calibrate(DIGITS, spent=spent)
 
 
 def test_what_cannot_be_reached_is_refused():
-  with pytest.raises(ValueError, match='to pay for one step at noise'):
+  with pytest.raises(array_types.UsageError, match='to pay for one step'):
     accounting.calibrate(
       dataclasses.replace(
         DIGITS,
