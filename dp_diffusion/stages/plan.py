@@ -43,7 +43,7 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   inherited = inheritance.find(config, workdir).entries
   calibration = histograms.calibrate(config, inherited)
   for line in (
-    *_privacy_lines(calibration),
+    *privacy_lines(calibration),
     *_inherited_lines(inherited),
     *_spent_lines(workdir),
     *_model_lines(config),
@@ -53,7 +53,8 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     console.say(line)
 
 
-def _privacy_lines(calibration: accounting.Calibration) -> list[str]:
+def privacy_lines(calibration: accounting.Calibration) -> list[str]:
+  """Numbers of the mechanism; all of them are public."""
   mechanism = calibration.mechanism
   lines = [
     'privacy',

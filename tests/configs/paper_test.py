@@ -11,6 +11,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.stages import plan
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 
@@ -38,6 +39,11 @@ TABLE = [
 ]
 
 
+# Published with an interval of 1e-3 of the privacy loss, which costs 0.4 % of
+# noise; see tests/privacy/accounting_test.py. With ours less is enough.
+LARGER_THAN_NEEDED = {('mnist', 1): 16.148, ('camelyon', 32): 0.47678}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'epsilon', 'pld', 'rdp'), TABLE)
 def test_noise_multipliers_are_the_papers(
@@ -45,11 +51,30 @@ def test_noise_multipliers_are_the_papers(
 ) -> None:
   config = load(name, privacy__epsilon=str(epsilon))
   found = accounting.calibrate(config.privacy)
-  # The published table has four digits.
-  tolerance = 0.005 + 1e-9 if pld > 10 else 1e-3
-  assert found.mechanism.noise_multiplier == pytest.approx(pld, abs=tolerance)
+  # Four digits were published, from a search that stopped within 0.1 %.
+  tolerance = 1e-3 * pld + (5e-3 if pld > 10 else 5e-4)
+  expected = LARGER_THAN_NEEDED.get((name, epsilon), pld)
+  noise_multiplier = found.mechanism.noise_multiplier
+  assert noise_multiplier == pytest.approx(expected, abs=tolerance)
+  assert noise_multiplier <= pld + 5e-4
   assert found.noise_multiplier_rdp == pytest.approx(rdp, abs=tolerance)
   assert found.epsilon_pld <= epsilon
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'noise'),
+  [
+    ('mnist', '2.282 (PLD decides), 2.41 under RDP'),
+    ('fashion_mnist', '2.282 (PLD decides), 2.41 under RDP'),
+    ('cifar10', '2.451 (PLD decides), 2.61 under RDP'),
+    ('camelyon', '0.7633 (PLD decides), 0.8031 under RDP'),
+  ],
+)
+def test_plan_prints_the_published_noise(name: str, noise: str) -> None:
+  calibration = accounting.calibrate(load(name).privacy)
+  lines = plan.privacy_lines(calibration)
+  assert f'  noise multiplier    {noise}' in lines
 
 
 def test_the_table_covers_every_published_noise_multiplier() -> None:

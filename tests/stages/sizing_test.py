@@ -141,6 +141,34 @@ def test_every_stage_is_measured_and_said(config, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('need')
+def test_memory_of_a_step_is_the_same_at_any_expected_batch(state) -> None:
+  """The compiler's own analysis of the network's step at 256 and at 16,384.
+
+  A larger batch is more microbatches of the size that memory allows;
+  `tests/training/microbatch_test.py` has the update that follows.
+  """
+  found = []
+  for expected_batch_size in (256, 16_384):
+    config = config_lib.load(
+      command.DIGITS_SMOKE,
+      {
+        'finetune.microbatch_size': '0',
+        'privacy.num_examples': '50000',
+        'privacy.delta': '1e-5',
+        'privacy.expected_batch_size': str(expected_batch_size),
+      },
+    )
+    size = sizing.private_size(config, state, _devices(1))
+    compiled = sizing.private_compile_fn(config, state)(size)
+    found.append((size, microbatch.peak_bytes(compiled)))
+  assert found[0] == found[1]
+  size, peak = found[0]
+  # It counts what each record needs: a gradient, and what its draws keep.
+  assert peak > size * microbatch.tree_bytes(state.params)
+
+
+@pytest.mark.slow
 def test_the_choice_is_made_from_the_real_network(config, state) -> None:
   found = microbatch.measure(sizing.private_compile_fn(config, state))
   weights = microbatch.tree_bytes(state.params)
