@@ -212,7 +212,7 @@ def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
   """Checks and converts one value to its annotated type."""
-  if dataclasses.is_dataclass(hint):
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     if not isinstance(value, Mapping):
       raise UsageError(f'Expected {path} to hold keys, not {value!r}.')
     return build(hint, value, f'{path}.')

@@ -20,6 +20,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 
 from flax import struct
 import jax
@@ -169,7 +170,7 @@ def step_fn(
     if table.noise.any():
       noise = _noise(state.keys, i + 1, state.x.shape[1:])
       x += jnp.asarray(table.noise)[i] * noise
-    return state.replace(x=x, previous_x0=x0)
+    return dataclasses.replace(state, x=x, previous_x0=x0)
 
   return step
 

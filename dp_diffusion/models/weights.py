@@ -88,7 +88,7 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> array_types.Params:
 
 def save_npz(path: epath.PathLike, params: array_types.Params) -> None:
   """Writes weights, whole or not at all; equal weights give equal bytes."""
-  files.write_npz(path, **flatten(params))
+  files.write_npz(path, 0o644, **flatten(params))
 
 
 def load_params(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def make_loss_fn(
       timestep: array_types.Array,
       label: array_types.Array,
     ) -> array_types.Array:
-      return model.apply(
+      output: Any = model.apply(
         {'params': full_params(params)},
         x_t,
         timestep,
@@ -59,6 +60,7 @@ def make_loss_fn(
         is_training=has_dropout,
         rngs={'dropout': dropout_key} if has_dropout else None,
       )
+      return output
 
     return losses.draw_loss(denoise, diffusion, x0, example['label'], loss_key)
 
@@ -91,7 +93,8 @@ def make_denoise_fn(
     timestep: array_types.Array,
     label: array_types.Array,
   ) -> array_types.Array:
-    return model.apply({'params': params}, x_t, timestep, label)
+    output: Any = model.apply({'params': params}, x_t, timestep, label)
+    return output
 
   return denoise
 

@@ -82,7 +82,7 @@ def lines(
 
 
 def hours_text(secs: float) -> str:
-  """Three digits.
+  """Three significant figures.
 
   >>> hours_text(3600 * 57_461), hours_text(90)
   ('57,500 hours', '0.025 hours')
@@ -92,7 +92,7 @@ def hours_text(secs: float) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-  """Two digits or more, in the largest unit that leaves a whole part.
+  """To a tenth of the largest unit that leaves a whole part.
 
   >>> size_text(1_929_388_104), size_text(3072), size_text(0)
   ('1.8 GiB', '3.0 KiB', '0 bytes')

@@ -11,7 +11,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -85,7 +85,10 @@ def run(
   state, optimizer = _initial_state(config, workdir, mechanism)
   restored = checkpoints.restore(state)
   start_step = 0
-  meta = {'facts': facts, 'run_id': run_facts.run_id(secret, facts)}
+  meta: Mapping[str, Any] = {
+    'facts': facts,
+    'run_id': run_facts.run_id(secret, facts),
+  }
   ledger = ledger_lib.start(
     mechanism,
     config.privacy,
