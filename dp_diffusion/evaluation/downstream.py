@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
@@ -73,17 +74,23 @@ class NeuralClassifier:
     variables: its collections, 'params' among them.
     validation: scores in the order they were taken; empty without validation.
     best_step: the step whose weights these are.
-    logits_fn: (variables, images uint8[B, H, W, C]) -> float32 logits.
+    fns: its compiled functions.
   """
 
   variables: array_types.PyTree
   validation: tuple[ValidationScore, ...]
   best_step: int
-  logits_fn: Callable[..., jax.Array]
+  fns: classifiers.Fns
+
+  @property
+  def validation_accuracy(self) -> float:
+    """Of these weights, on the validation part; NaN without one."""
+    taken = {score.step: score.accuracy for score in self.validation}
+    return taken.get(self.best_step, math.nan)
 
   def predict_proba(self, images: np.ndarray) -> np.ndarray:
     """Maps uint8[N, H, W, C] to float32[N, num_classes]."""
-    logits = _batched(self.logits_fn, self.variables, images)
+    logits = _batched(self.fns.logits, self.variables, images)
     return special.softmax(logits, axis=1).astype(np.float32)
 
 
@@ -183,7 +190,12 @@ def _train_neural(
   for step in range(1, config.num_steps + 1):
     batch = next(batches)
     state = fns.step(
-      state, draw_key, np.int32(step), images[batch], labels[batch]
+      state,
+      draw_key,
+      np.int32(step),
+      classifiers.step_numbers(config, step),
+      images[batch],
+      labels[batch],
     )
     if advance:
       advance()
@@ -199,7 +211,7 @@ def _train_neural(
     variables=best_variables if best else state[0],
     validation=tuple(scores),
     best_step=best.step if best else config.num_steps,
-    logits_fn=fns.logits,
+    fns=fns,
   )
 
 

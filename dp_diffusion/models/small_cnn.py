@@ -22,7 +22,10 @@ class SmallCNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes]."""
+    """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes].
+
+    The intermediate 'features' is float32[B, hidden].
+    """
     del train  # No dropout and no batch statistics.
     for stage in range(2):
       for _ in range(2):
@@ -31,4 +34,5 @@ class SmallCNN(nn.Module):
       x = nn.max_pool(x, (2, 2), strides=(2, 2))
     x = x.reshape((x.shape[0], -1))
     x = nn.relu(nn.Dense(self.hidden)(x))
+    self.sow('intermediates', 'features', x)
     return nn.Dense(self.num_classes)(x).astype(jnp.float32)

@@ -62,7 +62,10 @@ class WideResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes]."""
+    """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes].
+
+    The intermediate 'features' is float32[B, 64 * width].
+    """
     array_types.check_one_of('norm', self.norm, _NORMS)
     if self.depth < 10 or (self.depth - 4) % 6:
       raise ValueError(f'Expected depth={self.depth!r} to be 6 n + 4, n >= 1.')
@@ -73,4 +76,5 @@ class WideResNet(nn.Module):
         features = 16 * self.width * 2**stage
         x = _Block(features, stride, self.norm, train)(x)
     x = _Norm(self.norm, train)(x).mean(axis=(1, 2))
+    self.sow('intermediates', 'features', x)
     return nn.Dense(self.num_classes)(x).astype(jnp.float32)
