@@ -9,6 +9,7 @@ may give a number called FID: `is_inception` is true for no other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -31,6 +32,7 @@ ApplyFn = Callable[[Any, jax.Array], jax.Array]
 # Compiles an ApplyFn with its params: images -> features, any fixed B.
 BindFn = Callable[[ApplyFn, Any], Callable[[np.ndarray], Any]]
 
+_MANY_BATCHES = 50  # Fewer show no progress.
 _RESERVED_WORDS = ('fid', 'inception')
 
 
@@ -129,7 +131,15 @@ class NetExtractor:
         'Expected images to be uint8[N, H, W, C]; got'
         f' {images.dtype}{list(images.shape)}.'
       )
-    with console.progress(f'features ({self.name})', len(images)) as advance:
+    # How many real images there are is not for a terminal.
+    title, shown = f'features ({self.name}), percent', 0
+    is_long = len(images) > _MANY_BATCHES * self.batch_size
+    progress = (
+      console.progress(title, 100, is_private=True)
+      if is_long
+      else contextlib.nullcontext(_say_nothing)
+    )
+    with progress as advance:
       for start in range(0, len(images), self.batch_size):
         batch = np.asarray(images[start : start + self.batch_size])
         size = len(batch)
@@ -140,7 +150,9 @@ class NetExtractor:
             f'Expected finite {self.name} features; images {start} to'
             f' {start + size - 1} have others.'
           )
-        advance(size)
+        done = 100 * (start + size) // len(images)
+        advance(done - shown)
+        shown = done
         yield found
 
   def extract(self, images: np.ndarray) -> np.ndarray:
@@ -240,6 +252,10 @@ def pixels(
     params=(),
     bind_fn=bind_fn,
   )
+
+
+def _say_nothing(steps: int = 1) -> None:
+  del steps
 
 
 def _inception_features(params: Any, images: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,8 @@ class FrechetResult:
 
   Attributes:
     value: the distance between the two samples.
+    std_error: of `value`, over samples of synthetic images; the reference
+      counts as fixed. See `jackknife_std_error`.
     value_at_infinity: extrapolated to infinitely many synthetic images.
     features: name of the features.
     is_inception: whether they are FID's.
@@ -158,6 +161,7 @@ class FrechetResult:
   """
 
   value: float
+  std_error: float
   value_at_infinity: float
   features: str
   is_inception: bool
@@ -183,6 +187,8 @@ def check_enough(
 ) -> None:
   """Refuses a sample of which the covariance is singular.
 
+  How many there are is not said: the number of real ones is no public fact.
+
   Args:
     num: images in the sample; more than F are needed.
     extractor: the features.
@@ -194,9 +200,9 @@ def check_enough(
   if num <= extractor.num_features:
     raise array_types.UsageError(
       f'Expected more than {extractor.num_features} {what} for a Frechet'
-      f' distance in {extractor.name} features; got {num}: take more images,'
-      ' fewer features, or allow few samples and get a number that is far too'
-      ' large.'
+      f' distance in {extractor.name} features: take more images, fewer'
+      ' features, or set evaluate.allow_few_images and get a number that is'
+      ' far too large.'
     )
 
 
@@ -227,9 +233,11 @@ def compare(
   if not allow_few:
     check_enough(reference.num, extractor, 'reference images')
     check_enough(len(synthetic), extractor, 'synthetic images')
-  curve = sample_size_curve(reference, synthetic, num_points, seed)
+  root = symmetric_root(reference.covariance)
+  curve = sample_size_curve(reference, synthetic, num_points, seed, root=root)
   return FrechetResult(
     value=curve[-1][1],
+    std_error=jackknife_std_error(reference, synthetic, seed=seed, root=root),
     value_at_infinity=extrapolate(curve),
     features=extractor.name,
     is_inception=extractor.is_inception,
@@ -241,7 +249,12 @@ def compare(
 
 
 def sample_size_curve(
-  reference: Moments, synthetic: np.ndarray, num_points: int = 15, seed: int = 0
+  reference: Moments,
+  synthetic: np.ndarray,
+  num_points: int = 15,
+  seed: int = 0,
+  *,
+  root: np.ndarray | None = None,
 ) -> tuple[tuple[int, float], ...]:
   """Measures the distance of growing samples of the synthetic images.
 
@@ -254,6 +267,7 @@ def sample_size_curve(
     synthetic: float32[N, F].
     num_points: how many samples, at least 2.
     seed: of the order.
+    root: of the reference's covariance, where it is known.
 
   Returns:
     (size, distance) by growing size; the last is that of all N.
@@ -267,7 +281,8 @@ def sample_size_curve(
   first = max(2, num // 10, min(synthetic.shape[1] + 1, num // 2))
   sizes = np.unique(np.linspace(first, num, num_points).astype(int))
   order = np.random.default_rng(seed).permutation(num)
-  root = symmetric_root(reference.covariance)
+  if root is None:
+    root = symmetric_root(reference.covariance)
   total = no_moments(synthetic.shape[1])
   curve = []
   for start, stop in zip([0, *sizes[:-1]], sizes, strict=True):
@@ -276,6 +291,49 @@ def sample_size_curve(
       total = merge(total, moments(synthetic[rows]))
     curve.append((int(stop), _distance(reference, root, total)))
   return tuple(curve)
+
+
+def jackknife_std_error(
+  reference: Moments,
+  synthetic: np.ndarray,
+  *,
+  num_groups: int = 10,
+  seed: int = 0,
+  root: np.ndarray | None = None,
+) -> float:
+  """Standard error of the distance, by leaving out a group at a time.
+
+  The delete-a-group jackknife (Kott 2001): with d_g the distance without
+  group g, the variance is (G - 1) / G sum (d_g - mean)^2. Every image is read
+  once.
+
+  Args:
+    reference: moments of the reference.
+    synthetic: float32[N, F].
+    num_groups: G; fewer where there are fewer images.
+    seed: of the groups.
+    root: of the reference's covariance, where it is known.
+
+  Returns:
+    In units of the distance.
+
+  Raises:
+    ValueError: there are fewer than 4 images.
+  """
+  array_types.check_at_least('len(synthetic)', len(synthetic), 4)
+  if root is None:
+    root = symmetric_root(reference.covariance)
+  order = np.random.default_rng(seed).permutation(len(synthetic))
+  groups = [
+    moments(synthetic[np.sort(rows)])
+    for rows in np.array_split(order, min(num_groups, len(order) // 2))
+  ]
+  values = []
+  for left_out in range(len(groups)):
+    rest = groups[:left_out] + groups[left_out + 1 :]
+    values.append(_distance(reference, root, functools.reduce(merge, rest)))
+  scale = len(values) - 1
+  return float(np.sqrt(scale * np.var(values)))
 
 
 def extrapolate(curve: Iterable[tuple[int, float]]) -> float:

@@ -90,7 +90,7 @@ def compare(
   if smaller < 2 * MIN_SUBSETS:
     raise array_types.UsageError(
       f'Expected at least {2 * MIN_SUBSETS} images on each side for a kernel'
-      f' distance; got {len(reference)} and {len(synthetic)}.'
+      " distance; evaluate.features='' leaves distances out."
     )
   size = min(MAX_SUBSET_SIZE, smaller // MIN_SUBSETS)
   num_subsets = smaller // size

@@ -52,6 +52,7 @@ def compare(
   reference_name: str,
   num_neighbors: int = 3,
   block_size: int = distances.BLOCK_SIZE,
+  reference_radii: np.ndarray | None = None,
 ) -> PrecisionRecall:
   """Measures precision and recall exactly.
 
@@ -62,22 +63,22 @@ def compare(
     reference_name: dataset and split.
     num_neighbors: k; the paper's 3.
     block_size: rows of a tile of distances.
+    reference_radii: `radii` of the reference, where they are known.
 
   Raises:
     ValueError: there are too few images for k.
   """
-  radius = {
-    name: distances.nearest(x, x, num_neighbors, True, block_size)[0][:, -1]
-    for name, x in (('reference', reference), ('synthetic', synthetic))
-  }
+  if reference_radii is None:
+    reference_radii = radii(reference, num_neighbors, block_size)
+  synthetic_radii = radii(synthetic, num_neighbors, block_size)
   is_precise = np.zeros(len(synthetic), bool)
   is_recalled = np.zeros(len(reference), bool)
   tiles = distances.squared_tiles(synthetic, reference, block_size)
   for rows, columns, tile in tiles:
     tile = np.sqrt(tile, out=tile)
-    within = tile <= radius['reference'][columns][None, :]
+    within = tile <= reference_radii[columns][None, :]
     is_precise[rows] |= within.any(axis=1)
-    within = tile <= radius['synthetic'][rows][:, None]
+    within = tile <= synthetic_radii[rows][:, None]
     is_recalled[columns] |= within.any(axis=0)
   return PrecisionRecall(
     precision=float(is_precise.mean()),
@@ -88,3 +89,13 @@ def compare(
     num_reference=len(reference),
     num_synthetic=len(synthetic),
   )
+
+
+def radii(
+  points: np.ndarray,
+  num_neighbors: int = 3,
+  block_size: int = distances.BLOCK_SIZE,
+) -> np.ndarray:
+  """Distance float64[N] of each of [N, F] to its k-th neighbour among them."""
+  found = distances.nearest(points, points, num_neighbors, True, block_size)
+  return found[0][:, -1]

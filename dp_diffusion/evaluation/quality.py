@@ -85,6 +85,7 @@ def compare(
     UsageError: there are too few images.
   """
   moments = fid.moments(reference)
+  reference_radii = prdc.radii(reference)
 
   def measure(candidates: np.ndarray) -> Quality:
     return Quality(
@@ -108,6 +109,7 @@ def compare(
         candidates,
         features_name=extractor.name,
         reference_name=reference_name,
+        reference_radii=reference_radii,
       ),
     )
 

@@ -50,6 +50,12 @@ def test_the_last_batch_is_padded_and_cut(num):
   np.testing.assert_allclose(found, expected_halves(images), rtol=1e-6)
 
 
+def test_the_number_of_images_is_not_said(capsys):
+  make_extractor(batch_size=1).extract(make_images(57))
+  said = capsys.readouterr().out
+  assert 'percent: 100/100' in said and '57/' not in said
+
+
 def test_no_images_give_no_features():
   assert make_extractor().extract(make_images(0)).shape == (0, 2)
 

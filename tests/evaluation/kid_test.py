@@ -93,5 +93,5 @@ def test_only_inception_gives_a_kid():
 
 
 def test_too_few_are_refused():
-  with pytest.raises(array_types.UsageError, match='got 30 and 19'):
+  with pytest.raises(array_types.UsageError, match='at least 20 images'):
     compare(np.zeros((30, 3)), np.zeros((19, 3)))
