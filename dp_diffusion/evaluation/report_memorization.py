@@ -1,0 +1,182 @@
+"""What the report says about copies of training images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dp_diffusion.evaluation import charts
+from dp_diffusion.evaluation import figures
+from dp_diffusion.evaluation import formats
+from dp_diffusion.evaluation import memorization
+from dp_diffusion.evaluation import page
+
+_SPACE = '\N{NO-BREAK SPACE}'
+
+
+def section(
+  synthetic: memorization.MemorizationResult,
+  real: memorization.MemorizationResult,
+  image_shape: tuple[int, int, int],
+  pairs_path: str,
+) -> page.Section:
+  """The tests of synthetic images, beside those of images that copy nothing.
+
+  Args:
+    synthetic: of the synthetic images.
+    real: of held-out real images in their place.
+    image_shape: (H, W, C), by which distances are shown per pixel value.
+    pairs_path: where the figure of the closest pairs lies; it shows training
+      images and so is not in the report.
+  """
+  both = (synthetic, real)
+  rows = [
+    ('Images', *(len(r.train_distances) for r in both)),
+    (
+      'Nearer to training images than fresh ones are: z',
+      *(f'{r.c_t:.2f} (p = {_p(r.c_t_p_value)})' for r in both),
+    ),
+    (
+      'Nearest real image is a training image',
+      *(formats.percent(r.closer_to_train.fraction) for r in both),
+    ),
+    (
+      '… by chance alone',
+      *(formats.percent(r.closer_to_train.expected) for r in both),
+    ),
+    (
+      '… difference: z',
+      *(
+        f'{r.closer_to_train.z:.2f} (p = {_p(r.closer_to_train.p_value)})'
+        for r in both
+      ),
+    ),
+    ('Authentic', *(formats.percent(r.authenticity) for r in both)),
+    ('Equal to a training image', *(r.num_exact for r in both)),
+  ]
+  picture = page.Figure(
+    _distances(synthetic, image_shape),
+    alt='Three histograms of distances to nearest images; see the caption.',
+    title='Distance to the nearest image',
+    caption=(
+      'Copies would put the solid line to the left of the other two. Root'
+      ' mean square over pixel values from 0 to 255.'
+    ),
+  )
+  return page.Section(
+    'Copies of training images',
+    (
+      page.Text(verdict(synthetic)),
+      page.Table(('', 'Synthetic', 'Real, held out'), rows),
+      picture,
+      page.Details(
+        'What these numbers are', page.Text(_definitions(synthetic))
+      ),
+      page.Text(
+        f'The closest pairs are drawn in `{pairs_path}`: they show training'
+        ' images and are not for publication.'
+      ),
+    ),
+    {
+      'memorization': {
+        'synthetic': synthetic.to_dict(),
+        'real': real.to_dict(),
+        'closest_pairs': pairs_path,
+      }
+    },
+  )
+
+
+def verdict(found: memorization.MemorizationResult) -> str:
+  """The finding in a sentence or two."""
+  searched = (
+    f'{formats.number(len(found.train_distances))} synthetic images were'
+    f' compared with {formats.number(found.num_train)} training and'
+    f' {formats.number(found.num_held_out)} held-out images'
+    f' ({found.space}, every pair).'
+  )
+  if found.is_copying:
+    return (
+      f'**Copying is found.** {searched} The synthetic images are nearer to'
+      ' the training images than chance allows.'
+    )
+  exact = (
+    f' {found.num_exact} of them equal a training image to the bit.'
+    if found.num_exact
+    else ''
+  )
+  return (
+    f'**No copying is found.** {searched}{exact} This is no proof of privacy:'
+    ' epsilon is.'
+  )
+
+
+def closest_pairs(
+  found: memorization.MemorizationResult,
+  synthetic: np.ndarray,
+  train: np.ndarray,
+) -> bytes:
+  """Synthetic images above the training images nearest to them: a PNG.
+
+  Args:
+    found: gives the pairs.
+    synthetic: uint8[N, H, W, C].
+    train: uint8[T, H, W, C].
+  """
+  first = [pair.synthetic for pair in found.pairs]
+  second = [pair.train for pair in found.pairs]
+  images = np.concatenate([synthetic[first], train[second]])
+  labels = np.repeat(np.arange(2, dtype=np.int32), len(first))
+  return figures.class_grid(
+    images, labels, ('synthetic', 'training'), per_class=len(first)
+  )
+
+
+def _distances(
+  found: memorization.MemorizationResult, image_shape: tuple[int, int, int]
+) -> bytes:
+  scale = math.sqrt(math.prod(image_shape))
+  return charts.histograms(
+    {
+      'synthetic to training': found.train_distances / scale,
+      'synthetic to held-out': found.held_out_distances / scale,
+      'held-out to training': found.reference_distances / scale,
+    },
+    (charts.SYNTHETIC, charts.PUBLIC, charts.REAL),
+    'root mean square difference',
+  )
+
+
+def _p(value: float) -> str:
+  """A p-value.
+
+  >>> _p(0.123), _p(1e-9)
+  ('0.12', '< 10⁻⁴')
+  """
+  return (
+    f'<{_SPACE}10⁻⁴'.replace(_SPACE, ' ') if value < 1e-4 else f'{value:.2g}'
+  )
+
+
+def _definitions(found: memorization.MemorizationResult) -> str:
+  return '\n'.join(
+    (
+      '- **Nearer to training images than fresh ones are**: z-score of'
+      ' Mann-Whitney for distances to the nearest training image, synthetic'
+      ' against held-out (arXiv 2004.05675). Standard deviation 1 if the two'
+      f' are alike; below {memorization.COPYING_Z:g} is copying. Far above 0'
+      ' means that the images are not yet like real ones.',
+      '- **Nearest real image is a training image**: share of the images, among'
+      f' {formats.number(found.num_train)} training and'
+      f' {formats.number(found.num_held_out)} held-out images. Which of them'
+      ' were trained on would not matter without copying; z and p are over'
+      ' permutations of that, and z above 3 is copying.',
+      '- **Authentic**: share of the images that are further from their nearest'
+      ' training image than that one is from its own nearest neighbour'
+      ' (arXiv 2102.08921).',
+      '- All distances are exact, in'
+      f' {found.space}. For the real column half of the held-out images stand'
+      ' in for the synthetic ones.',
+    )
+  )

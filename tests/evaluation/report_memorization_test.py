@@ -1,0 +1,54 @@
+"""Copies are said to be copies, and no training image is on the page."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from dp_diffusion.evaluation import memorization
+from dp_diffusion.evaluation import page
+from dp_diffusion.evaluation import report_memorization
+
+
+def make_images(num, seed):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (num, 4, 4, 1)).astype(np.uint8)
+
+
+def look(synthetic):
+  train, held_out = make_images(80, 0), make_images(60, 1)
+  found = memorization.compare(synthetic, train, held_out, space='pixels')
+  real = memorization.compare_real(train, held_out, space='pixels')
+  section = report_memorization.section(
+    found, real, (4, 4, 1), 'private/closest_pairs.png'
+  )
+  sections = [page.Section('', ()), section]
+  return found, section, page.render('n', 'e', 't', 'l', sections)
+
+
+def test_fresh_images_are_no_copies():
+  found, section, html = look(make_images(50, 2))
+  assert not found.is_copying and 'No copying is found' in html
+  assert section.data['memorization']['synthetic'] == found.to_dict()
+  assert section.data['memorization']['real']['num_synthetic'] == 30
+
+
+def test_copies_are_found_and_drawn_elsewhere():
+  train = make_images(80, 0)
+  found, _, html = look(train[:50])
+  assert found.is_copying and '<strong>Copying is found.</strong>' in html
+  assert 'private/closest_pairs.png' in html
+  assert html.count('<img') == 1  # The distances.
+  assert 'data:image/svg+xml' in html and 'data:image/png' not in html
+  picture = report_memorization.closest_pairs(found, train[:50], train)
+  pixels = np.asarray(Image.open(io.BytesIO(picture)).convert('L'))
+  rows = np.array_split(pixels[:, 200:], 2)
+  height = min(map(len, rows))
+  # Each synthetic image stands above an equal one.
+  np.testing.assert_array_equal(rows[0][4:height], rows[1][2 : height - 2])
+
+
+def test_charts_are_the_same_each_time():
+  assert look(make_images(50, 2))[2] == look(make_images(50, 2))[2]
