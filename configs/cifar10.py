@@ -74,11 +74,13 @@ def use_recipe(config: ml_collections.ConfigDict) -> None:
   config.finetune.mixture_weights = (0.015, 0.785, 0.2)
   config.evaluate.classifier.reflect_pad = 4
   config.evaluate.classifier.flip = True
+  config.evaluate.features = 'inception'
 
 
 def _jpeg(config: ml_collections.ConfigDict) -> None:
   default.smoke_on_files(config)
   config.name += '-jpeg'
+  config.evaluate.features = 'public'  # Inception would need a network.
   config.data.name = 'tfds:cifar10_jpeg'
   config.pretrain.data.name = 'tfds:tiny_imagenet32'
   config.pretrain.data.class_names = tuple(

@@ -78,6 +78,8 @@ def smoke(config: ml_collections.ConfigDict) -> None:
       source_seed=seed,
     )
   config.update_from_flattened_dict(_SMOKE)
+  has_classes = len(config.pretrain.data.class_names) > 1
+  config.evaluate.features = 'public' if has_classes else ''
   if config.pretrain.num_steps:
     config.update_from_flattened_dict(_SMOKE_PRETRAIN)
 
@@ -126,6 +128,8 @@ _SMOKE = {
   'evaluate.classifier.num_validations': 1,
   'evaluate.num_seeds': 1,
   'evaluate.max_train_images': 64,
+  'evaluate.allow_few_images': True,
+  'evaluate.held_out_split': '',
 }
 _SMOKE_PRETRAIN = {
   'pretrain.num_steps': 2,
@@ -296,6 +300,15 @@ def _evaluate() -> ml_collections.ConfigDict:
   evaluate.num_seeds = 3  # Networks per source of images.
   evaluate.svm = False  # Also scikit-learn's RBF SVM.
   evaluate.max_train_images = 0  # Per source of images; 0 is all.
+  # For distances: '' (none), 'inception' (FID), 'public' (a CNN trained on the
+  # public images), 'pixels', or the path of an .npz network.
+  evaluate.features = ''
+  evaluate.inception_path = ''  # '' is the user's cache, fetched on first use.
+  # Held-out images of the distribution trained on; '' is data.test_split.
+  evaluate.held_out_split = ''
+  evaluate.max_distance_images = 50_000  # Of each set, in distances.
+  evaluate.allow_few_images = False  # Distances of fewer images than features.
+  evaluate.memorization = True  # Look for copies of training images.
   return evaluate
 
 

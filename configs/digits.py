@@ -66,6 +66,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate.classifier.num_steps = 300
   config.evaluate.num_seeds = 1
   config.evaluate.svm = True
+  config.evaluate.features = 'public'
   return default.apply_variant(config, variant, {'smoke': _smoke})
 
 
@@ -89,5 +90,5 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.sample.batch_size = 20
   config.sample.shard_size = 40
   config.evaluate.classifier.num_steps = 20
-  config.evaluate.num_seeds = 1
+  config.evaluate.allow_few_images = True
   config.update_from_flattened_dict(default.SMOKE_AUDIT)

@@ -56,6 +56,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
   config.sample.num_samples = 20_000
   config.evaluate.max_train_images = 50_000
+  config.evaluate.features = 'inception'
   return default.apply_variant(config, variant, {'smoke': default.smoke})
 
 

@@ -71,11 +71,13 @@ def use_recipe(config: ml_collections.ConfigDict) -> None:
   config.finetune.checkpoint_every_steps = 50
   config.finetune.mixture_boundaries = (0, 200, 800, 1000)
   config.finetune.mixture_weights = (0.05, 0.9, 0.05)
+  config.evaluate.features = 'inception'
 
 
 def _letters(config: ml_collections.ConfigDict) -> None:
   is_smoke = default.smoke_on_files(config)
   config.name += '-letters'
+  config.evaluate.features = 'public'
   config.data.name = 'tfds:mnist'
   config.pretrain.data.name = 'tfds:emnist_letters'
   config.pretrain.data.class_names = tuple(string.ascii_lowercase)

@@ -17,7 +17,7 @@ from dp_diffusion import config_values
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
-from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
@@ -195,29 +195,6 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-  """Measuring the released dataset on real held-out images.
-
-  Attributes:
-    classifier: the network trained on each source of images.
-    num_seeds: classifiers per source; their mean is reported.
-    svm: also train the fixed outside reference, scikit-learn's RBF SVM.
-    max_train_images: at most so many images per source; 0 for all.
-  """
-
-  classifier: classifiers.ClassifierConfig
-  num_seeds: int
-  svm: bool
-  max_train_images: int
-
-  def __post_init__(self) -> None:
-    array_types.check_at_least('evaluate.num_seeds', self.num_seeds, 1)
-    array_types.check_non_negative(
-      'evaluate.max_train_images', self.max_train_images
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
   """Several processes; see `training/parallel.py`.
 
@@ -247,7 +224,7 @@ class Config:
   finetune: FinetuneConfig
   privacy: accounting.PrivacyConfig
   sample: SampleConfig
-  evaluate: EvaluateConfig
+  evaluate: evaluate_config.EvaluateConfig
   audit: audit.AuditConfig
   distributed: DistributedConfig
 

@@ -2,38 +2,28 @@
 
 Classifiers see one source of images each: synthetic ones, public ones (the
 floor), real training ones (the ceiling). The held-out images are read once,
-when all of them are trained.
+when all of them are trained. What is measured is in `measuring`; here it is
+joined with the privacy statement and written down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-import functools
 import time
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import files
-from dp_diffusion import release
-from dp_diffusion.data import registry
-from dp_diffusion.evaluation import classifiers as classifiers_lib
-from dp_diffusion.evaluation import downstream
-from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
-from dp_diffusion.evaluation import scoring
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import measuring
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import processes
-
-# As the report's keys: ours by its kind, the outside reference by its name.
-_OURS = 'cnn'
-_REFERENCE = 'svm'
 
 
 def run(
@@ -44,11 +34,11 @@ def run(
   Args:
     config: uses data, pretrain.data, evaluate.
     workdir: reads release/, writes evaluation/.
-    stop: asked between classifiers.
+    stop: asked at every step.
 
   Raises:
     UsageError: a dataset is missing.
-    Interrupted: the user asked to stop.
+    Interrupted: the user asked to stop; trained classifiers are kept.
   """
   processes.on_main(lambda: _run_on_main(config, workdir, stop))
 
@@ -62,83 +52,33 @@ def _run_on_main(
   config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
 ) -> None:
   start = time.monotonic()
-  settings = config.evaluate
-  sources = _training_images(config, workdir)
-  num_classes = len(config.data.class_names) or 1
-  held_out = held_out_lib.HeldOut(
-    functools.partial(registry.load, config.data, config.data.test_split)
+  places = measuring.Places(
+    release=workdir.release,
+    evaluation=workdir.evaluation,
+    private=workdir.private,
   )
-  configs = {_OURS: settings.classifier}
-  if settings.svm:
-    configs[_REFERENCE] = classifiers_lib.ClassifierConfig(name='svm')
-  classifiers: dict[tuple[str, str], list[downstream.Classifier]] = {}
-  num_runs = len(sources) * (settings.num_seeds + len(configs) - 1)
-  with held_out.closed():
-    with console.progress('training classifiers', num_runs) as advance:
-      for source, (images, labels) in sources.items():
-        for name, classifier_config in configs.items():
-          # The reference has no randomness: one fit says all.
-          num_seeds = 1 if name == _REFERENCE else settings.num_seeds
-          for seed in range(num_seeds):
-            stop.raise_if_asked()
-            classifiers.setdefault((source, name), []).append(
-              downstream.train_classifier(
-                classifier_config, images, labels, num_classes, seed
-              )
-            )
-            advance()
-  test = held_out.open()
-  test_images = np.asarray(test.images)
-  scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sources}
-  for (source, name), members in classifiers.items():
-    predicted = [downstream.predictions(m, test_images) for m in members]
-    scores[source][name] = scoring.score(predicted, test.labels, num_classes)
-
+  measured = measuring.measure(config, places, stop)
   statement = files.read_json(workdir.release / 'privacy.json')
   findings = report.Findings(
     title=config.name,
     privacy=privacy_numbers(statement),
     privacy_card=statement_lib.card(statement),
     class_names=config.data.class_names,
-    scores=scores,
-    num_train_images={s: len(labels) for s, (_, labels) in sources.items()},
-    images={
-      **{s: sources[s] for s in ('public', 'synthetic') if s in sources},
-      'held_out': (test_images, np.asarray(test.labels)),
-    },
+    scores=measured.scores,
+    num_train_images=measured.num_train_images,
+    images=measured.images,
     seconds={
       **workdir.secs(),
       'evaluate': time.monotonic() - start,
     },
     command=stop.command,
     config=config_lib.to_dict(config),
-    classifier_names={_OURS: settings.classifier.name},
+    classifier_names=measured.classifier_names,
   )
-  report.write(findings, workdir.evaluation, audit.sections(workdir))
-
-
-def _training_images(
-  config: config_lib.Config, workdir: workdirs.Workdir
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """(images, labels) of each source, at most `max_train_images` of each."""
-  most = config.evaluate.max_train_images
-  real = registry.load(config.data)
-  # The public set is cut to the size of the release: as many images, no more.
-  sets = {'synthetic': release.read_dataset(workdir.release)}
-  if config.pretrain.data.class_names == config.data.class_names:
-    # Public images of other classes could teach nothing about these.
-    public = registry.load(config.pretrain.data)
-    sets['public'] = _first(public, len(sets['synthetic'][1]))
-  sets['real'] = _first(real, len(real.labels))
-  if most:
-    sets = {s: (x[:most], y[:most]) for s, (x, y) in sets.items()}
-  return sets
-
-
-def _first(source: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-  return (
-    np.asarray(source.images[:count]),
-    np.asarray(source.labels[:count]),
+  report.write(
+    findings,
+    workdir.evaluation,
+    (*measured.sections, *audit.sections(workdir)),
   )
 
 

@@ -1,0 +1,176 @@
+"""Distances between sets of images: the features, and what is made of them."""
+
+from __future__ import annotations
+
+from etils import epath
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import features as features_lib
+from dp_diffusion.evaluation import members as members_lib
+from dp_diffusion.evaluation import memorization
+from dp_diffusion.evaluation import page
+from dp_diffusion.evaluation import public_features
+from dp_diffusion.evaluation import quality
+from dp_diffusion.evaluation import report_memorization
+from dp_diffusion.evaluation import report_quality
+from dp_diffusion.stages import interrupts
+from dp_diffusion.training import parallel
+
+PAIRS_NAME = 'closest_pairs.png'
+_MAX_PUBLIC_IMAGES = 50_000  # That a feature network is trained on.
+_BATCH_SIZE = {'inception': 64}  # Images per device.
+_OTHER_BATCH_SIZE = 256
+
+LabelledImages = tuple[np.ndarray, np.ndarray]
+
+
+def extractor(
+  config: config_lib.Config, private_dir: epath.Path, stop: interrupts.Stop
+) -> features_lib.FeatureExtractor | None:
+  """The features of `evaluate.features`; None for none.
+
+  Args:
+    config: uses data, pretrain.data, evaluate.
+    private_dir: where a network trained on public images is kept.
+    stop: asked at every step of its training.
+
+  Raises:
+    UsageError: a file is missing or not what it should be; says where to put
+      it.
+    Interrupted: the user asked to stop.
+  """
+  kind = config.evaluate.features
+  if not kind:
+    return None
+  devices = parallel.DataParallel()
+  bind_fn = features_lib.parallel_bind(devices)
+  batch_size = devices.num_devices * _BATCH_SIZE.get(kind, _OTHER_BATCH_SIZE)
+  shape = (config.data.image_size, config.data.image_size, config.data.channels)
+  match kind:
+    case 'inception':
+      return features_lib.inception(
+        config.evaluate.inception_path, batch_size, bind_fn
+      )
+    case 'pixels':
+      return features_lib.pixels(shape, bind_fn)
+    case 'public':
+      return public_features.extractor(
+        _public_classifier(config, private_dir, stop),
+        'small CNN on public images',
+        shape,
+        bind_fn,
+      )
+  return features_lib.from_npz(kind, batch_size, bind_fn)
+
+
+def _public_classifier(
+  config: config_lib.Config, private_dir: epath.Path, stop: interrupts.Stop
+) -> downstream.NeuralClassifier:
+  """A small CNN that has learned the classes of the public images."""
+  data = config.pretrain.data
+  if len(data.class_names) < 2:
+    raise array_types.UsageError(
+      'Expected pretrain.data.class_names to name classes, as'
+      " evaluate.features='public'; or take 'pixels', or an .npz network."
+    )
+  public = registry.load(data)
+  members = members_lib.Members(
+    {'public': (public.images, public.labels)},
+    {'public': len(data.class_names)},
+    private_dir / 'classifiers',
+    stop.raise_if_asked,
+  )
+  member = members_lib.Member(
+    source='public',
+    num_images=min(len(public.labels), _MAX_PUBLIC_IMAGES),
+    config=classifiers.of_kind('small_cnn', config.evaluate.classifier),
+    seed=config.seed,
+  )
+  members.train([member])
+  found = members.get(member)
+  assert isinstance(found, downstream.NeuralClassifier)
+  return found
+
+
+def sections(
+  config: config_lib.Config,
+  extractor: features_lib.FeatureExtractor | None,
+  synthetic: LabelledImages,
+  train: LabelledImages,
+  held_out: LabelledImages,
+  private_dir: epath.Path,
+) -> list[page.Section]:
+  """Measures distances and looks for copies.
+
+  Args:
+    config: uses data, evaluate, seed.
+    extractor: the features; None leaves the distances out.
+    synthetic: (uint8[N, H, W, C], int32[N]).
+    train: the sensitive images, likewise.
+    held_out: real images of the same distribution that nobody trained on.
+    private_dir: for the picture of the closest pairs.
+
+  Raises:
+    UsageError: there are too few images.
+  """
+  settings = config.evaluate
+  most = settings.max_distance_images
+  synthetic, held_out = (
+    members_lib.subset(*images, most) for images in (synthetic, held_out)
+  )
+  found = []
+  if extractor:
+    reference, fresh, made = (
+      extractor.extract(images)
+      for images, _ in (members_lib.subset(*train, most), held_out, synthetic)
+    )
+    found.append(
+      report_quality.section(
+        quality.compare(
+          extractor,
+          reference,
+          fresh,
+          made,
+          reference_name=f'{config.data.name} {config.data.split}',
+          allow_few=settings.allow_few_images,
+          seed=config.seed,
+        )
+      )
+    )
+  if settings.memorization:
+    found.append(_copies(synthetic, train[0], held_out, private_dir))
+  return found
+
+
+def _copies(
+  synthetic: LabelledImages,
+  train_images: np.ndarray,
+  held_out: LabelledImages,
+  private_dir: epath.Path,
+) -> page.Section:
+  """Every synthetic image against every real one."""
+  console.say('looking for copies of training images')
+  images, labels = synthetic
+  found = memorization.compare(
+    images,
+    train_images,
+    np.asarray(held_out[0]),
+    space='pixels',
+    synthetic_labels=labels,
+    held_out_labels=held_out[1],
+  )
+  real = memorization.compare_real(
+    train_images, np.asarray(held_out[0]), space='pixels'
+  )
+  picture = report_memorization.closest_pairs(found, images, train_images)
+  files.write_bytes(private_dir / PAIRS_NAME, picture, 0o600)
+  return report_memorization.section(
+    found, real, images.shape[1:], f'{private_dir.name}/{PAIRS_NAME}'
+  )

@@ -1,0 +1,128 @@
+"""What an evaluation leaves, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import pathlib
+import shutil
+import stat
+
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import release
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation import downstream
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import measuring
+from tests.stages import command
+
+
+def _report(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / 'evaluation' / 'report.json').read_text())
+
+
+def test_distances_stand_beside_those_of_real_images(finished_run) -> None:
+  quality = _report(finished_run.workdir)['quality']
+  assert set(quality) == {'synthetic', 'synthetic_at_equal_number', 'real'}
+  for part in quality.values():
+    frechet = part['frechet']
+    assert frechet['name'] == (
+      'Frechet distance (small CNN on public images features)'
+    )
+    assert frechet['value'] >= 0 and frechet['std_error'] > 0
+    assert frechet['reference'] == 'digits train'
+    assert frechet['num_reference'] == 1437
+    assert 0 <= part['precision_recall']['precision'] <= 1
+  assert quality['synthetic']['frechet']['num_synthetic'] == 60
+  page = (finished_run.workdir / 'evaluation' / 'report.html').read_text()
+  assert 'FID' not in page
+
+
+def test_closest_pairs_are_private(finished_run) -> None:
+  found = _report(finished_run.workdir)['memorization']
+  assert found['synthetic']['num_train'] == 1437
+  assert found['real']['num_synthetic'] == 180
+  assert found['closest_pairs'] == 'private/closest_pairs.png'
+  picture = finished_run.workdir / found['closest_pairs']
+  assert stat.S_IMODE(picture.stat().st_mode) == 0o600
+  assert not list((finished_run.workdir / 'evaluation').glob('*pairs*'))
+
+
+def test_more_is_asked_for_and_only_more_is_trained(
+  finished_run, subprocess_environment: Mapping[str, str], tmp_path
+) -> None:
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished_run.workdir, workdir)
+  kept = workdir / 'private' / 'classifiers'
+  before = command.contents(kept)
+  out = command.succeed(
+    subprocess_environment,
+    f'--workdir={workdir}',
+    '--stage=evaluate',
+    '--config.evaluate.num_seeds=2',
+    '--config.evaluate.features=pixels',
+  )
+  assert 'training' in out
+  after = command.contents(kept)
+  assert before.items() <= after.items()
+  assert len(after) == len(before) + 3
+  report = _report(workdir)
+  assert report['accuracy_num_seeds']['real']['cnn'] == 2
+  assert 'pixels' in report['quality']['real']['frechet']['name']
+
+
+@pytest.fixture(name='config')
+def _config() -> config_lib.Config:
+  return config_lib.load(
+    command.DIGITS_SMOKE,
+    {'evaluate.features': '', 'evaluate.svm': 'false'},
+  )
+
+
+@pytest.fixture(name='places')
+def _places(tmp_path: pathlib.Path) -> measuring.Places:
+  """The dataset of another method: an .npz of the same form."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+  labels = np.arange(40, dtype=np.int32) % 10
+  release.write_shard(tmp_path / 'other', 0, 1, images, labels)
+  return measuring.Places(
+    release=measuring.epath.Path(tmp_path / 'other'),
+    evaluation=measuring.epath.Path(tmp_path / 'evaluation'),
+    private=measuring.epath.Path(tmp_path / 'private'),
+  )
+
+
+def test_any_dataset_of_this_form_is_measured(
+  config: config_lib.Config, places: measuring.Places
+) -> None:
+  stop = interrupts.Stop('again')
+  found = measuring.measure(config, places, stop, sources=('synthetic',))
+  assert list(found.scores) == ['synthetic']
+  assert found.num_train_images == {'synthetic': 40}
+  (section,) = found.sections
+  assert section.data['memorization']['synthetic']['num_synthetic'] == 40
+
+
+def test_held_out_images_are_read_once_and_last(
+  config: config_lib.Config, places: measuring.Places, monkeypatch
+) -> None:
+  events = []
+  load, train = registry.load, downstream.train_classifier
+
+  def watched_load(data, split=None):
+    events.append(split or data.split)
+    return load(data, split)
+
+  def watched_train(*args, **kwargs):
+    events.append('training')
+    return train(*args, **kwargs)
+
+  monkeypatch.setattr(registry, 'load', watched_load)
+  monkeypatch.setattr(downstream, 'train_classifier', watched_train)
+  measuring.measure(config, places, interrupts.Stop('again'))
+  assert events.count('test') == 1 and events[-1] == 'test'
+  assert events.count('training') == 3 * config.evaluate.num_seeds
