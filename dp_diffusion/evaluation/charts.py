@@ -52,6 +52,18 @@ def canvas(
     drawn.savefig(buffer, format='svg', metadata={'Date': None})
 
 
+def short_number(value: int) -> str:
+  """For an axis.
+
+  >>> short_number(500), short_number(5000), short_number(1_000_000)
+  ('500', '5k', '1M')
+  """
+  for unit, letter in ((1_000_000, 'M'), (1000, 'k')):
+    if value >= unit:
+      return f'{value / unit:.3g}{letter}'
+  return str(value)
+
+
 def histograms(
   values: Mapping[str, np.ndarray], colors: Sequence[str], x_title: str
 ) -> bytes:

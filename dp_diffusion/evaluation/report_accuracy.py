@@ -97,7 +97,7 @@ def lead(found: Accuracies) -> str:
   if name not in scores.get('synthetic', {}):
     return 'No classifier was trained on the synthetic images.'
   accuracy = scores['synthetic'][name].accuracy
-  title = _classifier_title(found, name)
+  title = classifier_title(found, name)
   words = [
     f'A classifier ({title}) that has seen **only synthetic images** is right'
     f' on **{formats.percent(accuracy.value)}** of'
@@ -170,23 +170,18 @@ def section(found: Accuracies) -> page.Section:
 
 def _caption(found: Accuracies, name: str) -> str:
   note = _CLASSIFIER_NOTES.get(name, '')
-  return f'**{_classifier_title(found, name)}**{note}'
+  return f'**{classifier_title(found, name)}**{note}'
 
 
 def _row(found: Accuracies, source: str, name: str) -> tuple[Any, ...]:
   score = found.scores[source][name]
   accuracy = score.accuracy
-  spread = (
-    ''
-    if math.isnan(score.std)
-    else f'\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * score.std:.1f}'
-  )
   return (
     _SOURCE_TITLES[source],
     page.Track((_mark(accuracy, source),)),
     formats.percent(accuracy.value),
-    f'{100 * accuracy.low:.1f} – {formats.percent(accuracy.high)}',
-    f'{score.num_seeds}{spread}',
+    interval(accuracy),
+    f'{score.num_seeds}{_spread(score)}',
     formats.number(found.num_train_images.get(source)),
   )
 
@@ -225,7 +220,7 @@ def per_class_section(found: Accuracies) -> page.Section:
       )
       for label in classes
     ],
-    f'{_classifier_title(found, name)}, accuracy among the held-out images'
+    f'{classifier_title(found, name)}, accuracy among the held-out images'
     ' of each class. Filled dot with 95 % interval: synthetic. Hollow dot:'
     ' public. Upright bar: real.',
   )
@@ -250,6 +245,30 @@ def _shown_classes(score: scoring.Score) -> list[int]:
   return sorted(labels, key=values.__getitem__)[:MANY_CLASSES]
 
 
-def _classifier_title(found: Accuracies, key: str) -> str:
+def classifier_title(found: Accuracies, key: str) -> str:
+  """A classifier's name for people."""
   name = found.classifier_names.get(key, key)
   return _CLASSIFIER_TITLES.get(name, name)
+
+
+def source_title(source: str) -> str:
+  """A source of training images for people."""
+  return _SOURCE_TITLES[source]
+
+
+def interval(accuracy: scoring.Accuracy) -> str:
+  """The ends of the interval."""
+  return f'{100 * accuracy.low:.1f} – {formats.percent(accuracy.high)}'
+
+
+def with_spread(score: scoring.Score) -> str:
+  """The mean over seeds with its standard deviation, in per cent."""
+  value = formats.percent(score.accuracy.value)
+  return f'{value}{_spread(score)}'
+
+
+def _spread(score: scoring.Score) -> str:
+  if math.isnan(score.std):
+    return ''
+  space = '\N{NO-BREAK SPACE}'
+  return f'{space}±{space}{100 * score.std:.1f}'
