@@ -126,7 +126,11 @@ _SMOKE = {
   'evaluate.classifier.name': 'small_cnn',
   'evaluate.classifier.num_steps': 2,
   'evaluate.classifier.num_validations': 1,
-  'evaluate.num_seeds': 1,
+  'evaluate.classifiers': ('logistic_regression',),
+  'evaluate.num_seeds': 2,
+  'evaluate.ensemble_size': 2,
+  'evaluate.size_shares': (0.5, 1.0),
+  'evaluate.selection.learning_rates': (1e-3, 1e-2),
   'evaluate.max_train_images': 64,
   'evaluate.allow_few_images': True,
   'evaluate.held_out_split': '',
@@ -297,7 +301,13 @@ def _evaluate() -> ml_collections.ConfigDict:
   evaluate.classifier.validation_fraction = 0.1  # Of the training images.
   evaluate.classifier.num_validations = 10  # Times that it is scored.
   evaluate.classifier.patience = 0  # Validations; 0 never stops early.
-  evaluate.num_seeds = 3  # Networks per source of images.
+  # Others, each by its own recipe: 'wrn_16_4', 'small_cnn', ...
+  evaluate.classifiers = ()
+  evaluate.num_seeds = 5  # Networks per source of images and classifier.
+  evaluate.ensemble_size = 5  # Of these, put together; 0 is none.
+  # Shares of the synthetic images, such as (0.1, 0.3, 1.0), for a curve.
+  evaluate.size_shares = ()
+  evaluate.selection = _selection()
   evaluate.svm = False  # Also scikit-learn's RBF SVM.
   evaluate.max_train_images = 0  # Per source of images; 0 is all.
   # For distances: '' (none), 'inception' (FID), 'public' (a CNN trained on the
@@ -310,6 +320,18 @@ def _evaluate() -> ml_collections.ConfigDict:
   evaluate.allow_few_images = False  # Distances of fewer images than features.
   evaluate.memorization = True  # Look for copies of training images.
   return evaluate
+
+
+def _selection() -> ml_collections.ConfigDict:
+  # A grid of settings that are scored on synthetic and on real images; the
+  # grid is off where all is ().
+  selection = ml_collections.ConfigDict()
+  selection.names = ()  # Networks.
+  selection.num_steps = ()  # Optimizer steps.
+  selection.learning_rates = ()  # Peaks.
+  selection.weight_decays = ()  # Per unit of learning rate.
+  selection.label_smoothings = ()  # In [0, 1).
+  return selection
 
 
 def _audit() -> ml_collections.ConfigDict:

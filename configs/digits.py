@@ -65,6 +65,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate.classifier.name = 'small_cnn'
   config.evaluate.classifier.num_steps = 300
   config.evaluate.num_seeds = 1
+  config.evaluate.ensemble_size = 0
   config.evaluate.svm = True
   config.evaluate.features = 'public'
   return default.apply_variant(config, variant, {'smoke': _smoke})
@@ -90,5 +91,10 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.sample.batch_size = 20
   config.sample.shard_size = 40
   config.evaluate.classifier.num_steps = 20
+  config.evaluate.classifiers = ('logistic_regression',)
+  config.evaluate.num_seeds = 2
+  config.evaluate.ensemble_size = 2
+  config.evaluate.size_shares = (0.5, 1.0)
+  config.evaluate.selection.learning_rates = (1e-3, 1e-2)
   config.evaluate.allow_few_images = True
   config.update_from_flattened_dict(default.SMOKE_AUDIT)

@@ -3,11 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from dp_diffusion import array_types
 from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import model_selection
 
+_AXES = {  # Axis of a grid -> field of a classifier.
+  'num_steps': 'num_steps',
+  'learning_rates': 'learning_rate',
+  'weight_decays': 'weight_decay',
+  'label_smoothings': 'label_smoothing',
+}
 FEATURES = ('', 'inception', 'public', 'pixels')  # Or a path of an .npz.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+  """A grid of classifier settings; off where every axis is ().
+
+  An axis that is () stays as it is in the main classifier; another network
+  comes with its own recipe (`classifiers.RECIPES`).
+
+  Attributes:
+    names: networks.
+    num_steps: optimizer steps.
+    learning_rates: peaks.
+    weight_decays: per unit of learning rate.
+    label_smoothings: in [0, 1).
+  """
+
+  names: tuple[str, ...]
+  num_steps: tuple[int, ...]
+  learning_rates: tuple[float, ...]
+  weight_decays: tuple[float, ...]
+  label_smoothings: tuple[float, ...]
+
+  @property
+  def is_on(self) -> bool:
+    """Whether there is a grid."""
+    return any(dataclasses.astuple(self))
+
+  def settings(
+    self, main: classifiers.ClassifierConfig
+  ) -> list[tuple[dict[str, Any], classifiers.ClassifierConfig]]:
+    """Every setting: (what differs within the grid, the classifier).
+
+    Args:
+      main: the main classifier.
+    """
+    axes = {
+      field: getattr(self, axis)
+      for axis, field in _AXES.items()
+      if getattr(self, axis)
+    }
+    found = []
+    for name in self.names or (main.name,):
+      base = classifiers.of_kind(name, main)
+      for config in model_selection.grid(base, axes):
+        named = {'name': name} if self.names else {}
+        rest = {field: getattr(config, field) for field in axes}
+        found.append((named | rest, config))
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +73,13 @@ class EvaluateConfig:
 
   Attributes:
     classifier: the main network, trained on each source of images.
+    classifiers: others, each by its own recipe (`classifiers.RECIPES`) but
+      with the steps, batches, augmentation and validation of the main one.
     num_seeds: classifiers per source; their mean is reported.
+    ensemble_size: how many of them are also put together; 0 for none.
+    size_shares: shares of the synthetic images, in (0, 1], that the main
+      classifier is also trained on; () for none.
+    selection: a grid of settings, for choosing them on synthetic images.
     svm: also train the fixed outside reference, scikit-learn's RBF SVM.
     max_train_images: at most so many images per source; 0 for all.
     features: what the distances between sets of images are taken in: '' for
@@ -33,7 +96,11 @@ class EvaluateConfig:
   """
 
   classifier: classifiers.ClassifierConfig
+  classifiers: tuple[str, ...]
   num_seeds: int
+  ensemble_size: int
+  size_shares: tuple[float, ...]
+  selection: SelectionConfig
   svm: bool
   max_train_images: int
   features: str
@@ -49,6 +116,25 @@ class EvaluateConfig:
     array_types.check_at_least(
       'max_distance_images', self.max_distance_images, 20
     )
+    if not 0 <= self.ensemble_size <= self.num_seeds:
+      raise ValueError(
+        f'Expected ensemble_size={self.ensemble_size} to be at most'
+        f' num_seeds={self.num_seeds}: it is how many of these classifiers are'
+        ' put together.'
+      )
+    for share in self.size_shares:
+      if not 0 < share <= 1:
+        raise ValueError(f'Expected size_shares={share!r} to be in (0, 1].')
+    for name in self.classifiers:
+      array_types.check_one_of(
+        'classifiers', name, set(classifiers.NAMES) - {'svm'}
+      )
+    if len({self.classifier.name, *self.classifiers}) <= len(self.classifiers):
+      raise ValueError(
+        f'Expected classifiers={self.classifiers} to be others than'
+        f' {self.classifier.name!r}, without repeats.'
+      )
+    self._check_selection()
     if not self.features.endswith('.npz') and self.features not in FEATURES:
       raise ValueError(
         f"Expected features={self.features!r} to be '', 'inception', 'public',"
@@ -58,4 +144,18 @@ class EvaluateConfig:
       raise ValueError(
         f"Expected features={self.features!r} to be 'inception', as"
         ' inception_path is set.'
+      )
+
+  def _check_selection(self) -> None:
+    if not self.selection.is_on:
+      return
+    settings = self.selection.settings(self.classifier)  # Checks each.
+    if len(settings) < 2:
+      raise ValueError('Expected selection to give at least two settings.')
+    if any(config.name == 'svm' for _, config in settings) or (
+      not self.classifier.validation_fraction
+    ):
+      raise ValueError(
+        'Expected selection of networks with classifier.validation_fraction >'
+        ' 0: settings are chosen on that part of the synthetic images.'
       )

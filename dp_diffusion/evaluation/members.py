@@ -111,6 +111,12 @@ class Members:
       classifiers.compiled(member.config, self._num_classes[member.source]),
     )
 
+  def validation_accuracy(self, member: Member) -> float:
+    """Of a trained network, on the part of its own images kept for that."""
+    classifier = self.get(member)
+    assert isinstance(classifier, downstream.NeuralClassifier)
+    return classifier.validation_accuracy
+
   def _train(self, member: Member, advance: console.Advance) -> None:
     taken = 0
 

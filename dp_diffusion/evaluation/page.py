@@ -240,7 +240,9 @@ def _text(block: Text) -> str:
 def _figure(block: Figure) -> str:
   kind = 'png' if block.image.startswith(_PNG) else 'svg+xml'
   source = base64.b64encode(block.image).decode('ascii')
-  pixelated = ' class="pixelated"' if block.is_pixelated else ''
+  name = 'pixelated' if block.is_pixelated else ''
+  name = name if kind == 'png' else 'chart'
+  named = f' class="{name}"' if name else ''
   title = f'<h3>{markdown.escape(block.title)}</h3>' if block.title else ''
   caption = (
     f'<figcaption>{markdown.inline(block.caption)}</figcaption>'
@@ -248,7 +250,7 @@ def _figure(block: Figure) -> str:
     else ''
   )
   return (
-    f'<figure>{title}<img{pixelated} alt="{markdown.escape(block.alt)}"'
+    f'<figure>{title}<img{named} alt="{markdown.escape(block.alt)}"'
     f' src="data:image/{kind};base64,{source}">{caption}</figure>'
   )
 

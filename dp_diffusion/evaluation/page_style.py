@@ -112,6 +112,7 @@ figcaption {
   color: var(--muted);
   font-size: .9rem;
 }
+figure img.chart { max-width: 34rem; }
 .pixelated { image-rendering: pixelated; }
 .figures {
   display: grid;

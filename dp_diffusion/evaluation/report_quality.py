@@ -28,25 +28,23 @@ def section(found: quality.Comparison) -> page.Section:
     f' {first.features} features. Real images that nobody trained on are'
     ' measured alike: no synthetic image can be expected to do better.'
   )
-  if first.is_inception and found.synthetic.frechet.num_reference:
-    words += ' FID values are comparable at equal numbers of images only.'
+  frechet_title = 'FID' if first.is_inception else 'Frechet distance'
+  kernel_title = 'KID' if first.is_inception else 'Kernel distance'
   rows = [
     ('Images', *(q.frechet.num_synthetic for q in columns.values())),
     (
-      first.name,
+      frechet_title,
       *(
         _with_error(q.frechet.value, q.frechet.std_error)
         for q in columns.values()
       ),
     ),
     (
-      f'{first.name} of infinitely many',
+      f'{frechet_title} of infinitely many',
       *(formats.number(q.frechet.value_at_infinity) for q in columns.values()),
     ),
     (
-      found.synthetic.kernel.name.capitalize()
-      if not first.is_inception
-      else found.synthetic.kernel.name,
+      kernel_title,
       *(
         _with_error(q.kernel.value, q.kernel.std_error)
         for q in columns.values()

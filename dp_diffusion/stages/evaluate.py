@@ -8,7 +8,7 @@ joined with the privacy statement and written down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import time
 from typing import Any
 
@@ -22,6 +22,7 @@ from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import measuring
+from dp_diffusion.stages import training_plan
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import processes
 
@@ -64,8 +65,8 @@ def _run_on_main(
     privacy=privacy_numbers(statement),
     privacy_card=statement_lib.card(statement),
     class_names=config.data.class_names,
-    scores=measured.scores,
-    num_train_images=measured.num_train_images,
+    scores=measured.accuracies.scores,
+    num_train_images=measured.accuracies.num_train_images,
     images=measured.images,
     seconds={
       **workdir.secs(),
@@ -73,7 +74,7 @@ def _run_on_main(
     },
     command=stop.command,
     config=config_lib.to_dict(config),
-    classifier_names=measured.classifier_names,
+    classifier_names=measured.accuracies.classifier_names,
   )
   report.write(
     findings,
@@ -86,6 +87,15 @@ def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
   """The numbers of the statement that the report repeats."""
   names = ('epsilon_pld', 'epsilon_rdp', 'delta', 'noise_multiplier')
   return {name: statement_lib.number(statement, name) for name in names}
+
+
+def _ensembles(found: Mapping[str, Any], source: str) -> Iterator[str]:
+  """The main classifier's ensemble, if there is one."""
+  ensembles = found.get('ensembles', {})
+  accuracy = ensembles.get('accuracy', {}).get(source, {})
+  if training_plan.MAIN in accuracy:
+    value = 100 * accuracy[training_plan.MAIN]['value']
+    yield f'ensemble of {ensembles["num_members"]} CNNs {value:.1f} %'
 
 
 def say_summary(workdir: workdirs.Workdir) -> None:
@@ -110,9 +120,11 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     if not accuracies:
       continue
     shown = ', '.join(
-      f'{name.upper()} {100 * value:.1f} %'
+      f'{name.upper().replace("_", " ")} {100 * value:.1f} %'
       for name, value in accuracies.items()
       if value is not None
     )
+    for of_source in _ensembles(found, source):
+      shown += f', {of_source}'
     console.say(f'accuracy     {shown}: {words[source]}')
   console.say(f'report       {report_path(workdir)}')

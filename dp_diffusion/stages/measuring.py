@@ -22,19 +22,17 @@ import numpy as np
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import classifiers as classifiers_lib
-from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import members as members_lib
 from dp_diffusion.evaluation import page
+from dp_diffusion.evaluation import report_accuracy
 from dp_diffusion.evaluation import scoring
 from dp_diffusion.stages import distances
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import testing
+from dp_diffusion.stages import training_plan
 
-SOURCES = ('synthetic', 'public', 'real')
-# As the report's keys: ours by its kind, the outside reference by its name.
-MAIN = 'cnn'
-REFERENCE = 'svm'
+SOURCES = report_accuracy.SOURCES
 
 LabelledImages = tuple[np.ndarray, np.ndarray]
 
@@ -61,17 +59,13 @@ class Measured:
   """What `report.Findings` takes, and what comes after it.
 
   Attributes:
-    scores: source -> classifier -> score on the held-out real images.
-    num_train_images: source -> images that its classifiers saw.
+    accuracies: on the held-out real images, of every source and classifier.
     images: set -> (uint8[N, H, W, C], int32[N]) to show.
-    classifier_names: key of `scores` -> name of the network.
     sections: of the other metrics, each with its numbers.
   """
 
-  scores: Mapping[str, Mapping[str, scoring.Score]]
-  num_train_images: Mapping[str, int]
+  accuracies: report_accuracy.Accuracies
   images: Mapping[str, LabelledImages]
-  classifier_names: Mapping[str, str]
   sections: Sequence[page.Section]
 
 
@@ -106,42 +100,42 @@ def measure(
     stop.raise_if_asked,
   )
   extractor = distances.extractor(config, places.private, stop)
-  asked = {
-    (source, key): _of_each_seed(config, source, len(labels), key)
-    for source, (_, labels) in sets.items()
-    for key in _classifiers(config)
-  }
+  num_images = {source: len(labels) for source, (_, labels) in sets.items()}
+  plan = training_plan.make(settings, num_images)
   with held_out.closed():
-    members.train([m for group in asked.values() for m in group])
+    members.train(plan.all())
 
   test = held_out.open()
-  test_images = np.asarray(test.images)
+  tester = testing.Tester(members, test.images, test.labels, num_classes)
   scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sets}
-  for (source, key), group in asked.items():
-    predicted = [
-      downstream.predictions(members.get(m), test_images) for m in group
-    ]
-    scores[source][key] = scoring.score(predicted, test.labels, num_classes)
+  for (source, key), group in plan.main.items():
+    scores[source][key] = tester.score(group)
+  found = report_accuracy.Accuracies(
+    scores=scores,
+    class_names=config.data.class_names,
+    num_train_images=num_images,
+    classifier_names={training_plan.MAIN: settings.classifier.name},
+  )
   fresh = test
   if settings.held_out_split not in ('', config.data.test_split):
     fresh = registry.load(config.data, settings.held_out_split)
-  sections = distances.sections(
-    config,
-    extractor,
-    release.read_dataset(places.release),
-    (real.images, real.labels),
-    (fresh.images, fresh.labels),
-    places.private,
-  )
   return Measured(
-    scores=scores,
-    num_train_images={s: len(labels) for s, (_, labels) in sets.items()},
+    accuracies=found,
     images={
       **{s: sets[s] for s in ('public', 'synthetic') if s in sets},
-      'held_out': (test_images, np.asarray(test.labels)),
+      'held_out': (np.asarray(test.images), np.asarray(test.labels)),
     },
-    classifier_names={MAIN: settings.classifier.name},
-    sections=sections,
+    sections=[
+      *testing.sections(tester, plan, settings.ensemble_size, found),
+      *distances.sections(
+        config,
+        extractor,
+        release.read_dataset(places.release),
+        (real.images, real.labels),
+        (fresh.images, fresh.labels),
+        places.private,
+      ),
+    ],
   )
 
 
@@ -174,29 +168,3 @@ def _held_out(config: config_lib.Config, split: str) -> held_out_lib.HeldOut:
   return held_out_lib.HeldOut(
     functools.partial(registry.load, config.data, split)
   )
-
-
-def _classifiers(
-  config: config_lib.Config,
-) -> dict[str, classifiers_lib.ClassifierConfig]:
-  """Key in the report -> classifier."""
-  found = {MAIN: config.evaluate.classifier}
-  if config.evaluate.svm:
-    found[REFERENCE] = classifiers_lib.ClassifierConfig(name='svm')
-  return found
-
-
-def _of_each_seed(
-  config: config_lib.Config, source: str, num_images: int, key: str
-) -> list[members_lib.Member]:
-  # The reference has no randomness: one fit says all.
-  num_seeds = 1 if key == REFERENCE else config.evaluate.num_seeds
-  return [
-    members_lib.Member(
-      source=source,
-      num_images=num_images,
-      config=_classifiers(config)[key],
-      seed=seed,
-    )
-    for seed in range(num_seeds)
-  ]

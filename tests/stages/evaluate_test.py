@@ -51,6 +51,30 @@ def test_closest_pairs_are_private(finished_run) -> None:
   assert not list((finished_run.workdir / 'evaluation').glob('*pairs*'))
 
 
+def test_ensembles_curve_and_grid_are_reported(finished_run) -> None:
+  report = _report(finished_run.workdir)
+  assert report['accuracy'].keys() == {'synthetic', 'public', 'real'}
+  for source, row in report['accuracy'].items():
+    assert set(row) == {'cnn', 'logistic_regression', 'svm'}
+    assert report['accuracy_num_seeds'][source]['cnn'] == 2
+    ensemble = report['ensembles']['accuracy'][source]
+    assert set(ensemble) == {'cnn', 'logistic_regression'}
+  half, whole = report['accuracy_by_number']
+  assert (half['num_images'], whole['num_images']) == (30, 60)
+  main = report['accuracy']['synthetic']['cnn']
+  assert whole['accuracy']['value'] == main
+  assert (
+    whole['ensemble'] == report['ensembles']['accuracy']['synthetic']['cnn']
+  )
+  selection = report['model_selection']
+  assert [p['setting']['learning_rate'] for p in selection['points']] == [
+    1e-3,
+    1e-2,
+  ]
+  assert selection['top1_regret'] >= 0
+  assert 'ensemble of 2 CNNs' in finished_run.stdout
+
+
 def test_more_is_asked_for_and_only_more_is_trained(
   finished_run, subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
@@ -62,15 +86,16 @@ def test_more_is_asked_for_and_only_more_is_trained(
     subprocess_environment,
     f'--workdir={workdir}',
     '--stage=evaluate',
-    '--config.evaluate.num_seeds=2',
+    '--config.evaluate.num_seeds=3',
     '--config.evaluate.features=pixels',
   )
   assert 'training' in out
   after = command.contents(kept)
   assert before.items() <= after.items()
-  assert len(after) == len(before) + 3
+  # A seed more: two networks on three sources, half the images, a grid of two.
+  assert len(after) == len(before) + 2 * 3 + 1 + 2
   report = _report(workdir)
-  assert report['accuracy_num_seeds']['real']['cnn'] == 2
+  assert report['accuracy_num_seeds']['real']['cnn'] == 3
   assert 'pixels' in report['quality']['real']['frechet']['name']
 
 
@@ -101,10 +126,11 @@ def test_any_dataset_of_this_form_is_measured(
 ) -> None:
   stop = interrupts.Stop('again')
   found = measuring.measure(config, places, stop, sources=('synthetic',))
-  assert list(found.scores) == ['synthetic']
-  assert found.num_train_images == {'synthetic': 40}
-  (section,) = found.sections
-  assert section.data['memorization']['synthetic']['num_synthetic'] == 40
+  assert list(found.accuracies.scores) == ['synthetic']
+  assert found.accuracies.num_train_images == {'synthetic': 40}
+  data = {k: v for section in found.sections for k, v in section.data.items()}
+  assert data['memorization']['synthetic']['num_synthetic'] == 40
+  assert [p['num_images'] for p in data['accuracy_by_number']] == [20, 40]
 
 
 def test_held_out_images_are_read_once_and_last(
@@ -125,4 +151,4 @@ def test_held_out_images_are_read_once_and_last(
   monkeypatch.setattr(downstream, 'train_classifier', watched_train)
   measuring.measure(config, places, interrupts.Stop('again'))
   assert events.count('test') == 1 and events[-1] == 'test'
-  assert events.count('training') == 3 * config.evaluate.num_seeds
+  assert events.count('training') == 2 * (2 * 3 + 1 + 2)

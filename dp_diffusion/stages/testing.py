@@ -1,0 +1,117 @@
+"""The test of trained classifiers on the held-out real images, at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dp_diffusion.evaluation import members as members_lib
+from dp_diffusion.evaluation import model_selection
+from dp_diffusion.evaluation import page
+from dp_diffusion.evaluation import report_accuracy
+from dp_diffusion.evaluation import report_curves
+from dp_diffusion.evaluation import report_selection
+from dp_diffusion.evaluation import scoring
+from dp_diffusion.stages import training_plan
+
+
+class Tester:
+  """Scores groups of classifiers; each classifier predicts once."""
+
+  def __init__(
+    self,
+    members: members_lib.Members,
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+  ) -> None:
+    """Takes the held-out images.
+
+    Args:
+      members: all trained.
+      images: uint8[N, H, W, C].
+      labels: int32[N].
+      num_classes: K.
+    """
+    self.labels = np.asarray(labels)
+    self._members = members
+    self._images = images
+    self._num_classes = num_classes
+    self._probs: dict[members_lib.Member, np.ndarray] = {}
+
+  def probs(self, member: members_lib.Member) -> np.ndarray:
+    """float32[N, K]."""
+    if member not in self._probs:
+      classifier = self._members.get(member)
+      self._probs[member] = classifier.predict_proba(self._images)
+    return self._probs[member]
+
+  def score(self, group: training_plan.Group) -> scoring.Score:
+    """Mean and spread of single classifiers."""
+    predicted = [np.argmax(self.probs(m), axis=1) for m in group]
+    return scoring.score(predicted, self.labels, self._num_classes)
+
+  def ensemble(
+    self, group: training_plan.Group, size: int
+  ) -> scoring.Accuracy | None:
+    """The first `size` put together; None where there are not as many."""
+    if not 0 < size <= len(group):
+      return None
+    mean = np.mean([self.probs(m) for m in group[:size]], axis=0)
+    return scoring.accuracy(np.argmax(mean, axis=1), self.labels)
+
+  def point(
+    self, setting: dict, group: training_plan.Group
+  ) -> model_selection.Point:
+    """A setting of the grid, by its scores on synthetic and real images."""
+    chosen_by = [self._members.validation_accuracy(m) for m in group]
+    return model_selection.Point(
+      setting=setting,
+      synthetic_score=float(np.mean(chosen_by)),
+      real_score=self.score(group).accuracy.value,
+    )
+
+
+def sections(
+  tester: Tester,
+  plan: training_plan.Plan,
+  ensemble_size: int,
+  found: report_accuracy.Accuracies,
+) -> list[page.Section]:
+  """Ensembles, the curve by number of images, the grid: what was planned.
+
+  Args:
+    tester: scores classifiers.
+    plan: says which.
+    ensemble_size: members of an ensemble; 0 for none.
+    found: single classifiers.
+  """
+  ensembles: dict[str, dict[str, scoring.Accuracy]] = {}
+  for (source, key), group in plan.main.items():
+    accuracy = tester.ensemble(group, ensemble_size)
+    if accuracy and key != training_plan.REFERENCE:
+      ensembles.setdefault(source, {})[key] = accuracy
+  made = report_curves.sections(
+    report_curves.Curves(
+      ensembles=ensembles,
+      ensemble_size=ensemble_size,
+      points=[
+        report_curves.Point(
+          num_images=number,
+          single=tester.score(group),
+          ensemble=tester.ensemble(group, ensemble_size),
+        )
+        for number, group in plan.by_number.items()
+      ],
+      found=found,
+    )
+  )
+  if plan.grid:
+    points = [tester.point(setting, group) for setting, group in plan.grid]
+    made.append(
+      report_selection.section(
+        model_selection.compare(points),
+        len(plan.grid[0][1]),
+        len(tester.labels),
+      )
+    )
+  return made
