@@ -79,6 +79,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     )
   config.update_from_flattened_dict(_SMOKE)
   has_classes = len(config.pretrain.data.class_names) > 1
+  # Without public classes there is no network to learn features.
   config.evaluate.features = 'public' if has_classes else ''
   if config.pretrain.num_steps:
     config.update_from_flattened_dict(_SMOKE_PRETRAIN)
