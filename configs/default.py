@@ -292,10 +292,11 @@ def _evaluate() -> ml_collections.ConfigDict:
   evaluate.classifier.name = 'wrn_40_4'  # The paper's [r].
   evaluate.classifier.num_steps = 10_000  # Optimizer steps.
   evaluate.classifier.batch_size = 128  # Images per step.
-  evaluate.classifier.optimizer = 'adamw'  # Or 'sgd', with momentum 0.9.
-  evaluate.classifier.learning_rate = 2e-3  # Peak; cosine to 0.
-  evaluate.classifier.warmup_steps = 50  # Steps.
-  evaluate.classifier.weight_decay = 1e-2  # Per unit of learning rate.
+  evaluate.classifier.optimizer = 'sgd'  # Momentum 0.9; or 'adamw'.
+  evaluate.classifier.learning_rate = 0.1  # Peak; cosine to 0.
+  evaluate.classifier.warmup_steps = 500  # Steps.
+  # Per unit of learning rate, decoupled: 5e-4 of coupled SGD with momentum.
+  evaluate.classifier.weight_decay = 5e-3
   evaluate.classifier.label_smoothing = 0.0  # In [0, 1).
   evaluate.classifier.reflect_pad = 0  # Pixels of border for random crops.
   evaluate.classifier.flip = False  # Flip half of the images left to right.

@@ -63,6 +63,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sample.shard_size = 2500
 
   config.evaluate.classifier.name = 'small_cnn'
+  config.evaluate.classifier.optimizer = 'adamw'
+  config.evaluate.classifier.learning_rate = 2e-3
+  config.evaluate.classifier.warmup_steps = 50
+  config.evaluate.classifier.weight_decay = 1e-2
   config.evaluate.classifier.num_steps = 300
   config.evaluate.num_seeds = 1
   config.evaluate.ensemble_size = 0

@@ -90,7 +90,8 @@ def measure(
   """
   settings = config.evaluate
   real = registry.load(config.data)
-  sets = _sources(config, places, real, sources)
+  synthetic = release.read_dataset(places.release)
+  sets = _sources(config, synthetic, real, sources)
   num_classes = len(config.data.class_names) or 1
   held_out = _held_out(config, config.data.test_split)
   members = members_lib.Members(
@@ -130,7 +131,7 @@ def measure(
       *distances.sections(
         config,
         extractor,
-        release.read_dataset(places.release),
+        synthetic,
         (real.images, real.labels),
         (fresh.images, fresh.labels),
         places.private,
@@ -141,15 +142,15 @@ def measure(
 
 def _sources(
   config: config_lib.Config,
-  places: Places,
+  synthetic: LabelledImages,
   real: Any,
   names: Sequence[str],
 ) -> dict[str, LabelledImages]:
   """Training images of each source, at most `max_train_images` of each."""
-  synthetic = release.read_dataset(places.release)
   # The public set is cut to the size of the release: as many images, no more.
   sets = {'synthetic': synthetic}
-  if config.pretrain.data.class_names == config.data.class_names:
+  has_same_classes = config.pretrain.data.class_names == config.data.class_names
+  if 'public' in names and has_same_classes:
     # Public images of other classes could teach nothing about these.
     public = registry.load(config.pretrain.data)
     sets['public'] = members_lib.subset(

@@ -143,6 +143,26 @@ def test_fine_tuning_is_the_papers(name: str) -> None:
 def test_camelyon_is_judged_on_the_hospital_nobody_trained_on() -> None:
   config = load('camelyon')
   assert (config.data.split, config.data.test_split) == ('train', 'test')
+  # Distances are to held-out patches of the hospitals that were trained on.
+  assert config.evaluate.held_out_split == 'id_val'
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'camelyon', 'mnist'])
+def test_evaluation_is_the_papers(name: str) -> None:
+  evaluate = load(name).evaluate
+  assert (evaluate.num_seeds, evaluate.ensemble_size) == (5, 5)
+  assert evaluate.features == 'inception'
+  classifier = evaluate.classifier
+  assert (classifier.optimizer, classifier.learning_rate) == ('sgd', 0.1)
+  assert (classifier.reflect_pad, classifier.flip) == (
+    (0, False) if name == 'mnist' else (4, True)
+  )
+
+
+def test_a_million_images_are_measured_from_50_000_on() -> None:
+  config = load('cifar10:million')
+  sizes = [s * config.sample.num_samples for s in config.evaluate.size_shares]
+  assert sizes[0] == 50_000 and sizes[-1] == 1_000_000
 
 
 def test_mnist_from_scratch_reads_no_public_image() -> None:
