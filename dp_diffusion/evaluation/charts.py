@@ -30,7 +30,7 @@ _STYLE: dict[Any, Any] = {
   'svg.hashsalt': 'dp_diffusion',
 }
 _SIZE = (5.2, 3.4)  # Inches.
-_NUM_BINS = 40
+_NUM_BINS = 30
 
 
 @contextlib.contextmanager

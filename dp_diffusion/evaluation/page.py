@@ -19,6 +19,7 @@ from dp_diffusion.evaluation import page_style
 
 _NEWLINE = '\n'
 SCALE = 'Scale from 0 to 100 %'  # The title of a column of `Track`.
+_MANY_COLUMNS = 4
 _PNG = b'\x89PNG\r\n\x1a\n'
 
 
@@ -293,7 +294,11 @@ def _details(block: Details) -> str:
 
 def _table(block: Table) -> str:
   """A table; its roles are said, as narrow screens lay it out differently."""
-  has_track = any(isinstance(c, Track) for row in block.rows for c in row)
+  kind = ''  # Narrow screens show the rows of the other two as cards.
+  if any(isinstance(c, Track) for row in block.rows for c in row):
+    kind = ' tracks'
+  elif len(block.header) >= _MANY_COLUMNS:
+    kind = ' wide'
   head = ''.join(map(_header_cell, block.header))
   body = ''.join(
     f'<tr role="row">{"".join(map(_cell, row, block.header, range(99)))}</tr>'
@@ -302,7 +307,7 @@ def _table(block: Table) -> str:
   words = markdown.inline(block.caption)
   caption = f'<caption>{words}</caption>' if words else ''
   return (
-    f'<div class="table{" tracks" if has_track else ""}">'
+    f'<div class="table{kind}">'
     f'<table role="table">{caption}'
     f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
     f'<tbody role="rowgroup">{body}</tbody></table></div>'

@@ -196,22 +196,24 @@ summary { cursor: pointer; font-weight: 600; padding: .55rem 0; }
   .tiles { grid-template-columns: 1fr 1fr; gap: .6rem; }
   .tile { padding: .8rem .9rem; }
   .tile .value { font-size: 1.55rem; }
-  .tracks table, .tracks tbody, .tracks caption { display: block; }
-  .tracks thead {
+  :is(.tracks, .wide) :is(table, tbody, caption) { display: block; }
+  :is(.tracks, .wide) thead {
     position: absolute; width: 1px; height: 1px; overflow: hidden;
     clip-path: inset(50%);
   }
-  .tracks tr {
+  :is(.tracks, .wide) tr {
     display: flex; flex-wrap: wrap; gap: .15rem 1rem; padding: .8rem 0;
     border-top: 1px solid var(--line);
   }
-  .tracks tbody tr > * { padding: 0; border: 0; }
+  :is(.tracks, .wide) tbody tr > * { padding: 0; border: 0; }
   .tracks tbody th { flex: 1 0 45%; order: 1; min-width: 0; }
   .tracks .track { flex: 1 0 100%; order: 3; min-width: 0; width: auto; }
   .tracks .track + td { order: 2; }
   .tracks td { order: 4; font-size: .85rem; }
   .tracks .track + td { font-size: 1rem; }
-  .tracks td[data-title]::before {
+  .wide tbody :is(th, td) { flex: 1 0 100%; }
+  .wide td { display: flex; justify-content: space-between; gap: 1rem; }
+  :is(.tracks, .wide) td[data-title]::before {
     content: attr(data-title) " "; color: var(--muted); font-size: .85rem;
     font-weight: 400;
   }
@@ -226,7 +228,7 @@ summary { cursor: pointer; font-weight: 600; padding: .55rem 0; }
   details::details-content { content-visibility: visible; height: auto; }
   summary { list-style: none; break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h2 + .text { break-after: avoid; }
   figure, tr, .tile, pre, .figures, .table { break-inside: avoid; }
   .figures { grid-template-columns: repeat(3, 1fr); }
   .tiles { grid-template-columns: repeat(4, 1fr); }

@@ -167,7 +167,7 @@ def _chart(curves: Curves) -> bytes:
           100 * scores[source][main].accuracy.value,
           color=color,
           linestyle='dashed',
-          label=f'one, {report_accuracy.source_title(source).lower()}',
+          label=f'{source} images',
         )
     axes.errorbar(
       numbers,
@@ -177,7 +177,7 @@ def _chart(curves: Curves) -> bytes:
       marker='o',
       capsize=3,
       linewidth=2,
-      label='one, synthetic images',
+      label='synthetic images',
     )
     both = [(p.num_images, p.ensemble) for p in points if p.ensemble]
     if both:
@@ -189,7 +189,7 @@ def _chart(curves: Curves) -> bytes:
         markerfacecolor='white',
         linestyle='dotted',
         linewidth=2,
-        label=f'ensemble of {curves.ensemble_size}, synthetic images',
+        label=f'ensemble of {curves.ensemble_size}',
       )
     axes.set_xscale('log')
     axes.set_xticks(numbers, [charts.short_number(n) for n in numbers])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dp_diffusion.evaluation import formats
 from dp_diffusion.evaluation import page
 from dp_diffusion.evaluation import quality
@@ -23,9 +25,9 @@ def section(found: quality.Comparison) -> page.Section:
   columns['Real, held out: what good is'] = found.real
   first = found.synthetic.frechet
   words = (
-    f'How far the images are from the reference: {first.reference},'
-    f' {formats.number(first.num_reference)} images, in the'
-    f' {first.features} features. Real images that nobody trained on are'
+    f'How far the images are from the reference ({first.reference},'
+    f' {formats.number(first.num_reference)} images), measured in features:'
+    f' {first.features}. Real images that nobody trained on are'
     ' measured alike: no synthetic image can be expected to do better.'
   )
   frechet_title = 'FID' if first.is_inception else 'Frechet distance'
@@ -70,26 +72,31 @@ def section(found: quality.Comparison) -> page.Section:
     (
       page.Text(words),
       page.Table(('', *columns), rows),
-      page.Details('What these numbers are', page.Text(_definitions(found))),
+      page.Details(
+        'What these numbers are',
+        page.Text(_definitions(found, frechet_title, kernel_title)),
+      ),
     ),
     {'quality': found.to_dict()},
   )
 
 
-def _definitions(found: quality.Comparison) -> str:
+def _definitions(
+  found: quality.Comparison, frechet_title: str, kernel_title: str
+) -> str:
   frechet, kernel = found.synthetic.frechet, found.synthetic.kernel
   neighbors = found.synthetic.precision_recall.num_neighbors
   return '\n'.join(
     (
-      f'- **{frechet.name}**: squared Frechet distance between two normal'
+      f'- **{frechet_title}**: squared Frechet distance between two normal'
       ' distributions that have the means and covariances of the two sets of'
       ' features. 0 is best. It is too large for few images, so compare at'
       ' equal numbers. ±: 1.96 standard errors over samples of the measured'
       ' images (jackknife over ten groups); the reference counts as fixed.',
-      f'- **{frechet.name} of infinitely many**: the same, extrapolated over'
+      f'- **{frechet_title} of infinitely many**: the same, extrapolated over'
       f' {len(frechet.curve)} sample sizes to infinitely many images'
       ' (arXiv 1911.07023).',
-      f'- **{kernel.name}**: squared maximum mean discrepancy under a cubic'
+      f'- **{kernel_title}**: squared maximum mean discrepancy under a cubic'
       ' kernel (arXiv 1801.01401): unbiased for any number of images, and'
       ' around 0 for equal distributions, so that it may be negative. ±: 1.96'
       f' standard errors over {kernel.num_subsets} disjoint subsets.',
@@ -105,13 +112,21 @@ def _definitions(found: quality.Comparison) -> str:
 
 
 def _with_error(value: float, std_error: float) -> str:
-  """A value with its 95 % interval.
+  """A value with its 95 % interval, both to the same digit.
 
   >>> _with_error(12.3456, 0.25).replace(_SPACE, ' ')
   '12.35 ± 0.49'
+  >>> _with_error(-0.00031, 0.0022).replace(_SPACE, ' ')
+  '−0.0003 ± 0.0043'
+  >>> _with_error(2.0, 0.0).replace(_SPACE, ' ')
+  '2 ± 0'
   """
-  half = f'{_Z_95 * std_error:.2g}'
-  return f'{formats.number(value)}{_SPACE}±{_SPACE}{half}'
+  half = _Z_95 * std_error
+  if not (math.isfinite(half) and half > 0):
+    return f'{formats.number(value)}{_SPACE}±{_SPACE}{formats.number(half)}'
+  digits = max(0, 1 - math.floor(math.log10(half)))
+  shown = f'{value:.{digits}f}'.replace('-', '−')
+  return f'{shown}{_SPACE}±{_SPACE}{half:.{digits}f}'
 
 
 def _share(value: float, number: int) -> str:

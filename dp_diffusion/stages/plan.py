@@ -176,6 +176,10 @@ def _road_lines(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> list[str]:
   root = workdir.root
+  splits = dict.fromkeys(
+    (config.data.split, config.data.test_split, config.evaluate.held_out_split)
+  )
+  splits.pop('', None)
   roads = {
     'pretrain': (
       f'{config.pretrain.data.name} (public)'
@@ -191,9 +195,8 @@ def _road_lines(
     'sample': (f'{root}/release/model', f'{root}/release/dataset'),
     'evaluate': (
       f'{root}/release/dataset, {config.data.name} splits'
-      f' {config.data.split} and {config.data.test_split} (sensitive),'
-      f' {config.pretrain.data.name}',
-      f'{root}/evaluation',
+      f' {" and ".join(splits)} (sensitive), {config.pretrain.data.name}',
+      f'{root}/evaluation, {root}/private/classifiers',
     ),
   }
   lines = ['stages']

@@ -33,13 +33,18 @@ def test_every_number_stands_in_the_table(num_synthetic):
   section = report_quality.section(found)
   html = as_html(section).replace('\N{NO-BREAK SPACE}', ' ')
   for part in (found.synthetic, found.synthetic_at_equal_number, found.real):
-    assert f'{part.frechet.value:.4g} ± ' in html
+    assert (
+      report_quality._with_error(
+        part.frechet.value, part.frechet.std_error
+      ).replace('\N{NO-BREAK SPACE}', ' ')
+      in html
+    )
     assert f'{part.frechet.value_at_infinity:.4g}' in html
-    assert f'{part.kernel.value:.4g} ± ' in html
+    assert f'± {1.96 * part.kernel.std_error:.2g}' in html
     assert f'{100 * part.precision_recall.precision:.1f} % (' in html
     assert f'{100 * part.precision_recall.recall:.1f} % (' in html
   assert ('as many as real' in html) == (num_synthetic == 60)
-  assert 'cats train, 90 images' in html and 'pixels features' in html
+  assert 'cats train, 90 images' in html and 'features: pixels' in html
   assert section.data['quality'] == found.to_dict()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import stat
 import numpy as np
 import pytest
 
+from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion.data import registry
@@ -152,3 +154,39 @@ def test_held_out_images_are_read_once_and_last(
   measuring.measure(config, places, interrupts.Stop('again'))
   assert events.count('test') == 1 and events[-1] == 'test'
   assert events.count('training') == 2 * (2 * 3 + 1 + 2)
+
+
+def test_a_missing_feature_file_is_said_before_any_training(
+  config: config_lib.Config, places: measuring.Places, monkeypatch
+) -> None:
+  monkeypatch.setattr(downstream, 'train_classifier', None)
+  stop = interrupts.Stop('again')
+  for changes in (
+    {'features': 'inception', 'inception_path': '/nowhere/graph.pb'},
+    {'features': '/nowhere/net.npz'},
+  ):
+    changed = _with(config, **changes)
+    with pytest.raises(array_types.UsageError, match='nowhere') as error:
+      measuring.measure(changed, places, stop)
+    assert 'no such file' in str(error.value)
+
+
+def test_features_of_a_file(
+  config: config_lib.Config,
+  places: measuring.Places,
+  shared_dir: pathlib.Path,
+) -> None:
+  net = shared_dir / 'nets' / 'mnist_lenet5.npz'
+  if not net.exists():
+    pytest.skip(f'needs {net}')
+  changed = _with(config, features=str(net), memorization=False)
+  found = measuring.measure(changed, places, interrupts.Stop('x'), sources=())
+  (quality,) = [s for s in found.sections if 'quality' in s.data]
+  frechet = quality.data['quality']['real']['frechet']
+  assert frechet['features'] == 'lenet5'
+  assert not frechet['is_inception'] and frechet['num_reference'] == 1437
+
+
+def _with(config: config_lib.Config, **changes) -> config_lib.Config:
+  evaluate = dataclasses.replace(config.evaluate, **changes)
+  return dataclasses.replace(config, evaluate=evaluate)
