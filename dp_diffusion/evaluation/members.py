@@ -150,9 +150,9 @@ class Members:
   def _path(self, member: Member) -> epath.Path:
     source, number = member.source, member.num_images
     if (source, number) not in self._fingerprints:
-      self._fingerprints[source, number] = _fingerprint(
-        *subset(*self._sources[source], number)
-      )
+      images, labels = subset(*self._sources[source], number)
+      labelled = fingerprint(images) + fingerprint(labels.astype(np.int32))
+      self._fingerprints[source, number] = labelled
     facts = {
       'version': _VERSION,
       'config': dataclasses.asdict(member.config),
@@ -194,11 +194,11 @@ def _num_steps(members: Iterable[Member]) -> int:
   )
 
 
-def _fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-  digest = hashlib.sha256(repr((images.shape, str(images.dtype))).encode())
-  for start in range(0, len(images), 4096):
-    digest.update(np.ascontiguousarray(images[start : start + 4096]).data)
-  digest.update(np.asarray(labels, np.int32).tobytes())
+def fingerprint(array: np.ndarray) -> str:
+  """Hex SHA-256 of shape, type and content; may be memory-mapped."""
+  digest = hashlib.sha256(repr((array.shape, str(array.dtype))).encode())
+  for start in range(0, len(array), 4096):
+    digest.update(np.ascontiguousarray(array[start : start + 4096]).data)
   return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from dp_diffusion import files
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation import classifiers
 from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import feature_cache
 from dp_diffusion.evaluation import features as features_lib
 from dp_diffusion.evaluation import members as members_lib
 from dp_diffusion.evaluation import memorization
@@ -106,6 +107,7 @@ def sections(
   train: LabelledImages,
   held_out: LabelledImages,
   private_dir: epath.Path,
+  stop: interrupts.Stop,
 ) -> list[page.Section]:
   """Measures distances and looks for copies.
 
@@ -115,10 +117,13 @@ def sections(
     synthetic: (uint8[N, H, W, C], int32[N]).
     train: the sensitive images, likewise.
     held_out: real images of the same distribution that nobody trained on.
-    private_dir: for the picture of the closest pairs.
+    private_dir: for the picture of the closest pairs, and for features that
+      take long.
+    stop: asked now and then while features are computed.
 
   Raises:
     UsageError: there are too few images.
+    Interrupted: the user asked to stop.
   """
   settings = config.evaluate
   most = settings.max_distance_images
@@ -128,7 +133,7 @@ def sections(
   found = []
   if extractor:
     reference, fresh, made = (
-      extractor.extract(images)
+      _features(extractor, images, private_dir, stop)
       for images, _ in (members_lib.subset(*train, most), held_out, synthetic)
     )
     found.append(
@@ -147,6 +152,21 @@ def sections(
   if settings.memorization:
     found.append(_copies(synthetic, train[0], held_out, private_dir))
   return found
+
+
+def _features(
+  extractor: features_lib.FeatureExtractor,
+  images: np.ndarray,
+  private_dir: epath.Path,
+  stop: interrupts.Stop,
+) -> np.ndarray:
+  """float32[N, F]; those of the large network are kept."""
+  stop.raise_if_asked()
+  if not extractor.is_inception:
+    return extractor.extract(images)
+  return feature_cache.extract(
+    extractor, images, private_dir / 'features', stop.raise_if_asked
+  )
 
 
 def _copies(

@@ -135,6 +135,7 @@ def measure(
         (real.images, real.labels),
         (fresh.images, fresh.labels),
         places.private,
+        stop,
       ),
     ],
   )
