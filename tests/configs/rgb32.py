@@ -40,6 +40,12 @@ def get_config(variant: str = ''):
   config.sample.sampler.guidance_weight = 0.5
   config.evaluate.svm = False
   config.evaluate.features = ''  # 8 images are too few for distances.
+  config.evaluate.classifier.name = 'logistic_regression'
+  config.evaluate.classifiers = ()
+  config.evaluate.num_seeds = 1
+  config.evaluate.ensemble_size = 0
+  config.evaluate.size_shares = ()
+  config.evaluate.selection.learning_rates = ()
   config.evaluate.classifier.num_steps = 4
   return default.apply_variant(config, variant, {'person': _person})
 
