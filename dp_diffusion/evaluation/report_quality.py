@@ -112,7 +112,7 @@ def _definitions(
 
 
 def _with_error(value: float, std_error: float) -> str:
-  """A value with its 95 % interval, both to the same digit.
+  """A value with its 95 % interval, both to the same decimal.
 
   >>> _with_error(12.3456, 0.25).replace(_SPACE, ' ')
   '12.35 ± 0.49'
@@ -124,9 +124,9 @@ def _with_error(value: float, std_error: float) -> str:
   half = _Z_95 * std_error
   if not (math.isfinite(half) and half > 0):
     return f'{formats.number(value)}{_SPACE}±{_SPACE}{formats.number(half)}'
-  digits = max(0, 1 - math.floor(math.log10(half)))
-  shown = f'{value:.{digits}f}'.replace('-', '−')
-  return f'{shown}{_SPACE}±{_SPACE}{half:.{digits}f}'
+  decimals = max(0, 1 - math.floor(math.log10(half)))
+  shown = f'{value:.{decimals}f}'.replace('-', '−')
+  return f'{shown}{_SPACE}±{_SPACE}{half:.{decimals}f}'
 
 
 def _share(value: float, number: int) -> str:
