@@ -121,6 +121,11 @@ def command_line() -> str:
   return ' '.join(['python -m dp_diffusion.main', *arguments])
 
 
+def _one_line(error: Exception) -> str:
+  """A message may quote a library's, which has lines of its own."""
+  return ' '.join(line.strip() for line in str(error).splitlines())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs; returns the exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
@@ -134,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     run(parse(argv))
   except array_types.UsageError as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {_one_line(error)}', file=sys.stderr)
     return 2
   except OSError as error:
     if error.errno not in files.NO_SPACE:
@@ -147,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return 2
   except array_types.Failed as error:
-    print(f'failed: {error}', file=sys.stderr)
+    print(f'failed: {_one_line(error)}', file=sys.stderr)
     return 1
   except array_types.Interrupted as error:
     console.say(str(error))

@@ -66,6 +66,17 @@ def test_bad_usage_exits_with_2_and_one_line(
   assert captured.err.count('\n') == 1 and not captured.out
 
 
+def test_a_message_of_several_lines_becomes_one(
+  capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def run(arguments: main.Arguments) -> None:
+    raise array_types.UsageError('The host said:\n\tno.')
+
+  monkeypatch.setattr(main, 'run', run)
+  assert main.main(['--config=a.py']) == 2
+  assert capsys.readouterr().err == 'error: The host said: no.\n'
+
+
 def test_default_workdir_has_config_and_variant() -> None:
   assert main.default_workdir('configs/a.py') == 'runs/a'
   assert main.default_workdir('configs/a.py:smoke') == 'runs/a-smoke'

@@ -53,10 +53,13 @@ def initialize_from_environment() -> None:
     raise array_types.UsageError(
       f'Expected {", ".join(missing)} to be set too, for several processes.'
     )
-  address, num_processes, process_id = values.values()
-  # Without it several processes on CPU cannot talk; accelerators ignore it.
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  jax.distributed.initialize(address, int(num_processes), int(process_id))
+  address, *numbers = values.values()
+  if not all(number.isdecimal() for number in numbers):
+    raise array_types.UsageError(
+      f'Expected {" and ".join(_ENVIRONMENT[1:])} to be numbers, found'
+      f' {" and ".join(map(repr, numbers))}.'
+    )
+  _join(address, *map(int, numbers))
 
 
 def initialize(
@@ -75,16 +78,34 @@ def initialize(
       (SLURM, TPU pods, ...).
     num_processes: in all; 0 where jax detects it.
     process_id: of this one; -1 where jax detects it.
+
+  Raises:
+    UsageError: jax detects no job here, or cannot join it.
   """
   if not enable:
     initialize_from_environment()
     return
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  jax.distributed.initialize(
+  _join(
     coordinator_address or None,
     num_processes or None,
     process_id if process_id >= 0 else None,
   )
+
+
+def _join(
+  address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  # Without it several processes on CPU cannot talk; accelerators ignore it.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  try:
+    jax.distributed.initialize(address, num_processes, process_id)
+  except (ValueError, RuntimeError) as error:
+    raise array_types.UsageError(
+      f'Cannot join the other processes ({error}): where jax detects no SLURM,'
+      ' Open MPI or TPU pod, set distributed.coordinator_address (host:port of'
+      ' process 0), distributed.num_processes and distributed.process_id (0,'
+      ' 1, ...); for a single process leave distributed.enable=false.'
+    ) from error
 
 
 def agree(facts: Mapping[str, str]) -> None:

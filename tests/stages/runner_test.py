@@ -9,6 +9,7 @@ import pytest
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion.stages import runner
+from dp_diffusion.training import processes
 from tests.stages import command
 
 
@@ -47,3 +48,29 @@ def test_a_stage_names_the_one_that_it_needs(
 ) -> None:
   with pytest.raises(array_types.UsageError, match='Run --stage='):
     _run(tmp_path, stage)
+
+
+@pytest.mark.parametrize('kind', [ValueError, RuntimeError])
+def test_a_job_that_is_not_there_is_refused_in_one_line(
+  kind: type[Exception], tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  def initialize(*arguments: object) -> None:
+    assert arguments == (None, None, None)  # To be detected.
+    raise kind('coordinator_address should be defined.')
+
+  config = config_lib.load(command.DIGITS_SMOKE, {'distributed.enable': 'true'})
+  monkeypatch.setattr(processes.jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(processes.jax.distributed, 'initialize', initialize)
+  with pytest.raises(array_types.UsageError, match='distributed.process_id'):
+    runner.run(config, str(tmp_path / 'run'), 'all', 'command')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_numbers_of_processes_in_the_environment_are_checked(
+  monkeypatch,
+) -> None:
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'localhost:1')
+  monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  with pytest.raises(array_types.UsageError, match="'two' and '0'"):
+    processes.initialize(enable=False)
