@@ -199,6 +199,18 @@ def test_error_of_the_variance_falls_with_steps_and_quadratic_is_better():
   assert error(100, 'quadratic') < 0.6 * error(100, 'uniform')
 
 
+def test_ancestral_is_of_first_order_in_the_variance():
+  """Below T / 3 steps, where the error of T steps themselves is far."""
+  errors = np.array(
+    [
+      abs(_exact_variance(_config('ancestral', n), LINEAR) / STD**2 - 1)
+      for n in (40, 80, 160, 320)
+    ]
+  )
+  slopes = -np.diff(np.log(errors)) / math.log(2)
+  assert np.all((slopes > 0.85) & (slopes < 1.2)), (errors, slopes)
+
+
 @pytest.mark.parametrize('num_steps', [1, 2, 7, 1000])
 def test_ddim_with_eta_1_is_ancestral(num_steps):
   ancestral = samplers.coefficients(_config('ancestral', num_steps), LINEAR)

@@ -1,0 +1,73 @@
+"""What the stages share, joined: dtypes of both training steps."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.models import unet
+from dp_diffusion.stages import assembly
+from dp_diffusion.stages import sizing
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import step
+from tests.stages import command
+
+_CONFIG = str(command.ROOT / 'tests' / 'configs' / 'rgb32.py')
+_BATCH = 2
+
+
+def _floats(tree: object) -> set[str]:
+  leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, 'dtype')]
+  return {str(x.dtype) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
+
+
+def test_bfloat16_computes_and_float32_adds_up() -> None:
+  """Weights, moments, averages, gradient sums and norms stay float32."""
+  config = config_lib.load(_CONFIG, {'model.compute_dtype': 'bfloat16'})
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+  grad_config = assembly.grad_config(
+    config.finetune, config.privacy.l2_clip_norm, batch_has_draw_axis=False
+  )
+  state = sizing.private_state(config, 2)
+  batch = {
+    'image': jax.ShapeDtypeStruct((_BATCH, 32, 32, 3), 'uint8'),
+    'label': jax.ShapeDtypeStruct((_BATCH,), 'int32'),
+  }
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  indices = jax.ShapeDtypeStruct((_BATCH,), 'int32')
+
+  jaxpr, total = jax.make_jaxpr(
+    functools.partial(step.accumulate, loss_fn, config=grad_config),
+    return_shape=True,
+  )(
+    state.params,
+    {},
+    jax.eval_shape(
+      functools.partial(step.zeros, config=grad_config), state.params
+    ),
+    batch,
+    key,
+    indices,
+    jax.ShapeDtypeStruct((_BATCH,), 'bool'),
+  )
+  assert 'bf16[2,' in str(jaxpr)
+  assert _floats((total.grad_sum, total.stats)) == {'float32'}
+
+  optimizer = optimizers.make(config.pretrain.optimizer, 3)
+  after, loss = jax.eval_shape(
+    functools.partial(
+      step.public_step, loss_fn, optimizer=optimizer, ema_decay=0.9
+    ),
+    sizing.public_state(config),
+    batch,
+    key,
+    indices,
+  )
+  assert _floats((after, loss)) == {'float32'}
