@@ -7,6 +7,7 @@ import dataclasses
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
@@ -180,22 +181,29 @@ def _road_lines(
     (config.data.split, config.data.test_split, config.evaluate.held_out_split)
   )
   splits.pop('', None)
+  # `evaluate` asks what public images of the same classes are worth.
+  are_public_read = (
+    config.pretrain.data.class_names == config.data.class_names
+    or config.evaluate.features == 'public'
+  )
+  public = f', {_named(config.pretrain.data)} (public)'
   roads = {
     'pretrain': (
-      f'{config.pretrain.data.name} (public)'
+      f'{_named(config.pretrain.data)} (public)'
       if config.pretrain.num_steps
       else config.pretrain.init_from or 'nothing: weights from the seed',
       f'{root}/public',
     ),
     'finetune': (
-      f'{root}/public/model, {config.data.name} split'
+      f'{root}/public/model, {_named(config.data)} split'
       f' {config.data.split} (sensitive)',
       f'{root}/private, {root}/release/model',
     ),
     'sample': (f'{root}/release/model', f'{root}/release/dataset'),
     'evaluate': (
-      f'{root}/release/dataset, {config.data.name} splits'
-      f' {" and ".join(splits)} (sensitive), {config.pretrain.data.name}',
+      f'{root}/release/dataset, {_named(config.data)} splits'
+      f' {" and ".join(splits)} (sensitive)'
+      + (public if are_public_read else ''),
       f'{root}/evaluation, {root}/private/classifiers',
     ),
   }
@@ -205,3 +213,7 @@ def _road_lines(
     lines.append(f'  {stage:<19} reads  {reads}{state}')
     lines.append(f'  {"":<19} writes {writes}')
   return lines
+
+
+def _named(data: registry.DataConfig) -> str:
+  return f'{data.name} {data.path}' if data.path else data.name

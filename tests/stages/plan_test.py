@@ -1,0 +1,78 @@
+"""What a plan says that a run reads, beside its numbers."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.stages import arithmetic
+from dp_diffusion.stages import estimates
+from dp_diffusion.stages import plan
+from dp_diffusion.stages import workdirs
+from tests.stages import command
+
+
+@pytest.fixture(autouse=True)
+def _no_arithmetic(monkeypatch) -> None:
+  """Its numbers are tested elsewhere."""
+  monkeypatch.setattr(arithmetic, 'forward_flop', lambda _: 1e9)
+  monkeypatch.setattr(arithmetic, 'activation_bytes', lambda _: 1000)
+  monkeypatch.setattr(estimates, 'convolution_speed', lambda _: 1e9)
+
+
+def _reads(tmp_path: pathlib.Path, capsys, **changed: str) -> dict[str, str]:
+  """What each stage reads, as printed."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {k.replace('__', '.'): v for k, v in changed.items()}
+  )
+  plan.run(config, workdirs.Workdir(workdirs.epath.Path(tmp_path / 'run')))
+  assert not (tmp_path / 'run').exists()
+  lines = capsys.readouterr().out.splitlines()
+  found = {}
+  for line in lines[lines.index('stages') + 1 :]:
+    stage, reads, what = (line[2:22], line[22:28], line[29:])
+    if reads == 'reads ':
+      found[stage.strip()] = what
+    else:
+      assert reads == 'writes' and what.startswith(str(tmp_path))
+  assert set(found) == {'pretrain', 'finetune', 'sample', 'evaluate'}
+  return found
+
+
+_GIVEN = {
+  'privacy__solve_for': 'epsilon',
+  'privacy__epsilon': 'none',
+  'privacy__noise_multiplier': '2',
+}
+
+
+def test_sensitive_and_public_images_are_named(tmp_path, capsys) -> None:
+  found = _reads(tmp_path, capsys, **_GIVEN)
+  assert found['pretrain'] == 'glyphs (public)'
+  assert found['finetune'].endswith('digits split train (sensitive)')
+  assert '(sensitive)' not in found['sample']
+  assert found['evaluate'].endswith(
+    'digits splits train and test (sensitive), glyphs (public)'
+  )
+
+
+def test_public_images_of_other_classes_are_not_evaluated(
+  tmp_path, capsys
+) -> None:
+  found = _reads(
+    tmp_path,
+    capsys,
+    **_GIVEN,
+    data__name='folder',
+    data__path='/data/scans',
+    data__class_names="('benign', 'malignant')",
+    pretrain__num_steps='0',
+    pretrain__init_from='/runs/public',
+  )
+  assert found['pretrain'] == '/runs/public'
+  assert found['finetune'].endswith(
+    'folder /data/scans split train (sensitive)'
+  )
+  assert found['evaluate'].endswith('train and test (sensitive)')
