@@ -16,19 +16,17 @@ import csv
 import hashlib
 import os
 import pathlib
-import zipfile
 
 import numpy as np
-from PIL import Image
 
 from dp_diffusion import array_types
 from dp_diffusion.data import cache
 from dp_diffusion.data import decoding
+from dp_diffusion.data import npz_images
 from dp_diffusion.data import registry
 from dp_diffusion.data import trees
 
 SPLITS = ('train', 'test')
-_NPZ_MAX_BYTES = 1 << 36
 _IMAGE_SUFFIXES = (
   *('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff'),
   '.webp',
@@ -217,7 +215,7 @@ def _choose(
   seed = f'{config.split_seed}/'.encode()
   is_test = np.zeros(len(keys), bool)
   for index, key in enumerate(keys):
-    data = key.encode() if isinstance(key, str) else key
+    data = os.fsencode(key)  # A name need not be UTF-8.
     digest = hashlib.sha256(seed + data).digest()
     is_test[index] = int.from_bytes(digest[:8], 'little') < threshold
   is_chosen = is_test if split == 'test' else ~is_test
@@ -303,87 +301,12 @@ def _cache_name(
 def _load_npz(
   path: pathlib.Path, config: registry.DataConfig, split: str
 ) -> registry.ArraySource:
-  """Reads 'images', 'labels' and, where given, 'person'."""
-  if config.person_csv:
-    raise array_types.UsageError(
-      f'Expected data.person_csv={config.person_csv!r} only for a folder or a '
-      f'.zip: put the persons of {path} into it, as an array of integers '
-      "named 'person', one per image."
-    )
-  arrays = _read_npz(path, config)
-  images, labels = arrays['images'], arrays['labels']
-  if images.ndim == 3:
-    images = images[..., None]
-  if (
-    images.ndim != 4
-    or images.dtype != np.uint8
-    or images.shape[3]
-    not in (
-      1,
-      3,
-    )
-  ):
-    raise array_types.UsageError(
-      f'Expected images of {path} to be uint8[N, H, W, C] with 1 or 3 '
-      f'channels, found {images.dtype}{list(images.shape)}.'
-    )
-  for name in set(arrays) - {'images'}:
-    if arrays[name].shape != images.shape[:1] or arrays[
-      name
-    ].dtype.kind not in ('iu'):
-      raise array_types.UsageError(
-        f'Expected {name} of {path} to be int[{len(images)}], found '
-        f'{arrays[name].dtype}{list(arrays[name].shape)}.'
-      )
-  if not config.class_names:
-    raise array_types.UsageError(
-      f'Set data.class_names for {path}: label i is class_names[i].'
-    )
-  person = arrays.get('person')
+  arrays = npz_images.read(path, config)
+  images, person = arrays['images'], arrays.get('person')
   keys = [i.tobytes() for i in (images if person is None else person)]
   chosen = np.flatnonzero(_choose(keys, config, split))
-  small = {'labels': labels[chosen].astype(np.int32)}
+  small = {'labels': arrays['labels'][chosen].astype(np.int32)}
   if person is not None:
     codes = np.unique(person, return_inverse=True)[1]
     small['person'] = codes[chosen].astype(np.int32)
-  return _source(config, _fit_all(images[chosen], config), small)
-
-
-def _read_npz(
-  path: pathlib.Path, config: registry.DataConfig
-) -> dict[str, np.ndarray]:
-  try:
-    with zipfile.ZipFile(path) as archive:
-      num_bytes = sum(info.file_size for info in archive.infolist())
-    if num_bytes > _NPZ_MAX_BYTES:
-      raise ValueError(f'{num_bytes} bytes when unpacked, too many')
-    with np.load(path, allow_pickle=False) as f:
-      missing = {'images', 'labels'} - set(f.files)
-      if missing:
-        raise ValueError(f'it lacks {sorted(missing)}')
-      wanted = ('images', 'labels', 'person')
-      return {name: f[name] for name in wanted if name in f.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise array_types.UsageError(
-      f'data.path={config.path!r} cannot be read: {error}.'
-    ) from error
-
-
-def _fit_all(images: np.ndarray, config: registry.DataConfig) -> np.ndarray:
-  """Crops and resizes where the config asks for another shape."""
-  size, channels = config.image_size, config.channels
-  if images.shape[1:3] == (
-    size or images.shape[1],
-    size or images.shape[2],
-  ) and (images.shape[3] == (channels or images.shape[3])):
-    return images
-  return np.stack(
-    [
-      decoding.fit(
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image),
-        size,
-        channels,
-      )
-      for image in images
-    ]
-  )
+  return _source(config, npz_images.fit(images[chosen], config), small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import zipfile
@@ -11,6 +12,7 @@ from PIL import Image
 import pytest
 
 from dp_diffusion import array_types
+from dp_diffusion.data import npz_images
 from dp_diffusion.data import registry
 from dp_diffusion.data import trees
 
@@ -352,6 +354,7 @@ def test_an_npz_is_resized_and_recoloured(tmp_path):
     ({'labels': np.array([None] * 40)}, 'cannot be read'),
     ({'person': np.zeros(3, int)}, 'person'),
     ({'labels': np.full(40, -1)}, 'label=-1'),
+    ({'labels': np.full(40, 2**32)}, 'label=4294967296'),
   ],
 )
 def test_an_npz_of_another_form_is_refused(tmp_path, changes, why):
@@ -381,6 +384,37 @@ def test_the_persons_of_an_npz_are_in_it(root, tmp_path):
   _write_csv(tmp_path / 'p.csv', root, 7)
   with pytest.raises(array_types.UsageError, match="named 'person'"):
     _load(path, person_csv=str(tmp_path / 'p.csv'))
+
+
+@pytest.mark.parametrize('most_bytes', [10, None])
+def test_an_npz_beyond_the_memory_is_refused(tmp_path, monkeypatch, most_bytes):
+  path = tmp_path / 'x.npz'
+  _write_npz(path)
+  if most_bytes:
+    monkeypatch.setattr(npz_images, '_most_bytes', lambda: most_bytes)
+  else:  # A header that lies.
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+      header,
+      {'descr': '|u1', 'fortran_order': False, 'shape': (1 << 60, 8, 8, 3)},
+    )
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('images.npy', header.getvalue())
+      archive.writestr('labels.npy', b'')
+  with pytest.raises(
+    array_types.UsageError, match='too large for the memory|cannot be read'
+  ):
+    _load(path)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs names of bytes')
+def test_a_name_need_not_be_utf_8(root):
+  before = len(_load(root).labels) + len(_load(root, 'test').labels)
+  image = (root / 'cat' / 'deep' / '00.png').read_bytes()
+  with open(os.fsencode(root) + b'/cat/deep/\xff.png', 'wb') as f:
+    f.write(image)
+  after = len(_load(root).labels) + len(_load(root, 'test').labels)
+  assert after == before + 1
 
 
 def test_an_unknown_split_is_an_error(root):

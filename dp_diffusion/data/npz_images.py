@@ -1,0 +1,122 @@
+"""Own images as one `.npz`: read, checked, brought to one shape.
+
+It is untrusted, as image files are: nothing in it is run (no pickle), and one
+that says it is larger than what this machine can hold is refused unread.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from dp_diffusion import array_types
+from dp_diffusion.data import decoding
+from dp_diffusion.data import registry
+
+_WANTED = ('images', 'labels', 'person')
+
+
+def read(
+  path: pathlib.Path, config: registry.DataConfig
+) -> dict[str, np.ndarray]:
+  """Reads 'images', 'labels' and, where given, 'person'.
+
+  Args:
+    path: of the .npz.
+    config: uses person_csv and class_names, for what must not or must be set.
+
+  Returns:
+    images uint8[N, H, W, C] with 1 or 3 channels, labels int[N] and perhaps
+    person int[N].
+
+  Raises:
+    UsageError: not an .npz of that form, or one too large.
+  """
+  if config.person_csv:
+    raise array_types.UsageError(
+      f'Expected data.person_csv={config.person_csv!r} only for a folder or a '
+      f'.zip: put the persons of {path} into it, as an array of integers '
+      "named 'person', one per image."
+    )
+  arrays = _read(path)
+  images = arrays['images']
+  if images.ndim == 3:
+    images = arrays['images'] = images[..., None]
+  is_image = images.ndim == 4 and images.dtype == np.uint8
+  if not is_image or images.shape[3] not in (1, 3):
+    raise array_types.UsageError(
+      f'Expected images of {path} to be uint8[N, H, W, C] with 1 or 3 '
+      f'channels, found {images.dtype}{list(images.shape)}.'
+    )
+  for name in set(arrays) - {'images'}:
+    array = arrays[name]
+    if array.shape != images.shape[:1] or array.dtype.kind not in ('iu'):
+      raise array_types.UsageError(
+        f'Expected {name} of {path} to be int[{len(images)}], found '
+        f'{array.dtype}{list(array.shape)}.'
+      )
+  if not config.class_names:
+    raise array_types.UsageError(
+      f'Set data.class_names for {path}: label i is class_names[i].'
+    )
+  registry.check_labels(arrays['labels'], len(config.class_names))
+  return arrays
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      num_bytes = sum(info.file_size for info in archive.infolist())
+    if num_bytes > _most_bytes():
+      raise MemoryError(f'{num_bytes / 1e9:,.1f} GB when unpacked')
+    with np.load(path, allow_pickle=False) as f:
+      missing = {'images', 'labels'} - set(f.files)
+      if missing:
+        raise ValueError(f'it lacks {sorted(missing)}')
+      return {name: f[name] for name in _WANTED if name in f.files}
+  except MemoryError as error:
+    raise array_types.UsageError(
+      f'data.path={str(path)!r} is too large for the memory of this machine '
+      f'({error}): give a folder or a .zip, which are read image by image.'
+    ) from error
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise array_types.UsageError(
+      f'data.path={str(path)!r} cannot be read: {error}.'
+    ) from error
+
+
+def _most_bytes() -> int:
+  """Half of the machine's memory: a split is a copy."""
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+
+
+def fit(images: np.ndarray, config: registry.DataConfig) -> np.ndarray:
+  """Crops and resizes where the config asks for another shape.
+
+  Args:
+    images: uint8[N, H, W, C].
+    config: uses image_size and channels; 0 keeps what there is.
+
+  Returns:
+    uint8[N, H', W', C'].
+  """
+  _, height, width, depth = images.shape
+  size, channels = config.image_size, config.channels
+  if (height, width, depth) == (
+    size or height,
+    size or width,
+    channels or depth,
+  ):
+    return images
+  return np.stack(
+    [
+      decoding.fit(
+        Image.fromarray(image[..., 0] if depth == 1 else image), size, channels
+      )
+      for image in images
+    ]
+  )
