@@ -65,13 +65,14 @@ FENCES = {
     'dp_diffusion/main.py',
   },
   'tensorflow': {
+    'dp_diffusion/data/tfds_builders.py',
     'dp_diffusion/data/tfds_source.py',
     'dp_diffusion/data/camelyon17.py',
     'dp_diffusion/data/tfds_writer.py',
     'dp_diffusion/training/metrics.py',
   },
   'tensorflow_datasets': {
-    'dp_diffusion/data/tfds_source.py',
+    'dp_diffusion/data/tfds_builders.py',
     'dp_diffusion/data/camelyon17.py',
     'dp_diffusion/data/tfds_writer.py',
   },

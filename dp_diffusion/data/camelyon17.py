@@ -21,6 +21,7 @@ from dp_diffusion import console
 from dp_diffusion.data import camelyon17_release
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
+from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import tfds_source
 
 NAME = camelyon17_release.NAME
@@ -56,15 +57,15 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
       f'Expected data.class_names={config.class_names!r} to be {CLASS_NAMES!r}.'
     )
   size = config.image_size or PATCH_SIZE
-  data_dir = tfds_source.data_dir(config)
-  path = tfds_source.find(f'{NAME}/{size}x{size}', data_dir)
+  data_dir = tfds_builders.data_dir(config)
+  path = tfds_builders.find(f'{NAME}/{size}x{size}', data_dir)
   if path is None:
     release = camelyon17_release.find_release(
       config
     ) or camelyon17_release.download(config, data_dir)
     builder = make_builder(release, size, data_dir)
-    path = tfds_source.prepare_builder(builder, config)
-  builder = tfds_source.open_builder(path)
+    path = tfds_builders.prepare_builder(builder, config)
+  builder = tfds_builders.open_builder(path)
   check_counts(builder.info.splits)
   config = dataclasses.replace(
     config, image_key='image', label_key='label', person_key='patient'
@@ -77,8 +78,8 @@ def check_available(config: registry.DataConfig) -> None:
   for split in (config.split, config.test_split):
     registry.check_split(split, SPLITS)
   size = config.image_size or PATCH_SIZE
-  is_prepared = tfds_source.find(
-    f'{NAME}/{size}x{size}', tfds_source.data_dir(config)
+  is_prepared = tfds_builders.find(
+    f'{NAME}/{size}x{size}', tfds_builders.data_dir(config)
   )
   if not is_prepared and not camelyon17_release.find_release(config):
     camelyon17_release.check_can_download(config)
@@ -107,7 +108,7 @@ def make_builder(
   Returns:
     A `tfds.core.GeneratorBasedBuilder` named `camelyon17_wilds`.
   """
-  tfds = tfds_source.import_tfds()
+  tfds = tfds_builders.import_tfds()
 
   base: Any = tfds.core.GeneratorBasedBuilder
 

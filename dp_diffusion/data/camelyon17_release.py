@@ -25,7 +25,7 @@ import zlib
 from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion.data import registry
-from dp_diffusion.data import tfds_source
+from dp_diffusion.data import tfds_builders
 
 NAME = 'camelyon17_wilds'
 TRAIN_CENTERS = (0, 3, 4)
@@ -288,7 +288,7 @@ def find_release(config: registry.DataConfig) -> Release | None:
 
 def _how_to_get(config: registry.DataConfig) -> str:
   return (
-    f'{NAME} is neither prepared in {tfds_source.data_dir(config)} nor found '
+    f'{NAME} is neither prepared in {tfds_builders.data_dir(config)} nor found '
     f'in data.manual_dir={config.manual_dir!r}: download {_ARCHIVES[0]} '
     f'({ARCHIVE_BYTES / 1e9:.1f} GB) from {ARCHIVE_URL}, or the parquet files '
     f'of {MIRROR_URL}/datasets/{MIRROR}, to a folder, and set data.manual_dir '
@@ -299,7 +299,7 @@ def _how_to_get(config: registry.DataConfig) -> str:
 def check_can_download(config: registry.DataConfig) -> None:
   """Raises UsageError, which says what to do, where there is no network."""
   if not (
-    tfds_source.is_online(ARCHIVE_URL) or tfds_source.is_online(MIRROR_URL)
+    tfds_builders.is_online(ARCHIVE_URL) or tfds_builders.is_online(MIRROR_URL)
   ):
     raise array_types.UsageError(
       f'{_how_to_get(config)} (There is no network here.)'

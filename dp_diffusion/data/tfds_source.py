@@ -1,9 +1,7 @@
 """Any TFDS dataset with an image and a label, by name.
 
 Prepared datasets in a random-access format (array_record) are read without
-TensorFlow. What is not prepared is downloaded and prepared where TensorFlow
-and a network are at hand; else the error says how to get it. TFDS itself is
-imported only here, when used.
+TensorFlow. `tfds_builders` prepares what is not there.
 """
 
 from __future__ import annotations
@@ -14,24 +12,15 @@ import importlib
 import importlib.util
 import os
 import pathlib
-import re
-import socket
 from typing import Any
-import urllib.parse
-import urllib.request
 
 import numpy as np
 
 from dp_diffusion import array_types
-from dp_diffusion import console
 from dp_diffusion.data import cache
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
-
-_NAME = re.compile(
-  r'(?P<name>\w+)(/(?P<config>[^:/]+(/[^:/]+)*))?(:(?P<version>\d+\.\d+\.\d+))?'
-)
-_VERSION = re.compile(r'\d+\.\d+\.\d+')
+from dp_diffusion.data import tfds_builders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +48,24 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
       outside the classes.
   """
   name = registry.tfds_name(config.name)
-  path = find(name, data_dir(config)) or prepare_builder(
-    _known_builder(name, config), config
+  path = tfds_builders.find(name, tfds_builders.data_dir(config))
+  if path is None:
+    builder = tfds_builders.known_builder(name, config)
+    path = tfds_builders.prepare_builder(builder, config)
+  return load_from_builder(tfds_builders.open_builder(path), config, split)
+
+
+def check_available(config: registry.DataConfig) -> None:
+  """See `registry.check_available`."""
+  name = registry.tfds_name(config.name)
+  path = tfds_builders.find(name, tfds_builders.data_dir(config))
+  builder = (
+    tfds_builders.open_builder(path)
+    if path
+    else tfds_builders.known_builder(name, config)
   )
-  return load_from_builder(open_builder(path), config, split)
+  for split in (config.split, config.test_split):
+    tfds_builders.check_split(builder, split)
 
 
 def load_from_builder(
@@ -70,7 +73,8 @@ def load_from_builder(
 ) -> registry.ArraySource:
   """Loads one split of a prepared `tfds.core.DatasetBuilder`, see `load`."""
   keys = _find_keys(builder.info, config)
-  records = _open_records(builder, split, keys.image)
+  with tfds_builders.damage_named(builder.data_dir):
+    records = _open_records(builder, split, keys.image)
   label_feature = builder.info.features[keys.label]
   class_names = config.class_names or tuple(label_feature.names)
   height, width, channels = _image_shape(
@@ -78,7 +82,7 @@ def load_from_builder(
   )
 
   def fill(images: np.ndarray) -> dict[str, np.ndarray]:
-    return _read(records, images, keys, config)
+    return _read(records, images, keys, config, os.fspath(builder.data_dir))
 
   images, small = decoding.load_or_decode(
     config,
@@ -104,13 +108,15 @@ def _read(
   images: np.ndarray,
   keys: _Keys,
   config: registry.DataConfig,
+  folder: str,
 ) -> dict[str, np.ndarray]:
   """Decodes all records into `images`; returns labels and persons."""
   labels = np.empty(len(records), np.int32)
   persons: list[Any] = [None] * len(records)
 
   def read(indices: Sequence[int]) -> list[bytes]:
-    batch = records.__getitems__(indices)  # type: ignore[attr-defined]
+    with tfds_builders.damage_named(folder):
+      batch = records.__getitems__(indices)  # type: ignore[attr-defined]
     for index, record in zip(indices, batch):
       labels[index] = record[keys.label]
       if keys.person:
@@ -131,167 +137,8 @@ def _read(
   return small
 
 
-def data_dir(config: registry.DataConfig) -> pathlib.Path:
-  """Folder of prepared datasets: data.tfds_dir, or TFDS's own default."""
-  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return pathlib.Path(config.tfds_dir or default).expanduser()
-
-
-def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
-  """Folder of the newest prepared version, or None."""
-  match = _NAME.fullmatch(name)
-  if match is None:
-    raise array_types.UsageError(
-      f"Expected data.name={name!r} to be 'NAME', 'NAME/CONFIG' or "
-      "'NAME/CONFIG:1.0.0'."
-    )
-  base = folder / match['name']
-  if match['config']:
-    base = base / match['config']
-  found = sorted(
-    info.parent
-    for info in base.glob('*/dataset_info.json')
-    if match['version'] in (None, info.parent.name)
-    and _VERSION.fullmatch(info.parent.name)
-  )
-  if found:
-    return max(found, key=lambda path: [int(v) for v in path.name.split('.')])
-  configs = sorted(
-    {
-      str(info.parent.parent.relative_to(base))
-      for info in base.glob('*/*/dataset_info.json')
-    }
-  )
-  if configs and not match['config']:
-    raise array_types.UsageError(
-      f'Expected data.name={name!r} to name one of its configs: '
-      + ', '.join(repr(f'{match["name"]}/{c}') for c in configs)
-      + '.'
-    )
-  return None
-
-
-def import_tfds() -> Any:
-  """Imports tensorflow_datasets, or raises a UsageError that says how to."""
-  try:
-    return importlib.import_module('tensorflow_datasets')
-  except ImportError as error:
-    raise array_types.UsageError(
-      f'TFDS datasets need the package tensorflow-datasets ({error}): '
-      '`pip install tensorflow-datasets array_record`.'
-    ) from error
-
-
-def open_builder(path: pathlib.Path) -> Any:
-  """Opens a prepared dataset, with or without its code."""
-  return import_tfds().builder_from_directory(os.fspath(path))
-
-
-def check_available(config: registry.DataConfig) -> None:
-  """See `registry.check_available`."""
-  name = registry.tfds_name(config.name)
-  path = find(name, data_dir(config))
-  builder = open_builder(path) if path else _known_builder(name, config)
-  for split in (config.split, config.test_split):
-    _check_split(builder, split)
-
-
-def _known_builder(name: str, config: registry.DataConfig) -> Any:
-  """The builder of a dataset that can be prepared here, or says how to."""
-  tfds = import_tfds()
-  folder = data_dir(config)
-  try:
-    builder = tfds.builder(
-      name, data_dir=os.fspath(folder), file_format='array_record'
-    )
-  except tfds.core.DatasetNotFoundError:
-    raise array_types.UsageError(
-      f'Expected data.name={name!r} to be prepared in {folder} or to be '
-      'known to TFDS, and it is neither: see '
-      'https://www.tensorflow.org/datasets/catalog/overview, or set '
-      'data.tfds_dir to the folder that holds it.'
-    ) from None
-  _check_can_prepare(builder, config)
-  return builder
-
-
-def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
-  """Downloads and prepares a builder.
-
-  Args:
-    builder: a `tfds.core.DatasetBuilder`.
-    config: uses manual_dir, and names for messages.
-
-  Returns:
-    The folder of the prepared dataset.
-
-  Raises:
-    UsageError: the network, TensorFlow or a file to be placed by hand is
-      missing. One line: what to download, from where, where to put it.
-  """
-  tfds = import_tfds()
-  options = {}
-  if config.manual_dir:
-    options['manual_dir'] = str(pathlib.Path(config.manual_dir).expanduser())
-  console.say(f'preparing {builder.info.full_name} in {builder.data_dir}')
-  tfds.disable_progress_bar()
-  try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(**options)
-    )
-  except array_types.UsageError:
-    raise
-  except (
-    AssertionError,
-    ImportError,
-    OSError,
-    RuntimeError,
-    ValueError,
-  ) as error:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    raise array_types.UsageError(
-      f'{_how_to_get(builder, config)} ({lines[0]})'
-    ) from error
-  return pathlib.Path(builder.data_dir)
-
-
-def _check_can_prepare(builder: Any, config: registry.DataConfig) -> None:
-  """Refuses at once what would fail after minutes of retries."""
-  if importlib.util.find_spec('tensorflow') is None:
-    why = 'TensorFlow is not installed here.'
-  elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not config.manual_dir:
-    why = 'Its files must be placed by hand: set data.manual_dir.'
-  elif not (config.manual_dir or is_online(builder.info.homepage)):
-    why = 'There is no network here.'
-  else:
-    return
-  raise array_types.UsageError(f'{_how_to_get(builder, config)} ({why})')
-
-
-def _how_to_get(builder: Any, config: registry.DataConfig) -> str:
-  name, folder = builder.info.full_name, data_dir(config)
-  return (
-    f'Dataset {config.name!r} is not prepared in {folder}: download it from '
-    f'{builder.info.homepage or "its authors"} by `tfds build '
-    f'{name.rpartition("/")[0]} --file_format=array_record` where TensorFlow '
-    f'and a network are, and put the folder {name} into {folder}.'
-  )
-
-
-def is_online(url: str) -> bool:
-  """Whether the name of the host resolves, or a proxy would do it."""
-  if urllib.request.getproxies():
-    return True
-  host = urllib.parse.urlparse(url or '').hostname or 'www.tensorflow.org'
-  try:
-    socket.getaddrinfo(host, 443)
-  except OSError:
-    return False
-  return True
-
-
 def _find_keys(info: Any, config: registry.DataConfig) -> _Keys:
-  tfds = import_tfds()
+  tfds = tfds_builders.import_tfds()
   features = info.features
   supervised = info.supervised_keys or ()
   found = {}
@@ -341,19 +188,10 @@ def _image_shape(
   return height, width, min(channels, 3)
 
 
-def _check_split(builder: Any, split: str) -> None:
-  known = sorted(builder.info.splits)  # Empty while it is not prepared.
-  if known and split.split('[')[0] not in known:
-    raise array_types.UsageError(
-      f'Expected split={split!r} to be one of {known} of '
-      f'{builder.info.full_name!r}.'
-    )
-
-
 def _open_records(builder: Any, split: str, image_key: str) -> Sequence[Any]:
   """Random access to records whose image is still encoded."""
-  tfds = import_tfds()
-  _check_split(builder, split)
+  tfds = tfds_builders.import_tfds()
+  tfds_builders.check_split(builder, split)
   decoders = {image_key: tfds.decode.SkipDecoding()}
   file_format = builder.info.file_format
   if file_format in tfds.core.file_adapters.FileFormat.with_random_access():

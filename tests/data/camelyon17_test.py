@@ -328,12 +328,12 @@ def test_without_archive_and_network_the_error_says_what_to_do(
 def test_what_is_missing_is_known_without_reading(
   folder, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(camelyon17_release.tfds_source, 'is_online', bool)
+  monkeypatch.setattr(camelyon17_release.tfds_builders, 'is_online', bool)
   registry.check_available(_config(tmp_path))  # It can be downloaded.
   with pytest.raises(array_types.UsageError, match="'id_val'"):
     registry.check_available(_config(tmp_path, test_split='validation'))
   monkeypatch.setattr(
-    camelyon17_release.tfds_source, 'is_online', lambda url: False
+    camelyon17_release.tfds_builders, 'is_online', lambda url: False
   )
   with pytest.raises(array_types.UsageError, match='archive.tar.gz'):
     registry.check_available(_config(tmp_path))

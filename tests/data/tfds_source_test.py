@@ -7,6 +7,7 @@ TensorFlow.
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ import pytest
 
 from dp_diffusion import array_types
 from dp_diffusion.data import registry
+from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import tfds_source
 
 _NUM = {'train': 30, 'test': 10}
@@ -149,6 +151,7 @@ def test_labels_outside_the_configs_classes_are_an_error(data_dir):
   'changes, split, why',
   [
     ({}, 'validation', "'test', 'train'"),
+    ({}, 'train[:x]', r"a part such as 'test\[:10%\]'"),
     ({'image_key': 'label'}, 'train', r"image_key='label'.*\['image'\]"),
     ({'label_key': 'who'}, 'train', r"label_key='who'.*\['label'\]"),
     ({'person_key': 'patient'}, 'train', "person_key='patient'.*'who'"),
@@ -162,6 +165,22 @@ def test_what_is_missing_is_said_in_one_line(data_dir, changes, split, why):
   with pytest.raises(array_types.UsageError, match=why) as caught:
     registry.load(_config(data_dir, **changes), split)
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('what', ['info', 'records', 'missing records'])
+def test_damage_is_named_in_one_line(data_dir, tmp_path, what):
+  shutil.copytree(data_dir / 'tiny', tmp_path / 'tiny')
+  (records,) = (tmp_path / 'tiny').rglob('*train*array_record*')
+  if what == 'info':
+    (tmp_path / 'tiny' / '1.0.0' / 'dataset_info.json').write_text('{')
+  elif what == 'records':
+    records.write_bytes(records.read_bytes()[:100])
+  else:
+    records.unlink()
+  with pytest.raises(array_types.UsageError, match='not whole') as caught:
+    registry.load(_config(tmp_path))
+  assert '\n' not in str(caught.value)
+  assert str(tmp_path / 'tiny' / '1.0.0') in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +263,7 @@ def test_without_network_a_known_dataset_says_how_to_get_it(
   for name in ('http_proxy', 'https_proxy', 'all_proxy'):
     monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv(name.upper(), raising=False)
-  monkeypatch.setattr(tfds_source.socket, 'getaddrinfo', no_network)
+  monkeypatch.setattr(tfds_builders.socket, 'getaddrinfo', no_network)
   config = _config(tmp_path, 'tfds:mnist')
   with pytest.raises(array_types.UsageError) as caught:
     registry.load(config)

@@ -1,0 +1,216 @@
+"""TFDS datasets on disk: finds, downloads, prepares and opens them.
+
+What is not prepared is downloaded and prepared where TensorFlow and a network
+are at hand; else the error says how to get it. TFDS itself is imported only
+here, when used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import importlib
+import importlib.util
+import os
+import pathlib
+import re
+import socket
+from typing import Any
+import urllib.parse
+import urllib.request
+
+from dp_diffusion import array_types
+from dp_diffusion import console
+from dp_diffusion.data import registry
+
+_NAME = re.compile(
+  r'(?P<name>\w+)(/(?P<config>[^:/]+(/[^:/]+)*))?(:(?P<version>\d+\.\d+\.\d+))?'
+)
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+
+
+def data_dir(config: registry.DataConfig) -> pathlib.Path:
+  """Folder of prepared datasets: data.tfds_dir, or TFDS's own default."""
+  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return pathlib.Path(config.tfds_dir or default).expanduser()
+
+
+def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
+  """Folder of the newest prepared version, or None."""
+  match = _NAME.fullmatch(name)
+  if match is None:
+    raise array_types.UsageError(
+      f"Expected data.name={name!r} to be 'NAME', 'NAME/CONFIG' or "
+      "'NAME/CONFIG:1.0.0'."
+    )
+  base = folder / match['name']
+  if match['config']:
+    base = base / match['config']
+  found = sorted(
+    info.parent
+    for info in base.glob('*/dataset_info.json')
+    if match['version'] in (None, info.parent.name)
+    and _VERSION.fullmatch(info.parent.name)
+  )
+  if found:
+    return max(found, key=lambda path: [int(v) for v in path.name.split('.')])
+  configs = sorted(
+    {
+      str(info.parent.parent.relative_to(base))
+      for info in base.glob('*/*/dataset_info.json')
+    }
+  )
+  if configs and not match['config']:
+    raise array_types.UsageError(
+      f'Expected data.name={name!r} to name one of its configs: '
+      + ', '.join(repr(f'{match["name"]}/{c}') for c in configs)
+      + '.'
+    )
+  return None
+
+
+def import_tfds() -> Any:
+  """Imports tensorflow_datasets, or raises a UsageError that says how to."""
+  try:
+    return importlib.import_module('tensorflow_datasets')
+  except ImportError as error:
+    raise array_types.UsageError(
+      f'TFDS datasets need the package tensorflow-datasets ({error}): '
+      '`pip install tensorflow-datasets array_record`.'
+    ) from error
+
+
+def open_builder(path: pathlib.Path) -> Any:
+  """Opens a prepared dataset, with or without its code."""
+  tfds = import_tfds()
+  with damage_named(path):
+    return tfds.builder_from_directory(os.fspath(path))
+
+
+@contextlib.contextmanager
+def damage_named(path: pathlib.Path | str) -> Iterator[None]:
+  """Turns whatever broken files make TFDS raise into one line.
+
+  Args:
+    path: folder of the prepared dataset.
+
+  Raises:
+    UsageError: in place of any other error.
+  """
+  try:
+    yield
+  except array_types.UsageError:
+    raise
+  except Exception as error:
+    reason = (str(error).splitlines() or [''])[0] or type(error).__name__
+    raise array_types.UsageError(
+      f'The prepared dataset in {path} cannot be read ({reason}): it is'
+      ' damaged or not whole; put it there again.'
+    ) from error
+
+
+def known_builder(name: str, config: registry.DataConfig) -> Any:
+  """The builder of a dataset that can be prepared here, or says how to."""
+  tfds = import_tfds()
+  folder = data_dir(config)
+  try:
+    builder = tfds.builder(
+      name, data_dir=os.fspath(folder), file_format='array_record'
+    )
+  except tfds.core.DatasetNotFoundError:
+    raise array_types.UsageError(
+      f'Expected data.name={name!r} to be prepared in {folder} or to be '
+      'known to TFDS, and it is neither: see '
+      'https://www.tensorflow.org/datasets/catalog/overview, or set '
+      'data.tfds_dir to the folder that holds it.'
+    ) from None
+  _check_can_prepare(builder, config)
+  return builder
+
+
+def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
+  """Downloads and prepares a builder.
+
+  Args:
+    builder: a `tfds.core.DatasetBuilder`.
+    config: uses manual_dir, and names for messages.
+
+  Returns:
+    The folder of the prepared dataset.
+
+  Raises:
+    UsageError: the network, TensorFlow or a file to be placed by hand is
+      missing. One line: what to download, from where, where to put it.
+  """
+  tfds = import_tfds()
+  options = {}
+  if config.manual_dir:
+    options['manual_dir'] = str(pathlib.Path(config.manual_dir).expanduser())
+  console.say(f'preparing {builder.info.full_name} in {builder.data_dir}')
+  tfds.disable_progress_bar()
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(**options)
+    )
+  except array_types.UsageError:
+    raise
+  except (
+    AssertionError,
+    ImportError,
+    OSError,
+    RuntimeError,
+    ValueError,
+  ) as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise array_types.UsageError(
+      f'{_how_to_get(builder, config)} ({lines[0]})'
+    ) from error
+  return pathlib.Path(builder.data_dir)
+
+
+def _check_can_prepare(builder: Any, config: registry.DataConfig) -> None:
+  """Refuses at once what would fail after minutes of retries."""
+  if importlib.util.find_spec('tensorflow') is None:
+    why = 'TensorFlow is not installed here.'
+  elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not config.manual_dir:
+    why = 'Its files must be placed by hand: set data.manual_dir.'
+  elif not (config.manual_dir or is_online(builder.info.homepage)):
+    why = 'There is no network here.'
+  else:
+    return
+  raise array_types.UsageError(f'{_how_to_get(builder, config)} ({why})')
+
+
+def _how_to_get(builder: Any, config: registry.DataConfig) -> str:
+  name, folder = builder.info.full_name, data_dir(config)
+  return (
+    f'Dataset {config.name!r} is not prepared in {folder}: download it from '
+    f'{builder.info.homepage or "its authors"} by `tfds build '
+    f'{name.rpartition("/")[0]} --file_format=array_record` where TensorFlow '
+    f'and a network are, and put the folder {name} into {folder}.'
+  )
+
+
+def is_online(url: str) -> bool:
+  """Whether the name of the host resolves, or a proxy would do it."""
+  if urllib.request.getproxies():
+    return True
+  host = urllib.parse.urlparse(url or '').hostname or 'www.tensorflow.org'
+  try:
+    socket.getaddrinfo(host, 443)
+  except OSError:
+    return False
+  return True
+
+
+def check_split(builder: Any, split: str) -> None:
+  """Raises UsageError unless a prepared builder has the split."""
+  known = sorted(builder.info.splits)  # Empty while it is not prepared.
+  try:
+    if known:
+      builder.info.splits[split]  # Parts, as 'train[:10%]', are made here.
+  except (KeyError, ValueError):
+    raise array_types.UsageError(
+      f'Expected split={split!r} to be one of {known} of '
+      f"{builder.info.full_name!r}, or a part such as '{known[0]}[:10%]'."
+    ) from None
