@@ -74,10 +74,15 @@ def write_npz(
 
 
 def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-  """Reads every array of a .npz; object arrays are refused."""
-  with np.load(
-    io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False
-  ) as f:
+  """Reads every array of a .npz; object arrays are refused.
+
+  Raises:
+    ValueError: it is no zip. (NumPy would advise to trust it.)
+  """
+  data = epath.Path(path).read_bytes()
+  if not data.startswith(b'PK'):
+    raise ValueError('File is not a zip file')
+  with np.load(io.BytesIO(data), allow_pickle=False) as f:
     return {name: f[name] for name in f.files}
 
 

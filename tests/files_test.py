@@ -111,3 +111,9 @@ def test_list_names_every_file_and_no_leftover_survives(tmp_path):
   files.remove_unfinished(tmp_path)
   assert files.list_files(tmp_path) == ['.hidden', 'a', 'b/.g.tmpx', 'b/c/d']
   assert not (tmp_path / '.f.tmp').exists()
+
+
+def test_a_file_that_is_no_zip_is_not_to_be_trusted(tmp_path):
+  (tmp_path / 'x.npz').write_bytes(b'x' * 100)
+  with pytest.raises(ValueError, match='^File is not a zip file$'):
+    files.read_npz(tmp_path / 'x.npz')

@@ -146,7 +146,13 @@ def make_sample_fn(
   stop: interrupts.Stop,
 ) -> SampleFn:
   """Loads the released model and compiles its sampler for all devices."""
-  arrays, _ = release.read_model(workdir.release)
+  try:
+    arrays, _ = release.read_model(workdir.release)
+  except (OSError, ValueError) as error:
+    raise array_types.UsageError(
+      f'Expected {workdir.release}/model to hold the fine-tuned weights:'
+      f' {error}. Restore it, or fine-tune in another --workdir.'
+    ) from error
   params = weights.unflatten(arrays)
   model = unet.UNet(config.unet_config(config.data))
   sampler = config.sample.sampler

@@ -158,9 +158,15 @@ class Workdir:
     return bool(first_difference(before or {}, _resolved(stage, config)))
 
   def _record(self) -> dict[str, Any]:
-    return (
-      files.read_json(self.config_path) if self.config_path.exists() else {}
-    )
+    if not self.config_path.exists():
+      return {}
+    try:
+      return files.read_json(self.config_path)
+    except ValueError as error:
+      raise array_types.UsageError(
+        f'{self.config_path} is damaged ({error}): restore it, or give another'
+        ' --workdir.'
+      ) from error
 
 
 def open_workdir(path: str) -> Workdir:

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import sample
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import parallel
+from tests.stages import command
 
 
 @pytest.mark.parametrize('num_classes', [1, 3, 10])
@@ -51,3 +56,19 @@ def test_labels_are_a_prefix_of_more_labels():
 def test_weights_that_are_no_distribution_are_refused(text):
   with pytest.raises(array_types.UsageError, match='3 weights >= 0'):
     sample.sample_labels(text, 3, 10)
+
+
+def test_weights_that_are_gone_are_named_in_one_line(tmp_path):
+  config = config_lib.load(command.DIGITS_SMOKE)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  folder = workdir.release / 'model'
+  folder.mkdir(parents=True)
+  (folder / 'model.json').write_text('{}')
+  for content in (None, b'', b'junk'):
+    if content is not None:
+      (folder / 'params.npz').write_bytes(content)
+    with pytest.raises(array_types.UsageError, match='Restore it') as error:
+      sample.make_sample_fn(
+        config, workdir, parallel.DataParallel(), interrupts.Stop('')
+      )
+    assert '\n' not in str(error.value)

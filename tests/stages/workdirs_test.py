@@ -101,3 +101,9 @@ def test_complete_and_seconds(workdir):
   assert workdir.is_complete('pretrain')
   mode = (workdir.private / 'seconds.json').stat().mode
   assert stat.S_IMODE(mode) == 0o600  # Times of private steps are private.
+
+
+def test_a_damaged_record_is_named(workdir):
+  workdir.config_path.write_text('{')
+  with pytest.raises(array_types.UsageError, match='config.json is damaged'):
+    workdir.check(load())
