@@ -7,7 +7,7 @@ one patient are many: the patient is kept, as `person`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import io
 import os
@@ -73,9 +73,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   return tfds_source.load_from_builder(builder, config, split)
 
 
-def check_available(config: registry.DataConfig) -> None:
+def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
   """See `registry.check_available`."""
-  for split in (config.split, config.test_split):
+  for split in splits:
     registry.check_split(split, SPLITS)
   size = config.image_size or PATCH_SIZE
   is_prepared = tfds_builders.find(

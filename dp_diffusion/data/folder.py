@@ -60,9 +60,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   return _load_tree(tree, config, split)
 
 
-def check_available(config: registry.DataConfig) -> None:
+def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
   """See `registry.check_available`."""
-  for split in (config.split, config.test_split):
+  for split in splits:
     registry.check_split(split, SPLITS)
   _path(config)
   if config.person_csv and not os.path.isfile(

@@ -2,14 +2,14 @@
 
 The table below is the only place that maps names to modules; each module is
 imported when its name is asked for, and offers `load(config, split)`; one that
-reads files also `check_available(config)`.
+reads files also `check_available(config, splits)`.
 Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
 `data.tfds_dir` says where prepared datasets lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import difflib
 import importlib
@@ -213,10 +213,14 @@ def load(
   return source
 
 
-def check_available(config: DataConfig) -> None:
+def check_available(config: DataConfig, splits: Sequence[str]) -> None:
   """Refuses early what `load` would refuse for want of a dataset or a split.
 
   Reads no image. Hours of pre-training should not come first.
+
+  Args:
+    config: what will be loaded.
+    splits: which of it.
 
   Raises:
     UsageError: as of `load`.
@@ -224,7 +228,7 @@ def check_available(config: DataConfig) -> None:
   module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
   check = getattr(module, 'check_available', None)
   if check:  # Other sources make their images.
-    check(config)
+    check(config, splits)
 
 
 def tfds_name(name: str) -> str:

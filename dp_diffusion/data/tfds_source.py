@@ -55,7 +55,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   return load_from_builder(tfds_builders.open_builder(path), config, split)
 
 
-def check_available(config: registry.DataConfig) -> None:
+def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
   """See `registry.check_available`."""
   name = registry.tfds_name(config.name)
   path = tfds_builders.find(name, tfds_builders.data_dir(config))
@@ -64,7 +64,7 @@ def check_available(config: registry.DataConfig) -> None:
     if path
     else tfds_builders.known_builder(name, config)
   )
-  for split in (config.split, config.test_split):
+  for split in splits:
     tfds_builders.check_split(builder, split)
 
 

@@ -54,7 +54,9 @@ def run(
   processes.on_main(lambda: _open(workdir_path, config))
   stages = workdirs.STAGES if stage == 'all' else (stage,)
   if stage == 'all' and not workdir.is_complete('finetune'):
-    processes.on_main(lambda: registry.check_available(config.data))
+    data, held_out = config.data, config.evaluate.held_out_split
+    splits = [s for s in (data.split, data.test_split, held_out) if s]
+    processes.on_main(lambda: registry.check_available(data, splits))
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)

@@ -329,15 +329,16 @@ def test_what_is_missing_is_known_without_reading(
   folder, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(camelyon17_release.tfds_builders, 'is_online', bool)
-  registry.check_available(_config(tmp_path))  # It can be downloaded.
+  check = functools.partial(registry.check_available, splits=('train', 'test'))
+  check(_config(tmp_path))  # It can be downloaded.
   with pytest.raises(array_types.UsageError, match="'id_val'"):
-    registry.check_available(_config(tmp_path, test_split='validation'))
+    check(_config(tmp_path), splits=('train', 'validation'))
   monkeypatch.setattr(
     camelyon17_release.tfds_builders, 'is_online', lambda url: False
   )
   with pytest.raises(array_types.UsageError, match='archive.tar.gz'):
-    registry.check_available(_config(tmp_path))
-  registry.check_available(_config(tmp_path, folder))
+    check(_config(tmp_path))
+  check(_config(tmp_path, folder))
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

@@ -243,15 +243,15 @@ def test_a_missing_path_is_an_error(path):
 
 
 def test_what_is_missing_is_known_without_reading(root, tmp_path):
-  def check(**changes):
-    options = {'path': str(root), 'person_csv': ''} | changes
-    registry.check_available(registry.DataConfig(name='folder', **options))
+  def check(splits=('train', 'test'), **changes):
+    config = registry.DataConfig(name='folder', **{'path': str(root)} | changes)
+    registry.check_available(config, splits)
 
   check()
   for changes, why in (
     ({'path': str(tmp_path / 'absent')}, 'one subfolder per class'),
     ({'person_csv': str(tmp_path / 'absent.csv')}, 'to be a CSV file'),
-    ({'test_split': 'validation'}, "'test', 'train'"),
+    ({'splits': ('train', 'validation')}, "'test', 'train'"),
   ):
     with pytest.raises(array_types.UsageError, match=why):
       check(**changes)

@@ -86,7 +86,7 @@ def test_persons_must_be_known_where_they_are_the_unit():
 
 def test_sources_that_make_their_images_are_always_available():
   for name in ('digits', 'glyphs', 'generated'):
-    registry.check_available(registry.DataConfig(name=name))
+    registry.check_available(registry.DataConfig(name=name), ('train',))
 
 
 def test_split_defaults_to_the_configs():

@@ -187,7 +187,7 @@ def test_damage_is_named_in_one_line(data_dir, tmp_path, what):
   'changes, why',
   [
     ({}, ''),
-    ({'test_split': 'validation'}, "'test', 'train'"),
+    ({'split': 'validation'}, "'test', 'train'"),
     ({'name': 'tfds:no_such_set'}, 'neither.*data.tfds_dir'),
   ],
 )
@@ -195,11 +195,13 @@ def test_what_is_missing_is_known_without_reading(
   data_dir, changes, why, monkeypatch
 ):
   monkeypatch.setattr(tfds_source, '_read', None)
+  config = _config(data_dir, **changes)
+  splits = ('train[:10%]', config.split)
   if not why:
-    registry.check_available(_config(data_dir, **changes))
+    registry.check_available(config, splits)
     return
   with pytest.raises(array_types.UsageError, match=why):
-    registry.check_available(_config(data_dir, **changes))
+    registry.check_available(config, splits)
 
 
 def test_the_newest_version_is_taken_and_an_older_one_by_name(tmp_path):

@@ -70,6 +70,7 @@ def test_public_images_of_other_classes_are_not_evaluated(
     data__class_names="('benign', 'malignant')",
     pretrain__num_steps='0',
     pretrain__init_from='/runs/public',
+    evaluate__features='pixels',
   )
   assert found['pretrain'] == '/runs/public'
   assert found['finetune'].endswith(

@@ -14,7 +14,9 @@ from tests.stages import command
 
 
 def _run(tmp_path: pathlib.Path, stage: str, **data: str) -> None:
+  held_out = data.pop('held_out', '')
   changed = {f'data.{key}': value for key, value in data.items()}
+  changed['evaluate.held_out_split'] = held_out
   config = config_lib.load(command.DIGITS_SMOKE, changed)
   runner.run(config, str(tmp_path / 'run'), stage, 'command')
 
@@ -25,6 +27,7 @@ def _run(tmp_path: pathlib.Path, stage: str, **data: str) -> None:
     ({'name': 'folder', 'path': '/absent'}, "data.path='/absent'"),
     ({'name': 'tfds:absent', 'tfds_dir': '/'}, 'data.tfds_dir'),
     ({'name': 'folder', 'path': '.', 'test_split': 'val'}, "'test', 'train'"),
+    ({'name': 'folder', 'path': '.', 'held_out': 'val'}, "'test', 'train'"),
   ],
 )
 def test_missing_sensitive_images_end_a_run_before_pretraining(
