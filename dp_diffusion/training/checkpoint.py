@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -151,6 +152,9 @@ class Checkpointer:
         failure = files.disk_failure(error)
         if not failure:
           raise
+      if failure:
+        with _quiet():  # What the failed save began and nobody waits for.
+          gc.collect()
         self._remove_temporary()
     if processes.any_process(bool(failure)):  # All wait for process 0 here.
       good = [s for s in self.steps() if s < step and s not in self._damaged]
