@@ -15,6 +15,10 @@ import hypothesis
 import pytest
 
 NUM_DEVICES = 8
+# Compiling is most of the time of the tests: less of it is done.
+QUICK_COMPILATION = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+)
 
 _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
@@ -33,7 +37,9 @@ def _set_environment() -> None:
   flags = os.environ.get('XLA_FLAGS', '')
   if 'xla_force_host_platform_device_count' not in flags:
     flags += f' --xla_force_host_platform_device_count={NUM_DEVICES}'
-    os.environ['XLA_FLAGS'] = flags.strip()
+  if 'xla_backend_optimization_level' not in flags:
+    flags += f' {QUICK_COMPILATION}'
+  os.environ['XLA_FLAGS'] = flags.strip()
   # matplotlib's list of fonts takes seconds to make: the user's is kept.
   cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   os.environ.setdefault('MPLCONFIGDIR', str(pathlib.Path(cache, 'matplotlib')))
@@ -96,9 +102,16 @@ def subprocess_environment(
   Not for this process: jax does not write the entries of that cache
   atomically, and a warning about a torn one would fail a test.
   """
+  cache = of_all_workers(tmp_path_factory) / 'compiled'
   return {
     **os.environ,
     'PYTHONPATH': str(repository),
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   }
+
+
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A temporary folder of this session, the same for all its processes."""
+  folder = tmp_path_factory.getbasetemp()
+  return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder

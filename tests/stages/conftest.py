@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import fcntl
 import pathlib
 
 import pytest
 
+from tests.conftest import of_all_workers
 from tests.stages import command
 
 
@@ -29,7 +31,13 @@ def finished_run(
   subprocess_environment: Mapping[str, str],
   tmp_path_factory: pytest.TempPathFactory,
 ) -> FinishedRun:
-  """Goes the whole road once, in one command."""
-  workdir = tmp_path_factory.mktemp('road') / 'run'
-  stdout = command.succeed(subprocess_environment, f'--workdir={workdir}')
-  return FinishedRun(workdir, stdout)
+  """Goes the whole road in one command, once for all workers of a session."""
+  folder = of_all_workers(tmp_path_factory) / 'road'
+  folder.mkdir(exist_ok=True)
+  workdir, printed = folder / 'run', folder / 'stdout'
+  with (folder / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not printed.exists():
+      text = command.succeed(subprocess_environment, f'--workdir={workdir}')
+      printed.write_text(text)
+  return FinishedRun(workdir, printed.read_text())

@@ -32,7 +32,9 @@ def _run(
   kill_after_secs: float | None = None,
 ) -> bool:
   """Runs a stage, or part of it; returns whether it was killed."""
-  process = command.start(environment, *command.arguments(workdir, stage))
+  process = command.start(
+    environment, *command.arguments(workdir), f'--stage={stage}'
+  )
   try:
     out, _ = process.communicate(timeout=kill_after_secs)
   except subprocess.TimeoutExpired:

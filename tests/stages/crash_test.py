@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -12,16 +13,35 @@ from tests.stages import command
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(
+def finetuned(
   finished_run,
   subprocess_environment: Mapping[str, str],
   tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, bytes]:
+) -> pathlib.Path:
+  """A workdir after fine-tuning with a known secret; not to be changed."""
   workdir = tmp_path_factory.mktemp('uninterrupted') / 'run'
   command.prepare(finished_run.workdir, workdir)
-  for stage in ('finetune', 'sample'):
-    command.succeed(subprocess_environment, *command.arguments(workdir, stage))
+  _succeed(subprocess_environment, workdir, 'finetune')
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(
+  finetuned: pathlib.Path,
+  subprocess_environment: Mapping[str, str],
+  tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, bytes]:
+  workdir = tmp_path_factory.mktemp('sampled') / 'run'
+  shutil.copytree(finetuned, workdir)
+  _succeed(subprocess_environment, workdir, 'sample')
   return command.outcome(workdir)
+
+
+def _succeed(
+  environment: Mapping[str, str], workdir: pathlib.Path, stages: str
+) -> None:
+  done = command.run_stages(environment, stages, *command.arguments(workdir))
+  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
 
 
 @pytest.mark.parametrize(
@@ -38,23 +58,23 @@ def test_killed_and_resumed_equals_uninterrupted(
   crash_at: str,
   uninterrupted: dict[str, bytes],
   finished_run,
+  finetuned: pathlib.Path,
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
   workdir = tmp_path / 'run'
-  command.prepare(finished_run.workdir, workdir)
   if stage == 'sample':
-    command.succeed(
-      subprocess_environment, *command.arguments(workdir, 'finetune')
-    )
+    shutil.copytree(finetuned, workdir)
+  else:
+    command.prepare(finished_run.workdir, workdir)
   died = command.run(
     subprocess_environment,
-    *command.arguments(workdir, stage),
+    *command.arguments(workdir),
+    f'--stage={stage}',
     crash_at=crash_at,
   )
   assert command.killed(died), died.stderr
-  for name in ('finetune', 'sample'):
-    command.succeed(subprocess_environment, *command.arguments(workdir, name))
+  _succeed(subprocess_environment, workdir, 'finetune,sample')
   outcome = command.outcome(workdir)
   assert outcome.keys() == uninterrupted.keys()
   for name, data in uninterrupted.items():

@@ -20,7 +20,6 @@ _MAY_DIFFER = re.compile(
   r'release/(model/params\.npz|dataset/images-.*\.npz|samples\.png'
   r'|privacy\.json)'
 )
-_STAGES = ('pretrain', 'finetune', 'sample')
 
 
 def _run(
@@ -32,20 +31,17 @@ def _run(
   folder.mkdir()
   keep = slice(0, 200 - num_removed)
   np.savez(folder / 'data.npz', images=images[keep], labels=labels[keep])
-  printed = ''
-  for stage in _STAGES:
-    done = command.run(
-      environment,
-      '--workdir=run',
-      f'--stage={stage}',
-      '--config.data.name=folder',
-      '--config.data.path=data.npz',
-      '--config.privacy.epsilon=inf',
-      '--config.sample.write_tfds=false',  # TensorFlow is slow to import.
-      cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr
-    printed += done.stdout + done.stderr
+  done = command.run_stages(
+    environment,
+    'pretrain,finetune,sample',
+    '--workdir=run',
+    '--config.data.name=folder',
+    '--config.data.path=data.npz',
+    '--config.privacy.epsilon=inf',
+    '--config.sample.write_tfds=false',  # TensorFlow is slow to import.
+    cwd=folder,
+  )
+  assert done.returncode == 0, done.stderr
   found = command.contents(folder / 'run')
   outside = {
     path: data
@@ -53,7 +49,7 @@ def _run(
     # Public checkpoints: orbax draws the names of their files at random.
     if not path.startswith(('private/', 'evaluation/', 'public/checkpoints/'))
   }
-  return outside, printed
+  return outside, done.stdout + done.stderr
 
 
 @pytest.fixture(scope='module')
