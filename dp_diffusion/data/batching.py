@@ -16,8 +16,6 @@ import numpy as np
 
 from dp_diffusion import array_types
 
-_BLOCK_IMAGES = 4096
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Records:
@@ -177,29 +175,3 @@ def public_batch(
   """Reads the batch of one step of public training, see `public_indices`."""
   indices = public_indices(len(source.labels), batch_size, seed, step)
   return gather(source, indices)
-
-
-def fingerprint(source: array_types.DataSource, key: bytes) -> str:
-  """Keyed hash of every image, label and person, in order.
-
-  Tells whether two processes, or a resumed run, see the same data. Without
-  the key it says nothing about the data.
-
-  Args:
-    source: the data, read in blocks.
-    key: secret, 16 to 64 bytes.
-
-  Returns:
-    64 hex characters.
-  """
-  if not 16 <= len(key) <= 64:
-    raise ValueError(f'Expected key of {len(key)} bytes to be 16 to 64 bytes.')
-  digest = hashlib.blake2b(key=key, digest_size=32)
-  digest.update(repr((source.images.shape, source.spec.class_names)).encode())
-  for start in range(0, len(source.images), _BLOCK_IMAGES):
-    block = source.images[start : start + _BLOCK_IMAGES]
-    digest.update(np.ascontiguousarray(block).data)
-  for array in (source.labels, source.person):
-    if array is not None:
-      digest.update(np.ascontiguousarray(array, '<i4').data)
-  return digest.hexdigest()

@@ -38,8 +38,10 @@ class DpSgdMechanism:
   Guarantees:
     * The event that is calibrated is the event that is spent, to the bit:
       `ledger_test.py::test_event_calibrated_is_event_spent`.
-    * Noise is relative to the sensitivity of the SUM:
-      `mechanism_test.py::test_noise_std_is_of_the_sum`.
+    * Its numbers are those of sampler, clip and noise, and the std of the
+      noise is relative to the sensitivity of the SUM:
+      `finetune_test.py::test_mechanism_reaches_every_part`,
+      `step_test.py::test_noise_std_of_an_update`.
     * Nonsense cannot be constructed:
       `mechanism_test.py::test_bad_value_is_refused`.
     * Saved and loaded, it is the same mechanism:
@@ -90,17 +92,6 @@ class DpSgdMechanism:
   def is_private(self) -> bool:
     """Whether any noise is added."""
     return self.noise_multiplier > 0
-
-  def summed_noise_std(self, sensitivity: float) -> float:
-    """Std of the noise on the SUM of clipped gradients.
-
-    Args:
-      sensitivity: l2 sensitivity of that sum, in its own unit (the clip norm,
-        or 1 where gradients are rescaled to it).
-    """
-    return self.noise_multiplier * strict_json.real(
-      'sensitivity', sensitivity, positive=True
-    )
 
   def dp_event(self, num_steps: int | None = None) -> dp_accounting.DpEvent:
     """The event that accountants read.

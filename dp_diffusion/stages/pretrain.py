@@ -6,7 +6,6 @@ which fine-tuning starts.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 from etils import epath
@@ -141,14 +140,3 @@ def _train(
     stop.raise_if_asked()
     raise array_types.Interrupted('Stopped by another process.')
   return state
-
-
-def describe(config: config_lib.Config) -> dict[str, object]:
-  """Facts of the stage for `plan`: steps, batch, images seen."""
-  pretrain = config.pretrain
-  return {
-    'steps': pretrain.num_steps,
-    'batch_size': pretrain.batch_size,
-    'images': pretrain.num_steps * pretrain.batch_size,
-    'optimizer': dataclasses.asdict(pretrain.optimizer),
-  }

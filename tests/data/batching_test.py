@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies
@@ -145,23 +143,3 @@ def test_public_batch_gathers_the_indices():
   batch = batching.public_batch(source, 4, 0, 2)
   indices = batching.public_indices(7, 4, 0, 2)
   np.testing.assert_array_equal(batch['label'], source.labels[indices])
-
-
-def _changed(source, name):
-  array = getattr(source, name).copy()
-  array.flat[-1] = (array.flat[-1] + 1) % 3
-  return dataclasses.replace(source, **{name: array})
-
-
-def test_fingerprint_sees_any_change_and_needs_the_key():
-  source = _source(person=[0, 0, 1, 1, 1, 2, 2])
-  base = batching.fingerprint(source, _SEED)
-  assert base == batching.fingerprint(source, _SEED)
-  others = [
-    batching.fingerprint(_changed(source, name), _SEED)
-    for name in ('images', 'labels', 'person')
-  ]
-  others.append(batching.fingerprint(source, _SEED[::-1]))
-  assert len({base, *others}) == 5
-  with pytest.raises(ValueError, match='key of 3 bytes'):
-    batching.fingerprint(source, b'abc')

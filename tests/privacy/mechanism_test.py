@@ -37,16 +37,6 @@ def test_event_is_poisson_sampled_gaussian():
   assert DP_SGD.dp_event(0) == dp_accounting.NoOpDpEvent()
 
 
-def test_noise_std_is_of_the_sum():
-  # On the sum, whose sensitivity is the clip norm: no batch size in it.
-  assert DP_SGD.summed_noise_std(0.3) == pytest.approx(0.6, rel=1e-12)
-  assert DP_SGD.summed_noise_std(1.0) == 2.0
-  larger = dataclasses.replace(DP_SGD, expected_batch_size=960)
-  assert larger.summed_noise_std(1.0) == 2.0
-  with pytest.raises(ValueError, match='Expected sensitivity=0.0 to be > 0'):
-    DP_SGD.summed_noise_std(0.0)
-
-
 def test_zero_noise_is_not_private():
   none = dataclasses.replace(DP_SGD, noise_multiplier=0)
   assert not none.is_private
