@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import arithmetic
 from dp_diffusion.stages import estimates
+from dp_diffusion.stages import histograms
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import workdirs
+from dp_diffusion.training import checkpoint
 from tests.stages import command
 
 
@@ -77,3 +81,27 @@ def test_public_images_of_other_classes_are_not_evaluated(
     'folder /data/scans split train (sensitive)'
   )
   assert found['evaluate'].endswith('train and test (sensitive)')
+
+
+def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
+  tmp_path, capsys
+) -> None:
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {k.replace('__', '.'): v for k, v in _GIVEN.items()},
+  )
+  mechanism = histograms.calibrate(config).mechanism
+  ledger = ledger_lib.start(mechanism, config.privacy).with_steps(3)
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  plan.run(config, workdir)
+  assert 'spent               nothing yet' in capsys.readouterr().out
+  checkpoint.Checkpointer(
+    workdir.private / 'checkpoints', is_private=True
+  ).save(3, {'w': np.zeros(2, np.float32)}, ledger.to_json(), {})
+  plan.run(config, workdir)
+  out = capsys.readouterr().out
+  spent, whole = ledger.epsilon(), ledger.with_steps(1).epsilon()
+  assert 0 < spent < whole == ledger.budget_epsilon
+  assert f'spent               epsilon {spent:.6g} by PLD' in out
+  assert f'left                epsilon {whole - spent:.6g} of {whole:g}' in out
+  assert 'DP-SGD, 3 of 4 steps' in out
