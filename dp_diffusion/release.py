@@ -10,7 +10,7 @@
 
 Nothing here depends on the date, the machine or what is in `private/`: a run
 that was killed and goes on writes the same bytes. Each file appears whole or
-not at all. `seal` comes last.
+not at all. `seal` comes last, and refuses what others have put here.
 
 `python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
 that was made where TensorFlow was absent.
@@ -37,6 +37,10 @@ from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
+_OURS = re.compile(  # Whatever else lies here no event has paid for.
+  r'model/(params\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
+  r'|dataset\.json|tfds/.+)|samples\.png|README\.md'
+)
 
 
 def write_model(
@@ -173,12 +177,10 @@ def read_dataset_info(release_dir: epath.PathLike) -> dict[str, Any]:
 
 def write_samples(release_dir: epath.PathLike, *, per_class: int = 10) -> None:
   """Writes `samples.png`: a row of synthetic images for each class."""
-  info = read_dataset_info(release_dir)
-  images, labels = read_dataset(release_dir)
-  grid = figures.class_grid(
-    images, labels, _class_names(info), per_class=per_class
-  )
-  files.write_bytes(epath.Path(release_dir) / 'samples.png', grid)
+  folder = epath.Path(release_dir)
+  names = _class_names(read_dataset_info(folder))
+  grid = figures.class_grid(*read_dataset(folder), names, per_class=per_class)
+  files.write_bytes(folder / 'samples.png', grid)
 
 
 def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
@@ -256,9 +258,8 @@ _MODEL_CARD = """\
 `model/model.json` the architecture they belong to. `privacy.json` states the
 guarantee with every event it comes from, and the sha256 of every file here.
 
-Check both with this project, NumPy and dp-accounting; neither an accelerator
-nor the data are needed. That shows whether the statement, its numbers and the
-files agree. It does not prove what ran.
+Check both with this project, NumPy and dp-accounting. That shows whether the
+statement and the files agree. It does not prove what ran.
 
 ```
 python -m dp_diffusion.privacy.verify .
@@ -308,14 +309,19 @@ def seal(
 
   Returns:
     The statement as written.
+
+  Raises:
+    UsageError: a file lies here that this module has not written.
   """
   release_dir = epath.Path(release_dir)
   files.remove_unfinished(release_dir)
-  hashes = {
-    name: files.sha256(release_dir / name)
-    for name in files.list_files(release_dir)
-    if name != STATEMENT
-  }
+  names = [n for n in files.list_files(release_dir) if n != STATEMENT]
+  if foreign := [name for name in names if not _OURS.fullmatch(name)]:
+    raise array_types.UsageError(
+      f'Expected no files of others in {release_dir}, no guarantee covers them:'
+      f' move {", ".join(foreign)} away and run again.'
+    )
+  hashes = {name: files.sha256(release_dir / name) for name in names}
   sealed = {**statement, 'files': hashes}
   files.write_json(release_dir / STATEMENT, sealed)
   return sealed
@@ -332,12 +338,12 @@ def main(argv: Sequence[str]) -> int:
     if not statement_path.exists():
       raise array_types.UsageError(f'Expected a release with {statement_path}.')
     folder = write_tfds(release_dir)
+    if folder is None:
+      return 1
+    seal(release_dir, files.read_json(statement_path))
   except array_types.UsageError as error:
     console.warn(str(error))
     return 2
-  if folder is None:
-    return 1
-  seal(release_dir, files.read_json(statement_path))
   console.say(f'{folder}')
   return 0
 
@@ -356,8 +362,7 @@ def _shards(
   missing = missing_shards(release_dir, num_shards)
   if missing or len(paths) != num_shards:
     raise array_types.UsageError(
-      f'Expected {num_shards} shards in {folder}, found {len(paths)} of which '
-      f'{len(missing)} are missing; run the stage sample again.'
+      f'Expected {num_shards} shards in {folder}, not {len(paths)}: run sample.'
     )
   for path in paths:
     arrays = files.read_npz(path)

@@ -137,6 +137,22 @@ def test_seal_hashes_every_other_file(tmp_path):
   assert release.seal(tmp_path, sealed) == sealed
 
 
+@pytest.mark.parametrize(
+  'name', ['notes.txt', '.DS_Store', 'model/loss.csv', 'dataset/real.npz']
+)
+def test_seal_covers_no_file_of_others(tmp_path, name):
+  """A hash in the statement would say that the guarantee holds for it."""
+  write_dataset(tmp_path)
+  release.seal(tmp_path, STATEMENT)
+  before = (tmp_path / 'privacy.json').read_bytes()
+  (tmp_path / name).parent.mkdir(exist_ok=True)
+  (tmp_path / name).write_bytes(b'x')
+  with pytest.raises(array_types.UsageError, match=name) as raised:
+    release.seal(tmp_path, STATEMENT)
+  assert '\n' not in str(raised.value)
+  assert (tmp_path / 'privacy.json').read_bytes() == before
+
+
 def test_card_tells_of_what_is_there(tmp_path):
   release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
   release.write_card(tmp_path, '# Card\n\nNo promise.\n\nMore.\n\n## Why\n')
