@@ -22,11 +22,13 @@ _STEP = 'dp_diffusion/training/step.py'
 _AUDIT = 'dp_diffusion/privacy/audit.py'
 _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
+_RUN_FACTS = 'dp_diffusion/stages/run_facts.py'
 _PROCESSES = 'dp_diffusion/training/processes.py'
 _VERIFY = 'dp_diffusion/privacy/verify.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
+_AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
 _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
@@ -524,5 +526,26 @@ ALL = (
     'min(tail + 2 * num_canaries * delta * alpha, 1.0)',
     'min(tail, 1.0)',
     f'{_AUDIT_TEST}::test_bound_is_that_of_jax_privacy',
+  ),
+  _one(
+    'Resumed under another mechanism',
+    _RUN_FACTS,
+    "  for name in ('mechanism', 'training'):\n",
+    "  for name in ('training',):\n",
+    f'{_FINETUNE_TEST}::test_resume_refuses_what_changed',
+  ),
+  _one(
+    'Resumed on another dataset',
+    _RUN_FACTS,
+    "  for name in ('secret', 'dataset'):\n",
+    "  for name in ('secret',):\n",
+    f'{_FINETUNE_TEST}::test_resume_refuses_another_dataset',
+  ),
+  _one(
+    'Audit that passes whatever it finds',
+    'dp_diffusion/stages/audit.py',
+    "    'is_passed': white_box.epsilon_lower_bound <= audit.epsilon,\n",
+    "    'is_passed': white_box.epsilon_lower_bound <= white_box.ceiling,\n",
+    f'{_AUDIT_STAGE_TEST}::test_faults_end_with_exit_code_1[noise off]',
   ),
 )
