@@ -147,8 +147,11 @@ def test_killed_on_two_processes_and_resumed_on_one(
   _succeed(subprocess_environment, f'--workdir={shared}', '--stage=sample')
   images, labels = release.read_dataset(shared / 'release')
   assert len(images) == 60 and np.bincount(labels).tolist() == [6] * 10
+  _succeed(subprocess_environment, f'--workdir={shared}', '--stage=evaluate')
   stages = files.read_json(shared / 'config.json')
-  assert all(stages[s]['complete'] for s in ('pretrain', 'finetune', 'sample'))
+  assert len(stages) == 4 and all(s['complete'] for s in stages.values())
+  report = files.read_json(shared / 'evaluation' / 'report.json')
+  assert report['quality']['real']['frechet']['num_reference'] == 1437
 
 
 @pytest.mark.slow
