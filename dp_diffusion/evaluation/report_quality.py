@@ -95,7 +95,8 @@ def _definitions(
       ' images (jackknife over ten groups); the reference counts as fixed.',
       f'- **{frechet_title} of infinitely many**: the same, extrapolated over'
       f' {len(frechet.curve)} sample sizes to infinitely many images'
-      ' (arXiv 1911.07023).',
+      ' (arXiv 1911.07023). Its error is larger than that of the distance, and'
+      ' not known.',
       f'- **{kernel_title}**: squared maximum mean discrepancy under a cubic'
       ' kernel (arXiv 1801.01401): unbiased for any number of images, and'
       ' around 0 for equal distributions, so that it may be negative. ±: 1.96'
