@@ -17,6 +17,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import features
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import measuring
 from tests.stages import command
@@ -185,6 +186,31 @@ def test_features_of_a_file(
   frechet = quality.data['quality']['real']['frechet']
   assert frechet['features'] == 'lenet5'
   assert not frechet['is_inception'] and frechet['num_reference'] == 1437
+
+
+def test_fid_is_called_so_and_its_features_are_kept(
+  config: config_lib.Config, places: measuring.Places, monkeypatch
+) -> None:
+  def inception(path, batch_size, bind_fn):
+    # What only a checked file gives, with the pixels in its place.
+    return features._InceptionExtractor(
+      name='Inception-v3',
+      num_features=64,
+      apply_fn=features._pixel_features,
+      params=(),
+      batch_size=batch_size,
+      bind_fn=bind_fn,
+    )
+
+  monkeypatch.setattr(features, 'inception', inception)
+  changed = _with(config, features='inception', memorization=False)
+  stop = interrupts.Stop('again')
+  found = measuring.measure(changed, places, stop, sources=())
+  quality = found.sections[-1].data['quality']
+  assert quality['synthetic']['frechet']['name'] == 'FID'
+  assert quality['synthetic']['kernel']['name'] == 'KID'
+  kept = list((places.private / 'features').iterdir())
+  assert len(kept) == 3  # Training, held-out and synthetic images.
 
 
 def _with(config: config_lib.Config, **changes) -> config_lib.Config:
