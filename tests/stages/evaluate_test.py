@@ -106,7 +106,12 @@ def test_more_is_asked_for_and_only_more_is_trained(
 def _config() -> config_lib.Config:
   return config_lib.load(
     command.DIGITS_SMOKE,
-    {'evaluate.features': '', 'evaluate.svm': 'false'},
+    {
+      'evaluate.features': '',
+      'evaluate.svm': 'false',
+      'evaluate.classifiers': '()',
+      'evaluate.classifier.name': 'logistic_regression',
+    },
   )
 
 
@@ -154,7 +159,7 @@ def test_held_out_images_are_read_once_and_last(
   monkeypatch.setattr(downstream, 'train_classifier', watched_train)
   measuring.measure(config, places, interrupts.Stop('again'))
   assert events.count('test') == 1 and events[-1] == 'test'
-  assert events.count('training') == 2 * (2 * 3 + 1 + 2)
+  assert events.count('training') == 2 * (3 + 1 + 2)
 
 
 def test_a_missing_feature_file_is_said_before_any_training(
