@@ -1,4 +1,4 @@
-"""What the network costs, counted from its trace: nothing is compiled."""
+"""What the networks cost, counted from their traces: nothing is compiled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import jax
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation import classifiers
 from dp_diffusion.models import unet
 
 _BATCH = 97  # No parameter has a side of so many.
@@ -24,8 +26,17 @@ def forward_flop(config: config_lib.Config) -> float:
   """
   model, variables, inputs = _traced(config)
   closed = jax.make_jaxpr(model.apply)(variables, *inputs)
-  flop = sum(_flop(equation) for equation in _equations(closed.jaxpr))
-  return flop / _BATCH
+  return _total(closed) / _BATCH
+
+
+def classifier_flop(name: str, data: registry.DataConfig) -> float:
+  """Like `forward_flop`, for a classifier of the evaluation."""
+  config = classifiers.ClassifierConfig(name=name)
+  fns = classifiers.compiled(config, max(1, len(data.class_names)))
+  shape = (data.image_size, data.image_size, data.channels)
+  one = jax.ShapeDtypeStruct((1, *shape), 'uint8')
+  variables, _ = jax.eval_shape(fns.init, jax.random.key(0), one)
+  return float(_total(jax.make_jaxpr(fns.logits)(variables, one)))
 
 
 def num_parameters(config: config_lib.Config) -> int:
@@ -64,6 +75,10 @@ def _traced(
   numbers = jax.ShapeDtypeStruct((_BATCH,), 'int32')
   inputs = (x, numbers, numbers)
   return model, jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs
+
+
+def _total(closed: Any) -> int:
+  return sum(_flop(equation) for equation in _equations(closed.jaxpr))
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

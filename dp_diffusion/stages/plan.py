@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 
@@ -16,6 +17,7 @@ from dp_diffusion.stages import estimates
 from dp_diffusion.stages import histograms
 from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import statements
+from dp_diffusion.stages import training_plan
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
 
@@ -110,7 +112,7 @@ def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
 
 
 def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
-  """Passes and operations of each stage but the evaluation."""
+  """Passes and operations of each stage."""
   forward = arithmetic.forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
   records = private_steps * config.privacy.expected_batch_size
@@ -132,7 +134,32 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
     'sample': Cost(
       examples=config.sample.num_samples, passes=sample, flop=forward * sample
     ),
+    'evaluate': _evaluation_cost(config),
   }
+
+
+def _evaluation_cost(config: config_lib.Config) -> Cost:
+  """Training of its classifiers; distances cost little beside it."""
+  sources = ['synthetic', 'real']
+  if _are_public_classified(config):
+    sources.append('public')
+  sizes = dict.fromkeys(sources, config.sample.num_samples)
+  images: collections.Counter[str] = collections.Counter()
+  # A classifier in several groups is trained once.
+  for member in set(training_plan.make(config.evaluate, sizes).all()):
+    if member.config.name != training_plan.REFERENCE:
+      steps = member.config.num_steps
+      images[member.config.name] += steps * member.config.batch_size
+  flop = sum(
+    count * arithmetic.classifier_flop(name, config.data)
+    for name, count in images.items()
+  )
+  return Cost(examples=0, passes=images.total(), flop=_TRAINING_PASSES * flop)
+
+
+def _are_public_classified(config: config_lib.Config) -> bool:
+  """`evaluate` asks what public images of the same classes are worth."""
+  return config.pretrain.data.class_names == config.data.class_names
 
 
 def _model_lines(config: config_lib.Config) -> list[str]:
@@ -149,8 +176,9 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
   lines = ['compute']
   found = costs(config, private_steps)
   for stage, cost in found.items():
+    through = 'its classifiers' if stage == 'evaluate' else 'the network'
     lines.append(
-      f'  {stage:<19} {cost.passes:,} images through the network,'
+      f'  {stage:<19} {cost.passes:,} images through {through},'
       f' {cost.flop:.2g} FLOP'
     )
   return [
@@ -181,10 +209,8 @@ def _road_lines(
     (config.data.split, config.data.test_split, config.evaluate.held_out_split)
   )
   splits.pop('', None)
-  # `evaluate` asks what public images of the same classes are worth.
   are_public_read = (
-    config.pretrain.data.class_names == config.data.class_names
-    or config.evaluate.features == 'public'
+    _are_public_classified(config) or config.evaluate.features == 'public'
   )
   public = f', {_named(config.pretrain.data)} (public)'
   roads = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -42,6 +44,28 @@ def test_compute_is_the_papers(
   costs = plan.costs(config, config.privacy.num_steps)
   for stage, flop in stages.items():  # Published with two digits.
     assert costs[stage].flop == pytest.approx(flop, rel=0.03)
+
+
+def test_evaluation_is_the_training_of_its_classifiers(digits) -> None:
+  """Of a linear one, whose operations are known."""
+  settings = digits.evaluate
+  linear = dataclasses.replace(
+    settings.classifier, name='logistic_regression', num_steps=7, batch_size=5
+  )
+  settings = dataclasses.replace(
+    settings,
+    classifier=linear,
+    classifiers=(),
+    num_seeds=3,
+    size_shares=(1.0,),  # The same as those of the whole release.
+    selection=dataclasses.replace(settings.selection, learning_rates=()),
+    svm=True,
+  )
+  config = dataclasses.replace(digits, evaluate=settings)
+  assert config.pretrain.data.class_names == config.data.class_names
+  cost = plan.costs(config, 1)['evaluate']
+  assert cost.passes == 3 * 3 * 7 * 5  # Three sources, three seeds each.
+  assert cost.flop == cost.passes * 3 * 2 * (8 * 8) * 10
 
 
 def test_products_and_convolutions_are_counted(monkeypatch, digits) -> None:

@@ -23,6 +23,7 @@ def _no_arithmetic(monkeypatch) -> None:
   """Its numbers are tested elsewhere."""
   monkeypatch.setattr(arithmetic, 'forward_flop', lambda _: 1e9)
   monkeypatch.setattr(arithmetic, 'activation_bytes', lambda _: 1000)
+  monkeypatch.setattr(arithmetic, 'classifier_flop', lambda *_: 1e6)
   monkeypatch.setattr(estimates, 'convolution_speed', lambda _: 1e9)
 
 
