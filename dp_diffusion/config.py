@@ -100,10 +100,11 @@ class PretrainConfig:
       'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
     )
     _check_decay('pretrain.ema_decay', self.ema_decay)
-    if self.init_sha256 and not self.init_from:
-      raise ValueError(
-        'Expected pretrain.init_from to be set, as pretrain.init_sha256 is.'
-      )
+    for name in ('init_sha256', 'init_key_map'):
+      if getattr(self, name) and not self.init_from:
+        raise ValueError(
+          f'Expected pretrain.init_from to be set, as pretrain.{name} is.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

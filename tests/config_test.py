@@ -43,6 +43,12 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('data.image_size', '16', 'images of the size of data'),
     ('data.name', 'digit', "did you mean 'digits'"),
     ('model.num_groups', '5', 'num_groups=5'),
+    (
+      'pretrain.init_key_map',
+      'a.json',
+      'init_from to be set, as pretrain.init_',
+    ),
+    ('pretrain.init_sha256', '00', 'init_from to be set, as pretrain.init_'),
     ('seed', '-1', 'Expected seed=-1 to be in [0, 2**31)'),
     ('seed', '99999999999999999999', 'to be in [0, 2**31)'),
     ('pretrain.data.image_size', '8.5', 'image_size=8.5 to be of type int'),

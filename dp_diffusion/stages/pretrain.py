@@ -14,6 +14,7 @@ import jax
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import files
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.models import unet
@@ -81,11 +82,17 @@ def initial_params(config: config_lib.Config) -> array_types.Params:
   fresh = assembly.init_params(config, config.pretrain.data)
   if not config.pretrain.init_from:
     return fresh
+  path = inheritance.init_path(config.pretrain)
   source = weights.load_params(
-    inheritance.init_path(config.pretrain),
+    path,
     expected_sha256=config.pretrain.init_sha256,
     key_map=config.pretrain.init_key_map,
   )
+  if not config.pretrain.init_sha256:
+    console.say(
+      f'pretrain.init_from: {path} has sha256 {files.sha256(path)}; as'
+      ' pretrain.init_sha256 it is held to it'
+    )
   params, report = weights.transfer(source, fresh, reset_classes=False)
   for line in report.lines():
     console.say(f'pretrain.init_from: {line}')

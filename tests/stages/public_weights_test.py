@@ -74,6 +74,10 @@ def test_published_weights_are_fine_tuned_in_part(
   for name, array in foreign['params'].items():
     np.testing.assert_array_equal(public[name], array)
 
+  said = capsys.readouterr().out
+  assert 'not used' not in said
+  assert 'sha256' not in said  # It is the given one.
+
   finetune.run(config, workdir, interrupts.Stop(''))
   assert 'not used' not in capsys.readouterr().out
   released, _ = release.read_model(workdir.release)
@@ -87,6 +91,19 @@ def test_published_weights_are_fine_tuned_in_part(
   for part in ('params', 'ema_params', 'opt_state'):
     leaves = [k for k in restored.state if k.split('/')[0].strip('.') == part]
     assert leaves and not [k for k in leaves if 'middle' in k or 'stem' in k]
+
+
+def test_the_hash_of_weights_is_said_where_none_is_given(
+  foreign, capsys
+) -> None:
+  given = foreign['overrides']
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {**given, 'pretrain.init_sha256': ''}
+  )
+  pretrain.initial_params(config)
+  assert f'has sha256 {given["pretrain.init_sha256"]};' in (
+    capsys.readouterr().out
+  )
 
 
 @pytest.mark.parametrize(
