@@ -59,10 +59,8 @@ class Restored:
   Attributes:
     step: its number.
     state: structure of the template, leaves np.ndarray.
-    ledger: as it was given to `save`.
-    meta: as it was given to `save`.
-    lost_steps: newer steps that were saved once and are damaged now. Each is
-      a time up to which the run once went.
+    ledger, meta: as they were given to `save`.
+    lost_steps: newer ones, damaged now: so far the run once went.
   """
 
   step: int
@@ -140,8 +138,7 @@ class Checkpointer:
 
     Raises:
       ValueError: if the step, or a later one, is there already.
-      UsageError: if it cannot be written (a full disk, no permission); the
-        steps before it are untouched.
+      UsageError: a full disk, no permission; earlier steps are untouched.
     """
     failure = ''
     if jax.process_index() == 0:
