@@ -49,7 +49,9 @@ def canvas(
   with matplotlib.rc_context(_STYLE):
     drawn = figure.Figure(figsize=size, layout='constrained')
     yield drawn, buffer
-    drawn.savefig(buffer, format='svg', metadata={'Date': None})
+    drawn.savefig(
+      buffer, format='svg', metadata={'Date': None, 'Creator': None}
+    )
 
 
 def short_number(value: int) -> str:
