@@ -14,9 +14,13 @@ import json
 import os
 from typing import Any
 import uuid
+import zipfile
+import zlib
 
 from etils import epath
 import numpy as np
+
+from dp_diffusion import array_types
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # What `OSError.errno` says of a disk.
 
@@ -77,13 +81,31 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
   """Reads every array of a .npz; object arrays are refused.
 
   Raises:
-    ValueError: it is no zip. (NumPy would advise to trust it.)
+    ValueError: it is no zip (NumPy would advise to trust it), or damaged.
   """
   data = epath.Path(path).read_bytes()
   if not data.startswith(b'PK'):
     raise ValueError('File is not a zip file')
-  with np.load(io.BytesIO(data), allow_pickle=False) as f:
-    return {name: f[name] for name in f.files}
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as f:
+      return {name: f[name] for name in f.files}
+  except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    raise ValueError(str(error)) from error
+
+
+def read_whole(path: epath.PathLike, *names: str) -> list[np.ndarray]:
+  """Reads the named arrays of a .npz that this project wrote.
+
+  Raises:
+    UsageError: it is gone or damaged.
+  """
+  try:
+    arrays = read_npz(path)
+    return [arrays[name] for name in names]
+  except (OSError, ValueError, KeyError) as error:
+    raise array_types.UsageError(
+      f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
+    ) from error
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -365,8 +365,8 @@ def _shards(
       f'Expected {num_shards} shards in {folder}, not {len(paths)}: run sample.'
     )
   for path in paths:
-    arrays = files.read_npz(path)
-    yield arrays['images'], arrays['labels']
+    images, labels = files.read_whole(path, 'images', 'labels')
+    yield images, labels
 
 
 def _class_names(info: Mapping[str, Any]) -> list[str]:

@@ -117,3 +117,17 @@ def test_a_file_that_is_no_zip_is_not_to_be_trusted(tmp_path):
   (tmp_path / 'x.npz').write_bytes(b'x' * 100)
   with pytest.raises(ValueError, match='^File is not a zip file$'):
     files.read_npz(tmp_path / 'x.npz')
+
+
+@pytest.mark.parametrize('damage', ['cut', 'changed'])
+def test_a_damaged_zip_is_a_value_error(tmp_path, damage):
+  path = tmp_path / 'x.npz'
+  files.write_npz(path, a=np.arange(1000) % 7, b=np.zeros(3))
+  data = bytearray(path.read_bytes())
+  if damage == 'cut':
+    data = data[: len(data) // 2]
+  else:
+    data[60:90] = bytes(30)
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match=r'\S'):
+    files.read_npz(path)

@@ -75,6 +75,14 @@ def test_only_missing_shards_are_made_again(tmp_path):
     release.read_dataset(tmp_path)
 
 
+def test_a_damaged_shard_is_named(tmp_path):
+  write_dataset(tmp_path)
+  path = tmp_path / 'dataset' / 'images-00001-of-00002.npz'
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(array_types.UsageError, match=f'{path.name} is gone or'):
+    release.read_dataset(tmp_path)
+
+
 def test_absent_parts_name_the_stage_that_makes_them(tmp_path):
   with pytest.raises(array_types.UsageError, match='stage sample'):
     release.read_dataset(tmp_path)
