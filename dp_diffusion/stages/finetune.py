@@ -281,10 +281,22 @@ def _load_or_make_secret(
   if path.exists() or has_begun:
     secret = key_streams.Secret.load(path)  # Names the file if it is gone.
   else:
-    secret = key_streams.Secret.create(path)
+    secret = _make_secret(path)
   if secret.is_insecure:
     console.warn('the secret is a known one, for tests: NOT private')
   return secret
+
+
+def _make_secret(path: epath.Path) -> key_streams.Secret:
+  try:
+    return key_streams.Secret.create(path)
+  except OSError as error:
+    if error.errno in files.NO_SPACE:
+      raise
+    raise array_types.UsageError(
+      f'Expected {path.parent} to be a folder that can be written, for the'
+      f' secret ({error.strerror}): set privacy.secret_dir to another.'
+    ) from error
 
 
 def secret_path(
