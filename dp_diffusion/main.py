@@ -21,6 +21,7 @@ import pathlib
 import sys
 
 from dp_diffusion import array_types
+from dp_diffusion import compile_cache
 from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion import host_memory
@@ -133,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(__doc__)
     return 0
   host_memory.keep_freed()
+  compile_cache.enable()
   # Messages of libraries that no user can act on.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')

@@ -31,6 +31,7 @@ MAX_LINES = 400
 
 LAYERS = {
   'array_types': 0,
+  'compile_cache': 0,
   'console': 0,
   'crash_points': 0,
   'files': 0,

@@ -192,6 +192,29 @@ def test_donated_accumulator_is_released(trainers):
   assert not state.params['noise'].is_deleted()
 
 
+def test_devices_are_summed_once_a_step(trainers):
+  """`apply` reduces over devices; `accumulate`, a microbatch, never does."""
+  trainer = trainers[8]
+  place, state = trainer.data_parallel, trainer.initial_state()
+  total = trainer.zeros(state.params)
+  indices = np.zeros((8, 2), np.int32)
+  accumulate = trainer.accumulate.lower(
+    state.params,
+    state.frozen_params,
+    total,
+    place.shard({'x': problem.DATA[indices]}),
+    trainer.streams.draw_key(0),
+    place.shard(indices),
+    place.shard(np.zeros((8, 2), bool)),
+  ).as_text()
+  keys = trainer.streams.noise_keys(0)
+  apply = trainer.apply.lower(state, total, keys).as_text()
+  for word in ('all_reduce', 'all_gather', 'collective_permute', 'all_to_all'):
+    assert word not in accumulate
+  # One for each trained leaf, which the compiler joins; none for statistics.
+  assert apply.count('stablehlo.all_reduce') == len(total.grad_sum)
+
+
 def test_public_step_does_not_depend_on_devices():
   states, losses = [], []
   for num_devices in (1, 8):
