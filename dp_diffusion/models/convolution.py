@@ -171,6 +171,7 @@ def _tangent_batch(
   x, kernel = args
   x_axis, kernel_axis = axes
   if kernel_axis is None:  # Draws of one example: they join the batch.
+    assert x_axis is not None
     axis = x.ndim - 5
     x = jnp.moveaxis(x, x_axis, axis)
     size, batch = x.shape[axis : axis + 2]
@@ -328,12 +329,11 @@ def _join(parts: Sequence[jax.Array]) -> jax.Array:
   """Concatenates channels; as padded sums, which the CPU does vectorised."""
   channels = parts[0].shape[-1]
   lengths = [(0, 0)] * (parts[0].ndim - 1)
-  joined = None
+  padded = []
   for i, part in enumerate(parts):
     after = (len(parts) - 1 - i) * channels
-    padded = jnp.pad(part, [*lengths, (i * channels, after)])
-    joined = padded if joined is None else joined + padded
-  return joined
+    padded.append(jnp.pad(part, [*lengths, (i * channels, after)]))
+  return functools.reduce(jnp.add, padded)
 
 
 def _pad(
