@@ -1,0 +1,112 @@
+"""The networks that are timed, with their losses and made-up images.
+
+Times do not depend on what is on the images. The loss is that of fine-tuning,
+augmentation, timestep and noise of each draw included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion.models import convolution
+from dp_diffusion.models import unet
+from dp_diffusion.stages import assembly
+
+# Name to config file and what is changed in it. The small one is MNIST's
+# network of half the width and two blocks per level.
+NETWORKS = {
+  'small': (
+    'configs/mnist.py',
+    {'model.channels': '32', 'model.num_blocks': '2'},
+  ),
+  'mnist': ('configs/mnist.py', {}),
+  '80m': ('configs/cifar10.py', {'model.compute_dtype': 'float32'}),
+  '80m_bf16': ('configs/cifar10.py', {}),
+  'smoke': ('configs/mnist.py:smoke', {}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network, ready to be timed.
+
+  Attributes:
+    config: of the run that it would be part of.
+    loss_fn: of one draw of one example.
+    params: float32, of random values: a zero would be no gradient's honest
+      test, and the first weights have many.
+  """
+
+  config: config_lib.Config
+  loss_fn: array_types.LossFn
+  params: array_types.Params
+
+  @property
+  def num_parameters(self) -> int:
+    """Of the network."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+  @property
+  def title(self) -> str:
+    """Parameters and image size, as '1.62M U-Net, 28x28'."""
+    side = self.config.data.image_size
+    return f'{self.num_parameters / 1e6:.3g}M U-Net, {side}x{side}'
+
+  def batch(self, num_images: int, seed: int = 0) -> array_types.PyTree:
+    """Made-up images and labels, uint8[n, H, W, C] and int32[n]."""
+    data, rng = self.config.data, np.random.default_rng(seed)
+    shape = (num_images, data.image_size, data.image_size, data.channels)
+    labels = np.arange(num_images) % max(1, len(data.class_names))
+    return {
+      'image': jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
+      'label': jnp.asarray(labels, jnp.int32),
+    }
+
+
+def load(name: str) -> Network:
+  """Makes a network of `NETWORKS`."""
+  file, overrides = NETWORKS[name]
+  config = config_lib.load(file, overrides)
+  model = unet.UNet(config.unet_config(config.data))
+  loss_fn = assembly.make_loss_fn(
+    model, config.finetune_diffusion(), config.data
+  )
+  shapes = jax.eval_shape(lambda: assembly.init_params(config, config.data))
+  rng = np.random.default_rng(0)
+
+  def fill(x: jax.ShapeDtypeStruct) -> jax.Array:
+    fan_in = int(np.prod(x.shape[:-1])) if len(x.shape) > 1 else 100
+    values = rng.standard_normal(x.shape, np.float32) / np.sqrt(fan_in)
+    return jnp.asarray(values + (1.0 if len(x.shape) == 1 else 0.0))
+
+  return Network(config, loss_fn, jax.tree.map(fill, shapes))
+
+
+def stock_conv3x3(
+  x: jax.Array, kernel: jax.Array, stride: int = 1, form: str = ''
+) -> jax.Array:
+  """`convolution.conv3x3` with jax's own convolution and gradients."""
+  del form
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+@contextlib.contextmanager
+def stock_convolutions() -> Iterator[None]:
+  """What is traced inside uses `stock_conv3x3`."""
+  with mock.patch.object(convolution, 'conv3x3', stock_conv3x3):
+    yield

@@ -1,0 +1,104 @@
+"""Images per second of each sampler.
+
+  python -m experiments.benchmarks.sampling [--networks=small]
+
+On an accelerator the whole loop is one program. On a CPU, where XLA runs a
+convolution inside a loop many times slower, one compiled step is called again
+and again, as the sample stage does; nothing comes back to the host in between.
+Every step costs the same, so images per second at another number of steps
+follow from the network evaluations per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion.diffusion import sampler_steps
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import unet
+from dp_diffusion.stages import assembly
+from experiments.benchmarks import harness
+from experiments.benchmarks import networks
+from experiments.benchmarks import table
+
+
+def sampler(
+  network: networks.Network, name: str, num_steps: int, batch_size: int
+) -> Callable[[], Any]:
+  """A call that samples a batch."""
+  config = dataclasses.replace(
+    network.config.sample.sampler, name=name, num_steps=num_steps
+  )
+  diffusion, data = network.config.finetune_diffusion(), network.config.data
+  model = unet.UNet(network.config.unet_config(data))
+  image_shape = (data.image_size, data.image_size, data.channels)
+  labels = jnp.zeros(batch_size, jnp.int32)
+  key = jax.random.key(0)
+
+  def step(params: Any, state: Any, i: Any) -> Any:
+    denoise = assembly.make_denoise_fn(model, params)
+    return samplers.step_fn(denoise, config, diffusion)(state, labels, i)
+
+  def whole(params: Any) -> Any:
+    denoise = assembly.make_denoise_fn(model, params)
+    return samplers.sample(denoise, config, diffusion, key, labels, image_shape)
+
+  if jax.default_backend() != 'cpu':
+    compiled = jax.jit(whole)
+    return lambda: compiled(network.params)
+  init = jax.jit(lambda: samplers.init_state(key, (batch_size, *image_shape)))
+  step_fn = jax.jit(step, donate_argnums=1)
+
+  def run() -> Any:
+    state = init()
+    for i in range(num_steps):
+      state = step_fn(network.params, state, jnp.int32(i))
+    return state.x
+
+  return run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Measures and writes."""
+  parser = harness.parser(__doc__, 'sampling')
+  parser.add_argument('--networks', default='small,80m')
+  parser.add_argument('--small-size', default='10,32', help='steps, images')
+  parser.add_argument('--large-size', default='3,2', help='steps, images')
+  arguments = parser.parse_args(argv)
+  harness.start()
+  rows = []
+  names = ['smoke'] if arguments.smoke else arguments.networks.split(',')
+  for name in names:
+    network = networks.load(name)
+    is_large = name.startswith('80m')
+    text = arguments.large_size if is_large else arguments.small_size
+    num_steps, batch_size = map(int, text.split(','))
+    calls = {
+      method: sampler(network, method, num_steps, batch_size)
+      for method in sampler_steps.SAMPLERS
+    }
+    seconds = harness.interleaved(calls, arguments.rounds or 3)
+    for method, found in seconds.items():
+      median = statistics.median(found)
+      rows.append(
+        table.row(
+          f'{method}, {num_steps} steps of {batch_size} images,'
+          f' {network.title}',
+          None,
+          {
+            'images/s': batch_size / median,
+            'network evaluations/s': batch_size * num_steps / median,
+          },
+        )
+      )
+  harness.save('sampling', rows, arguments)
+
+
+if __name__ == '__main__':
+  main()
