@@ -118,7 +118,8 @@ def _lines_on_cpu(
   return [
     *result,
     f'  memory              {size_text(record_bytes(config, draws))} per device'
-    f' for each record at a time: its gradient, activations of {draws} draws',
+    f' for each record at a time: its gradient, activations of'
+    f' {draws} draw{"s" if draws > 1 else ""}',
   ]
 
 
