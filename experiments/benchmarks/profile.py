@@ -25,10 +25,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Measures and writes."""
   parser = harness.parser(__doc__, 'profile')
   parser.add_argument('--network', default='small', choices=networks.NETWORKS)
+  parser.add_argument('--images', type=int, default=16)
+  parser.add_argument('--draws', type=int, default=4)
   arguments = parser.parse_args(argv)
   harness.start()
   network = networks.load('smoke' if arguments.smoke else arguments.network)
-  size = (2, 2) if arguments.smoke else (16, 4)
+  size = (arguments.images, arguments.draws)
+  if arguments.smoke:
+    size = (2, 2)
   _, calls = private_step.compile_all(network, *size, ('private',))
   jax.block_until_ready(calls['private']())
   with tempfile.TemporaryDirectory() as folder:
