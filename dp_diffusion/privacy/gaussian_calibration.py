@@ -1,0 +1,80 @@
+"""The noise of ONE noised statistic that keeps a promise.
+
+For mechanisms that read the sensitive records once, such as those of the mean
+embeddings in `baselines`. The result is a `GaussianMechanism`, and its event
+is the one that `calibrate` measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import dp_accounting
+
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import noise_search
+from dp_diffusion.privacy import strict_json
+
+
+def calibrate(
+  epsilon: float,
+  delta: float,
+  *,
+  l2_sensitivity: float,
+  purpose: str,
+  spent: Sequence[dp_accounting.DpEvent] = (),
+) -> mechanism_lib.GaussianMechanism:
+  """The smallest noise, of 5 significant figures, that keeps the promise.
+
+  Guarantees:
+    * Never above the promised epsilon, and the next smaller noise would be:
+      `gaussian_calibration_test.py::test_is_tight`.
+    * What was spent before counts:
+      `gaussian_calibration_test.py::test_spent_events_count`.
+
+  Args:
+    epsilon: the total that is promised; infinite adds no noise.
+    delta: of the guarantee.
+    l2_sensitivity: of the statistic, when one record is added or removed.
+    purpose: what is computed, one line for the statement.
+    spent: events that the same records have paid for before.
+
+  Returns:
+    The mechanism.
+
+  Raises:
+    ValueError: no noise keeps the promise.
+  """
+  epsilon = strict_json.real('epsilon', epsilon, positive=True, finite=False)
+  noise: float | None = 0.0
+  if math.isfinite(epsilon):
+    problem = _Problem(tuple(spent), strict_json.probability('delta', delta))
+    noise = noise_search.smallest_noise(problem, 1, epsilon, ('rdp', 'pld'))
+  if noise is None:
+    raise ValueError(
+      f'Expected epsilon={epsilon!r} to be within reach of a noise_multiplier'
+      f' <= {noise_search.MAX_NOISE:g}, beside what was spent before; raise it.'
+    )
+  return mechanism_lib.GaussianMechanism(
+    noise_multiplier=noise, l2_sensitivity=l2_sensitivity, purpose=purpose
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+  """A `noise_search.Problem`: what was spent, and one Gaussian event."""
+
+  spent: tuple[dp_accounting.DpEvent, ...]
+  delta: float
+
+  def excess(
+    self, noise: float, steps: int, target: float, accountant: str
+  ) -> float:
+    """log(epsilon / target), kept within 5 of 0."""
+    one = dp_accounting.GaussianDpEvent(noise)
+    events = (*self.spent, dp_accounting.SelfComposedDpEvent(one, steps))
+    ratio = accounting.epsilon(events, self.delta, accountant) / target
+    return math.log(min(max(ratio, math.exp(-5)), math.exp(5)))
