@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Weights = Mapping[str, jax.Array | np.ndarray]
-Net = Callable[[Weights, jax.Array], tuple[jax.Array, jax.Array]]
+# (weights, images, tap=...) -> (features, logits); `tap` sees activations.
+Net = Callable[..., tuple[jax.Array, jax.Array]]
+Tap = Callable[[jax.Array], object]
 
 _IMAGE_SIZE = 32
 _BATCH_NORM_EPSILON = 1e-5
@@ -49,12 +51,19 @@ def kind_of(weights: Weights) -> tuple[str, Net]:
   )
 
 
-def lenet5(weights: Weights, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _no_tap(activation: jax.Array) -> None:
+  """Sees nothing."""
+
+
+def lenet5(
+  weights: Weights, images: jax.Array, tap: Tap = _no_tap
+) -> tuple[jax.Array, jax.Array]:
   """LeNet-5 on grey pixels in [0, 1] at 32x32, with tanh.
 
   Args:
     weights: arrays of the .npz.
     images: uint8 or float32[B, H, W, C] in [0, 255]; RGB becomes luma.
+    tap: called with the activations [B, ...] of every layer, in order.
 
   Returns:
     (features float32[B, 84] in [-1, 1], logits float32[B, num_classes]).
@@ -65,12 +74,16 @@ def lenet5(weights: Weights, images: jax.Array) -> tuple[jax.Array, jax.Array]:
       x = _max_pool(x)
     x = _conv(x, weights[f'convnet.{name}.weight'], padding='VALID')
     x = jnp.tanh(x + _row(weights[f'convnet.{name}.bias'], 4))
+    tap(x)
   x = x.reshape((x.shape[0], -1))
   x = jnp.tanh(_dense(x, weights, 'fc.f6'))
+  tap(x)
   return x, _dense(x, weights, 'fc.f7')
 
 
-def resnet(weights: Weights, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def resnet(
+  weights: Weights, images: jax.Array, tap: Tap = _no_tap
+) -> tuple[jax.Array, jax.Array]:
   """CIFAR ResNet of He et al. 2015 (arXiv 1512.03385, section 4.2).
 
   Shortcuts that change the shape take every second pixel and pad the
@@ -79,6 +92,7 @@ def resnet(weights: Weights, images: jax.Array) -> tuple[jax.Array, jax.Array]:
   Args:
     weights: arrays of the .npz.
     images: uint8 or float32[B, H, W, C] in [0, 255]; grey is repeated.
+    tap: called with the activations [B, ...] of every block, in order.
 
   Returns:
     (features float32[B, 64], the mean over positions, logits float32[B,
@@ -87,12 +101,14 @@ def resnet(weights: Weights, images: jax.Array) -> tuple[jax.Array, jax.Array]:
   x = _fit(images, 3) / 255.0
   x = (x - _row(_IMAGENET_MEAN, 4)) / _row(_IMAGENET_STD, 4)
   x = jax.nn.relu(_conv_norm(x, weights, 'conv1', 'bn1', 1))
+  tap(x)
   for layer in ('layer1', 'layer2', 'layer3'):
     index = 0
     while f'{layer}.{index}.conv1.weight' in weights:
       block = f'{layer}.{index}'
       stride = 2 if index == 0 and layer != 'layer1' else 1
       x = _block(x, weights, block, stride)
+      tap(x)
       index += 1
   x = jnp.mean(x, axis=(1, 2))
   return x, _dense(x, weights, 'linear')
