@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy = _privacy()
   config.sample = _sample()
   config.evaluate = _evaluate()
+  config.baseline = _baseline()
   config.audit = _audit()
   config.distributed = _distributed()
   return apply_variant(config, variant, {})
@@ -106,8 +107,19 @@ SMOKE_AUDIT = {  # In seconds, and still large enough to find a fault.
   'audit.num_image_canaries': 40,
   'audit.num_guesses_in': 50,
 }
+SMOKE_BASELINE = {
+  'baseline.dp_merf.num_features': 20,
+  'baseline.generator.latent_dim': 2,
+  'baseline.generator.channels': 4,
+  'baseline.generator.num_steps': 2,
+  'baseline.generator.batch_size': 20,
+  'baseline.dp_classifier.name': 'logistic_regression',
+  'baseline.dp_classifier.num_steps': 2,
+  'baseline.dp_classifier.expected_batch_size': 8,
+}
 _SMOKE = {
   **SMOKE_AUDIT,
+  **SMOKE_BASELINE,
   'model.channels': 8,
   'model.num_blocks': 1,
   'model.num_groups': 4,
@@ -334,6 +346,34 @@ def _selection() -> ml_collections.ConfigDict:
   selection.weight_decays = ()  # Per unit of learning rate.
   selection.label_smoothings = ()  # In [0, 1).
   return selection
+
+
+def _baseline() -> ml_collections.ConfigDict:
+  # Of experiments/baseline.py alone.
+  names = ('dp_merf', 'dp_mepf', 'generator', 'dp_classifier')
+  baseline = ml_collections.ConfigDict({name: {} for name in names})
+  baseline.dp_merf.num_features = 10_000  # Random Fourier features.
+  baseline.dp_merf.length_scale = 0.5  # Of the kernel; 1 is half the range.
+  baseline.dp_mepf.net = ''  # .npz; '' trains one on the public images.
+  baseline.dp_mepf.max_side = 8  # Pixels; larger maps are averaged.
+  baseline.dp_mepf.second_moment = 0.5  # Share of the squares, in [0, 1).
+  baseline.generator.latent_dim = 16  # Normal numbers per image.
+  baseline.generator.channels = 32  # Of the last maps.
+  baseline.generator.num_steps = 20_000  # Optimizer steps.
+  baseline.generator.batch_size = 500  # Generated images per step.
+  baseline.generator.optimizer = _optimizer(1e-3, 0)
+  classifier = baseline.dp_classifier
+  classifier.name = 'wrn_16_4'  # Normalised by groups.
+  classifier.num_public_steps = 0  # On labelled public images, before.
+  classifier.public_batch_size = 128  # Images per public step.
+  classifier.public_optimizer = _optimizer(1e-3, 0)
+  classifier.num_steps = 1000  # Private steps.
+  classifier.expected_batch_size = 4096  # Records per step, on average.
+  classifier.l2_clip_norm = 1.0  # l2 norm of a record's gradient.
+  classifier.augmult = 16  # K, draws per record and step.
+  classifier.optimizer = _optimizer(1e-3, 0)
+  classifier.ema_decay = 0.99  # Warms up from the first step.
+  return baseline
 
 
 def _audit() -> ml_collections.ConfigDict:

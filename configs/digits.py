@@ -72,7 +72,22 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate.ensemble_size = 0
   config.evaluate.svm = True
   config.evaluate.features = 'public'
+  _set_baseline(config.baseline)
   return default.apply_variant(config, variant, {'smoke': _smoke})
+
+
+def _set_baseline(baseline: ml_collections.ConfigDict) -> None:
+  baseline.dp_merf.num_features = 1000
+  baseline.dp_mepf.max_side = 2
+  baseline.generator.num_steps = 1000
+  baseline.generator.batch_size = 100
+  baseline.generator.channels = 16
+  baseline.generator.latent_dim = 8
+  baseline.dp_classifier.name = 'small_cnn'
+  baseline.dp_classifier.num_public_steps = 300
+  baseline.dp_classifier.num_steps = 60
+  baseline.dp_classifier.expected_batch_size = 480
+  baseline.dp_classifier.augmult = 1
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
@@ -102,3 +117,4 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.evaluate.selection.learning_rates = (1e-3, 1e-2)
   config.evaluate.allow_few_images = True
   config.update_from_flattened_dict(default.SMOKE_AUDIT)
+  config.update_from_flattened_dict(default.SMOKE_BASELINE)

@@ -14,6 +14,7 @@ import ml_collections
 
 from dp_diffusion import array_types
 from dp_diffusion import config_values
+from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
@@ -226,6 +227,7 @@ class Config:
   privacy: accounting.PrivacyConfig
   sample: SampleConfig
   evaluate: evaluate_config.EvaluateConfig
+  baseline: baseline_settings.BaselineConfig
   audit: audit.AuditConfig
   distributed: DistributedConfig
 

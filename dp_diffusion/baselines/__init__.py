@@ -1,0 +1,1 @@
+"""What others do under the same promise: DP-MERF, DP-MEPF, a DP classifier."""

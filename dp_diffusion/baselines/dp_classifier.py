@@ -1,0 +1,192 @@
+"""A classifier trained by DP-SGD on the sensitive images themselves.
+
+What a user who wants one classifier, and no images, would do instead of
+publishing a synthetic dataset. Its private step is that of `training`: the
+same selection, clip, noise and ledger; only the loss is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dp_diffusion import array_types
+from dp_diffusion.data import augment
+from dp_diffusion.models import small_cnn
+from dp_diffusion.models import wide_resnet
+from dp_diffusion.privacy import privacy_config
+from dp_diffusion.training import optimizers
+
+NAMES = ('logistic_regression', 'small_cnn', 'wrn_16_4', 'wrn_40_4')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpClassifierConfig:
+  """The classifier, its public pre-training and its private training.
+
+  Attributes:
+    name: one of `NAMES`; normalised by groups, as examples must not couple.
+    num_public_steps: steps on labelled public images first; 0 is from scratch.
+    public_batch_size: images in such a step.
+    public_optimizer: of these steps.
+    num_steps: private steps.
+    expected_batch_size: records, on average, in a private step.
+    l2_clip_norm: largest l2 norm of the gradient of one record.
+    augmult: K, draws per record and step.
+    optimizer: of the private steps, on gradients over the clip norm.
+    ema_decay: in [0, 1), of the weights that are released.
+  """
+
+  name: str
+  num_public_steps: int
+  public_batch_size: int
+  public_optimizer: optimizers.OptimizerConfig
+  num_steps: int
+  expected_batch_size: int
+  l2_clip_norm: float
+  augmult: int
+  optimizer: optimizers.OptimizerConfig
+  ema_decay: float
+
+  def __post_init__(self) -> None:
+    array_types.check_one_of('name', self.name, NAMES)
+    array_types.check_non_negative('num_public_steps', self.num_public_steps)
+    for field in (
+      'public_batch_size',
+      'num_steps',
+      'expected_batch_size',
+      'augmult',
+    ):
+      array_types.check_at_least(field, getattr(self, field), 1)
+    array_types.check_positive('l2_clip_norm', self.l2_clip_norm)
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(
+        f'Expected ema_decay={self.ema_decay!r} to be in [0, 1).'
+      )
+
+  def privacy(
+    self, config: privacy_config.PrivacyConfig
+  ) -> privacy_config.PrivacyConfig:
+    """The same promise, with the steps of the classifier.
+
+    Args:
+      config: of the run: epsilon, delta, num_examples and relation count.
+
+    Returns:
+      What `accounting.calibrate` solves for the noise.
+
+    Raises:
+      UsageError: epsilon is not given.
+    """
+    if config.epsilon is None:
+      raise array_types.UsageError(
+        'Expected privacy.epsilon to be given, as the classifier is calibrated'
+        ' to it; set it, and solve_for=noise_multiplier.'
+      )
+    return dataclasses.replace(
+      config,
+      solve_for='noise_multiplier',
+      noise_multiplier=None,
+      num_steps=self.num_steps,
+      expected_batch_size=min(self.expected_batch_size, config.num_examples),
+      l2_clip_norm=self.l2_clip_norm,
+    )
+
+
+class LogisticRegression(nn.Module):
+  """One dense layer over the pixels."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps float32[B, H, W, C] to float32[B, num_classes]."""
+    del train
+    return nn.Dense(self.num_classes)(x.reshape((x.shape[0], -1)))
+
+
+def make_module(name: str, num_classes: int) -> nn.Module:
+  """The network of a name in `NAMES`; no layer couples examples."""
+  array_types.check_one_of('name', name, NAMES)
+  if name == 'small_cnn':
+    return small_cnn.SmallCNN(num_classes=num_classes)
+  if name == 'logistic_regression':
+    return LogisticRegression(num_classes=num_classes)
+  depth, width = (int(part) for part in name.split('_')[1:])
+  return wide_resnet.WideResNet(
+    num_classes=num_classes, depth=depth, width=width, norm='group'
+  )
+
+
+def init_params(
+  module: nn.Module, image_shape: tuple[int, int, int], key: array_types.Key
+) -> array_types.Params:
+  """Fresh weights from a public key.
+
+  Raises:
+    ValueError: a layer keeps statistics of batches, which couple examples.
+  """
+  variables = jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))
+  others = sorted(set(variables) - {'params'})
+  if others:
+    raise ValueError(
+      f'Expected a network without {", ".join(others)}: a layer that couples'
+      ' the examples of a batch has no per-example gradient.'
+    )
+  return variables['params']
+
+
+def make_loss_fn(
+  module: nn.Module, data: augment.CropAndFlip
+) -> array_types.LossFn:
+  """The cross-entropy of ONE draw of ONE example.
+
+  Args:
+    module: the network.
+    data: says how a draw is augmented.
+
+  Returns:
+    loss_fn(params, {'image': uint8[H, W, C], 'label': int32[]}, key).
+  """
+
+  def loss_fn(
+    params: array_types.Params,
+    example: array_types.Example,
+    draw_key: array_types.Key,
+  ) -> array_types.Array:
+    image = augment.augment(example['image'], draw_key, data)
+    logits = module.apply({'params': params}, image[None], train=True)
+    assert isinstance(logits, jax.Array)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits[0], example['label']
+    )
+
+  return loss_fn
+
+
+def make_predict_fn(
+  module: nn.Module, params: array_types.Params, batch_size: int = 500
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Binds weights: uint8[N, H, W, C] -> most probable classes int32[N]."""
+
+  @jax.jit
+  def classes(images: jax.Array) -> jax.Array:
+    logits = module.apply({'params': params}, augment.to_float(images))
+    assert isinstance(logits, jax.Array)
+    return jnp.argmax(logits, axis=1)
+
+  def predict(images: np.ndarray) -> np.ndarray:
+    found = []
+    for start in range(0, len(images), batch_size):
+      batch = np.asarray(images[start : start + batch_size])
+      rows = np.minimum(np.arange(batch_size), len(batch) - 1)
+      found.append(np.asarray(classes(batch[rows]))[: len(batch)])
+    return np.concatenate(found).astype(np.int32)
+
+  return predict

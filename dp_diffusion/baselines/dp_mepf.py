@@ -1,0 +1,130 @@
+"""DP-MEPF: mean embeddings of perceptual features, noised once.
+
+Harder et al. 2022, arXiv 2205.12900. The features are the activations of a
+network trained on public data, and their squares, so that the generator is
+fitted to first and second moments.
+
+Deviation: both moments are one vector and one release; Harder et al. make two
+and divide the budget. Large maps of activations are averaged over squares of
+pixels first, which keeps the noise in bounds for small datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import array_types
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.models import feature_nets
+from dp_diffusion.models import small_cnn
+
+# float32[B, H, W, C] in [-1, 1] -> activations [B, ...] of a public network.
+ActivationsFn = Callable[[array_types.Array], Sequence[array_types.Array]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpMepfConfig:
+  """Perceptual features.
+
+  Attributes:
+    net: .npz of a public feature network (see `models.feature_nets`); ''
+      trains one on the public images of the config.
+    max_side: maps of activations larger than this, in pixels, are averaged.
+    second_moment: weight in [0, 1) of the squares in the squared norm.
+  """
+
+  net: str
+  max_side: int
+  second_moment: float
+
+  def __post_init__(self) -> None:
+    array_types.check_at_least('max_side', self.max_side, 1)
+    if not 0 <= self.second_moment < 1:
+      raise ValueError(
+        f'Expected second_moment={self.second_moment!r} to be in [0, 1).'
+      )
+
+
+def make_feature_fn(
+  config: DpMepfConfig, activations_fn: ActivationsFn
+) -> mean_embedding.FeatureFn:
+  """Moments of the activations, as one vector of norm at most 1.
+
+  Args:
+    config: what is kept of the activations.
+    activations_fn: the network.
+
+  Returns:
+    float32[B, H, W, C] in [-1, 1] -> float32[B, F] of norm at most 1.
+  """
+
+  def features(images: array_types.Array) -> array_types.Array:
+    maps = [_shrink(a, config.max_side) for a in activations_fn(images)]
+    first = [mean_embedding.unit_norm(x) for x in maps]
+    parts = [((1 - config.second_moment) / len(maps), first)]
+    if config.second_moment:
+      squares = [mean_embedding.unit_norm(jnp.square(x)) for x in maps]
+      parts.append((config.second_moment / len(maps), squares))
+    return jnp.concatenate(
+      [x * weight**0.5 for weight, rows in parts for x in rows], axis=1
+    )
+
+  return features
+
+
+def from_weights(weights: feature_nets.Weights) -> ActivationsFn:
+  """The activations of a LeNet-5 or a CIFAR ResNet in an .npz.
+
+  Args:
+    weights: arrays of the file.
+
+  Raises:
+    ValueError: it is neither of the two.
+  """
+  _, net = feature_nets.kind_of(weights)
+
+  def activations(images: array_types.Array) -> list[array_types.Array]:
+    found: list[array_types.Array] = []
+    net(weights, (images + 1.0) * 127.5, found.append)
+    return found
+
+  return activations
+
+
+def from_small_cnn(
+  variables: array_types.PyTree, num_classes: int
+) -> ActivationsFn:
+  """The activations of a `SmallCNN` that was trained on public data.
+
+  Args:
+    variables: of flax.
+    num_classes: of that data.
+  """
+  module = small_cnn.SmallCNN(num_classes=num_classes)
+
+  def activations(images: array_types.Array) -> list[array_types.Array]:
+    _, found = module.apply(
+      variables, images, capture_intermediates=True, mutable=['intermediates']
+    )
+    layers = found['intermediates']
+    names = [n for n in sorted(layers) if n.startswith('GroupNorm')]
+    maps = [layers[name]['__call__'][0] for name in (*names, 'Dense_0')]
+    return [jax.nn.relu(x) for x in maps]
+
+  return activations
+
+
+def _shrink(maps: array_types.Array, max_side: int) -> array_types.Array:
+  """Averages maps over squares and flattens them: float32[B, F]."""
+  if maps.ndim == 4:
+    factor = -(-max(maps.shape[1:3]) // max_side)
+    window = (1, factor, factor, 1)
+    total = jax.lax.reduce_window(
+      maps, 0.0, jax.lax.add, window, window, 'SAME'
+    )
+    maps = total / factor**2
+  return maps.reshape((len(maps), -1))
