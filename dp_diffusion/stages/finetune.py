@@ -178,7 +178,7 @@ def make_steps(
     mechanism,
     loss_fn,
     functools.partial(
-      _gather, source, records, config.data.unit, finetune.augmult, streams
+      gather_batch, source, records, config.data.unit, finetune.augmult, streams
     ),
     records.num_records,
     streams,
@@ -224,7 +224,7 @@ def wire_steps(
   )
 
 
-def _gather(
+def gather_batch(
   source: array_types.DataSource,
   records: batching.Records,
   unit: str,

@@ -1,0 +1,326 @@
+"""Runs one baseline of `baselines/` and scores it like a release of our own.
+
+A baseline has a workdir of its own: its secret, its ledger, and a `release/`
+that `verify` checks. The config is that of our run; epsilon and delta are its
+`privacy`, the rest its section `baseline`. What it spends is its own and adds
+to whatever else is released from the same images.
+
+Guarantees:
+  * The mechanism that was calibrated is the one in the statement, and the
+    folder verifies.
+    `tests/stages/baseline_test.py::test_a_release_that_verifies`.
+  * A rerun gives the same bits; another config is refused.
+    `tests/stages/baseline_test.py::test_rerun_gives_the_same_bits`.
+  * Exact class counts are in no file.
+    `tests/stages/baseline_test.py::test_labels_are_of_the_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import json
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion import release
+from dp_diffusion.baselines import dp_mepf
+from dp_diffusion.baselines import dp_merf
+from dp_diffusion.baselines import generator as generator_lib
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import settings
+from dp_diffusion.data import batching
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import downstream
+from dp_diffusion.evaluation import held_out as held_out_lib
+from dp_diffusion.evaluation import report
+from dp_diffusion.evaluation import scoring
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import baseline_classifier
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import sample
+from dp_diffusion.stages import statements
+from dp_diffusion.stages import workdirs
+
+# Purposes of the public seed; the stages have others.
+_FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
+
+# Images uint8[N, H, W, C] -> classes int32[N], one function per classifier.
+PredictFn = Callable[[np.ndarray], np.ndarray]
+
+
+def run(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  stop: interrupts.Stop,
+) -> None:
+  """Makes the release of a baseline and scores it on held-out images.
+
+  Args:
+    config: uses seed, data, pretrain.data, privacy, sample, evaluate, baseline.
+    workdir: of this baseline and config alone; writes all but public/.
+    method: one of `settings.METHODS`.
+    stop: asked at every step.
+
+  Raises:
+    UsageError: missing data; a config that the method cannot do; a workdir of
+      another config.
+    Interrupted: the user asked to stop; the same command goes on.
+  """
+  array_types.check_one_of('method', method, settings.METHODS)
+  _tie(config, workdir, method)
+  report_path = workdir.evaluation / 'report.json'
+  if report_path.exists():
+    console.say(f'{method}: complete, nothing to do')
+    return
+  start = time.monotonic()
+  held_out = held_out_lib.HeldOut(
+    functools.partial(registry.load, config.data, config.data.test_split)
+  )
+  with held_out.closed():
+    if method == 'dp_classifier':
+      predictors = baseline_classifier.run(config, workdir, stop)
+      source_name = 'direct'
+    else:
+      _generate(config, workdir, method, stop)
+      predictors = _train_classifiers(config, workdir, stop)
+      source_name = 'synthetic'
+  test = held_out.open()
+  found = {
+    name: scoring.score(
+      [predict(np.asarray(test.images)) for predict in several],
+      test.labels,
+      test.spec.num_classes,
+    )
+    for name, several in predictors.items()
+  }
+  workdir.add_secs(method, time.monotonic() - start)
+  _write_report(config, workdir, method, source_name, found, len(test.labels))
+  for name, score in found.items():
+    console.say(f'{method}: {name} {100 * score.accuracy.value:.1f} %')
+
+
+def _tie(
+  config: config_lib.Config, workdir: workdirs.Workdir, method: str
+) -> None:
+  """Refuses a workdir that was begun with another method or config."""
+  now = {'method': method, 'config': config_lib.to_dict(config)}
+  path = workdir.private / 'baseline.json'
+  if path.exists():
+    difference = workdirs.first_difference(files.read_json(path), now)
+    if difference:
+      key, old, new = difference
+      raise array_types.UsageError(
+        f'{workdir.root} belongs to another run: it has {key}={old!r}, this'
+        f' one {key}={new!r}. Give another --workdir.'
+      )
+  files.write_json(path, now, mode=0o600)
+
+
+def _generate(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  stop: interrupts.Stop,
+) -> None:
+  """Noised embedding -> generator -> release/."""
+  settings_of = config.baseline
+  num_classes = max(1, len(config.data.class_names))
+  if config.sample.labels == config_lib.NOISED_HISTOGRAM:
+    raise array_types.UsageError(
+      f'Expected sample.labels={config_lib.NOISED_HISTOGRAM!r} to be public'
+      ' shares for a baseline, which makes no histogram.'
+    )
+  labels = functools.partial(
+    sample.sample_labels, config.sample.labels, num_classes
+  )
+  shape = (
+    config.data.image_size,
+    config.data.image_size,
+    config.data.channels,
+  )
+  feature_fn = _make_feature_fn(config, method, shape)
+  target, ledger, secret = _embed(config, workdir, method, feature_fn)
+  module = generator_lib.Generator(
+    image_shape=shape,
+    num_classes=num_classes,
+    channels=settings_of.generator.channels,
+  )
+  params = generator_lib.train(
+    settings_of.generator,
+    module,
+    feature_fn,
+    target,
+    labels(settings_of.generator.batch_size),
+    _key(config, _TRAINING),
+    stop.raise_if_asked,
+  )
+  all_labels = labels(config.sample.num_samples)
+  images = generator_lib.sample(
+    module,
+    params,
+    settings_of.generator.latent_dim,
+    all_labels,
+    _key(config, _SAMPLES),
+  )
+  statements.store(workdir, ledger, is_insecure=secret.is_insecure)
+  description = {
+    'method': method,
+    'generator': dataclasses.asdict(settings_of.generator),
+    'class_names': list(config.data.class_names),
+    'image_shape': list(shape),
+  }
+  release.write_model(workdir.release, weights.flatten(params), description)
+  release.write_shard(workdir.release, 0, 1, images, all_labels)
+  spec = array_types.DatasetSpec(
+    name=config.name, image_shape=shape, class_names=config.data.class_names
+  )
+  release.write_dataset_info(workdir.release, spec)
+  release.write_samples(workdir.release)
+  statements.seal(config, workdir)
+
+
+def _embed(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  feature_fn: mean_embedding.FeatureFn,
+) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
+  """The only reading of the sensitive images."""
+  ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
+  (entry,) = ledger.entries
+  assert isinstance(entry, ledger_lib.GaussianEntry)
+  console.say(
+    f'{method}: one release, noise multiplier'
+    f' {entry.mechanism.noise_multiplier:.4g}; epsilon'
+    f' {ledger.epsilon():.4g} by PLD at delta {ledger.delta:g}'
+  )
+  source = registry.load(config.data)
+  secret = baseline_classifier.load_or_make_secret(config, workdir)
+  facts = {
+    'method': method,
+    'ledger': ledger.to_json(),
+    'baseline': config_lib.to_dict(config.baseline),
+    'public': config_lib.to_dict(config.pretrain),
+    'seed': config.seed,
+    'dataset': key_streams.fingerprint(
+      secret, 'dataset', source.images, source.labels
+    ),
+  }
+  streams = key_streams.KeyStreams(
+    secret=secret, run_id=key_streams.run_id(secret, facts)
+  )
+  target = mean_embedding.noised_mean(
+    feature_fn,
+    source,
+    batching.make_records(source, config.data.unit),
+    config.privacy.num_examples,
+    ledger,
+    streams,
+  )
+  return target, ledger, secret
+
+
+def _make_feature_fn(
+  config: config_lib.Config, method: str, shape: tuple[int, int, int]
+) -> mean_embedding.FeatureFn:
+  """Features that have seen public data at most."""
+  if method == 'dp_merf':
+    return dp_merf.make_feature_fn(
+      config.baseline.dp_merf, shape, _key(config, _FEATURES)
+    )
+  mepf = config.baseline.dp_mepf
+  if mepf.net:
+    if not os.path.exists(mepf.net):
+      raise array_types.UsageError(
+        f'Expected a feature network at baseline.dp_mepf.net={mepf.net!r};'
+        ' there is no such file.'
+      )
+    return dp_mepf.make_feature_fn(
+      mepf, dp_mepf.from_weights(files.read_npz(mepf.net))
+    )
+  public = registry.load(config.pretrain.data)
+  console.say(f'{method}: trains its feature network on public images')
+  num_classes = public.spec.num_classes
+  trained = downstream.train_classifier(
+    dataclasses.replace(config.evaluate.classifier, name='small_cnn'),
+    np.asarray(public.images),
+    np.asarray(public.labels),
+    num_classes,
+    config.seed,
+  )
+  assert isinstance(trained, downstream.NeuralClassifier)
+  return dp_mepf.make_feature_fn(
+    mepf, dp_mepf.from_small_cnn(trained.variables, num_classes)
+  )
+
+
+def _train_classifiers(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+) -> dict[str, list[PredictFn]]:
+  """As the evaluation of our own release has them."""
+  images, labels = release.read_dataset(workdir.release)
+  most = config.evaluate.max_train_images or len(labels)
+  configs = {'cnn': (config.evaluate.classifier, config.evaluate.num_seeds)}
+  if config.evaluate.svm:
+    configs['svm'] = (classifiers.ClassifierConfig(name='svm'), 1)
+  found: dict[str, list[PredictFn]] = {name: [] for name in configs}
+  for name, (classifier_config, num_seeds) in configs.items():
+    for seed in range(num_seeds):
+      stop.raise_if_asked()
+      trained = downstream.train_classifier(
+        classifier_config,
+        images[:most],
+        labels[:most],
+        max(1, len(config.data.class_names)),
+        seed,
+      )
+      found[name].append(functools.partial(downstream.predictions, trained))
+  return found
+
+
+def _write_report(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  source_name: str,
+  scores: Mapping[str, scoring.Score],
+  num_held_out: int,
+) -> None:
+  """evaluation/report.json, with the keys that experiments read."""
+  accuracies = {name: s.accuracy for name, s in scores.items()}
+  value: dict[str, Any] = {
+    'notice': report.NOTICE,
+    'method': method,
+    'accuracy': {source_name: {k: a.value for k, a in accuracies.items()}},
+    'accuracy_interval': {
+      source_name: {k: [a.low, a.high] for k, a in accuracies.items()}
+    },
+    'num_held_out_images': num_held_out,
+    'num_train_images': {
+      'synthetic': 0 if source_name == 'direct' else config.sample.num_samples
+    },
+    'seconds': dict(workdir.secs()),
+    'config': config_lib.to_dict(config),
+  }
+  path = workdir.evaluation / 'report.json'
+  files.write_json(path, json.loads(json.dumps(value)), mode=0o600)
+
+
+def _key(config: config_lib.Config, purpose: int) -> array_types.Key:
+  return jax.random.fold_in(jax.random.key(config.seed), purpose)

@@ -1,0 +1,216 @@
+"""The DP classifier: public labelled images -> DP-SGD -> release/model.
+
+The private step is wired by `finetune.wire_steps`, as ours is.
+
+Guarantees:
+  * It spends what its mechanism was calibrated for, and the folder verifies.
+    `tests/stages/baseline_test.py::test_classifier_spends_its_own_ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import release
+from dp_diffusion.baselines import dp_classifier
+from dp_diffusion.data import batching
+from dp_diffusion.data import registry
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import statements
+from dp_diffusion.stages import workdirs
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import loop
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import state as train_state
+
+_INIT, _PUBLIC_DRAWS = 111, 112  # Purposes of the public seed.
+
+
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+) -> dict[str, list[Callable[[np.ndarray], np.ndarray]]]:
+  """Trains the classifier and writes what may leave of it.
+
+  Args:
+    config: uses seed, data, pretrain.data, privacy, finetune and its baseline.
+    workdir: of this baseline alone.
+    stop: asked at every step.
+
+  Returns:
+    {'cnn': [images uint8[N, H, W, C] -> classes int32[N]]}.
+  """
+  ours = config.baseline.dp_classifier
+  devices = parallel.DataParallel()
+  privacy = ours.privacy(config.privacy)
+  mechanism = accounting.calibrate(privacy).mechanism
+  source = registry.load(config.data)
+  records = batching.make_records(source, config.data.unit)
+  secret = load_or_make_secret(config, workdir)
+  module = dp_classifier.make_module(ours.name, source.spec.num_classes)
+  optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)
+  params = _public_params(config, module, devices, stop)
+  state = train_state.create(params, optimizer)
+  facts = {
+    'mechanism': mechanism.to_dict(),
+    'training': config_lib.to_dict(ours),
+    'dataset': key_streams.fingerprint(
+      secret, 'dataset', source.images, source.labels
+    ),
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'seed': config.seed,
+  }
+  checkpoints = checkpoint.Checkpointer(
+    workdir.private / 'checkpoints', is_private=True
+  )
+  ledger = ledger_lib.start(mechanism, privacy, unit=config.data.unit)
+  start_step = 0
+  meta: Mapping[str, Any] = {
+    'facts': facts,
+    'run_id': key_streams.run_id(secret, facts),
+  }
+  restored = checkpoints.restore(state)
+  if restored:
+    run_facts.check_same(restored.meta['facts'], facts)
+    start_step, state, meta = restored.step, restored.state, restored.meta
+    ledger = ledger_lib.Ledger.from_json(restored.ledger)
+  streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
+  private_run = loop.PrivateRun(
+    checkpoints=checkpoints,
+    journal=workdir.private / 'begun_steps.json',
+    meta=meta,
+    num_steps=mechanism.num_steps,
+    checkpoint_every_steps=config.finetune.checkpoint_every_steps,
+    record_stats=lambda step, stats: None,
+  )
+  ledger = loop.charge_lost_steps(private_run, ledger, start_step)
+  steps = finetune.wire_steps(
+    _finetune_config(config),
+    mechanism,
+    dp_classifier.make_loss_fn(module, config.data),
+    functools.partial(
+      finetune.gather_batch,
+      source,
+      records,
+      config.data.unit,
+      ours.augmult,
+      streams,
+    ),
+    records.num_records,
+    streams,
+    devices,
+    optimizer,
+    batch_has_draw_axis=config.data.unit == 'person',
+  )
+  state, ledger, step = loop.train_private(
+    steps, private_run, devices, state, ledger, start_step, stop
+  )
+  if step < mechanism.num_steps:
+    stop.raise_if_asked()
+  statements.store(workdir, ledger.seal(), is_insecure=secret.is_insecure)
+  release.write_model(
+    workdir.release,
+    weights.flatten(state.all_ema_params),
+    {
+      'method': 'dp_classifier',
+      'classifier': ours.name,
+      'class_names': list(config.data.class_names),
+      'image_shape': list(source.spec.image_shape),
+    },
+  )
+  statements.seal(config, workdir)
+  return {'cnn': [dp_classifier.make_predict_fn(module, state.all_ema_params)]}
+
+
+def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
+  """How a step is cut up is ours; what it computes is the classifier's."""
+  ours = config.baseline.dp_classifier
+  return dataclasses.replace(
+    config.finetune,
+    augmult=ours.augmult,
+    optimizer=ours.optimizer,
+    ema_decay=ours.ema_decay,
+    draw_chunk_size=0,
+  )
+
+
+def _public_params(
+  config: config_lib.Config,
+  module: nn.Module,
+  devices: parallel.DataParallel,
+  stop: interrupts.Stop,
+) -> array_types.Params:
+  """Weights from the public seed, trained on public images where there are."""
+  ours = config.baseline.dp_classifier
+  key = jax.random.key(config.seed)
+  shape = (
+    config.data.image_size,
+    config.data.image_size,
+    config.data.channels,
+  )
+  params = dp_classifier.init_params(
+    module, shape, jax.random.fold_in(key, _INIT)
+  )
+  if not ours.num_public_steps:
+    return params
+  if config.pretrain.data.class_names != config.data.class_names:
+    raise array_types.UsageError(
+      'Expected pretrain.data to have the classes of data where'
+      f' baseline.dp_classifier.num_public_steps={ours.num_public_steps}; set'
+      ' it to 0.'
+    )
+  public = registry.load(config.pretrain.data)
+  optimizer = optimizers.make(ours.public_optimizer, ours.num_public_steps)
+  state = devices.replicate(train_state.create(params, optimizer))
+  step_fn = devices.pmap_public_step(
+    dp_classifier.make_loss_fn(module, config.pretrain.data), optimizer, 0.99
+  )
+  per_device = -(-ours.public_batch_size // devices.num_devices)
+  places = np.arange(per_device * devices.num_devices, dtype=np.int32)
+  places = places.reshape((devices.num_devices, per_device))
+  draws = jax.random.fold_in(key, _PUBLIC_DRAWS)
+  with console.progress(
+    'public training, step', ours.num_public_steps
+  ) as advance:
+    for i in range(ours.num_public_steps):
+      stop.raise_if_asked()
+      batch = batching.public_batch(public, places.size, config.seed, i)
+      batch = jax.tree.map(
+        lambda x: x.reshape(places.shape + x.shape[1:]), batch
+      )
+      state, loss = step_fn(
+        state,
+        devices.shard(batch),
+        jax.random.fold_in(draws, i),
+        devices.shard(places),
+      )
+      loss.block_until_ready()
+      advance()
+  return devices.unreplicate(state).ema_params
+
+
+def load_or_make_secret(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> key_streams.Secret:
+  """The secret of this baseline's workdir, and of no other run."""
+  path = finetune.secret_path(config, workdir)
+  has_begun = (workdir.private / 'begun_steps.json').exists()
+  if path.exists() or has_begun:
+    return key_streams.Secret.load(path)  # Names the file if it is gone.
+  return key_streams.Secret.create(path)

@@ -1,0 +1,63 @@
+"""Runs one baseline under the privacy of a config.
+
+  python -m experiments.baseline --method=dp_merf --config=FILE --workdir=FOLDER
+
+Methods: dp_merf, dp_mepf, dp_classifier. The workdir gets `release/`, which
+`python -m dp_diffusion.privacy.verify` checks, and `evaluation/report.json`.
+Each baseline spends its own epsilon; releases from the same images add up.
+
+Exit codes: 0 done; 2 bad usage; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import sys
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import main as main_lib
+from dp_diffusion.baselines import settings
+from dp_diffusion.stages import baseline
+from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import workdirs
+
+
+def run(argv: Sequence[str]) -> None:
+  """Reads the command line and runs the method."""
+  prefix = '--method='
+  methods = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+  if len(methods) != 1:
+    known = ', '.join(settings.METHODS)
+    raise array_types.UsageError(f'Expected --method=, one of {known}.')
+  array_types.check_one_of('--method', methods[0], settings.METHODS)
+  arguments = main_lib.parse([a for a in argv if not a.startswith(prefix)])
+  if not arguments.workdir:
+    raise array_types.UsageError('Expected --workdir=FOLDER, of its own.')
+  config = config_lib.load(arguments.config, arguments.overrides)
+  workdir = workdirs.open_workdir(arguments.workdir)
+  command = ' '.join(['python -m experiments.baseline', *argv])
+  with interrupts.catch(command) as stop:
+    baseline.run(config, workdir, methods[0], stop)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs; returns the exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  if '--help' in argv or '-h' in argv:
+    print(__doc__)
+    return 0
+  try:
+    run(argv)
+  except ValueError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except array_types.Interrupted as error:
+    console.say(str(error))
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
