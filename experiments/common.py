@@ -51,6 +51,8 @@ _REPORTED = (
   'num_train_images',
   'seconds',
 )
+# And what it says where the config asks for it.
+_OPTIONAL = ('accuracy_by_number', 'ensembles', 'model_selection', 'quality')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,18 +63,20 @@ class Run:
     name: unique; of its folder and its log.
     workdir: its folder.
     arguments: of the command line, without the program.
+    module: the program.
     facts: what tells it from the others, for `results.json`.
   """
 
   name: str
   workdir: pathlib.Path
   arguments: tuple[str, ...]
+  module: str = 'dp_diffusion.main'
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def command(self) -> str:
     """The command line as a user would type it."""
-    return shlex.join(('python', '-m', 'dp_diffusion.main', *self.arguments))
+    return shlex.join(('python', '-m', self.module, *self.arguments))
 
 
 def make_run(
@@ -127,7 +131,7 @@ class Processes:
         if self._is_stopped:
           return INTERRUPTED
         process = subprocess.Popen(
-          [sys.executable, '-m', 'dp_diffusion.main', *run.arguments],
+          [sys.executable, '-m', run.module, *run.arguments],
           stdin=subprocess.DEVNULL,
           stdout=f,
           stderr=subprocess.STDOUT,
@@ -252,6 +256,7 @@ def read_run(run: Run) -> dict[str, Any] | None:
     'private': privacy['private'],
     **{name: statement.number(privacy, name) for name in numbers},
     **{name: report[name] for name in _REPORTED},
+    **{name: report[name] for name in _OPTIONAL if name in report},
     'command': run.command,
     'code_revision': privacy['code_revision'],
     'versions': privacy['versions'],

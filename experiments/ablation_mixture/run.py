@@ -1,0 +1,44 @@
+"""The timestep mixture of private fine-tuning, at the same epsilon.
+
+python -m experiments.ablation_mixture.run [--jobs=N] [--out=FOLDER]
+python -m experiments.ablation_mixture.run --print   # for a scheduler
+python -m experiments.ablation_mixture.run --smoke   # tiny runs
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from experiments import sweeps
+
+BOUNDARIES = (0, 30, 600, 1000)
+MIXTURES = {
+  'uniform': {
+    'finetune.mixture_boundaries': (),
+    'finetune.mixture_weights': (),
+  },
+  'of the paper': {
+    'finetune.mixture_boundaries': BOUNDARIES,
+    'finetune.mixture_weights': (0.015, 0.785, 0.2),
+  },
+  'low noise': {
+    'finetune.mixture_boundaries': BOUNDARIES,
+    'finetune.mixture_weights': (0.2, 0.785, 0.015),
+  },
+}
+PLAN = sweeps.grid('configs/digits.py', MIXTURES)
+
+
+def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
+  """One line: accuracy by mixture."""
+  return sweeps.grouped_row(
+    'Digits 8x8, epsilon 10 (CNN)', found, sweeps.accuracy, first_secs
+  )
+
+
+EXPERIMENT = sweeps.Experiment(name='ablation_mixture', plan=PLAN, rows=rows)
+
+
+if __name__ == '__main__':
+  sys.exit(sweeps.main(EXPERIMENT, __doc__))

@@ -1,0 +1,112 @@
+"""Accuracy against epsilon: ours beside DP-MERF, DP-MEPF and a DP classifier.
+
+  python -m experiments.figure2_digits.run [--jobs=N] [--out=FOLDER]
+  python -m experiments.figure2_digits.run --print   # for a scheduler
+  python -m experiments.figure2_digits.run --smoke   # seconds a run
+
+Our own runs are those of experiments/digits_epsilon, read from its
+results.json: the same divisions, epsilons and classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import pathlib
+import sys
+from typing import Any
+
+from dp_diffusion import files
+from dp_diffusion.baselines import settings
+from experiments import common
+from experiments import sweeps
+from experiments.figure2_digits import figure
+
+NAME = 'figure2_digits'
+EPSILONS = (1.0, 10.0)
+SEEDS = (1, 2, 3)  # Seed 0 was for tuning.
+OURS = pathlib.Path(sweeps.HERE, 'digits_epsilon', 'results.json')
+_SHOWN = EPSILONS  # Of these the README has a mean.
+
+
+def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
+  """One run per method, epsilon and seed; nothing is shared."""
+  config = 'configs/digits.py:smoke' if is_smoke else 'configs/digits.py'
+  epsilons = EPSILONS[-1:] if is_smoke else EPSILONS
+  seeds = SEEDS[:1] if is_smoke else SEEDS
+  runs = []
+  for method in settings.METHODS:
+    for epsilon in epsilons:
+      for seed in seeds:
+        name = f'{method}-epsilon_{epsilon:g}-seed_{seed}'
+        overrides = {'privacy.epsilon': f'{epsilon:g}', **sweeps.seeded(seed)}
+        runs.append(
+          common.Run(
+            name=name,
+            workdir=out / name,
+            module='experiments.baseline',
+            arguments=(
+              f'--method={method}',
+              f'--config={config}',
+              f'--workdir={out / name}',
+              *(f'--config.{key}={value}' for key, value in overrides.items()),
+            ),
+            facts={
+              'group': f'epsilon {epsilon:g}',
+              'method': method,
+              'epsilon': epsilon,
+              'seed': seed,
+            },
+          )
+        )
+  return sweeps.Plan(runs=tuple(runs))
+
+
+def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
+  """A line per method, of the small CNN at the ends of the range."""
+  lines = []
+  for method, title in figure.METHODS.items():
+    mine = [run for run in found if run['method'] == method]
+    lines += sweeps.grouped_row(
+      f'Digits 8x8, {title} (CNN)',
+      [run for run in mine if run['epsilon'] in _SHOWN],
+      measure,
+      first_secs,
+    )
+  return lines
+
+
+def measure(run: Mapping[str, Any]) -> float | None:
+  """Accuracy of the CNN, trained on synthetic images or directly."""
+  direct = sweeps.accuracy(run, 'direct')
+  return sweeps.accuracy(run) if direct is None else direct
+
+
+def ours() -> dict[str, Any]:
+  """Our own runs, and which commit and command they are of."""
+  results = files.read_json(OURS)
+  keys = ('name', 'epsilon', 'seed', 'accuracy', 'code_revision')
+  return {
+    'source': 'experiments/digits_epsilon/results.json, of earlier commits',
+    'command': results['command'],
+    'machine': results['machine'],
+    'runs': [{key: run[key] for key in keys} for run in results['runs']],
+  }
+
+
+def draw(found: sweeps.Found, path: pathlib.Path) -> None:
+  """Draws the figure with ours beside what was found."""
+  figure.write(found, ours()['runs'], path)
+
+
+EXPERIMENT = sweeps.Experiment(
+  name=NAME,
+  plan=plan,
+  rows=rows,
+  draw=draw,
+  figure={'file': figure.FILE_NAME, 'alt': figure.ALT},
+  beside=ours,
+)
+
+
+if __name__ == '__main__':
+  sys.exit(sweeps.main(EXPERIMENT, __doc__))

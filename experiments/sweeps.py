@@ -1,0 +1,365 @@
+"""One experiment from a list of runs: command line, resume, results, rows.
+
+A folder's `run.py` states its runs and calls `main`. Flags of every folder:
+
+  --out=FOLDER   of the runs (runs/NAME)
+  --jobs=N       processes at a time
+  --print        print the command lines for a scheduler, run nothing
+  --smoke        tiny runs; results stay in --out
+
+A run that is complete is skipped and one that was stopped continues, so the
+same command resumes a sweep and collects what a scheduler has run.
+
+Exit codes: 0 done; 1 a run failed (it is named, the others went on); 2 bad
+usage; 130 stopped by Ctrl-C with everything saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from dp_diffusion import array_types
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion.stages import workdirs
+from experiments import common
+
+HERE = pathlib.Path(__file__).resolve().parent
+Found = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """The runs of an experiment.
+
+  Attributes:
+    first: run before all others, which read what it leaves (the shared
+      pre-training); its entry is not among the results.
+    runs: the others, in any order; `facts['group']` names a point of the
+      experiment and `facts['seed']` tells runs of a group apart.
+  """
+
+  first: tuple[common.Run, ...] = ()
+  runs: tuple[common.Run, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """What a folder below experiments/ states.
+
+  Attributes:
+    name: of the folder.
+    plan: (folder of the runs, is_smoke) -> runs.
+    rows: (what the runs found, seconds of the first ones) -> README's lines.
+    draw: (what they found, path of the PNG), or None for no figure.
+    figure: {'file': ..., 'alt': ...} of what `draw` writes.
+    beside: results that are read from elsewhere and drawn beside these.
+  """
+
+  name: str
+  plan: Callable[[pathlib.Path, bool], Plan]
+  rows: Callable[[Found, float], list[dict[str, Any]]]
+  draw: Callable[[Found, pathlib.Path], None] | None = None
+  figure: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  beside: Callable[[], Mapping[str, Any]] | None = None
+
+
+def main(
+  experiment: Experiment, doc: str | None, argv: Sequence[str] | None = None
+) -> int:
+  """Runs an experiment from its command line; returns the exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  command = ' '.join([f'python -m experiments.{experiment.name}.run', *argv])
+  try:
+    return _run(experiment, _parse(experiment.name, doc, argv), command)
+  except array_types.Interrupted as error:
+    console.say(str(error))
+    return common.INTERRUPTED
+
+
+def pretraining(
+  config: str, out: pathlib.Path, overrides: Mapping[str, object] | None = None
+) -> common.Run:
+  """The pre-training that all runs of a sweep share."""
+  return common.make_run(
+    'pretrain',
+    config=config,
+    out=out,
+    overrides=overrides or {},
+    stage='pretrain',
+  )
+
+
+def from_pretraining(run: common.Run) -> dict[str, object]:
+  """Overrides that start a run from a shared pre-training."""
+  return {'pretrain.init_from': run.workdir, 'pretrain.num_steps': 0}
+
+
+def seeded(seed: int) -> dict[str, object]:
+  """Overrides of one seed: of the division of the data, and of the rest."""
+  return {'data.split_seed': seed, 'seed': seed}
+
+
+def grid(
+  config: str,
+  groups: Mapping[str, Mapping[str, object]],
+  *,
+  seeds: Sequence[int] = (1, 2, 3),
+  shares_pretraining: bool = True,
+  is_divided: bool = True,
+) -> Callable[[pathlib.Path, bool], Plan]:
+  """The plan of most experiments: some settings, and seeds of each.
+
+  Args:
+    config: FILE or FILE:VARIANT, public; `--smoke` adds the variant smoke.
+    groups: name -> overrides of a setting.
+    seeds: of each setting; 0 was for tuning.
+    shares_pretraining: one pre-training first, for all runs; else each run
+      has its own, or none, as its overrides say.
+    is_divided: whether the seed also divides the data (`data.split_seed`).
+
+  Returns:
+    What `Experiment.plan` is.
+  """
+
+  def plan(out: pathlib.Path, is_smoke: bool) -> Plan:
+    smoke = ',smoke' if ':' in config else ':smoke'
+    file = config + (smoke if is_smoke else '')
+    first = (pretraining(file, out),) if shares_pretraining else ()
+    shared = from_pretraining(first[0]) if first else {}
+    runs = tuple(
+      common.make_run(
+        f'{group.replace(" ", "_")}-seed_{seed}',
+        config=file,
+        out=out,
+        overrides={
+          **shared,
+          **(seeded(seed) if is_divided else {'seed': seed}),
+          **overrides,
+        },
+        facts={'group': group, 'seed': seed, 'overrides': dict(overrides)},
+      )
+      for group, overrides in groups.items()
+      for seed in (seeds[:1] if is_smoke else seeds)
+    )
+    return Plan(first=first, runs=runs)
+
+  return plan
+
+
+def grouped_row(
+  what: str,
+  found: Found,
+  measure: Callable[[Mapping[str, Any]], float | None],
+  first_secs: float = 0.0,
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """One line of README's table with a mean for each group; [] for no runs.
+
+  Args:
+    what: data and setting.
+    found: entries of runs, see `common.read_run`; `group` names the mean.
+    measure: of an entry; None leaves it out.
+    first_secs: of what all share.
+    **more: of `common.row`.
+  """
+  measures: dict[str, list[float]] = {}
+  for run in found:
+    value = measure(run)
+    if value is not None:
+      measures.setdefault(run['group'], []).append(value)
+  if not measures:
+    return []
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [common.row(what, measures, seconds=secs, **more)]
+
+
+def measured_row(
+  what: str,
+  found: Found,
+  measures: Mapping[str, Callable[..., float | None]],
+  first_secs: float = 0.0,
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """One line with several measures of the same runs; [] for none.
+
+  Args:
+    what: data and setting.
+    found: entries of runs.
+    measures: title -> measure of an entry; None leaves it out.
+    first_secs: of what all share.
+    **more: of `common.row`.
+  """
+  values = {
+    t: [measure(run) for run in found] for t, measure in measures.items()
+  }
+  kept = {t: [v for v in vs if v is not None] for t, vs in values.items()}
+  kept = {title: vs for title, vs in kept.items() if vs}
+  if not kept:
+    return []
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [common.row(what, kept, seconds=secs, **more)]
+
+
+def curve_row(
+  what: str, found: Found, kind: str, first_secs: float = 0.0
+) -> list[dict[str, Any]]:
+  """One line of accuracies by number of images: 'accuracy' or 'ensemble'."""
+  points = [
+    dict(run, group=f'{point["num_images"]:,}', point=point[kind])
+    for run in found
+    for point in run.get('accuracy_by_number', ())
+    if point[kind]
+  ]
+  lines = grouped_row(what, points, lambda p: p['point']['value'])
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [line | {'seconds': secs} for line in lines]
+
+
+def combine(
+  plans: Mapping[str, Callable[[pathlib.Path, bool], Plan]],
+) -> Callable[[pathlib.Path, bool], Plan]:
+  """Several plans as one, each in a folder of its name."""
+
+  def plan(out: pathlib.Path, is_smoke: bool) -> Plan:
+    made = {name: p(out / name, is_smoke) for name, p in plans.items()}
+
+    def named(name: str, run: common.Run) -> common.Run:
+      facts = {**run.facts, 'of': name}
+      return dataclasses.replace(run, name=f'{name}-{run.name}', facts=facts)
+
+    return Plan(
+      first=tuple(named(n, r) for n, p in made.items() for r in p.first),
+      runs=tuple(named(n, r) for n, p in made.items() for r in p.runs),
+    )
+
+  return plan
+
+
+def frechet(run: Mapping[str, Any]) -> float | None:
+  """FID of an entry; None where it is in other features, or not there."""
+  found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
+  return found.get('value') if found.get('is_inception') else None
+
+
+def accuracy(
+  run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
+) -> float | None:
+  """An accuracy of an entry, where it has it."""
+  return run['accuracy'].get(source, {}).get(name)
+
+
+def _parse(
+  name: str, doc: str | None, argv: Sequence[str]
+) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog=f'python -m experiments.{name}.run',
+    description=doc,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    '--out', type=pathlib.Path, help=f'folder of the runs (runs/{name})'
+  )
+  parser.add_argument(
+    '--jobs', type=int, default=1, help='processes at a time (1)'
+  )
+  parser.add_argument(
+    '--smoke', action='store_true', help='tiny runs; results stay in --out'
+  )
+  parser.add_argument(
+    '--print', action='store_true', help='print the command lines, run nothing'
+  )
+  arguments = parser.parse_args(argv)
+  if arguments.jobs < 1:
+    parser.error(f'expected --jobs={arguments.jobs} to be >= 1.')
+  if arguments.out is None:
+    suffix = '-smoke' if arguments.smoke else ''
+    arguments.out = pathlib.Path('runs', name + suffix)
+  return arguments
+
+
+def _run(
+  experiment: Experiment, arguments: argparse.Namespace, command: str
+) -> int:
+  out = arguments.out
+  plan = experiment.plan(out, arguments.smoke)
+  if arguments.print:
+    _print(plan, command.replace(' --print', ''))
+    return 0
+  machine = common.machine(out, arguments.jobs)
+  logs = out / 'logs'
+  console.say(f'{len(plan.runs)} runs after {len(plan.first)}; logs: {logs}')
+  if common.execute_all(plan.first, logs):
+    return 1  # The others need them.
+  failed = common.execute_all(plan.runs, logs, arguments.jobs)
+  results = make_results(experiment, plan, failed, command, machine)
+  if not results['runs']:
+    return 1
+  folder = out if arguments.smoke else HERE / experiment.name
+  files.write_json(folder / 'results.json', results)
+  if experiment.draw:
+    experiment.draw(results['runs'], folder / experiment.figure['file'])
+  console.say(f'results: {folder / "results.json"}')
+  if results['missing']:
+    console.warn(f'not complete: {", ".join(results["missing"])}')
+  return 1 if results['missing'] else 0
+
+
+def make_results(
+  experiment: Experiment,
+  plan: Plan,
+  failed: Sequence[str],
+  command: str,
+  machine: Mapping[str, Any],
+) -> dict[str, Any]:
+  """The content of `results.json`; see `common`.
+
+  Args:
+    experiment: says the rows.
+    plan: its first runs are complete.
+    failed: names of runs whose folders are not to be believed.
+    command: what was typed.
+    machine: facts of `common.machine`.
+  """
+  read = {run.name: common.read_run(run) for run in plan.runs}
+  found = [
+    run for name, run in read.items() if run is not None and name not in failed
+  ]
+  done = {run['name'] for run in found}
+  first_secs = sum(
+    sum(workdirs.Workdir(workdirs.epath.Path(run.workdir)).secs().values())
+    for run in plan.first
+  )
+  beside = {'beside': experiment.beside()} if experiment.beside else {}
+  return {
+    'experiment': experiment.name,
+    'notice': common.NOTICE,
+    'command': command,
+    'machine': dict(machine),
+    'first': [run.command for run in plan.first],
+    'first_seconds': first_secs,
+    'rows': experiment.rows(found, first_secs),
+    'figures': [dict(experiment.figure)] if experiment.draw else [],
+    **beside,
+    'runs': found,
+    'missing': [name for name in read if name not in done],
+  }
+
+
+def _print(plan: Plan, collect_command: str) -> None:
+  """Prints the command lines in the order in which they depend."""
+  if plan.first:
+    print('# First:')
+  for run in plan.first:
+    print(run.command)
+  print('# Then, in any order or side by side:')
+  for run in plan.runs:
+    print(run.command)
+  print('# Last, to collect what they found:')
+  print(collect_command)

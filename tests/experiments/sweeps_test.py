@@ -1,0 +1,174 @@
+"""The generic runner, and the command lines of every folder that uses it."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import shlex
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import files
+from dp_diffusion import main
+from experiments import common
+from experiments import sweeps
+from experiments.figure2_digits import figure
+from tests.experiments import reports
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FOLDERS = sorted(
+  path.parent.name
+  for path in (ROOT / 'experiments').glob('*/run.py')
+  if 'sweeps.main' in path.read_text()
+)
+
+
+def experiment_of(name):
+  return importlib.import_module(f'experiments.{name}.run').EXPERIMENT
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+@pytest.mark.parametrize('flags', [(), ('--smoke',)])
+def test_every_printed_command_line_loads(
+  name, flags, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(common, 'execute_all', None)
+  argv = [f'--out={tmp_path}', '--print', *flags]
+  assert sweeps.main(experiment_of(name), '', argv) == 0
+  lines = capsys.readouterr().out.splitlines()
+  commands = [line for line in lines if not line.startswith('#')]
+  assert commands[-1].startswith(f'python -m experiments.{name}.run --out=')
+  workdirs = set()
+  for command in commands[:-1]:
+    words = [w for w in shlex.split(command) if not w.startswith('--method=')]
+    arguments = main.parse(words[3:])
+    config_lib.load(arguments.config, arguments.overrides)
+    assert (':smoke' in command or ',smoke' in command) == bool(flags)
+    workdirs.add(arguments.workdir)
+  assert len(workdirs) == len(commands) - 1 > 0
+  assert not list(tmp_path.iterdir())
+  assert experiment_of(name).name == name
+  readme = (ROOT / 'experiments' / name / 'README.md').read_text()
+  assert f'experiments.{name}.run' in readme
+
+
+def test_there_are_the_folders_of_the_paper():
+  assert len(FOLDERS) == 10
+
+
+PLAN = sweeps.grid(
+  'configs/digits.py', {'K 1': {'finetune.augmult': 1}, 'K 2': {}}, seeds=(1, 2)
+)
+
+
+def rows(found, first_secs):
+  return sweeps.grouped_row('what', found, sweeps.accuracy, first_secs)
+
+
+@pytest.fixture
+def fake_run(tmp_path, monkeypatch):
+  """Runs take no time; results go to a folder instead of the repository."""
+  monkeypatch.setattr(sweeps, 'HERE', tmp_path / 'here')
+  monkeypatch.setattr(common, 'machine_facts', lambda: dict(reports.MACHINE))
+
+  def run(*argv, fails=()):
+    started = []
+
+    def execute(_, run, log):
+      started.append(run.name)
+      if run.name == 'pretrain':
+        path = run.workdir / 'private' / 'seconds.json'
+        files.write_json(path, {'pretrain': 60.0})
+      elif run.name not in fails:
+        reports.write(
+          common.Run(
+            name=run.name,
+            workdir=run.workdir,
+            arguments=(),
+            facts={'epsilon': 10.0},
+          ),
+          synthetic=0.8 + 0.01 * run.facts['seed'],
+        )
+      return int(run.name in fails)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(common.Processes, 'execute', execute)
+      experiment = sweeps.Experiment(name='x', plan=PLAN, rows=rows)
+      code = sweeps.main(experiment, '', [f'--out={tmp_path / "out"}', *argv])
+    return code, started, tmp_path / 'here' / 'x' / 'results.json'
+
+  return run
+
+
+def test_results_hold_every_run(fake_run):
+  code, started, path = fake_run()
+  assert code == 0 and started[0] == 'pretrain' and len(started) == 5
+  results = files.read_json(path)
+  assert results['first_seconds'] == 60.0 and not results['missing']
+  (row,) = results['rows']
+  assert row['measures']['K 1'] == pytest.approx([0.80, 0.81])
+  assert row['seconds'] == pytest.approx(60 + 4 * 132)
+  assert results['runs'][0]['overrides'] == {'finetune.augmult': 1}
+
+
+def test_a_failed_run_is_left_out_and_said(fake_run, capsys):
+  code, started, path = fake_run(fails=('K_1-seed_2',))
+  assert code == 1 and len(started) == 5
+  results = files.read_json(path)
+  assert results['missing'] == ['K_1-seed_2'] and len(results['runs']) == 3
+  assert 'K_1-seed_2 failed' in capsys.readouterr().err
+
+
+def test_without_what_all_need_nothing_else_starts(fake_run):
+  code, started, path = fake_run(fails=('pretrain',))
+  assert code == 1 and started[0] == 'pretrain' and len(started) == 1
+  assert not path.exists()
+
+
+def test_smoke_leaves_the_repository_alone(fake_run, tmp_path):
+  code, started, path = fake_run('--smoke')
+  assert code == 0 and len(started) == 3 and not path.exists()
+  assert (tmp_path / 'out' / 'results.json').exists()
+
+
+@pytest.mark.parametrize('argv', [['--jobs=0'], ['--smok'], ['--jobs=x']])
+def test_bad_usage_exits_with_2(argv):
+  with pytest.raises(SystemExit) as raised:
+    sweeps.main(experiment_of('mnist'), '', argv)
+  assert raised.value.code == 2
+
+
+def test_figure_reads_every_method():
+  def run(method, source, value, epsilon=1.0, **more):
+    accuracy = {source: {'cnn': value}, 'public': {'cnn': 0.4, 'svm': 0.4}}
+    return {'method': method, 'epsilon': epsilon, 'accuracy': accuracy, **more}
+
+  found = [
+    run('dp_merf', 'synthetic', 0.5),
+    run('dp_classifier', 'direct', 0.7),
+  ]
+  ours = [
+    run('', 'synthetic', 0.9, seed=1),
+    run('', 'synthetic', 0.95, None, seed=1),
+  ]
+  values = {
+    method: figure.points(found, ours, method, 'cnn')
+    for method in ('ours', 'dp_merf', 'dp_mepf', 'dp_classifier')
+  }
+  assert values == {
+    'ours': {1.0: [90.0]},
+    'dp_merf': {1.0: [50.0]},
+    'dp_mepf': {},
+    'dp_classifier': {1.0: [70.0]},
+  }
+
+
+def test_fid_is_of_inception_alone():
+  def entry(is_inception):
+    found = {'value': 9.8, 'is_inception': is_inception}
+    return {'quality': {'synthetic': {'frechet': found}}}
+
+  assert sweeps.frechet(entry(True)) == 9.8
+  assert sweeps.frechet(entry(False)) is None and sweeps.frechet({}) is None
