@@ -63,14 +63,10 @@ def _two_processes(
           *_NOISE,
           *arguments,
         ],
-        env={
-          **environment,
-          'XLA_FLAGS': (
-            f'--xla_force_host_platform_device_count={_NUM_DEVICES}'
-          ),
-          'JAX_DEBUG_KEY_REUSE': '0',
-          'DP_DIFFUSION_CRASH_AT': crash_at if i == 1 else '',
-        },
+        # Compiled as the run on one process is: else bits of noise differ.
+        env=command.process_environment(
+          environment, _NUM_DEVICES, crash_at if i == 1 else ''
+        ),
         cwd=command.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
