@@ -237,7 +237,7 @@ def _pretrain() -> ml_collections.ConfigDict:
   pretrain.checkpoint_every_steps = 1000  # Steps.
   pretrain.mixture_boundaries = ()  # Timestep mixture; () is uniform [r].
   pretrain.mixture_weights = ()  # One per interval.
-  pretrain.init_from = ''  # Weights to start from: a run's folder or .npz.
+  pretrain.init_from = ''  # A run, a release (its ledger counts) or an .npz.
   pretrain.init_sha256 = ''  # The hash that the .npz must have.
   # JSON file: our leaf -> the .npz's array; see dp_diffusion/models/key_map.py.
   pretrain.init_key_map = ''
