@@ -102,7 +102,9 @@ def test_what_the_compiler_says_covers_what_must_be_there():
   need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
   weights = 4 * WIDTH**2
   # Weights, average, two moments, sum; then a gradient for each example.
-  assert need.fixed_bytes >= 5 * weights
+  # Some of the first gradient may count as one more of each example's.
+  for size in (1, 2, 64):
+    assert need.total_bytes(size) >= (5 + size) * weights
   assert need.example_bytes >= weights
   assert need.example_bytes <= 10 * weights
 
