@@ -72,11 +72,12 @@ def plot(
     )
   top.set(xlabel='score of a canary', ylabel='canaries')
   top.legend(frameon=False)
-  bottom.barh(0, found['ceiling'], color='#e6e8ec', label='most it can show')
+  bottom.barh(0, found['ceiling'], color='#c3c8d0', label='most it can show')
   bottom.barh(0, found['epsilon_lower_bound'], color=_IN, label='lower bound')
   bottom.axvline(result['claim']['epsilon'], color=_CLAIM, label='claim')
   bottom.set(xlabel='epsilon', yticks=[], xlim=(0, None))
-  bottom.legend(frameon=False, ncols=3, loc='lower center')
+  # Above the axes: beside the bars it would cover the line of the claim.
+  bottom.legend(frameon=False, ncols=3, loc='lower left', bbox_to_anchor=(0, 1))
   for axes in (top, bottom):
     axes.spines[['top', 'right']].set_visible(False)
   buffer = io.BytesIO()
