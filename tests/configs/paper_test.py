@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion.data import registry
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -219,6 +220,9 @@ def test_smoke_keeps_the_structure(name: str) -> None:
     if full_data.class_names:
       assert data.class_names == full_data.class_names
   assert dataclasses.replace(smoke.diffusion) == full.diffusion
+  if smoke.evaluate.features:  # What a kernel distance asks for.
+    held_out = registry.load(smoke.data, smoke.data.test_split)
+    assert min(len(held_out.labels), smoke.sample.num_samples) >= 20
 
 
 def _own_images_table() -> list[list[str]]:
