@@ -49,6 +49,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import baseline_classifier
+from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import statements
@@ -209,7 +210,7 @@ def _embed(
     f' {ledger.epsilon():.4g} by PLD at delta {ledger.delta:g}'
   )
   source = registry.load(config.data)
-  secret = baseline_classifier.load_or_make_secret(config, workdir)
+  secret = finetune.load_or_make_secret(config, workdir)
   facts = {
     'method': method,
     'ledger': ledger.to_json(),

@@ -62,7 +62,7 @@ def run(
   mechanism = accounting.calibrate(privacy).mechanism
   source = registry.load(config.data)
   records = batching.make_records(source, config.data.unit)
-  secret = load_or_make_secret(config, workdir)
+  secret = finetune.load_or_make_secret(config, workdir)
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
   optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)
   params = _public_params(config, module, devices, stop)
@@ -203,14 +203,3 @@ def _public_params(
       loss.block_until_ready()
       advance()
   return devices.unreplicate(state).ema_params
-
-
-def load_or_make_secret(
-  config: config_lib.Config, workdir: workdirs.Workdir
-) -> key_streams.Secret:
-  """The secret of this baseline's workdir, and of no other run."""
-  path = finetune.secret_path(config, workdir)
-  has_begun = (workdir.private / 'begun_steps.json').exists()
-  if path.exists() or has_begun:
-    return key_streams.Secret.load(path)  # Names the file if it is gone.
-  return key_streams.Secret.create(path)

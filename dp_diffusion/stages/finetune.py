@@ -268,11 +268,11 @@ def _secret(
 ) -> key_streams.Secret:
   """The secret of the run, which process 0 gives to all."""
   return processes.broadcast_secret(
-    processes.on_main(lambda: _load_or_make_secret(config, workdir))
+    processes.on_main(lambda: load_or_make_secret(config, workdir))
   )
 
 
-def _load_or_make_secret(
+def load_or_make_secret(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> key_streams.Secret:
   """Loads the secret, or makes it where the run is new."""

@@ -90,4 +90,4 @@ def test_a_folder_that_cannot_hold_the_secret_is_named(
   )
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   with pytest.raises(array_types.UsageError, match='privacy.secret_dir'):
-    finetune._load_or_make_secret(config, workdir)
+    finetune.load_or_make_secret(config, workdir)
