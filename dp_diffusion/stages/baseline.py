@@ -51,6 +51,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -217,9 +218,7 @@ def _embed(
     'baseline': config_lib.to_dict(config.baseline),
     'public': config_lib.to_dict(config.pretrain),
     'seed': config.seed,
-    'dataset': key_streams.fingerprint(
-      secret, 'dataset', source.images, source.labels
-    ),
+    'dataset': run_facts.dataset(secret, source),
   }
   streams = key_streams.KeyStreams(
     secret=secret, run_id=key_streams.run_id(secret, facts)

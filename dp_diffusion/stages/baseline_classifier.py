@@ -70,9 +70,7 @@ def run(
   facts = {
     'mechanism': mechanism.to_dict(),
     'training': config_lib.to_dict(ours),
-    'dataset': key_streams.fingerprint(
-      secret, 'dataset', source.images, source.labels
-    ),
+    'dataset': run_facts.dataset(secret, source),
     'secret': key_streams.fingerprint(secret, 'secret'),
     'seed': config.seed,
   }

@@ -51,17 +51,22 @@ def make(
   training['label_histogram_noise_multiplier'] = (
     config.privacy.label_histogram_noise_multiplier
   )
-  person = np.zeros(0, np.int32) if source.person is None else source.person
   return {
     'mechanism': mechanism.to_dict(),
     'training': training,
-    'dataset': key_streams.fingerprint(
-      secret, 'dataset', source.images, source.labels, person
-    ),
+    'dataset': dataset(secret, source),
     'secret': key_streams.fingerprint(secret, 'secret'),
     'versions': statements.versions(),
     'rng': key_streams.rng_test_vector(),
   }
+
+
+def dataset(secret: key_streams.Secret, source: array_types.DataSource) -> str:
+  """Keyed hash of all that a source holds; who is in which image included."""
+  person = np.zeros(0, np.int32) if source.person is None else source.person
+  return key_streams.fingerprint(
+    secret, 'dataset', source.images, source.labels, person
+  )
 
 
 def run_id(secret: key_streams.Secret, facts: Mapping[str, Any]) -> str:

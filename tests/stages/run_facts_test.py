@@ -112,3 +112,14 @@ def test_each_fact_is_told_apart(config, source) -> None:
   assert (
     facts['dataset'] != make(secret=key_streams.Secret.insecure(1))['dataset']
   )
+
+
+def test_the_persons_are_part_of_the_dataset(source) -> None:
+  """Other persons are other records: their noise must be another draw."""
+  spec = dataclasses.replace(source.spec, has_person=True)
+  found = set()
+  for per_person in (1, 2):
+    person = np.arange(len(source.labels), dtype=np.int32) // per_person
+    people = dataclasses.replace(source, spec=spec, person=person)
+    found.add(run_facts.dataset(SECRET, people))
+  assert len({*found, run_facts.dataset(SECRET, source)}) == 3
