@@ -76,7 +76,7 @@ def main(
   argv = sys.argv[1:] if argv is None else argv
   command = ' '.join([f'python -m experiments.{experiment.name}.run', *argv])
   try:
-    return _run(experiment, _parse(experiment.name, doc, argv), command)
+    return _run(experiment, parse(experiment.name, doc, argv), command)
   except array_types.Interrupted as error:
     console.say(str(error))
     return common.INTERRUPTED
@@ -254,9 +254,10 @@ def accuracy(
   return run['accuracy'].get(source, {}).get(name)
 
 
-def _parse(
-  name: str, doc: str | None, argv: Sequence[str]
+def parse(
+  name: str, doc: str | None, argv: Sequence[str] | None
 ) -> argparse.Namespace:
+  """Reads the command line of the folder `name`, whose help is `doc`."""
   parser = argparse.ArgumentParser(
     prog=f'python -m experiments.{name}.run',
     description=doc,

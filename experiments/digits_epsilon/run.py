@@ -27,6 +27,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.stages import workdirs
 from experiments import common
+from experiments import sweeps
 from experiments.digits_epsilon import figure
 
 NAME = 'digits_epsilon'
@@ -185,31 +186,7 @@ def _show(epsilon: float | None) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(
-    prog=f'python -m experiments.{NAME}.run',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    '--out', type=pathlib.Path, help=f'folder of the runs (runs/{NAME})'
-  )
-  parser.add_argument(
-    '--jobs', type=int, default=1, help='processes at a time (1)'
-  )
-  parser.add_argument(
-    '--smoke', action='store_true', help='tiny runs; results stay in --out'
-  )
-  parser.add_argument(
-    '--print', action='store_true', help='print the command lines, run nothing'
-  )
-  arguments = parser.parse_args(argv)
-  if arguments.jobs < 1:
-    parser.error(f'expected --jobs={arguments.jobs} to be >= 1.')
-  if arguments.out is None:
-    suffix = '-smoke' if arguments.smoke else ''
-    arguments.out = pathlib.Path('runs', NAME + suffix)
-  return arguments
+  return sweeps.parse(NAME, __doc__, argv)
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
