@@ -201,8 +201,8 @@ def clipped_grad_sum(
   if rescale_to_unit_norm:
     coefficients = coefficients / l2_clip_norm
   return ClippedSum(
-    grad_sum=jax.tree.map(
-      lambda g: _masked_weighted_sum(g, coefficients, is_used), grads
+    grad_sum=jax.lax.platform_dependent(
+      grads, coefficients, is_used, cpu=_loop_sum, default=_leaf_sums
     ),
     stats=GradStats(
       loss_sum=_masked_weighted_sum(losses, 1.0, is_used),
@@ -328,6 +328,38 @@ def _global_norms(
     jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
   )
   return norms, jnp.isfinite(scaled)
+
+
+def _leaf_sums(
+  grads: array_types.PyTree,
+  weights: array_types.Array,
+  is_used: array_types.Array,
+) -> array_types.PyTree:
+  """Sums weights[b] grads[b] over the b that are used, leaf by leaf."""
+  return jax.tree.map(
+    lambda g: _masked_weighted_sum(g, weights, is_used), grads
+  )
+
+
+def _loop_sum(
+  grads: array_types.PyTree,
+  weights: array_types.Array,
+  is_used: array_types.Array,
+) -> array_types.PyTree:
+  """`_leaf_sums`, one example after another.
+
+  On a CPU, XLA's reduction over a first axis takes 20 to 30 times as long.
+  """
+
+  def add_example(i: array_types.Array, total: array_types.PyTree) -> Any:
+    def add(part: array_types.Array, g: array_types.Array) -> array_types.Array:
+      term = weights[i] * g[i].astype(jnp.float32)
+      return part + jnp.where(is_used[i], term, 0.0)
+
+    return jax.tree.map(add, total, grads)
+
+  start = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], jnp.float32), grads)
+  return jax.lax.fori_loop(0, weights.shape[0], add_example, start)
 
 
 def _masked_weighted_sum(

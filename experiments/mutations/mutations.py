@@ -217,8 +217,8 @@ ALL = (
   _one(
     'Padding masked by multiplication (0 * NaN)',
     _CLIPPING,
-    'jnp.where(per_example(is_used), weighted, 0.0)',
-    'weighted * per_example(is_used)',
+    'jnp.where(is_used[i], term, 0.0)',
+    'term * is_used[i]',
     f'{_CLIPPING_TEST}::test_padding_bytes_never_matter[nan]',
   ),
   _one(
