@@ -6,6 +6,7 @@ A folder's `run.py` states its runs and calls `main`. Flags of every folder:
   --jobs=N       processes at a time
   --print        print the command lines for a scheduler, run nothing
   --smoke        tiny runs; results stay in --out
+  --set=KEY=VALUE  a config key of all runs, such as data.tfds_dir=/data/tfds
 
 A run that is complete is skipped and one that was stopped continues, so the
 same command resumes a sweep and collects what a scheduler has run.
@@ -20,6 +21,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -152,6 +154,24 @@ def grid(
   return plan
 
 
+def with_overrides(plan: Plan, pairs: Sequence[str]) -> Plan:
+  """The plan with more config keys set in every run.
+
+  Args:
+    plan: of an experiment.
+    pairs: KEY=VALUE each; they come last, so they win.
+  """
+  more = tuple(f'--config.{pair}' for pair in pairs)
+
+  def extend(runs: Sequence[common.Run]) -> tuple[common.Run, ...]:
+    return tuple(
+      dataclasses.replace(run, arguments=(*run.arguments, *more))
+      for run in runs
+    )
+
+  return Plan(first=extend(plan.first), runs=extend(plan.runs))
+
+
 def grouped_row(
   what: str,
   found: Found,
@@ -276,7 +296,17 @@ def parse(
   parser.add_argument(
     '--print', action='store_true', help='print the command lines, run nothing'
   )
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help='a config key of all runs; may be repeated',
+  )
   arguments = parser.parse_args(argv)
+  for pair in arguments.set:
+    if not re.fullmatch(r'[a-z0-9_.]+=.*', pair):
+      parser.error(f'expected --set={pair} to be KEY=VALUE.')
   if arguments.jobs < 1:
     parser.error(f'expected --jobs={arguments.jobs} to be >= 1.')
   if arguments.out is None:
@@ -289,7 +319,7 @@ def _run(
   experiment: Experiment, arguments: argparse.Namespace, command: str
 ) -> int:
   out = arguments.out
-  plan = experiment.plan(out, arguments.smoke)
+  plan = with_overrides(experiment.plan(out, arguments.smoke), arguments.set)
   if arguments.print:
     _print(plan, command.replace(' --print', ''))
     return 0

@@ -55,7 +55,7 @@ def test_every_printed_command_line_loads(
 
 
 def test_there_are_the_folders_of_the_paper():
-  assert len(FOLDERS) == 10
+  assert len(FOLDERS) == 11
 
 
 PLAN = sweeps.grid(
@@ -133,7 +133,9 @@ def test_smoke_leaves_the_repository_alone(fake_run, tmp_path):
   assert (tmp_path / 'out' / 'results.json').exists()
 
 
-@pytest.mark.parametrize('argv', [['--jobs=0'], ['--smok'], ['--jobs=x']])
+@pytest.mark.parametrize(
+  'argv', [['--jobs=0'], ['--smok'], ['--jobs=x'], ['--set=seed']]
+)
 def test_bad_usage_exits_with_2(argv):
   with pytest.raises(SystemExit) as raised:
     sweeps.main(experiment_of('mnist'), '', argv)
@@ -172,3 +174,16 @@ def test_fid_is_of_inception_alone():
 
   assert sweeps.frechet(entry(True)) == 9.8
   assert sweeps.frechet(entry(False)) is None and sweeps.frechet({}) is None
+
+
+def test_a_key_is_set_in_every_run_and_wins(capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  argv = ['--print', '--set=finetune.augmult=3', '--set', 'data.tfds_dir=a b']
+  assert sweeps.main(experiment_of('ablation_k'), '', argv) == 0
+  lines = capsys.readouterr().out.splitlines()
+  commands = [line for line in lines if '--workdir' in line]
+  assert len(commands) == 13
+  for command in commands:
+    overrides = main.parse(shlex.split(command)[3:]).overrides
+    assert overrides['finetune.augmult'] == '3'
+    assert overrides['data.tfds_dir'] == 'a b'
