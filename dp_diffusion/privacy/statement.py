@@ -17,7 +17,7 @@ from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 # Goes up with every change of the words below or of the keys.
-VERSION = 2
+VERSION = 3
 FILE_NAME = 'privacy.json'
 
 
@@ -64,6 +64,7 @@ def statement(
   epsilon_rdp = _finite_or_none(ledger.epsilon('rdp'))
   is_private = epsilon_pld is not None
   insecure = strict_json.boolean('insecure_secret', insecure_secret)
+  is_trained = _has_training(ledger)
   result = {
     'statement_version': VERSION,
     'statement': _sentence(ledger, epsilon_pld, insecure),
@@ -71,17 +72,19 @@ def statement(
     'epsilon': epsilon_pld,
     'epsilon_pld': epsilon_pld,
     'epsilon_rdp': epsilon_rdp,
-    'setting': statement_words.SETTING,
+    'setting': statement_words.SETTING.format(
+      did=statement_words.TRAINED if is_trained else statement_words.SUMMED
+    ),
     'delta_in_words': _delta_in_words(ledger),
     'relation_in_words': statement_words.RELATION,
     'unit_in_words': statement_words.UNITS[ledger.unit],
     'dataset': strict_json.line('dataset', dataset),
-    'accounting': _accounting(insecure),
+    'accounting': _accounting(insecure, is_trained),
     **ledger.to_json(),  # delta, relation, unit, events with all parameters.
     'whom_one_must_trust': list(statement_words.TRUST),
-    'data_accesses_covered': list(statement_words.ACCESSES_COVERED),
+    'data_accesses_covered': _covered(is_trained),
     'data_accesses_not_covered': list(statement_words.ACCESSES_NOT_COVERED),
-    'released': list(statement_words.RELEASED),
+    'released': _released(is_trained),
     'not_covered': _not_covered(ledger.unit),
     'insecure_secret': insecure,
     'code_revision': strict_json.line('code_revision', code_revision),
@@ -144,9 +147,13 @@ def card(statement: Mapping[str, Any]) -> str:
     statement: as `statement` returns it.
 
   Returns:
-    Markdown that begins with a heading of level 1 and ends in a newline.
+    Markdown that begins with a heading of level 1 and ends in a newline. Of a
+    statement of an earlier version, whose words are others, the sentence alone.
   """
   parts = [f'# Privacy of this release\n\n{statement["statement"]}']
+  if statement['statement_version'] != VERSION:
+    parts.append('The rest is in `README.md` of the release itself.')
+    return '\n\n'.join(parts) + '\n'
   if statement['private']:
     parts.append(_meaning(statement['epsilon_pld']))
   parts.append(
@@ -264,48 +271,37 @@ def _counts(ledger: ledger_lib.Ledger) -> list[int]:
   return found
 
 
+def _has_training(ledger: ledger_lib.Ledger) -> bool:
+  """Whether any event is DP-SGD, the inherited ones included."""
+  return any(
+    _has_training(entry.ledger)
+    if isinstance(entry, ledger_lib.InheritedEntry)
+    else isinstance(entry, ledger_lib.DpSgdEntry)
+    for entry in ledger.entries
+  )
+
+
+def _covered(is_trained: bool) -> list[str]:
+  training = [statement_words.TRAINING_COVERED] if is_trained else []
+  return [*training, *statement_words.ACCESSES_COVERED]
+
+
+def _released(is_trained: bool) -> list[str]:
+  first = (
+    statement_words.TRAINING_RELEASED
+    if is_trained
+    else statement_words.SUMS_RELEASED
+  )
+  return [first, *statement_words.RELEASED]
+
+
 def _not_covered(unit: str) -> list[str]:
   extra = [statement_words.SEVERAL_IMAGES] if unit == 'image' else []
   return [*statement_words.NOT_COVERED, *extra]
 
 
-def _accounting(insecure: bool) -> dict[str, Any]:
-  assumptions = (
-    (
-      'At each step every record is selected on its own, with the same'
-      ' probability; no batch is truncated, and an empty one is a step too.',
-      'yes',
-    ),
-    (
-      'One record moves the sum of clipped gradients by at most the clip norm.',
-      'yes, up to the rounding of 32-bit floating-point sums',
-    ),
-    (
-      'Gaussian noise is added once to that sum.',
-      'yes, up to the rounding of 32-bit floating-point numbers',
-    ),
-    (
-      'Selection and noise are random to the adversary.',
-      'NO, the secret was planted for a test'
-      if insecure
-      else 'yes, against an adversary who cannot break SHAKE-256 or Threefry',
-    ),
-    (
-      'The number of records is declared, and does not depend on who is in'
-      ' the data.',
-      'as far as whoever declared it kept to that',
-    ),
-    (
-      'All weights that leave are of one training; steps run again with other'
-      ' randomness are charged again.',
-      'yes',
-    ),
-    (
-      'The accountant overstates: losses are discretised pessimistically;'
-      ' rounding errors of its float64 arithmetic are not tracked.',
-      'yes, up to those errors',
-    ),
-  )
+def _accounting(insecure: bool, is_trained: bool) -> dict[str, Any]:
+  found = statement_words.assumptions(insecure=insecure, is_trained=is_trained)
   return {
     'method': (
       'The privacy loss distributions of all events are composed numerically'
@@ -314,7 +310,7 @@ def _accounting(insecure: bool) -> dict[str, Any]:
       ' memory, the larger bound by Renyi DP stands in.'
     ),
     'assumptions': [
-      {'assumption': text, 'holds': holds} for text, holds in assumptions
+      {'assumption': text, 'holds': holds} for text, holds in found
     ],
   }
 

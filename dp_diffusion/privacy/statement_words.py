@@ -9,10 +9,12 @@ NOT_PRIVATE = (
 
 SETTING = (
   'Central differential privacy: a curator who holds the sensitive images'
-  ' trained on them and released what is listed here. The adversary sees all of'
+  ' {did} and released what is listed here. The adversary sees all of'
   ' it, and may know the code, every setting and every other record; the bound'
   ' holds whatever is computed from the release, now or later.'
 )
+TRAINED = 'trained on them'
+SUMMED = 'added noise to sums over them'  # And trained on nothing else.
 
 RELATION = (
   'Two datasets are neighbours if one is the other with one record added or'
@@ -40,9 +42,11 @@ TRUST = (
   'The declared number of records, and that records are what the unit says.',
 )
 
-ACCESSES_COVERED = (
+TRAINING_COVERED = (
   'Every gradient of the private training: each record that was selected, at'
-  ' each step, in every augmentation.',
+  ' each step, in every augmentation.'
+)
+ACCESSES_COVERED = (
   'Every noised statistic listed as an event.',
   'What an inherited release had spent before.',
 )
@@ -56,9 +60,15 @@ ACCESSES_NOT_COVERED = (
   'Other releases made from the same data: their epsilons add up.',
 )
 
-RELEASED = (
+TRAINING_RELEASED = (
   'The weights after the last private step, and synthetic images sampled from'
-  ' them: whatever is computed from the weights alone costs nothing more.',
+  ' them: whatever is computed from the weights alone costs nothing more.'
+)
+SUMS_RELEASED = (
+  'What was computed from the noised sums alone, such as a generator trained to'
+  ' match them and its synthetic images: it costs nothing more.'
+)
+RELEASED = (
   'Every file listed, with its sha256; no other file belongs to the release.',
 )
 
@@ -76,3 +86,63 @@ NOT_COVERED = (
 SEVERAL_IMAGES = (
   'Several images of one person: they are protected one by one, not together.'
 )
+
+
+def assumptions(
+  *, insecure: bool, is_trained: bool
+) -> tuple[tuple[str, str], ...]:
+  """What the accounting assumes, and whether it holds.
+
+  Args:
+    insecure: whether the secret was planted by a test.
+    is_trained: whether an event is DP-SGD; else all are noised sums.
+  """
+  of_training = (
+    (
+      'At each step every record is selected on its own, with the same'
+      ' probability; no batch is truncated, and an empty one is a step too.',
+      'yes',
+    ),
+    (
+      'One record moves the sum of clipped gradients by at most the clip norm.',
+      'yes, up to the rounding of 32-bit floating-point sums',
+    ),
+    (
+      'Gaussian noise is added once to that sum.',
+      'yes, up to the rounding of 32-bit floating-point numbers',
+    ),
+  )
+  of_sums = (
+    (
+      'One record moves each sum by at most its sensitivity, stated with it.',
+      'yes, up to the rounding of 32-bit floating-point sums',
+    ),
+    (
+      'Gaussian noise is added once to each sum.',
+      'yes, up to the rounding of 32-bit floating-point numbers',
+    ),
+  )
+  return (
+    *(of_training if is_trained else of_sums),
+    (
+      'Selection and noise are random to the adversary.',
+      'NO, the secret was planted for a test'
+      if insecure
+      else 'yes, against an adversary who cannot break SHAKE-256 or Threefry',
+    ),
+    (
+      'The number of records is declared, and does not depend on who is in'
+      ' the data.',
+      'as far as whoever declared it kept to that',
+    ),
+    (
+      'All that leaves is of one run; what is done again with other randomness'
+      ' is charged again.',
+      'yes',
+    ),
+    (
+      'The accountant overstates: losses are discretised pessimistically;'
+      ' rounding errors of its float64 arithmetic are not tracked.',
+      'yes, up to those errors',
+    ),
+  )

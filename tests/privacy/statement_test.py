@@ -247,4 +247,27 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (2, '8e642be0bd9273f4')
+  assert (statement_lib.VERSION, digest[:16]) == (3, '075a862ae193c13b')
+
+
+def test_card_of_an_earlier_version_is_its_sentence():
+  """Its words are not ours to say again, and some of its keys are missing."""
+  now = make()
+  old = {
+    name: now[name] for name in ('statement', 'epsilon_pld', 'epsilon_rdp')
+  }
+  found = statement_lib.card({**old, 'statement_version': 1})
+  assert found.startswith('# ')
+  assert now['statement'] in found and 'README.md' in found
+
+
+def test_noised_sums_alone_are_not_called_a_training():
+  sums = dataclasses.replace(LEDGER, entries=LEDGER.entries[:1])
+  found = make(sums)
+  text = strict_json.dumps(found)
+  for word in ('private step', 'gradient', 'trained on them', 'each step'):
+    assert word not in text and word in strict_json.dumps(make())
+  assert 'noised sums' in statement_lib.card(found)
+  inherited = ledger_lib.InheritedEntry(source='before', ledger=LEDGER)
+  later = dataclasses.replace(sums, entries=(inherited,))
+  assert make(later)['setting'] == make()['setting']
