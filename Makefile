@@ -15,6 +15,9 @@ CONFIG ?= configs/digits.py
 WORKDIR ?= runs/digits
 PYTEST_ARGS ?=
 
+# Large pages for what the C library hands out; see docs/performance.md.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 # The first interpreter that is new enough, unless PYTHON says which.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 CANDIDATES := python3 python3.13 python3.12 python3.11 python
