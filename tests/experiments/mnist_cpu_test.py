@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments.mnist_cpu import run
+
+
+def entry(group, cnn, workdir='runs/x'):
+  members = {'accuracy': {'synthetic': {'cnn': {'value': cnn + 0.01}}}}
+  return {
+    'group': group,
+    'seconds': {'finetune': 60.0},
+    'accuracy': {'synthetic': {'cnn': cnn}, 'real': {'cnn': 0.99}},
+    'ensembles': members,
+    'command': f'python -m dp_diffusion.main "--workdir={workdir}"',
+  }
+
+
+@pytest.mark.parametrize('cnn, is_missed', [(0.93, False), (0.91, True)])
+def test_the_aim_is_that_of_epsilon_10(cnn, is_missed):
+  found = [entry('epsilon 10', cnn), entry('epsilon 1', 0.5)]
+  ten, one, real = run.rows(found, 30.0)
+  assert ten['is_missed'] is is_missed and not one['is_missed']
+  assert ten['measures']['5 together'] == [pytest.approx(cnn + 0.01)]
+  assert ten['seconds'] == 90.0 and real['measures'] == {'Small CNN': [0.99]}
+
+
+def test_without_an_ensemble_there_is_no_such_measure():
+  found = entry('epsilon 10', 0.95)
+  del found['ensembles']
+  assert set(run.rows([found], 0.0)[0]['measures']) == {'Small CNN'}
+
+
+def test_the_picture_is_that_of_the_release(tmp_path):
+  release = tmp_path / 'a b' / 'release'
+  release.mkdir(parents=True)
+  (release / 'samples.png').write_bytes(b'png')
+  run.draw([entry('epsilon 10', 0.9, release.parent)], tmp_path / 'x.png')
+  assert (tmp_path / 'x.png').read_bytes() == b'png'
