@@ -23,8 +23,8 @@ Variants: `:smoke` runs in seconds on made-up images. `:letters` pre-trains on
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise.
 Deviation: the EMA warms up, min(0.999, (1 + t) / (10 + t)).
-Deviation (`:cpu`): a small network, clip norm, steps, optimizer, cosine
-schedule and v-prediction as in configs/digits.py; not the paper's.
+Deviation (`:cpu`): a small network and few steps, the cosine schedule and
+v-prediction; chosen here, not the paper's.
 Deviation (`:letters`, `:cpu`): the paper pre-trains no network for MNIST.
 """
 
