@@ -152,12 +152,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = {kind: Worker(python, kind, temporary) for kind in METHODS}
     calls = {m: workers[k].run for k, ms in METHODS.items() for m in ms}
     seconds: dict[str, list[float]] = {m: [] for m in calls}
-    for i in range(-1, arguments.rounds or 4):
+    for _ in range(arguments.rounds or 4):
       for method, call in calls.items():
         call(method)  # Who has waited finds caches and memory cold.
-        found = call(method)
-        if i >= 0:
-          seconds[method].append(found)
+        seconds[method].append(call(method))
     differences = worst_difference(work)
     for worker in workers.values():
       worker.close()
