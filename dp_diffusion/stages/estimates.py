@@ -178,7 +178,9 @@ def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
   compile_fn = sizing.public_compile_fn(config)
   need = microbatch.measure(compile_fn)
   share = -(-config.pretrain.batch_size // jax.device_count())
-  size = _fitting(need, share, available_bytes)
+  size = (
+    microbatch.largest_that_fits(need, share, available_bytes) if need else 1
+  )
   compiled = compile_fn(size)
   batch = _black(config, (size,))
 
@@ -197,8 +199,8 @@ def _private(
   compile_fn = sizing.private_compile_fn(config, state)
   need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
   share = -(-config.privacy.expected_batch_size // jax.device_count())
-  size = config.finetune.microbatch_size or _fitting(
-    need, share, available_bytes
+  size = config.finetune.microbatch_size or (
+    microbatch.quickest_that_fits(need, share, available_bytes) if need else 1
   )
   compiled = compile_fn(size)
   params = _zeros(state.params)
@@ -242,14 +244,6 @@ def _sample(config: config_lib.Config) -> Estimate:
     example_secs=secs / size,
     peak_bytes=microbatch.peak_bytes(denoise) or 0,
   )
-
-
-def _fitting(
-  need: microbatch.Need | None, share: int, available_bytes: int
-) -> int:
-  if need is None:
-    return 1
-  return microbatch.largest_that_fits(need, share, available_bytes)
 
 
 def _estimate(size: int, secs: float, need: microbatch.Need | None) -> Estimate:

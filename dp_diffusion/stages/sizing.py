@@ -51,10 +51,10 @@ def private_size(
     if need is None:
       return min(share, _WHERE_THE_COMPILER_IS_SILENT)
     available = microbatch.device_bytes(devices.devices[0])
-    return microbatch.largest_that_fits(need, share, available)
+    return microbatch.quickest_that_fits(need, share, available)
 
   size = processes.smallest(processes.together(choose))
-  console.say(f'finetune: {size} records per device at a time, for its memory')
+  console.say(f'finetune: {size} records per device at a time')
   return size
 
 

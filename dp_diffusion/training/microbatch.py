@@ -1,8 +1,10 @@
-"""How many examples a device takes at a time: as many as its memory holds.
+"""How many examples a device takes at a time: no more than fit its memory.
 
 Before training the step is compiled at two small sizes, without being run;
-what the compiler says of its memory is extended in a straight line. The choice
-moves work about and nothing else: sums differ by rounding alone
+what the compiler says of its memory is extended in a straight line. A private
+batch is drawn at random, so its last microbatch is filled up with padding:
+smaller microbatches waste less. The choice moves work about and nothing else:
+sums differ by rounding alone
 (`parallel_test.py::test_microbatch_size_does_not_matter`).
 """
 
@@ -26,6 +28,7 @@ from dp_diffusion.training import step as step_lib
 SIZES = (2, 4)  # Compiled; a batch of 1 may compile to something special.
 _USABLE = 0.9  # Of the memory; the rest is for fragments and the next batch.
 _CPU_SHARE = 0.5  # Of the machine's memory, for all its devices together.
+_CALL_COST = 4  # Of a microbatch beside its examples, in examples: assumed.
 
 # Size -> the compiled step, for its `memory_analysis`.
 CompileFn = Callable[[int], Any]
@@ -78,6 +81,37 @@ def largest_that_fits(need: Need, share: int, available_bytes: int) -> int:
   while need.total_bytes(size) > available_bytes:
     size //= 2
   return size
+
+
+def quickest_that_fits(need: Need, share: int, available_bytes: int) -> int:
+  """The power of two <= share that fits and computes least on padding.
+
+  >>> need = Need(fixed_bytes=0, example_bytes=1)
+  >>> quickest_that_fits(need, 1024, 10**6), quickest_that_fits(need, 1024, 40)
+  (128, 32)
+
+  Args:
+    need: memory of a private step.
+    share: examples of a device in a whole step, on average; at least 1.
+    available_bytes: of a device.
+
+  Raises:
+    UsageError: not even one fits.
+  """
+  largest = largest_that_fits(need, share, available_bytes)
+  sizes = [2**i for i in range(largest.bit_length())]
+  return min(
+    sizes, key=lambda m: (_mean_calls(share, m) * (m + _CALL_COST), -m)
+  )
+
+
+def _mean_calls(share: int, size: int) -> float:
+  """Mean number of microbatches of a batch of Poisson size (as a normal)."""
+  spread = math.sqrt(2 * share)
+  count = (share + 6 * math.isqrt(share)) // size + 1
+  return sum(
+    0.5 * math.erfc((i * size + 0.5 - share) / spread) for i in range(count)
+  )
 
 
 def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> Need | None:

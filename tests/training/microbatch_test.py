@@ -79,6 +79,29 @@ def test_largest_power_of_two_that_fits(share, available, expected):
   assert microbatch.largest_that_fits(need, share, available) == expected
 
 
+@pytest.mark.parametrize('share', [1, 3, 8, 100, 480, 1024, 2048])
+def test_quickest_size_computes_least_on_padding(share):
+  need = microbatch.Need(fixed_bytes=0, example_bytes=1)
+  found = microbatch.quickest_that_fits(need, share, 10**9)
+  drawn = np.random.default_rng(0).poisson(share, 20_000)
+
+  def cost(size):
+    return np.mean(-(-drawn // size)) * (size + 4)
+
+  sizes = [2**i for i in range(int(np.log2(share)) + 1)]
+  assert found in sizes
+  assert cost(found) <= 1.01 * min(cost(size) for size in sizes)
+
+
+def test_quickest_size_fits():
+  need = microbatch.Need(fixed_bytes=1000, example_bytes=7)
+  sizes = [
+    microbatch.quickest_that_fits(need, 1024, 1000 + 7 * room)
+    for room in (1, 40, 10**6)
+  ]
+  assert sizes == [1, 32, 128]  # And not 1024, of which half were padding.
+
+
 def test_too_little_memory_says_what_to_do():
   need = microbatch.Need(fixed_bytes=2**30, example_bytes=2**30)
   with pytest.raises(array_types.UsageError, match='draw_chunk_size') as error:
