@@ -17,7 +17,6 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -40,7 +39,6 @@ from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import classifiers
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
@@ -49,6 +47,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import baseline_classifier
+from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import run_facts
@@ -58,9 +57,6 @@ from dp_diffusion.stages import workdirs
 
 # Purposes of the public seed; the stages have others.
 _FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
-
-# Images uint8[N, H, W, C] -> classes int32[N], one function per classifier.
-PredictFn = Callable[[np.ndarray], np.ndarray]
 
 
 def run(
@@ -75,7 +71,7 @@ def run(
     config: uses seed, data, pretrain.data, privacy, sample, evaluate, baseline.
     workdir: of this baseline and config alone; writes all but public/.
     method: one of `settings.METHODS`.
-    stop: asked at every step.
+    stop: asked at every step; what it is told goes into the report.
 
   Raises:
     UsageError: missing data; a config that the method cannot do; a workdir of
@@ -89,30 +85,36 @@ def run(
     console.say(f'{method}: complete, nothing to do')
     return
   start = time.monotonic()
+  if method == 'dp_classifier':
+    _classify_directly(config, workdir, stop, start)
+    return
+  _generate(config, workdir, method, stop)
+  workdir.add_secs(method, time.monotonic() - start)
+  evaluate.run(config, workdir, stop, sources=('synthetic',))
+  found = files.read_json(report_path)['accuracy']['synthetic']
+  for name, accuracy in found.items():
+    console.say(f'{method}: {name} {100 * accuracy:.1f} %')
+
+
+def _classify_directly(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+  start: float,
+) -> None:
+  """The method without images: its classifier is tested on held-out ones."""
   held_out = held_out_lib.HeldOut(
     functools.partial(registry.load, config.data, config.data.test_split)
   )
   with held_out.closed():
-    if method == 'dp_classifier':
-      predictors = baseline_classifier.run(config, workdir, stop)
-      source_name = 'direct'
-    else:
-      _generate(config, workdir, method, stop)
-      predictors = _train_classifiers(config, workdir, stop)
-      source_name = 'synthetic'
+    predict = baseline_classifier.run(config, workdir, stop)
   test = held_out.open()
-  found = {
-    name: scoring.score(
-      [predict(np.asarray(test.images)) for predict in several],
-      test.labels,
-      test.spec.num_classes,
-    )
-    for name, several in predictors.items()
-  }
-  workdir.add_secs(method, time.monotonic() - start)
-  _write_report(config, workdir, method, source_name, found, len(test.labels))
-  for name, score in found.items():
-    console.say(f'{method}: {name} {100 * score.accuracy.value:.1f} %')
+  score = scoring.score(
+    [predict(np.asarray(test.images))], test.labels, test.spec.num_classes
+  )
+  workdir.add_secs('dp_classifier', time.monotonic() - start)
+  _write_report(config, workdir, score, len(test.labels))
+  console.say(f'dp_classifier: {100 * score.accuracy.value:.1f} %')
 
 
 def _tie(
@@ -268,53 +270,21 @@ def _make_feature_fn(
   )
 
 
-def _train_classifiers(
-  config: config_lib.Config,
-  workdir: workdirs.Workdir,
-  stop: interrupts.Stop,
-) -> dict[str, list[PredictFn]]:
-  """As the evaluation of our own release has them."""
-  images, labels = release.read_dataset(workdir.release)
-  most = config.evaluate.max_train_images or len(labels)
-  configs = {'cnn': (config.evaluate.classifier, config.evaluate.num_seeds)}
-  if config.evaluate.svm:
-    configs['svm'] = (classifiers.ClassifierConfig(name='svm'), 1)
-  found: dict[str, list[PredictFn]] = {name: [] for name in configs}
-  for name, (classifier_config, num_seeds) in configs.items():
-    for seed in range(num_seeds):
-      stop.raise_if_asked()
-      trained = downstream.train_classifier(
-        classifier_config,
-        images[:most],
-        labels[:most],
-        max(1, len(config.data.class_names)),
-        seed,
-      )
-      found[name].append(functools.partial(downstream.predictions, trained))
-  return found
-
-
 def _write_report(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
-  method: str,
-  source_name: str,
-  scores: Mapping[str, scoring.Score],
+  score: scoring.Score,
   num_held_out: int,
 ) -> None:
   """evaluation/report.json, with the keys that experiments read."""
-  accuracies = {name: s.accuracy for name, s in scores.items()}
+  accuracy = score.accuracy
   value: dict[str, Any] = {
     'notice': report.NOTICE,
-    'method': method,
-    'accuracy': {source_name: {k: a.value for k, a in accuracies.items()}},
-    'accuracy_interval': {
-      source_name: {k: [a.low, a.high] for k, a in accuracies.items()}
-    },
+    'method': 'dp_classifier',
+    'accuracy': {'direct': {'cnn': accuracy.value}},
+    'accuracy_interval': {'direct': {'cnn': [accuracy.low, accuracy.high]}},
     'num_held_out_images': num_held_out,
-    'num_train_images': {
-      'synthetic': 0 if source_name == 'direct' else config.sample.num_samples
-    },
+    'num_train_images': {'synthetic': 0},
     'seconds': dict(workdir.secs()),
     'config': config_lib.to_dict(config),
   }

@@ -45,7 +45,7 @@ _INIT, _PUBLIC_DRAWS = 111, 112  # Purposes of the public seed.
 
 def run(
   config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
-) -> dict[str, list[Callable[[np.ndarray], np.ndarray]]]:
+) -> Callable[[np.ndarray], np.ndarray]:
   """Trains the classifier and writes what may leave of it.
 
   Args:
@@ -54,7 +54,7 @@ def run(
     stop: asked at every step.
 
   Returns:
-    {'cnn': [images uint8[N, H, W, C] -> classes int32[N]]}.
+    Images uint8[N, H, W, C] -> classes int32[N].
   """
   ours = config.baseline.dp_classifier
   devices = parallel.DataParallel()
@@ -133,7 +133,7 @@ def run(
     },
   )
   statements.seal(config, workdir)
-  return {'cnn': [dp_classifier.make_predict_fn(module, state.all_ema_params)]}
+  return dp_classifier.make_predict_fn(module, state.all_ema_params)
 
 
 def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:

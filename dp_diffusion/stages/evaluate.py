@@ -8,7 +8,7 @@ joined with the privacy statement and written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import time
 from typing import Any
 
@@ -28,7 +28,10 @@ from dp_diffusion.training import processes
 
 
 def run(
-  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+  sources: Sequence[str] = measuring.SOURCES,
 ) -> None:
   """Trains the classifiers, tests them once, and writes the report.
 
@@ -36,12 +39,13 @@ def run(
     config: uses data, pretrain.data, evaluate.
     workdir: reads release/, writes evaluation/.
     stop: asked at every step.
+    sources: what classifiers are trained on, see `measuring.measure`.
 
   Raises:
     UsageError: a dataset is missing.
     Interrupted: the user asked to stop; trained classifiers are kept.
   """
-  processes.on_main(lambda: _run_on_main(config, workdir, stop))
+  processes.on_main(lambda: _run_on_main(config, workdir, stop, sources))
 
 
 def report_path(workdir: workdirs.Workdir) -> epath.Path:
@@ -50,7 +54,10 @@ def report_path(workdir: workdirs.Workdir) -> epath.Path:
 
 
 def _run_on_main(
-  config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stop: interrupts.Stop,
+  sources: Sequence[str],
 ) -> None:
   start = time.monotonic()
   places = measuring.Places(
@@ -58,7 +65,7 @@ def _run_on_main(
     evaluation=workdir.evaluation,
     private=workdir.private,
   )
-  measured = measuring.measure(config, places, stop)
+  measured = measuring.measure(config, places, stop, sources)
   statement = files.read_json(workdir.release / 'privacy.json')
   findings = report.Findings(
     title=config.name,

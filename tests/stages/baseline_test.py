@@ -52,8 +52,19 @@ def test_labels_are_of_the_config(merf):
   assert images.shape == (60, 8, 8, 1) and images.dtype == np.uint8
   np.testing.assert_array_equal(np.bincount(labels), [6] * 10)
   report = json.loads((merf / 'evaluation' / 'report.json').read_text())
-  assert set(report['accuracy']['synthetic']) == {'cnn', 'svm'}
+  names = {'cnn', 'svm', 'logistic_regression'}  # Those of the config.
+  assert set(report['accuracy']['synthetic']) == names
   assert report['num_held_out_images'] == 360
+
+
+def test_it_is_measured_like_our_own(merf):
+  report = json.loads((merf / 'evaluation' / 'report.json').read_text())
+  assert set(report['accuracy']) == {'synthetic'}
+  quality = report['quality']
+  for source in ('real', 'synthetic'):
+    assert quality[source]['frechet']['value'] > 0
+  assert report['command'].startswith('python -m experiments.baseline --method')
+  assert (merf / 'evaluation' / 'report.html').exists()
 
 
 def test_rerun_gives_the_same_bits(merf, capsys):
