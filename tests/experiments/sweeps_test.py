@@ -55,7 +55,7 @@ def test_every_printed_command_line_loads(
 
 
 def test_there_are_the_folders_of_the_paper():
-  assert len(FOLDERS) == 11
+  assert len(FOLDERS) == 12
 
 
 PLAN = sweeps.grid(
@@ -119,6 +119,13 @@ def test_a_failed_run_is_left_out_and_said(fake_run, capsys):
   results = files.read_json(path)
   assert results['missing'] == ['K_1-seed_2'] and len(results['runs']) == 3
   assert 'K_1-seed_2 failed' in capsys.readouterr().err
+
+
+def test_an_old_result_of_a_failed_run_is_not_believed(fake_run):
+  fake_run()
+  code, _, path = fake_run(fails=('K_1-seed_2',))
+  assert code == 1
+  assert files.read_json(path)['missing'] == ['K_1-seed_2']
 
 
 def test_without_what_all_need_nothing_else_starts(fake_run):
