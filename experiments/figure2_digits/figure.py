@@ -1,9 +1,10 @@
-"""The figure: accuracy against epsilon, a line per method."""
+"""The figure: accuracy and distance against epsilon, a line per method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import io
+import math
 import pathlib
 import statistics
 from typing import Any
@@ -15,8 +16,9 @@ from dp_diffusion import files
 
 FILE_NAME = 'figure2.png'
 ALT = (
-  'Accuracy on real digits against epsilon: our synthetic images, those of'
-  ' DP-MERF and DP-MEPF, and a classifier trained with DP-SGD directly'
+  'Accuracy on real digits and Frechet distance against epsilon: our synthetic'
+  ' images, those of DP-MERF and DP-MEPF, and a classifier trained with DP-SGD'
+  ' directly'
 )
 METHODS = {
   'dp_merf': 'DP-MERF',
@@ -32,35 +34,37 @@ _LOOKS = {
   'dp_mepf': ('#009E73', '^'),
   'dp_classifier': ('#CC79A7', 'D'),
 }
-_PANELS = {'cnn': 'Small CNN', 'svm': 'RBF SVM'}
+_INFINITY = 26.0  # Its place on the axis.
+_DISTANCE = 'frechet'
+_PANELS = {
+  'cnn': 'Small CNN: accuracy, %',
+  'svm': 'RBF SVM: accuracy, %',
+  _DISTANCE: 'Frechet distance, public features',
+}
 _INK = '#20242C'
 
 Runs = Sequence[Mapping[str, Any]]
 
 
 def write(runs: Runs, ours: Runs, path: pathlib.Path) -> None:
-  """Draws a panel per classifier.
+  """Draws a panel per classifier, and one of distances.
 
   Args:
     runs: of the baselines.
     ours: of `digits_epsilon`, with the public and the real images alone.
     path: of the PNG.
   """
-  drawing = figure_lib.Figure(figsize=(8.6, 3.9), layout='constrained')
-  panels = drawing.subplots(1, len(_PANELS), sharey=True)
+  drawing = figure_lib.Figure(figsize=(12.0, 3.9), layout='constrained')
+  panels = drawing.subplots(1, len(_PANELS))
+  panels[1].sharey(panels[0])
   for panel, (key, title) in zip(panels, _PANELS.items()):
     for method in _TITLES:
       _line(panel, points(runs, ours, method, key), method)
-    _floor(panel, ours, key)
+    _reference(panel, ours, key)
     panel.set_title(title, loc='left', fontsize=11, color=_INK, weight='bold')
-    panel.set_xscale('log')
-    panel.set_xticks([1, 2, 5, 10], ['1', '2', '5', '10'])
-    panel.set_xticks([], minor=True)
-    panel.set_xlabel('epsilon', color=_INK)
-    panel.grid(axis='y', color='#E6E8EC', lw=0.8)
-    for side in ('top', 'right'):
-      panel.spines[side].set_visible(False)
-  panels[0].set_ylabel('accuracy on held-out real images, %', color=_INK)
+    _set_axis(panel)
+    if key == _DISTANCE:
+      panel.set_yscale('log')
   panels[0].legend(frameon=False, fontsize=8.5, loc='lower right')
   buffer = io.BytesIO()
   drawing.savefig(buffer, dpi=160, format='png')
@@ -70,7 +74,14 @@ def write(runs: Runs, ours: Runs, path: pathlib.Path) -> None:
 def points(
   runs: Runs, ours: Runs, method: str, key: str
 ) -> dict[float, list[float]]:
-  """Accuracies in percent by finite epsilon, one for each seed."""
+  """A measure by epsilon, in order; infinity is last; a value for each seed.
+
+  Args:
+    runs: of the baselines.
+    ours: of `digits_epsilon`.
+    method: of `METHODS`, or ours.
+    key: a classifier (percent), or 'frechet'.
+  """
   chosen = (
     ours
     if method == _OURS
@@ -79,10 +90,19 @@ def points(
   source = 'direct' if method == 'dp_classifier' else 'synthetic'
   found: dict[float, list[float]] = {}
   for run in chosen:
-    value = run['accuracy'].get(source, {}).get(key)
-    if value is not None and run['epsilon'] is not None:
-      found.setdefault(run['epsilon'], []).append(100 * value)
+    value = _measure(run, source, key)
+    if value is not None:
+      epsilon = math.inf if run['epsilon'] is None else run['epsilon']
+      found.setdefault(epsilon, []).append(value)
   return dict(sorted(found.items()))
+
+
+def _measure(run: Mapping[str, Any], source: str, key: str) -> float | None:
+  if key == _DISTANCE:
+    found = run.get('quality', {}).get(source, {}).get(_DISTANCE)
+    return found['value'] if found else None
+  value = run['accuracy'].get(source, {}).get(key)
+  return None if value is None else 100 * value
 
 
 def _line(
@@ -91,20 +111,50 @@ def _line(
   if not values:
     return
   color, marker = _LOOKS[method]
+  places = [min(epsilon, _INFINITY) for epsilon in values]
   means = [statistics.mean(v) for v in values.values()]
+  num_finite = sum(place < _INFINITY for place in places)
   panel.plot(
-    list(values), means, marker, ls='-', color=color, label=_TITLES[method]
+    places[:num_finite],
+    means[:num_finite],
+    ls='-',
+    marker=marker,
+    color=color,
+    label=_TITLES[method],
   )
-  for epsilon, several in values.items():
-    panel.vlines(epsilon, min(several), max(several), color=color, lw=1.2)
+  if num_finite < len(places):  # To infinity it is no scale any more.
+    panel.plot(places[-2:], means[-2:], ls=':', marker=marker, color=color)
+  for place, several in zip(places, values.values()):
+    panel.vlines(place, min(several), max(several), color=color, lw=1.2)
 
 
-def _floor(panel: axes_lib.Axes, ours: Runs, key: str) -> None:
-  by_seed = {r['seed']: 100 * r['accuracy']['public'][key] for r in ours}
-  panel.axhline(
-    statistics.mean(by_seed.values()),
-    color='#8A909A',
-    lw=1,
-    ls=(0, (4, 2)),
-    label='public images alone',
-  )
+def _reference(panel: axes_lib.Axes, ours: Runs, key: str) -> None:
+  """What public images alone reach; of distances, what real ones have."""
+  source = 'real' if key == _DISTANCE else 'public'
+  by_seed = {run['seed']: _measure(run, source, key) for run in ours}
+  values = [value for value in by_seed.values() if value is not None]
+  if not values:
+    return
+  level = statistics.mean(values)
+  is_distance = key == _DISTANCE
+  words = 'real images' if is_distance else 'public images alone'
+  panel.axhline(level, color='#8A909A', lw=1, ls=(0, (4, 2)), label=words)
+  if is_distance:
+    panel.annotate(
+      words,
+      (1, level),
+      (0, 3),
+      textcoords='offset points',
+      fontsize=8.5,
+      color=_INK,
+    )
+
+
+def _set_axis(panel: axes_lib.Axes) -> None:
+  panel.set_xscale('log')
+  panel.set_xticks([1, 2, 5, 10, _INFINITY], ['1', '2', '5', '10', '\u221e'])
+  panel.set_xticks([], minor=True)
+  panel.set_xlabel('epsilon', color=_INK)
+  panel.grid(axis='y', color='#E6E8EC', lw=0.8)
+  for side in ('top', 'right'):
+    panel.spines[side].set_visible(False)

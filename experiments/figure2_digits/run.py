@@ -1,4 +1,4 @@
-"""Accuracy against epsilon: ours beside DP-MERF, DP-MEPF and a DP classifier.
+"""Quality against epsilon: ours beside DP-MERF, DP-MEPF and a DP classifier.
 
   python -m experiments.figure2_digits.run [--jobs=N] [--out=FOLDER]
   python -m experiments.figure2_digits.run --print   # for a scheduler
@@ -11,6 +11,7 @@ results.json: the same divisions, epsilons and classifiers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 import pathlib
 import sys
 from typing import Any
@@ -22,7 +23,7 @@ from experiments import sweeps
 from experiments.figure2_digits import figure
 
 NAME = 'figure2_digits'
-EPSILONS = (1.0, 2.0, 5.0, 10.0)
+EPSILONS = (1.0, 2.0, 5.0, 10.0, math.inf)
 SEEDS = (1, 2, 3)  # Seed 0 was for tuning.
 OURS = pathlib.Path(sweeps.HERE, 'digits_epsilon', 'results.json')
 _SHOWN = (1.0, 10.0)  # Of these the README has a mean.
@@ -31,7 +32,7 @@ _SHOWN = (1.0, 10.0)  # Of these the README has a mean.
 def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
   """One run per method, epsilon and seed; nothing is shared."""
   config = 'configs/digits.py:smoke' if is_smoke else 'configs/digits.py'
-  epsilons = EPSILONS[-1:] if is_smoke else EPSILONS
+  epsilons = EPSILONS[-2:] if is_smoke else EPSILONS
   seeds = SEEDS[:1] if is_smoke else SEEDS
   runs = []
   for method in settings.METHODS:
@@ -53,7 +54,7 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
             facts={
               'group': f'epsilon {epsilon:g}',
               'method': method,
-              'epsilon': epsilon,
+              'epsilon': epsilon if math.isfinite(epsilon) else None,
               'seed': seed,
             },
           )
@@ -84,12 +85,14 @@ def measure(run: Mapping[str, Any]) -> float | None:
 def ours() -> dict[str, Any]:
   """Our own runs, and which commit and command they are of."""
   results = files.read_json(OURS)
-  keys = ('name', 'epsilon', 'seed', 'accuracy', 'code_revision')
+  keys = ('name', 'epsilon', 'seed', 'accuracy', 'quality', 'code_revision')
   return {
-    'source': 'experiments/digits_epsilon/results.json, of earlier commits',
+    'source': 'experiments/digits_epsilon/results.json',
     'command': results['command'],
     'machine': results['machine'],
-    'runs': [{key: run[key] for key in keys} for run in results['runs']],
+    'runs': [
+      {key: run[key] for key in keys if key in run} for run in results['runs']
+    ],
   }
 
 

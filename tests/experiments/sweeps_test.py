@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pathlib
 import shlex
 
@@ -167,11 +168,30 @@ def test_figure_reads_every_method():
     for method in ('ours', 'dp_merf', 'dp_mepf', 'dp_classifier')
   }
   assert values == {
-    'ours': {1.0: [90.0]},
+    'ours': {1.0: [90.0], math.inf: [pytest.approx(95.0)]},
     'dp_merf': {1.0: [50.0]},
     'dp_mepf': {},
     'dp_classifier': {1.0: [70.0]},
   }
+
+
+def test_figure_shows_distances(tmp_path):
+  def run(method, epsilon, value):
+    quality = {
+      source: {'frechet': {'value': x}}
+      for source, x in (('synthetic', value), ('real', 0.1))
+    }
+    accuracy = {'synthetic': {'cnn': 0.5}, 'public': {'cnn': 0.4, 'svm': 0.4}}
+    facts = {'method': method, 'epsilon': epsilon, 'seed': 1}
+    return {**facts, 'accuracy': accuracy, 'quality': quality}
+
+  found = [run('dp_merf', 10.0, 5.0), run('dp_merf', 1.0, 9.0)]
+  ours = [run('', 1.0, 3.0), run('', None, 2.0)]
+  values = figure.points(found, ours, 'dp_merf', 'frechet')
+  assert list(values.items()) == [(1.0, [9.0]), (10.0, [5.0])]
+  assert figure.points(found, ours, 'ours', 'frechet')[math.inf] == [2.0]
+  figure.write(found, ours, tmp_path / 'x.png')
+  assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_fid_is_of_inception_alone():
