@@ -9,10 +9,9 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -31,11 +30,10 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
-from dp_diffusion.training import checkpoint
-from dp_diffusion.training import loop
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import state as train_state
@@ -66,7 +64,6 @@ def run(
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
   optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)
   params = _public_params(config, module, devices, stop)
-  state = train_state.create(params, optimizer)
   facts = {
     'mechanism': mechanism.to_dict(),
     'training': config_lib.to_dict(ours),
@@ -74,30 +71,15 @@ def run(
     'secret': key_streams.fingerprint(secret, 'secret'),
     'seed': config.seed,
   }
-  checkpoints = checkpoint.Checkpointer(
-    workdir.private / 'checkpoints', is_private=True
-  )
-  ledger = ledger_lib.start(mechanism, privacy, unit=config.data.unit)
-  start_step = 0
-  meta: Mapping[str, Any] = {
-    'facts': facts,
-    'run_id': key_streams.run_id(secret, facts),
-  }
-  restored = checkpoints.restore(state)
-  if restored:
-    run_facts.check_same(restored.meta['facts'], facts)
-    start_step, state, meta = restored.step, restored.state, restored.meta
-    ledger = ledger_lib.Ledger.from_json(restored.ledger)
-  streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
-  private_run = loop.PrivateRun(
-    checkpoints=checkpoints,
-    journal=workdir.private / 'begun_steps.json',
-    meta=meta,
+  begun = resuming.begin(
+    workdir.private,
+    secret,
+    facts,
+    train_state.create(params, optimizer),
+    ledger_lib.start(mechanism, privacy, unit=config.data.unit),
     num_steps=mechanism.num_steps,
     checkpoint_every_steps=config.finetune.checkpoint_every_steps,
-    record_stats=lambda step, stats: None,
   )
-  ledger = loop.charge_lost_steps(private_run, ledger, start_step)
   steps = finetune.wire_steps(
     _finetune_config(config),
     mechanism,
@@ -108,19 +90,15 @@ def run(
       records,
       config.data.unit,
       ours.augmult,
-      streams,
+      begun.streams,
     ),
     records.num_records,
-    streams,
+    begun.streams,
     devices,
     optimizer,
     batch_has_draw_axis=config.data.unit == 'person',
   )
-  state, ledger, step = loop.train_private(
-    steps, private_run, devices, state, ledger, start_step, stop
-  )
-  if step < mechanism.num_steps:
-    stop.raise_if_asked()
+  state, ledger = resuming.finish(begun, steps, devices, stop)
   statements.store(workdir, ledger.seal(), is_insecure=secret.is_insecure)
   release.write_model(
     workdir.release,

@@ -11,7 +11,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 import json
@@ -38,11 +38,11 @@ from dp_diffusion.stages import histograms
 from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
-from dp_diffusion.training import checkpoint
 from dp_diffusion.training import loop
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
@@ -79,58 +79,40 @@ def run(
   facts = run_facts.make(config, mechanism, source, secret)
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
 
-  checkpoints = checkpoint.Checkpointer(
-    workdir.private / 'checkpoints', is_private=True
-  )
   state, optimizer = _initial_state(config, workdir, mechanism)
-  restored = checkpoints.restore(state)
-  start_step = 0
-  meta: Mapping[str, Any] = {
-    'facts': facts,
-    'run_id': run_facts.run_id(secret, facts),
-  }
-  ledger = ledger_lib.start(
-    mechanism,
-    config.privacy,
-    unit=config.data.unit,
-    before=(*inherited.entries, *histograms.entries(config)),
-  )
-  if restored:
-    run_facts.check_same(restored.meta['facts'], facts)
-    start_step, state, meta = restored.step, restored.state, restored.meta
-    ledger = ledger_lib.Ledger.from_json(restored.ledger)
-    console.say(f'finetune: continues from step {start_step}')
-
-  streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
-  processes.on_main(
-    lambda: histograms.write(config, workdir, source, records, streams)
-  )
-  private_run = loop.PrivateRun(
-    checkpoints=checkpoints,
-    journal=workdir.private / 'begun_steps.json',
-    meta=meta,
+  begun = resuming.begin(
+    workdir.private,
+    secret,
+    facts,
+    state,
+    ledger_lib.start(
+      mechanism,
+      config.privacy,
+      unit=config.data.unit,
+      before=(*inherited.entries, *histograms.entries(config)),
+    ),
     num_steps=mechanism.num_steps,
     checkpoint_every_steps=config.finetune.checkpoint_every_steps,
-    record_stats=lambda step, stats: None,
   )
-  ledger = loop.charge_lost_steps(private_run, ledger, start_step)
+  if begun.start_step:
+    console.say(f'finetune: continues from step {begun.start_step}')
+  processes.on_main(
+    lambda: histograms.write(config, workdir, source, records, begun.streams)
+  )
   steps = make_steps(
-    config, mechanism, source, records, streams, devices, optimizer
+    config, mechanism, source, records, begun.streams, devices, optimizer
   )
   steps = dataclasses.replace(
-    steps, microbatch_size=sizing.private_size(config, state, devices)
+    steps, microbatch_size=sizing.private_size(config, begun.state, devices)
   )
   with metrics.PrivateMetrics(workdir.private) as writer:
-    private_run = dataclasses.replace(
-      private_run,
-      record_stats=lambda step, stats: writer.write(step, _numbers(stats)),
+    state, ledger = resuming.finish(
+      begun,
+      steps,
+      devices,
+      stop,
+      lambda step, stats: writer.write(step, _numbers(stats)),
     )
-    state, ledger, step = loop.train_private(
-      steps, private_run, devices, state, ledger, start_step, stop
-    )
-  if step < mechanism.num_steps:
-    stop.raise_if_asked()
-    raise array_types.Interrupted('Stopped by another process.')
   processes.on_main(
     lambda: _write_release(
       config,

@@ -22,6 +22,7 @@ _STEP = 'dp_diffusion/training/step.py'
 _AUDIT = 'dp_diffusion/privacy/audit.py'
 _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
+_RESUMING = 'dp_diffusion/stages/resuming.py'
 _RUN_FACTS = 'dp_diffusion/stages/run_facts.py'
 _PROCESSES = 'dp_diffusion/training/processes.py'
 _VERIFY = 'dp_diffusion/privacy/verify.py'
@@ -328,14 +329,14 @@ ALL = (
   ),
   _one(
     'Resumed with a fresh ledger',
-    _FINETUNE,
+    _RESUMING,
     '    ledger = ledger_lib.Ledger.from_json(restored.ledger)\n',
     '',
     f'{_FINETUNE_TEST}::test_a_resume_continues_its_ledger',
   ),
   _one(
     'Resumed with fresh randomness',
-    _FINETUNE,
+    _RESUMING,
     'key_streams.KeyStreams(secret=secret, run_id=',
     'key_streams.KeyStreams(secret=secret, run_id=str(start_step) + ',
     f'{_FINETUNE_TEST}::test_a_resume_continues_its_ledger',

@@ -77,19 +77,34 @@ def test_rerun_gives_the_same_bits(merf, capsys):
   assert 'privacy.epsilon=10.0' in capsys.readouterr().err
 
 
-def test_classifier_spends_its_own_ledger(tmp_path):
-  workdir = tmp_path / 'direct'
+@pytest.fixture(scope='module')
+def direct(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('baseline') / 'direct'
   assert run(workdir, 'dp_classifier') == 0
-  assert not verify.verify(workdir / 'release').mismatches
-  found = privacy_of(workdir)
+  return workdir
+
+
+def test_classifier_spends_its_own_ledger(direct):
+  assert not verify.verify(direct / 'release').mismatches
+  found = privacy_of(direct)
   (event,) = found['events']
   assert event['kind'] == 'dp_sgd' and event['is_sealed']
   mechanism = event['mechanism']
   assert mechanism['num_steps'] == event['num_steps'] == 2
   assert mechanism['expected_batch_size'] == 8
   assert 9 < found['epsilon_pld'] <= 10
-  report = json.loads((workdir / 'evaluation' / 'report.json').read_text())
+  report = json.loads((direct / 'evaluation' / 'report.json').read_text())
   assert 0 <= report['accuracy']['direct']['cnn'] <= 1
+
+
+def test_classifier_resumes_under_its_ledger(direct):
+  before = command.contents(direct / 'release')
+  (direct / 'evaluation' / 'report.json').unlink()
+  (direct / 'release' / 'privacy.json').unlink()
+  assert run(direct, 'dp_classifier') == 0
+  assert command.contents(direct / 'release') == before
+  (event,) = privacy_of(direct)['events']
+  assert event['num_steps'] == 2  # Of the checkpoint: none is taken anew.
 
 
 @pytest.mark.parametrize(
