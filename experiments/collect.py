@@ -1,11 +1,12 @@
-"""Writes README's tables: claims beside what we measured, and mutations.
+"""Writes the tables: claims beside what we measured, ablations, mutations.
 
   python -m experiments.collect           # writes the tables
   python -m experiments.collect --check   # exit code 1 where it is out of date
 
 It reads the rows of every `experiments/*/results.json` (see `common.row`). A
 claim that no row stands beside is listed as not run. Mistakes that were made on
-purpose (`mutations/run.py`) have a table of their own.
+purpose (`mutations/run.py`) have a table of their own, and ablations
+(`ablation_*`) one in experiments/README.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ CLAIMS = {
 }
 
 _HEADER = ('Data', 'Paper', 'Ours', 'Seeds', 'Hardware', 'Hours')
+_ABLATION_HEADER = ('What is varied', 'Found', 'Seeds', 'Hardware', 'Hours')
 _EXPLANATION = (
   'Mean ± standard deviation over seeds; accuracies are of classifiers trained'
   ' on synthetic images and tested on real ones. Hours are of all seeds of a'
@@ -78,6 +80,16 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for figure in result['figures']
   ]
   return '\n\n'.join(parts)
+
+
+def ablation_table(results: Sequence[Mapping[str, Any]]) -> str:
+  """What the ablations found, in markdown: defaults are chosen by it."""
+  lines = [_ABLATION_HEADER, ('---',) * len(_ABLATION_HEADER)]
+  for result in results:
+    for row in result['rows']:
+      what, _, *cells = _cells(row, _hardware(result['machine']))
+      lines.append((what, *cells))
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 
 def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -128,12 +140,13 @@ def spread(values: Sequence[float], unit: str) -> str:
   >>> spread([0.90, 0.92, 0.94], '%')
   '92.0 ± 2.0 %'
   >>> spread([9.8], '')
-  '9.8'
+  '9.80'
   """
-  scale = 100 if unit == '%' else 1
-  text = f'{scale * statistics.mean(values):.1f}'
+  mean = statistics.mean(values)
+  scale, decimals = (100, 1) if unit == '%' else (1, 2 if mean < 10 else 1)
+  text = f'{scale * mean:.{decimals}f}'
   if len(values) > 1:
-    text += f' ± {scale * statistics.stdev(values):.1f}'
+    text += f' ± {scale * statistics.stdev(values):.{decimals}f}'
   return f'{text} {unit}'.rstrip()
 
 
@@ -169,19 +182,32 @@ def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
   )
   parser.add_argument('--check', action='store_true', help='write nothing')
   arguments = parser.parse_args(argv)
-  path = root / 'README.md'
-  old = path.read_text(encoding='utf-8')
+  stale = [
+    path
+    for path, new in _made(root).items()
+    if path.read_text(encoding='utf-8') != new
+  ]
+  for path in stale:
+    if arguments.check:
+      name = path.relative_to(root)
+      print(f'{name} is out of date: run python -m experiments.collect.')
+    else:
+      files.write_text(path, _made(root)[path])
+  return int(bool(stale) and arguments.check)
+
+
+def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
+  """What both READMEs have to be."""
+  first, second = root / 'README.md', root / 'experiments' / 'README.md'
   results = read_results(root / 'experiments')
   measured = [result for result in results if 'mutations' not in result]
-  new = insert(old, table(measured))
+  is_ablation = [r['experiment'].startswith('ablation_') for r in measured]
+  ablations = [r for r, yes in zip(measured, is_ablation) if yes]
+  others = [r for r, yes in zip(measured, is_ablation) if not yes]
+  new = insert(first.read_text(encoding='utf-8'), table(others))
   new = insert(new, trust_table(results), TRUST_START, TRUST_END)
-  if old == new:
-    return 0
-  if arguments.check:
-    print('README.md is out of date: run python -m experiments.collect.')
-    return 1
-  files.write_text(path, new)
-  return 0
+  text = second.read_text(encoding='utf-8')
+  return {first: new, second: insert(text, ablation_table(ablations))}
 
 
 if __name__ == '__main__':

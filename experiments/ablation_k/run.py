@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 DRAWS = (1, 2, 4, 8)
 PLAN = sweeps.grid(
@@ -19,9 +20,9 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """One line: accuracy by K."""
-  return sweeps.grouped_row(
-    'Digits 8x8, epsilon 10 (CNN)', found, sweeps.accuracy, first_secs
+  """Two lines: accuracy and distance by K."""
+  return table_rows.ablation(
+    'Draws per image and step, digits, epsilon 10', found, first_secs
   )
 
 

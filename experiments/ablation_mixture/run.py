@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 BOUNDARIES = (0, 30, 600, 1000)
 MIXTURES = {
@@ -31,9 +32,9 @@ PLAN = sweeps.grid('configs/digits.py', MIXTURES)
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """One line: accuracy by mixture."""
-  return sweeps.grouped_row(
-    'Digits 8x8, epsilon 10 (CNN)', found, sweeps.accuracy, first_secs
+  """Two lines: accuracy and distance by mixture."""
+  return table_rows.ablation(
+    'Timestep mixture, digits, epsilon 10', found, first_secs
   )
 
 

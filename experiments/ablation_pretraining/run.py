@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 PLAN = sweeps.grid(
   'configs/digits.py',
@@ -20,9 +21,9 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """One line: accuracy with and without."""
-  return sweeps.grouped_row(
-    'Digits 8x8, epsilon 10 (CNN)', found, sweeps.accuracy, first_secs
+  """Two lines: accuracy and distance with and without."""
+  return table_rows.ablation(
+    'Pre-training, digits, epsilon 10', found, first_secs
   )
 
 

@@ -11,16 +11,17 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 PLAN = sweeps.grid('configs/camelyon.py', {'accuracy': {}}, is_divided=False)
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """One line: the claim."""
-  return sweeps.grouped_row(
+  return table_rows.grouped(
     'Camelyon17, epsilon 10',
     found,
-    sweeps.accuracy,
+    table_rows.accuracy,
     first_secs,
     claim='camelyon17',
   )

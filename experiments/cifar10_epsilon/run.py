@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 EPSILONS = (1, 5, 10, 32, 'inf')
 PLAN = sweeps.grid(
@@ -23,21 +24,21 @@ PLAN = sweeps.grid(
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """Accuracy and FID at epsilon 10 beside the claim, then all of them."""
   ten = [run for run in found if run['group'] == 'epsilon 10']
-  lines = sweeps.measured_row(
+  lines = table_rows.measured(
     'CIFAR-10, epsilon 10',
     ten,
-    {'accuracy': sweeps.accuracy},
+    {'accuracy': table_rows.accuracy},
     first_secs,
     claim='cifar10',
   )
-  lines += sweeps.measured_row(
-    'CIFAR-10, epsilon 10', ten, {'FID': sweeps.frechet}, unit=''
+  lines += table_rows.measured(
+    'CIFAR-10, epsilon 10', ten, {'FID': table_rows.fid}, unit=''
   )
-  lines += sweeps.grouped_row(
-    'CIFAR-10, accuracy', found, sweeps.accuracy, first_secs
+  lines += table_rows.grouped(
+    'CIFAR-10, accuracy', found, table_rows.accuracy, first_secs
   )
-  return lines + sweeps.grouped_row(
-    'CIFAR-10, FID', found, sweeps.frechet, first_secs, unit=''
+  return lines + table_rows.grouped(
+    'CIFAR-10, FID', found, table_rows.fid, first_secs, unit=''
   )
 
 

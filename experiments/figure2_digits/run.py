@@ -20,6 +20,7 @@ from dp_diffusion import files
 from dp_diffusion.baselines import settings
 from experiments import common
 from experiments import sweeps
+from experiments import table_rows
 from experiments.figure2_digits import figure
 
 NAME = 'figure2_digits'
@@ -67,7 +68,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   lines = []
   for method, title in figure.METHODS.items():
     mine = [run for run in found if run['method'] == method]
-    lines += sweeps.grouped_row(
+    lines += table_rows.grouped(
       f'Digits 8x8, {title} (CNN)',
       [run for run in mine if run['epsilon'] in _SHOWN],
       measure,
@@ -78,8 +79,8 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
 
 def measure(run: Mapping[str, Any]) -> float | None:
   """Accuracy of the CNN, trained on synthetic images or directly."""
-  direct = sweeps.accuracy(run, 'direct')
-  return sweeps.accuracy(run) if direct is None else direct
+  direct = table_rows.accuracy(run, 'direct')
+  return table_rows.accuracy(run) if direct is None else direct
 
 
 def ours() -> dict[str, Any]:

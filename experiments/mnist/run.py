@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 PLAN = sweeps.grid(
   'configs/mnist.py',
@@ -22,8 +23,8 @@ PLAN = sweeps.grid(
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """One line: the claim."""
-  return sweeps.grouped_row(
-    'MNIST, epsilon 10', found, sweeps.accuracy, first_secs, claim='mnist'
+  return table_rows.grouped(
+    'MNIST, epsilon 10', found, table_rows.accuracy, first_secs, claim='mnist'
   )
 
 

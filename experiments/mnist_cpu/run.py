@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 EPSILONS = (10, 1)
 AIM = 0.92  # Of the CNN at epsilon 10.
@@ -31,21 +32,21 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   lines = []
   for epsilon in EPSILONS:
     mine = [run for run in found if run['group'] == f'epsilon {epsilon}']
-    values = [sweeps.accuracy(run) for run in mine]
+    values = [table_rows.accuracy(run) for run in mine]
     is_aimed = epsilon == 10
-    lines += sweeps.measured_row(
+    lines += table_rows.measured(
       f'MNIST 14x14, epsilon {epsilon}, pre-trained on letters',
       mine,
-      {'Small CNN': sweeps.accuracy, '5 together': _ensemble},
+      {'Small CNN': table_rows.accuracy, '5 together': _ensemble},
       first_secs,
       aim=f'Small CNN {100 * AIM:.0f} %' if is_aimed else '',
       is_missed=is_aimed and any(v is None or v < AIM for v in values),
     )
   real = [dict(run, seconds={}) for run in found[:1]]
-  return lines + sweeps.measured_row(
+  return lines + table_rows.measured(
     'MNIST 14x14, real images, no privacy',
     real,
-    {'Small CNN': lambda run: sweeps.accuracy(run, 'real')},
+    {'Small CNN': lambda run: table_rows.accuracy(run, 'real')},
   )
 
 

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 PLAN = sweeps.grid(
   'configs/digits.py',
@@ -30,7 +31,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
     'Kendall': 'kendall',
     'top-1 regret': 'top1_regret',
   }
-  lines = sweeps.measured_row(
+  lines = table_rows.measured(
     'Digits 8x8, model selection',
     found,
     {

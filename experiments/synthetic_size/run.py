@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from experiments import sweeps
+from experiments import table_rows
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 PLAN = sweeps.grid(
@@ -28,8 +29,8 @@ PLAN = sweeps.grid(
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """Two lines, one classifier and five together, by number of images."""
   return [
-    *sweeps.curve_row('Digits 8x8, one CNN', found, 'accuracy', first_secs),
-    *sweeps.curve_row('Digits 8x8, 5 CNNs together', found, 'ensemble'),
+    *table_rows.curve('Digits 8x8, one CNN', found, 'accuracy', first_secs),
+    *table_rows.curve('Digits 8x8, 5 CNNs together', found, 'ensemble'),
   ]
 
 

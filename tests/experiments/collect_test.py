@@ -15,6 +15,14 @@ README = (
 )
 
 
+def write_readmes(root):
+  (root / 'README.md').write_text(README)
+  (root / 'experiments').mkdir()
+  (root / 'experiments' / 'README.md').write_text(
+    f'# B\n\n{collect.START}\n{collect.END}\n'
+  )
+
+
 def result(*rows, devices='1 x cpu', figures=()):
   return {
     'experiment': 'a',
@@ -125,9 +133,9 @@ def test_mutations_stand_by_folder_and_survivors_are_said():
 
 
 def test_check_says_what_is_out_of_date(tmp_path, capsys):
-  (tmp_path / 'README.md').write_text(README)
+  write_readmes(tmp_path)
   assert collect.main(['--check'], tmp_path) == 1
-  assert 'out of date' in capsys.readouterr().out
+  assert 'README.md is out of date' in capsys.readouterr().out
   assert (tmp_path / 'README.md').read_text() == README
   assert collect.main([], tmp_path) == 0
   assert collect.main(['--check'], tmp_path) == 0
@@ -138,6 +146,22 @@ def test_check_says_what_is_out_of_date(tmp_path, capsys):
   assert collect.main(['--check'], tmp_path) == 1
   assert collect.main([], tmp_path) == 0
   assert '| Own | – | A 50.0 % |' in (tmp_path / 'README.md').read_text()
+
+
+def test_ablations_stand_among_the_experiments(tmp_path, capsys):
+  write_readmes(tmp_path)
+  row = common.row('Clip norm', {'1': [0.5], '2': [0.6]}, seconds=3600)
+  files.write_json(
+    tmp_path / 'experiments' / 'ablation_x' / 'results.json',
+    result(row) | {'experiment': 'ablation_x'},
+  )
+  assert collect.main(['--check'], tmp_path) == 1
+  assert 'experiments/README.md is out of date' in capsys.readouterr().out
+  assert collect.main([], tmp_path) == 0
+  text = (tmp_path / 'experiments' / 'README.md').read_text()
+  line = '| Clip norm | 1 50.0 %; 2 60.0 % | 1 | 2 cores of Abacus 1 | 1 |'
+  assert line in text
+  assert 'Clip norm' not in (tmp_path / 'README.md').read_text()
 
 
 def test_readme_is_up_to_date(repository):

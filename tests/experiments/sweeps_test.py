@@ -14,6 +14,7 @@ from dp_diffusion import files
 from dp_diffusion import main
 from experiments import common
 from experiments import sweeps
+from experiments import table_rows
 from experiments.figure2_digits import figure
 from tests.experiments import reports
 
@@ -65,7 +66,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found, first_secs):
-  return sweeps.grouped_row('what', found, sweeps.accuracy, first_secs)
+  return table_rows.grouped('what', found, table_rows.accuracy, first_secs)
 
 
 @pytest.fixture
@@ -199,8 +200,8 @@ def test_fid_is_of_inception_alone():
     found = {'value': 9.8, 'is_inception': is_inception}
     return {'quality': {'synthetic': {'frechet': found}}}
 
-  assert sweeps.frechet(entry(True)) == 9.8
-  assert sweeps.frechet(entry(False)) is None and sweeps.frechet({}) is None
+  assert table_rows.fid(entry(True)) == 9.8
+  assert table_rows.fid(entry(False)) is None and table_rows.fid({}) is None
 
 
 def test_a_key_is_set_in_every_run_and_wins(capsys, monkeypatch):

@@ -1,0 +1,117 @@
+"""Lines of README's table from what the runs of an experiment found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments import common
+
+Found = Sequence[Mapping[str, Any]]
+
+
+def grouped(
+  what: str,
+  found: Found,
+  measure: Callable[[Mapping[str, Any]], float | None],
+  first_secs: float = 0.0,
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """One line of README's table with a mean for each group; [] for no runs.
+
+  Args:
+    what: data and setting.
+    found: entries of runs, see `common.read_run`; `group` names the mean.
+    measure: of an entry; None leaves it out.
+    first_secs: of what all share.
+    **more: of `common.row`.
+  """
+  measures: dict[str, list[float]] = {}
+  for run in found:
+    value = measure(run)
+    if value is not None:
+      measures.setdefault(run['group'], []).append(value)
+  if not measures:
+    return []
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [common.row(what, measures, seconds=secs, **more)]
+
+
+def measured(
+  what: str,
+  found: Found,
+  measures: Mapping[str, Callable[..., float | None]],
+  first_secs: float = 0.0,
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """One line with several measures of the same runs; [] for none.
+
+  Args:
+    what: data and setting.
+    found: entries of runs.
+    measures: title -> measure of an entry; None leaves it out.
+    first_secs: of what all share.
+    **more: of `common.row`.
+  """
+  values = {
+    t: [measure(run) for run in found] for t, measure in measures.items()
+  }
+  kept = {t: [v for v in vs if v is not None] for t, vs in values.items()}
+  kept = {title: vs for title, vs in kept.items() if vs}
+  if not kept:
+    return []
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [common.row(what, kept, seconds=secs, **more)]
+
+
+def curve(
+  what: str, found: Found, kind: str, first_secs: float = 0.0
+) -> list[dict[str, Any]]:
+  """One line of accuracies by number of images: 'accuracy' or 'ensemble'."""
+  points = [
+    dict(run, group=f'{point["num_images"]:,}', point=point[kind])
+    for run in found
+    for point in run.get('accuracy_by_number', ())
+    if point[kind]
+  ]
+  lines = grouped(what, points, lambda p: p['point']['value'])
+  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  return [line | {'seconds': secs} for line in lines]
+
+
+def ablation(
+  what: str, found: Found, first_secs: float
+) -> list[dict[str, Any]]:
+  """Two lines: what the small CNN reaches, and the Frechet distance.
+
+  Args:
+    what: is varied, and on what.
+    found: entries of runs; `group` names the setting.
+    first_secs: of what all share.
+  """
+  return [
+    *grouped(f'{what}: accuracy (CNN)', found, accuracy, first_secs),
+    *(
+      line | {'seconds': None}  # The same runs.
+      for line in grouped(f'{what}: Frechet distance', found, frechet, unit='')
+    ),
+  ]
+
+
+def frechet(run: Mapping[str, Any]) -> float | None:
+  """Frechet distance of an entry in whatever features, where it has it."""
+  found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
+  return found.get('value')
+
+
+def fid(run: Mapping[str, Any]) -> float | None:
+  """FID of an entry; None where it is in other features, or not there."""
+  found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
+  return frechet(run) if found.get('is_inception') else None
+
+
+def accuracy(
+  run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
+) -> float | None:
+  """An accuracy of an entry, where it has it."""
+  return run['accuracy'].get(source, {}).get(name)
