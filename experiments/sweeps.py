@@ -6,6 +6,7 @@ A folder's `run.py` states its runs and calls `main`. Flags of every folder:
   --jobs=N       processes at a time
   --print        print the command lines for a scheduler, run nothing
   --smoke        tiny runs; results stay in --out
+  --only=TEXT    the runs with TEXT in their name; results.json keeps the others
   --set=KEY=VALUE  a config key of all runs, such as data.tfds_dir=/data/tfds
 
 A run that is complete is skipped and one that was stopped continues, so the
@@ -18,7 +19,7 @@ usage; 130 stopped by Ctrl-C with everything saved.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
@@ -215,6 +216,12 @@ def parse(
     '--print', action='store_true', help='print the command lines, run nothing'
   )
   parser.add_argument(
+    '--only',
+    default='',
+    metavar='TEXT',
+    help='run those with TEXT in their name; results.json keeps the others',
+  )
+  parser.add_argument(
     '--set',
     action='append',
     default=[],
@@ -238,6 +245,13 @@ def _run(
 ) -> int:
   out = arguments.out
   plan = with_overrides(experiment.plan(out, arguments.smoke), arguments.set)
+  everything = plan
+  wanted = tuple(run for run in plan.runs if arguments.only in run.name)
+  if not wanted:
+    names = ', '.join(run.name for run in plan.runs)
+    console.warn(f'expected --only={arguments.only} to be in one of: {names}.')
+    return 2
+  plan = dataclasses.replace(plan, runs=wanted)
   if arguments.print:
     _print(plan, command.replace(' --print', ''))
     return 0
@@ -247,10 +261,12 @@ def _run(
   if common.execute_all(plan.first, logs):
     return 1  # The others need them.
   failed = common.execute_all(plan.runs, logs, arguments.jobs)
-  results = make_results(experiment, plan, failed, command, machine)
+  folder = out if arguments.smoke else HERE / experiment.name
+  others = {run.name for run in everything.runs} - {run.name for run in wanted}
+  kept = _entries(folder / 'results.json', others)
+  results = make_results(experiment, everything, failed, command, machine, kept)
   if not results['runs']:
     return 1
-  folder = out if arguments.smoke else HERE / experiment.name
   files.write_json(folder / 'results.json', results)
   if experiment.draw:
     experiment.draw(results['runs'], folder / experiment.figure['file'])
@@ -260,12 +276,23 @@ def _run(
   return 1 if results['missing'] else 0
 
 
+def _entries(
+  path: pathlib.Path, names: Collection[str]
+) -> dict[str, Mapping[str, Any]]:
+  """Those of an earlier `results.json` that this call does not run."""
+  if not names or not path.exists():
+    return {}
+  found = files.read_json(path)['runs']
+  return {run['name']: run for run in found if run['name'] in names}
+
+
 def make_results(
   experiment: Experiment,
   plan: Plan,
   failed: Sequence[str],
   command: str,
   machine: Mapping[str, Any],
+  kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
   """The content of `results.json`; see `common`.
 
@@ -275,8 +302,12 @@ def make_results(
     failed: names of runs whose folders are not to be believed.
     command: what was typed.
     machine: facts of `common.machine`.
+    kept: name -> entry, of runs that an earlier call has collected.
   """
-  read = {run.name: common.read_run(run) for run in plan.runs}
+  kept = kept or {}
+  read = {
+    run.name: kept.get(run.name) or common.read_run(run) for run in plan.runs
+  }
   found = [
     run for name, run in read.items() if run is not None and name not in failed
   ]

@@ -56,11 +56,16 @@ def _ensemble(run: Mapping[str, Any]) -> float | None:
 
 
 def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """Copies the grid of the first run: synthetic images, which may leave."""
+  """Copies the grid of the first run: synthetic images, which may leave.
+
+  Where that run was collected earlier and lies elsewhere, its grid stays.
+  """
   words = shlex.split(found[0]['command'])
   (workdir,) = (w for w in words if w.startswith('--workdir='))
   folder = pathlib.Path(workdir.removeprefix('--workdir='))
-  shutil.copyfile(folder / 'release' / 'samples.png', path)
+  source = folder / 'release' / 'samples.png'
+  if source.exists() or not path.exists():
+    shutil.copyfile(source, path)
 
 
 EXPERIMENT = sweeps.Experiment(

@@ -6,6 +6,7 @@ import importlib
 import math
 import pathlib
 import shlex
+import shutil
 
 import pytest
 
@@ -128,6 +129,22 @@ def test_an_old_result_of_a_failed_run_is_not_believed(fake_run):
   code, _, path = fake_run(fails=('K_1-seed_2',))
   assert code == 1
   assert files.read_json(path)['missing'] == ['K_1-seed_2']
+
+
+def test_only_some_run_and_the_others_stay(fake_run, tmp_path, capsys):
+  _, _, path = fake_run()
+  before = files.read_json(path)
+  shutil.rmtree(tmp_path / 'out')
+  code, started, _ = fake_run('--only=K_1-')
+  assert code == 0 and started == ['pretrain', 'K_1-seed_1', 'K_1-seed_2']
+  assert files.read_json(path)['rows'] == before['rows']
+  assert len(files.read_json(path)['runs']) == 4
+  path.unlink()
+  shutil.rmtree(tmp_path / 'out')
+  code, _, _ = fake_run('--only=K_1-')
+  assert code == 1 and len(files.read_json(path)['missing']) == 2
+  code, started, _ = fake_run('--only=K_3')
+  assert code == 2 and not started and '--only=K_3' in capsys.readouterr().err
 
 
 def test_without_what_all_need_nothing_else_starts(fake_run):
