@@ -115,6 +115,7 @@ def grid(
   seeds: Sequence[int] = (1, 2, 3),
   shares_pretraining: bool = True,
   is_divided: bool = True,
+  everywhere: Mapping[str, object] | None = None,
 ) -> Callable[[pathlib.Path, bool], Plan]:
   """The plan of most experiments: some settings, and seeds of each.
 
@@ -125,6 +126,7 @@ def grid(
     shares_pretraining: one pre-training first, for all runs; else each run
       has its own, or none, as its overrides say.
     is_divided: whether the seed also divides the data (`data.split_seed`).
+    everywhere: overrides of all runs and of the pre-training.
 
   Returns:
     What `Experiment.plan` is.
@@ -133,8 +135,11 @@ def grid(
   def plan(out: pathlib.Path, is_smoke: bool) -> Plan:
     smoke = ',smoke' if ':' in config else ':smoke'
     file = config + (smoke if is_smoke else '')
-    first = (pretraining(file, out),) if shares_pretraining else ()
-    shared = from_pretraining(first[0]) if first else {}
+    common_ones = everywhere or {}
+    first = ()
+    if shares_pretraining:
+      first = (pretraining(file, out, common_ones),)
+    shared = {**common_ones, **(from_pretraining(first[0]) if first else {})}
     runs = tuple(
       common.make_run(
         f'{group.replace(" ", "_")}-seed_{seed}',

@@ -58,7 +58,7 @@ def test_every_printed_command_line_loads(
 
 
 def test_there_are_the_folders_of_the_paper():
-  assert len(FOLDERS) == 12
+  assert len(FOLDERS) == 15
 
 
 PLAN = sweeps.grid(
@@ -232,3 +232,24 @@ def test_a_key_is_set_in_every_run_and_wins(capsys, monkeypatch):
     overrides = main.parse(shlex.split(command)[3:]).overrides
     assert overrides['finetune.augmult'] == '3'
     assert overrides['data.tfds_dir'] == 'a b'
+
+
+def test_each_ablation_of_the_optimizer_varies_one_thing():
+  experiment = experiment_of('ablation_optimizer')
+  plan = experiment.plan(pathlib.Path('runs'), False)
+  found = [
+    {**run.facts, 'accuracy': {'synthetic': {'cnn': 0.5}}, 'seconds': {}}
+    for run in plan.runs
+  ]
+  clip, ema = experiment.rows(found, 0.0)
+  assert clip['what'].startswith('Clip norm')
+  assert list(clip['measures']) == ['0.1', '0.3', '1']
+  assert ema['what'].startswith('Decay')
+  assert list(ema['measures']) == ['0.9', '0.97', '0.99']
+
+
+def test_dropped_labels_are_dropped_in_public_too():
+  plan = experiment_of('ablation_guidance').plan(pathlib.Path('runs'), False)
+  assert len(plan.first) == 1
+  for run in (*plan.first, *plan.runs):
+    assert '--config.diffusion.label_drop_prob=0.1' in run.command
