@@ -36,6 +36,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model.conv_resample = False
   config.diffusion.schedule = 'cosine'
   config.diffusion.prediction = 'v'
+  # Timesteps stay uniform in fine-tuning: experiments/ablation_mixture.
 
   config.pretrain.num_steps = 600
   config.pretrain.batch_size = 256
@@ -51,7 +52,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.expected_batch_size = 480
   config.privacy.num_steps = 60
   config.privacy.l2_clip_norm = 0.3
-  config.finetune.augmult = 4
+  config.finetune.augmult = 4  # By experiments/ablation_k.
   config.finetune.optimizer.learning_rate = 2e-3
   config.finetune.ema_decay = 0.97
   config.finetune.microbatch_size = 32
