@@ -1,14 +1,20 @@
-"""Features that take hours are kept in files, a few thousand images in each.
+"""Features on the disk: those that take hours are kept, none fills the memory.
 
-For Inception on a CPU: an interrupted evaluation continues where it stopped,
-and evaluations of several releases share the features of the real images.
-These belong in `private/`.
+For Inception on a CPU an interrupted evaluation continues where it stopped,
+and evaluations of several releases share the features of the real images: a
+file holds those of a few thousand images, and belongs in `private/`.
+
+Three sets of 50,000 images have a gigabyte of Inception features. `on_disk`
+gives room for them in a file that has no name and ends with the process, so
+that the memory they take is given back when something else needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import hashlib
+import os
+import tempfile
 
 from etils import epath
 import numpy as np
@@ -37,12 +43,12 @@ def extract(
     chunk_size: images per file.
 
   Returns:
-    float32[N, F].
+    float32[N, F], as `on_disk` gives it.
 
   Raises:
     Exception: what `check` raised; finished chunks are kept.
   """
-  found = np.empty((len(images), extractor.num_features), np.float32)
+  found = on_disk((len(images), extractor.num_features), folder)
   for start in range(0, len(images), chunk_size):
     chunk = np.asarray(images[start : start + chunk_size])
     path = epath.Path(folder) / _name(extractor, chunk)
@@ -51,6 +57,24 @@ def extract(
       files.write_npz(path, 0o600, features=extractor.extract(chunk))
     found[start : start + len(chunk)] = files.read_npz(path)['features']
   return found
+
+
+def on_disk(shape: tuple[int, int], folder: epath.PathLike) -> np.ndarray:
+  """float32 zeros in a file of this process alone.
+
+  Args:
+    shape: [N, F].
+    folder: private, where the file takes its room but has no name; where it
+      is at gs:// or the like, the machine's folder for temporary files.
+  """
+  if not all(shape):
+    return np.zeros(shape, np.float32)
+  where = None
+  if files.is_local(folder):
+    where = os.fspath(folder)
+    os.makedirs(where, mode=0o700, exist_ok=True)
+  with tempfile.TemporaryFile(dir=where) as file:
+    return np.asarray(np.memmap(file, np.float32, 'w+', shape=shape))
 
 
 def _name(extractor: features_lib.FeatureExtractor, images: np.ndarray) -> str:

@@ -54,7 +54,9 @@ class FeatureExtractor(Protocol):
   def blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
     """Maps uint8[N, H, W, C] to float32[<= B, F] blocks, in order."""
 
-  def extract(self, images: np.ndarray) -> np.ndarray:
+  def extract(
+    self, images: np.ndarray, out: np.ndarray | None = None
+  ) -> np.ndarray:
     """Maps uint8[N, H, W, C] to float32[N, F]."""
 
 
@@ -155,19 +157,24 @@ class NetExtractor:
         shown = done
         yield found
 
-  def extract(self, images: np.ndarray) -> np.ndarray:
+  def extract(
+    self, images: np.ndarray, out: np.ndarray | None = None
+  ) -> np.ndarray:
     """Computes the features of all images.
 
     Args:
       images: uint8[N, H, W, C]; may be memory-mapped.
+      out: float32[N, F] to fill; None makes one.
 
     Returns:
-      float32[N, F]: 400 MB for 50,000 images and Inception.
+      `out`: 400 MB for 50,000 images and Inception.
 
     Raises:
       ValueError: see `blocks`.
     """
-    found = np.empty((len(images), self.num_features), np.float32)
+    found = out
+    if found is None:
+      found = np.empty((len(images), self.num_features), np.float32)
     start = 0
     for block in self.blocks(images):
       found[start : start + len(block)] = block

@@ -160,13 +160,15 @@ def _features(
   private_dir: epath.Path,
   stop: interrupts.Stop,
 ) -> np.ndarray:
-  """float32[N, F]; those of the large network are kept."""
+  """float32[N, F] on the disk; those of the large network are kept there."""
   stop.raise_if_asked()
-  if not extractor.is_inception:
-    return extractor.extract(images)
-  return feature_cache.extract(
-    extractor, images, private_dir / 'features', stop.raise_if_asked
-  )
+  folder = private_dir / 'features'
+  if extractor.is_inception:
+    return feature_cache.extract(
+      extractor, images, folder, stop.raise_if_asked
+    )
+  room = feature_cache.on_disk((len(images), extractor.num_features), folder)
+  return extractor.extract(images, room)
 
 
 def _copies(

@@ -24,6 +24,7 @@ SECTIONS = {
   'host_overhead': 'What the host adds',
   'sampling': 'Sampling',
   'calibration': 'Calibration',
+  'evaluation_memory': 'What an evaluation needs',
   'profile': 'Where the time of a private step goes, as shares',
   'gpu_mfu': 'Use of the arithmetic of an accelerator',
 }

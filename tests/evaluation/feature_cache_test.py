@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import stat
 
 import numpy as np
@@ -67,3 +68,24 @@ def test_other_features_have_files_of_their_own(tmp_path):
   )
   feature_cache.extract(mean, images, tmp_path)
   assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize('kind', ['kept', 'not kept'])
+def test_features_are_on_the_disk_and_not_in_memory(kind, tmp_path):
+  images = make_images()
+  if kind == 'kept':
+    found = extract(images, tmp_path / 'x')
+  else:
+    room = feature_cache.on_disk((25, 4), tmp_path / 'x')
+    found = features.pixels(SHAPE).extract(images, room)
+  owner = found
+  while isinstance(owner, np.ndarray):
+    owner = owner.base
+  assert isinstance(owner, mmap.mmap)
+  assert len(list((tmp_path / 'x').iterdir())) == (3 if kind == 'kept' else 0)
+  np.testing.assert_array_equal(found, features.pixels(SHAPE).extract(images))
+
+
+def test_no_features_need_no_file(tmp_path):
+  assert feature_cache.on_disk((0, 3), tmp_path).shape == (0, 3)
+  assert feature_cache.on_disk((2, 3), 'gs://bucket/x').shape == (2, 3)

@@ -1,0 +1,143 @@
+"""The memory that distances between 50,000 images and as many others need.
+
+  python -m experiments.benchmarks.evaluation_memory
+
+Images of 32x32x3, 50,000 synthetic, 50,000 of training and 10,000 held out, go
+through all that the evaluation stage measures on them, with 2,048 features
+each. Those of Inception would take hours on a CPU, and its memory does not grow
+with the images: so a network of its size, with random weights, stays loaded and
+sees one batch, and a projection makes the features. Linux alone says what is
+asked here: memory that cannot be given back ('anonymous').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import pathlib
+import re
+import tempfile
+import threading
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.evaluation import features
+from dp_diffusion.models import inception
+from dp_diffusion.stages import distances
+from dp_diffusion.stages import interrupts
+from experiments.benchmarks import harness
+from experiments.benchmarks import table
+
+MAX_GB = 2.0
+_INTERVAL_SECS = 0.02
+_GB = 1e9
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Measures and writes."""
+  parser = harness.parser(__doc__, 'evaluation_memory')
+  parser.add_argument('--images', type=int, default=50_000)
+  arguments = parser.parse_args(argv)
+  num = 200 if arguments.smoke else arguments.images
+  harness.start()
+  config = config_lib.load(
+    'configs/cifar10.py', {'evaluate.allow_few_images': str(arguments.smoke)}
+  )
+  rng = np.random.default_rng(0)
+  synthetic, train, held_out = (
+    (
+      rng.integers(0, 256, (n, 32, 32, 3), np.uint8),
+      rng.integers(0, 10, n).astype(np.int32),
+    )
+    for n in (num, num, num // 5)
+  )
+  peak: dict[str, int] = {}
+  start = time.perf_counter()
+  with _watched(peak), tempfile.TemporaryDirectory() as folder:
+    found = distances.sections(
+      config,
+      _extractor(is_small=arguments.smoke),
+      synthetic,
+      train,
+      held_out,
+      epath.Path(folder),
+      interrupts.Stop(''),
+    )
+  if len(found) != 2:
+    raise RuntimeError(f'{len(found)} sections, not distances and copies.')
+  rows = [
+    table.row(
+      f'GB to compare {num:,} images of 32x32 with {num:,} and {num // 5:,}',
+      peak['RssAnon'] / _GB,
+      {
+        'GB with pages of files': peak['VmHWM'] / _GB,
+        'minutes': (time.perf_counter() - start) / 60,
+      },
+      at_most=MAX_GB,
+    )
+  ]
+  harness.save('evaluation_memory', rows, arguments)
+
+
+def _extractor(*, is_small: bool) -> features.NetExtractor:
+  """Features of a projection, from a process that holds Inception's weights."""
+  num = 16 if is_small else inception.NUM_FEATURES
+  rng = np.random.default_rng(1)
+  params: dict[str, Any] = {
+    'projection': rng.normal(size=(3072, num)).astype(np.float32) / 55
+  }
+  if not is_small:
+    net = inception.InceptionV3()
+    images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
+    x = jax.jit(inception.preprocess)(images)
+    variables = jax.jit(net.init)(jax.random.key(0), x[:1])
+    params['inception'] = variables
+    jax.block_until_ready(jax.jit(net.apply)(variables, x))
+  return features.NetExtractor(
+    name='projection',
+    num_features=num,
+    apply_fn=_project,
+    params=params,
+  )
+
+
+def _project(params: Any, images: jax.Array) -> jax.Array:
+  x = images.reshape((len(images), -1)).astype(jnp.float32) / 255
+  return jax.nn.relu(x @ params['projection'])
+
+
+@contextlib.contextmanager
+def _watched(peak: dict[str, int]) -> Iterator[None]:
+  """Fills in the largest anonymous and whole memory of a block, in bytes."""
+  is_over = threading.Event()
+
+  def watch() -> None:
+    while True:
+      for key, value in _memory().items():
+        peak[key] = max(peak.get(key, 0), value)
+      if is_over.wait(_INTERVAL_SECS):
+        return
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    is_over.set()
+    thread.join()
+
+
+def _memory() -> dict[str, int]:
+  text = pathlib.Path('/proc/self/status').read_text()
+  found = re.findall(r'^(RssAnon|VmHWM):\s+(\d+) kB$', text, re.MULTILINE)
+  return {key: int(value) * 1024 for key, value in found}
+
+
+if __name__ == '__main__':
+  main()
