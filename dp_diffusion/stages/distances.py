@@ -164,9 +164,7 @@ def _features(
   stop.raise_if_asked()
   folder = private_dir / 'features'
   if extractor.is_inception:
-    return feature_cache.extract(
-      extractor, images, folder, stop.raise_if_asked
-    )
+    return feature_cache.extract(extractor, images, folder, stop.raise_if_asked)
   room = feature_cache.on_disk((len(images), extractor.num_features), folder)
   return extractor.extract(images, room)
 

@@ -3,11 +3,11 @@
   python -m experiments.benchmarks.peers [--venv=FOLDER]
 
 Makes a virtual environment (by default below the user's cache folder) that
-sees this one's packages and adds jax_privacy, PyTorch and Opacus. Two workers,
-one of JAX and one of PyTorch, hold the same network, weights and 64 images, and
-take turns of two calls each, of which the second counts; the sums must agree to
-1e-4. Each loss is of one fixed timestep and noise per image, and the clip norm
-is so small that every gradient is clipped.
+sees this one's packages and adds jax_privacy, PyTorch, Opacus and diffusers.
+Two workers, one of JAX and one of PyTorch, hold the same network, weights and
+64 images, and take turns of two calls each, of which the second counts; the
+sums must agree to 1e-4. Each loss is of one fixed timestep and noise per image,
+and the clip norm is so small that every gradient is clipped.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ PACKAGES = (  # Without what they depend on, all of which is there or named.
   'annotated-types',
   'typing-inspection',
   'opt-einsum',
+  'diffusers==0.42.1',
+  'huggingface_hub==2.4.0',
+  'safetensors==0.8.0',
+  'httpx2',
+  'httpcore2',
+  'truststore',
+  'h11',
 )
 CLIP_NORM = 1e-3
 TOLERANCE = 1e-4
@@ -49,10 +56,17 @@ METHODS = {
 }
 
 
+def default_folder() -> pathlib.Path:
+  """Of the virtual environment, below the user's cache folder."""
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache).expanduser() / 'dp_diffusion' / 'peers'
+
+
 def environment(folder: pathlib.Path) -> pathlib.Path:
   """Makes the virtual environment unless it is there; returns its Python."""
-  python = folder / 'bin' / 'python'
-  if (folder / 'complete').exists():
+  python, complete = folder / 'bin' / 'python', folder / 'complete'
+  wanted = '\n'.join(PACKAGES)
+  if complete.exists() and complete.read_text() == wanted:
     return python
   subprocess.run([sys.executable, '-m', 'venv', str(folder)], check=True)
   paths = sysconfig.get_paths(vars={'base': str(folder), 'platbase': ''})
@@ -62,12 +76,12 @@ def environment(folder: pathlib.Path) -> pathlib.Path:
   # PyTorch brings packages of its own; the others must not change ours.
   subprocess.run([*pip, PACKAGES[0]], check=True)
   subprocess.run([*pip, '--no-deps', *PACKAGES[1:]], check=True)
-  (folder / 'complete').touch()
+  complete.write_text(wanted)
   return python
 
 
 class Worker:
-  """A process that computes a sum whenever it is told to."""
+  """A process that computes whenever it is told to."""
 
   def __init__(self, python: pathlib.Path, kind: str, folder: str) -> None:
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -81,7 +95,7 @@ class Worker:
     )
 
   def run(self, method: str) -> float:
-    """Seconds of one call; its sum is left in METHOD.npz."""
+    """Seconds of one call; a sum is left in METHOD.npz."""
     assert self._process.stdin and self._process.stdout
     print(method, file=self._process.stdin, flush=True)
     line = self._process.stdout.readline()
@@ -137,11 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--images', type=int, default=64)
   arguments = parser.parse_args(argv)
   harness.start()
-  folder = arguments.venv
-  if folder is None:
-    cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    folder = pathlib.Path(cache).expanduser() / 'dp_diffusion' / 'peers'
-  python = environment(folder)
+  python = environment(arguments.venv or default_folder())
   name = 'smoke' if arguments.smoke else 'small'
   network = networks.load(name)
   num_images = 4 if arguments.smoke else arguments.images

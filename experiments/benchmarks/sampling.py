@@ -1,19 +1,26 @@
 """Images per second of each sampler.
 
-  python -m experiments.benchmarks.sampling [--networks=small]
+  python -m experiments.benchmarks.sampling [--networks=small] [--diffusers]
 
 On an accelerator the whole loop is one program. On a CPU, where XLA runs a
 convolution inside a loop many times slower, one compiled step is called again
 and again, as the sample stage does; nothing comes back to the host in between.
 Every step costs the same, so images per second at another number of steps
 follow from the network evaluations per second.
+
+`--diffusers` takes turns with the pipeline of Hugging Face's diffusers, which
+runs in PyTorch, in an environment that `peers` makes; see `peers_diffusers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
+import functools
+import pathlib
 import statistics
+import tempfile
 from typing import Any
 
 import jax
@@ -25,7 +32,10 @@ from dp_diffusion.models import unet
 from dp_diffusion.stages import assembly
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
+from experiments.benchmarks import peers
 from experiments.benchmarks import table
+
+_THEIRS = 'diffusers '
 
 
 def sampler(
@@ -64,12 +74,60 @@ def sampler(
   return run
 
 
+@contextlib.contextmanager
+def _diffusers(
+  problem: str,
+) -> Iterator[tuple[dict[str, Callable[[], Any]], int]]:
+  """Calls of a worker, and how many parameters its network has."""
+  python = peers.environment(peers.default_folder())
+  with tempfile.TemporaryDirectory() as folder:
+    (pathlib.Path(folder) / 'problem').write_text(problem)
+    worker = peers.Worker(python, 'diffusers', folder)
+    calls = {
+      f'{_THEIRS}{method}': functools.partial(worker.run, method)
+      for method in sampler_steps.SAMPLERS
+    }
+    worker.run('ddim')  # It is there, and has counted.
+    num = int((pathlib.Path(folder) / 'num_parameters').read_text())
+    try:
+      yield calls, num
+    finally:
+      worker.close()
+
+
+def _rows(
+  seconds: dict[str, list[float]],
+  title: str,
+  num_evaluations: int,
+  num_steps: int,
+) -> list[dict[str, Any]]:
+  """A line per sampler of ours, with that of theirs where it was timed."""
+  lines = []
+  for method in sampler_steps.SAMPLERS:
+    rate = num_evaluations / statistics.median(seconds[method])
+    measured = {
+      'images/s': rate / num_steps,
+      'network evaluations/s': rate,
+    }
+    theirs = seconds.get(f'{_THEIRS}{method}')
+    ratio, what = None, method
+    if theirs:
+      what = f'ours / diffusers, {method}'
+      ratio = harness.ratio(theirs, seconds[method])
+      measured['theirs images/s'] = (
+        num_evaluations / num_steps / statistics.median(theirs)
+      )
+    lines.append(table.row(f'{what}, {title}', ratio, measured))
+  return lines
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Measures and writes."""
   parser = harness.parser(__doc__, 'sampling')
   parser.add_argument('--networks', default='small,80m')
   parser.add_argument('--small-size', default='10,32', help='steps, images')
   parser.add_argument('--large-size', default='3,2', help='steps, images')
+  parser.add_argument('--diffusers', action='store_true')
   arguments = parser.parse_args(argv)
   harness.start()
   rows = []
@@ -83,20 +141,15 @@ def main(argv: Sequence[str] | None = None) -> None:
       method: sampler(network, method, num_steps, batch_size)
       for method in sampler_steps.SAMPLERS
     }
-    seconds = harness.interleaved(calls, arguments.rounds or 3)
-    for method, found in seconds.items():
-      median = statistics.median(found)
-      rows.append(
-        table.row(
-          f'{method}, {num_steps} steps of {batch_size} images,'
-          f' {network.title}',
-          None,
-          {
-            'images/s': batch_size / median,
-            'network evaluations/s': batch_size * num_steps / median,
-          },
-        )
-      )
+    title = f'{num_steps} steps of {batch_size} images, {network.title}'
+    with contextlib.ExitStack() as stack:
+      if arguments.diffusers:
+        problem = f'{name} {num_steps} {batch_size}'
+        theirs, num_parameters = stack.enter_context(_diffusers(problem))
+        calls |= theirs
+        title += f' (theirs {num_parameters / 1e6:.3g}M)'
+      seconds = harness.interleaved(calls, arguments.rounds or 3)
+    rows += _rows(seconds, title, num_steps * batch_size, num_steps)
   harness.save('sampling', rows, arguments)
 
 

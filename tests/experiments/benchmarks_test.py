@@ -14,6 +14,7 @@ from experiments.benchmarks import gpu_mfu
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import peers
+from experiments.benchmarks import peers_diffusers
 from experiments.benchmarks import peers_torch
 from experiments.benchmarks import table
 
@@ -126,3 +127,15 @@ def test_an_unknown_device_needs_its_peak():
   assert gpu_mfu.peak_tflops('cpu', 2.0) == 2.0
   with pytest.raises(ValueError, match='--peak'):
     gpu_mfu.peak_tflops('cpu', 0.0)
+
+
+def test_the_network_of_diffusers_has_our_shape():
+  config = networks.load('80m').config
+  found = peers_diffusers.network_arguments(config)
+  assert found['block_out_channels'] == (192, 384, 384, 384)
+  assert found['down_block_types'] == (
+    *('DownBlock2D', 'AttnDownBlock2D'),
+    *('DownBlock2D', 'DownBlock2D'),
+  )
+  assert found['up_block_types'][2] == 'AttnUpBlock2D'
+  assert found['layers_per_block'] == 2 and found['sample_size'] == 32
