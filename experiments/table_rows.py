@@ -1,8 +1,11 @@
-"""Lines of README's table from what the runs of an experiment found."""
+"""Lines of README's table, and its pictures, from what runs have found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import pathlib
+import shlex
+import shutil
 from typing import Any
 
 from experiments import common
@@ -115,3 +118,24 @@ def accuracy(
 ) -> float | None:
   """An accuracy of an entry, where it has it."""
   return run['accuracy'].get(source, {}).get(name)
+
+
+def copy_samples(run: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Copies the grid of a release: synthetic images, which may leave.
+
+  Where the run was collected earlier and lies elsewhere, a grid that is there
+  stays.
+
+  Args:
+    run: entry of a run; its command names the folder.
+    path: of the PNG.
+
+  Raises:
+    FileNotFoundError: neither is there.
+  """
+  words = shlex.split(run['command'])
+  (workdir,) = (w for w in words if w.startswith('--workdir='))
+  folder = pathlib.Path(workdir.removeprefix('--workdir='))
+  source = folder / 'release' / 'samples.png'
+  if source.exists() or not path.exists():
+    shutil.copyfile(source, path)

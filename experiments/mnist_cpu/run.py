@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import pathlib
-import shlex
-import shutil
 import sys
 from typing import Any
 
@@ -56,16 +54,8 @@ def _ensemble(run: Mapping[str, Any]) -> float | None:
 
 
 def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """Copies the grid of the first run: synthetic images, which may leave.
-
-  Where that run was collected earlier and lies elsewhere, its grid stays.
-  """
-  words = shlex.split(found[0]['command'])
-  (workdir,) = (w for w in words if w.startswith('--workdir='))
-  folder = pathlib.Path(workdir.removeprefix('--workdir='))
-  source = folder / 'release' / 'samples.png'
-  if source.exists() or not path.exists():
-    shutil.copyfile(source, path)
+  """Copies the grid of the first run: synthetic images, which may leave."""
+  table_rows.copy_samples(found[0], path)
 
 
 EXPERIMENT = sweeps.Experiment(

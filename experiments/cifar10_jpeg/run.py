@@ -1,0 +1,71 @@
+"""JPEG copies of CIFAR-10 on one accelerator, and the floor beside them.
+
+python -m experiments.cifar10_jpeg.run [--jobs=N] [--out=FOLDER]
+python -m experiments.cifar10_jpeg.run --print   # for a scheduler
+python -m experiments.cifar10_jpeg.run --smoke   # tiny runs
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+from experiments import sweeps
+from experiments import table_rows
+
+AIM = 0.4  # Accuracy at epsilon 10.
+FLOOR = 'pre-trained only'
+PLAN = sweeps.grid(
+  'configs/cifar10.py:jpeg,one_gpu',
+  {
+    'epsilon 10': {},
+    # The same but for steps so small that the weights stay as they were.
+    FLOOR: {'finetune.optimizer.learning_rate': 1e-12},
+  },
+  seeds=(1,),
+  is_divided=False,
+)
+
+
+def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
+  """Accuracy beside its aim, then distances beside the floor."""
+  mine = [run for run in found if run['group'] == 'epsilon 10']
+  values = [table_rows.accuracy(run) for run in mine]
+  return [
+    *table_rows.measured(
+      'CIFAR-10 as JPEG copies, epsilon 10, 9M network',
+      mine,
+      {'accuracy': table_rows.accuracy},
+      first_secs,
+      aim=f'{100 * AIM:.0f} %',
+      is_missed=any(v is None or v < AIM for v in values),
+    ),
+    *table_rows.grouped(
+      'CIFAR-10 as JPEG copies, Frechet distance',
+      found,
+      table_rows.frechet,
+      unit='',
+    ),
+  ]
+
+
+def draw(found: sweeps.Found, path: pathlib.Path) -> None:
+  """Copies the grid of the first run: synthetic images, which may leave."""
+  table_rows.copy_samples(found[0], path)
+
+
+EXPERIMENT = sweeps.Experiment(
+  name='cifar10_jpeg',
+  plan=PLAN,
+  rows=rows,
+  draw=draw,
+  figure={
+    'file': 'samples.png',
+    'alt': 'Synthetic images after JPEG copies of CIFAR-10, epsilon 10',
+  },
+)
+
+
+if __name__ == '__main__':
+  sys.exit(sweeps.main(EXPERIMENT, __doc__))
