@@ -18,7 +18,6 @@ import pathlib
 import re
 import tempfile
 import threading
-import time
 from typing import Any
 
 from etils import epath
@@ -58,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for n in (num, num, num // 5)
   )
   peak: dict[str, int] = {}
-  start = time.perf_counter()
   with _watched(peak), tempfile.TemporaryDirectory() as folder:
     found = distances.sections(
       config,
@@ -75,10 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table.row(
       f'GB to compare {num:,} images of 32x32 with {num:,} and {num // 5:,}',
       peak['RssAnon'] / _GB,
-      {
-        'GB with pages of files': peak['VmHWM'] / _GB,
-        'minutes': (time.perf_counter() - start) / 60,
-      },
+      {'GB with pages of files': peak['VmHWM'] / _GB},
       at_most=MAX_GB,
     )
   ]
