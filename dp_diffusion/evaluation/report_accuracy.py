@@ -23,7 +23,7 @@ _SOURCE_NOTES = {
   'public': 'the floor: no sensitive image',
   'real': 'the ceiling: no privacy',
 }
-_CLASSIFIER_TITLES = {
+CLASSIFIER_TITLES = {
   'svm': 'RBF SVM',
   'cnn': 'CNN',
   'small_cnn': 'Small CNN',
@@ -248,7 +248,7 @@ def _shown_classes(score: scoring.Score) -> list[int]:
 def classifier_title(found: Accuracies, key: str) -> str:
   """A classifier's name for people."""
   name = found.classifier_names.get(key, key)
-  return _CLASSIFIER_TITLES.get(name, name)
+  return CLASSIFIER_TITLES.get(name, name)
 
 
 def source_title(source: str) -> str:

@@ -18,6 +18,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.evaluation import report
+from dp_diffusion.evaluation import report_accuracy
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import interrupts
@@ -122,12 +123,13 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     'synthetic': 'trained on synthetic images',
     'public': 'trained on public images alone',
   }
+  titles = report_accuracy.CLASSIFIER_TITLES
   for source in words:
     accuracies = found['accuracy'].get(source, {})
     if not accuracies:
       continue
     shown = ', '.join(
-      f'{name.upper().replace("_", " ")} {100 * value:.1f} %'
+      f'{titles.get(name, name)} {100 * value:.1f} %'
       for name, value in accuracies.items()
       if value is not None
     )

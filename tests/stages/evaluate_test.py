@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import stat
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -18,8 +19,10 @@ from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import features
+from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import measuring
+from dp_diffusion.stages import workdirs
 from tests.stages import command
 
 
@@ -221,3 +224,17 @@ def test_fid_is_called_so_and_its_features_are_kept(
 def _with(config: config_lib.Config, **changes) -> config_lib.Config:
   evaluate = dataclasses.replace(config.evaluate, **changes)
   return dataclasses.replace(config, evaluate=evaluate)
+
+
+def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
+  accuracy = {'cnn': 0.951, 'logistic_regression': 0.5, 'svm': None}
+  report = {
+    'privacy': {'epsilon_pld': 9.99, 'epsilon_rdp': 11.2, 'delta': 1e-4},
+    'accuracy': {'synthetic': accuracy, 'real': {'cnn': 0.99}},
+  }
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation' / 'report.json').write_text(json.dumps(report))
+  evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
+  said = capsys.readouterr().out
+  assert 'CNN 95.1 %, Logistic regression 50.0 %: trained on synthetic' in said
+  assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
