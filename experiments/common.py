@@ -242,7 +242,8 @@ def read_run(run: Run) -> dict[str, Any] | None:
     Its facts; epsilon_pld, epsilon_rdp, delta, noise_multiplier (an infinite
     epsilon is null, and then `private` is false); accuracies by source and
     classifier with their intervals; seconds of each stage; command, revision,
-    versions, and SHA-256 of the resolved config.
+    versions, SHA-256 of the resolved config; what an audit in the same folder
+    found, where there was one.
   """
   report_path = run.workdir / 'evaluation' / 'report.json'
   privacy_path = run.workdir / 'release' / statement.FILE_NAME
@@ -257,10 +258,28 @@ def read_run(run: Run) -> dict[str, Any] | None:
     **{name: statement.number(privacy, name) for name in numbers},
     **{name: report[name] for name in _REPORTED},
     **{name: report[name] for name in _OPTIONAL if name in report},
+    **_audit(run.workdir / 'evaluation' / 'audit.json'),
     'command': run.command,
     'code_revision': privacy['code_revision'],
     'versions': privacy['versions'],
     'config_sha256': config_sha256(report['config']),
+  }
+
+
+def _audit(path: pathlib.Path) -> dict[str, Any]:
+  """Of public images and canaries, so that it says nothing of real ones."""
+  if not path.exists():
+    return {}
+  found = files.read_json(path)
+  return {
+    'audit': {
+      'is_passed': found['is_passed'],
+      'claim': found['claim'],
+      'confidence': found['confidence'],
+      'epsilon_lower_bound': found['white_box']['epsilon_lower_bound'],
+      'measured_noise_multiplier': found['measured_noise_multiplier'],
+      'num_earlier_audits': len(found['earlier_runs']),
+    }
   }
 
 

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from dp_diffusion import array_types
+from dp_diffusion import files
 from dp_diffusion import main
 from experiments import common
 from tests.experiments import reports
@@ -160,6 +161,24 @@ def test_run_is_read(tmp_path):
   assert found['code_revision'] == 'abc' and len(found['config_sha256']) == 64
   assert found['command'] == run.command
   assert 'accuracy_per_class' not in found and 'config' not in found
+  assert 'audit' not in found
+
+
+def test_an_audit_in_the_same_folder_is_read(tmp_path):
+  (run,) = make(tmp_path, 'a')
+  reports.write(run)
+  audit = {
+    'is_passed': True,
+    'claim': {'epsilon': 1.0},
+    'confidence': 0.95,
+    'white_box': {'epsilon_lower_bound': 0.2, 'num_right': 60},
+    'measured_noise_multiplier': 3.5,
+    'earlier_runs': [{'is_passed': True}],
+  }
+  files.write_json(run.workdir / 'evaluation' / 'audit.json', audit)
+  found = common.read_run(run)['audit']
+  assert found['epsilon_lower_bound'] == 0.2 and found['is_passed']
+  assert found['num_earlier_audits'] == 1
 
 
 def test_machine_is_the_one_that_began(tmp_path, monkeypatch):

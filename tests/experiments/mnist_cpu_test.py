@@ -37,3 +37,11 @@ def test_the_picture_is_that_of_the_release(tmp_path):
   (release / 'samples.png').write_bytes(b'png')
   run.draw([entry('epsilon 10', 0.9, release.parent)], tmp_path / 'x.png')
   assert (tmp_path / 'x.png').read_bytes() == b'png'
+
+
+def test_an_audit_has_a_row_of_its_own():
+  audit = {'claim': {'epsilon': 1.0}, 'epsilon_lower_bound': 0.2}
+  found = [entry('epsilon 1', 0.9) | {'audit': audit}]
+  last = run.rows(found, 0.0)[-1]
+  assert last['measures'] == {'epsilon at least': [0.2]} and not last['unit']
+  assert 'claims epsilon 1' in last['what']
