@@ -45,6 +45,7 @@ from dp_diffusion.stages import audit_records
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import resuming
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import canaries
@@ -239,13 +240,14 @@ def _train(
     ),
     record_stats=lambda step, stats: None,
   )
-  state, _, step = loop.train_private(
-    steps, private_run, devices, state, ledger, start_step, stop
+  begun = resuming.Begun(
+    run=private_run,
+    streams=steps.streams,
+    state=state,
+    ledger=ledger,
+    start_step=start_step,
   )
-  if step < mechanism.num_steps:
-    stop.raise_if_asked()
-    raise array_types.Interrupted('Stopped by another process.')
-  return state
+  return resuming.finish(begun, steps, devices, stop)[0]
 
 
 def _released(

@@ -1,6 +1,6 @@
 """Begins a private training, or continues it from its last checkpoint.
 
-Fine-tuning and the DP classifier share it.
+Fine-tuning and the DP classifier share it, and the audit its end.
 
 Guarantees:
   * A resume goes on with the ledger and the randomness of its checkpoint, and
