@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
+from matplotlib import ticker
 
 from dp_diffusion import files
 
@@ -39,8 +40,9 @@ _DISTANCE = 'frechet'
 _PANELS = {
   'cnn': 'Small CNN: accuracy, %',
   'svm': 'RBF SVM: accuracy, %',
-  _DISTANCE: 'Frechet distance, public features',
+  _DISTANCE: 'Frechet distance, at equal numbers',
 }
+_EQUAL_NUMBERS = {'synthetic': 'synthetic_at_equal_number'}
 _INK = '#20242C'
 
 Runs = Sequence[Mapping[str, Any]]
@@ -65,6 +67,9 @@ def write(runs: Runs, ours: Runs, path: pathlib.Path) -> None:
     _set_axis(panel)
     if key == _DISTANCE:
       panel.set_yscale('log')
+      panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+      panel.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+      panel.yaxis.set_minor_formatter(ticker.NullFormatter())
   panels[0].legend(frameon=False, fontsize=8.5, loc='lower right')
   buffer = io.BytesIO()
   drawing.savefig(buffer, dpi=160, format='png')
@@ -99,6 +104,8 @@ def points(
 
 def _measure(run: Mapping[str, Any], source: str, key: str) -> float | None:
   if key == _DISTANCE:
+    # A distance depends on the number of images: as many as are held out.
+    source = _EQUAL_NUMBERS.get(source, source)
     found = run.get('quality', {}).get(source, {}).get(_DISTANCE)
     return found['value'] if found else None
   value = run['accuracy'].get(source, {}).get(key)
@@ -137,7 +144,7 @@ def _reference(panel: axes_lib.Axes, ours: Runs, key: str) -> None:
     return
   level = statistics.mean(values)
   is_distance = key == _DISTANCE
-  words = 'real images' if is_distance else 'public images alone'
+  words = 'real images, held out' if is_distance else 'public images alone'
   panel.axhline(level, color='#8A909A', lw=1, ls=(0, (4, 2)), label=words)
   if is_distance:
     panel.annotate(

@@ -197,7 +197,11 @@ def test_figure_shows_distances(tmp_path):
   def run(method, epsilon, value):
     quality = {
       source: {'frechet': {'value': x}}
-      for source, x in (('synthetic', value), ('real', 0.1))
+      for source, x in (
+        ('synthetic', -1.0),  # Of another number of images.
+        ('synthetic_at_equal_number', value),
+        ('real', 0.1),
+      )
     }
     accuracy = {'synthetic': {'cnn': 0.5}, 'public': {'cnn': 0.4, 'svm': 0.4}}
     facts = {'method': method, 'epsilon': epsilon, 'seed': 1}
