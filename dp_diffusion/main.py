@@ -25,6 +25,7 @@ from dp_diffusion import compile_cache
 from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion import host_memory
+from dp_diffusion import xla_flags
 
 STAGES = (
   'plan',
@@ -134,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(__doc__)
     return 0
   host_memory.keep_freed()
+  xla_flags.keep_barriers()
   compile_cache.enable()
   # Messages of libraries that no user can act on.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

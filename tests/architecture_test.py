@@ -36,6 +36,7 @@ LAYERS = {
   'crash_points': 0,
   'files': 0,
   'host_memory': 0,
+  'xla_flags': 0,
   'privacy': 1,
   'diffusion': 1,
   'models': 1,

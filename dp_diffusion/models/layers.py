@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dp_diffusion.models import convolution
+from dp_diffusion.models import materialize
 
 Dtype = Any
 _GROUP_NORM_EPS = 1e-5
@@ -69,7 +70,7 @@ class Conv(nn.Module):
         'bias', nn.initializers.zeros, (self.features,), jnp.float32
       )
       y = y + bias.astype(self.dtype)[None, None, None]
-    return y
+    return materialize.gradient_once(y)
 
 
 class GroupNorm(nn.Module):
@@ -177,7 +178,7 @@ class Attention(nn.Module):
     project = Conv(
       channels, kernel_size=1, is_zero_init=True, dtype=self.dtype, name='proj'
     )
-    return x + project(h)
+    return materialize.once(x + project(h))
 
 
 class Downsample(nn.Module):

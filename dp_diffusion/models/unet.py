@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from dp_diffusion import array_types
 from dp_diffusion.models import layers
+from dp_diffusion.models import materialize
 
 NULL_LABEL = -1
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -120,6 +121,7 @@ class ResBlock(nn.Module):
   ) -> jax.Array:
     """Maps [B, H, W, C], [B, E] to [B, H, W, features]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
+    x = materialize.once(x)
     h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
     h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
     factor = 2 if config.scale_shift else 1
@@ -142,7 +144,7 @@ class ResBlock(nn.Module):
       x = layers.Conv(
         self.features, kernel_size=1, dtype=dtype, name='shortcut'
       )(x)
-    return x + h
+    return materialize.once(x + h)
 
 
 class UNet(nn.Module):

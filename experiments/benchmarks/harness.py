@@ -24,6 +24,7 @@ import jax
 from dp_diffusion import compile_cache
 from dp_diffusion import files
 from dp_diffusion import host_memory
+from dp_diffusion import xla_flags
 from dp_diffusion.stages import statements
 from experiments import common
 from experiments.benchmarks import table
@@ -97,6 +98,7 @@ def start() -> None:
   """What `dp_diffusion.main` does first; call it before any compute."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   host_memory.keep_freed()
+  xla_flags.keep_barriers()
   path = os.environ.get('JAX_COMPILATION_CACHE_DIR') or compile_cache.folder()
   if path:
     jax.config.update('jax_compilation_cache_dir', str(path))

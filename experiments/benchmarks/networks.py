@@ -18,6 +18,7 @@ import numpy as np
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import convolution
+from dp_diffusion.models import materialize
 from dp_diffusion.models import unet
 from dp_diffusion.stages import assembly
 
@@ -107,6 +108,10 @@ def stock_conv3x3(
 
 @contextlib.contextmanager
 def stock_convolutions() -> Iterator[None]:
-  """What is traced inside uses `stock_conv3x3`."""
-  with mock.patch.object(convolution, 'conv3x3', stock_conv3x3):
+  """What is traced inside uses `stock_conv3x3`, and XLA fuses as it will."""
+  with (
+    mock.patch.object(convolution, 'conv3x3', stock_conv3x3),
+    mock.patch.object(materialize, 'once', lambda x: x),
+    mock.patch.object(materialize, 'gradient_once', lambda x: x),
+  ):
     yield
