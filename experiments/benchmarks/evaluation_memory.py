@@ -89,7 +89,8 @@ def _extractor(*, is_small: bool) -> features.NetExtractor:
   }
   if not is_small:
     net = inception.InceptionV3()
-    images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
+    batch_size = distances.images_per_device('inception', 'cpu')
+    images = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     x = jax.jit(inception.preprocess)(images)
     variables = jax.jit(net.init)(jax.random.key(0), x[:1])
     params['inception'] = variables

@@ -19,6 +19,7 @@ from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import features
+from dp_diffusion.stages import distances
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import measuring
@@ -238,3 +239,9 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   said = capsys.readouterr().out
   assert 'CNN 95.1 %, Logistic regression 50.0 %: trained on synthetic' in said
   assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
+
+
+def test_inception_sees_few_images_at_a_time_on_a_cpu():
+  assert distances.images_per_device('inception', 'cpu') <= 8
+  assert distances.images_per_device('inception', 'cuda') == 64
+  assert distances.images_per_device('public', 'cpu') == 256
