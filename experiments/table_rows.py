@@ -36,7 +36,7 @@ def grouped(
       measures.setdefault(run['group'], []).append(value)
   if not measures:
     return []
-  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  secs = seconds(found, first_secs)
   return [common.row(what, measures, seconds=secs, **more)]
 
 
@@ -63,7 +63,7 @@ def measured(
   kept = {title: vs for title, vs in kept.items() if vs}
   if not kept:
     return []
-  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  secs = seconds(found, first_secs)
   return [common.row(what, kept, seconds=secs, **more)]
 
 
@@ -78,7 +78,7 @@ def curve(
     if point[kind]
   ]
   lines = grouped(what, points, lambda p: p['point']['value'])
-  secs = first_secs + sum(sum(run['seconds'].values()) for run in found)
+  secs = seconds(found, first_secs)
   return [line | {'seconds': secs} for line in lines]
 
 
@@ -101,6 +101,11 @@ def ablation(
   ]
 
 
+def seconds(found: Found, first_secs: float) -> float:
+  """Of all stages of the runs, one after the other, and of what they share."""
+  return first_secs + sum(sum(run['seconds'].values()) for run in found)
+
+
 def frechet(run: Mapping[str, Any]) -> float | None:
   """Frechet distance of an entry in whatever features, where it has it."""
   found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
@@ -120,20 +125,20 @@ def accuracy(
   return run['accuracy'].get(source, {}).get(name)
 
 
-def copy_samples(run: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Copies the grid of a release: synthetic images, which may leave.
+def draw_samples(found: Found, path: pathlib.Path) -> None:
+  """Copies the grid of the first run: synthetic images, which may leave.
 
   Where the run was collected earlier and lies elsewhere, a grid that is there
   stays.
 
   Args:
-    run: entry of a run; its command names the folder.
+    found: entries of runs; the command of the first names its folder.
     path: of the PNG.
 
   Raises:
     FileNotFoundError: neither is there.
   """
-  words = shlex.split(run['command'])
+  words = shlex.split(found[0]['command'])
   (workdir,) = (w for w in words if w.startswith('--workdir='))
   folder = pathlib.Path(workdir.removeprefix('--workdir='))
   source = folder / 'release' / 'samples.png'

@@ -7,7 +7,6 @@ python -m experiments.cifar10_jpeg.run --smoke   # tiny runs
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from typing import Any
 
@@ -50,16 +49,11 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   ]
 
 
-def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """Copies the grid of the first run: synthetic images, which may leave."""
-  table_rows.copy_samples(found[0], path)
-
-
 EXPERIMENT = sweeps.Experiment(
   name='cifar10_jpeg',
   plan=PLAN,
   rows=rows,
-  draw=draw,
+  draw=table_rows.draw_samples,
   figure={
     'file': 'samples.png',
     'alt': 'Synthetic images after JPEG copies of CIFAR-10, epsilon 10',

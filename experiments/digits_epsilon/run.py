@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments import common
 from experiments import sweeps
+from experiments import table_rows
 from experiments.digits_epsilon import figure
 
 EPSILONS = (1.0, 2.0, 5.0, 10.0, math.inf)
@@ -55,7 +56,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       common.row(
         'Digits 8x8, epsilon 10',
         measures,
-        seconds=_seconds(ten, first_secs),
+        seconds=table_rows.seconds(ten, first_secs),
         aim=f'RBF SVM {100 * AIM_MEAN:.0f} %, no seed under'
         f' {100 * AIM_EACH:.0f} %',
         is_missed=statistics.mean(svm) < AIM_MEAN or min(svm) < AIM_EACH,
@@ -74,7 +75,9 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
     groups['real images'] = _accuracies(per_seed, 'real', key)
     lines.append(
       common.row(
-        f'Digits 8x8, {title}', groups, seconds=_seconds(found, first_secs)
+        f'Digits 8x8, {title}',
+        groups,
+        seconds=table_rows.seconds(found, first_secs),
       )
     )
   return lines
@@ -82,10 +85,6 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
 
 def _accuracies(runs: sweeps.Found, source: str, key: str) -> list[float]:
   return [run['accuracy'][source][key] for run in runs]
-
-
-def _seconds(runs: sweeps.Found, first_secs: float) -> float:
-  return first_secs + sum(sum(run['seconds'].values()) for run in runs)
 
 
 def _show(epsilon: float | None) -> str:

@@ -8,7 +8,6 @@ python -m experiments.mnist_cpu.run --smoke   # tiny runs
 from __future__ import annotations
 
 from collections.abc import Mapping
-import pathlib
 import sys
 from typing import Any
 
@@ -63,16 +62,11 @@ def _ensemble(run: Mapping[str, Any]) -> float | None:
   return found['cnn']['value'] if 'cnn' in found else None
 
 
-def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """Copies the grid of the first run: synthetic images, which may leave."""
-  table_rows.copy_samples(found[0], path)
-
-
 EXPERIMENT = sweeps.Experiment(
   name='mnist_cpu',
   plan=PLAN,
   rows=rows,
-  draw=draw,
+  draw=table_rows.draw_samples,
   figure={
     'file': 'samples.png',
     'alt': 'Synthetic MNIST digits at 14x14, epsilon 10, a row per class',

@@ -35,7 +35,9 @@ def test_the_picture_is_that_of_the_release(tmp_path):
   release = tmp_path / 'a b' / 'release'
   release.mkdir(parents=True)
   (release / 'samples.png').write_bytes(b'png')
-  run.draw([entry('epsilon 10', 0.9, release.parent)], tmp_path / 'x.png')
+  run.EXPERIMENT.draw(
+    [entry('epsilon 10', 0.9, release.parent)], tmp_path / 'x.png'
+  )
   assert (tmp_path / 'x.png').read_bytes() == b'png'
 
 
