@@ -87,9 +87,9 @@ def _diffusers(
       f'{_THEIRS}{method}': functools.partial(worker.run, method)
       for method in sampler_steps.SAMPLERS
     }
-    worker.run('ddim')  # It is there, and has counted.
-    num = int((pathlib.Path(folder) / 'num_parameters').read_text())
     try:
+      worker.run('ddim')  # It is there, and has counted.
+      num = int((pathlib.Path(folder) / 'num_parameters').read_text())
       yield calls, num
     finally:
       worker.close()
