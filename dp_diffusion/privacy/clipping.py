@@ -40,12 +40,11 @@ import jax
 import jax.numpy as jnp
 
 from dp_diffusion import array_types
+from dp_diffusion.privacy import per_example
 
 # Clipped gradients end this much below the bound, so that the rounding of
 # float32 norms and products never carries one above it.
 _ROUNDING_MARGIN = 2.0**-18
-# Squares of gradients times this number overflow for no finite float32.
-_TINY = 2.0**-80
 _MIN_CLIP_NORM = 1e-9
 
 _ExampleGradFn: TypeAlias = Callable[
@@ -192,7 +191,7 @@ def clipped_grad_sum(
   losses, grads = jax.vmap(example_grad, in_axes=(None, 0, 0))(
     params, batch, draw_keys
   )
-  norms, grads_are_finite = _global_norms(grads)
+  norms, grads_are_finite = per_example.global_norms(grads)
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
 
@@ -201,12 +200,10 @@ def clipped_grad_sum(
   if rescale_to_unit_norm:
     coefficients = coefficients / l2_clip_norm
   return ClippedSum(
-    grad_sum=jax.lax.platform_dependent(
-      grads, coefficients, is_used, cpu=_loop_sum, default=_leaf_sums
-    ),
+    grad_sum=per_example.weighted_sum(grads, coefficients, is_used),
     stats=GradStats(
-      loss_sum=_masked_weighted_sum(losses, 1.0, is_used),
-      norm_sum=_masked_weighted_sum(norms, 1.0, is_used),
+      loss_sum=per_example.masked_sum(losses, is_used),
+      norm_sum=per_example.masked_sum(norms, is_used),
       num_clipped=jnp.sum(is_used & (norms > bound), dtype=jnp.int32),
       num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
@@ -300,83 +297,3 @@ def _in_chunks(
     return jax.tree.map(lambda x: x / num_chunks, total)
 
   return mean_over_chunks
-
-
-def _global_norms(
-  grads: array_types.PyTree,
-) -> tuple[array_types.Array, array_types.Array]:
-  """L2 norm of each example's gradient, over all leaves, without overflow.
-
-  Squares of elements over 2^63 would overflow float32, so a second sum, of
-  scaled squares, stands in where the plain one is not finite. Both are taken
-  in one pass over the gradients.
-
-  Args:
-    grads: tree of float32[B, ...].
-
-  Returns:
-    norms: float32[B]; infinite where no float32 holds it.
-    is_finite: bool[B], whether every element of the gradient is finite.
-  """
-  leaves = [
-    g.astype(jnp.float32).reshape(g.shape[0], -1)
-    for g in jax.tree.leaves(grads)
-  ]
-  plain = sum(jnp.sum(jnp.square(g), axis=1) for g in leaves)
-  scaled = sum(jnp.sum(jnp.square(g * _TINY), axis=1) for g in leaves)
-  norms = jnp.where(
-    jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
-  )
-  return norms, jnp.isfinite(scaled)
-
-
-def _leaf_sums(
-  grads: array_types.PyTree,
-  weights: array_types.Array,
-  is_used: array_types.Array,
-) -> array_types.PyTree:
-  """Sums weights[b] grads[b] over the b that are used, leaf by leaf."""
-  return jax.tree.map(
-    lambda g: _masked_weighted_sum(g, weights, is_used), grads
-  )
-
-
-def _loop_sum(
-  grads: array_types.PyTree,
-  weights: array_types.Array,
-  is_used: array_types.Array,
-) -> array_types.PyTree:
-  """`_leaf_sums`, one example after another.
-
-  On a CPU, XLA's reduction over a first axis takes 20 to 30 times as long.
-  """
-
-  def add_example(i: array_types.Array, total: array_types.PyTree) -> Any:
-    def add(part: array_types.Array, g: array_types.Array) -> array_types.Array:
-      term = weights[i] * g[i].astype(jnp.float32)
-      return part + jnp.where(is_used[i], term, 0.0)
-
-    return jax.tree.map(add, total, grads)
-
-  start = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], jnp.float32), grads)
-  return jax.lax.fori_loop(0, weights.shape[0], add_example, start)
-
-
-def _masked_weighted_sum(
-  values: array_types.Array,
-  weights: array_types.Array | float,
-  is_used: array_types.Array,
-) -> array_types.Array:
-  """Sums weights[b] values[b] over the b that are used: float32[...].
-
-  Compiled to one reduction that reads `values` once. A matrix product would
-  round float32 to TensorFloat-32 on GPUs, and 0 * NaN is NaN.
-  """
-
-  def per_example(x: array_types.Array) -> array_types.Array:
-    return jnp.reshape(x, x.shape + (1,) * (values.ndim - 1))
-
-  weighted = values.astype(jnp.float32)
-  if not isinstance(weights, float):
-    weighted = weighted * per_example(weights)
-  return jnp.sum(jnp.where(per_example(is_used), weighted, 0.0), axis=0)

@@ -14,6 +14,7 @@ from dp_diffusion.data import augment
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import losses
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import unet
 from dp_diffusion.training import step as step_lib
 
@@ -80,6 +81,7 @@ def grad_config(
     rescale_to_unit_norm=finetune.rescale_to_unit_norm,
     draw_chunk_size=finetune.draw_chunk_size or None,
     batch_has_draw_axis=batch_has_draw_axis,
+    gradient_axes=kernel_gradients.gradient_axes,
   )
 
 

@@ -2,9 +2,9 @@
 
   python -m experiments.benchmarks.convolutions [--networks=small,80m]
 
-For each shape of a network: the form that `convolution.choose_form` takes
-beside jax's own gradient, both under `jax.vmap`, in turn. All shapes are kept
-in results.json; the README shows the slowest.
+For each shape of a network: the form that `kernel_gradients.choose_form`
+takes beside jax's own gradient, both under `jax.vmap`, in turn. All shapes are
+kept in results.json; the README shows the slowest.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion.models import convolution
+from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import unet
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
@@ -52,7 +53,8 @@ def shapes_of(network: networks.Network) -> list[Shape]:
 def gradient_fn(form: str, stride: int) -> Any:
   """Jitted (kernel, x[B, K, ...], dy[B, K, ...]) -> gradients [B, ...].
 
-  'stock' is jax's own convolution, not that of `models.convolution`.
+  In the order in which a private step holds them; 'stock' is jax's own
+  convolution, not that of `models.convolution`, in the order of the kernel.
   """
 
   def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -64,7 +66,13 @@ def gradient_fn(form: str, stride: int) -> Any:
   def dot(kernel: jax.Array, x: jax.Array, dy: jax.Array) -> jax.Array:
     return jnp.vdot(conv(x, kernel), dy)
 
-  return jax.jit(jax.vmap(jax.grad(dot), in_axes=(None, 0, 0)))
+  def gradient(kernel: jax.Array, x: jax.Array, dy: jax.Array) -> jax.Array:
+    found = jax.grad(dot)(kernel, x, dy)
+    if form == 'stock':
+      return found
+    return found.transpose(kernel_gradients.gradient_axes(kernel.shape))
+
+  return jax.jit(jax.vmap(gradient, in_axes=(None, 0, 0)))
 
 
 def measure_shape(
@@ -83,6 +91,8 @@ def measure_shape(
   kernel = normal(3, 3, channels, features)
   fns = {form: gradient_fn(form, stride) for form in ('auto', 'stock')}
   got, want = (np.asarray(fn(kernel, x, dy)) for fn in fns.values())
+  axes = np.argsort(kernel_gradients.gradient_axes(kernel.shape))
+  got = got.transpose(0, *(1 + axes))
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
   seconds = harness.interleaved(
     {name: functools.partial(fn, kernel, x, dy) for name, fn in fns.items()},
@@ -92,7 +102,7 @@ def measure_shape(
   flop = 18 * channels * features * num_images * num_draws * sides[0] * sides[1]
   return {
     'shape': f'{height}x{width}x{channels} to {features}, stride {stride}',
-    'form': convolution.choose_form(
+    'form': kernel_gradients.choose_form(
       (num_images, num_draws, height, width, channels),
       features,
       stride,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.training import step as step_lib
@@ -42,7 +43,9 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
     return batch_loss(params, jax.tree.map(lambda x: x[None], example))
 
   grad_config = step_lib.GradConfig(
-    l2_clip_norm=peers.CLIP_NORM, rescale_to_unit_norm=False
+    l2_clip_norm=peers.CLIP_NORM,
+    rescale_to_unit_norm=False,
+    gradient_axes=kernel_gradients.gradient_axes,
   )
 
   def ours(params: Any, batch: Any) -> Any:

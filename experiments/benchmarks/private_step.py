@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import array_types
+from dp_diffusion.models import kernel_gradients
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import step as step_lib
 from experiments.benchmarks import harness
@@ -35,7 +36,11 @@ CLIP_NORM = 1e-3
 
 def private_fn(network: networks.Network, num_draws: int) -> Any:
   """Jitted `step.accumulate`; (params, total, batch, key, indices, padding)."""
-  config = step_lib.GradConfig(l2_clip_norm=CLIP_NORM, num_draws=num_draws)
+  config = step_lib.GradConfig(
+    l2_clip_norm=CLIP_NORM,
+    num_draws=num_draws,
+    gradient_axes=kernel_gradients.gradient_axes,
+  )
 
   def accumulate(
     params: array_types.Params, total: Any, batch: Any, *rest: Any

@@ -15,6 +15,7 @@ _KEYS = 'dp_diffusion/privacy/key_streams.py'
 _LEDGER = 'dp_diffusion/privacy/ledger.py'
 _LEDGER_ENTRIES = 'dp_diffusion/privacy/ledger_entries.py'
 _NOISE = 'dp_diffusion/privacy/noise.py'
+_PER_EXAMPLE = 'dp_diffusion/privacy/per_example.py'
 _SELECTION = 'dp_diffusion/privacy/batch_selection.py'
 _FINETUNE = 'dp_diffusion/stages/finetune.py'
 _LOOP = 'dp_diffusion/training/loop.py'
@@ -33,6 +34,7 @@ _AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
 _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
+_PER_EXAMPLE_TEST = 'tests/privacy/per_example_test.py'
 _FINETUNE_TEST = 'tests/stages/finetune_test.py'
 _HISTOGRAM_TEST = 'tests/privacy/label_histogram_test.py'
 _INHERITANCE_TEST = 'tests/stages/inheritance_test.py'
@@ -200,8 +202,8 @@ ALL = (
   _one(
     'Clip of the sum instead of each example',
     _CLIPPING,
-    '  norms, grads_are_finite = _global_norms(grads)\n',
-    '  norms, grads_are_finite = _global_norms(\n'
+    '  norms, grads_are_finite = per_example.global_norms(grads)\n',
+    '  norms, grads_are_finite = per_example.global_norms(\n'
     '    jax.tree.map(\n'
     '      lambda g: jnp.zeros_like(g) + g.sum(0, keepdims=True), grads\n'
     '    )\n'
@@ -210,17 +212,32 @@ ALL = (
   ),
   _one(
     'Norm of one leaf instead of the whole gradient',
-    _CLIPPING,
-    '  plain = sum(jnp.sum(jnp.square(g), axis=1) for g in leaves)\n',
-    '  plain = jnp.sum(jnp.square(leaves[0]), axis=1)\n',
+    _PER_EXAMPLE,
+    '  for leaf in jax.tree.leaves(grads):\n',
+    '  for leaf in jax.tree.leaves(grads)[:1]:\n',
     f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(
     'Padding masked by multiplication (0 * NaN)',
-    _CLIPPING,
+    _PER_EXAMPLE,
     'jnp.where(is_used[i], term, 0.0)',
     'term * is_used[i]',
     f'{_CLIPPING_TEST}::test_padding_bytes_never_matter[nan]',
+  ),
+  _one(
+    'Norms of finite gradients that overflow are infinite',
+    _PER_EXAMPLE,
+    '    jnp.all(is_finite),\n',
+    '    jnp.any(is_finite),\n',
+    f'{_PER_EXAMPLE_TEST}'
+    '::test_one_example_that_overflows_changes_no_other[_norms_by_one_sum_or_two]',
+  ),
+  _one(
+    'Gradients moved back in another order',
+    _STEP,
+    'jnp.moveaxis(x, range(len(order)), order)',
+    'jnp.transpose(x, order)',
+    f'{_STEP_TEST}::test_order_of_axes_does_not_matter',
   ),
   _one(
     'Sum over the K draws instead of their mean',

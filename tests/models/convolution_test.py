@@ -92,7 +92,7 @@ def _assert_close(got, want, tolerance=1e-5):
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('sides', [(4, 6), (5, 7)])
+@pytest.mark.parametrize('sides', [(4, 6), (5, 7), (6, 5)])
 def test_equals_naive_loops(stride, sides):
   x = _normal(0, 2, *sides, CI)
   kernel = _normal(1, 3, 3, CI, CO)
@@ -188,18 +188,6 @@ def test_infinite_gradient_stays_with_its_example():
   got = fn(kernel, x, dy.at[0, 0, 0, 0, 0].set(jnp.inf))
   assert not np.isfinite(got[0]).all()
   np.testing.assert_array_equal(got[1:], want[1:])
-
-
-def test_every_choice_is_a_form():
-  for platform in ('cpu', 'cuda', 'tpu'):
-    for groups in (1, 8):
-      for side in (2, 8, 32):
-        for channels, features in ((1, 16), (16, 1), (16, 16), (48, 16)):
-          for stride in (1, 2):
-            form = convolution.choose_form(
-              (groups, 4, side, side, channels), features, stride, platform
-            )
-            assert form in convolution.FORMS[1:]
 
 
 def test_refuses_unknown_form_and_stride():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -228,6 +229,35 @@ def test_accumulate_equals_one_clipped_sum():
   expected = jax.jit(one_clipped_sum)(batch)
   assert_close(total, expected)
   assert total.l2_sensitivity == 1.0
+
+
+def cube_loss(params, example, draw_key):
+  """Its gradient tells every place of a [3, 3, 3, 3] leaf from the others."""
+  del draw_key
+  places = jnp.arange(81.0).reshape(3, 3, 3, 3)
+  return jnp.sum(jnp.sin(places + params['cube']) * example['x'][0])
+
+
+def test_order_of_axes_does_not_matter():
+  """Gradients held in another order are clipped and summed as they were."""
+  params = {'cube': make_batch(54)['x'][:, 0].repeat(2)[:81].reshape((3,) * 4)}
+  totals = []
+  for axes in (None, lambda shape: (1, 2, 0, 3)[: len(shape)]):
+    config = dataclasses.replace(GRAD, gradient_axes=axes)
+    fn = functools.partial(step.accumulate, cube_loss, config=config)
+    totals.append(
+      jax.jit(fn)(
+        params,
+        {},
+        step.zeros(params, config),
+        make_batch(),
+        STREAMS.draw_key(0),
+        jnp.arange(6, dtype=jnp.int32),
+        jnp.zeros(6, bool),
+      )
+    )
+  assert 0 < totals[0].stats.num_clipped
+  assert_close(*totals)
 
 
 def test_slot_does_not_matter():

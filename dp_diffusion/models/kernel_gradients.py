@@ -1,0 +1,216 @@
+"""The forms of a 3x3 convolution's kernel gradient, and which one to take.
+
+On the road: `convolution` differentiates with these. A 3x3 convolution is nine
+shifts of its input, each times one [Ci, Co] block of the kernel. A form says
+which side carries the shifts into the product over the P pixels:
+
+  'stock'  nothing: what `jax.lax.conv_general_dilated` does by itself.
+  'x9'     all nine on the input:      [P, 9 Ci]^T [P, Co].
+  'd9'     all nine on the output gradient: [P, Ci]^T [P, 9 Co].
+  'x3d3'   three (horizontal) on the input, three (vertical) on the output
+           gradient:                   [P, 3 Ci]^T [P, 3 Co].
+
+Every form is the same sum in another order. All take images x[G, B, H, W, Ci]
+and output gradients dy[G, B, H', W', Co] of G groups (the examples of a private
+step, each with its B draws) and give [G, 3, 3, Ci, Co].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+FORMS = ('stock', 'x9', 'd9', 'x3d3')
+_MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
+_MANY_PIXELS = 512
+
+
+def choose_form(
+  x_shape: Sequence[int], features: int, stride: int, platform: str
+) -> str:
+  """The fastest form of a kernel gradient.
+
+  On CPU by measurement (`experiments/benchmarks`): 'x3d3' moves the fewest
+  numbers; a side of a few channels carries all the shifts more cheaply; at
+  stride 2 'x3d3' multiplies as many zeros as pixels, which matters in large
+  images. On accelerators a gradient that is not per example is left to the
+  vendor's library.
+
+  Args:
+    x_shape: (groups, B, H, W, Ci); groups is 1 outside of `vmap(grad)`.
+    features: Co.
+    stride: 1 or 2.
+    platform: 'cpu', 'cuda', 'tpu', ...
+
+  Returns:
+    One of FORMS.
+  """
+  groups, _, height, width, channels = x_shape
+  if groups == 1 and platform != 'cpu':
+    return 'stock'
+  if channels < _MIN_CHANNELS:
+    return 'x9'
+  if features < _MIN_CHANNELS:
+    return 'd9'
+  if stride == 2 and (groups == 1 or height * width >= _MANY_PIXELS):
+    return 'x9'
+  return 'x3d3'
+
+
+def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
+  """The order of axes in which a kernel gradient comes out of its product.
+
+  Whoever holds per-example gradients in this order spares moving them: as many
+  numbers as there are parameters, for each example.
+
+  >>> gradient_axes((3, 3, 64, 32)), gradient_axes((3, 3, 1, 32))
+  ((1, 2, 0, 3), (0, 1, 2, 3))
+
+  Args:
+    shape: of a parameter.
+
+  Returns:
+    What `transpose` takes: the order of 'x3d3' for a kernel of that form, the
+    parameter's own for whatever else.
+  """
+  is_kernel = len(shape) == 4 and tuple(shape[:2]) == (3, 3)
+  if is_kernel and min(shape[2:]) >= _MIN_CHANNELS:
+    return (1, 2, 0, 3)
+  return tuple(range(len(shape)))
+
+
+def stock(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """3x3 convolution by jax itself; see `convolution.conv3x3`."""
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding=((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def compute(form: str, x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+  """The kernel gradient of each group, in the given form."""
+  return _GRADIENTS[form](x, dy, stride)
+
+
+def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+  shape = (3, 3, x.shape[-1], dy.shape[-1])
+
+  def one_group(x: jax.Array, dy: jax.Array) -> jax.Array:
+    transpose = jax.linear_transpose(
+      lambda kernel: stock(x, kernel, stride),
+      jax.ShapeDtypeStruct(shape, x.dtype),
+    )
+    return transpose(dy)[0]
+
+  if x.shape[0] == 1:
+    return one_group(x[0], dy[0])[None]
+  return jax.vmap(one_group)(x, dy)
+
+
+def _gradient_x9(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+  groups, _, _, _, channels = x.shape
+  _, _, height, width, features = dy.shape
+  x = _pad(x, 1, 1, 1, 1)
+  x9 = _join(
+    [
+      _window(_window(x, 2, i, height, stride), 3, j, width, stride)
+      for i in range(3)
+      for j in range(3)
+    ]
+  )
+  return _product(x9, dy).reshape(groups, 3, 3, channels, features)
+
+
+def _gradient_d9(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+  groups, _, height, width, channels = x.shape
+  features = dy.shape[-1]
+  dy = _dilate(dy, (stride, stride), (height, width))
+  dy = _pad(dy, 1, 1, 1, 1)
+  d9 = _join(
+    [
+      _window(_window(dy, 2, 2 - i, height), 3, 2 - j, width)
+      for i in range(3)
+      for j in range(3)
+    ]
+  )
+  product = _product(x, d9).reshape(groups, channels, 3, 3, features)
+  return product.transpose(0, 2, 3, 1, 4)
+
+
+def _gradient_x3d3(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+  groups, _, height, _, channels = x.shape
+  width, features = dy.shape[3:]
+  dy = _dilate(dy, (stride, 1), (height, width))
+  x = _pad(x, 1, 1, 1, 1)
+  x3 = _join([_window(x, 3, j, width, stride) for j in range(3)])
+  d3 = _join([_pad(dy, i, 2 - i, 0, 0) for i in range(3)])
+  product = _product(x3, d3).reshape(groups, 3, channels, 3, features)
+  return product.transpose(0, 3, 1, 2, 4)
+
+
+_GRADIENTS = {
+  'stock': _gradient_stock,
+  'x9': _gradient_x9,
+  'd9': _gradient_d9,
+  'x3d3': _gradient_x3d3,
+}
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """[G, B, H, W, M], [G, B, H, W, N] to [G, M, N], over all pixels.
+
+  The pixels are one axis before the product: with several contracted axes XLA
+  copies an operand into another layout on the CPU.
+  """
+  groups = a.shape[0]
+  a = a.reshape(groups, -1, a.shape[-1])
+  b = b.reshape(groups, -1, b.shape[-1])
+  if groups == 1:
+    return lax.dot_general(a[0], b[0], (((0,), (0,)), ((), ())))[None]
+  return lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))))
+
+
+def _join(parts: Sequence[jax.Array]) -> jax.Array:
+  """Concatenates channels; as padded sums, which the CPU does vectorised."""
+  channels = parts[0].shape[-1]
+  lengths = [(0, 0)] * (parts[0].ndim - 1)
+  padded = []
+  for i, part in enumerate(parts):
+    after = (len(parts) - 1 - i) * channels
+    padded.append(jnp.pad(part, [*lengths, (i * channels, after)]))
+  return functools.reduce(jnp.add, padded)
+
+
+def _pad(
+  x: jax.Array, top: int, bottom: int, left: int, right: int
+) -> jax.Array:
+  """Zero-pads the sides of [G, B, H, W, C]."""
+  return jnp.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+
+
+def _dilate(
+  dy: jax.Array, strides: tuple[int, int], sides: tuple[int, int]
+) -> jax.Array:
+  """Spreads [G, B, H', W', C] to the pixels it was computed at, of `sides`."""
+  if strides == (1, 1):
+    return dy
+  config = [(0, 0, 0)] * 5
+  for axis, stride, side in zip((2, 3), strides, sides, strict=True):
+    high = side - (stride * (dy.shape[axis] - 1) + 1)
+    config[axis] = (0, high, stride - 1)
+  return lax.pad(dy, jnp.zeros((), dy.dtype), config)
+
+
+def _window(
+  x: jax.Array, axis: int, start: int, size: int, stride: int = 1
+) -> jax.Array:
+  """x[start::stride][:size] along an axis."""
+  limit = start + (size - 1) * stride + 1
+  return lax.slice_in_dim(x, start, limit, stride, axis)

@@ -1,0 +1,64 @@
+"""Which form is taken, and the order in which it comes out."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dp_diffusion.models import kernel_gradients
+
+
+def test_every_choice_is_a_form():
+  for platform, groups, side, (channels, features), stride in itertools.product(
+    ('cpu', 'cuda', 'tpu'),
+    (1, 8),
+    (2, 8, 32),
+    ((1, 16), (16, 1), (16, 16), (48, 16)),
+    (1, 2),
+  ):
+    form = kernel_gradients.choose_form(
+      (groups, 4, side, side, channels), features, stride, platform
+    )
+    assert form in kernel_gradients.FORMS
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('sides', [(4, 6), (5, 7), (6, 5)])
+def test_forms_agree(stride, sides):
+  rng = np.random.default_rng(0)
+  out = tuple(-(-side // stride) for side in sides)
+  x = jnp.asarray(rng.normal(size=(2, 3, *sides, 5)), jnp.float32)
+  dy = jnp.asarray(rng.normal(size=(2, 3, *out, 4)), jnp.float32)
+  stock, *others = (
+    kernel_gradients.compute(form, x, dy, stride)
+    for form in kernel_gradients.FORMS
+  )
+  for other in others:
+    np.testing.assert_allclose(other, stock, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize('shape', [(3, 3, 16, 8), (3, 3, 1, 16)])
+def test_gradients_in_that_order_are_not_moved(shape):
+  """What the form does last, the order undoes."""
+  channels, features = shape[2:]
+  x = jnp.zeros((2, 1, 8, 8, channels))
+  dy = jnp.zeros((2, 1, 8, 8, features))
+  form = kernel_gradients.choose_form(x.shape, features, 1, 'cpu')
+  axes = (0, *(1 + axis for axis in kernel_gradients.gradient_axes(shape)))
+  jaxpr = jax.make_jaxpr(
+    lambda x, dy: kernel_gradients.compute(form, x, dy, 1).transpose(axes)
+  )(x, dy)
+  place = tuple(range(5))
+  for eqn in jaxpr.eqns:
+    if eqn.primitive is jax.lax.transpose_p:
+      place = tuple(place[axis] for axis in eqn.params['permutation'])
+  assert place == tuple(range(5))
+
+
+def test_only_kernels_have_an_order_of_their_own():
+  for shape in ((), (64,), (64, 64), (1, 1, 64, 64), (3, 3, 64, 4)):
+    assert kernel_gradients.gradient_axes(shape) == tuple(range(len(shape)))
