@@ -62,24 +62,28 @@ def choose_form(
 
 
 def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
-  """The order of axes in which a kernel gradient comes out of its product.
+  """The order of axes in which a gradient comes out of its product.
 
   Whoever holds per-example gradients in this order spares moving them: as many
   numbers as there are parameters, for each example.
 
   >>> gradient_axes((3, 3, 64, 32)), gradient_axes((3, 3, 1, 32))
   ((1, 2, 0, 3), (0, 1, 2, 3))
+  >>> gradient_axes((128, 64)), gradient_axes((64,))
+  ((1, 0), (0,))
 
   Args:
     shape: of a parameter.
 
   Returns:
-    What `transpose` takes: the order of 'x3d3' for a kernel of that form, the
-    parameter's own for whatever else.
+    What `transpose` takes: the order of 'x3d3' for a kernel of that form,
+    [out, in] for a matrix, the parameter's own for whatever else.
   """
   is_kernel = len(shape) == 4 and tuple(shape[:2]) == (3, 3)
   if is_kernel and min(shape[2:]) >= _MIN_CHANNELS:
     return (1, 2, 0, 3)
+  if len(shape) == 2:
+    return (1, 0)
   return tuple(range(len(shape)))
 
 

@@ -12,6 +12,7 @@ a result, that of a CPU and that of accelerators, agree up to rounding
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from dp_diffusion import array_types
 
 # Squares of gradients times this number overflow for no finite float32.
 _TINY = 2.0**-80
+_EXAMPLES_AT_A_TIME = 4
 
 
 def global_norms(
@@ -138,17 +140,21 @@ def _sum_by_loop(
   weights: array_types.Array,
   is_used: array_types.Array,
 ) -> array_types.PyTree:
-  """`weighted_sum`, one example after another.
+  """`weighted_sum`, a few examples after another.
 
-  On a CPU, XLA's reduction over a first axis takes 20 to 30 times as long.
+  On a CPU, XLA's reduction over a first axis takes 20 to 30 times as long. More
+  than one example at a time spares reading and writing the sum in between.
   """
+  size = math.gcd(weights.shape[0], _EXAMPLES_AT_A_TIME)
 
-  def add_example(i: array_types.Array, total: array_types.PyTree) -> Any:
+  def add_examples(k: array_types.Array, total: array_types.PyTree) -> Any:
     def add(part: array_types.Array, g: array_types.Array) -> array_types.Array:
-      term = weights[i] * g[i].astype(jnp.float32)
-      return part + jnp.where(is_used[i], term, 0.0)
+      for i in (size * k + j for j in range(size)):
+        term = weights[i] * g[i].astype(jnp.float32)
+        part += jnp.where(is_used[i], term, 0.0)
+      return part
 
     return jax.tree.map(add, total, grads)
 
   start = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], jnp.float32), grads)
-  return jax.lax.fori_loop(0, weights.shape[0], add_example, start)
+  return jax.lax.fori_loop(0, weights.shape[0] // size, add_examples, start)
