@@ -37,6 +37,7 @@ from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.privacy import statement
+from experiments import copies
 
 NOTICE = (
   'Accuracies and seconds are computed from real images without noise: they'
@@ -49,7 +50,6 @@ _REPORTED = (
   'accuracy_interval',
   'num_held_out_images',
   'num_train_images',
-  'seconds',
 )
 # And what it says where the config asks for it.
 _OPTIONAL = ('accuracy_by_number', 'ensembles', 'model_selection', 'quality')
@@ -65,6 +65,8 @@ class Run:
     arguments: of the command line, without the program.
     module: the program.
     facts: what tells it from the others, for `results.json`.
+    copies: folder of an earlier run that it goes on from, in a copy; None for
+      a run that begins by itself.
   """
 
   name: str
@@ -72,11 +74,15 @@ class Run:
   arguments: tuple[str, ...]
   module: str = 'dp_diffusion.main'
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  copies: pathlib.Path | None = None
 
   @property
   def command(self) -> str:
     """The command line as a user would type it."""
-    return shlex.join(('python', '-m', self.module, *self.arguments))
+    command = shlex.join(('python', '-m', self.module, *self.arguments))
+    if self.copies is None:
+      return command
+    return f'{copies.command(self.copies, self.workdir)} && {command}'
 
 
 def make_run(
@@ -87,6 +93,7 @@ def make_run(
   overrides: Mapping[str, object],
   stage: str = 'all',
   facts: Mapping[str, Any] | None = None,
+  go_on_from: pathlib.Path | None = None,
 ) -> Run:
   """A run whose folder is `out/name`.
 
@@ -97,6 +104,7 @@ def make_run(
     overrides: config key -> value.
     stage: of `main.STAGES`.
     facts: see `Run`.
+    go_on_from: `Run.copies`.
 
   Returns:
     The run.
@@ -108,7 +116,11 @@ def make_run(
     *(f'--config.{key}={value}' for key, value in overrides.items()),
   )
   return Run(
-    name=name, workdir=out / name, arguments=arguments, facts=facts or {}
+    name=name,
+    workdir=out / name,
+    arguments=arguments,
+    facts=facts or {},
+    copies=go_on_from,
   )
 
 
@@ -126,6 +138,8 @@ class Processes:
   def execute(self, run: Run, log: pathlib.Path) -> int:
     """Runs one to its end; returns its exit code. Output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    if run.copies is not None:
+      copies.make(run.copies, run.workdir)
     with log.open('ab') as f:
       with self._lock:
         if self._is_stopped:
@@ -258,6 +272,9 @@ def read_run(run: Run) -> dict[str, Any] | None:
     **{name: statement.number(privacy, name) for name in numbers},
     **{name: report[name] for name in _REPORTED},
     **{name: report[name] for name in _OPTIONAL if name in report},
+    'seconds': copies.own_seconds(run.copies, report['seconds'])
+    if run.copies
+    else report['seconds'],
     **_audit(run.workdir / 'evaluation' / 'audit.json'),
     'command': run.command,
     'code_revision': privacy['code_revision'],

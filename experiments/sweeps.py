@@ -114,6 +114,7 @@ def grid(
   *,
   seeds: Sequence[int] = (1, 2, 3),
   shares_pretraining: bool = True,
+  shares_training: bool = False,
   is_divided: bool = True,
   everywhere: Mapping[str, object] | None = None,
 ) -> Callable[[pathlib.Path, bool], Plan]:
@@ -125,6 +126,8 @@ def grid(
     seeds: of each setting; 0 was for tuning.
     shares_pretraining: one pre-training first, for all runs; else each run
       has its own, or none, as its overrides say.
+    shares_training: one fine-tuning first for each seed, of which all settings
+      go on: for settings of the sampling and of what comes after it.
     is_divided: whether the seed also divides the data (`data.split_seed`).
     everywhere: overrides of all runs and of the pre-training.
 
@@ -140,24 +143,50 @@ def grid(
     if shares_pretraining:
       first = (pretraining(file, out, common_ones),)
     shared = {**common_ones, **(from_pretraining(first[0]) if first else {})}
+    of_seed = {
+      seed: {**shared, **(seeded(seed) if is_divided else {'seed': seed})}
+      for seed in (seeds[:1] if is_smoke else seeds)
+    }
+    trained = {}
+    if shares_training:
+      trained = {
+        seed: _training(file, out, seed, o) for seed, o in of_seed.items()
+      }
     runs = tuple(
       common.make_run(
         f'{group.replace(" ", "_")}-seed_{seed}',
         config=file,
         out=out,
-        overrides={
-          **shared,
-          **(seeded(seed) if is_divided else {'seed': seed}),
-          **overrides,
-        },
+        overrides={**of_seed[seed], **overrides},
         facts={'group': group, 'seed': seed, 'overrides': dict(overrides)},
+        go_on_from=trained[seed][-1].workdir if trained else None,
       )
       for group, overrides in groups.items()
-      for seed in (seeds[:1] if is_smoke else seeds)
+      for seed in of_seed
     )
+    first += tuple(run for stages in trained.values() for run in stages)
     return Plan(first=first, runs=runs)
 
   return plan
+
+
+def _training(
+  config: str, out: pathlib.Path, seed: int, overrides: Mapping[str, object]
+) -> list[common.Run]:
+  """The stages of a shared training, in one folder."""
+  return [
+    dataclasses.replace(
+      common.make_run(
+        f'training-seed_{seed}',
+        config=config,
+        out=out,
+        overrides=overrides,
+        stage=stage,
+      ),
+      name=f'{stage}-seed_{seed}',
+    )
+    for stage in ('pretrain', 'finetune')
+  ]
 
 
 def with_overrides(plan: Plan, pairs: Sequence[str]) -> Plan:
@@ -318,8 +347,8 @@ def make_results(
   ]
   done = {run['name'] for run in found}
   first_secs = sum(
-    sum(workdirs.Workdir(workdirs.epath.Path(run.workdir)).secs().values())
-    for run in plan.first
+    sum(workdirs.Workdir(workdirs.epath.Path(folder)).secs().values())
+    for folder in {run.workdir for run in plan.first}
   )
   beside = {'beside': experiment.beside()} if experiment.beside else {}
   return {

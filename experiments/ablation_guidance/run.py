@@ -18,6 +18,7 @@ PLAN = sweeps.grid(
   'configs/digits.py',
   {f'weight {w:g}': {'sample.sampler.guidance_weight': w} for w in WEIGHTS},
   everywhere={'diffusion.label_drop_prob': 0.1},
+  shares_training=True,
 )
 
 

@@ -17,6 +17,7 @@ NUM_STEPS = (5, 10, 20, 40, 100)
 PLAN = sweeps.grid(
   'configs/digits.py',
   {f'{n} steps': {'sample.sampler.num_steps': n} for n in NUM_STEPS},
+  shares_training=True,
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import main
+from dp_diffusion.stages import workdirs
 from experiments import common
 from experiments import sweeps
 from experiments import table_rows
@@ -43,14 +44,15 @@ def test_every_printed_command_line_loads(
   lines = capsys.readouterr().out.splitlines()
   commands = [line for line in lines if not line.startswith('#')]
   assert commands[-1].startswith(f'python -m experiments.{name}.run --out=')
-  workdirs = set()
-  for command in commands[:-1]:
+  stages = set()
+  for line in commands[:-1]:
+    command = line.split(' && ')[-1]
     words = [w for w in shlex.split(command) if not w.startswith('--method=')]
     arguments = main.parse(words[3:])
     config_lib.load(arguments.config, arguments.overrides)
     assert (':smoke' in command or ',smoke' in command) == bool(flags)
-    workdirs.add(arguments.workdir)
-  assert len(workdirs) == len(commands) - 1 > 0
+    stages.add((arguments.workdir, arguments.stage))
+  assert len(stages) == len(commands) - 1 > 0
   assert not list(tmp_path.iterdir())
   assert experiment_of(name).name == name
   readme = (ROOT / 'experiments' / name / 'README.md').read_text()
@@ -254,6 +256,31 @@ def test_each_ablation_of_the_optimizer_varies_one_thing():
 
 def test_dropped_labels_are_dropped_in_public_too():
   plan = experiment_of('ablation_guidance').plan(pathlib.Path('runs'), False)
-  assert len(plan.first) == 1
   for run in (*plan.first, *plan.runs):
     assert '--config.diffusion.label_drop_prob=0.1' in run.command
+
+
+@pytest.mark.parametrize('name', ['ablation_guidance', 'ablation_sampler'])
+def test_settings_of_the_sampling_go_on_from_one_training(name, monkeypatch):
+  """Its workdir accepts them: up to the fine-tuning nothing is different."""
+  monkeypatch.chdir(ROOT)
+  plan = experiment_of(name).plan(pathlib.Path('runs'), False)
+
+  def config_of(run):
+    arguments = main.parse(shlex.split(run.command.split(' && ')[-1])[3:])
+    return config_lib.load(arguments.config, arguments.overrides)
+
+  trained = {run.workdir: config_of(run) for run in plan.first[1:]}
+  assert [run.name for run in plan.first[1:3]] == [
+    'pretrain-seed_1',
+    'finetune-seed_1',
+  ]
+  assert len(trained) == 3
+  for run in plan.runs:
+    assert run.command.startswith(f'test -d {run.workdir} || cp -a ')
+    before = trained[run.copies]
+    assert before.seed == run.facts['seed']
+    for stage in ('pretrain', 'finetune'):
+      assert workdirs._resolved(stage, before) == workdirs._resolved(
+        stage, config_of(run)
+      )
