@@ -65,7 +65,7 @@ class Run:
     arguments: of the command line, without the program.
     module: the program.
     facts: what tells it from the others, for `results.json`.
-    copies: folder of an earlier run that it goes on from, in a copy; None for
+    source: folder of an earlier run that it goes on from, in a copy; None for
       a run that begins by itself.
   """
 
@@ -74,15 +74,15 @@ class Run:
   arguments: tuple[str, ...]
   module: str = 'dp_diffusion.main'
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  copies: pathlib.Path | None = None
+  source: pathlib.Path | None = None
 
   @property
   def command(self) -> str:
     """The command line as a user would type it."""
     command = shlex.join(('python', '-m', self.module, *self.arguments))
-    if self.copies is None:
+    if self.source is None:
       return command
-    return f'{copies.command(self.copies, self.workdir)} && {command}'
+    return f'{copies.command(self.source, self.workdir)} && {command}'
 
 
 def make_run(
@@ -93,7 +93,7 @@ def make_run(
   overrides: Mapping[str, object],
   stage: str = 'all',
   facts: Mapping[str, Any] | None = None,
-  go_on_from: pathlib.Path | None = None,
+  source: pathlib.Path | None = None,
 ) -> Run:
   """A run whose folder is `out/name`.
 
@@ -104,7 +104,7 @@ def make_run(
     overrides: config key -> value.
     stage: of `main.STAGES`.
     facts: see `Run`.
-    go_on_from: `Run.copies`.
+    source: see `Run`.
 
   Returns:
     The run.
@@ -120,7 +120,7 @@ def make_run(
     workdir=out / name,
     arguments=arguments,
     facts=facts or {},
-    copies=go_on_from,
+    source=source,
   )
 
 
@@ -138,8 +138,8 @@ class Processes:
   def execute(self, run: Run, log: pathlib.Path) -> int:
     """Runs one to its end; returns its exit code. Output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    if run.copies is not None:
-      copies.make(run.copies, run.workdir)
+    if run.source is not None:
+      copies.make(run.source, run.workdir)
     with log.open('ab') as f:
       with self._lock:
         if self._is_stopped:
@@ -272,8 +272,8 @@ def read_run(run: Run) -> dict[str, Any] | None:
     **{name: statement.number(privacy, name) for name in numbers},
     **{name: report[name] for name in _REPORTED},
     **{name: report[name] for name in _OPTIONAL if name in report},
-    'seconds': copies.own_seconds(run.copies, report['seconds'])
-    if run.copies
+    'seconds': copies.own_seconds(run.source, report['seconds'])
+    if run.source
     else report['seconds'],
     **_audit(run.workdir / 'evaluation' / 'audit.json'),
     'command': run.command,

@@ -159,7 +159,7 @@ def grid(
         out=out,
         overrides={**of_seed[seed], **overrides},
         facts={'group': group, 'seed': seed, 'overrides': dict(overrides)},
-        go_on_from=trained[seed][-1].workdir if trained else None,
+        source=trained[seed][-1].workdir if trained else None,
       )
       for group, overrides in groups.items()
       for seed in of_seed

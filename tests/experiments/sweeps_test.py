@@ -278,7 +278,7 @@ def test_settings_of_the_sampling_go_on_from_one_training(name, monkeypatch):
   assert len(trained) == 3
   for run in plan.runs:
     assert run.command.startswith(f'test -d {run.workdir} || cp -a ')
-    before = trained[run.copies]
+    before = trained[run.source]
     assert before.seed == run.facts['seed']
     for stage in ('pretrain', 'finetune'):
       assert workdirs._resolved(stage, before) == workdirs._resolved(
