@@ -20,11 +20,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-from importlib import metadata
 import json
-import os
 import pathlib
-import platform
 import shlex
 import signal
 import subprocess
@@ -38,6 +35,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.privacy import statement
 from experiments import copies
+from experiments import machines
 
 NOTICE = (
   'Accuracies and seconds are computed from real images without noise: they'
@@ -352,43 +350,6 @@ def machine(out: pathlib.Path, num_parallel: int) -> dict[str, Any]:
   """
   path = out / 'machine.json'
   if not path.exists():
-    found = {**machine_facts(), 'runs_at_a_time': num_parallel}
+    found = {**machines.facts(), 'runs_at_a_time': num_parallel}
     files.write_json(path, found)
   return files.read_json(path)
-
-
-def machine_facts() -> dict[str, Any]:
-  """Processor, cores, accelerators, Python and jax of this machine."""
-  return {
-    'cpu': _cpu_model(),
-    'cores': _num_cores(),
-    'devices': _devices(),
-    'python': platform.python_version(),
-    'jax': metadata.version('jax'),
-  }
-
-
-def _num_cores() -> int | None:
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))  # Those that this process may use.
-  return os.cpu_count()
-
-
-def _cpu_model() -> str:
-  try:
-    text = pathlib.Path('/proc/cpuinfo').read_text()
-  except OSError:
-    text = ''
-  for line in text.split('\n'):
-    if line.startswith('model name'):
-      return line.split(':', 1)[1].strip()
-  return platform.processor() or platform.machine()
-
-
-def _devices() -> str:
-  """As '8 x NVIDIA A100'; asked in a process that then lets go of them."""
-  code = 'import jax; d = jax.devices(); print(len(d), "x", d[0].device_kind)'
-  found = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=False
-  )
-  return found.stdout.strip() or 'unknown'

@@ -26,7 +26,7 @@ from dp_diffusion import files
 from dp_diffusion import host_memory
 from dp_diffusion import xla_flags
 from dp_diffusion.stages import statements
-from experiments import common
+from experiments import machines
 from experiments.benchmarks import table
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -136,7 +136,7 @@ def save(
   print(table.of_rows(rows))
   if arguments.smoke or arguments.dry:
     return
-  machine = common.machine_facts()
+  machine = machines.facts()
   path = HERE / machine_name(machine) / 'results.json'
   found = files.read_json(path) if path.exists() else {}
   command = shlex.join(

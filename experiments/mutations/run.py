@@ -24,7 +24,7 @@ import tempfile
 from typing import Any
 
 from dp_diffusion import files
-from experiments import common
+from experiments import machines
 from experiments.mutations import mutations
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -184,7 +184,7 @@ def main(
   chosen = [
     m for m in mutations.ALL if arguments.only.lower() in m.name.lower()
   ]
-  machine = common.machine_facts()
+  machine = machines.facts()
   lines: list[dict[str, Any]] = []
   with tempfile.TemporaryDirectory() as scratch:
     original = pathlib.Path(scratch) / 'repository'

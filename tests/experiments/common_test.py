@@ -18,6 +18,7 @@ from dp_diffusion import array_types
 from dp_diffusion import files
 from dp_diffusion import main
 from experiments import common
+from experiments import machines
 from tests.experiments import reports
 
 
@@ -182,8 +183,8 @@ def test_an_audit_in_the_same_folder_is_read(tmp_path):
 
 
 def test_machine_is_the_one_that_began(tmp_path, monkeypatch):
-  monkeypatch.setattr(common, '_devices', lambda: '1 x cpu')
+  monkeypatch.setattr(machines, '_devices', lambda: '1 x cpu')
   first = common.machine(tmp_path, 4)
   assert first['cores'] >= 1 and first['cpu'] and first['runs_at_a_time'] == 4
-  monkeypatch.setattr(common, 'machine_facts', lambda: {'cpu': 'other'})
+  monkeypatch.setattr(machines, 'facts', lambda: {'cpu': 'other'})
   assert common.machine(tmp_path, 1) == first

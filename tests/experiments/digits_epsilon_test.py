@@ -10,6 +10,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import main
 from experiments import common
+from experiments import machines
 from experiments import sweeps
 from experiments.digits_epsilon import figure
 from experiments.digits_epsilon import run as sweep
@@ -47,7 +48,7 @@ def load(run):
 def results(tmp_path, monkeypatch):
   """Of runs that take no time, in a folder instead of the repository."""
   monkeypatch.setattr(sweeps, 'HERE', tmp_path / 'here')
-  monkeypatch.setattr(common, 'machine_facts', lambda: dict(reports.MACHINE))
+  monkeypatch.setattr(machines, 'facts', lambda: dict(reports.MACHINE))
 
   def execute(_, run, log):
     if run.name == 'pretrain':

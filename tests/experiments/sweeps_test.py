@@ -15,6 +15,7 @@ from dp_diffusion import files
 from dp_diffusion import main
 from dp_diffusion.stages import workdirs
 from experiments import common
+from experiments import machines
 from experiments import sweeps
 from experiments import table_rows
 from experiments.figure2_digits import figure
@@ -76,7 +77,7 @@ def rows(found, first_secs):
 def fake_run(tmp_path, monkeypatch):
   """Runs take no time; results go to a folder instead of the repository."""
   monkeypatch.setattr(sweeps, 'HERE', tmp_path / 'here')
-  monkeypatch.setattr(common, 'machine_facts', lambda: dict(reports.MACHINE))
+  monkeypatch.setattr(machines, 'facts', lambda: dict(reports.MACHINE))
 
   def run(*argv, fails=()):
     started = []
