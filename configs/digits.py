@@ -51,10 +51,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.num_examples = 1437
   config.privacy.expected_batch_size = 480
   config.privacy.num_steps = 60
-  config.privacy.l2_clip_norm = 0.3
+  config.privacy.l2_clip_norm = 0.3  # By experiments/ablation_optimizer.
   config.finetune.augmult = 4  # By experiments/ablation_k.
   config.finetune.optimizer.learning_rate = 2e-3
-  config.finetune.ema_decay = 0.97
+  config.finetune.ema_decay = 0.97  # By experiments/ablation_optimizer.
   config.finetune.microbatch_size = 32
   config.finetune.checkpoint_every_steps = 25
 
