@@ -61,7 +61,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sample.num_samples = 5000
   config.sample.sampler.name = 'ddim'
   config.sample.sampler.num_steps = 40  # By experiments/ablation_sampler.
-  config.sample.shard_size = 2500
+  config.sample.shard_size = 2500  # No guidance: experiments/ablation_guidance.
 
   config.evaluate.classifier.name = 'small_cnn'
   config.evaluate.classifier.optimizer = 'adamw'
