@@ -59,9 +59,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.finetune.checkpoint_every_steps = 25
 
   config.sample.num_samples = 5000
+  # Without guidance: experiments/ablation_guidance.
   config.sample.sampler.name = 'ddim'
   config.sample.sampler.num_steps = 40  # By experiments/ablation_sampler.
-  config.sample.shard_size = 2500  # No guidance: experiments/ablation_guidance.
+  config.sample.shard_size = 2500
 
   config.evaluate.classifier.name = 'small_cnn'
   config.evaluate.classifier.optimizer = 'adamw'

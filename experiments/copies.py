@@ -26,13 +26,14 @@ def make(source: pathlib.Path, workdir: pathlib.Path) -> None:
 
 
 def command(source: pathlib.Path, workdir: pathlib.Path) -> str:
-  """What does the same in a shell.
+  """What does the same in a shell, whole or not at all as well.
 
-  >>> command(pathlib.Path('a'), pathlib.Path('b'))
-  'test -d b || cp -a a b'
+  >>> print(command(pathlib.Path('a'), pathlib.Path('b')))
+  test -d b || { rm -rf b.partial && cp -a a b.partial && mv b.partial b; }
   """
-  a, b = (shlex.quote(str(path)) for path in (source, workdir))
-  return f'test -d {b} || cp -a {a} {b}'
+  partial = workdir.with_name(f'{workdir.name}.partial')
+  a, b, p = (shlex.quote(str(path)) for path in (source, workdir, partial))
+  return f'test -d {b} || {{ rm -rf {p} && cp -a {a} {p} && mv {p} {b}; }}'
 
 
 def own_seconds(

@@ -18,6 +18,7 @@ import numpy as np
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import convolution
+from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import materialize
 from dp_diffusion.models import unet
 from dp_diffusion.stages import assembly
@@ -97,13 +98,7 @@ def stock_conv3x3(
 ) -> jax.Array:
   """`convolution.conv3x3` with jax's own convolution and gradients."""
   del form
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    ((1, 1), (1, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
+  return kernel_gradients.stock(x, kernel, stride)
 
 
 @contextlib.contextmanager

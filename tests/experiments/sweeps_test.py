@@ -15,6 +15,7 @@ from dp_diffusion import files
 from dp_diffusion import main
 from dp_diffusion.stages import workdirs
 from experiments import common
+from experiments import copies
 from experiments import machines
 from experiments import sweeps
 from experiments import table_rows
@@ -47,13 +48,15 @@ def test_every_printed_command_line_loads(
   assert commands[-1].startswith(f'python -m experiments.{name}.run --out=')
   stages = set()
   for line in commands[:-1]:
-    command = line.split(' && ')[-1]
+    command = line.rsplit(' && ', 1)[-1]
     words = [w for w in shlex.split(command) if not w.startswith('--method=')]
     arguments = main.parse(words[3:])
     config_lib.load(arguments.config, arguments.overrides)
     assert (':smoke' in command or ',smoke' in command) == bool(flags)
     stages.add((arguments.workdir, arguments.stage))
   assert len(stages) == len(commands) - 1 > 0
+  whole = {workdir for workdir, stage in stages if stage == 'all'}
+  assert whole.isdisjoint(w for w, stage in stages if stage != 'all')
   assert not list(tmp_path.iterdir())
   assert experiment_of(name).name == name
   readme = (ROOT / 'experiments' / name / 'README.md').read_text()
@@ -257,6 +260,7 @@ def test_each_ablation_of_the_optimizer_varies_one_thing():
 
 def test_dropped_labels_are_dropped_in_public_too():
   plan = experiment_of('ablation_guidance').plan(pathlib.Path('runs'), False)
+  assert len(plan.first) == 1 + 2 * 3  # One pre-training, then each seed's two.
   for run in (*plan.first, *plan.runs):
     assert '--config.diffusion.label_drop_prob=0.1' in run.command
 
@@ -278,7 +282,8 @@ def test_settings_of_the_sampling_go_on_from_one_training(name, monkeypatch):
   ]
   assert len(trained) == 3
   for run in plan.runs:
-    assert run.command.startswith(f'test -d {run.workdir} || cp -a ')
+    copy = copies.command(run.source, run.workdir)
+    assert run.command.startswith(f'{copy} && python -m ')
     before = trained[run.source]
     assert before.seed == run.facts['seed']
     for stage in ('pretrain', 'finetune'):
