@@ -1,19 +1,19 @@
 """Model FLOP utilisation of the ordinary and the private step.
 
-  python -m experiments.benchmarks.gpu_mfu [--images=4] [--draws=8,32]
+  python -m experiments.benchmarks.gpu_mfu [--cases=16x8,8x32]
   python -m experiments.benchmarks.gpu_mfu --smoke     # tiny, on any machine
 
 The arithmetic that counts is three forward passes of each draw, as the
 compiler counts a forward pass; recomputation does not count. It is divided by
 the time of the step and by the peak of one device in bfloat16 (`--peak`, in
 TFLOP/s, where the device is not known). With `--trace=FOLDER` a profile of the
-private step is kept, and its costliest operations are printed.
+private step of the first case is kept, and its costliest operations are named.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import gzip
 import json
 import pathlib
@@ -31,6 +31,7 @@ from experiments.benchmarks import table
 # Dense bfloat16 TFLOP/s that the makers state, by a word of the device's name.
 PEAK_TFLOPS = {'H100': 989.0, 'H200': 989.0, 'A100': 312.0, 'L4': 121.0}
 GOALS = {'ordinary': 0.40, 'private': 0.35}
+RATIO = 1.10  # Time of a private step over an ordinary one, at most.
 
 
 def peak_tflops(device_kind: str, given: float) -> float:
@@ -69,44 +70,94 @@ def top_costs(folder: pathlib.Path, count: int = 10) -> list[tuple[str, float]]:
   return [(name, dur / 1000) for name, dur in total.most_common(count)]
 
 
+def measure(
+  network: networks.Network,
+  num_images: int,
+  num_draws: int,
+  peak: float,
+  num_rounds: int,
+  *,
+  is_smoke: bool,
+) -> tuple[list[dict[str, Any]], Callable[[], Any]]:
+  """The rows of one case, and a call of its private step.
+
+  Args:
+    network: of which the gradients are.
+    num_images: examples at a time.
+    num_draws: K.
+    peak: TFLOP/s of the device.
+    num_rounds: calls of each step.
+    is_smoke: no goals then.
+  """
+  flop = 3 * arithmetic.forward_flop(network.config)
+  compiled, calls = private_step.compile_all(
+    network, num_images, num_draws, tuple(GOALS)
+  )
+  seconds = harness.interleaved(calls, num_rounds)
+  draws = num_images * num_draws
+  what = f'{num_images} images x K={num_draws}, {network.title}'
+  rows = []
+  for name, goal in GOALS.items():
+    rate = draws / statistics.median(seconds[name])
+    rows.append(
+      table.row(
+        f'MFU, {name} step, {what}, peak {peak:g} TFLOP/s',
+        rate * flop / (peak * 1e12),
+        {
+          'draws/s': rate,
+          'TFLOP/s': rate * flop / 1e12,
+          'temporary GB': harness.temporary_bytes(compiled[name]) / 1e9,
+          'largest spread of a time': harness.spread(seconds[name]),
+        },
+        at_least=None if is_smoke else goal,
+      )
+    )
+  rows.append(
+    table.row(
+      f'private / ordinary: {what}',
+      harness.ratio(seconds['private'], seconds['ordinary']),
+      {},
+      at_most=None if is_smoke else RATIO,
+    )
+  )
+  return rows, calls['private']
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Measures and writes."""
   parser = harness.parser(__doc__, 'gpu_mfu')
-  parser.add_argument('--images', type=int, default=4)
-  parser.add_argument('--draws', default='8,32', help='K, with commas')
+  parser.add_argument(
+    '--network', default='80m_bf16', choices=networks.NETWORKS
+  )
+  parser.add_argument('--cases', default='16x8,8x32', help='images x K')
   parser.add_argument('--peak', type=float, default=0.0, help='TFLOP/s')
   parser.add_argument('--trace', type=pathlib.Path, help='folder of a profile')
   arguments = parser.parse_args(argv)
   harness.start()
   is_smoke = arguments.smoke
-  network = networks.load('smoke' if is_smoke else '80m_bf16')
+  network = networks.load('smoke' if is_smoke else arguments.network)
   kind = jax.devices()[0].device_kind
   peak = peak_tflops(kind, arguments.peak or (1.0 if is_smoke else 0.0))
-  flop = 3 * arithmetic.forward_flop(network.config)
+  cases = '2x2' if is_smoke else arguments.cases
   rows: list[dict[str, Any]] = []
-  for num_draws in (2,) if is_smoke else map(int, arguments.draws.split(',')):
-    num_images = 2 if is_smoke else arguments.images
-    _, calls = private_step.compile_all(
-      network, num_images, num_draws, ('private', 'ordinary')
+  trace = arguments.trace
+  for case in cases.split(','):
+    num_images, num_draws = map(int, case.split('x'))
+    more, private = measure(
+      network,
+      num_images,
+      num_draws,
+      peak,
+      arguments.rounds or 5,
+      is_smoke=is_smoke,
     )
-    seconds = harness.interleaved(calls, arguments.rounds or 5)
-    for name, goal in GOALS.items():
-      median = statistics.median(seconds[name])
-      draws = num_images * num_draws
-      rows.append(
-        table.row(
-          f'MFU, {name} step, {num_images} images x K={num_draws},'
-          f' {network.title}, peak {peak:g} TFLOP/s',
-          draws * flop / median / (peak * 1e12),
-          {'draws/s': draws / median},
-          at_least=None if is_smoke else goal,
-        )
-      )
-    if arguments.trace:
-      with jax.profiler.trace(str(arguments.trace)):
-        jax.block_until_ready(calls['private']())
-      for name, millis in top_costs(arguments.trace):
+    rows += more
+    if trace:
+      with jax.profiler.trace(str(trace)):
+        jax.block_until_ready(private())
+      for name, millis in top_costs(trace):
         print(f'{millis:10.1f} ms  {name}')
+      trace = None
   harness.save('gpu_mfu', rows, arguments)
 
 
