@@ -108,14 +108,19 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   if 'smoke' in config.name:
     return
   config.model.channels = 64
-  config.pretrain.num_steps = 6000
+  config.pretrain.num_steps = 3000
   config.pretrain.batch_size = 512
-  config.pretrain.optimizer.warmup_steps = 500
+  config.pretrain.optimizer.warmup_steps = 300
   config.pretrain.optimizer.schedule = 'cosine'
   config.pretrain.ema_decay = 0.999
   config.privacy.expected_batch_size = 4096
   config.finetune.augmult = 4
-  config.finetune.ema_decay = 0.98
+  config.privacy.num_steps = 100
+  config.finetune.ema_decay = 0.97
+  config.finetune.checkpoint_every_steps = 25
   config.sample.sampler.name = 'dpm_solver_pp_2m'
-  config.sample.sampler.num_steps = 25
+  config.sample.sampler.num_steps = 20
   config.evaluate.classifier.name = 'wrn_16_4'
+  config.evaluate.classifier.num_steps = 4000
+  config.evaluate.num_seeds = 1
+  config.evaluate.ensemble_size = 0

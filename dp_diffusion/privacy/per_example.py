@@ -125,14 +125,21 @@ def _sum_by_reduction(
   NaN.
   """
 
-  def leaf_sum(g: array_types.Array) -> array_types.Array:
-    def spread(x: array_types.Array) -> array_types.Array:
-      return jnp.reshape(x, x.shape + (1,) * (g.ndim - 1))
+  def spread(x: array_types.Array, g: array_types.Array) -> array_types.Array:
+    return jnp.reshape(x, x.shape + (1,) * (g.ndim - 1))
 
-    terms = spread(weights) * g.astype(jnp.float32)
-    return jnp.sum(jnp.where(spread(is_used), terms, 0.0), axis=0)
-
-  return jax.tree.map(leaf_sum, grads)
+  leaves, treedef = jax.tree.flatten(grads)
+  sums: list[array_types.Array] = []
+  for g in leaves:
+    if sums:
+      # One leaf after another: XLA would make a single kernel of all leaves of
+      # one shape, with too many registers to run at speed.
+      weights, is_used, _ = jax.lax.optimization_barrier(
+        (weights, is_used, sums[-1])
+      )
+    terms = spread(weights, g) * g.astype(jnp.float32)
+    sums.append(jnp.sum(jnp.where(spread(is_used, g), terms, 0.0), axis=0))
+  return jax.tree.unflatten(treedef, sums)
 
 
 def _sum_by_loop(

@@ -19,8 +19,14 @@ PLAN = sweeps.grid(
   'configs/cifar10.py:jpeg,one_gpu',
   {
     'epsilon 10': {},
-    # The same but for steps so small that the weights stay as they were.
-    FLOOR: {'finetune.optimizer.learning_rate': 1e-12},
+    # One step, so small that the weights stay as they were. The classifier
+    # that an evaluation trains is no part of the floor, and a small one.
+    FLOOR: {
+      'finetune.optimizer.learning_rate': 1e-12,
+      'privacy.num_steps': 1,
+      'evaluate.classifier.name': 'small_cnn',
+      'evaluate.classifier.num_steps': 500,
+    },
   },
   seeds=(1,),
   is_divided=False,

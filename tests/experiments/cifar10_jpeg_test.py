@@ -26,10 +26,13 @@ def test_the_aim_is_that_of_the_private_run(accuracy, is_missed):
   assert second['measures'] == {'epsilon 10': [3.0], run.FLOOR: [9.0]}
 
 
-def test_the_floor_differs_by_its_steps_alone():
+def test_the_floor_differs_by_its_steps_and_what_is_no_part_of_it():
   mine, floor = run.PLAN(pathlib.Path('runs'), False).runs
   extra = set(floor.arguments) - set(mine.arguments)
   assert {a.partition('=')[0] for a in extra} == {
     '--workdir',
     '--config.finetune.optimizer.learning_rate',
+    '--config.privacy.num_steps',
+    '--config.evaluate.classifier.name',
+    '--config.evaluate.classifier.num_steps',
   }

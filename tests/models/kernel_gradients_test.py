@@ -34,7 +34,8 @@ def test_forms_agree(stride, sides):
   x = jnp.asarray(rng.normal(size=(2, 3, *sides, 5)), jnp.float32)
   dy = jnp.asarray(rng.normal(size=(2, 3, *out, 4)), jnp.float32)
   stock, *others = (
-    kernel_gradients.compute(form, x, dy, stride)
+    kernel_gradients.compute(form, x, dy, stride, platform)
+    for platform in ('cpu', 'cuda')
     for form in kernel_gradients.FORMS
   )
   for other in others:
