@@ -7,6 +7,8 @@ import contextlib
 import signal
 from typing import Any
 
+import jax
+
 from dp_diffusion import array_types
 from dp_diffusion import console
 
@@ -45,7 +47,18 @@ class Stop:
 
 @contextlib.contextmanager
 def catch(command: str) -> Iterator[Stop]:
-  """Turns the first SIGINT or SIGTERM into a wish, the second into an end."""
+  """Turns the first SIGINT or SIGTERM into a wish, the second into an end.
+
+  A terminal and a scheduler send the signal to all processes of a run, to those
+  of a GPU's compiler too: a step that was being compiled then fails, and that
+  is no fault.
+
+  Args:
+    command: what continues the run.
+
+  Raises:
+    Interrupted: the compiler was stopped with the run.
+  """
   stop = Stop(command)
 
   def handle(signum: int, frame: Any) -> None:
@@ -63,6 +76,13 @@ def catch(command: str) -> Iterator[Stop]:
   }
   try:
     yield stop
+  except jax.errors.JaxRuntimeError as error:
+    if not stop():
+      raise
+    raise array_types.Interrupted(
+      'Stopped while a step was compiled; what was saved before stays good. To'
+      f' continue: {command}'
+    ) from error
   finally:
     for signum, handler in before.items():
       signal.signal(signum, handler)

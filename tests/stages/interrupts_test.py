@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import jax
 import pytest
 
 from dp_diffusion import array_types
@@ -28,3 +29,14 @@ def test_the_first_signal_asks_and_the_second_ends(number, capsys):
   assert said.startswith(signal.Signals(number).name)
   assert said.count('\n') == 1
   assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+def test_a_compiler_that_the_signal_stopped_is_no_fault():
+  error = jax.errors.JaxRuntimeError('ptxas exited with non-zero error code')
+  with pytest.raises(array_types.Interrupted, match='continue: python again'):
+    with interrupts.catch('python again') as stop:
+      stop.ask()
+      raise error
+  with pytest.raises(jax.errors.JaxRuntimeError):  # Nobody asked: a fault.
+    with interrupts.catch('python again'):
+      raise error
