@@ -32,6 +32,7 @@ stays far below the noise; the clip norm then changes nothing else.
 Deviation: the EMA warms up from the first private step, min(0.9999, (1 + t) /
 (10 + t)): a plain 0.9999 over 200 steps would keep 98 % of the public weights.
 Deviation: matrix products in bfloat16; the paper does not say.
+Deviation (`:one_gpu`): cosine schedule, v-prediction, uniform timesteps.
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   if 'smoke' in config.name:
     return
   config.model.channels = 64
+  # By experiments/cifar10_jpeg: so soon, eps leaves noise in the samples.
+  config.diffusion.schedule = 'cosine'
+  config.diffusion.prediction = 'v'
+  config.finetune.mixture_boundaries = ()
+  config.finetune.mixture_weights = ()
   config.pretrain.num_steps = 3000
   config.pretrain.batch_size = 512
   config.pretrain.optimizer.warmup_steps = 300
@@ -115,6 +121,7 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   config.pretrain.ema_decay = 0.999
   config.privacy.expected_batch_size = 4096
   config.finetune.augmult = 4
+  config.finetune.microbatch_size = 256
   config.privacy.num_steps = 100
   config.finetune.ema_decay = 0.97
   config.finetune.checkpoint_every_steps = 25
