@@ -18,6 +18,7 @@ NUM_DEVICES = 8
 # Compiling is most of the time of the tests: less of it is done.
 QUICK_COMPILATION = (
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_use_fusion_emitters=false'
 )
 
 _ENVIRONMENT = {
@@ -59,7 +60,22 @@ hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
 @pytest.fixture(scope='session', autouse=True)
 def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> None:
   """Nothing is read from, or written to, the user's own cache."""
-  os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+  cache = of_all_workers(tmp_path_factory) / 'cache'
+  cache.mkdir(exist_ok=True)
+  os.environ['XDG_CACHE_HOME'] = str(cache)
+  _keep_compiled(tmp_path_factory.mktemp('compiled'))
+
+
+def _keep_compiled(folder: pathlib.Path) -> None:
+  """What one test compiled serves the next, in this process alone.
+
+  Not for the processes it starts: jax does not write the entries of that
+  cache atomically, and a warning about a torn one would fail a test.
+  """
+  import jax  # noqa: PLC0415
+
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 @pytest.fixture(scope='session')
@@ -97,11 +113,7 @@ def free_port() -> int:
 def subprocess_environment(
   repository: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-  """For processes that run the project: they share one compilation cache.
-
-  Not for this process: jax does not write the entries of that cache
-  atomically, and a warning about a torn one would fail a test.
-  """
+  """For processes that run the project: they share one compilation cache."""
   cache = of_all_workers(tmp_path_factory) / 'compiled'
   return {
     **os.environ,
