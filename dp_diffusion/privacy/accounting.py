@@ -46,6 +46,8 @@ _MIN_NOISE = noise_search.MIN_NOISE  # Below it epsilon is infinite.
 _COARSE_PLD = 'coarse_pld'
 _COARSE_PLD_INTERVAL = 1e-3
 _SEARCH = ('rdp', _COARSE_PLD, 'pld')
+_ALL_ORDERS = rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
+_RDP_ORDERS = {'quick_rdp': (2, 4, 8, 16, 32, 64), 'rdp': _ALL_ORDERS}
 _CACHE_VERSION = 1
 
 
@@ -185,7 +187,7 @@ def _noise(event: dp_accounting.DpEvent) -> float:
 def _epsilon(canonical: _Canonical, delta: float, accountant: str) -> float:
   if any(_noise(event) < _MIN_NOISE for event, _ in canonical):
     return math.inf
-  if accountant != 'rdp' and not _is_for_pld(canonical, delta):
+  if accountant not in _RDP_ORDERS and not _is_for_pld(canonical, delta):
     accountant = 'rdp'
   return float(_compose(canonical, accountant).get_epsilon(delta))
 
@@ -200,16 +202,17 @@ def _is_for_pld(canonical: _Canonical, delta: float) -> bool:
     is_selected = isinstance(event, dp_accounting.PoissonSampledDpEvent)
     if is_selected and count > _PLD_MAX_STEPS:
       return False
-  return _epsilon(canonical, delta, 'rdp') <= _PLD_MAX_EPSILON
+  return any(  # Few orders bound at once what all give, from above.
+    _epsilon(canonical, delta, name) <= _PLD_MAX_EPSILON for name in _RDP_ORDERS
+  )
 
 
 def _compose(
   canonical: _Canonical, accountant: str
 ) -> dp_accounting.PrivacyAccountant:
   relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-  if accountant == 'rdp':
-    orders = rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
-    result = rdp.RdpAccountant(orders, relation)
+  if accountant in _RDP_ORDERS:
+    result = rdp.RdpAccountant(_RDP_ORDERS[accountant], relation)
   else:
     is_coarse = accountant == _COARSE_PLD
     interval = _COARSE_PLD_INTERVAL if is_coarse else PLD_INTERVAL

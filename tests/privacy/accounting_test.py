@@ -104,6 +104,16 @@ def test_epsilon_matches_oracle(row, accountant):
   assert got == pytest.approx(row[accountant], rel=1e-5)
 
 
+def test_few_orders_bound_from_above():
+  for row in ORACLES:
+    event = subsampled(row['sigma'], row['q'], row['steps'])
+    few, all_orders = (
+      accounting._epsilon(accounting._canonical([event]), row['delta'], name)
+      for name in ('quick_rdp', 'rdp')
+    )
+    assert all_orders <= few < math.inf
+
+
 def test_oracles_are_complete():
   assert len(ORACLES) == 26
   assert all(row['source'] for row in ORACLES)
