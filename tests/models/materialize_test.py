@@ -12,6 +12,7 @@ import pytest
 
 from dp_diffusion.models import materialize
 from dp_diffusion.models import unet
+from tests import conftest
 
 
 @pytest.mark.parametrize('fn', [materialize.once, materialize.gradient_once])
@@ -88,7 +89,11 @@ def test_xla_keeps_them_and_gradients_are_the_same(subprocess_environment):
   for arguments in ([], ['keep']):
     lines = subprocess.run(
       [sys.executable, '-c', _CODE, *arguments],
-      env={**subprocess_environment, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+      env={
+        **subprocess_environment,
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': conftest.QUICK_COMPILATION,
+      },
       capture_output=True,
       text=True,
       check=True,

@@ -37,6 +37,7 @@ def _run(
     '--workdir=run',
     '--config.data.name=folder',
     '--config.data.path=data.npz',
+    '--config.model.channel_multipliers=(1,)',
     '--config.privacy.epsilon=inf',
     '--config.sample.write_tfds=false',  # TensorFlow is slow to import.
     cwd=folder,

@@ -11,19 +11,26 @@ import pytest
 from tests.stages import command
 
 _CONFIG = str(command.ROOT / 'tests' / 'configs' / 'rgb32.py')
+_QUICK = (  # The first variant trains the whole network.
+  '--config.pretrain.num_steps=0',
+  '--config.pretrain.optimizer.warmup_steps=0',
+  '--config.model.channel_multipliers=(1,)',
+  '--config.model.attention_resolutions=()',
+)
 
 
 @pytest.mark.parametrize(
-  ('variant', 'unit', 'stages'),
+  ('variant', 'unit', 'stages', 'overrides'),
   [
-    ('', 'image', 'all'),
-    (':person', 'person', 'pretrain,finetune'),
+    ('', 'image', 'all', ()),
+    (':person', 'person', 'pretrain,finetune', _QUICK),
   ],
 )
 def test_the_road_at_32_pixels_in_colour(
   variant: str,
   unit: str,
   stages: str,
+  overrides: tuple[str, ...],
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
@@ -32,6 +39,7 @@ def test_the_road_at_32_pixels_in_colour(
     stages,
     f'--workdir={tmp_path / "run"}',
     '--config.sample.write_tfds=false',
+    *overrides,
     config=_CONFIG + variant,
   )
   assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
