@@ -127,6 +127,19 @@ def arguments(workdir: pathlib.Path) -> tuple[str, ...]:
   )
 
 
+def quick(workdir: pathlib.Path) -> tuple[str, ...]:
+  """The same for a small network, and noise whose epsilon is soon computed."""
+  return (
+    *arguments(workdir),
+    '--config.pretrain.num_steps=0',
+    '--config.pretrain.optimizer.warmup_steps=0',
+    '--config.model.channel_multipliers=(1,)',
+    '--config.privacy.solve_for=epsilon',
+    '--config.privacy.epsilon=none',
+    '--config.privacy.noise_multiplier=1.25',
+  )
+
+
 def prepare(finished: pathlib.Path, workdir: pathlib.Path) -> None:
   """A workdir with public weights and a known secret, nothing private done."""
   shutil.copytree(finished / 'public', workdir / 'public')
@@ -134,7 +147,12 @@ def prepare(finished: pathlib.Path, workdir: pathlib.Path) -> None:
   (workdir / 'config.json').write_text(
     json.dumps({'pretrain': record['pretrain']})
   )
-  (workdir / 'private').mkdir(mode=0o700)
+  plant_secret(workdir)
+
+
+def plant_secret(workdir: pathlib.Path) -> None:
+  """A known secret; the folder `private` is made."""
+  (workdir / 'private').mkdir(mode=0o700, parents=True)
   key_streams.Secret.insecure(7).save(workdir / 'private' / 'secret')
 
 

@@ -1,11 +1,12 @@
-"""One smoke run through the command line, shared by the tests of the road."""
+"""Smoke runs through the command line, shared by the tests of the road."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import fcntl
 import pathlib
+import subprocess
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.stages import command
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-  """A finished run of `configs/digits.py:smoke`; not to be changed.
+  """A run of `configs/digits.py:smoke`; not to be changed.
 
   Attributes:
     workdir: its folder.
@@ -32,12 +33,41 @@ def finished_run(
   tmp_path_factory: pytest.TempPathFactory,
 ) -> FinishedRun:
   """Goes the whole road in one command, once for all workers of a session."""
-  folder = of_all_workers(tmp_path_factory) / 'road'
+  return _once(
+    of_all_workers(tmp_path_factory) / 'road',
+    lambda workdir: command.run(subprocess_environment, f'--workdir={workdir}'),
+  )
+
+
+@pytest.fixture(scope='session')
+def finetuned_run(
+  subprocess_environment: Mapping[str, str],
+  tmp_path_factory: pytest.TempPathFactory,
+) -> FinishedRun:
+  """Fine-tuned as `command.quick` says, with a known secret; not sampled."""
+
+  def run(workdir: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    command.plant_secret(workdir)
+    return command.run_stages(
+      subprocess_environment,
+      'pretrain,finetune',
+      *command.quick(workdir),
+    )
+
+  return _once(of_all_workers(tmp_path_factory) / 'finetuned', run)
+
+
+def _once(
+  folder: pathlib.Path,
+  run: Callable[[pathlib.Path], subprocess.CompletedProcess[str]],
+) -> FinishedRun:
+  """The first process that asks goes, and the others wait for it."""
   folder.mkdir(exist_ok=True)
   workdir, printed = folder / 'run', folder / 'stdout'
   with (folder / 'lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not printed.exists():
-      text = command.succeed(subprocess_environment, f'--workdir={workdir}')
-      printed.write_text(text)
+      done = run(workdir)
+      assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
+      printed.write_text(done.stdout)
   return FinishedRun(workdir, printed.read_text())

@@ -13,26 +13,13 @@ from tests.stages import command
 
 
 @pytest.fixture(scope='module')
-def finetuned(
-  finished_run,
-  subprocess_environment: Mapping[str, str],
-  tmp_path_factory: pytest.TempPathFactory,
-) -> pathlib.Path:
-  """A workdir after fine-tuning with a known secret; not to be changed."""
-  workdir = tmp_path_factory.mktemp('uninterrupted') / 'run'
-  command.prepare(finished_run.workdir, workdir)
-  _succeed(subprocess_environment, workdir, 'finetune')
-  return workdir
-
-
-@pytest.fixture(scope='module')
 def uninterrupted(
-  finetuned: pathlib.Path,
+  finetuned_run,
   subprocess_environment: Mapping[str, str],
   tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, bytes]:
   workdir = tmp_path_factory.mktemp('sampled') / 'run'
-  shutil.copytree(finetuned, workdir)
+  shutil.copytree(finetuned_run.workdir, workdir)
   _succeed(subprocess_environment, workdir, 'sample')
   return command.outcome(workdir)
 
@@ -40,7 +27,7 @@ def uninterrupted(
 def _succeed(
   environment: Mapping[str, str], workdir: pathlib.Path, stages: str
 ) -> None:
-  done = command.run_stages(environment, stages, *command.arguments(workdir))
+  done = command.run_stages(environment, stages, *command.quick(workdir))
   assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
 
 
@@ -57,19 +44,18 @@ def test_killed_and_resumed_equals_uninterrupted(
   stage: str,
   crash_at: str,
   uninterrupted: dict[str, bytes],
-  finished_run,
-  finetuned: pathlib.Path,
+  finetuned_run,
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
   workdir = tmp_path / 'run'
   if stage == 'sample':
-    shutil.copytree(finetuned, workdir)
+    shutil.copytree(finetuned_run.workdir, workdir)
   else:
-    command.prepare(finished_run.workdir, workdir)
+    command.prepare(finetuned_run.workdir, workdir)
   died = command.run(
     subprocess_environment,
-    *command.arguments(workdir),
+    *command.quick(workdir),
     f'--stage={stage}',
     crash_at=crash_at,
   )

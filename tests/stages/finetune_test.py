@@ -307,13 +307,13 @@ def test_a_lost_secret_is_not_made_anew(seen: Seen, workdir) -> None:
   assert not (workdir.private / 'secret').exists()
 
 
-def _unfinished(finished_run, workdir: pathlib.Path) -> pathlib.Path:
-  """A copy of the finished run, back before its fine-tuning was complete.
+def _unfinished(finetuned_run, workdir: pathlib.Path) -> pathlib.Path:
+  """A copy of the run, back before its fine-tuning was complete.
 
   Returns:
     Its newest checkpoint.
   """
-  shutil.copytree(finished_run.workdir, workdir)
+  shutil.copytree(finetuned_run.workdir, workdir)
   shutil.rmtree(workdir / 'release')
   (workdir / 'private' / 'ledger.json').unlink()
   record = json.loads((workdir / 'config.json').read_text())
@@ -326,38 +326,38 @@ def _unfinished(finished_run, workdir: pathlib.Path) -> pathlib.Path:
   return newest
 
 
-def _check_same_outcome(finished_run, workdir: pathlib.Path) -> None:
+def _check_same_outcome(finetuned_run, workdir: pathlib.Path) -> None:
   """The same bits and the same epsilon as without any accident."""
   model = pathlib.Path('release', 'model', 'params.npz')
   assert (workdir / model).read_bytes() == (
-    finished_run.workdir / model
+    finetuned_run.workdir / model
   ).read_bytes()
   name = pathlib.Path('private', 'ledger.json')
   before, after = (
     json.loads((folder / name).read_text())['ledger']
-    for folder in (finished_run.workdir, workdir)
+    for folder in (finetuned_run.workdir, workdir)
   )
   assert after == before
   assert after['events'][-1]['num_steps'] == 4
 
 
 def test_damaged_newest_checkpoint_costs_nothing_but_time(
-  finished_run,
+  finetuned_run,
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
   workdir = tmp_path / 'run'
-  newest = _unfinished(finished_run, workdir)
+  newest = _unfinished(finetuned_run, workdir)
   for path in (newest / 'state').rglob('*'):
     if path.is_file():  # Half of each, as after a power cut.
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   done = command.run(
-    subprocess_environment, f'--workdir={workdir}', '--stage=finetune'
+    subprocess_environment, *command.quick(workdir), '--stage=finetune'
   )
   assert done.returncode == 0, done.stderr
   assert 'step 4 is damaged' in done.stderr
   assert 'step 2 is used' in done.stderr
-  _check_same_outcome(finished_run, workdir)
+  _check_same_outcome(finetuned_run, workdir)
 
 
 WITH_A_FULL_DISK = """
@@ -374,13 +374,13 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def test_full_disk_is_one_line_and_resumable(
-  finished_run,
+  finetuned_run,
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
   workdir = tmp_path / 'run'
-  shutil.rmtree(_unfinished(finished_run, workdir))
-  arguments = (f'--workdir={workdir}', '--stage=finetune')
+  shutil.rmtree(_unfinished(finetuned_run, workdir))
+  arguments = (*command.quick(workdir), '--stage=finetune')
   done = subprocess.run(
     [
       sys.executable,
@@ -399,4 +399,4 @@ def test_full_disk_is_one_line_and_resumable(
   assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
   assert 'the disk is full' in done.stderr and 'step 2' in done.stderr
   command.succeed(subprocess_environment, *arguments)
-  _check_same_outcome(finished_run, workdir)
+  _check_same_outcome(finetuned_run, workdir)

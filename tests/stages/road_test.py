@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import signal
 import stat
 import subprocess
@@ -299,14 +298,11 @@ def test_workdir_that_cannot_be_written_is_named(
 
 
 def test_interrupt_saves_and_says_how_to_continue(
-  finished_run, subprocess_environment: Mapping[str, str], tmp_path
+  finetuned_run, subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
   workdir = tmp_path / 'run'
-  shutil.copytree(finished_run.workdir / 'public', workdir / 'public')
-  record = json.loads((finished_run.workdir / 'config.json').read_text())
-  record = {'pretrain': record['pretrain']}
-  (workdir / 'config.json').write_text(json.dumps(record))
-  arguments = (f'--workdir={workdir}', '--stage=finetune')
+  command.prepare(finetuned_run.workdir, workdir)
+  arguments = (*command.quick(workdir), '--stage=finetune')
   process = command.start(subprocess_environment, *arguments)
   for line in process.stdout:
     if line.startswith('private training, step: 0/'):
