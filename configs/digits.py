@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.diffusion.prediction = 'v'
   # Timesteps stay uniform in fine-tuning: experiments/ablation_mixture.
 
-  config.pretrain.num_steps = 600
+  config.pretrain.num_steps = 600  # Not none: experiments/ablation_pretraining.
   config.pretrain.batch_size = 256
   config.pretrain.optimizer.learning_rate = 2e-3
   config.pretrain.optimizer.warmup_steps = 100
