@@ -380,15 +380,10 @@ def test_full_disk_is_one_line_and_resumable(
 ) -> None:
   workdir = tmp_path / 'run'
   shutil.rmtree(_unfinished(finetuned_run, workdir))
+  config = f'--config={command.DIGITS_SMOKE}'
   arguments = (*command.quick(workdir), '--stage=finetune')
   done = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      WITH_A_FULL_DISK,
-      f'--config={command.DIGITS_SMOKE}',
-      *arguments,
-    ],
+    [sys.executable, '-c', WITH_A_FULL_DISK, config, *arguments],
     env=command.process_environment(subprocess_environment),
     cwd=command.ROOT,
     capture_output=True,
@@ -396,7 +391,9 @@ def test_full_disk_is_one_line_and_resumable(
     check=False,
   )
   assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
-  assert 'the disk is full' in done.stderr and 'step 2' in done.stderr
+  known_secret, error = done.stderr.splitlines()
+  assert known_secret.startswith('warning: the secret is a known one')
+  assert error.startswith('error: ') and done.stderr.count('\n') == 2
+  assert 'the disk is full' in error and 'step 2' in error
   command.succeed(subprocess_environment, *arguments)
   _check_same_outcome(finetuned_run, workdir)
