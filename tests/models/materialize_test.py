@@ -84,6 +84,7 @@ for leaf in jax.tree.leaves(compiled(params, x, t)):
 """
 
 
+@pytest.mark.slow
 def test_xla_keeps_them_and_gradients_are_the_same(subprocess_environment):
   found = []
   for arguments in ([], ['keep']):

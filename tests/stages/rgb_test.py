@@ -23,7 +23,11 @@ _QUICK = (  # The first variant trains the whole network.
   ('variant', 'unit', 'stages', 'overrides'),
   [
     ('', 'image', 'all', ()),
-    (':person', 'person', 'pretrain,finetune', _QUICK),
+    # Persons without colour: finetune_test, inheritance_test, run_facts_test.
+    pytest.param(
+      *(':person', 'person', 'pretrain,finetune', _QUICK),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_the_road_at_32_pixels_in_colour(
