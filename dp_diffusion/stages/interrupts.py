@@ -57,7 +57,7 @@ def catch(command: str) -> Iterator[Stop]:
     command: what continues the run.
 
   Raises:
-    Interrupted: the compiler was stopped with the run.
+    Interrupted: a step failed after the user had asked to stop.
   """
   stop = Stop(command)
 
@@ -80,8 +80,8 @@ def catch(command: str) -> Iterator[Stop]:
     if not stop():
       raise
     raise array_types.Interrupted(
-      'Stopped while a step was compiled; what was saved before stays good. To'
-      f' continue: {command}'
+      'Stopped within a step; what was saved before stays good. To continue:'
+      f' {command}'
     ) from error
   finally:
     for signum, handler in before.items():
