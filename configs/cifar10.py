@@ -109,7 +109,7 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   if 'smoke' in config.name:
     return
   config.model.channels = 64
-  # By experiments/cifar10_jpeg: so soon, eps leaves noise in the samples.
+  # By experiments/ablation_prediction: so soon, eps is the worse choice.
   config.diffusion.schedule = 'cosine'
   config.diffusion.prediction = 'v'
   config.finetune.mixture_boundaries = ()

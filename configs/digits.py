@@ -34,7 +34,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model.num_groups = 8
   config.model.head_channels = 16
   config.model.conv_resample = False
-  config.diffusion.schedule = 'cosine'
+  config.diffusion.schedule = 'cosine'  # By experiments/ablation_prediction.
   config.diffusion.prediction = 'v'
   # Timesteps stay uniform in fine-tuning: experiments/ablation_mixture.
 
