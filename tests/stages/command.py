@@ -72,15 +72,18 @@ def start(
   )
 
 
-def run_stages(
+def succeed_stages(
   environment: Mapping[str, str],
   stages: str,
   *arguments: str,
   config: str = DIGITS_SMOKE,
   cwd: pathlib.Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-  """Like `run` once for each of 'a,b', in one process: imports are slow."""
-  return subprocess.run(
+  """Like `run` once for each of 'a,b', in one process: imports are slow.
+
+  Fails the test on an error.
+  """
+  done = subprocess.run(
     [
       sys.executable,
       '-c',
@@ -96,13 +99,19 @@ def run_stages(
     timeout=TIMEOUT_SECS,
     check=False,
   )
+  _check(done)
+  return done
 
 
 def succeed(*arguments: object, **keywords: object) -> str:
   """Like `run`, and returns standard output; fails the test on an error."""
   done = run(*arguments, **keywords)
-  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
+  _check(done)
   return done.stdout
+
+
+def _check(done: subprocess.CompletedProcess[str]) -> None:
+  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
 
 
 def killed(done: subprocess.CompletedProcess[str]) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import fcntl
 import pathlib
-import subprocess
 
 import pytest
 
@@ -35,7 +34,9 @@ def finished_run(
   """Goes the whole road in one command, once for all workers of a session."""
   return _once(
     of_all_workers(tmp_path_factory) / 'road',
-    lambda workdir: command.run(subprocess_environment, f'--workdir={workdir}'),
+    lambda workdir: command.succeed(
+      subprocess_environment, f'--workdir={workdir}'
+    ),
   )
 
 
@@ -46,20 +47,19 @@ def finetuned_run(
 ) -> FinishedRun:
   """Fine-tuned as `command.quick` says, with a known secret; not sampled."""
 
-  def run(workdir: pathlib.Path) -> subprocess.CompletedProcess[str]:
+  def run(workdir: pathlib.Path) -> str:
     command.plant_secret(workdir)
-    return command.run_stages(
+    return command.succeed_stages(
       subprocess_environment,
       'pretrain,finetune',
       *command.quick(workdir),
-    )
+    ).stdout
 
   return _once(of_all_workers(tmp_path_factory) / 'finetuned', run)
 
 
 def _once(
-  folder: pathlib.Path,
-  run: Callable[[pathlib.Path], subprocess.CompletedProcess[str]],
+  folder: pathlib.Path, run: Callable[[pathlib.Path], str]
 ) -> FinishedRun:
   """The first process that asks goes, and the others wait for it."""
   folder.mkdir(exist_ok=True)
@@ -67,7 +67,5 @@ def _once(
   with (folder / 'lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not printed.exists():
-      done = run(workdir)
-      assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
-      printed.write_text(done.stdout)
+      printed.write_text(run(workdir))
   return FinishedRun(workdir, printed.read_text())

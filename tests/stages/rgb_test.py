@@ -38,7 +38,7 @@ def test_the_road_at_32_pixels_in_colour(
   subprocess_environment: Mapping[str, str],
   tmp_path: pathlib.Path,
 ) -> None:
-  done = command.run_stages(
+  command.succeed_stages(
     subprocess_environment,
     stages,
     f'--workdir={tmp_path / "run"}',
@@ -46,7 +46,6 @@ def test_the_road_at_32_pixels_in_colour(
     *overrides,
     config=_CONFIG + variant,
   )
-  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
   release = tmp_path / 'run' / 'release'
   statement = json.loads((release / 'privacy.json').read_text())
   assert unit in json.dumps(statement)
