@@ -126,7 +126,7 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   config.finetune.ema_decay = 0.97
   config.finetune.checkpoint_every_steps = 25
   config.sample.sampler.name = 'dpm_solver_pp_2m'
-  config.sample.sampler.num_steps = 20
+  config.sample.sampler.num_steps = 20  # By experiments/ablation_sampler.
   config.evaluate.classifier.name = 'wrn_16_4'
   config.evaluate.classifier.num_steps = 4000
   config.evaluate.num_seeds = 1

@@ -13,11 +13,13 @@ XLA_FLAGS=--xla_gpu_enable_command_buffer= shows those that a GPU replays.
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 import gzip
 import json
 import pathlib
+import re
 import statistics
 from typing import Any
 
@@ -69,6 +71,26 @@ def top_costs(folder: pathlib.Path, count: int = 10) -> list[tuple[str, float]]:
       if 'hlo_op' in event.get('args', {}):
         total[event['args']['hlo_op'].rstrip('.0123456789')] += event['dur']
   return [(name, dur / 1000) for name, dur in total.most_common(count)]
+
+
+def parse_cases(text: str) -> list[tuple[int, int]]:
+  """Images and draws of each case.
+
+  >>> parse_cases('16x8,8x32')
+  [(16, 8), (8, 32)]
+
+  Args:
+    text: of the command line.
+
+  Raises:
+    ArgumentTypeError: it is something else.
+  """
+  if not re.fullmatch(r'[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*', text):
+    raise argparse.ArgumentTypeError(
+      f'Expected {text!r} to be images x K with commas, as 16x8,8x32.'
+    )
+  pairs = (case.split('x') for case in text.split(','))
+  return [(int(images), int(draws)) for images, draws in pairs]
 
 
 def measure(
@@ -130,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--network', default='80m_bf16', choices=networks.NETWORKS
   )
-  parser.add_argument('--cases', default='16x8,8x32', help='images x K')
+  parser.add_argument(
+    '--cases', type=parse_cases, default='16x8,8x32', help='images x K'
+  )
   parser.add_argument('--peak', type=float, default=0.0, help='TFLOP/s')
   parser.add_argument('--trace', type=pathlib.Path, help='folder of a profile')
   arguments = parser.parse_args(argv)
@@ -139,11 +163,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   network = networks.load('smoke' if is_smoke else arguments.network)
   kind = jax.devices()[0].device_kind
   peak = peak_tflops(kind, arguments.peak or (1.0 if is_smoke else 0.0))
-  cases = '2x2' if is_smoke else arguments.cases
+  cases = [(2, 2)] if is_smoke else arguments.cases
   rows: list[dict[str, Any]] = []
   trace = arguments.trace
-  for case in cases.split(','):
-    num_images, num_draws = map(int, case.split('x'))
+  for num_images, num_draws in cases:
     more, private = measure(
       network,
       num_images,

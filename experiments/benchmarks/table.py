@@ -154,7 +154,7 @@ def write(folder: pathlib.Path, is_check: bool = False) -> bool:
     old = path.read_text(encoding='utf-8')
     before, _, rest = old.partition(START)
     _, _, after = rest.partition(END)
-    drawn = '\n\n'.join(parts)
+    drawn = '\n\n'.join(filter(None, parts))
     new = f'{before}{START}\n{drawn}\n{END}{after}'
     if old != new:
       is_right = False

@@ -74,6 +74,34 @@ def test_tables_are_written_between_the_marks_and_checked(tmp_path):
   assert table.write(folder, is_check=True)
 
 
+def test_a_machine_without_convolutions_leaves_no_gap_in_the_docs(tmp_path):
+  folder = tmp_path / 'experiments' / 'benchmarks'
+  shape = {'shape': 's', 'form': 'x9'}
+  shape |= dict.fromkeys(('ratio', 'gflops', 'stock_gflops'), 1.0)
+  for name, section in (
+    ('a', {}),
+    ('b', {'convolutions': {'shapes': {'small': [shape]}}}),
+  ):
+    (folder / name).mkdir(parents=True)
+    content = {'command': 'c', 'machine': MACHINE, 'rows': []}
+    section = {key: content | value for key, value in section.items()}
+    files.write_json(folder / name / 'results.json', section)
+  docs = tmp_path / 'docs' / 'performance.md'
+  docs.parent.mkdir()
+  for path in (docs, folder / 'README.md'):
+    path.write_text(f'{table.START}\n{table.END}\n')
+  table.write(folder)
+  assert docs.read_text().startswith(f'{table.START}\n| Network |')
+
+
+@pytest.mark.parametrize('text', ['', '16', '16x', '0x8', '16x8,', 'axb'])
+def test_a_case_that_is_none_is_told(text, capsys):
+  with pytest.raises(SystemExit):
+    gpu_mfu.main([f'--cases={text}'])
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert f'Expected {text!r} to be images x K' in error
+
+
 def test_the_committed_tables_are_those_of_the_results():
   assert table.write(table.HERE, is_check=True)
 
