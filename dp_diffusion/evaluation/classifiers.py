@@ -19,7 +19,14 @@ from dp_diffusion.data import augment
 from dp_diffusion.models import small_cnn
 from dp_diffusion.models import wide_resnet
 
-NAMES = ('small_cnn', 'wrn_40_4', 'wrn_16_4', 'logistic_regression', 'svm')
+NAMES = (
+  'small_cnn',
+  'wrn_40_4',
+  'wrn_16_4',
+  'wrn_16_1',
+  'logistic_regression',
+  'svm',
+)
 OPTIMIZERS = ('adamw', 'sgd')
 _WIDE_RESNET = {
   'optimizer': 'sgd',
@@ -40,6 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {
   'small_cnn': _SMALL,
   'wrn_40_4': _WIDE_RESNET,
   'wrn_16_4': _WIDE_RESNET,
+  'wrn_16_1': _WIDE_RESNET,
   'logistic_regression': _SMALL,
   'svm': {},
 }
@@ -255,7 +263,7 @@ def _module(name: str, num_classes: int) -> nn.Module:
   match name:
     case 'small_cnn':
       return small_cnn.SmallCNN(num_classes=num_classes)
-    case 'wrn_40_4' | 'wrn_16_4':
+    case 'wrn_40_4' | 'wrn_16_4' | 'wrn_16_1':
       depth, width = (int(part) for part in name.split('_')[1:])
       return wide_resnet.WideResNet(
         num_classes=num_classes, depth=depth, width=width, norm='batch'

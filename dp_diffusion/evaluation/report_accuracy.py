@@ -28,6 +28,7 @@ CLASSIFIER_TITLES = {
   'cnn': 'CNN',
   'small_cnn': 'Small CNN',
   'wrn_16_4': 'WRN-16-4',
+  'wrn_16_1': 'WRN-16-1',
   'wrn_40_4': 'WRN-40-4',
   'logistic_regression': 'Logistic regression',
 }

@@ -57,7 +57,7 @@ def test_classifiers_learn(name, train_set, test_set):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['wrn_16_4', 'wrn_40_4'])
+@pytest.mark.parametrize('name', ['wrn_16_1', 'wrn_16_4', 'wrn_40_4'])
 def test_wide_resnets_learn(name, train_set, test_set):
   config = classifiers.ClassifierConfig(
     name=name, **QUICK | {'num_steps': 30, 'reflect_pad': 1}

@@ -21,7 +21,8 @@ def test_the_aim_is_that_of_epsilon_10(cnn, is_missed):
   found = [entry('epsilon 10', cnn), entry('epsilon 1', 0.5)]
   ten, one, real = run.rows(found, 30.0)
   assert ten['is_missed'] is is_missed and not one['is_missed']
-  assert ten['measures']['5 together'] == [pytest.approx(cnn + 0.01)]
+  together = ten['measures']['Small CNN, 5 together']
+  assert together == [pytest.approx(cnn + 0.01)]
   assert ten['seconds'] == 90.0 and real['measures'] == {'Small CNN': [0.99]}
 
 
@@ -47,3 +48,19 @@ def test_an_audit_has_a_row_of_its_own():
   last = run.rows(found, 0.0)[-1]
   assert last['measures'] == {'epsilon at least': [0.2]} and not last['unit']
   assert 'claims epsilon 1' in last['what']
+
+
+def test_from_scratch_pays_for_no_pretraining_and_has_no_aim(tmp_path):
+  found = [entry('epsilon 10', 0.95), entry('from scratch', 0.5)]
+  found[1]['accuracy']['synthetic']['wrn_16_1'] = 0.6
+  _, scratch, _ = run.rows(found, 30.0)
+  assert scratch['seconds'] == 60.0 and not scratch['is_missed']
+  assert scratch['measures']['WRN-16-1'] == [0.6]
+  (of_scratch,) = (
+    planned
+    for planned in run.PLAN(tmp_path, False).runs
+    if planned.facts['group'] == 'from scratch'
+  )
+  arguments = of_scratch.arguments
+  assert '--config.pretrain.init_from=' in arguments
+  assert '--config.privacy.epsilon=10' in arguments
