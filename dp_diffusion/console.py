@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import os
 import sys
 import time
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import rich.console
 import rich.progress
@@ -36,13 +37,23 @@ def silence(is_silent: bool = True) -> None:
 def say(message: str) -> None:
   """Prints one line to standard output at once."""
   if not _state['silent']:
-    print(message, flush=True)
+    _write(message, sys.stdout)
 
 
 def warn(message: str) -> None:
   """Prints one line to standard error at once."""
   if not _state['silent']:
-    print(f'warning: {message}', file=sys.stderr, flush=True)
+    _write(f'warning: {message}', sys.stderr)
+
+
+def _write(line: str, stream: TextIO) -> None:
+  """Prints; where nobody reads any more (`| head`), work goes on unheard."""
+  try:
+    print(line, file=stream, flush=True)
+  except BrokenPipeError:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -369,11 +369,11 @@ def make_results(
 def _print(plan: Plan, collect_command: str) -> None:
   """Prints the command lines in the order in which they depend."""
   if plan.first:
-    print('# First:')
+    console.say('# First:')
   for run in plan.first:
-    print(run.command)
-  print('# Then, in any order or side by side:')
+    console.say(run.command)
+  console.say('# Then, in any order or side by side:')
   for run in plan.runs:
-    print(run.command)
-  print('# Last, to collect what they found:')
-  print(collect_command)
+    console.say(run.command)
+  console.say('# Last, to collect what they found:')
+  console.say(collect_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -70,3 +71,27 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     advance(3)
   out = capsys.readouterr().out
   assert 'work' in out and '4/4' in out
+
+
+@pytest.mark.parametrize(
+  'stream, call', [('stdout', 'say'), ('stderr', 'warn')]
+)
+def test_work_goes_on_when_nobody_reads_any_more(tmp_path, stream, call):
+  code = (
+    'import pathlib, sys\n'
+    'from dp_diffusion import console\n'
+    'sys.stdin.readline()\n'
+    f'for _ in range(100): console.{call}("x" * 1000)\n'
+    'pathlib.Path(sys.argv[1]).touch()\n'
+  )
+  done = tmp_path / 'done'
+  with subprocess.Popen(
+    [sys.executable, '-c', code, str(done)],
+    stdin=subprocess.PIPE,
+    **{stream: subprocess.PIPE},
+  ) as process:
+    getattr(process, stream).close()
+    process.stdin.write(b'\n')
+    process.stdin.close()
+    assert process.wait() == 0
+  assert done.exists()

@@ -115,14 +115,13 @@ def compute(
   Returns:
     float[G, 3, 3, Ci, Co].
   """
+  if form == 'stock':
+    return _gradient_stock(x, dy, stride)
   join = _join_by_sum if platform == 'cpu' else _join_by_copy
   return _GRADIENTS[form](x, dy, stride, join)
 
 
-def _gradient_stock(
-  x: jax.Array, dy: jax.Array, stride: int, join: _Join
-) -> jax.Array:
-  del join
+def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
   shape = (3, 3, x.shape[-1], dy.shape[-1])
 
   def one_group(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -185,7 +184,6 @@ def _gradient_x3d3(
 
 
 _GRADIENTS = {
-  'stock': _gradient_stock,
   'x9': _gradient_x9,
   'd9': _gradient_d9,
   'x3d3': _gradient_x3d3,
