@@ -266,16 +266,15 @@ def _privacy() -> ml_collections.ConfigDict:
   privacy.solve_for = 'noise_multiplier'  # Or 'num_steps', or 'epsilon'.
   privacy.epsilon = config_dict.placeholder(float)  # In total; inf: no noise.
   privacy.delta = 1e-5  # At most 1 / num_examples.
-  privacy.noise_multiplier = config_dict.placeholder(
-    float
-  )  # std / sensitivity.
+  # std / sensitivity.
+  privacy.noise_multiplier = config_dict.placeholder(float)
   privacy.num_steps = config_dict.placeholder(int)  # Private steps.
   privacy.expected_batch_size = 0  # Records per step, on average.
   privacy.num_examples = 0  # Records, as declared in public; may be rounded.
   privacy.l2_clip_norm = 1e-3  # l2 norm of a record's gradient [R].
   privacy.relation = 'add_or_remove_one'  # Which datasets are neighbours.
   privacy.allow_large_delta = False  # Allow delta > 1 / num_examples.
-  privacy.secret_dir = ''  # '' is private/ of a local workdir.
+  privacy.secret_dir = ''  # '' is private/; else a folder of this run alone.
   # std of the noise on the label histogram, in records per class; 0 is none.
   privacy.label_histogram_noise_multiplier = 0.0
   return privacy

@@ -105,21 +105,13 @@ class Secret:
     _check_local(path)
     file = pathlib.Path(path)
     _make_private_folder(file.parent)
-    temporary = file.with_name(f'.{file.name}.{uuid.uuid4().hex}.tmp')
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-      with os.fdopen(descriptor, 'wb') as f:
-        f.write(self._file_content())
-        f.flush()
-        os.fsync(f.fileno())
-      os.link(temporary, file)  # Unlike a rename, fails if the file exists.
+      _write_once(file, self._file_content())
     except FileExistsError:
       raise array_types.UsageError(
         f'Expected no secret at {file}: it is never overwritten; load it, or'
         ' start in another folder.'
       ) from None
-    finally:
-      temporary.unlink(missing_ok=True)
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> Secret:
@@ -159,6 +151,48 @@ class Secret:
     if self.insecure_seed is None:
       return self.value
     return _INSECURE_PREFIX + b'%d\n' % self.insecure_seed
+
+
+def claim(folder: str | os.PathLike[str], owner: str) -> None:
+  """Ties a folder of secrets to one run, for good.
+
+  Args:
+    folder: local; it is made with mode 700.
+    owner: of the run; no other has it.
+
+  Raises:
+    UsageError: the folder is remote, open to others, or of another run.
+  """
+  _check_local(folder)
+  file = pathlib.Path(folder) / 'owner'
+  _make_private_folder(file.parent)
+  try:
+    _write_once(file, owner.encode())
+  except FileExistsError:
+    if file.read_text().strip() != owner:
+      raise array_types.UsageError(
+        f'Expected {folder} to be a folder of secrets that no other workdir'
+        ' uses: two runs with one secret would add the same noise. Give another'
+        ' privacy.secret_dir.'
+      ) from None
+
+
+def _write_once(file: pathlib.Path, content: bytes) -> None:
+  """Writes with mode 600, whole or not at all.
+
+  Raises:
+    FileExistsError: the file exists.
+  """
+  temporary = file.with_name(f'.{file.name}.{uuid.uuid4().hex}.tmp')
+  descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+  try:
+    with os.fdopen(descriptor, 'wb') as f:
+      f.write(content)
+      f.flush()
+      os.fsync(f.fileno())
+    os.link(temporary, file)  # Unlike a rename, fails if the file exists.
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def _check_local(path: str | os.PathLike[str]) -> None:

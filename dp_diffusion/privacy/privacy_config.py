@@ -33,7 +33,8 @@ class PrivacyConfig:
     solve_for: which of SOLVABLE is computed.
     relation: of neighbouring datasets.
     allow_large_delta: accept a delta above 1 / num_examples.
-    secret_dir: local folder of the secret, '' for the workdir's `private/`.
+    secret_dir: local folder of the secret, of no other run; '' for the
+      workdir's `private/`.
     label_histogram_noise_multiplier: std of the noise on each class of the
       label histogram, in records; 0 where no histogram is made.
   """

@@ -46,6 +46,7 @@ from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import resuming
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import canaries
@@ -187,7 +188,7 @@ def _begin_job(
 ) -> key_streams.Secret:
   """Continues the job that was interrupted, or clears the place for another."""
   folder = workdir.private / 'audit'
-  path = finetune.secret_path(config, workdir).parent / 'audit' / 'secret'
+  path = run_secret.claimed_path(config, workdir).parent / 'audit' / 'secret'
   record = folder / 'job.json'
   if record.exists():
     before = files.read_json(record)

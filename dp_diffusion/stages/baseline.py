@@ -48,9 +48,9 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import evaluate
-from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -213,7 +213,7 @@ def _embed(
     f' {ledger.epsilon():.4g} by PLD at delta {ledger.delta:g}'
   )
   source = registry.load(config.data)
-  secret = finetune.load_or_make_secret(config, workdir)
+  secret = run_secret.load_or_make(config, workdir)
   facts = {
     'method': method,
     'ledger': ledger.to_json(),

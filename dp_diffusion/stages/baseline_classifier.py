@@ -32,6 +32,7 @@ from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import optimizers
@@ -60,16 +61,18 @@ def run(
   mechanism = accounting.calibrate(privacy).mechanism
   source = registry.load(config.data)
   records = batching.make_records(source, config.data.unit)
-  secret = finetune.load_or_make_secret(config, workdir)
+  secret = run_secret.load_or_make(config, workdir)
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
   optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)
   params = _public_params(config, module, devices, stop)
   facts = {
     'mechanism': mechanism.to_dict(),
-    'training': config_lib.to_dict(ours),
+    'training': {**config_lib.to_dict(ours), **run_facts.draws(config)},
+    'start': {'weights': run_facts.first_weights(secret, params)},
     'dataset': run_facts.dataset(secret, source),
     'secret': key_streams.fingerprint(secret, 'secret'),
     'seed': config.seed,
+    'rng': key_streams.rng_test_vector(),
   }
   begun = resuming.begin(
     workdir.private,

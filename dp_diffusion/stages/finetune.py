@@ -17,13 +17,11 @@ import functools
 import json
 from typing import Any
 
-from etils import epath
 import numpy as np
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
-from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
@@ -40,6 +38,7 @@ from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -75,11 +74,15 @@ def run(
   say_calibration(calibration)
   source = processes.main_first(lambda: registry.load(config.data))
   records = batching.make_records(source, config.data.unit)
-  secret = _secret(config, workdir)
-  facts = run_facts.make(config, mechanism, source, secret)
+  secret = processes.broadcast_secret(
+    processes.on_main(lambda: run_secret.load_or_make(config, workdir))
+  )
+  state, optimizer = _initial_state(config, workdir, mechanism)
+  facts = run_facts.make(
+    config, mechanism, source, secret, state.all_params, inherited.entries
+  )
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
 
-  state, optimizer = _initial_state(config, workdir, mechanism)
   begun = resuming.begin(
     workdir.private,
     secret,
@@ -243,61 +246,6 @@ def _initial_state(
     weights.trainable_fn(params, config.finetune.trainable, report.reset),
   )
   return train_state.create(trained, optimizer, frozen), optimizer
-
-
-def _secret(
-  config: config_lib.Config, workdir: workdirs.Workdir
-) -> key_streams.Secret:
-  """The secret of the run, which process 0 gives to all."""
-  return processes.broadcast_secret(
-    processes.on_main(lambda: load_or_make_secret(config, workdir))
-  )
-
-
-def load_or_make_secret(
-  config: config_lib.Config, workdir: workdirs.Workdir
-) -> key_streams.Secret:
-  """Loads the secret, or makes it where the run is new."""
-  path = secret_path(config, workdir)
-  has_begun = (workdir.private / 'begun_steps.json').exists()
-  if path.exists() or has_begun:
-    secret = key_streams.Secret.load(path)  # Names the file if it is gone.
-  else:
-    secret = _make_secret(path)
-  if secret.is_insecure:
-    console.warn('the secret is a known one, for tests: NOT private')
-  return secret
-
-
-def _make_secret(path: epath.Path) -> key_streams.Secret:
-  try:
-    return key_streams.Secret.create(path)
-  except OSError as error:
-    if error.errno in files.NO_SPACE:
-      raise
-    raise array_types.UsageError(
-      f'Expected {path.parent} to be a folder that can be written, for the'
-      f' secret ({error.strerror}): set privacy.secret_dir to another.'
-    ) from error
-
-
-def secret_path(
-  config: config_lib.Config, workdir: workdirs.Workdir
-) -> epath.Path:
-  """Where the secret lies.
-
-  Raises:
-    UsageError: a remote workdir without `privacy.secret_dir`.
-  """
-  if config.privacy.secret_dir:
-    return epath.Path(config.privacy.secret_dir) / 'secret'
-  if not files.is_local(workdir.root):
-    raise array_types.UsageError(
-      'Expected privacy.secret_dir to name a local folder, since'
-      f' --workdir={workdir.root} is remote: the secret must not leave this'
-      ' machine.'
-    )
-  return workdir.private / 'secret'
 
 
 def _numbers(stats: Any) -> dict[str, float]:

@@ -11,18 +11,25 @@ Guarantees:
     `tests/stages/finetune_test.py::test_resume_refuses_another_secret`.
   * Processes compare all of them before anything is computed.
     `tests/stages/run_facts_test.py::test_processes_compare_all_facts`.
+  * Runs that differ in anything that shapes a private step, the weights they
+    start from included, have other noise and other batches, even with one
+    secret.
+    `tests/stages/run_facts_test.py::test_other_first_weights_are_another_run`,
+    `tests/stages/run_facts_test.py::test_each_fact_is_told_apart`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages import statements
 from dp_diffusion.stages import workdirs
@@ -33,8 +40,19 @@ def make(
   mechanism: mechanism_lib.DpSgdMechanism,
   source: array_types.DataSource,
   secret: key_streams.Secret,
+  params: array_types.Params,
+  inherited: Sequence[ledger_lib.InheritedEntry] = (),
 ) -> dict[str, Any]:
-  """What makes two runs the same run. Device count is not part of it."""
+  """What makes two runs the same run. Device count is not part of it.
+
+  Args:
+    config: its data, privacy, finetune, model, diffusion, seed.
+    mechanism: of the private steps.
+    source: the sensitive images.
+    secret: of the run.
+    params: all weights before the first private step.
+    inherited: what they have cost already.
+  """
   training = config_lib.to_dict(config.finetune)
   for operational in (
     'microbatch_size',
@@ -45,20 +63,42 @@ def make(
   training['model'] = config_lib.to_dict(config.model)
   training['diffusion'] = config_lib.to_dict(config.diffusion)
   training['seed'] = config.seed
-  training['reflect_pad'] = config.data.reflect_pad
-  training['flip'] = config.data.flip
-  training['unit'] = config.data.unit
+  training.update(draws(config))
   training['label_histogram_noise_multiplier'] = (
     config.privacy.label_histogram_noise_multiplier
   )
   return {
     'mechanism': mechanism.to_dict(),
     'training': training,
+    'start': {
+      'weights': first_weights(secret, params),
+      'inherited': [entry.to_json() for entry in inherited],
+    },
     'dataset': dataset(secret, source),
     'secret': key_streams.fingerprint(secret, 'secret'),
     'versions': statements.versions(),
     'rng': key_streams.rng_test_vector(),
   }
+
+
+def draws(config: config_lib.Config) -> dict[str, Any]:
+  """How images of a record are drawn."""
+  data = config.data
+  return {
+    'reflect_pad': data.reflect_pad,
+    'flip': data.flip,
+    'unit': data.unit,
+  }
+
+
+def first_weights(
+  secret: key_streams.Secret, params: array_types.Params
+) -> str:
+  """Keyed hash of the weights that a run starts from."""
+  flat = weights.flatten(params)
+  return key_streams.fingerprint(
+    secret, 'first weights', *(part for leaf in flat.items() for part in leaf)
+  )
 
 
 def dataset(secret: key_streams.Secret, source: array_types.DataSource) -> str:
@@ -79,7 +119,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   """Refuses to continue as if nothing had changed.
 
   Other versions may continue, and so may another generator: the steps that it
-  runs again are charged again (`loop.charge_lost_steps`).
+  runs again are charged again (`loop.charge_lost_steps`). The first weights,
+  which another machine may round otherwise, are those of the checkpoint.
 
   Raises:
     UsageError: mechanism or training differ (both values), or the dataset or

@@ -21,7 +21,7 @@ arguments=(
 )
 if [[ "${WORKDIR}" == *://* ]]; then
   # The secret stays on the host of process 0, beside the checkout.
-  secret_dir="${SECRET_DIR:-../dp_diffusion_secrets/$(basename "${WORKDIR}")}"
+  secret_dir="${SECRET_DIR:-../dp_diffusion_secrets/${WORKDIR//[^A-Za-z0-9.-]/_}}"
   arguments+=("--config.privacy.secret_dir=${secret_dir}")
 fi
 arguments+=("$@")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion.data import registry
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import assembly
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import histograms
 from dp_diffusion.stages import interrupts
@@ -43,10 +47,15 @@ def source(config):
   return registry.load(config.data)
 
 
+@pytest.fixture(scope='module')
+def params(config):
+  return assembly.init_params(config, config.data)
+
+
 def test_processes_compare_all_facts(
-  config, source, tmp_path, monkeypatch
+  config, source, params, tmp_path, monkeypatch
 ) -> None:
-  """Before a network is made or a checkpoint is looked for."""
+  """Before a checkpoint is looked for."""
   compared = {}
 
   def refuse(facts):
@@ -56,16 +65,18 @@ def test_processes_compare_all_facts(
   monkeypatch.setattr(processes, 'agree', refuse)
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   SECRET.save(workdir.private / 'secret')
-  with pytest.raises(Disagree):  # There are no public weights yet.
+  weights.save_npz(workdir.public_weights, weights.flatten(params))
+  with pytest.raises(Disagree):
     finetune.run(config, workdir, interrupts.Stop(''))
   mechanism = histograms.calibrate(config).mechanism
-  facts = run_facts.make(config, mechanism, source, SECRET)
+  facts = run_facts.make(config, mechanism, source, SECRET, params)
   assert compared == {
     k: json.dumps(v, sort_keys=True) for k, v in facts.items()
   }
   assert set(facts) == {
     'mechanism',
     'training',
+    'start',
     'dataset',
     'secret',
     'versions',
@@ -74,11 +85,11 @@ def test_processes_compare_all_facts(
   assert {'jax', 'jaxlib', 'numpy', 'optax'} <= set(facts['versions'])
 
 
-def test_each_fact_is_told_apart(config, source) -> None:
+def test_each_fact_is_told_apart(config, source, params) -> None:
   mechanism = histograms.calibrate(config).mechanism
 
   def make(config=config, mechanism=mechanism, source=source, secret=SECRET):
-    return run_facts.make(config, mechanism, source, secret)
+    return run_facts.make(config, mechanism, source, secret, params)
 
   facts = make()
   assert facts == make()
@@ -123,3 +134,26 @@ def test_the_persons_are_part_of_the_dataset(source) -> None:
     people = dataclasses.replace(source, spec=spec, person=person)
     found.add(run_facts.dataset(SECRET, people))
   assert len({*found, run_facts.dataset(SECRET, source)}) == 3
+
+
+def test_other_first_weights_are_another_run(config, source, params) -> None:
+  """With one secret, two runs would otherwise add the same noise."""
+  mechanism = histograms.calibrate(config).mechanism
+  moved = jax.tree.map(np.array, params)
+  jax.tree.leaves(moved)[-1].flat[-1] += 1e-6
+  entry = ledger_lib.InheritedEntry(
+    ledger=ledger_lib.Ledger(
+      delta=mechanism.delta,
+      budget_epsilon=1.0,
+      entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=2),),
+    ).seal(),
+    source='the release of x',
+  )
+  keys = set()
+  for start, inherited in ((params, ()), (moved, ()), (params, (entry,))):
+    facts = run_facts.make(config, mechanism, source, SECRET, start, inherited)
+    streams = key_streams.KeyStreams(
+      secret=SECRET, run_id=run_facts.run_id(SECRET, facts)
+    )
+    keys.add(np.asarray(jax.random.key_data(streams.noise_keys(0))).tobytes())
+  assert len(keys) == 3

@@ -8,9 +8,7 @@ import pytest
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
-from dp_diffusion.stages import finetune
 from dp_diffusion.stages import runner
-from dp_diffusion.stages import workdirs
 from dp_diffusion.training import processes
 from tests.stages import command
 
@@ -79,15 +77,3 @@ def test_numbers_of_processes_in_the_environment_are_checked(
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   with pytest.raises(array_types.UsageError, match="'two' and '0'"):
     processes.initialize(enable=False)
-
-
-def test_a_folder_that_cannot_hold_the_secret_is_named(
-  tmp_path: pathlib.Path,
-) -> None:
-  (tmp_path / 'file').write_text('')
-  config = config_lib.load(
-    command.DIGITS_SMOKE, {'privacy.secret_dir': str(tmp_path / 'file' / 'in')}
-  )
-  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
-  with pytest.raises(array_types.UsageError, match='privacy.secret_dir'):
-    finetune.load_or_make_secret(config, workdir)
