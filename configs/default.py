@@ -266,8 +266,7 @@ def _privacy() -> ml_collections.ConfigDict:
   privacy.solve_for = 'noise_multiplier'  # Or 'num_steps', or 'epsilon'.
   privacy.epsilon = config_dict.placeholder(float)  # In total; inf: no noise.
   privacy.delta = 1e-5  # At most 1 / num_examples.
-  # std / sensitivity.
-  privacy.noise_multiplier = config_dict.placeholder(float)
+  privacy.noise_multiplier = config_dict.placeholder(float)  # std/sensitivity
   privacy.num_steps = config_dict.placeholder(int)  # Private steps.
   privacy.expected_batch_size = 0  # Records per step, on average.
   privacy.num_examples = 0  # Records, as declared in public; may be rounded.
@@ -286,7 +285,8 @@ def _sample() -> ml_collections.ConfigDict:
   sample.sampler = ml_collections.ConfigDict()
   sample.sampler.name = 'ancestral'  # Or 'ddim', 'dpm_solver_pp_2m'.
   sample.sampler.num_steps = 1000  # Network steps per image.
-  sample.sampler.spacing = 'quadratic'  # Of the timesteps; or 'uniform'.
+  # Of the timesteps; or 'uniform', or 'log_snr': for the cosine schedule.
+  sample.sampler.spacing = 'quadratic'
   sample.sampler.guidance_weight = 0.0  # 0 is none, at half the cost.
   sample.sampler.eta = 0.0  # 'ddim': 0 is deterministic.
   sample.sampler.clip_x0 = True  # Clip each estimate to [-1, 1].

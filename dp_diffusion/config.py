@@ -254,9 +254,7 @@ class Config:
           )
       self.unet_config(data).check_image_shape(size, size, data.channels)
     self.pretrain_diffusion()
-    samplers.timestep_sequence(
-      self.sample.sampler, self.finetune_diffusion().num_timesteps
-    )
+    samplers.timestep_sequence(self.sample.sampler, self.finetune_diffusion())
     weight = self.sample.sampler.guidance_weight
     if weight and not self.diffusion.label_drop_prob:
       raise ValueError(

@@ -110,7 +110,7 @@ def _exact_variance(config, diffusion):
   Written from the joint law of (x_after, x_now) given x0, not from the
   formulas of the samplers.
   """
-  timestep = samplers.timestep_sequence(config, diffusion.num_timesteps)
+  timestep = samplers.timestep_sequence(config, diffusion)
   alpha_bar = schedules.alpha_bar_float64(diffusion)[timestep]
   variance = 1.0
   for now, after in zip(alpha_bar[:-1], alpha_bar[1:], strict=True):
@@ -199,6 +199,36 @@ def test_error_of_the_variance_falls_with_steps_and_quadratic_is_better():
   assert error(100, 'quadratic') < 0.6 * error(100, 'uniform')
 
 
+def _flow_gain(config, diffusion, std):
+  """Std of what a deterministic sampler makes of N(0, std^2), over std."""
+  table = samplers.coefficients(config, diffusion)
+  alpha_bar = schedules.alpha_bar_float64(diffusion)[table.timestep]
+  x, previous = 1.0, 0.0
+  for i, now in enumerate(alpha_bar):
+    x0 = x * np.sqrt(now) * std**2 / (now * std**2 + 1 - now)
+    x = table.x[i] * x + table.x0[i] * x0 + table.previous_x0[i] * previous
+    previous = x0
+  return x / std
+
+
+@pytest.mark.parametrize(
+  'diffusion', [LINEAR, COSINE], ids=['linear', 'cosine']
+)
+def test_a_few_steps_even_in_log_snr_keep_brightness_and_detail(diffusion):
+  """From the mean of a 32x32 image, std 14, to its finest detail."""
+  stds = (14.0, 4.0, 1.0, 0.25, 0.05)
+  even = _config('dpm_solver_pp_2m', 20, spacing='log_snr')
+  gains = [_flow_gain(even, diffusion, std) for std in stds]
+  np.testing.assert_allclose(gains, 1.0, atol=0.06)
+
+
+def test_quadratic_steps_along_the_cosine_lose_brightness():
+  """Why there is another spacing: most of what is bright is lost."""
+  quadratic = _config('dpm_solver_pp_2m', 20)
+  assert _flow_gain(quadratic, COSINE, 14.0) < 0.5
+  assert _flow_gain(quadratic, LINEAR, 14.0) > 0.95
+
+
 def test_ancestral_is_of_first_order_in_the_variance():
   """Below T / 3 steps, where the error of T steps themselves is far."""
   errors = np.array(
@@ -245,13 +275,19 @@ def test_coefficients_keep_noise_free_data_on_its_path(
 
 
 @pytest.mark.parametrize('spacing', samplers.SPACINGS)
+@pytest.mark.parametrize('schedule', schedules.SCHEDULES)
 @pytest.mark.parametrize('num_timesteps', [2, 10, 999, 1000])
-def test_timestep_sequences_run_from_the_last_to_zero(spacing, num_timesteps):
+def test_timestep_sequences_run_from_the_last_to_zero(
+  spacing, schedule, num_timesteps
+):
+  diffusion = schedules.DiffusionConfig(
+    schedule=schedule, num_timesteps=num_timesteps
+  )
   for num_steps in {1, 2, 3, 7, num_timesteps // 2, num_timesteps}:
     if not 0 < num_steps <= num_timesteps:
       continue
     config = samplers.SamplerConfig(num_steps=num_steps, spacing=spacing)
-    got = samplers.timestep_sequence(config, num_timesteps)
+    got = samplers.timestep_sequence(config, diffusion)
     assert got.dtype == np.int32 and len(got) == num_steps
     assert got[0] == num_timesteps - 1
     assert np.all(np.diff(got) < 0)
@@ -262,9 +298,14 @@ def test_timestep_sequences_run_from_the_last_to_zero(spacing, num_timesteps):
 
 def test_uniform_strides_are_even():
   config = samplers.SamplerConfig(num_steps=4, spacing='uniform')
-  assert samplers.timestep_sequence(config, 1000).tolist() == [999, 666, 333, 0]
+  assert samplers.timestep_sequence(config, LINEAR).tolist() == [
+    999,
+    666,
+    333,
+    0,
+  ]
   config = samplers.SamplerConfig(num_steps=30, spacing='uniform')
-  strides = -np.diff(samplers.timestep_sequence(config, 1000))
+  strides = -np.diff(samplers.timestep_sequence(config, LINEAR))
   assert set(strides.tolist()) <= {34, 35}
 
 
@@ -436,7 +477,7 @@ def test_to_uint8_inverts_the_scaling_of_images():
   ('changes', 'message'),
   [
     ({'name': 'dimm'}, "did you mean 'ddim'"),
-    ({'spacing': 'quad'}, "'quadratic', 'uniform'"),
+    ({'spacing': 'quad'}, "'log_snr', 'quadratic', 'uniform'"),
     ({'num_steps': 0}, 'num_steps=0 '),
     ({'num_steps': 5.0}, 'to be an integer'),
     ({'guidance_weight': -1.0}, 'guidance_weight=-1.0'),
