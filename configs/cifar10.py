@@ -24,8 +24,9 @@ million images (2.8e19 FLOP) and measures accuracy at 50,000 to all of them.
 (200 classes) prepared in --config.data.tfds_dir, for machines without a
 network; its numbers are not comparable with published ones. `:one_gpu` has a
 network of about 9M parameters and about 1.5e16 FLOP of each training, a
-thousandth of the paper's or less, for one accelerator; not run yet. They combine, in
-this order: `:smoke,jpeg` (the first images of both), `:jpeg,one_gpu`.
+thousandth of the paper's or less, for one accelerator; not run yet. They
+combine, in this order: `:smoke,jpeg` (the first images of both),
+`:jpeg,one_gpu`.
 
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise; the clip norm then changes nothing else.

@@ -24,7 +24,8 @@ Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise.
 Deviation: the EMA warms up, min(0.999, (1 + t) / (10 + t)).
 Deviation (`:cpu`): a small network and few steps, the cosine schedule and
-v-prediction, 15 steps of DPM-Solver++ even in log-SNR, a WRN-16-1; chosen here, not the paper's.
+v-prediction, 15 steps of DPM-Solver++ even in log-SNR, a WRN-16-1; chosen here,
+not the paper's.
 Deviation (`:letters`, `:cpu`): the paper pre-trains no network for MNIST.
 """
 
