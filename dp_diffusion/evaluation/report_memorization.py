@@ -99,16 +99,22 @@ def verdict(found: memorization.MemorizationResult) -> str:
   if found.is_copying:
     return (
       f'**Copying is found.** {searched} The synthetic images are nearer to'
-      ' the training images than chance allows.'
+      ' the training images than to held-out ones, more than chance allows.'
     )
   exact = (
     f' {found.num_exact} of them equal a training image to the bit.'
     if found.num_exact
     else ''
   )
+  near = (
+    ' They are nearer to the training images than fresh ones are, but to the'
+    ' held-out images as well: low contrast or blur does that.'
+    if found.is_near_everything
+    else ''
+  )
   return (
-    f'**No copying is found.** {searched}{exact} This is no proof of privacy:'
-    ' epsilon is.'
+    f'**No copying is found.** {searched}{exact}{near} This is no proof of'
+    ' privacy: epsilon is.'
   )
 
 
@@ -165,13 +171,15 @@ def _definitions(found: memorization.MemorizationResult) -> str:
       '- **Nearer to training images than fresh ones are**: z-score of'
       ' Mann-Whitney for distances to the nearest training image, synthetic'
       ' against held-out (arXiv 2004.05675). Standard deviation 1 if the two'
-      f' are alike; below {memorization.COPYING_Z:g} is copying. Far above 0'
-      ' means that the images are not yet like real ones.',
+      f' are alike. Below -{memorization.COPYING_Z:g} are copies, and images'
+      ' of low contrast or blurred ones, too; the next line tells them apart.'
+      ' Far above 0 means that the images are not yet like real ones.',
       '- **Nearest real image is a training image**: share of the images, among'
       f' {formats.number(found.num_train)} training and'
       f' {formats.number(found.num_held_out)} held-out images. Which of them'
       ' were trained on would not matter without copying; z and p are over'
-      ' permutations of that, and z above 3 is copying.',
+      f' permutations of that, and z above {memorization.COPYING_Z:g} is'
+      ' copying.',
       '- **Authentic**: share of the images that are further from their nearest'
       ' training image than that one is from its own nearest neighbour'
       ' (arXiv 2102.08921).',

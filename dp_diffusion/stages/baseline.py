@@ -39,6 +39,7 @@ from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
+from dp_diffusion.evaluation import classifiers
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import report
@@ -258,7 +259,7 @@ def _make_feature_fn(
   console.say(f'{method}: trains its feature network on public images')
   num_classes = public.spec.num_classes
   trained = downstream.train_classifier(
-    dataclasses.replace(config.evaluate.classifier, name='small_cnn'),
+    classifiers.of_kind('small_cnn', config.evaluate.classifier),
     np.asarray(public.images),
     np.asarray(public.labels),
     num_classes,

@@ -58,6 +58,15 @@ def test_a_few_copies_among_fresh_samples_are_flagged():
   assert result.num_exact == 100
 
 
+def test_low_contrast_is_no_copying():
+  """Images near the mean are nearer to everything, held-out ones included."""
+  rng = np.random.default_rng(0)
+  pale = 0.7 * fresh(rng, 300)
+  result = compare(pale, fresh(rng, 400), fresh(rng, 200))
+  assert result.c_t < -3 and abs(result.closer_to_train.z) < 3
+  assert not result.is_copying
+
+
 def test_bad_images_are_far_and_prove_nothing():
   rng = np.random.default_rng(0)
   result = compare(5 * fresh(rng, 300), fresh(rng, 400), fresh(rng, 200))

@@ -35,6 +35,15 @@ def test_fresh_images_are_no_copies():
   assert section.data['memorization']['real']['num_synthetic'] == 30
 
 
+def test_pale_images_are_said_to_be_near_everything():
+  pale = make_images(50, 2) // 2 + 64
+  found, _, html = look(pale.astype(np.uint8))
+  assert found.c_t < -3 and not found.is_copying
+  assert 'No copying is found' in html
+  assert 'blur does that' in html
+  assert 'blur does that' not in look(make_images(50, 2))[2]
+
+
 def test_copies_are_found_and_drawn_elsewhere():
   train = make_images(80, 0)
   found, _, html = look(train[:50])
