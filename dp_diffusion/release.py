@@ -62,6 +62,21 @@ def write_model(
   files.write_json(folder / 'model.json', dict(description))
 
 
+def check_no_leftovers(release_dir: epath.PathLike) -> None:
+  """Refuses a folder that holds files before anything private has begun.
+
+  Raises:
+    UsageError: names a file; the ledger of this run has not paid for it.
+  """
+  folder = epath.Path(release_dir)
+  if folder.exists() and (names := files.list_files(folder)):
+    raise array_types.UsageError(
+      f'Expected no files in {folder} before the first private step, found'
+      f' {names[0]}: it is of another run, and the statement of this one would'
+      ' not cover it. Move the folder away, or give another --workdir.'
+    )
+
+
 def read_model(
   release_dir: epath.PathLike,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -11,6 +11,11 @@ Guarantees:
     `tests/stages/baseline_test.py::test_a_release_that_verifies`.
   * A rerun gives the same bits; another config is refused.
     `tests/stages/baseline_test.py::test_rerun_gives_the_same_bits`.
+  * The sum is noised once; other images or another secret are refused, and so
+    is a folder whose release is of another run.
+    `tests/stages/baseline_test.py::test_the_sum_is_noised_once`,
+    `tests/stages/baseline_test.py::test_a_workdir_has_one_ledger`,
+    `tests/stages/baseline_test.py::test_leftovers_in_a_release_are_refused`.
   * Exact class counts are in no file.
     `tests/stages/baseline_test.py::test_labels_are_of_the_config`.
 """
@@ -123,7 +128,12 @@ def _tie(
 ) -> None:
   """Refuses a workdir that was begun with another method or config."""
   now = {'method': method, 'config': config_lib.to_dict(config)}
-  path = workdir.private / 'baseline.json'
+  path = workdir.baseline
+  if workdir.has_begun('finetune'):
+    raise array_types.UsageError(
+      f'{workdir.root} belongs to a run of dp_diffusion.main, which has a'
+      ' ledger of its own. Give another --workdir.'
+    )
   if path.exists():
     difference = workdirs.first_difference(files.read_json(path), now)
     if difference:
@@ -204,7 +214,7 @@ def _embed(
   method: str,
   feature_fn: mean_embedding.FeatureFn,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
-  """The only reading of the sensitive images."""
+  """The only reading of the sensitive images, noised once and kept."""
   ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
   (entry,) = ledger.entries
   assert isinstance(entry, ledger_lib.GaussianEntry)
@@ -214,18 +224,27 @@ def _embed(
     f' {ledger.epsilon():.4g} by PLD at delta {ledger.delta:g}'
   )
   source = registry.load(config.data)
+  statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
+  net = config.baseline.dp_mepf.net
   facts = {
     'method': method,
     'ledger': ledger.to_json(),
     'baseline': config_lib.to_dict(config.baseline),
+    'net': files.sha256(net) if method == 'dp_mepf' and net else '',
+    'classifier': config_lib.to_dict(config.evaluate.classifier),
     'public': config_lib.to_dict(config.pretrain),
     'seed': config.seed,
     'dataset': run_facts.dataset(secret, source),
+    'rng': key_streams.rng_test_vector(),
   }
   streams = key_streams.KeyStreams(
     secret=secret, run_id=key_streams.run_id(secret, facts)
   )
+  _begin_embedding(workdir, streams.run_id)
+  kept = workdir.private / 'embedding.npz'
+  if kept.exists():
+    return files.read_npz(kept)['target'], ledger, secret
   target = mean_embedding.noised_mean(
     feature_fn,
     source,
@@ -234,7 +253,24 @@ def _embed(
     ledger,
     streams,
   )
+  files.write_npz(kept, 0o600, target=target)
   return target, ledger, secret
+
+
+def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
+  """Writes down that the images are read, and refuses to read others.
+
+  Raises:
+    UsageError: another sum was begun here, and may have left.
+  """
+  path = workdir.private / run_secret.EMBEDDING
+  if path.exists() and files.read_json(path)['run_id'] != run_id:
+    raise array_types.UsageError(
+      f'{workdir.root} has noised the sum over other images, or with another'
+      ' secret or jax: again would be another release, which its statement'
+      ' does not count. Restore them, or give another --workdir.'
+    )
+  files.write_json(path, {'run_id': run_id}, mode=0o600)
 
 
 def _make_feature_fn(

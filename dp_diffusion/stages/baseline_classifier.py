@@ -61,6 +61,7 @@ def run(
   mechanism = accounting.calibrate(privacy).mechanism
   source = registry.load(config.data)
   records = batching.make_records(source, config.data.unit)
+  statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
   optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)

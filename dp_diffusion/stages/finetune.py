@@ -7,6 +7,9 @@ Guarantees:
   * The mechanism that was calibrated is the one that samples, clips, noises
     and is entered in the ledger.
     `tests/stages/finetune_test.py::test_mechanism_reaches_every_part`.
+  * Files that lay in release/ before the run began are refused: its ledger has
+    not paid for them.
+    `tests/stages/finetune_test.py::test_leftovers_in_the_release_are_refused`.
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ def run(
   facts = run_facts.make(
     config, mechanism, source, secret, state.all_params, inherited.entries
   )
+  processes.on_main(lambda: statements.check_release_is_new(workdir))
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
 
   begun = resuming.begin(

@@ -22,8 +22,7 @@ from dp_diffusion import files
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import workdirs
 
-# Each says that something was drawn from the secret.
-_BEGUN = ('begun_steps.json', 'begun_embedding.json')
+EMBEDDING = 'begun_embedding.json'  # In private/, of a baseline.
 
 
 def load_or_make(
@@ -36,14 +35,19 @@ def load_or_make(
       cannot be written.
   """
   secret_path = claimed_path(config, workdir)
-  has_begun = any((workdir.private / name).exists() for name in _BEGUN)
-  if secret_path.exists() or has_begun:
+  if secret_path.exists() or has_begun(workdir):
     secret = key_streams.Secret.load(secret_path)  # Names the file if gone.
   else:
     secret = _make(secret_path)
   if secret.is_insecure:
     console.warn('the secret is a known one, for tests: NOT private')
   return secret
+
+
+def has_begun(workdir: workdirs.Workdir) -> bool:
+  """Whether anything was drawn from the secret."""
+  records = ('begun_steps.json', EMBEDDING)
+  return any((workdir.private / name).exists() for name in records)
 
 
 def claimed_path(

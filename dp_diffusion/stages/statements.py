@@ -14,9 +14,20 @@ from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import workdirs
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'dp-accounting', 'numpy')
+
+
+def check_release_is_new(workdir: workdirs.Workdir) -> None:
+  """Refuses files in release/ that were there before a run has begun.
+
+  Raises:
+    UsageError: see `release.check_no_leftovers`.
+  """
+  if not run_secret.has_begun(workdir):
+    release.check_no_leftovers(workdir.release)
 
 
 def store(

@@ -83,6 +83,11 @@ class Workdir:
     return self.root / 'evaluation'
 
   @property
+  def baseline(self) -> epath.Path:
+    """Which baseline this folder belongs to, where it does."""
+    return self.private / 'baseline.json'
+
+  @property
   def config_path(self) -> epath.Path:
     """Resolved config of each stage."""
     return self.root / 'config.json'
@@ -90,6 +95,10 @@ class Workdir:
   def is_complete(self, stage: str) -> bool:
     """Whether the stage has finished and its outputs are in place."""
     return bool(self._record().get(stage, {}).get('complete'))
+
+  def has_begun(self, stage: str) -> bool:
+    """Whether the stage was begun, complete or not."""
+    return stage in self._record()
 
   def begin(self, stage: str, config: config_lib.Config) -> None:
     """Ties the stage to its config.
@@ -136,8 +145,15 @@ class Workdir:
     A finished evaluation may be asked for anew with other settings.
 
     Raises:
-      UsageError: names the first key that differs and both its values.
+      UsageError: names the first key that differs and both its values; or the
+        baseline that the folder belongs to.
     """
+    if self.baseline.exists():
+      method = files.read_json(self.baseline)['method']
+      raise array_types.UsageError(
+        f'{self.root} belongs to the baseline {method}, which has a ledger of'
+        ' its own. Give another --workdir.'
+      )
     record = self._record()
     for stage in stages:
       before = record.get(stage, {}).get('config')

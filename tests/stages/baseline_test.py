@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from dp_diffusion import config as config_lib
+from dp_diffusion import main
 from dp_diffusion import release
+from dp_diffusion.data import registry
+from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
 from dp_diffusion.privacy import verify
+from dp_diffusion.stages import workdirs
 from experiments import baseline
 from tests.stages import command
 
@@ -75,6 +82,56 @@ def test_rerun_gives_the_same_bits(merf, capsys):
   assert command.contents(merf / 'release') == before
   assert run(merf, 'dp_merf', '--config.privacy.epsilon=5') == 2
   assert 'privacy.epsilon=10.0' in capsys.readouterr().err
+
+
+def test_the_sum_is_noised_once(merf, tmp_path, capsys):
+  """Another dataset, or another secret, would be another release."""
+  copies = [tmp_path / 'data', tmp_path / 'secret']
+  for copy in copies:
+    shutil.copytree(merf, copy)
+    (copy / 'evaluation' / 'report.json').unlink()
+    shutil.rmtree(copy / 'release')
+  data, secret = copies
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  path = secret / 'private' / 'secret'
+  path.unlink()
+  assert run(secret, 'dp_merf') == 2
+  assert 'secret' in capsys.readouterr().err and not path.exists()
+  key_streams.Secret.create(path)
+  assert run(secret, 'dp_merf') == 2
+  source = registry.load(config.data)
+  fewer = dataclasses.replace(
+    source, images=source.images[1:], labels=source.labels[1:]
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(registry, 'load', lambda *_: fewer)
+    assert run(data, 'dp_merf') == 2
+  assert 'would be another release' in capsys.readouterr().err
+  for copy in copies:
+    assert not (copy / 'release').exists()
+
+
+def test_a_workdir_has_one_ledger(merf, tmp_path, capsys):
+  """What one run made would lie under the statement of the other."""
+  before = command.contents(merf / 'release')
+  arguments = [f'--config={command.DIGITS_SMOKE}', f'--workdir={merf}']
+  assert main.main(arguments) == 2
+  assert 'belongs to the baseline dp_merf' in capsys.readouterr().err
+  assert command.contents(merf / 'release') == before
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  ours = workdirs.open_workdir(str(tmp_path / 'ours'))
+  ours.begin('finetune', config)
+  assert run(ours.root, 'dp_merf') == 2
+  assert 'belongs to a run of dp_diffusion.main' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('method', ['dp_merf', 'dp_classifier'])
+def test_leftovers_in_a_release_are_refused(merf, tmp_path, method, capsys):
+  shutil.copytree(merf / 'release', tmp_path / 'run' / 'release')
+  before = command.contents(tmp_path / 'run' / 'release')
+  assert run(tmp_path / 'run', method) == 2
+  assert 'of another run' in capsys.readouterr().err
+  assert command.contents(tmp_path / 'run' / 'release') == before
 
 
 @pytest.fixture(scope='module')

@@ -307,6 +307,16 @@ def test_a_lost_secret_is_not_made_anew(seen: Seen, workdir) -> None:
   assert not (workdir.private / 'secret').exists()
 
 
+def test_leftovers_in_the_release_are_refused(seen: Seen, workdir) -> None:
+  """The ledger of this run has not paid for them."""
+  shard = workdir.release / 'dataset' / 'images-00000-of-00001.npz'
+  shard.parent.mkdir(parents=True)
+  shard.write_bytes(b'of another run')
+  with pytest.raises(array_types.UsageError, match='images-00000-of-00001'):
+    finetune.run(load(), workdir, interrupts.Stop(''))
+  assert seen.run is None and shard.read_bytes() == b'of another run'
+
+
 def _unfinished(finetuned_run, workdir: pathlib.Path) -> pathlib.Path:
   """A copy of the run, back before its fine-tuning was complete.
 
