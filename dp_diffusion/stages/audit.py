@@ -13,7 +13,8 @@ Guarantees:
     `tests/stages/audit_test.py::test_faults_end_with_exit_code_1`,
     `tests/stages/audit_test.py::test_right_mechanism_passes`.
   * Coins come from a secret that no earlier audit used.
-    `tests/stages/audit_test.py::test_every_audit_has_its_own_secret`.
+    `tests/stages/audit_test.py::test_every_audit_has_its_own_secret`,
+    `tests/stages/audit_test.py::test_an_audit_never_goes_on_under_another_secret`.
 """
 
 from __future__ import annotations
@@ -190,19 +191,35 @@ def _begin_job(
   folder = workdir.private / 'audit'
   path = run_secret.claimed_path(config, workdir).parent / 'audit' / 'secret'
   record = folder / 'job.json'
-  if record.exists():
-    before = files.read_json(record)
-    if before['is_complete'] or before['facts'] != facts:
-      path.unlink(missing_ok=True)
-      folder.rmtree()
+  before = files.read_json(record) if record.exists() else None
+  if before and not before['is_complete'] and path.exists():
+    secret = key_streams.Secret.load(path)
+    if before == _job(facts, secret):
+      return secret
+  if before:
+    path.unlink(missing_ok=True)
+  for old in (folder / 'checkpoints', folder / 'begun_steps.json', record):
+    if old.is_dir():
+      old.rmtree()
+    else:
+      old.unlink(missing_ok=True)
   secret = (
     key_streams.Secret.load(path)
     if path.exists()
     else key_streams.Secret.create(path)
   )
-  job = {'facts': facts, 'is_complete': False}
-  files.write_json(record, job, mode=0o600)
+  files.write_json(record, _job(facts, secret), mode=0o600)
   return secret
+
+
+def _job(
+  facts: Mapping[str, Any], secret: key_streams.Secret
+) -> dict[str, Any]:
+  return {
+    'facts': facts,
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'is_complete': False,
+  }
 
 
 def _train(

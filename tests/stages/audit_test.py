@@ -206,6 +206,27 @@ def test_interrupted_audit_keeps_its_secret(workdir, config):
   assert audit._begin_job(config, place, {'a': 2}) != first
 
 
+def test_an_audit_never_goes_on_under_another_secret(workdir, config):
+  """Its canaries followed the coins of the old one."""
+  place = workdirs.Workdir(workdirs.epath.Path(workdir))
+  facts = {'a': 1}
+  folder = place.private / 'audit'
+  first = audit._begin_job(config, place, facts)
+  (folder / 'checkpoints').mkdir()
+  assert audit._begin_job(config, place, facts) == first
+  assert (folder / 'checkpoints').exists()
+  (folder / 'secret').unlink()
+  plant_secret(workdir, 5)
+  other = audit._begin_job(config, place, facts)
+  assert other not in (first, key_streams.Secret.insecure(5))
+  assert not (folder / 'checkpoints').exists()
+  # As after a kill while an earlier audit was cleared away.
+  (folder / 'checkpoints').mkdir()
+  (folder / 'job.json').unlink()
+  audit._begin_job(config, place, facts)
+  assert not (folder / 'checkpoints').exists()
+
+
 def test_no_sensitive_image_is_read(workdir, config, no_training, monkeypatch):
   load, loaded = registry.load, []
 
