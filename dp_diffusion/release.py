@@ -34,6 +34,7 @@ from dp_diffusion import files
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation import figures
 from dp_diffusion.models import weights
+from dp_diffusion.privacy import statement as statement_lib
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
@@ -250,9 +251,7 @@ def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
       heading of level 1, the guarantee in one paragraph, and the rest.
   """
   release_dir = epath.Path(release_dir)
-  privacy_card = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
-  guarantee, _, details = privacy_card.partition('\n\n')
-  details = re.sub(r'^#', '##', details, flags=re.MULTILINE)
+  guarantee, details = statement_lib.card_parts(privacy_card)
   title, contents = 'A model of images', []
   if (release_dir / 'dataset' / 'dataset.json').exists():
     title = 'Synthetic images, and the model that made them'
@@ -352,15 +351,42 @@ def main(argv: Sequence[str]) -> int:
     statement_path = release_dir / STATEMENT
     if not statement_path.exists():
       raise array_types.UsageError(f'Expected a release with {statement_path}.')
+    statement = files.read_json(statement_path)
+    _check_unchanged(release_dir, statement)
     folder = write_tfds(release_dir)
     if folder is None:
       return 1
-    seal(release_dir, files.read_json(statement_path))
+    seal(release_dir, statement)
   except array_types.UsageError as error:
     console.warn(str(error))
     return 2
   console.say(f'{folder}')
   return 0
+
+
+def _check_unchanged(
+  release_dir: epath.Path, statement: Mapping[str, Any]
+) -> None:
+  """Refuses to seal anew what is not the release any more.
+
+  Raises:
+    UsageError: names the first file that was changed, is missing or is new.
+  """
+  stated = statement['files']
+  for name in files.list_files(release_dir):
+    is_tfds = name.startswith('dataset/tfds/')
+    if name != STATEMENT and name not in stated and not is_tfds:
+      raise array_types.UsageError(
+        f'Expected no {name} in {release_dir}, as its statement does not list'
+        ' it: move it away.'
+      )
+  for name, digest in stated.items():
+    path = release_dir / name
+    if not path.exists() or files.sha256(path) != digest:
+      raise array_types.UsageError(
+        f'Expected {path} as it was released (sha256 {digest}): it was changed'
+        ' or is gone. Restore it.'
+      )
 
 
 def _shards(

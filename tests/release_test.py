@@ -22,6 +22,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import verify
+from tests.stages import command
 
 SPEC = array_types.DatasetSpec(
   name='Tiny:shapes',
@@ -221,6 +222,27 @@ def test_a_sealed_release_passes_its_verification(tmp_path, statement):
   assert not verify.verify(tmp_path).mismatches
   release.write_shard(tmp_path, 0, 2, *make_shard(3))
   assert len(verify.verify(tmp_path).mismatches) == 1
+
+
+@pytest.mark.parametrize('fault', ['changed', 'gone', 'new'])
+def test_what_is_no_release_any_more_is_not_sealed_again(
+  tmp_path, statement, capsys, fault
+):
+  write_dataset(tmp_path)
+  release.write_card(tmp_path, statement_lib.card(statement))
+  release.seal(tmp_path, statement)
+  shard = release.shard_path(tmp_path, 0, 2)
+  if fault == 'changed':
+    shard.unlink()
+    release.write_shard(tmp_path, 0, 2, *make_shard(3))
+  elif fault == 'gone':
+    shard.unlink()
+  else:
+    release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  before = command.contents(tmp_path)
+  assert release.main([str(tmp_path)]) == 2
+  assert str(tmp_path) in capsys.readouterr().err
+  assert command.contents(tmp_path) == before
 
 
 def test_missing_tensorflow_is_said_and_the_release_goes_on(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import hashlib
 import math
+import re
 from typing import Any
 
 from dp_diffusion.privacy import accounting
@@ -193,6 +194,23 @@ def card(statement: Mapping[str, Any]) -> str:
   ]
   parts.append(f'## Made with\n\n{_bullets(made)}')
   return '\n\n'.join(parts) + '\n'
+
+
+def card_parts(privacy_card: str) -> tuple[str, str]:
+  r"""The card as a part of another: what stands first, and what comes last.
+
+  >>> card_parts('# Title\n\nNo promise.\n\n## Why\n\nNo noise.\n')
+  ('No promise.', '### Why\n\nNo noise.')
+
+  Args:
+    privacy_card: as `card` returns it.
+
+  Returns:
+    The guarantee, one paragraph; the rest, its headings one level deeper.
+  """
+  text = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
+  guarantee, _, details = text.partition('\n\n')
+  return guarantee, re.sub(r'^#', '##', details, flags=re.MULTILINE)
 
 
 def _finite_or_none(value: float) -> float | None:

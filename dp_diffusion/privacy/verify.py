@@ -169,8 +169,12 @@ def _check_statement(
   if version in range(1, statement_lib.VERSION) and not isinstance(
     version, (bool, float)
   ):  # Other words; the numbers mean the same.
-    expected = ['private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
-    facts.append(f'NOTE       words of version {version} are not compared')
+    expected = ['statement', 'private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
+    expected += sorted(set(statement) - set(again) - {'files'})
+    facts.append(
+      f'NOTE       words of version {version} are not compared, but for the'
+      ' sentence'
+    )
   else:
     expected = sorted(set(again) | (set(statement) - {'files'}))
   for name in expected:
@@ -240,12 +244,23 @@ def _check_card(
     if not stat.S_ISREG(path.lstat().st_mode):
       return []  # Listed as missing, or as no plain file.
     text = path.read_bytes().decode(errors='replace')
+  except FileNotFoundError:
+    return [f'{_CARD} is missing: nobody is told the guarantee']
   except OSError:
     return []
-  sentence = statement.get('statement')
-  if isinstance(sentence, str) and sentence in text:
-    return []
-  return [f'{_CARD} does not hold the sentence of the statement']
+  try:
+    sentence, details = statement_lib.card_parts(statement_lib.card(statement))
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return []  # The statement itself is refused.
+  heading, _, rest = text.partition('\n\n')
+  if not heading.startswith('# ') or not rest.startswith(f'{sentence}\n'):
+    return [
+      f'{_CARD} does not hold the sentence of the statement below its heading'
+    ]
+  is_current = statement['statement_version'] == statement_lib.VERSION
+  if is_current and not rest.endswith(f'\n## Privacy\n\n{details}\n'):
+    return [f'{_CARD} does not end with the words of the statement']
+  return []
 
 
 def _path_problem(name: str) -> str:

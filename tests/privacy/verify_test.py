@@ -48,8 +48,9 @@ def make_statement(noise_multiplier=3.0):
 
 
 def contents(statement):
-  card = f'# Card\n\n{statement["statement"]}\n'.encode()
-  return {'dataset/images-0.npz': b'images', 'README.md': card}
+  guarantee, details = statement_lib.card_parts(statement_lib.card(statement))
+  card = f'# Card\n\n{guarantee}\n\n## Images\n\n## Privacy\n\n{details}\n'
+  return {'dataset/images-0.npz': b'images', 'README.md': card.encode()}
 
 
 STATEMENT = make_statement()
@@ -303,6 +304,55 @@ def test_card_must_say_the_statement(folder, capsys):
   assert out.count('MISMATCH') == 1
   (folder / 'README.md').write_bytes(b'\xff' + CARD)
   check_refused(folder, capsys, "'README.md' was changed")
+
+
+@pytest.mark.parametrize('version', [1, statement_lib.VERSION])
+def test_a_card_that_hides_the_sentence_is_refused(folder, capsys, version):
+  sentence = STATEMENT['statement']
+  false = sentence.replace('(', '(0.')
+  card = f'# Card\n\n{false}\n\n<!--\n\n{sentence}\n\n-->\n'.encode()
+  rewrite_card(folder, card, statement_version=version)
+  check_refused(folder, capsys, 'README.md does not hold the sentence')
+
+
+@pytest.mark.parametrize('part', ['whom_one_must_trust', 'not_covered'])
+def test_a_card_that_leaves_out_what_is_not_covered_is_refused(
+  folder, capsys, part
+):
+  line = STATEMENT[part][0].encode()
+  assert line in CARD
+  rewrite_card(folder, CARD.replace(line, b'Nobody.'))
+  check_refused(folder, capsys, 'README.md does not end with the words')
+
+
+def test_a_release_without_a_card_is_refused(folder, capsys):
+  (folder / 'README.md').unlink()
+  files = {k: v for k, v in STATEMENT['files'].items() if k != 'README.md'}
+  write_statement(folder, {**STATEMENT, 'files': files}, forged=True)
+  check_refused(folder, capsys, 'README.md is missing')
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'statement': 'Everything here is (0.1, 1e-09)-differentially private.'},
+    {'certified': 'yes'},
+  ],
+)
+def test_an_older_version_is_no_way_around_the_sentence(folder, capsys, change):
+  old = {**STATEMENT, 'statement_version': 1, **change}
+  card = f'# Card\n\n{old["statement"]}\n'.encode()
+  (folder / 'README.md').write_bytes(card)
+  files = {**STATEMENT['files'], 'README.md': hashlib.sha256(card).hexdigest()}
+  write_statement(folder, {**old, 'files': files}, forged=True)
+  check_refused(folder, capsys, ascii(next(iter(change))))
+
+
+def rewrite_card(folder, card, **changes):
+  (folder / 'README.md').write_bytes(card)
+  files = {**STATEMENT['files'], 'README.md': hashlib.sha256(card).hexdigest()}
+  changed_one = {**STATEMENT, **changes, 'files': files}
+  write_statement(folder, changed_one, forged=True)
 
 
 def test_older_words_are_not_compared(folder, capsys):
