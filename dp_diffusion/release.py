@@ -31,10 +31,10 @@ from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import files
+from dp_diffusion import release_card
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation import figures
 from dp_diffusion.models import weights
-from dp_diffusion.privacy import statement as statement_lib
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
@@ -58,7 +58,7 @@ def write_model(
       process, the classes. Nothing measured on sensitive images.
   """
   folder = epath.Path(release_dir) / 'model'
-  weights.save_npz(folder / 'params.npz', params)
+  weights.save_npz(folder / 'params.npz', params, is_released=True)
   crash_points.reach('mid_release')
   files.write_json(folder / 'model.json', dict(description))
 
@@ -92,6 +92,7 @@ def read_model(
       f'Expected a released model in {folder}; run the stage finetune first.'
     )
   arrays = files.read_npz(folder / 'params.npz')
+  arrays.pop(weights.RELEASED, None)
   return arrays, files.read_json(folder / 'model.json')
 
 
@@ -251,65 +252,13 @@ def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
       heading of level 1, the guarantee in one paragraph, and the rest.
   """
   release_dir = epath.Path(release_dir)
-  guarantee, details = statement_lib.card_parts(privacy_card)
-  title, contents = 'A model of images', []
+  info, tfds_folder = None, ''
   if (release_dir / 'dataset' / 'dataset.json').exists():
-    title = 'Synthetic images, and the model that made them'
-    contents = [_dataset_card(release_dir, read_dataset_info(release_dir))]
-  parts = [
-    f'# {title}',
-    guarantee,
-    '## What lies here',
-    *contents,
-    _MODEL_CARD,
-    *(['## Privacy', details] if details else []),
-  ]
-  files.write_text(release_dir / CARD, '\n\n'.join(parts) + '\n')
-
-
-_MODEL_CARD = """\
-`model/params.npz` holds the weights, one array per layer, and
-`model/model.json` the architecture they belong to. `privacy.json` states the
-guarantee with every event it comes from, and the sha256 of every file here.
-
-Check both with this project, NumPy and dp-accounting. That shows whether the
-statement and the files agree. It does not prove what ran.
-
-```
-python -m dp_diffusion.privacy.verify .
-```"""
-
-
-def _dataset_card(release_dir: epath.Path, info: Mapping[str, Any]) -> str:
-  """How to load the dataset."""
-  height, width, channels = info['image_shape']
-  num_classes = len(_class_names(info))
-  text = f"""\
-`samples.png` shows some of the {info['num_images']:,} synthetic images of
-{height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''},
-{num_classes} class{'es' if num_classes > 1 else ''};
-`dataset/dataset.json` names the classes.
-
-```python
-import glob
-import numpy as np
-
-shards = [np.load(p) for p in sorted(glob.glob('dataset/images-*.npz'))]
-images = np.concatenate([s['images'] for s in shards])  # uint8[N, H, W, C]
-labels = np.concatenate([s['labels'] for s in shards])  # int32[N]
-```"""
-  folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
-  if (release_dir / folder).exists():
-    text += f"""
-
-Or with TensorFlow Datasets:
-
-```python
-import tensorflow_datasets as tfds
-
-dataset = tfds.builder_from_directory('{folder}').as_dataset(split='train')
-```"""
-  return text
+    info = read_dataset_info(release_dir)
+    folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
+    tfds_folder = folder if (release_dir / folder).exists() else ''
+  text = release_card.text(privacy_card, info, tfds_folder)
+  files.write_text(release_dir / CARD, text)
 
 
 def seal(

@@ -47,6 +47,7 @@ LAYERS = {
   'baselines': 4,
   'config': 5,
   'config_values': 4,
+  'release_card': 4,
   'release': 5,
   'stages': 6,
   'main': 7,

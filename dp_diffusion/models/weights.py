@@ -28,6 +28,7 @@ from dp_diffusion import array_types
 from dp_diffusion import files
 from dp_diffusion.models import key_map as key_maps
 
+RELEASED = 'released_under_differential_privacy'  # Array that is no weight.
 CLASS_ROWS = 'label/classes'  # Path of the rows of the real classes.
 
 
@@ -86,9 +87,32 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> array_types.Params:
   return params
 
 
-def save_npz(path: epath.PathLike, params: array_types.Params) -> None:
-  """Writes weights, whole or not at all; equal weights give equal bytes."""
-  files.write_npz(path, 0o644, **flatten(params))
+def save_npz(
+  path: epath.PathLike,
+  params: array_types.Params,
+  *,
+  is_released: bool = False,
+) -> None:
+  """Writes weights, whole or not at all; equal weights give equal bytes.
+
+  Args:
+    path: .npz file.
+    params: nested dict of arrays.
+    is_released: whether sensitive images have shaped them; the file is marked,
+      so that it does not pass for public weights where its ledger is gone.
+  """
+  mark = {RELEASED: np.array(True)} if is_released else {}
+  files.write_npz(path, 0o644, **flatten(params), **mark)
+
+
+def is_released(path: epath.PathLike) -> bool:
+  """Whether the file holds the mark of released weights."""
+  path = epath.Path(path)
+  try:
+    with path.open('rb') as f, zipfile.ZipFile(f) as archive:
+      return f'{RELEASED}.npy' in archive.namelist()
+  except (OSError, zipfile.BadZipFile):
+    return False  # Whoever reads it says so.
 
 
 def load_params(
@@ -123,6 +147,7 @@ def load_params(
     raise array_types.UsageError(
       f'Expected {path} to be an .npz file of arrays: {error}.'
     ) from error
+  arrays.pop(RELEASED, None)
   if key_map:
     arrays = key_maps.apply(key_map, arrays, str(path))
   return unflatten(arrays)

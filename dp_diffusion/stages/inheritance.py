@@ -15,6 +15,8 @@ Guarantees:
     `tests/stages/inheritance_test.py::test_fine_tuning_composes_the_ledger`.
   * A statement that does not cover the weights is refused, not ignored.
     `tests/stages/inheritance_test.py::test_doubtful_statement_is_refused`.
+  * Released weights that were copied away from their ledger are refused.
+    `tests/stages/inheritance_test.py::test_released_weights_without_their_ledger_are_refused`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from etils import epath
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
@@ -75,16 +78,21 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
   return found
 
 
-def record(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Keeps what the first weights have cost; before they are written."""
+def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
+  """Keeps what the first weights have cost; before they are written.
+
+  Returns:
+    Whether they have cost anything.
+  """
   if not config.pretrain.init_from:
-    return
+    return False
   found = _beside(init_path(config.pretrain))
   for entry in found.entries:
     files.write_json(
       workdir.public_weights.parent / _RECORD,
       {'entry': entry.to_json(), 'is_insecure': found.is_insecure},
     )
+  return bool(found.entries)
 
 
 def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
@@ -115,6 +123,12 @@ def _beside(path: epath.Path) -> Inherited:
     statement = folder / statement_lib.FILE_NAME
     if statement.exists():
       return _of_release(statement, path)
+  if weights.is_released(path):
+    raise array_types.UsageError(
+      f'Expected the ledger of {path}, which holds weights released under'
+      ' differential privacy: name the whole release folder, with its'
+      f' {statement_lib.FILE_NAME}.'
+    )
   return Inherited()
 
 

@@ -69,8 +69,8 @@ def _write(
   params: array_types.Params,
 ) -> None:
   """Weights, after what they have cost where they come from a release."""
-  inheritance.record(config, workdir)
-  weights.save_npz(weights_path(workdir), params)
+  has_cost = inheritance.record(config, workdir)
+  weights.save_npz(weights_path(workdir), params, is_released=has_cost)
 
 
 def initial_params(config: config_lib.Config) -> array_types.Params:

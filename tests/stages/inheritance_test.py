@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,29 @@ def test_a_release_brings_its_ledger(released, tmp_path, place) -> None:
   weights.save_npz(workdir.public_weights, PARAMS)
   elsewhere = load(tmp_path / 'gone')  # The record is asked from now on.
   assert inheritance.find(elsewhere, workdir) == before
+
+
+def test_released_weights_without_their_ledger_are_refused(
+  released, tmp_path
+) -> None:
+  """Copied out of the folder, they would pass for public ones."""
+  copy = tmp_path / 'elsewhere' / 'base.npz'
+  copy.parent.mkdir()
+  shutil.copyfile(released / 'model' / 'params.npz', copy)
+  workdir = new_workdir(tmp_path / 'run')
+  with pytest.raises(array_types.UsageError, match='whole release folder'):
+    inheritance.find(load(copy), workdir)
+  with pytest.raises(array_types.UsageError, match='whole release folder'):
+    inheritance.record(load(copy), workdir)
+  # The mark goes on with the weights that start from them.
+  config = load(released)
+  pretrain._write(config, workdir, PARAMS)
+  assert inheritance.find(config, workdir).entries
+  (workdir.public_weights.parent / 'inherited.json').unlink()
+  with pytest.raises(array_types.UsageError, match='whole release folder'):
+    inheritance.find(config, workdir)
+  kept = weights.flatten(weights.load_params(workdir.public_weights))
+  assert set(kept) == set(weights.flatten(PARAMS))
 
 
 def test_it_travels_through_another_run(released, tmp_path) -> None:
