@@ -1,6 +1,6 @@
 """The user's cache folder: what is costly to make and may be made again.
 
-Never shared between users: the folder has mode 700, its files mode 600, for
+Never shared between users: its entries have mode 700, their files mode 600, for
 decoded sensitive images may lie in it.
 """
 

@@ -566,4 +566,40 @@ ALL = (
     "    'is_passed': white_box.epsilon_lower_bound <= white_box.ceiling,\n",
     f'{_AUDIT_STAGE_TEST}::test_faults_end_with_exit_code_1[noise off]',
   ),
+  _one(
+    'One secret, other first weights: the same noise',
+    _RUN_FACTS,
+    "      'weights': first_weights(secret, params),\n",
+    "      'weights': '',\n",
+    f'{_RUN_FACTS_TEST}::test_other_first_weights_are_another_run',
+  ),
+  _one(
+    'Two workdirs with one secret',
+    'dp_diffusion/privacy/key_streams.py',
+    '    if file.read_text().strip() != owner:\n',
+    '    if not file.read_text():\n',
+    'tests/stages/run_secret_test.py::test_a_secret_belongs_to_one_workdir',
+  ),
+  _one(
+    'Files of another run sealed under a ledger that never paid',
+    'dp_diffusion/release.py',
+    '  if folder.exists() and (names := files.list_files(folder)):\n',
+    '  if not folder.parent and (names := files.list_files(folder)):\n',
+    f'{_FINETUNE_TEST}::test_leftovers_in_the_release_are_refused',
+  ),
+  _one(
+    'Released weights pass for public ones where their ledger is gone',
+    'dp_diffusion/stages/inheritance.py',
+    '  if weights.is_released(path):\n',
+    '  if not path:\n',
+    f'{_INHERITANCE_TEST}'
+    '::test_released_weights_without_their_ledger_are_refused',
+  ),
+  _one(
+    'A card that hides the sentence passes',
+    _VERIFY,
+    "not heading.startswith('# ') or not rest.startswith(f'{sentence}\\n')",
+    'sentence not in rest',
+    f'{_VERIFY_TEST}::test_a_card_that_hides_the_sentence_is_refused',
+  ),
 )
