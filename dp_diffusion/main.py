@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import shlex
 import sys
 
 from dp_diffusion import array_types
@@ -119,8 +120,7 @@ def run(arguments: Arguments) -> None:
 
 def command_line() -> str:
   """The command as a user would type it again."""
-  arguments = [a if ' ' not in a else f'"{a}"' for a in sys.argv[1:]]
-  return ' '.join(['python -m dp_diffusion.main', *arguments])
+  return shlex.join(['python', '-m', 'dp_diffusion.main', *sys.argv[1:]])
 
 
 def _one_line(error: Exception) -> str:

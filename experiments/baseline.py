@@ -12,6 +12,7 @@ Exit codes: 0 done; 2 bad usage; 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import shlex
 import sys
 
 from dp_diffusion import array_types
@@ -37,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     raise array_types.UsageError('Expected --workdir=FOLDER, of its own.')
   config = config_lib.load(arguments.config, arguments.overrides)
   workdir = workdirs.open_workdir(arguments.workdir)
-  command = ' '.join(['python -m experiments.baseline', *argv])
+  command = shlex.join(['python', '-m', 'experiments.baseline', *argv])
   with interrupts.catch(command) as stop:
     baseline.run(config, workdir, methods[0], stop)
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -77,7 +78,8 @@ def main(
 ) -> int:
   """Runs an experiment from its command line; returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  command = ' '.join([f'python -m experiments.{experiment.name}.run', *argv])
+  module = f'experiments.{experiment.name}.run'
+  command = shlex.join(['python', '-m', module, *argv])
   try:
     return _run(experiment, parse(experiment.name, doc, argv), command)
   except array_types.Interrupted as error:

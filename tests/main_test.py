@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pathlib
+import shlex
 
 import pytest
 
@@ -109,3 +110,10 @@ def test_full_disk_anywhere_is_one_line(monkeypatch, capsys) -> None:
   monkeypatch.setattr(main, 'run', other)
   with pytest.raises(OSError, match='Input/output'):  # A traceback helps here.
     main.main(['--config=configs/digits.py'])
+
+
+def test_the_command_can_be_typed_again(monkeypatch) -> None:
+  typed = ['--config=c.py', "--config.data.class_names=('a','b')", 'a b']
+  monkeypatch.setattr(main.sys, 'argv', ['main', *typed])
+  command = main.command_line()
+  assert shlex.split(command) == ['python', '-m', 'dp_diffusion.main', *typed]

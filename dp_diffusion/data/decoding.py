@@ -11,6 +11,7 @@ from concurrent import futures
 import dataclasses
 import io
 import os
+import struct
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +24,13 @@ from dp_diffusion import console
 from dp_diffusion.data import cache
 from dp_diffusion.data import registry
 
-VERSION = 1  # Raise it when the same bytes give another array.
+# What Pillow raises on files that are no image any more.
+_DAMAGED = (
+  *(OSError, SyntaxError, ValueError, EOFError, IndexError),
+  struct.error,
+)
+_FEWEST_LEVELS = 1 << 12  # Of 16 bits: below, 12 bits were stored as they are.
+VERSION = 2  # Raise it when the same bytes give another array.
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
 _CHUNK_IMAGES = 64
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -58,7 +65,8 @@ def decode(
   """Decodes one image.
 
   The middle square is resized with an antialiasing (Lanczos) filter. Alpha is
-  dropped, 16-bit grey keeps its upper 8 bits, and EXIF orientation is applied.
+  dropped, 16-bit grey keeps its upper 8 bits (and is refused where they are
+  nearly empty, as in a scan of 12 bits), and EXIF orientation is applied.
 
   Args:
     data: an encoded file.
@@ -87,7 +95,7 @@ def decode(
     raise UnreadableError('not an image of a known format') from error
   except UnreadableError:
     raise
-  except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+  except _DAMAGED as error:
     raise UnreadableError(str(error).splitlines()[0]) from error
 
 
@@ -95,7 +103,13 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
   """Turns, converts, crops and resizes an open image, see `decode`."""
   image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    pixels = np.asarray(image)
+    if 0 < pixels.max() < _FEWEST_LEVELS:
+      raise UnreadableError(
+        f'its 16 bits hold nothing above {pixels.max()}, which would be black:'
+        ' rescale it to 8 bits'
+      )
+    image = Image.fromarray((pixels >> 8).astype(np.uint8))
   elif image.mode in ('I', 'F'):
     raise UnreadableError(f'pixels of type {image.mode!r} have no fixed range')
   is_grey = image.mode in ('1', 'L', 'LA')

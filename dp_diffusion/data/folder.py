@@ -52,25 +52,26 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   path = _path(config)
   if path.suffix == '.npz':
     return _load_npz(path, config, split)
-  tree = (
-    trees.open_zip(path, config.class_names)
-    if path.is_file()
-    else trees.open_folder(path)
-  )
-  return _load_tree(tree, config, split)
+  return _load_tree(_open(path, config), config, split)
 
 
 def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
-  """See `registry.check_available`."""
+  """See `registry.check_available`; names of files and persons are read."""
   for split in splits:
     registry.check_split(split, SPLITS)
-  _path(config)
+  path = _path(config)
   if config.person_csv and not os.path.isfile(
     os.path.expanduser(config.person_csv)
   ):
     raise array_types.UsageError(
       f'Expected data.person_csv={config.person_csv!r} to be a CSV file.'
     )
+  if path.suffix == '.npz':
+    return
+  if config.unit == 'person' and not config.person_csv:
+    raise registry.no_persons(config)
+  names, _ = _label_files(_open(path, config), config)
+  _read_persons(names, config)
 
 
 def _path(config: registry.DataConfig) -> pathlib.Path:
@@ -81,6 +82,12 @@ def _path(config: registry.DataConfig) -> pathlib.Path:
       'per class, a .zip of it, or an .npz file.'
     )
   return path
+
+
+def _open(path: pathlib.Path, config: registry.DataConfig) -> trees.Tree:
+  if path.is_file():
+    return trees.open_zip(path, config.class_names)
+  return trees.open_folder(path)
 
 
 def _load_tree(
@@ -202,7 +209,9 @@ def _read_persons(
   unknown = [name for name in names if not known.get(name)]
   if unknown:
     raise array_types.UsageError(
-      f'{path} names no person for {len(unknown)} images: {", ".join(unknown)}.'
+      f'{path} names no person for {len(unknown)} images; its column'
+      f' {config.file_column!r} begins with {next(iter(known), "")!r}, expected'
+      f' as in {unknown[0]!r}. Without a person: {", ".join(unknown)}.'
     )
   return [known[name] for name in names]
 

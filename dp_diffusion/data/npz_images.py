@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,11 @@ from dp_diffusion import array_types
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 
+# What NumPy raises on files that are no .npz any more.
+_DAMAGED = (
+  *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
+  *(zipfile.BadZipFile, zlib.error),
+)
 _WANTED = ('images', 'labels', 'person')
 
 
@@ -83,7 +90,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
       f'data.path={str(path)!r} is too large for the memory of this machine '
       f'({error}): give a folder or a .zip, which are read image by image.'
     ) from error
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except _DAMAGED as error:
     raise array_types.UsageError(
       f'data.path={str(path)!r} cannot be read: {error}.'
     ) from error

@@ -205,12 +205,17 @@ def load(
   module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
   source = module.load(config, split)
   if config.unit == 'person' and source.person is None:
-    raise array_types.UsageError(
-      f"Expected data.unit='person' only for a source that knows persons; "
-      f'{config.name!r} does not: give data.person_csv or data.person_key, '
-      "or set data.unit='image'."
-    )
+    raise no_persons(config)
   return source
+
+
+def no_persons(config: DataConfig) -> array_types.UsageError:
+  """What is wrong with unit='person' where nobody is known."""
+  return array_types.UsageError(
+    f"Expected data.unit='person' only for a source that knows persons; "
+    f'{config.name!r} does not: give data.person_csv or data.person_key, '
+    "or set data.unit='image'."
+  )
 
 
 def check_available(config: DataConfig, splits: Sequence[str]) -> None:

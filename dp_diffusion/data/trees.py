@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 import zipfile
+import zlib
 
 from dp_diffusion import array_types
 
@@ -37,9 +38,23 @@ class Tree:
 
 
 def open_folder(path: pathlib.Path) -> Tree:
-  """Lists a folder; hidden files and folders are left out."""
+  """Lists a folder; hidden files and folders are left out.
+
+  Raises:
+    UsageError: a folder in it is a link or cannot be opened: all its images
+      would be missing without a word.
+  """
   found = {}
-  for folder, _, names in os.walk(path):
+  for folder, folders, names in os.walk(path, onerror=_refuse_folder):
+    for name in folders:
+      relative = pathlib.Path(folder, name).relative_to(path).as_posix()
+      if os.path.islink(os.path.join(folder, name)) and not _is_ignored(
+        relative
+      ):
+        raise array_types.UsageError(
+          f'The folder {path / relative} is a link: put the folder itself'
+          ' there.'
+        )
     for name in names:
       file = pathlib.Path(folder, name)
       relative = file.relative_to(path).as_posix()
@@ -93,7 +108,7 @@ def open_zip(path: pathlib.Path, class_names: Sequence[str]) -> Tree:
       raise OSError(f'more than {MAX_FILE_BYTES} bytes')
     try:
       return archive.read(by_name[name])
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
       raise OSError(str(error)) from error
 
   names = tuple(sorted(by_name))
@@ -125,6 +140,13 @@ def _check_zip(path: pathlib.Path, infos: Sequence[zipfile.ZipInfo]) -> None:
     raise array_types.UsageError(
       f'{path} is refused: its path {name!r} {why}. Make the zip again.'
     )
+
+
+def _refuse_folder(error: OSError) -> None:
+  raise array_types.UsageError(
+    f'The folder {error.filename} cannot be opened ({error.strerror}): mend'
+    ' its permissions, or move it away.'
+  ) from error
 
 
 def _is_ignored(name: str) -> bool:

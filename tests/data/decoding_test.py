@@ -179,3 +179,21 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path):
   config = _config(max_in_memory_bytes=10, cache_dir=str(tmp_path / 'file'))
   with pytest.raises(array_types.UsageError, match='set data.cache_dir'):
     decoding.load_or_decode(config, 'n', (4, 2, 2, 1), _fill)
+
+
+def test_errors_of_struct_are_errors_of_the_file(monkeypatch):
+  def fail(*_):
+    raise struct.error('required argument is not an integer')
+
+  monkeypatch.setattr(decoding, 'fit', fail)
+  with pytest.raises(decoding.UnreadableError, match='required argument'):
+    decoding.decode(_encode(np.zeros((2, 2), np.uint8)), 0, 0, 100)
+
+
+def test_twelve_bits_in_sixteen_are_refused():
+  """Their upper half is nearly black."""
+  array = _RNG.integers(0, 1 << 12, (5, 4)).astype(np.uint16)
+  with pytest.raises(decoding.UnreadableError, match='rescale it to 8 bits'):
+    decoding.decode(_encode(array), 0, 0, 100)
+  black = decoding.decode(_encode(np.zeros((2, 2), np.uint16)), 0, 0, 100)
+  assert not black.any()

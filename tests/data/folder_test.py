@@ -244,7 +244,8 @@ def test_a_missing_path_is_an_error(path):
 
 def test_what_is_missing_is_known_without_reading(root, tmp_path):
   def check(splits=('train', 'test'), **changes):
-    config = registry.DataConfig(name='folder', **{'path': str(root)} | changes)
+    options = {'path': str(root), 'class_names': _CLASSES} | changes
+    config = registry.DataConfig(name='folder', **options)
     registry.check_available(config, splits)
 
   check()
@@ -420,3 +421,81 @@ def test_a_name_need_not_be_utf_8(root):
 def test_an_unknown_split_is_an_error(root):
   with pytest.raises(array_types.UsageError, match="'test', 'train'"):
     _load(root, 'validation')
+
+
+def test_a_damaged_member_is_an_error_of_the_file(root, tmp_path):
+  path = tmp_path / 'images.zip'
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for file in sorted(root.rglob('*.png')):
+      archive.write(file, file.relative_to(root).as_posix())
+    (info,) = (i for i in archive.infolist() if i.filename == 'cat/deep/03.png')
+  data = bytearray(path.read_bytes())
+  start = info.header_offset + 30 + len(info.filename)
+  data[start : start + 8] = b'\xff' * 8
+  path.write_bytes(data)
+  with pytest.raises(array_types.UsageError, match='cat/deep/03.png'):
+    _load(path)
+
+
+def test_a_damaged_npz_is_one_line(tmp_path):
+  path = tmp_path / 'images.npz'
+  np.savez_compressed(
+    path,
+    images=np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8),
+    labels=np.zeros(9, np.int32),
+  )
+  data = bytearray(path.read_bytes())
+  middle = len(data) // 4
+  data[middle : middle + 40] = b'\xff' * 40
+  path.write_bytes(data)
+  with pytest.raises(array_types.UsageError, match='cannot be read'):
+    _load(path)
+
+
+def test_a_class_folder_that_is_a_link_is_refused(root):
+  """It would be left out without a word, and its class stay empty."""
+  (root / 'dog').rename(root.parent / 'elsewhere')
+  (root / 'dog').symlink_to(root.parent / 'elsewhere')
+  with pytest.raises(array_types.UsageError, match='dog is a link'):
+    _load(root)
+
+
+def test_a_class_folder_that_cannot_be_opened_is_refused(root, monkeypatch):
+  scandir = os.scandir
+
+  def refuse(path):
+    if str(path).endswith('dog'):
+      raise PermissionError(13, 'Permission denied', str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  with pytest.raises(array_types.UsageError, match='dog cannot be opened'):
+    _load(root)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'why'),
+  [
+    ({'class_names': ()}, 'Set data.class_names'),
+    ({'class_names': ('Cat', 'dog')}, 'does not list: cat'),
+    ({'unit': 'person'}, 'give data.person_csv'),
+  ],
+)
+def test_what_is_wrong_with_a_folder_is_known_before_images_are(
+  root, changes, why
+):
+  options = {'class_names': _CLASSES, 'path': str(root)} | changes
+  config = registry.DataConfig(name='folder', **options)
+  with pytest.raises(array_types.UsageError, match=why):
+    registry.check_available(config, ('train', 'test'))
+
+
+def test_persons_that_do_not_match_are_shown_beside_the_files(root, tmp_path):
+  csv = tmp_path / 'persons.csv'
+  csv.write_text('file,person\n/data/scans/cat/deep/00.png,a\n')
+  with pytest.raises(array_types.UsageError) as caught:
+    _load(root, person_csv=str(csv))
+  said = str(caught.value)
+  assert "'/data/scans/cat/deep/00.png'" in said
+  assert 'for 30 images' in said
+  assert "expected as in 'cat/deep/00.png'" in said
