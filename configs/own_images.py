@@ -11,8 +11,10 @@ r"""Your own images: where a hospital starts from.
        --config.data.path=/data/scans \
        --config.data.class_names="('benign', 'malignant')" \
        --config.privacy.num_examples=9000 --config.privacy.delta=1e-5 \
-       --workdir=runs/scans --stage=plan
+       --config.pretrain.init_from=runs/imagenet32 \
+       --config.pretrain.num_steps=0 --workdir=runs/scans --stage=plan
 
+   (without the `pretrain` keys it plans, and does, the whole pre-training).
 4. Run the same without --stage=plan. Publish `release/`, nothing else.
 
 If a person can be on several images, protect persons: a CSV with the columns
@@ -30,16 +32,19 @@ it down about sevenfold; no setting of a small dataset makes up for that.
   100k     100000   1e-06  16384    200  9.927  2.466   1.486       0.000091
 
 Network, optimizer, K, clip norm, timesteps and sampler are the paper's for
-32x32 images [R], pre-trained on ImageNet32: pre-train once with
-configs/imagenet32.py, then give --config.pretrain.init_from=runs/imagenet32
---config.pretrain.num_steps=0. Batches, steps and deltas of the table are our
-choice: delta is a tenth of one over the number of images.
+32x32 images [R], pre-trained on ImageNet32, once, with configs/imagenet32.py in
+runs/imagenet32, on whatever machine. Batches, steps and deltas of the table are
+our choice: delta is a tenth of one over the number of images.
 
 Hardware: 8 accelerators of 80 GB. Hours of fine-tuning at an assumed 200
 TFLOP/s each: 0.1 (1k), 0.9 (10k), 6 (100k); not measured.
 
 Expected: below CIFAR-10's accuracy for fewer images; measure it, in
 `evaluation/`, which is NOT covered by the guarantee.
+
+Images of any size and kind are cut to their middle square and resized; alpha is
+dropped (a transparent pixel shows its hidden colour), 16 bits become 8. A class
+without images is no error. `:1k` measures no FID, which has more features.
 
 Deviation: as in configs/cifar10.py (unit norm, EMA warm-up, bfloat16).
 Variants: `:1k`, `:10k` (also without a variant), `:100k`, and `:smoke`.
@@ -84,6 +89,8 @@ def _size(config: ml_collections.ConfigDict, name: str) -> None:
   config.privacy.delta = delta
   config.privacy.expected_batch_size = batch_size
   config.privacy.num_steps = num_steps
+  # FID needs more images than it has features.
+  config.evaluate.features = 'inception' if num_examples > 5000 else ''
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:

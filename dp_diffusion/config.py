@@ -25,6 +25,7 @@ from dp_diffusion.privacy import audit
 from dp_diffusion.training import optimizers
 
 UsageError = array_types.UsageError
+NUM_INCEPTION_FEATURES = 2048
 NOISED_HISTOGRAM = 'noised_histogram'  # A way to choose the labels.
 
 
@@ -242,6 +243,12 @@ class Config:
         f' image_size={self.data.image_size},'
         f' channels={self.data.channels}.'
       )
+    if self.data.test_split == self.data.split:
+      raise ValueError(
+        f'Expected data.test_split={self.data.test_split!r} to be other than'
+        ' data.split: accuracy would be that of images trained on.'
+      )
+    self._check_enough_images()
     if not 0 <= self.seed < 2**31:
       raise ValueError(f'Expected seed={self.seed} to be in [0, 2**31).')
     for data in (self.data, self.pretrain.data):
@@ -299,6 +306,22 @@ class Config:
   def finetune_diffusion(self) -> schedules.DiffusionConfig:
     """The diffusion with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
+
+  def _check_enough_images(self) -> None:
+    """Refuses FID of fewer images than features, which has no meaning."""
+    evaluate, sizes = self.evaluate, [self.sample.num_samples]
+    if self.data.unit == 'image':
+      sizes.append(self.privacy.num_examples)
+    is_asked = evaluate.features == 'inception' and (
+      not evaluate.allow_few_images
+    )
+    if is_asked and min(sizes) <= NUM_INCEPTION_FEATURES:
+      raise ValueError(
+        "Expected evaluate.features='inception' only with more than"
+        f' {NUM_INCEPTION_FEATURES} images, sampled and to train on, not'
+        f" {min(sizes)}: set it to '' for no distances, or"
+        ' evaluate.allow_few_images=True.'
+      )
 
   def _diffusion(
     self, stage: PretrainConfig | FinetuneConfig

@@ -151,7 +151,8 @@ def _parse_tuple(text: str) -> tuple[Any, ...]:
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    return tuple(part.strip() for part in text.strip('()[]').split(','))
+    inner = text.strip('()[]').strip().removesuffix(',')
+    return tuple(part.strip() for part in inner.split(','))
   return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 

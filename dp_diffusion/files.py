@@ -67,6 +67,23 @@ def read_json(path: epath.PathLike) -> Any:
   return json.loads(epath.Path(path).read_text())
 
 
+def read_whole_json(path: epath.PathLike) -> dict[str, Any]:
+  """Reads a JSON object that this project has written.
+
+  Raises:
+    UsageError: it is gone or damaged.
+  """
+  try:
+    value = read_json(path)
+    if not isinstance(value, dict):
+      raise ValueError('it is no JSON object')
+    return value
+  except (OSError, ValueError) as error:
+    raise array_types.UsageError(
+      f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
+    ) from error
+
+
 def write_npz(
   path: epath.PathLike, mode: int = 0o644, **arrays: np.ndarray
 ) -> None:

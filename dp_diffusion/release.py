@@ -300,7 +300,7 @@ def main(argv: Sequence[str]) -> int:
     statement_path = release_dir / STATEMENT
     if not statement_path.exists():
       raise array_types.UsageError(f'Expected a release with {statement_path}.')
-    statement = files.read_json(statement_path)
+    statement = files.read_whole_json(statement_path)
     _check_unchanged(release_dir, statement)
     folder = write_tfds(release_dir)
     if folder is None:
@@ -352,7 +352,8 @@ def _shards(
   missing = missing_shards(release_dir, num_shards)
   if missing or len(paths) != num_shards:
     raise array_types.UsageError(
-      f'Expected {num_shards} shards in {folder}, not {len(paths)}: run sample.'
+      f'Expected {num_shards} shards in {folder}, not {len(paths)}: run'
+      ' --stage=sample; where that is complete, restore what is missing.'
     )
   for path in paths:
     images, labels = files.read_whole(path, 'images', 'labels')

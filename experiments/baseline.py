@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
   config = config_lib.load(arguments.config, arguments.overrides)
   workdir = workdirs.open_workdir(arguments.workdir)
   command = shlex.join(['python', '-m', 'experiments.baseline', *argv])
-  with interrupts.catch(command) as stop:
+  with workdir.held(), interrupts.catch(command) as stop:
     baseline.run(config, workdir, methods[0], stop)
 
 

@@ -57,6 +57,9 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('sample.labels', 'unifrom', "sample.labels='unifrom'"),
     ('sample.sampler.num_steps', '1001', 'num_steps=1001 to be at most'),
     ('sample.sampler.guidance_weight', '1', 'label_drop_prob to be > 0'),
+    ('data.test_split', 'train', 'other than'),
+    ('data.class_names', "('a', '')", 'no empty name'),
+    ('evaluate.features', 'inception', 'more than 2048'),
   ],
 )
 def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:

@@ -113,6 +113,10 @@ class DataConfig:
         f'Expected reflect_pad={self.reflect_pad!r} to be < '
         f'image_size={self.image_size!r}.'
       )
+    if '' in self.class_names:
+      raise ValueError(
+        f'Expected class_names={self.class_names!r} to have no empty name.'
+      )
     if len(set(self.class_names)) != len(self.class_names):
       raise ValueError(
         f'Expected class_names={self.class_names!r} to have no repeats.'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from etils import epath
 import numpy as np
 
@@ -72,6 +74,20 @@ def extractor(
         bind_fn,
       )
   return features_lib.from_npz(kind, batch_size, bind_fn)
+
+
+def check_features(config: config_lib.Config) -> None:
+  """Refuses early a file that `extractor` would miss after the training.
+
+  Raises:
+    UsageError: there is no such file.
+  """
+  path = config.evaluate.features
+  if path.endswith('.npz') and not pathlib.Path(path).exists():
+    raise array_types.UsageError(
+      f'Expected a network at evaluate.features={path!r}, which does not exist:'
+      " give its path, or '' for no distances."
+    )
 
 
 def images_per_device(kind: str, platform: str) -> int:

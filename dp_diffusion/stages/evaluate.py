@@ -66,8 +66,8 @@ def _run_on_main(
     evaluation=workdir.evaluation,
     private=workdir.private,
   )
+  statement = files.read_whole_json(workdir.release / 'privacy.json')
   measured = measuring.measure(config, places, stop, sources)
-  statement = files.read_json(workdir.release / 'privacy.json')
   findings = report.Findings(
     title=config.name,
     privacy=privacy_numbers(statement),

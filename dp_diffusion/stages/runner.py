@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 
@@ -10,11 +11,13 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion.data import registry
 from dp_diffusion.stages import audit
+from dp_diffusion.stages import distances
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import processes
@@ -51,19 +54,34 @@ def run(
   processes.initialize(**dataclasses.asdict(config.distributed))
   console.silence(not processes.is_main())
   workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
-  processes.on_main(lambda: _open(workdir_path, config))
+  with contextlib.ExitStack() as stack:
+
+    def enter() -> None:
+      workdirs.open_workdir(workdir_path)
+      stack.enter_context(workdir.held())
+      workdir.check(config)
+
+    processes.on_main(enter)
+    _run_stages(config, workdir, stage, command)
+
+
+def _run_stages(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  stage: str,
+  command: str,
+) -> None:
   stages = workdirs.STAGES if stage == 'all' else (stage,)
-  if stage == 'all' and not workdir.is_complete('finetune'):
+  is_whole = stage == 'all' and not workdir.is_complete('finetune')
+  if is_whole or stage == 'evaluate':
     data, held_out = config.data, config.evaluate.held_out_split
     splits = [s for s in (data.split, data.test_split, held_out) if s]
     processes.on_main(lambda: registry.check_available(data, splits))
+  if is_whole:
+    processes.on_main(lambda: distances.check_features(config))
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
-
-
-def _open(path: str, config: config_lib.Config) -> None:
-  workdirs.open_workdir(path).check(config)
 
 
 def _run_stage(
@@ -94,10 +112,22 @@ def _run_stage(
     if processes.is_main():
       workdir.add_secs(name, time.monotonic() - start)
     raise
+  except array_types.UsageError:
+    if processes.is_main() and _has_done_nothing(name, workdir):
+      workdir.forget(name)
+    raise
   # The others wait: they look for what is complete before the next stage.
   processes.on_main(lambda: workdir.complete(name, time.monotonic() - start))
   if name == 'evaluate':
     evaluate.say_summary(workdir)
+
+
+def _has_done_nothing(name: str, workdir: workdirs.Workdir) -> bool:
+  """Whether a fine-tuning ended before its first step: it may be mended."""
+  checkpoints = workdir.private / 'checkpoints'
+  return name == 'finetune' and not (
+    run_secret.has_begun(workdir) or checkpoints.exists()
+  )
 
 
 def _is_changed(

@@ -9,9 +9,12 @@ evaluation/    mode 700: computed from real images, not covered
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import fcntl
 import os
+import socket
 from typing import Any
 
 from etils import epath
@@ -92,6 +95,32 @@ class Workdir:
     """Resolved config of each stage."""
     return self.root / 'config.json'
 
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Keeps other processes of this machine out of the folder.
+
+    Raises:
+      UsageError: another process is in it; names the process.
+    """
+    if not files.is_local(self.root):
+      yield
+      return
+    with open(self.private / '.lock', 'a+', encoding='utf-8') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        lock.seek(0)
+        raise array_types.UsageError(
+          f'{self.root} is in use by {lock.read() or "another process"}: wait'
+          ' for it, or give another --workdir.'
+        ) from None
+      except OSError:
+        pass  # A file system without locks.
+      lock.truncate(0)
+      lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+      lock.flush()
+      yield
+
   def is_complete(self, stage: str) -> bool:
     """Whether the stage has finished and its outputs are in place."""
     return bool(self._record().get(stage, {}).get('complete'))
@@ -110,6 +139,12 @@ class Workdir:
     record = self._record()
     if record.get(stage, {}).get('config') != _resolved(stage, config):
       record[stage] = {'config': _resolved(stage, config), 'complete': False}
+      files.write_json(self.config_path, record)
+
+  def forget(self, stage: str) -> None:
+    """Unties a stage that ended before it had done anything."""
+    record = self._record()
+    if record.pop(stage, None) is not None:
       files.write_json(self.config_path, record)
 
   def complete(self, stage: str, secs: float) -> None:
@@ -177,7 +212,12 @@ class Workdir:
     if not self.config_path.exists():
       return {}
     try:
-      return files.read_json(self.config_path)
+      record = files.read_json(self.config_path)
+      if not isinstance(record, dict) or not all(
+        isinstance(entry, dict) for entry in record.values()
+      ):
+        raise ValueError('it is no record of stages')
+      return record
     except ValueError as error:
       raise array_types.UsageError(
         f'{self.config_path} is damaged ({error}): restore it, or give another'

@@ -9,6 +9,7 @@ import pytest
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion.stages import runner
+from dp_diffusion.stages import workdirs
 from dp_diffusion.training import processes
 from tests.stages import command
 
@@ -77,3 +78,79 @@ def test_numbers_of_processes_in_the_environment_are_checked(
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   with pytest.raises(array_types.UsageError, match="'two' and '0'"):
     processes.initialize(enable=False)
+
+
+def test_a_config_that_never_ran_binds_nothing(
+  tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  """What is wrong is said, mended, and the pre-training stays of use."""
+
+  def refuse(config, workdir, stop):
+    del config, workdir, stop
+    raise array_types.UsageError('Expected another class.')
+
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  workdir.begin('pretrain', config)
+  workdir.complete('pretrain', 1.0)
+  monkeypatch.setitem(runner._RUN, 'finetune', refuse)
+  with pytest.raises(array_types.UsageError, match='another class'):
+    _run(tmp_path, 'finetune')
+  began = []
+  monkeypatch.setitem(
+    runner._RUN, 'finetune', lambda *arguments: began.append('finetune')
+  )
+  _run(tmp_path, 'finetune', source_seed='3')
+  assert began == ['finetune']
+  (workdir.private / 'begun_steps.json').write_text('{}')
+  monkeypatch.setitem(runner._RUN, 'finetune', refuse)
+  with pytest.raises(array_types.UsageError, match='belongs to another'):
+    _run(tmp_path, 'finetune', source_seed='4')
+
+
+def test_a_begun_run_stays_bound_to_its_config(
+  tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  def refuse(config, workdir, stop):
+    del config, stop
+    (workdir.private / 'begun_steps.json').write_text('{}')
+    raise array_types.UsageError('Expected more room.')
+
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  workdir.begin('pretrain', config_lib.load(command.DIGITS_SMOKE, {}))
+  workdir.complete('pretrain', 1.0)
+  monkeypatch.setitem(runner._RUN, 'finetune', refuse)
+  with pytest.raises(array_types.UsageError, match='more room'):
+    _run(tmp_path, 'finetune')
+  with pytest.raises(array_types.UsageError, match='belongs to another'):
+    _run(tmp_path, 'finetune', source_seed='3')
+
+
+def test_two_processes_in_one_workdir_are_one_too_many(
+  tmp_path: pathlib.Path,
+) -> None:
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  with workdir.held():
+    with pytest.raises(array_types.UsageError, match='is in use by process'):
+      _run(tmp_path, 'evaluate')
+  with pytest.raises(array_types.UsageError, match='Run --stage='):
+    _run(tmp_path, 'evaluate')
+
+
+@pytest.mark.parametrize('content', ['[]', '{"finetune": 1}', '{'])
+def test_a_damaged_record_is_one_line(content, tmp_path: pathlib.Path) -> None:
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  workdir.config_path.write_text(content)
+  with pytest.raises(array_types.UsageError, match='is damaged'):
+    _run(tmp_path, 'evaluate')
+
+
+def test_features_that_are_missing_end_a_run_before_pretraining(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.features': '/absent.npz'}
+  )
+  with pytest.raises(array_types.UsageError, match='/absent.npz'):
+    runner.run(config, str(tmp_path / 'run'), 'all', 'command')
+  assert not (tmp_path / 'run' / 'public').exists()
