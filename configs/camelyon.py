@@ -38,7 +38,7 @@ CLASS_NAMES = ('normal', 'tumor')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The paper's setting; `:smoke` runs in seconds on made-up images."""
+  """The paper's setting; `:smoke` runs in a minute on made-up images."""
   config = default.get_config()
   config.name = 'camelyon'
   config.data.name = 'camelyon17'

@@ -18,7 +18,7 @@ Expected: FID 9.8, accuracy 88.0 % (an ensemble, on up to 1M samples) [P]; one
 WRN-40-4 on 50,000 samples about 75.6 % [r]; 80.7 % and FID 8.8 in
 DPImageBench's re-implementation with 78.5M parameters.
 
-Variants: `:smoke` runs in seconds on made-up images. `:million` samples a
+Variants: `:smoke` runs in a minute on made-up images. `:million` samples a
 million images (2.8e19 FLOP) and measures accuracy at 50,000 to all of them.
 `:jpeg` takes JPEG copies, the datasets `cifar10_jpeg` and `tiny_imagenet32`
 (200 classes) prepared in --config.data.tfds_dir, for machines without a

@@ -64,7 +64,7 @@ def apply_variant(
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  """Every stage in seconds, on made-up images of the shape of the real ones.
+  """Every stage in a minute, on made-up images of the shape of the real ones.
 
   The network keeps its levels, attention and classes and loses its width; the
   image classifier is a small one. Nothing is learned.

@@ -18,7 +18,7 @@ CLASS_NAMES = tuple('0123456789')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The demonstration; `:smoke` runs in seconds and learns nothing."""
+  """The demonstration; `:smoke` runs in a minute and learns nothing."""
   config = default.get_config()
   config.name = 'digits'
   for data, name in ((config.data, 'digits'), (config.pretrain.data, 'glyphs')):

@@ -13,7 +13,7 @@ Expected: not published for this network. DPImageBench's table at epsilon 10:
 85.6 % without public data (DPDM), 85.4 % for this method with pre-training and
 3.8M parameters, 87.3 % the best (DP-FETA).
 
-Variants: `:smoke` runs in seconds on made-up images.
+Variants: `:smoke` runs in a minute on made-up images.
 
 Deviation: as in configs/mnist.py (unit norm, EMA warm-up).
 """
@@ -32,7 +32,7 @@ CLASS_NAMES = (
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """MNIST's recipe on clothes; `:smoke` runs in seconds."""
+  """MNIST's recipe on clothes; `:smoke` runs in a minute."""
   config = default.get_config()
   config.name = 'fashion_mnist'
   config.data.name = 'tfds:fashion_mnist'

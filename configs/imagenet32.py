@@ -38,7 +38,7 @@ CLASS_NAMES = tuple(str(i) for i in range(1000))
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The public pre-training; `:smoke` runs in seconds."""
+  """The public pre-training; `:smoke` runs in a minute."""
   config = default.get_config()
   config.name = 'imagenet32'
   use(config.data)

@@ -15,7 +15,7 @@ sampling at an assumed 30 TFLOP/s each: 12 + 0.1; not measured.
 Expected: accuracy 98.6 % [P]; 97.4 % in DPImageBench's re-implementation with
 pre-training, 3.8M parameters.
 
-Variants: `:smoke` runs in seconds on made-up images. `:letters` pre-trains on
+Variants: `:smoke` runs in a minute on made-up images. `:letters` pre-trains on
 `emnist_letters` (26 upright letters), prepared in --config.data.tfds_dir.
 `:cpu` does so with a small network at 14x14, on 2 CPU cores. They combine:
 `:smoke,letters`, `:smoke,cpu`, on the first images of both.
