@@ -41,7 +41,8 @@ architecture they belong to. `privacy.json` states the guarantee with every
 event it comes from, and the sha256 of every file here.
 
 Check both from a checkout of dp_diffusion, with NumPy, SciPy and dp-accounting.
-That shows whether the statement and the files agree. It does not prove what ran.
+That shows whether the statement and the files agree. It does not prove what
+ran.
 
 ```
 python -m dp_diffusion.privacy.verify FOLDER_OF_THIS_FILE
