@@ -22,6 +22,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import label_histogram
 from dp_diffusion.privacy import ledger
+from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import workdirs
 
 
@@ -83,4 +84,4 @@ def weights(workdir: workdirs.Workdir) -> np.ndarray:
 
 
 def _path(workdir: workdirs.Workdir) -> epath.Path:
-  return workdir.private / 'label_histogram.json'
+  return workdir.private / run_secret.HISTOGRAM

@@ -22,7 +22,9 @@ from dp_diffusion import files
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import workdirs
 
-EMBEDDING = 'begun_embedding.json'  # In private/, of a baseline.
+# In private/: what says that something was drawn from the secret.
+HISTOGRAM = 'label_histogram.json'
+EMBEDDING = 'begun_embedding.json'  # Of a baseline.
 
 
 def load_or_make(
@@ -46,7 +48,7 @@ def load_or_make(
 
 def has_begun(workdir: workdirs.Workdir) -> bool:
   """Whether anything was drawn from the secret."""
-  records = ('begun_steps.json', EMBEDDING)
+  records = ('begun_steps.json', HISTOGRAM, EMBEDDING)
   return any((workdir.private / name).exists() for name in records)
 
 

@@ -123,7 +123,7 @@ def _run_stage(
 
 
 def _has_done_nothing(name: str, workdir: workdirs.Workdir) -> bool:
-  """Whether a fine-tuning ended before its first step: it may be mended."""
+  """Whether a fine-tuning ended before anything private: it may be mended."""
   checkpoints = workdir.private / 'checkpoints'
   return name == 'finetune' and not (
     run_secret.has_begun(workdir) or checkpoints.exists()

@@ -108,12 +108,13 @@ def test_a_config_that_never_ran_binds_nothing(
     _run(tmp_path, 'finetune', source_seed='4')
 
 
+@pytest.mark.parametrize('drawn', ['begun_steps', 'label_histogram'])
 def test_a_begun_run_stays_bound_to_its_config(
-  tmp_path: pathlib.Path, monkeypatch
+  drawn: str, tmp_path: pathlib.Path, monkeypatch
 ) -> None:
   def refuse(config, workdir, stop):
     del config, stop
-    (workdir.private / 'begun_steps.json').write_text('{}')
+    (workdir.private / f'{drawn}.json').write_text('{}')
     raise array_types.UsageError('Expected more room.')
 
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
