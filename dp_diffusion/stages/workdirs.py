@@ -119,7 +119,10 @@ class Workdir:
       lock.truncate(0)
       lock.write(f'process {os.getpid()} on {socket.gethostname()}')
       lock.flush()
-      yield
+      try:
+        yield
+      finally:
+        lock.truncate(0)
 
   def is_complete(self, stage: str) -> bool:
     """Whether the stage has finished and its outputs are in place."""

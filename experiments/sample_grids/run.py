@@ -16,7 +16,13 @@ PLAN = sweeps.combine(
   {
     name: sweeps.grid(
       f'configs/{name}.py',
-      {'grid': {'sample.num_samples': 100, 'sample.shard_size': 100}},
+      {
+        'grid': {
+          'sample.num_samples': 100,
+          'sample.shard_size': 100,
+          'evaluate.features': '',  # FID needs more images.
+        }
+      },
       seeds=(1,),
       shares_pretraining=False,
       is_divided=False,
