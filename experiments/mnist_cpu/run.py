@@ -50,7 +50,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
     lines += table_rows.measured(
       f'MNIST 14x14, {title}',
       mine,
-      _accuracies('synthetic'),
+      _accuracies('synthetic', mine),
       0.0 if group == 'from scratch' else first_secs,
       aim=f'Small CNN {100 * AIM:.0f} %' if is_aimed else '',
       is_missed=is_aimed and any(v is None or v < AIM for v in values),
@@ -58,7 +58,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   more = table_rows.measured(
     'MNIST 14x14, real images, no privacy',
     found[:1],
-    _accuracies('real'),
+    _accuracies('real', found[:1]),
   )
   for run in found:
     if 'audit' in run:
@@ -73,14 +73,20 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   return lines + [line | {'seconds': None} for line in more]
 
 
-def _accuracies(source: str) -> dict[str, Callable[..., float | None]]:
-  """Measures of networks trained on a source: one, and five together."""
+def _accuracies(
+  source: str, runs: sweeps.Found
+) -> dict[str, Callable[..., float | None]]:
+  """Measures of networks trained on a source: one, and several together."""
+  sizes = {
+    run['ensembles']['num_members'] for run in runs if 'ensembles' in run
+  }
+  together = f'{"/".join(map(str, sorted(sizes)))} together'
   measures: dict[str, Callable[..., float | None]] = {}
   for name, title in NETWORKS.items():
     measures[title] = functools.partial(
       table_rows.accuracy, source=source, name=name
     )
-    measures[f'{title}, 5 together'] = functools.partial(
+    measures[f'{title}, {together}'] = functools.partial(
       _ensemble, source=source, name=name
     )
   return measures
