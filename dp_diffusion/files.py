@@ -79,9 +79,7 @@ def read_whole_json(path: epath.PathLike) -> dict[str, Any]:
       raise ValueError('it is no JSON object')
     return value
   except (OSError, ValueError) as error:
-    raise array_types.UsageError(
-      f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
-    ) from error
+    raise _gone_or_damaged(path, error) from error
 
 
 def write_npz(
@@ -120,9 +118,15 @@ def read_whole(path: epath.PathLike, *names: str) -> list[np.ndarray]:
     arrays = read_npz(path)
     return [arrays[name] for name in names]
   except (OSError, ValueError, KeyError) as error:
-    raise array_types.UsageError(
-      f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
-    ) from error
+    raise _gone_or_damaged(path, error) from error
+
+
+def _gone_or_damaged(
+  path: epath.PathLike, error: Exception
+) -> array_types.UsageError:
+  return array_types.UsageError(
+    f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
+  )
 
 
 def sha256(path: epath.PathLike) -> str:

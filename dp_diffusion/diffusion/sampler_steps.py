@@ -265,8 +265,7 @@ def _dpm_solver_pp_2m(
   """
   x, first_order, _ = _ddim(now, after, eta=0.0)
   extrapolation = np.zeros_like(now)  # 1 / (2 r) of the paper.
-  step = np.diff(
-    _half_log_snr(now)
-  )  # The step to clean data is not among these.
+  # The step to clean data is not among these.
+  step = np.diff(_half_log_snr(now))
   extrapolation[1:-2] = step[1:-1] / (2 * step[:-2])
   return x, first_order * (1 + extrapolation), -first_order * extrapolation

@@ -198,7 +198,7 @@ def _begin_job(
       return secret
   if before:
     path.unlink(missing_ok=True)
-  for old in (folder / 'checkpoints', folder / 'begun_steps.json', record):
+  for old in (folder / 'checkpoints', folder / run_secret.STEPS, record):
     if old.is_dir():
       old.rmtree()
     else:
@@ -249,7 +249,7 @@ def _train(
     console.say(f'audit: continues from step {start_step}')
   private_run = loop.PrivateRun(
     checkpoints=checkpoints,
-    journal=folder / 'begun_steps.json',
+    journal=folder / run_secret.STEPS,
     meta={'run_id': run_id},
     num_steps=mechanism.num_steps,
     checkpoint_every_steps=max(

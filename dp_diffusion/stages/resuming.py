@@ -22,6 +22,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import run_facts
+from dp_diffusion.stages import run_secret
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import loop
 from dp_diffusion.training import parallel
@@ -87,7 +88,7 @@ def begin(
   streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
   run = loop.PrivateRun(
     checkpoints=checkpoints,
-    journal=private_dir / 'begun_steps.json',
+    journal=private_dir / run_secret.STEPS,
     meta=meta,
     num_steps=num_steps,
     checkpoint_every_steps=checkpoint_every_steps,

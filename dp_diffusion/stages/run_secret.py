@@ -11,6 +11,8 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import uuid
 
 from etils import epath
@@ -23,6 +25,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import workdirs
 
 # In private/: what says that something was drawn from the secret.
+STEPS = 'begun_steps.json'
 HISTOGRAM = 'label_histogram.json'
 EMBEDDING = 'begun_embedding.json'  # Of a baseline.
 
@@ -40,7 +43,8 @@ def load_or_make(
   if secret_path.exists() or has_begun(workdir):
     secret = key_streams.Secret.load(secret_path)  # Names the file if gone.
   else:
-    secret = _make(secret_path)
+    with _written(secret_path.parent):
+      secret = key_streams.Secret.create(secret_path)
   if secret.is_insecure:
     console.warn('the secret is a known one, for tests: NOT private')
   return secret
@@ -48,7 +52,7 @@ def load_or_make(
 
 def has_begun(workdir: workdirs.Workdir) -> bool:
   """Whether anything was drawn from the secret."""
-  records = ('begun_steps.json', HISTOGRAM, EMBEDDING)
+  records = (STEPS, HISTOGRAM, EMBEDDING)
   return any((workdir.private / name).exists() for name in records)
 
 
@@ -79,23 +83,18 @@ def _claim(folder: epath.Path, workdir: workdirs.Workdir) -> None:
   own = workdir.private / 'workdir_id'
   if not own.exists():
     files.write_text(own, uuid.uuid4().hex, mode=0o600)
-  try:
+  with _written(folder):
     key_streams.claim(folder, own.read_text())
-  except OSError as error:
-    raise _unwritable(folder, error) from error
 
 
-def _make(secret_path: epath.Path) -> key_streams.Secret:
+@contextlib.contextmanager
+def _written(folder: epath.Path) -> Iterator[None]:
   try:
-    return key_streams.Secret.create(secret_path)
+    yield
   except OSError as error:
-    raise _unwritable(secret_path.parent, error) from error
-
-
-def _unwritable(folder: epath.Path, error: OSError) -> Exception:
-  if error.errno in files.NO_SPACE:
-    return error
-  return array_types.UsageError(
-    f'Expected {folder} to be a folder that can be written, for the secret'
-    f' ({error.strerror}): set privacy.secret_dir to another.'
-  )
+    if error.errno in files.NO_SPACE:
+      raise
+    raise array_types.UsageError(
+      f'Expected {folder} to be a folder that can be written, for the secret'
+      f' ({error.strerror}): set privacy.secret_dir to another.'
+    ) from error

@@ -16,6 +16,12 @@ from experiments import sweeps
 from experiments import table_rows
 
 AIM = 0.92  # Of the CNN at epsilon 10.
+GROUPS = {  # Of the plan -> how README calls it.
+  'epsilon 10': 'epsilon 10, pre-trained on letters',
+  'epsilon 1': 'epsilon 1, pre-trained on letters',
+  'from scratch': 'epsilon 10, from scratch',
+}
+NETWORKS = {'cnn': 'Small CNN', 'wrn_16_1': 'WRN-16-1'}
 PLAN = sweeps.grid(
   'configs/mnist.py:cpu',
   {
@@ -30,14 +36,6 @@ PLAN = sweeps.grid(
   seeds=(1,),
   is_divided=False,
 )
-
-
-GROUPS = {  # Of the plan -> how README calls it.
-  'epsilon 10': 'epsilon 10, pre-trained on letters',
-  'epsilon 1': 'epsilon 1, pre-trained on letters',
-  'from scratch': 'epsilon 10, from scratch',
-}
-NETWORKS = {'cnn': 'Small CNN', 'wrn_16_1': 'WRN-16-1'}
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
