@@ -54,6 +54,9 @@ class Inherited:
 def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
   """What the weights of this run have cost.
 
+  Weights that are missing have cost nothing, as far as this can say: see
+  `can_be_read`. They are loaded, and so must be there, before any step.
+
   Args:
     config: its `pretrain.init_from` is asked while there are no weights yet.
     workdir: its `public/` is asked once they are there.
@@ -76,6 +79,15 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
         ' pretrain.init_from names.'
       )
   return found
+
+
+def can_be_read(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
+  """Whether `find` saw the first weights, or they come from the seed."""
+  return (
+    workdir.public_weights.exists()
+    or not config.pretrain.init_from
+    or init_path(config.pretrain).exists()
+  )
 
 
 def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:

@@ -48,6 +48,7 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   for line in (
     *privacy_lines(calibration),
     *_inherited_lines(inherited),
+    *_unread_lines(config, workdir),
     *_spent_lines(workdir),
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
@@ -92,6 +93,18 @@ def _inherited_lines(
     f'  inherited           epsilon {entry.ledger.epsilon():.4g} of'
     f' {entry.source}'
     for entry in inherited
+  ]
+
+
+def _unread_lines(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> list[str]:
+  """First weights that are not there yet: their cost cannot be counted."""
+  if inheritance.can_be_read(config, workdir):
+    return []
+  return [
+    f'  inherited           unknown: {config.pretrain.init_from} is not there'
+    ' yet; if it is a release, its epsilon is spent too'
   ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import arithmetic
 from dp_diffusion.stages import estimates
@@ -82,6 +83,24 @@ def test_public_images_of_other_classes_are_not_evaluated(
     'folder /data/scans split train (sensitive)'
   )
   assert found['evaluate'].endswith('train and test (sensitive)')
+
+
+def test_first_weights_that_are_not_there_have_an_unknown_cost(
+  tmp_path, capsys
+) -> None:
+  """Nothing is understated: they may turn out to be a release."""
+  given = {k.replace('__', '.'): v for k, v in _GIVEN.items()}
+  later = tmp_path / 'later' / 'params.npz'
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {**given, 'pretrain.init_from': str(later)}
+  )
+  workdir = workdirs.Workdir(workdirs.epath.Path(tmp_path / 'run'))
+  plan.run(config, workdir)
+  unknown = f'inherited           unknown: {later} is not there yet'
+  assert unknown in capsys.readouterr().out
+  weights.save_npz(workdirs.epath.Path(later), {'w': np.zeros(2, np.float32)})
+  plan.run(config, workdir)
+  assert 'inherited' not in capsys.readouterr().out
 
 
 def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
