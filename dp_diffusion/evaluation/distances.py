@@ -13,11 +13,12 @@ F <= 3072, however large the sets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 
 import numpy as np
 
+Advance = Callable[[int], None]  # Told how many queries more are done.
 BLOCK_SIZE = 2048  # Rows of a tile: 50 MB in float64 at F = 3072.
 
 
@@ -27,6 +28,7 @@ def nearest(
   num_neighbors: int = 1,
   exclude_self: bool = False,
   block_size: int = BLOCK_SIZE,
+  advance: Advance = lambda _: None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Finds the nearest references of each query.
 
@@ -37,6 +39,8 @@ def nearest(
     exclude_self: `queries` is `references`, and a point is no neighbour of
       itself (its copies are).
     block_size: rows of a tile.
+    advance: called after each tile, with the queries that it completed (0
+      for all but the last tile of a row); what it raises ends the search.
 
   Returns:
     (distances float64[N, k] ascending, indices int64[N, k] into references).
@@ -65,6 +69,8 @@ def nearest(
     order = _smallest(near, num_neighbors)
     distances[rows] = np.take_along_axis(near, order, axis=1)
     indices[rows] = np.take_along_axis(numbers, order, axis=1)
+    is_last = columns.stop == len(references)
+    advance((rows.stop - rows.start) * is_last)
   return _from_differences(queries, references, indices, block_size)
 
 

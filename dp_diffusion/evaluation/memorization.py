@@ -162,6 +162,7 @@ def compare(
   synthetic_labels: np.ndarray | None = None,
   held_out_labels: np.ndarray | None = None,
   num_pairs: int = 16,
+  advance: distances.Advance = lambda _: None,
 ) -> MemorizationResult:
   """Tests synthetic images for copies of training images.
 
@@ -173,6 +174,8 @@ def compare(
     synthetic_labels: int[N], for `c_t_by_class`; None for none.
     held_out_labels: int[M].
     num_pairs: how many of the closest pairs to keep.
+    advance: called now and then with the queries done since, which add up to
+      `num_queries`; what it raises ends the search.
 
   Raises:
     ValueError: a set is empty, there is but one training image, or labels
@@ -186,9 +189,9 @@ def compare(
     array_types.check_at_least(f'len({name})', len(points), least)
   if (synthetic_labels is None) != (held_out_labels is None):
     raise ValueError('Expected labels of both sides or of neither.')
-  to_train, nearest_train = _first(distances.nearest(synthetic, train))
-  to_held_out, nearest_held_out = _first(distances.nearest(synthetic, held_out))
-  reference, _ = _first(distances.nearest(held_out, train))
+  to_train, nearest_train = _first(synthetic, train, advance)
+  to_held_out, nearest_held_out = _first(synthetic, held_out, advance)
+  reference, _ = _first(held_out, train, advance)
   c_t = mann_whitney_z(to_train, reference)
   return MemorizationResult(
     space=space,
@@ -205,7 +208,7 @@ def compare(
       len(train),
       len(held_out),
     ),  # fmt: skip
-    authenticity=_authenticity(train, to_train, nearest_train),
+    authenticity=_authenticity(train, to_train, nearest_train, advance),
     num_exact=int((to_train == 0).sum()),
     train_distances=to_train,
     held_out_distances=to_held_out,
@@ -216,8 +219,23 @@ def compare(
   )
 
 
+def num_queries(num_synthetic: int, num_held_out: int) -> int:
+  """Nearest neighbours that `compare` asks for."""
+  return 3 * num_synthetic + num_held_out
+
+
+def num_real_queries(num_held_out: int) -> int:
+  """Nearest neighbours that `compare_real` asks for."""
+  return num_queries(num_held_out - num_held_out // 2, num_held_out // 2)
+
+
 def compare_real(
-  train: np.ndarray, held_out: np.ndarray, *, space: str, seed: int = 0
+  train: np.ndarray,
+  held_out: np.ndarray,
+  *,
+  space: str,
+  seed: int = 0,
+  advance: distances.Advance = lambda _: None,
 ) -> MemorizationResult:
   """The same tests of real images, for what they say without any copying.
 
@@ -227,10 +245,13 @@ def compare_real(
       rest stays held out.
     space: what the distances are measured in.
     seed: of the halves.
+    advance: as of `compare`; adds up to `num_real_queries`.
   """
   order = np.random.default_rng(seed).permutation(len(held_out))
   stand_ins, rest = np.array_split(order, 2)
-  return compare(held_out[stand_ins], train, held_out[rest], space=space)
+  return compare(
+    held_out[stand_ins], train, held_out[rest], space=space, advance=advance
+  )
 
 
 def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:
@@ -328,19 +349,32 @@ def closer_to_train(
   )
 
 
-def _first(found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+def _first(
+  queries: np.ndarray, references: np.ndarray, advance: distances.Advance
+) -> tuple[np.ndarray, ...]:
   """The nearest alone: float64[N], int64[N]."""
+  found = distances.nearest(queries, references, advance=advance)
   return found[0][:, 0], found[1][:, 0]
 
 
 def _authenticity(
-  train: np.ndarray, to_train: np.ndarray, nearest_train: np.ndarray
+  train: np.ndarray,
+  to_train: np.ndarray,
+  nearest_train: np.ndarray,
+  advance: distances.Advance,
 ) -> float:
-  """Share of synthetic images outside the ball of their nearest neighbour."""
+  """Share of synthetic images outside the ball of their nearest neighbour.
+
+  How many training images are nearest to some synthetic one is not told to
+  `advance`, which a log may keep: it hears of all queries at the end.
+  """
   used, place = np.unique(nearest_train, return_inverse=True)
   # The nearest of a training image is itself; the second is asked for. (A
   # copy within the training set gives 0, and nothing is nearer than that.)
-  radius = distances.nearest(train[used], train, 2)[0][:, 1]
+  radius = distances.nearest(
+    train[used], train, 2, advance=lambda _: advance(0)
+  )[0][:, 1]
+  advance(len(to_train))
   return float((to_train > radius[place]).mean())
 
 

@@ -176,7 +176,7 @@ def sections(
       )
     )
   if settings.memorization:
-    found.append(_copies(synthetic, train[0], held_out, private_dir))
+    found.append(_copies(synthetic, train[0], held_out, private_dir, stop))
   return found
 
 
@@ -200,21 +200,33 @@ def _copies(
   train_images: np.ndarray,
   held_out: LabelledImages,
   private_dir: epath.Path,
+  stop: interrupts.Stop,
 ) -> page.Section:
   """Every synthetic image against every real one."""
-  console.say('looking for copies of training images')
   images, labels = synthetic
-  found = memorization.compare(
-    images,
-    train_images,
-    np.asarray(held_out[0]),
-    space='pixels',
-    synthetic_labels=labels,
-    held_out_labels=held_out[1],
-  )
-  real = memorization.compare_real(
-    train_images, np.asarray(held_out[0]), space='pixels'
-  )
+  fresh = np.asarray(held_out[0])
+  total = memorization.num_queries(len(images), len(fresh))
+  total += memorization.num_real_queries(len(fresh))
+  with console.progress(
+    'looking for copies of training images', total, is_private=True
+  ) as show:
+
+    def advance(queries: int) -> None:
+      stop.raise_if_asked()
+      show(queries)
+
+    found = memorization.compare(
+      images,
+      train_images,
+      fresh,
+      space='pixels',
+      synthetic_labels=labels,
+      held_out_labels=held_out[1],
+      advance=advance,
+    )
+    real = memorization.compare_real(
+      train_images, fresh, space='pixels', advance=advance
+    )
   picture = report_memorization.closest_pairs(found, images, train_images)
   files.write_bytes(private_dir / PAIRS_NAME, picture, 0o600)
   return report_memorization.section(

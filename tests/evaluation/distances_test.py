@@ -91,6 +91,19 @@ def test_memory_does_not_grow_with_the_references():
   assert peak(6400) < 1.5 * peak(640)
 
 
+def test_each_query_is_told_once_and_each_tile_can_end_the_search():
+  queries, references = np.zeros((7, 2)), np.ones((5, 2))
+  told: list[int] = []
+  distances.nearest(queries, references, block_size=3, advance=told.append)
+  assert told == [0, 3, 0, 3, 0, 1]  # Two tiles for each three queries.
+
+  def stop(_: int) -> None:
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    distances.nearest(queries, references, advance=stop)
+
+
 def test_bad_arguments_are_refused():
   points = np.zeros((3, 2))
   with pytest.raises(ValueError, match='one shape'):

@@ -221,6 +221,26 @@ def test_images_are_compared_by_pixels():
   assert 'pairs' not in stored
 
 
+def test_progress_depends_on_the_sizes_alone():
+  """How many training images were nearest to anything is private."""
+  rng = np.random.default_rng(0)
+  train, held_out = rng.normal(size=(50, 4)), rng.normal(size=(31, 4))
+  spread, collapsed = rng.normal(size=(20, 4)), np.tile(train[:1], (20, 1))
+  told: list[list[int]] = []
+  for synthetic in (spread, collapsed):
+    told.append([])
+    memorization.compare(
+      synthetic, train, held_out, space='pixels', advance=told[-1].append
+    )
+  assert told[0] == told[1]
+  assert sum(told[0]) == memorization.num_queries(20, 31)
+  real: list[int] = []
+  memorization.compare_real(
+    train, held_out, space='pixels', advance=real.append
+  )
+  assert sum(real) == memorization.num_real_queries(31)
+
+
 def test_bad_arguments_are_refused():
   x = np.zeros((3, 2))
   with pytest.raises(ValueError, match='held_out'):

@@ -241,6 +241,27 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
 
 
+def test_the_search_for_copies_shows_progress_and_can_be_stopped(
+  tmp_path, capsys
+):
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (60, 4, 4, 1)).astype(np.uint8)
+  labelled = images, np.zeros(60, np.int32)
+  stop = interrupts.Stop('again')
+  args = (config, None, labelled, labelled, labelled, epath.Path(tmp_path))
+  distances.sections(*args, stop)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == 'looking for copies of training images: 0/360'
+  assert lines[-1] == 'looking for copies of training images: 360/360'
+  picture = tmp_path / distances.PAIRS_NAME
+  picture.unlink()
+  stop.ask()
+  with pytest.raises(array_types.Interrupted, match='again'):
+    distances.sections(*args, stop)
+  assert not picture.exists()
+
+
 def test_inception_sees_few_images_at_a_time_on_a_cpu():
   assert distances.images_per_device('inception', 'cpu') <= 8
   assert distances.images_per_device('inception', 'cuda') == 64
