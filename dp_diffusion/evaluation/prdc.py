@@ -53,6 +53,7 @@ def compare(
   num_neighbors: int = 3,
   block_size: int = distances.BLOCK_SIZE,
   reference_radii: np.ndarray | None = None,
+  advance: distances.Advance = lambda _: None,
 ) -> PrecisionRecall:
   """Measures precision and recall exactly.
 
@@ -64,13 +65,15 @@ def compare(
     num_neighbors: k; the paper's 3.
     block_size: rows of a tile of distances.
     reference_radii: `radii` of the reference, where they are known.
+    advance: called after each tile with the points that it completed, 2 N in
+      all, and M more without `reference_radii`; what it raises ends the work.
 
   Raises:
     ValueError: there are too few images for k.
   """
   if reference_radii is None:
-    reference_radii = radii(reference, num_neighbors, block_size)
-  synthetic_radii = radii(synthetic, num_neighbors, block_size)
+    reference_radii = radii(reference, num_neighbors, block_size, advance)
+  synthetic_radii = radii(synthetic, num_neighbors, block_size, advance)
   is_precise = np.zeros(len(synthetic), bool)
   is_recalled = np.zeros(len(reference), bool)
   tiles = distances.squared_tiles(synthetic, reference, block_size)
@@ -80,6 +83,7 @@ def compare(
     is_precise[rows] |= within.any(axis=1)
     within = tile <= synthetic_radii[rows][:, None]
     is_recalled[columns] |= within.any(axis=0)
+    advance((rows.stop - rows.start) * (columns.stop == len(reference)))
   return PrecisionRecall(
     precision=float(is_precise.mean()),
     recall=float(is_recalled.mean()),
@@ -95,7 +99,10 @@ def radii(
   points: np.ndarray,
   num_neighbors: int = 3,
   block_size: int = distances.BLOCK_SIZE,
+  advance: distances.Advance = lambda _: None,
 ) -> np.ndarray:
   """Distance float64[N] of each of [N, F] to its k-th neighbour among them."""
-  found = distances.nearest(points, points, num_neighbors, True, block_size)
+  found = distances.nearest(
+    points, points, num_neighbors, True, block_size, advance
+  )
   return found[0][:, -1]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dp_diffusion.evaluation import distances
 from dp_diffusion.evaluation import features as features_lib
 from dp_diffusion.evaluation import fid
 from dp_diffusion.evaluation import kid
@@ -68,6 +69,7 @@ def compare(
   reference_name: str,
   allow_few: bool = False,
   seed: int = 0,
+  advance: distances.Advance = lambda _: None,
 ) -> Comparison:
   """Measures synthetic and held-out images against the reference.
 
@@ -80,12 +82,14 @@ def compare(
     reference_name: dataset and split of the reference.
     allow_few: whether to go on with samples of F images or fewer.
     seed: of orders and subsets.
+    advance: called now and then with the neighbours found since, which add up
+      to `num_queries`; what it raises ends the work.
 
   Raises:
     UsageError: there are too few images.
   """
   moments = fid.moments(reference)
-  reference_radii = prdc.radii(reference)
+  reference_radii = prdc.radii(reference, advance=advance)
 
   def measure(candidates: np.ndarray) -> Quality:
     return Quality(
@@ -110,6 +114,7 @@ def compare(
         features_name=extractor.name,
         reference_name=reference_name,
         reference_radii=reference_radii,
+        advance=advance,
       ),
     )
 
@@ -125,3 +130,10 @@ def compare(
     else measure(synthetic[of_synthetic]),
     real=measure(held_out[of_held_out]),
   )
+
+
+def num_queries(num_reference: int, num_held_out: int, num_made: int) -> int:
+  """Neighbours that `compare` asks for, which is most of its time."""
+  number = min(num_held_out, num_made)
+  measured = num_made + number + (number if number < num_made else 0)
+  return num_reference + 2 * measured

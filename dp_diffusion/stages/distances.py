@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import pathlib
 
 from etils import epath
@@ -13,6 +15,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation import classifiers
+from dp_diffusion.evaluation import distances
 from dp_diffusion.evaluation import downstream
 from dp_diffusion.evaluation import feature_cache
 from dp_diffusion.evaluation import features as features_lib
@@ -162,22 +165,36 @@ def sections(
       _features(extractor, images, private_dir, stop)
       for images, _ in (members_lib.subset(*train, most), held_out, synthetic)
     )
-    found.append(
-      report_quality.section(
-        quality.compare(
-          extractor,
-          reference,
-          fresh,
-          made,
-          reference_name=f'{config.data.name} {config.data.split}',
-          allow_few=settings.allow_few_images,
-          seed=config.seed,
-        )
+    total = quality.num_queries(len(reference), len(fresh), len(made))
+    with _progress('measuring distances', total, stop) as advance:
+      compared = quality.compare(
+        extractor,
+        reference,
+        fresh,
+        made,
+        reference_name=f'{config.data.name} {config.data.split}',
+        allow_few=settings.allow_few_images,
+        seed=config.seed,
+        advance=advance,
       )
-    )
+    found.append(report_quality.section(compared))
   if settings.memorization:
     found.append(_copies(synthetic, train[0], held_out, private_dir, stop))
   return found
+
+
+@contextlib.contextmanager
+def _progress(
+  title: str, num_queries: int, stop: interrupts.Stop
+) -> Iterator[distances.Advance]:
+  """Shows how many neighbours have been found, and ends when asked to."""
+  with console.progress(title, num_queries, is_private=True) as advance:
+
+    def advance_or_stop(queries: int) -> None:
+      stop.raise_if_asked()
+      advance(queries)
+
+    yield advance_or_stop
 
 
 def _features(
@@ -207,14 +224,8 @@ def _copies(
   fresh = np.asarray(held_out[0])
   total = memorization.num_queries(len(images), len(fresh))
   total += memorization.num_real_queries(len(fresh))
-  with console.progress(
-    'looking for copies of training images', total, is_private=True
-  ) as show:
-
-    def advance(queries: int) -> None:
-      stop.raise_if_asked()
-      show(queries)
-
+  what = 'looking for copies of training images'
+  with _progress(what, total, stop) as advance:
     found = memorization.compare(
       images,
       train_images,

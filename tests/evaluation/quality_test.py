@@ -53,6 +53,19 @@ def test_real_stands_beside_synthetic(num_synthetic):
   assert fake.precision_recall.precision < real.precision_recall.precision
 
 
+@pytest.mark.parametrize('num_synthetic', [50, 60, 90])
+def test_progress_adds_up_to_what_was_said(num_synthetic):
+  rng = np.random.default_rng(0)
+  told: list[int] = []
+  compare(
+    make_features(rng, 70),
+    make_features(rng, 60),
+    make_features(rng, num_synthetic),
+    advance=told.append,
+  )
+  assert sum(told) == quality.num_queries(70, 60, num_synthetic)
+
+
 def test_is_json_and_names_the_features():
   rng = np.random.default_rng(0)
   sets = [make_features(rng, 40) for _ in range(3)]
