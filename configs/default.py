@@ -208,6 +208,7 @@ def _diffusion() -> ml_collections.ConfigDict:
   diffusion.schedule = 'linear'  # 'linear' [R] or 'cosine'.
   diffusion.num_timesteps = 1000  # T [R].
   diffusion.prediction = 'eps'  # 'eps' [R], 'x0' or 'v'.
+  diffusion.loss_weighting = 'none'  # 'none' [R] or 'min_snr', gamma 5.
   diffusion.label_drop_prob = 0.0  # Draws of the null class, for guidance.
   return diffusion
 
@@ -240,8 +241,7 @@ def _pretrain() -> ml_collections.ConfigDict:
   pretrain.mixture_weights = ()  # One per interval.
   pretrain.init_from = ''  # A run, a release (its ledger counts) or an .npz.
   pretrain.init_sha256 = ''  # The hash that the .npz must have.
-  # JSON file: our leaf -> the .npz's array; see dp_diffusion/models/key_map.py.
-  pretrain.init_key_map = ''
+  pretrain.init_key_map = ''  # JSON: our leaf -> its array, models/key_map.py.
   return pretrain
 
 

@@ -56,12 +56,14 @@ class DiffusionConfig:
     schedule: 'linear' or 'cosine'.
     num_timesteps: T.
     prediction: 'eps', 'x0' or 'v'.
+    loss_weighting: 'none' or 'min_snr'; see `schedules.DiffusionConfig`.
     label_drop_prob: probability in [0, 1) that a draw trains the null class.
   """
 
   schedule: str
   num_timesteps: int
   prediction: str
+  loss_weighting: str
   label_drop_prob: float
 
 
@@ -248,6 +250,7 @@ class Config:
         f'Expected data.test_split={self.data.test_split!r} to be other than'
         ' data.split: accuracy would be that of images trained on.'
       )
+    self._check_classes()
     self._check_enough_images()
     if not 0 <= self.seed < 2**31:
       raise ValueError(f'Expected seed={self.seed} to be in [0, 2**31).')
@@ -306,6 +309,18 @@ class Config:
   def finetune_diffusion(self) -> schedules.DiffusionConfig:
     """The diffusion with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
+
+  def _check_classes(self) -> None:
+    """Refuses labels without classes; a folder does so and lists them."""
+    read = {'data': self.data, 'pretrain.data': self.pretrain.data}
+    if not self.pretrain.num_steps:
+      del read['pretrain.data']
+    for name, data in read.items():
+      if not data.class_names and data.name != 'folder':
+        raise ValueError(
+          f'Expected {name}.class_names=() to name every class of'
+          f" {data.name!r}, label i as class_names[i]; ('all',) for one."
+        )
 
   def _check_enough_images(self) -> None:
     """Refuses FID of fewer images than features, which has no meaning."""

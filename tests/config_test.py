@@ -59,6 +59,9 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('sample.sampler.guidance_weight', '1', 'label_drop_prob to be > 0'),
     ('data.test_split', 'train', 'other than'),
     ('data.class_names', "('a', '')", 'no empty name'),
+    ('data.class_names', '()', "name every class of 'digits'"),
+    ('pretrain.data.class_names', '()', "name every class of 'glyphs'"),
+    ('diffusion.loss_weighting', 'snr', "loss_weighting='snr'"),
     ('evaluate.features', 'inception', 'more than 2048'),
   ],
 )
@@ -66,6 +69,17 @@ def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
   with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
     config_lib.load(DIGITS, {key: text})
   assert '\n' not in str(error.value)
+
+
+def test_public_images_that_nobody_reads_need_no_classes() -> None:
+  changed = {'pretrain.num_steps': '0', 'pretrain.data.class_names': '()'}
+  assert not config_lib.load(DIGITS, changed).pretrain.data.class_names
+
+
+def test_both_stages_weigh_the_loss_as_asked() -> None:
+  config = config_lib.load(DIGITS, {'diffusion.loss_weighting': 'min_snr'})
+  for diffusion in (config.pretrain_diffusion(), config.finetune_diffusion()):
+    assert diffusion.loss_weighting == 'min_snr'
 
 
 @pytest.mark.parametrize('name', ['image_size', 'channels'])

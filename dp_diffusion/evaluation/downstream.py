@@ -19,6 +19,7 @@ from typing import Protocol
 import jax
 import numpy as np
 from scipy import special
+from sklearn import dummy
 from sklearn import svm
 
 from dp_diffusion import array_types
@@ -102,7 +103,7 @@ class SvmClassifier:
   five more fits and need not agree with its predictions.
   """
 
-  svc: svm.SVC
+  svc: svm.SVC | dummy.DummyClassifier
   num_classes: int
 
   def predict_proba(self, images: np.ndarray) -> np.ndarray:
@@ -139,6 +140,8 @@ def train_classifier(
   _check_training_set(images, labels, num_classes)
   if config.name == 'svm':
     svc = svm.SVC(C=10, kernel='rbf', gamma='scale')
+    if len(np.unique(labels)) == 1:  # Nothing to tell apart; an SVC refuses.
+      svc = dummy.DummyClassifier(strategy='most_frequent')
     svc.fit(_flat_pixels(images), labels)
     return SvmClassifier(svc=svc, num_classes=num_classes)
   return _train_neural(config, images, labels, num_classes, seed, advance)

@@ -90,6 +90,20 @@ def test_svm_with_a_class_that_never_occurs(train_set):
   assert classifier.predict_proba(train_set[0][:5]).shape == (5, 7)
 
 
+def test_svm_of_a_single_class_says_that_class(train_set):
+  images, _ = train_set
+  classifier = downstream.train_classifier(
+    classifiers.ClassifierConfig(name='svm'),
+    images,
+    np.full(len(images), 2, np.int32),
+    NUM_CLASSES,
+    seed=0,
+  )
+  np.testing.assert_array_equal(
+    downstream.predictions(classifier, images[:5]), np.full(5, 2)
+  )
+
+
 @pytest.fixture(scope='module')
 def linear_config():
   return classifiers.ClassifierConfig(
