@@ -193,16 +193,24 @@ def _read_persons(
     with path.open(newline='', encoding='utf-8-sig') as f:
       rows = csv.DictReader(f)
       if not set(columns) <= set(rows.fieldnames or ()):
+        hint = 'see data.file_column and data.person_column'
+        if any(mark in ''.join(rows.fieldnames or ()) for mark in ';\t'):
+          hint = 'save it with commas between the columns'
         raise array_types.UsageError(
           f'Expected {path} to have the columns {columns}, found '
-          f'{rows.fieldnames}: see data.file_column and data.person_column.'
+          f'{rows.fieldnames}: {hint}.'
         )
       known: dict[str, str] = {}
       for row in rows:
         file, person = (row[column] or '' for column in columns)
         if known.setdefault(file.strip(), person.strip()) != person.strip():
           raise array_types.UsageError(f'{path} gives {file!r} two persons.')
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except UnicodeDecodeError as error:
+    raise array_types.UsageError(
+      f'Expected data.person_csv={config.person_csv!r} to be text in UTF-8'
+      f" (byte {error.start} is not): save it as 'CSV UTF-8'."
+    ) from error
+  except (OSError, csv.Error) as error:
     raise array_types.UsageError(
       f'data.person_csv={config.person_csv!r} cannot be read: {error}.'
     ) from error

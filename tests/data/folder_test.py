@@ -167,11 +167,14 @@ def test_persons_come_from_a_csv_and_stay_in_one_split(root, tmp_path):
     ('', 'columns'),
     ('file,person\ncat/deep/00.png,p1', 'names no person for 29 images.*14'),
     ('file,person\na,p1\na,p2', 'two persons'),
+    ('file;person\na;p1', 'save it with commas'),
+    ('file\tperson\na\tp1', 'save it with commas'),
+    ('file,person\na,M\xfcller', "save it as 'CSV UTF-8'"),
   ],
 )
 def test_a_csv_that_lacks_persons_is_refused(root, tmp_path, text, why):
   path = tmp_path / 'p.csv'
-  path.write_text(text)
+  path.write_text(text, encoding='latin-1')
   with pytest.raises(array_types.UsageError, match=why):
     _load(root, person_csv=str(path))
   with pytest.raises(array_types.UsageError, match='cannot be read'):
