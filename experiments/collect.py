@@ -119,8 +119,9 @@ def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(row: Mapping[str, Any], hardware: str) -> tuple[str, ...]:
+  units = row.get('units', {})
   ours = '; '.join(
-    f'{name} {spread(values, row["unit"])}'
+    f'{name} {spread(values, units.get(name, row["unit"]))}'
     for name, values in row['measures'].items()
   )
   if row['aim']:

@@ -255,7 +255,7 @@ def read_run(run: Run) -> dict[str, Any] | None:
     epsilon is null, and then `private` is false); accuracies by source and
     classifier with their intervals; seconds of each stage; command, revision,
     versions, SHA-256 of the resolved config; what an audit in the same folder
-    found, where there was one.
+    found, where there was one; how near the images are to those of training.
   """
   report_path = run.workdir / 'evaluation' / 'report.json'
   privacy_path = run.workdir / 'release' / statement.FILE_NAME
@@ -273,11 +273,25 @@ def read_run(run: Run) -> dict[str, Any] | None:
     'seconds': copies.own_seconds(run.source, report['seconds'])
     if run.source
     else report['seconds'],
+    **_copies(report),
     **_audit(run.workdir / 'evaluation' / 'audit.json'),
     'command': run.command,
     'code_revision': privacy['code_revision'],
     'versions': privacy['versions'],
     'config_sha256': config_sha256(report['config']),
+  }
+
+
+def _copies(report: Mapping[str, Any]) -> dict[str, Any]:
+  """The search for copies of training images, where there was one."""
+  if 'memorization' not in report:
+    return {}
+  names = ('is_copying', 'c_t', 'closer_to_train', 'num_exact', 'space')
+  return {
+    'memorization': {
+      source: {name: report['memorization'][source][name] for name in names}
+      for source in ('synthetic', 'real')
+    }
   }
 
 
@@ -313,6 +327,7 @@ def row(
   measures: Mapping[str, Sequence[float]],
   *,
   unit: str = '%',
+  units: Mapping[str, str] | None = None,
   seconds: float | None = None,
   claim: str = '',
   aim: str = '',
@@ -324,6 +339,7 @@ def row(
     what: data and setting, a few words.
     measures: name -> its value for each seed.
     unit: of the values as shown; '%' shows a share in percent.
+    units: name -> that of a measure which has another.
     seconds: that all seeds took together, what they share included; None
       where the row has no runs of its own.
     claim: key of the paper's claim in `collect.CLAIMS` that it stands beside.
@@ -334,6 +350,7 @@ def row(
     'what': what,
     'measures': {name: list(values) for name, values in measures.items()},
     'unit': unit,
+    **({'units': dict(units)} if units else {}),
     'seconds': seconds,
     'claim': claim,
     'aim': aim,

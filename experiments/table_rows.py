@@ -106,10 +106,35 @@ def seconds(found: Found, first_secs: float) -> float:
   return first_secs + sum(sum(run['seconds'].values()) for run in found)
 
 
-def frechet(run: Mapping[str, Any]) -> float | None:
+def frechet(run: Mapping[str, Any], source: str = 'synthetic') -> float | None:
   """Frechet distance of an entry in whatever features, where it has it."""
-  found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
+  found = run.get('quality', {}).get(source, {}).get('frechet', {})
   return found.get('value')
+
+
+def images(run: Mapping[str, Any], source: str, name: str) -> float | None:
+  """Precision or recall of an entry's images, where it has them.
+
+  Args:
+    run: an entry.
+    source: 'synthetic', 'synthetic_at_equal_number' or 'real'.
+    name: 'precision' or 'recall'.
+  """
+  found = run.get('quality', {}).get(source, {}).get('precision_recall', {})
+  return found.get(name)
+
+
+def nearest_of_training(
+  run: Mapping[str, Any], name: str = 'fraction'
+) -> float | None:
+  """How often the nearest real image is one of training, or would by chance.
+
+  Args:
+    run: an entry.
+    name: 'fraction', or 'expected' of images that copy nothing.
+  """
+  found = run.get('memorization', {}).get('synthetic', {})
+  return found.get('closer_to_train', {}).get(name)
 
 
 def fid(run: Mapping[str, Any]) -> float | None:

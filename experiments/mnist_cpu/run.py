@@ -12,6 +12,7 @@ import functools
 import sys
 from typing import Any
 
+from experiments import common
 from experiments import sweeps
 from experiments import table_rows
 
@@ -21,6 +22,7 @@ GROUPS = {  # Of the plan -> how README calls it.
   'epsilon 1': 'epsilon 1, pre-trained on letters',
   'from scratch': 'epsilon 10, from scratch',
 }
+DISTANCE = 'Frechet distance'  # In the features that the entry names.
 NETWORKS = {'cnn': 'Small CNN', 'wrn_16_1': 'WRN-16-1'}
 PLAN = sweeps.grid(
   'configs/mnist.py:cpu',
@@ -48,27 +50,47 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
     lines += table_rows.measured(
       f'MNIST 14x14, {title}',
       mine,
-      _accuracies('synthetic', mine),
+      {
+        **_accuracies('synthetic', mine),
+        **_distances('synthetic'),
+        'nearest image is of training': table_rows.nearest_of_training,
+        'and by chance': functools.partial(
+          table_rows.nearest_of_training, name='expected'
+        ),
+      },
       0.0 if group == 'from scratch' else first_secs,
+      units={DISTANCE: ''},
       aim=f'Small CNN {100 * AIM:.0f} %' if is_aimed else '',
       is_missed=is_aimed and any(v is None or v < AIM for v in values),
     )
   more = table_rows.measured(
     'MNIST 14x14, real images, no privacy',
     found[:1],
-    _accuracies('real', found[:1]),
+    {**_accuracies('real', found[:1]), **_distances('real')},
+    units={DISTANCE: ''},
   )
-  for run in found:
-    if 'audit' in run:
-      claim = run['audit']['claim']['epsilon']
-      more += table_rows.measured(
-        f'MNIST 14x14, audit of the step that claims epsilon {claim:g}',
-        [run],
-        {'epsilon at least': lambda run: run['audit']['epsilon_lower_bound']},
-        unit='',
-      )
+  bounds = {
+    f'epsilon of a step that claims {run["audit"]["claim"]["epsilon"]:g} at'
+    ' least': run['audit']['epsilon_lower_bound']
+    for run in found
+    if 'audit' in run
+  }
+  if bounds:
+    measures = {what: [bound] for what, bound in bounds.items()}
+    more += [common.row('MNIST 14x14, audits', measures, unit='')]
   # Their time is in the lines before, or was not taken.
   return lines + [line | {'seconds': None} for line in more]
+
+
+def _distances(source: str) -> dict[str, Callable[..., float | None]]:
+  """How far images of a source are from those of training."""
+  return {
+    DISTANCE: functools.partial(table_rows.frechet, source=source),
+    **{
+      name: functools.partial(table_rows.images, source=source, name=name)
+      for name in ('precision', 'recall')
+    },
+  }
 
 
 def _accuracies(

@@ -103,6 +103,13 @@ def test_unknown_claim_is_refused():
     collect.table([result(common.row('x', {'A': [1.0]}, claim='mnst'))])
 
 
+def test_a_measure_can_have_a_unit_of_its_own():
+  row = common.row(
+    'a', {'CNN': [0.9], 'distance': [0.4]}, units={'distance': ''}
+  )
+  assert lines_of(result(row))[-1][2] == 'CNN 90.0 %; distance 0.40'
+
+
 def test_spread_is_that_of_a_sample():
   assert collect.spread([9.0, 10.0, 11.0], '') == '10.0 ± 1.0'
   assert collect.spread([0.9], '%') == '90.0 %'

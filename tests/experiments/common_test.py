@@ -165,6 +165,28 @@ def test_run_is_read(tmp_path):
   assert 'audit' not in found
 
 
+def test_the_search_for_copies_is_read(tmp_path):
+  (run,) = make(tmp_path, 'a')
+  reports.write(run)
+  path = run.workdir / 'evaluation' / 'report.json'
+  searched = {
+    'is_copying': False,
+    'c_t': 1.5,
+    'closer_to_train': {'fraction': 0.85, 'expected': 0.86},
+    'num_exact': 0,
+    'space': 'pixels',
+    'distance_quantiles': {},
+  }
+  memorization = {'synthetic': searched, 'real': searched, 'closest_pairs': ''}
+  files.write_json(
+    path, {**files.read_json(path), 'memorization': memorization}
+  )
+  found = common.read_run(run)['memorization']
+  assert found['synthetic'] == found['real']
+  assert found['synthetic']['closer_to_train']['expected'] == 0.86
+  assert 'distance_quantiles' not in found['synthetic']
+
+
 def test_an_audit_in_the_same_folder_is_read(tmp_path):
   (run,) = make(tmp_path, 'a')
   reports.write(run)

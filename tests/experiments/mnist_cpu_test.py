@@ -47,8 +47,37 @@ def test_an_audit_has_a_row_of_its_own():
   audit = {'claim': {'epsilon': 1.0}, 'epsilon_lower_bound': 0.2}
   found = [entry('epsilon 1', 0.9) | {'audit': audit}]
   last = run.rows(found, 0.0)[-1]
-  assert last['measures'] == {'epsilon at least': [0.2]} and not last['unit']
-  assert 'claims epsilon 1' in last['what']
+  what = 'epsilon of a step that claims 1 at least'
+  assert last['measures'] == {what: [0.2]} and not last['unit']
+
+
+def test_images_are_told_beside_accuracies():
+  def quality(distance, precision):
+    return {
+      'frechet': {'value': distance},
+      'precision_recall': {'precision': precision, 'recall': 0.9},
+    }
+
+  near = {'closer_to_train': {'fraction': 0.85, 'expected': 0.86}}
+  found = entry('epsilon 10', 0.95) | {
+    'quality': {'synthetic': quality(0.4, 0.7), 'real': quality(0.1, 0.8)},
+    'memorization': {'synthetic': near},
+  }
+  ten, real = run.rows([found], 0.0)
+  assert (
+    ten['measures']
+    | {
+      'Frechet distance': [0.4],
+      'precision': [0.7],
+      'recall': [0.9],
+      'nearest image is of training': [0.85],
+      'and by chance': [0.86],
+    }
+    == ten['measures']
+  )
+  assert ten['units'] == {'Frechet distance': ''} and ten['unit'] == '%'
+  assert real['measures']['precision'] == [0.8]
+  assert 'nearest image is of training' not in real['measures']
 
 
 def test_from_scratch_pays_for_no_pretraining_and_has_no_aim(tmp_path):
