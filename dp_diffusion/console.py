@@ -84,6 +84,33 @@ def progress(
 
 
 @contextlib.contextmanager
+def progress_of(title: str, total: int) -> Iterator[Advance]:
+  """Shows the share of private work that is done, never how much it is.
+
+  What is written depends on the title alone: every percent is passed one by
+  one, so that not even the sizes of the steps show.
+
+  Args:
+    title: what is being done, a few words.
+    total: number of steps; private.
+
+  Yields:
+    `advance(steps=1)`.
+  """
+  done = shown = 0
+  with progress(f'{title}, percent', 100, is_private=True) as show:
+
+    def advance(steps: int = 1) -> None:
+      nonlocal done, shown
+      done += steps
+      while shown < 100 * done // total:
+        show()
+        shown += 1
+
+    yield advance
+
+
+@contextlib.contextmanager
 def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
   columns = (
     rich.progress.TextColumn('{task.description}'),

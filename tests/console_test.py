@@ -95,3 +95,13 @@ def test_work_goes_on_when_nobody_reads_any_more(tmp_path, stream, call):
     process.stdin.close()
     assert process.wait() == 0
   assert done.exists()
+
+
+@pytest.mark.parametrize('total, size', [(60, 7), (61, 20), (5, 5), (1000, 1)])
+def test_a_share_is_written_alike_whatever_the_work(capsys, total, size):
+  with console.progress_of('distances', total) as advance:
+    for start in range(0, total, size):
+      advance(min(size, total - start))
+  lines = capsys.readouterr().out.splitlines()
+  expected = [f'distances, percent: {i}/100' for i in range(0, 101, 10)]
+  assert lines == expected

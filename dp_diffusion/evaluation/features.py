@@ -134,10 +134,10 @@ class NetExtractor:
         f' {images.dtype}{list(images.shape)}.'
       )
     # How many real images there are is not for a terminal.
-    title, shown = f'features ({self.name}), percent', 0
+    title = f'features ({self.name})'
     is_long = len(images) > _MANY_BATCHES * self.batch_size
     progress = (
-      console.progress(title, 100, is_private=True)
+      console.progress_of(title, len(images))
       if is_long
       else contextlib.nullcontext(_say_nothing)
     )
@@ -152,9 +152,7 @@ class NetExtractor:
             f'Expected finite {self.name} features; images {start} to'
             f' {start + size - 1} have others.'
           )
-        done = 100 * (start + size) // len(images)
-        advance(done - shown)
-        shown = done
+        advance(size)
         yield found
 
   def extract(

@@ -187,8 +187,8 @@ def sections(
 def _progress(
   title: str, num_queries: int, stop: interrupts.Stop
 ) -> Iterator[distances.Advance]:
-  """Shows how many neighbours have been found, and ends when asked to."""
-  with console.progress(title, num_queries, is_private=True) as advance:
+  """Shows the share of neighbours that were found, and ends when asked to."""
+  with console.progress_of(title, num_queries) as advance:
 
     def advance_or_stop(queries: int) -> None:
       stop.raise_if_asked()

@@ -252,14 +252,43 @@ def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   args = (config, None, labelled, labelled, labelled, epath.Path(tmp_path))
   distances.sections(*args, stop)
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == 'looking for copies of training images: 0/360'
-  assert lines[-1] == 'looking for copies of training images: 360/360'
+  what = 'looking for copies of training images, percent'
+  assert [lines[0], lines[-1]] == [f'{what}: 0/100', f'{what}: 100/100']
   picture = tmp_path / distances.PAIRS_NAME
   picture.unlink()
   stop.ask()
   with pytest.raises(array_types.Interrupted, match='again'):
     distances.sections(*args, stop)
   assert not picture.exists()
+
+
+def test_one_training_image_more_does_not_show_on_the_terminal(
+  tmp_path, capsys
+):
+  """Who knows all the others could tell from a log whether it was there."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {'evaluate.features': 'pixels', 'evaluate.allow_few_images': 'True'},
+  )
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (61, 8, 8, 1)).astype(np.uint8)
+  labels = np.zeros(61, np.int32)
+  extractor = distances.extractor(
+    config, epath.Path(tmp_path), interrupts.Stop('')
+  )
+  said = []
+  for number in (60, 61):
+    distances.sections(
+      config,
+      extractor,
+      (images[:50], labels[:50]),
+      (images[:number], labels[:number]),
+      (images[:40], labels[:40]),
+      epath.Path(tmp_path),
+      interrupts.Stop(''),
+    )
+    said.append(capsys.readouterr())
+  assert said[0] == said[1] and 'measuring distances' in said[0].out
 
 
 def test_inception_sees_few_images_at_a_time_on_a_cpu():
