@@ -150,6 +150,14 @@ def accuracy(
   return run['accuracy'].get(source, {}).get(name)
 
 
+def ensemble(
+  run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
+) -> float | None:
+  """An accuracy of several networks together, where the entry has it."""
+  found = run.get('ensembles', {}).get('accuracy', {}).get(source, {})
+  return found[name]['value'] if name in found else None
+
+
 def draw_samples(found: Found, path: pathlib.Path) -> None:
   """Copies the grid of the first run: synthetic images, which may leave.
 

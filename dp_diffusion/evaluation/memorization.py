@@ -13,11 +13,12 @@ training and the nearest held-out image; pixels or any features will do.
     synthetic one would be a training image as often as these are frequent.
     `closer_to_train` tests that by permutation of the labels, which allows
     for many synthetic images having the same neighbour (a binomial test does
-    not, and is given beside it).
+    not, and is given beside it). A few copies among many images do not show
+    there; `num_copies` counts those that are exact.
 
 Both hold only if training and held-out images come from one distribution: a
-test hospital of its own will not do. A copy also stands in `num_exact` and
-among the `pairs`. All of this reads training images: keep it private.
+test hospital of its own will not do. A copy also stands among the `pairs`. All
+of this reads training images: keep it private.
 """
 
 from __future__ import annotations
@@ -116,8 +117,14 @@ class MemorizationResult:
 
   @property
   def is_copying(self) -> bool:
-    """Whether training images are nearer than held-out ones, at 3 std."""
-    return self.closer_to_train.z > COPYING_Z
+    """Whether some are copies, or training images nearer, at 3 std."""
+    return self.num_copies > 0 or self.closer_to_train.z > COPYING_Z
+
+  @property
+  def num_copies(self) -> int:
+    """Equal to a training image and to no held-out one, as a blank might."""
+    is_copy = (self.train_distances == 0) & (self.held_out_distances > 0)
+    return int(is_copy.sum())
 
   @property
   def is_near_everything(self) -> bool:
@@ -146,6 +153,7 @@ class MemorizationResult:
       'closer_to_train': dataclasses.asdict(self.closer_to_train),
       'authenticity': self.authenticity,
       'num_exact': self.num_exact,
+      'num_copies': self.num_copies,
       'num_synthetic': len(self.train_distances),
       'num_train': self.num_train,
       'num_held_out': self.num_held_out,

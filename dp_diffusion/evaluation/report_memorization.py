@@ -54,6 +54,7 @@ def section(
     ),
     ('Authentic', *(formats.percent(r.authenticity) for r in both)),
     ('Equal to a training image', *(r.num_exact for r in both)),
+    ('… and to no held-out one', *(r.num_copies for r in both)),
   ]
   picture = page.Figure(
     _distances(synthetic, image_shape),
@@ -96,6 +97,12 @@ def verdict(found: memorization.MemorizationResult) -> str:
     f' {formats.number(found.num_held_out)} held-out images'
     f' ({found.space}, every pair).'
   )
+  if found.num_copies:
+    return (
+      f'**Copying is found.** {searched} {formats.number(found.num_copies)} of'
+      ' the synthetic images equal a training image to the bit, and no held-out'
+      ' one.'
+    )
   if found.is_copying:
     return (
       f'**Copying is found.** {searched} The synthetic images are nearer to'

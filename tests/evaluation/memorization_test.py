@@ -58,6 +58,18 @@ def test_a_few_copies_among_fresh_samples_are_flagged():
   assert result.num_exact == 100
 
 
+def test_an_image_that_everybody_has_is_no_copy():
+  rng = np.random.default_rng(0)
+  train, held_out, synthetic = (fresh(rng, 200) for _ in range(3))
+  for images in (train, held_out, synthetic):
+    images[0] = 0.0
+  result = compare(synthetic, train, held_out)
+  assert (result.num_exact, result.num_copies) == (1, 0)
+  assert not result.is_copying
+  synthetic[1] = train[1]
+  assert compare(synthetic, train, held_out).is_copying
+
+
 def test_low_contrast_is_no_copying():
   """Images near the mean are nearer to everything, held-out ones included."""
   rng = np.random.default_rng(0)

@@ -44,6 +44,15 @@ def test_pale_images_are_said_to_be_near_everything():
   assert 'blur does that' not in look(make_images(50, 2))[2]
 
 
+def test_two_exact_copies_among_fresh_images_are_named():
+  fresh = make_images(50, 2)
+  fresh[:2] = make_images(80, 0)[:2]  # Of the training images.
+  found, _, html = look(fresh)
+  assert found.closer_to_train.z < 3 and found.is_copying
+  assert 'Copying is found' in html and 'No copying' not in html
+  assert '2 of the synthetic images equal a training image' in html
+
+
 def test_copies_are_found_and_drawn_elsewhere():
   train = make_images(80, 0)
   found, _, html = look(train[:50])

@@ -49,7 +49,9 @@ def test_without_results_each_claim_is_not_run():
     'MNIST',
   ]
   assert {row[2] for row in rows} == {'not run'}
-  assert rows[0][1] == 'FID 9.8; accuracy 88.0 %'
+  assert rows[0][1] == (
+    'FID 9.8; accuracy 88.0 % (an ensemble, up to 1M images)'
+  )
 
 
 def test_ours_stands_beside_the_claim():

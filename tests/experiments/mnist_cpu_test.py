@@ -44,10 +44,19 @@ def test_the_picture_is_that_of_the_release(tmp_path):
 
 
 def test_an_audit_has_a_row_of_its_own():
-  audit = {'claim': {'epsilon': 1.0}, 'epsilon_lower_bound': 0.2}
-  found = [entry('epsilon 1', 0.9) | {'audit': audit}]
+  found = [
+    entry('epsilon 1', 0.9)
+    | {
+      'audit': {
+        'claim': {'epsilon': 1.0},
+        'confidence': 0.95,
+        'epsilon_lower_bound': bound,
+      }
+    }
+    for bound in (0.1, 0.2, 0.0)  # The strongest counts.
+  ]
   last = run.rows(found, 0.0)[-1]
-  what = 'epsilon of a step that claims 1 at least'
+  what = 'a step that claims epsilon 1, at 95% confidence, at least'
   assert last['measures'] == {what: [0.2]} and not last['unit']
 
 
@@ -60,7 +69,11 @@ def test_images_are_told_beside_accuracies():
 
   near = {'closer_to_train': {'fraction': 0.85, 'expected': 0.86}}
   found = entry('epsilon 10', 0.95) | {
-    'quality': {'synthetic': quality(0.4, 0.7), 'real': quality(0.1, 0.8)},
+    'quality': {
+      'synthetic': quality(0.3, 0.6),
+      'synthetic_at_equal_number': quality(0.4, 0.7),
+      'real': quality(0.1, 0.8),
+    },
     'memorization': {'synthetic': near},
   }
   ten, real = run.rows([found], 0.0)
