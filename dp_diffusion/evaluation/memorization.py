@@ -11,10 +11,10 @@ training and the nearest held-out image; pixels or any features will do.
   * Are synthetic images nearer to training than to held-out images? If it did
     not matter which real images were trained on, the nearest real image of a
     synthetic one would be a training image as often as these are frequent.
-    `closer_to_train` tests that by permutation of the labels, which allows
-    for many synthetic images having the same neighbour (a binomial test does
-    not, and is given beside it). A few copies among many images do not show
-    there; `num_copies` counts those that are exact.
+    `closeness` tests that by permutation of the labels, which allows for many
+    synthetic images having the same neighbour (a binomial test does not, and
+    is given beside it), and for several images of one person. A few copies
+    among many images do not show there; `num_copies` counts the exact ones.
 
 Both hold only if training and held-out images come from one distribution: a
 test hospital of its own will not do. A copy also stands among the `pairs`. All
@@ -31,32 +31,12 @@ from scipy import special
 from scipy import stats
 
 from dp_diffusion import array_types
+from dp_diffusion.evaluation import closeness
 from dp_diffusion.evaluation import distances
 
+Persons = tuple[np.ndarray, np.ndarray]
 COPYING_Z = 3.0
 MIN_IN_CELL = 20  # Images on each side for a normal approximation.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CloserToTrain:
-  """Which real image is nearest: one trained on, or one held out?
-
-  Attributes:
-    fraction: share of synthetic images whose nearest real image is a training
-      image; a tie counts half.
-    expected: that share if it did not matter which were trained on.
-    z: (fraction - expected) in standard deviations over permutations of
-      which real images were trained on.
-    p_value: one-sided, of a fraction as large or larger, from z.
-    binomial_p_value: the same if synthetic images had neighbours of their
-      own; too small where they share them. Ties are left out.
-  """
-
-  fraction: float
-  expected: float
-  z: float
-  p_value: float
-  binomial_p_value: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +85,7 @@ class MemorizationResult:
   c_t: float
   c_t_p_value: float
   c_t_by_class: tuple[tuple[int, float], ...]
-  closer_to_train: CloserToTrain
+  closer_to_train: closeness.CloserToTrain
   authenticity: float
   num_exact: int
   train_distances: np.ndarray
@@ -169,6 +149,7 @@ def compare(
   space: str,
   synthetic_labels: np.ndarray | None = None,
   held_out_labels: np.ndarray | None = None,
+  persons: Persons | None = None,
   num_pairs: int = 16,
   advance: distances.Advance = lambda _: None,
 ) -> MemorizationResult:
@@ -181,6 +162,8 @@ def compare(
     space: what the distances are measured in.
     synthetic_labels: int[N], for `c_t_by_class`; None for none.
     held_out_labels: int[M].
+    persons: who is on which image of `train` and of `held_out`, where persons
+      were held out and not images; None for one image each.
     num_pairs: how many of the closest pairs to keep.
     advance: called now and then with the queries done since, which add up to
       `num_queries`; what it raises ends the search.
@@ -208,14 +191,13 @@ def compare(
     c_t_by_class=()
     if synthetic_labels is None or held_out_labels is None
     else z_by_cell(to_train, synthetic_labels, reference, held_out_labels),
-    closer_to_train=closer_to_train(
+    closer_to_train=closeness.closer_to_train(
       to_train,
       to_held_out,
       nearest_train,
       nearest_held_out,
-      len(train),
-      len(held_out),
-    ),  # fmt: skip
+      *(persons or (np.arange(len(train)), np.arange(len(held_out)))),
+    ),
     authenticity=_authenticity(train, to_train, nearest_train, advance),
     num_exact=int((to_train == 0).sum()),
     train_distances=to_train,
@@ -232,9 +214,10 @@ def num_queries(num_synthetic: int, num_held_out: int) -> int:
   return 3 * num_synthetic + num_held_out
 
 
-def num_real_queries(num_held_out: int) -> int:
-  """Nearest neighbours that `compare_real` asks for."""
-  return num_queries(num_held_out - num_held_out // 2, num_held_out // 2)
+def num_real_queries(num_held_out: int, persons: Persons | None = None) -> int:
+  """Nearest neighbours that `compare_real` asks for, with seed 0."""
+  stand_ins, rest = _halves(num_held_out, persons, seed=0)
+  return num_queries(len(stand_ins), len(rest))
 
 
 def compare_real(
@@ -242,6 +225,7 @@ def compare_real(
   held_out: np.ndarray,
   *,
   space: str,
+  persons: Persons | None = None,
   seed: int = 0,
   advance: distances.Advance = lambda _: None,
 ) -> MemorizationResult:
@@ -249,17 +233,37 @@ def compare_real(
 
   Args:
     train: [T, ...].
-    held_out: [M, ...]. A random half stands in for the synthetic images, the
-      rest stays held out.
+    held_out: [M, ...]. A random half (of the persons) stands in for the
+      synthetic images, the rest stays held out.
     space: what the distances are measured in.
+    persons: as of `compare`.
     seed: of the halves.
     advance: as of `compare`; adds up to `num_real_queries`.
   """
-  order = np.random.default_rng(seed).permutation(len(held_out))
-  stand_ins, rest = np.array_split(order, 2)
+  stand_ins, rest = _halves(len(held_out), persons, seed)
   return compare(
-    held_out[stand_ins], train, held_out[rest], space=space, advance=advance
+    held_out[stand_ins],
+    train,
+    held_out[rest],
+    space=space,
+    persons=persons and (persons[0], persons[1][rest]),
+    advance=advance,
   )
+
+
+def _halves(
+  num_held_out: int, persons: Persons | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of a random half of the persons' images, and of the others'."""
+  _, unit = np.unique(
+    persons[1] if persons else np.arange(num_held_out), return_inverse=True
+  )
+  if unit.max() == 0:  # One person cannot be divided: their images are.
+    unit = np.arange(num_held_out)
+  order = np.random.default_rng(seed).permutation(unit.max() + 1)
+  first, _ = np.array_split(order, 2)
+  is_first = np.isin(unit, first)
+  return np.flatnonzero(is_first), np.flatnonzero(~is_first)
 
 
 def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:
@@ -307,54 +311,6 @@ def z_by_cell(
     if min(len(a), len(b)) >= MIN_IN_CELL:
       scores.append((int(cell), mann_whitney_z(a, b)))
   return tuple(scores)
-
-
-def closer_to_train(
-  to_train: np.ndarray,
-  to_held_out: np.ndarray,
-  nearest_train: np.ndarray,
-  nearest_held_out: np.ndarray,
-  num_train: int,
-  num_held_out: int,
-) -> CloserToTrain:
-  """Tests whether training images are nearest more often than by chance.
-
-  Let w_j be how many synthetic images have real image j as their nearest
-  (among both sets; ties halved). Under the null hypothesis the labels
-  'trained on' are a random choice of T of the T + M real images, so the sum
-  of w_j over training images has mean S T / (T + M) and the variance of
-  sampling without replacement.
-
-  Args:
-    to_train: float64[N], distance to the nearest training image.
-    to_held_out: float64[N], to the nearest held-out image.
-    nearest_train: int64[N], which training image.
-    nearest_held_out: int64[N], which held-out image.
-    num_train: T.
-    num_held_out: M.
-  """
-  train_share = np.where(to_train == to_held_out, 0.5, to_train < to_held_out)
-  weights = np.concatenate(
-    [
-      np.bincount(nearest_train, train_share, num_train),
-      np.bincount(nearest_held_out, 1 - train_share, num_held_out),
-    ]
-  )
-  total = num_train + num_held_out
-  expected = num_train / total
-  variance = num_train * num_held_out / total * weights.var(ddof=1)
-  found = train_share.sum() - len(train_share) * expected
-  z = float(found / np.sqrt(variance)) if variance > 0 else 0.0
-  decided = train_share != 0.5
-  wins, decisions = int(train_share[decided].sum()), int(decided.sum())
-  binomial = stats.binom.sf(wins - 1, decisions, expected) if decisions else 1.0
-  return CloserToTrain(
-    fraction=float(train_share.mean()),
-    expected=expected,
-    z=z,
-    p_value=float(special.ndtr(-z)),
-    binomial_p_value=float(binomial),
-  )
 
 
 def _first(

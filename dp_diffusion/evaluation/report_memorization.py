@@ -185,8 +185,8 @@ def _definitions(found: memorization.MemorizationResult) -> str:
       f' {formats.number(found.num_train)} training and'
       f' {formats.number(found.num_held_out)} held-out images. Which of them'
       ' were trained on would not matter without copying; z and p are over'
-      f' permutations of that, and z above {memorization.COPYING_Z:g} is'
-      ' copying.',
+      ' permutations of that (of persons, where they are known), and z above'
+      f' {memorization.COPYING_Z:g} is copying.',
       '- **Authentic**: share of the images that are further from their nearest'
       ' training image than that one is from its own nearest neighbour'
       ' (arXiv 2102.08921).',

@@ -137,6 +137,7 @@ def sections(
   held_out: LabelledImages,
   private_dir: epath.Path,
   stop: interrupts.Stop,
+  persons: memorization.Persons | None = None,
 ) -> list[page.Section]:
   """Measures distances and looks for copies.
 
@@ -149,6 +150,7 @@ def sections(
     private_dir: for the picture of the closest pairs, and for features that
       take long.
     stop: asked now and then while features are computed.
+    persons: int32[T] of `train` and int32[M] of `held_out`, where known.
 
   Raises:
     UsageError: there are too few images.
@@ -156,6 +158,8 @@ def sections(
   """
   settings = config.evaluate
   most = settings.max_distance_images
+  if persons:
+    persons = persons[0], members_lib.subset(held_out[0], persons[1], most)[1]
   synthetic, held_out = (
     members_lib.subset(*images, most) for images in (synthetic, held_out)
   )
@@ -179,7 +183,9 @@ def sections(
       )
     found.append(report_quality.section(compared))
   if settings.memorization:
-    found.append(_copies(synthetic, train[0], held_out, private_dir, stop))
+    found.append(
+      _copies(synthetic, train[0], held_out, private_dir, stop, persons)
+    )
   return found
 
 
@@ -218,12 +224,13 @@ def _copies(
   held_out: LabelledImages,
   private_dir: epath.Path,
   stop: interrupts.Stop,
+  persons: memorization.Persons | None,
 ) -> page.Section:
   """Every synthetic image against every real one."""
   images, labels = synthetic
   fresh = np.asarray(held_out[0])
   total = memorization.num_queries(len(images), len(fresh))
-  total += memorization.num_real_queries(len(fresh))
+  total += memorization.num_real_queries(len(fresh), persons)
   what = 'looking for copies of training images'
   with _progress(what, total, stop) as advance:
     found = memorization.compare(
@@ -233,10 +240,11 @@ def _copies(
       space='pixels',
       synthetic_labels=labels,
       held_out_labels=held_out[1],
+      persons=persons,
       advance=advance,
     )
     real = memorization.compare_real(
-      train_images, fresh, space='pixels', advance=advance
+      train_images, fresh, space='pixels', persons=persons, advance=advance
     )
   picture = report_memorization.closest_pairs(found, images, train_images)
   files.write_bytes(private_dir / PAIRS_NAME, picture, 0o600)

@@ -120,6 +120,9 @@ def measure(
   fresh = test
   if settings.held_out_split not in ('', config.data.test_split):
     fresh = registry.load(config.data, settings.held_out_split)
+  persons = None
+  if real.person is not None and fresh.person is not None:
+    persons = np.asarray(real.person), np.asarray(fresh.person)
   return Measured(
     accuracies=found,
     images={
@@ -136,6 +139,7 @@ def measure(
         (fresh.images, fresh.labels),
         places.private,
         stop,
+        persons,
       ),
     ],
   )

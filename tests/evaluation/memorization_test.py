@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dp_diffusion.evaluation import closeness
 from dp_diffusion.evaluation import memorization
 
 
@@ -121,17 +122,59 @@ def test_permutation_moments_are_those_of_all_permutations():
     order = np.random.default_rng(seed).permutation(5)
     sums.append(np.isin(pooled, order[:num_train]).sum())
   is_train = pooled < num_train
-  result = memorization.closer_to_train(
+  result = closeness.closer_to_train(
     np.where(is_train, 1.0, 2.0),
     np.where(is_train, 2.0, 1.0),
     np.where(is_train, pooled, 0),
     np.where(is_train, 0, pooled - num_train),
-    num_train,
-    num_held_out,
+    np.arange(num_train),
+    np.arange(num_held_out),
   )
   expected = (is_train.sum() - np.mean(sums)) / np.std(sums)
   np.testing.assert_allclose(result.z, expected, rtol=0.1, atol=0.05)
   assert result.fraction == is_train.mean()
+
+
+def test_persons_are_no_copies_of_themselves():
+  """Fresh images, 24 persons trained on and 6 held out, of 50 images each."""
+  z, of_images, of_real = [], [], []
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    persons = np.repeat(np.arange(30), 50)
+    real = fresh(rng, 30, 8)[persons] + 0.3 * fresh(rng, 1500, 8)
+    train, held_out = real[:1200], real[1200:]
+    synthetic = fresh(rng, 600, 8)
+    known = persons[:1200], persons[1200:]
+    result = compare(synthetic, train, held_out, persons=known)
+    z.append(result.closer_to_train.z)
+    of_images.append(compare(synthetic, train, held_out).closer_to_train.z)
+    of_real.append(
+      memorization.compare_real(
+        train, held_out, space='features', persons=known
+      ).closer_to_train.z
+    )
+  assert np.std(of_images) > 2  # What would be found without persons.
+  assert np.std(z) < 1.3 and np.max(z) < 3
+  assert np.std(of_real) < 1.3 and np.max(of_real) < 3
+
+
+def test_copies_of_persons_are_flagged():
+  rng = np.random.default_rng(0)
+  persons = np.repeat(np.arange(60), 5)
+  real = fresh(rng, 60)[persons] + 0.3 * fresh(rng, 300)
+  train, held_out = real[:200], real[200:]
+  copies = train + 0.01 * fresh(rng, 200)
+  known = persons[:200], persons[200:]
+  assert compare(copies, train, held_out, persons=known).is_copying
+
+
+def test_halves_of_the_held_out_images_divide_no_person():
+  train, persons = np.arange(3), np.repeat(np.arange(5), 4)
+  first, rest = memorization._halves(20, (train, persons), 0)
+  assert not set(persons[first]) & set(persons[rest])
+  assert sorted([*first, *rest]) == list(range(20))
+  alone, others = memorization._halves(4, (train, persons[:4]), 0)
+  assert len(alone) == len(others) == 2
 
 
 def test_ties_count_half():
