@@ -297,11 +297,15 @@ def one_run(
 def noise_scale(observed: np.ndarray) -> float:
   """Std of the noise, from what is seen: robust against the few signals.
 
+  From the differences of following steps: what the other records add to a
+  canary's direction is gone with no median of few steps to be taken.
+
   Args:
-    observed: float[T, m], as for `participation_scores`.
+    observed: float[T, m], T >= 2, as for `participation_scores`.
   """
-  deviation = np.abs(_without_baseline(observed))
-  return max(_MIN_SCALE, _MAD_TO_STD * float(np.median(deviation)))
+  deviation = np.abs(np.diff(np.asarray(observed, np.float64), axis=0))
+  scale = _MAD_TO_STD * float(np.median(deviation)) / np.sqrt(2)
+  return max(_MIN_SCALE, scale)
 
 
 def participation_scores(

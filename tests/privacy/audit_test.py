@@ -242,6 +242,15 @@ def test_scores_need_no_common_offset_or_scale():
   assert audit.noise_scale(observed) == pytest.approx(NOISE, rel=0.03)
 
 
+@pytest.mark.parametrize('num_steps', [2, 4, 10, 50])
+def test_scale_of_the_noise_does_not_depend_on_the_number_of_steps(num_steps):
+  rng = np.random.default_rng(0)
+  baseline = 10 * rng.normal(size=(1, 100_000 // num_steps))
+  noise = NOISE * rng.normal(size=(num_steps, 100_000 // num_steps))
+  scale = audit.noise_scale(baseline + noise)
+  assert scale == pytest.approx(NOISE, rel=0.02)
+
+
 def test_score_is_the_log_likelihood_ratio():
   """Against a naive sum over steps of ln p(y | in) / p(y | out)."""
   observed, _ = observe(0, noise=NOISE, num_canaries=20)
