@@ -102,7 +102,7 @@ def measure(
   )
   extractor = distances.extractor(config, places.private, stop)
   num_images = {source: len(labels) for source, (_, labels) in sets.items()}
-  plan = training_plan.make(settings, num_images)
+  plan = training_plan.make(settings, num_images, config.seed)
   with held_out.closed():
     members.train(plan.all())
 

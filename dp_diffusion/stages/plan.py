@@ -159,7 +159,8 @@ def _evaluation_cost(config: config_lib.Config) -> Cost:
   sizes = dict.fromkeys(sources, config.sample.num_samples)
   images: collections.Counter[str] = collections.Counter()
   # A classifier in several groups is trained once.
-  for member in set(training_plan.make(config.evaluate, sizes).all()):
+  plan = training_plan.make(config.evaluate, sizes, config.seed)
+  for member in set(plan.all()):
     if member.config.name != training_plan.REFERENCE:
       steps = member.config.num_steps
       images[member.config.name] += steps * member.config.batch_size

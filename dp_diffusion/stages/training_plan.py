@@ -13,6 +13,8 @@ from dp_diffusion.evaluation import members
 # As the report's keys: ours by its kind, all others by their names.
 MAIN = 'cnn'
 REFERENCE = 'svm'
+_MOST_SEEDS = 1000  # Of one run; the next run's begin there.
+_NUM_SEEDS = 2**31
 
 Group = tuple[members.Member, ...]  # They differ by their seed.
 
@@ -42,7 +44,9 @@ class Plan:
 
 
 def make(
-  settings: evaluate_config.EvaluateConfig, num_images: Mapping[str, int]
+  settings: evaluate_config.EvaluateConfig,
+  num_images: Mapping[str, int],
+  seed: int,
 ) -> Plan:
   """Plans what the config asks for.
 
@@ -50,6 +54,8 @@ def make(
     settings: the section `evaluate`.
     num_images: source -> training images. Curve and grid are made where
       'synthetic' is one.
+    seed: of the run. Runs of other seeds train other networks, also on images
+      that they have in common, so that a spread over seeds holds theirs.
   """
 
   def group(
@@ -62,9 +68,9 @@ def make(
         source=source,
         num_images=number or num_images[source],
         config=config,
-        seed=seed,
+        seed=(_MOST_SEEDS * seed + number_of_seed) % _NUM_SEEDS,
       )
-      for seed in range(num_seeds)
+      for number_of_seed in range(num_seeds)
     )
 
   configs = {MAIN: settings.classifier}
