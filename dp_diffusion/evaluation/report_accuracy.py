@@ -143,9 +143,9 @@ def section(found: Accuracies) -> page.Section:
   words = page.Text(
     f'Share of {formats.number(num_held_out(scores))} held-out real images that'
     ' are classified correctly, by classifiers that were trained on one source'
-    ' of images each. The held-out images are read once, when every choice has'
-    ' been made. The interval is Wilson’s for that number of images; ± is the'
-    ' standard deviation over seeds.'
+    ' of images each. An evaluation reads the held-out images once, when every'
+    ' choice has been made. The interval is Wilson’s for that number of images;'
+    ' ± is the standard deviation over seeds.'
   )
   tables = [
     page.Table(

@@ -19,6 +19,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion.evaluation import report
 from dp_diffusion.evaluation import report_accuracy
+from dp_diffusion.evaluation import report_earlier
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import interrupts
@@ -67,6 +68,7 @@ def _run_on_main(
     private=workdir.private,
   )
   statement = files.read_whole_json(workdir.release / 'privacy.json')
+  earlier = _earlier(workdir)
   measured = measuring.measure(config, places, stop, sources)
   findings = report.Findings(
     title=config.name,
@@ -87,8 +89,20 @@ def _run_on_main(
   report.write(
     findings,
     workdir.evaluation,
-    (*measured.sections, *audit.sections(workdir)),
+    (
+      *measured.sections,
+      report_earlier.section(earlier, findings.config['evaluate']),
+      *audit.sections(workdir),
+    ),
   )
+
+
+def _earlier(workdir: workdirs.Workdir) -> list[dict[str, Any]]:
+  """Evaluations that have read the held-out images before this one."""
+  path = workdir.evaluation / 'report.json'
+  if not path.exists():
+    return []
+  return report_earlier.with_last(files.read_whole_json(path))
 
 
 def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,10 @@ def test_more_is_asked_for_and_only_more_is_trained(
   assert len(after) == len(before) + 2 * 3 + 1 + 2
   report = _report(workdir)
   assert report['accuracy_num_seeds']['real']['cnn'] == 3
+  (earlier,) = report['earlier_evaluations']
+  assert earlier['evaluate']['num_seeds'] == 2
+  assert earlier['accuracy'] == _report(finished_run.workdir)['accuracy']
+  assert _report(finished_run.workdir)['earlier_evaluations'] == []
   assert 'pixels' in report['quality']['real']['frechet']['name']
 
 
