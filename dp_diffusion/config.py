@@ -327,15 +327,17 @@ class Config:
     evaluate, sizes = self.evaluate, [self.sample.num_samples]
     if self.data.unit == 'image':
       sizes.append(self.privacy.num_examples)
-    is_asked = evaluate.features == 'inception' and (
-      not evaluate.allow_few_images
+      if self.data.name == 'folder':  # And a share of all is held out.
+        share = self.data.test_fraction
+        sizes.append(round(sizes[-1] * share / (1 - share)))
+    is_asked = (
+      evaluate.features == 'inception' and not evaluate.allow_few_images
     )
     if is_asked and min(sizes) <= NUM_INCEPTION_FEATURES:
       raise ValueError(
         "Expected evaluate.features='inception' only with more than"
-        f' {NUM_INCEPTION_FEATURES} images, sampled and to train on, not'
-        f" {min(sizes)}: set it to '' for no distances, or"
-        ' evaluate.allow_few_images=True.'
+        f' {NUM_INCEPTION_FEATURES} images, sampled, to train on and held out,'
+        f" not {min(sizes)}: set it to '', or evaluate.allow_few_images=True."
       )
 
   def _diffusion(

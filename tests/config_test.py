@@ -82,6 +82,14 @@ def test_both_stages_weigh_the_loss_as_asked() -> None:
     assert diffusion.loss_weighting == 'min_snr'
 
 
+def test_fid_needs_enough_images_that_are_held_out() -> None:
+  config = str(ROOT / 'configs' / 'own_images.py')
+  changed = {'data.class_names': "('a', 'b')", 'data.path': '/data'}
+  config_lib.load(config, changed)
+  with pytest.raises(array_types.UsageError, match='held out, not 1111'):
+    config_lib.load(config, changed | {'data.test_fraction': '0.1'})
+
+
 @pytest.mark.parametrize('name', ['image_size', 'channels'])
 def test_the_network_needs_the_shape_of_the_images(name: str) -> None:
   changed = {f'data.{name}': '0', f'pretrain.data.{name}': '0'}

@@ -91,13 +91,14 @@ def compare(
   moments = fid.moments(reference)
   reference_radii = prdc.radii(reference, advance=advance)
 
-  def measure(candidates: np.ndarray) -> Quality:
+  def measure(candidates: np.ndarray, what: str) -> Quality:
     return Quality(
       frechet=fid.compare(
         extractor,
         moments,
         candidates,
         reference_name=reference_name,
+        what=what,
         allow_few=allow_few,
         seed=seed,
       ),
@@ -119,16 +120,17 @@ def compare(
     )
 
   number = min(len(held_out), len(synthetic))
+  few = 'synthetic' if number == len(synthetic) else 'held-out real'
   rng = np.random.default_rng(seed)
   of_synthetic = np.sort(rng.permutation(len(synthetic))[:number])
   of_held_out = np.sort(rng.permutation(len(held_out))[:number])
-  everything = measure(synthetic)
+  everything = measure(synthetic, 'synthetic images')
   return Comparison(
     synthetic=everything,
     synthetic_at_equal_number=everything
     if number == len(synthetic)
-    else measure(synthetic[of_synthetic]),
-    real=measure(held_out[of_held_out]),
+    else measure(synthetic[of_synthetic], f'{few} images'),
+    real=measure(held_out[of_held_out], f'{few} images'),
   )
 
 

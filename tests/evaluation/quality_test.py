@@ -79,5 +79,7 @@ def test_is_json_and_names_the_features():
 def test_too_few_held_out_images_are_refused_too():
   rng = np.random.default_rng(0)
   sets = make_features(rng, 40), make_features(rng, 4), make_features(rng, 40)
-  with pytest.raises(array_types.UsageError, match='more than 4'):
+  with pytest.raises(
+    array_types.UsageError, match='more than 4 held-out real images'
+  ):
     compare(*sets)
