@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import pathlib
 import sys
 from typing import Any
 
@@ -82,6 +83,14 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   return lines + [line | {'seconds': None} for line in more]
 
 
+def draw(found: sweeps.Found, path: pathlib.Path) -> None:
+  """The grid of epsilon 10, and beside it that of what began from scratch."""
+  table_rows.draw_samples(found, path)
+  for run in found:
+    if run['group'] == 'from scratch':
+      table_rows.draw_samples([run], path.with_name('from_scratch.png'))
+
+
 def _distances(source: str) -> dict[str, Callable[..., float | None]]:
   """How far images of a source are from those of training."""
   return {
@@ -116,7 +125,7 @@ EXPERIMENT = sweeps.Experiment(
   name='mnist_cpu',
   plan=PLAN,
   rows=rows,
-  draw=table_rows.draw_samples,
+  draw=draw,
   figure={
     'file': 'samples.png',
     'alt': 'Synthetic MNIST digits at 14x14, epsilon 10, a row per class',

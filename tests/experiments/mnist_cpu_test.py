@@ -33,14 +33,16 @@ def test_without_an_ensemble_there_is_no_such_measure():
   assert set(run.rows([found], 0.0)[0]['measures']) == {'Small CNN'}
 
 
-def test_the_picture_is_that_of_the_release(tmp_path):
-  release = tmp_path / 'a b' / 'release'
-  release.mkdir(parents=True)
-  (release / 'samples.png').write_bytes(b'png')
-  run.EXPERIMENT.draw(
-    [entry('epsilon 10', 0.9, release.parent)], tmp_path / 'x.png'
-  )
-  assert (tmp_path / 'x.png').read_bytes() == b'png'
+def test_the_pictures_are_those_of_the_releases(tmp_path):
+  found = []
+  for group in ('epsilon 10', 'from scratch'):
+    release = tmp_path / f'of {group}' / 'release'
+    release.mkdir(parents=True)
+    (release / 'samples.png').write_bytes(group.encode())
+    found.append(entry(group, 0.9, release.parent))
+  run.EXPERIMENT.draw(found, tmp_path / 'x.png')
+  assert (tmp_path / 'x.png').read_bytes() == b'epsilon 10'
+  assert (tmp_path / 'from_scratch.png').read_bytes() == b'from scratch'
 
 
 def test_an_audit_has_a_row_of_its_own():
