@@ -69,8 +69,48 @@ class Conv(nn.Module):
       bias = self.param(
         'bias', nn.initializers.zeros, (self.features,), jnp.float32
       )
-      y = y + bias.astype(self.dtype)[None, None, None]
+      y = add_to_all(y, bias[None, None, None])
     return materialize.gradient_once(y)
+
+
+class Dense(nn.Module):
+  """`nn.Dense` whose bias has a float32 gradient, see `add_to_all`.
+
+  Attributes:
+    features: output features.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps float[B, Ci] to [B, features] of `dtype`."""
+    shape = (x.shape[-1], self.features)
+    kernel = self.param('kernel', _default_init, shape, jnp.float32)
+    y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    bias = self.param(
+      'bias', nn.initializers.zeros, (self.features,), jnp.float32
+    )
+    return add_to_all(y, bias[None])
+
+
+def add_to_all(y: jax.Array, value: jax.Array) -> jax.Array:
+  """Adds in float32 what is broadcast, such as a bias over pixels.
+
+  The gradient of a broadcast is a sum, which XLA takes in the dtype of the
+  addition: in bfloat16 a sum over pixels stops growing at 256 times its terms.
+  The casts are fused; the result is what is stored.
+
+  Args:
+    y: of any float dtype.
+    value: float that can be broadcast to the shape of `y`.
+
+  Returns:
+    `y + value`, of the shape and dtype of `y`.
+  """
+  return (y.astype(jnp.float32) + value.astype(jnp.float32)).astype(y.dtype)
 
 
 class GroupNorm(nn.Module):

@@ -125,15 +125,15 @@ class ResBlock(nn.Module):
     h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
     h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
     factor = 2 if config.scale_shift else 1
-    condition = nn.Dense(factor * self.features, dtype=dtype, name='embedding')(
-      embedding
-    )
+    condition = layers.Dense(
+      factor * self.features, dtype=dtype, name='embedding'
+    )(embedding)
     norm = layers.GroupNorm(config.num_groups, dtype, name='norm_2')
     if config.scale_shift:
       scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h, (shift, scale))
     else:
-      h = norm(h + condition[:, None, None])
+      h = norm(layers.add_to_all(h, condition[:, None, None]))
     h = nn.silu(h)
     if config.dropout:
       h = nn.Dropout(config.dropout)(h, deterministic=not is_training)
@@ -231,8 +231,8 @@ class UNet(nn.Module):
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
     features = 4 * config.channels
     h = layers.timestep_embedding(timestep, config.channels).astype(dtype)
-    h = nn.silu(nn.Dense(features, dtype=dtype, name='time_1')(h))
-    h = nn.Dense(features, dtype=dtype, name='time_2')(h)
+    h = nn.silu(layers.Dense(features, dtype=dtype, name='time_1')(h))
+    h = layers.Dense(features, dtype=dtype, name='time_2')(h)
     return h + layers.LabelEmbedding(
       config.num_classes, features, dtype, name='label'
     )(label)

@@ -96,6 +96,34 @@ def test_convolution_computes_in_dtype_with_float32_parameters():
     assert leaf.dtype == jnp.float32
 
 
+@pytest.mark.parametrize('name', ['conv', 'dense'])
+def test_a_bias_gradient_of_bfloat16_is_summed_in_float32(name):
+  """8192 terms of one sign, in bfloat16, would stop growing at 256."""
+  if name == 'conv':
+    module, x = layers.Conv(2, dtype=jnp.bfloat16), _normal(0, 8, 32, 32, 2)
+  else:
+    module, x = layers.Dense(2, dtype=jnp.bfloat16), _normal(0, 8192, 2)
+  variables = module.init(jax.random.key(0), x)
+  cotangent = (0.5 + _normal(1, *x.shape)).astype(jnp.bfloat16)
+  _, pullback = jax.vjp(lambda v: module.apply(v, x), variables)
+  (gradients,) = pullback(cotangent)
+  want = np.asarray(cotangent, np.float64).reshape(-1, 2).sum(0)
+  got = gradients['params']['bias']
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, want, rtol=0.01)
+
+
+def test_dense_is_that_of_flax():
+  x = _normal(0, 5, 3)
+  ours, theirs = layers.Dense(4), nn.Dense(4)
+  variables = theirs.init(jax.random.key(1), x)
+  mine = ours.init(jax.random.key(1), x)
+  jax.tree.map(np.testing.assert_array_equal, mine, variables)
+  np.testing.assert_allclose(
+    ours.apply(mine, x), theirs.apply(variables, x), rtol=1e-6
+  )
+
+
 def test_zero_init_gives_zero():
   module = layers.Conv(2, is_zero_init=True)
   x = _normal(0, 1, 4, 4, 2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import functools
+from typing import Any
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 
 from dp_diffusion import config as config_lib
@@ -71,3 +74,41 @@ def test_bfloat16_computes_and_float32_adds_up() -> None:
     indices,
   )
   assert _floats((after, loss)) == {'float32'}
+
+
+def test_no_long_sum_is_left_to_bfloat16() -> None:
+  """Gradients of what is added at every pixel are sums over all of them."""
+  config = config_lib.load(
+    _CONFIG,
+    {
+      'model.compute_dtype': 'bfloat16',
+      'model.scale_shift': 'false',
+      'finetune.augmult': '8',
+    },
+  )
+  network = unet.UNet(config.unet_config(config.data))
+  params = sizing.private_state(config, 2).params
+
+  def loss(params, images, steps, labels):
+    found = network.apply({'params': params}, images, steps, labels)
+    return jnp.mean(jnp.square(found.astype(jnp.float32)))
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(
+    params,
+    jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32),
+    jax.ShapeDtypeStruct((8,), jnp.int32),
+    jax.ShapeDtypeStruct((8,), jnp.int32),
+  )
+  longest = max(_bfloat16_sums(jaxpr.jaxpr), default=0)
+  assert longest <= 4  # Of the pixels that one was repeated to.
+
+
+def _bfloat16_sums(jaxpr: Any) -> Iterator[int]:
+  """How many values each sum in bfloat16 adds up, also in inner programs."""
+  for equation in jaxpr.eqns:
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _bfloat16_sums(inner)
+    if equation.primitive.name in ('reduce_sum', 'reduce_window_sum'):
+      (source,) = equation.invars
+      if source.aval.dtype == jnp.bfloat16:
+        yield source.aval.size // max(1, equation.outvars[0].aval.size)
