@@ -181,7 +181,7 @@ def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
   size = (
     microbatch.largest_that_fits(need, share, available_bytes) if need else 1
   )
-  compiled = compile_fn(size)
+  compiled = compile_fn(size, is_timed=True)
   batch = _black(config, (size,))
 
   def run(state: array_types.PyTree) -> array_types.PyTree:
@@ -202,7 +202,7 @@ def _private(
   size = config.finetune.microbatch_size or (
     microbatch.quickest_that_fits(need, share, available_bytes) if need else 1
   )
-  compiled = compile_fn(size)
+  compiled = compile_fn(size, is_timed=True)
   params = _zeros(state.params)
   is_person = config.data.unit == 'person'
   shape = (size, config.finetune.augmult) if is_person else (size,)

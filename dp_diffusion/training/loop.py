@@ -103,7 +103,12 @@ def private_step(
       lambda x: x.reshape(slots.indices.shape + x.shape[1:]),  # noqa: B023
       batch,
     )
-    batch = devices.shard(batch)
+    arguments = (
+      devices.shard(batch),
+      draw_key,
+      devices.shard(slots.indices),
+      devices.shard(slots.is_padding),
+    )
     # The batch was prepared while the device computed. Not further ahead: a
     # call that waits holds its temporary memory already.
     jax.block_until_ready(total)
@@ -111,10 +116,7 @@ def private_step(
       state.params,
       state.frozen_params,
       total,
-      batch,
-      draw_key,
-      devices.shard(slots.indices),
-      devices.shard(slots.is_padding),
+      *arguments,
     )
   stats = steps.private_stats(total)
   return steps.apply(state, total, steps.streams.noise_keys(step)), stats

@@ -10,12 +10,11 @@ sums differ by rounding alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import math
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,12 @@ _USABLE = 0.9  # Of the memory; the rest is for fragments and the next batch.
 _CPU_SHARE = 0.5  # Of the machine's memory, for all its devices together.
 _CALL_COST = 4  # Of a microbatch beside its examples, in examples: assumed.
 
-# Size -> the compiled step, for its `memory_analysis`.
-CompileFn = Callable[[int], Any]
+
+class CompileFn(Protocol):
+  """Compiles a step for a number of examples."""
+
+  def __call__(self, size: int, *, is_timed: bool = False) -> Any:
+    """Compiles as training does where it `is_timed`, else for its memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +202,7 @@ def private_compile_fn(
   )
   key = jax.eval_shape(lambda: jax.random.key(0))
 
-  def compile_at(size: int) -> Any:
+  def compile_at(size: int, *, is_timed: bool = False) -> Any:
     lowered = run.lower(
       state.params,
       state.frozen_params,
@@ -209,7 +212,7 @@ def private_compile_fn(
       jax.ShapeDtypeStruct((size,), 'int32'),
       jax.ShapeDtypeStruct((size,), 'bool'),
     )
-    return _compile(lowered)
+    return _compile(lowered, is_timed)
 
   return compile_at
 
@@ -227,9 +230,10 @@ def public_compile_fn(
   run = jax.jit(fn, donate_argnums=0)
   key = jax.eval_shape(lambda: jax.random.key(0))
 
-  def compile_at(size: int) -> Any:
+  def compile_at(size: int, *, is_timed: bool = False) -> Any:
     indices = jax.ShapeDtypeStruct((size,), 'int32')
-    return _compile(run.lower(state, _batch(example, size), key, indices))
+    lowered = run.lower(state, _batch(example, size), key, indices)
+    return _compile(lowered, is_timed)
 
   return compile_at
 
@@ -240,14 +244,14 @@ def resident_bytes(state: train_state.TrainState) -> int:
   return tree_bytes(state) - tree_bytes(arguments)
 
 
-def _compile(lowered: Any) -> Any:
-  """Compiles what is only asked for its memory.
+def _compile(lowered: Any, is_timed: bool) -> Any:
+  """Compiles; what is only asked for its memory, on a GPU in less time.
 
-  On a GPU without trying which kernels are the quickest, which takes minutes
-  and moves the memory by little.
+  There it goes without trying which kernels are the quickest, which takes
+  minutes and moves the memory by little.
   """
   options = {}
-  if jax.default_backend() == 'gpu':
+  if jax.default_backend() == 'gpu' and not is_timed:
     options['xla_gpu_autotune_level'] = 0
   return lowered.compile(compiler_options=options)
 

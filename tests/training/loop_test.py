@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 from etils import epath
 import jax
@@ -413,3 +414,29 @@ def test_public_batch_must_be_shared_out(trainer, public_step, tmp_path):
   job = PublicJob(trainer, public_step, tmp_path, batch_size=5)
   with pytest.raises(array_types.UsageError, match='batch_size=5 .* 2 devices'):
     job.go()
+
+
+def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch):
+  events: list[str] = []
+
+  def record(name, result=None):
+    return lambda *args: events.append(name) or result
+
+  monkeypatch.setattr(loop.jax, 'block_until_ready', record('wait'))
+  devices = types.SimpleNamespace(
+    num_devices=1, process_index=0, process_count=1, shard=record('shard')
+  )
+  steps = types.SimpleNamespace(
+    selector=types.SimpleNamespace(select=lambda step: np.arange(5)),
+    streams=types.SimpleNamespace(draw_key=lambda s: 0, noise_keys=lambda s: 0),
+    gather=lambda indices, step: np.zeros((len(indices), 1)),
+    microbatch_size=2,
+    zeros=lambda params: 0,
+    accumulate=record('accumulate', 0),
+    apply=record('apply', 'state'),
+    private_stats=record('stats'),
+  )
+  state = types.SimpleNamespace(params={}, frozen_params={})
+  loop.private_step(steps, devices, state, 0)
+  text = ' '.join(events)
+  assert text.count('wait accumulate') == 3 and 'wait shard' not in text

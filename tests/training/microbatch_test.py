@@ -45,7 +45,8 @@ def compiled(argument=0, output=0, alias=0, temp=0):
 
 
 def test_need_is_a_line_through_two_sizes():
-  def compile_fn(size):
+  def compile_fn(size, *, is_timed=False):
+    assert not is_timed
     return compiled(argument=50 + size, output=30, alias=30, temp=20 * size)
 
   need = microbatch.measure(compile_fn, resident_bytes=1000)
@@ -130,6 +131,17 @@ def test_what_the_compiler_says_covers_what_must_be_there():
     assert need.total_bytes(size) >= (5 + size) * weights
   assert need.example_bytes >= weights
   assert need.example_bytes <= 10 * weights
+
+
+@pytest.mark.parametrize('is_timed', [True, False])
+def test_what_is_timed_on_a_gpu_is_compiled_as_training_does(
+  monkeypatch, is_timed
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  lowered = types.SimpleNamespace(
+    compile=lambda compiler_options: compiler_options
+  )
+  assert bool(microbatch._compile(lowered, is_timed)) is not is_timed
 
 
 def test_public_need_grows_with_the_examples_only_by_activations():
