@@ -108,8 +108,7 @@ def seconds(found: Found, first_secs: float) -> float:
 
 def frechet(run: Mapping[str, Any], source: str = 'synthetic') -> float | None:
   """Frechet distance of an entry in whatever features, where it has it."""
-  found = run.get('quality', {}).get(source, {}).get('frechet', {})
-  return found.get('value')
+  return _quality(run, source, 'frechet').get('value')
 
 
 def images(run: Mapping[str, Any], source: str, name: str) -> float | None:
@@ -120,8 +119,7 @@ def images(run: Mapping[str, Any], source: str, name: str) -> float | None:
     source: 'synthetic', 'synthetic_at_equal_number' or 'real'.
     name: 'precision' or 'recall'.
   """
-  found = run.get('quality', {}).get(source, {}).get('precision_recall', {})
-  return found.get(name)
+  return _quality(run, source, 'precision_recall').get(name)
 
 
 def nearest_of_training(
@@ -139,8 +137,13 @@ def nearest_of_training(
 
 def fid(run: Mapping[str, Any]) -> float | None:
   """FID of an entry; None where it is in other features, or not there."""
-  found = run.get('quality', {}).get('synthetic', {}).get('frechet', {})
-  return frechet(run) if found.get('is_inception') else None
+  found = _quality(run, 'synthetic', 'frechet')
+  return found.get('value') if found.get('is_inception') else None
+
+
+def _quality(run: Mapping[str, Any], source: str, name: str) -> dict[str, Any]:
+  """What one metric says of a source's images; {} where it was not taken."""
+  return run.get('quality', {}).get(source, {}).get(name, {})
 
 
 def accuracy(

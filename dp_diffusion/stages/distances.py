@@ -159,7 +159,7 @@ def sections(
   settings = config.evaluate
   most = settings.max_distance_images
   if persons:
-    persons = persons[0], members_lib.subset(held_out[0], persons[1], most)[1]
+    persons = persons[0], members_lib.subset(persons[1], persons[1], most)[1]
   synthetic, held_out = (
     members_lib.subset(*images, most) for images in (synthetic, held_out)
   )

@@ -65,11 +65,9 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
     UsageError: the statement is damaged, is not of these weights, or protects
       another unit than this run.
   """
-  path = workdir.public_weights
-  if not path.exists():
-    if not config.pretrain.init_from:
-      return Inherited()
-    path = init_path(config.pretrain)
+  path = _first_weights(config, workdir)
+  if path is None:
+    return Inherited()
   found = _beside(path)
   for entry in found.entries:
     if entry.ledger.unit != config.data.unit:
@@ -83,11 +81,19 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
 
 def can_be_read(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
   """Whether `find` saw the first weights, or they come from the seed."""
-  return (
-    workdir.public_weights.exists()
-    or not config.pretrain.init_from
-    or init_path(config.pretrain).exists()
-  )
+  path = _first_weights(config, workdir)
+  return path is None or path.exists()
+
+
+def _first_weights(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> epath.Path | None:
+  """Those of `public/`, else those to start from; None for fresh ones."""
+  if workdir.public_weights.exists():
+    return workdir.public_weights
+  if not config.pretrain.init_from:
+    return None
+  return init_path(config.pretrain)
 
 
 def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
