@@ -12,17 +12,22 @@ a result, that of a CPU and that of accelerators, agree up to rounding
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from dp_diffusion import array_types
 
+_Pair: TypeAlias = tuple[array_types.Array, array_types.Array]
+
 # Squares of gradients times this number overflow for no finite float32.
 _TINY = 2.0**-80
 _EXAMPLES_AT_A_TIME = 4
+_BLOCK = 512
+_FEW_NUMBERS = 8192  # Of a leaf of one example: read together with others.
 
 
 def global_norms(
@@ -76,12 +81,17 @@ def masked_sum(
 def _norms_by_two_sums(
   grads: array_types.PyTree,
 ) -> tuple[array_types.Array, array_types.Array]:
-  """`global_norms`; accelerators take both sums in one pass."""
-  plain, scaled = _sum_of_squares(grads), _sum_of_squares(grads, _TINY)
-  norms = jnp.where(
-    jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
-  )
-  return norms, jnp.isfinite(scaled)
+  """`global_norms`; both sums in one reduction, which reads each leaf once."""
+  plain, scaled = jnp.zeros(()), jnp.zeros(())
+  zero = jnp.zeros(())
+  for leaf in _few_leaves(jax.tree.leaves(grads)):
+    g = _blocks(_rows(leaf))
+    sums = jax.lax.reduce(
+      (jnp.square(g), jnp.square(g * _TINY)), (zero, zero), _add_pairs, (2,)
+    )
+    plain += jnp.sum(sums[0], axis=1)
+    scaled += jnp.sum(sums[1], axis=1)
+  return _norms_of(plain, scaled)
 
 
 def _norms_by_one_sum_or_two(
@@ -96,10 +106,20 @@ def _norms_by_one_sum_or_two(
   norms, is_finite = jax.lax.cond(
     jnp.all(is_finite),
     lambda _: (jnp.sqrt(plain), is_finite),
-    _norms_by_two_sums,
+    lambda grads: _norms_of(plain, _sum_of_squares(grads, _TINY)),
     grads,
   )
   return norms, is_finite
+
+
+def _norms_of(
+  plain: array_types.Array, scaled: array_types.Array
+) -> tuple[array_types.Array, array_types.Array]:
+  """`global_norms` from sums of squares and of squares of _TINY times that."""
+  norms = jnp.where(
+    jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
+  )
+  return norms, jnp.isfinite(scaled)
 
 
 def _sum_of_squares(
@@ -108,10 +128,44 @@ def _sum_of_squares(
   """Sums (factor g)^2 over all leaves and elements: float32[B]."""
   total = jnp.zeros(())
   for leaf in jax.tree.leaves(grads):
-    g = leaf.astype(jnp.float32).reshape(leaf.shape[0], -1)
-    g = g if factor is None else g * factor
+    g = _rows(leaf) if factor is None else _rows(leaf) * factor
     total += jnp.sum(jnp.square(g), axis=1)
   return total
+
+
+def _rows(leaf: array_types.Array) -> array_types.Array:
+  """float32[B, numbers of an example]."""
+  return leaf.astype(jnp.float32).reshape(leaf.shape[0], -1)
+
+
+def _blocks(rows: array_types.Array) -> array_types.Array:
+  """[B, N] to [B, blocks, _BLOCK], zeros at the end.
+
+  A sum of two things at once may be added up one term after another: sums of
+  blocks, then of their sums, round less.
+  """
+  rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % _BLOCK)))
+  return rows.reshape(rows.shape[0], -1, _BLOCK)
+
+
+def _add_pairs(a: _Pair, b: _Pair) -> _Pair:
+  return a[0] + b[0], a[1] + b[1]
+
+
+def _few_leaves(leaves: Sequence[array_types.Array]) -> list[array_types.Array]:
+  """The large leaves, then all small ones side by side as one.
+
+  Two thirds of a U-Net's leaves are vectors of a few hundred numbers, together
+  a thousandth of its weights; on a GPU 200 reductions of them take 20 times as
+  long as the one.
+  """
+  large = [leaf for leaf in leaves if not _is_small(leaf)]
+  small = [_rows(leaf) for leaf in leaves if _is_small(leaf)]
+  return [*large, jnp.concatenate(small, axis=1)] if small else large
+
+
+def _is_small(leaf: array_types.Array) -> bool:
+  return math.prod(leaf.shape[1:]) <= _FEW_NUMBERS
 
 
 def _sum_by_reduction(
@@ -130,7 +184,7 @@ def _sum_by_reduction(
 
   leaves, treedef = jax.tree.flatten(grads)
   sums: list[array_types.Array] = []
-  for g in leaves:
+  for g in _few_leaves(leaves):
     if sums:
       # One leaf after another: XLA would make a single kernel of all leaves of
       # one shape, with too many registers to run at speed.
@@ -139,7 +193,24 @@ def _sum_by_reduction(
       )
     terms = spread(weights, g) * g.astype(jnp.float32)
     sums.append(jnp.sum(jnp.where(spread(is_used, g), terms, 0.0), axis=0))
-  return jax.tree.unflatten(treedef, sums)
+  return jax.tree.unflatten(treedef, _all_leaves(sums, leaves))
+
+
+def _all_leaves(
+  sums: Sequence[array_types.Array], leaves: Sequence[array_types.Array]
+) -> list[array_types.Array]:
+  """Undoes `_few_leaves` for sums over the examples."""
+  large, start = iter(sums), 0
+  found = []
+  for leaf in leaves:
+    if _is_small(leaf):
+      size = math.prod(leaf.shape[1:])
+      part = jax.lax.slice_in_dim(sums[-1], start, start + size)
+      found.append(part.reshape(leaf.shape[1:]))
+      start += size
+    else:
+      found.append(next(large))
+  return found
 
 
 def _sum_by_loop(

@@ -85,3 +85,28 @@ def test_masked_sum():
   values = jnp.array([1.0, np.nan, 3.0])
   used = jnp.array([True, False, True])
   assert per_example.masked_sum(values, used) == 4.0
+
+
+def test_accelerators_read_small_leaves_together():
+  """One reduction for all of them, and one for each large leaf."""
+  many = {f'{i:03}': np.ones((2, 1 + i, 3), np.float32) for i in range(50)}
+  many['large'] = np.ones((2, 100, 100), np.float32)
+  args = (many, np.ones(2, np.float32), np.ones(2, bool))
+  for reads, fn, some in (
+    ('reduce', per_example._norms_by_two_sums, args[:1]),
+    ('reduce_sum', per_example._sum_by_reduction, args),
+  ):
+    names = [eqn.primitive.name for eqn in jax.make_jaxpr(fn)(*some).eqns]
+    assert names.count(reads) == 2
+
+
+def test_sums_go_back_to_their_leaves():
+  """Small, large and scalar ones in any order."""
+  rng = np.random.default_rng(0)
+  shapes = ((), (3,), (100, 100), (2, 2), (0,), (90, 100), (5, 1))
+  grads = [rng.normal(size=(4, *shape)).astype(np.float32) for shape in shapes]
+  weights, is_used = np.ones(4, np.float32), np.ones(4, bool)
+  sums = jax.jit(per_example._sum_by_reduction)(grads, weights, is_used)
+  for found, leaf in zip(sums, grads, strict=True):
+    assert found.shape == leaf.shape[1:]
+    np.testing.assert_allclose(found, leaf.sum(0), rtol=1e-5, atol=1e-5)
