@@ -190,24 +190,10 @@ def _gradient_on(platform: str) -> Callable[..., jax.Array]:
       form = kernel_gradients.choose_form(
         x.shape, dy.shape[-1], stride, platform
       )
-    x, dy = _together(x, dy, platform)
     kernel_bar = kernel_gradients.compute(form, x, dy, stride, platform)
     return kernel_bar.reshape(*groups, *kernel_bar.shape[1:])
 
   return gradient
-
-
-def _together(x: jax.Array, dy: jax.Array, platform: str) -> _Pair:
-  """Makes what is computed of x wait for dy; the values stay.
-
-  A scheduler may otherwise prepare the shifts of x in the forward pass and
-  keep them: three to nine images instead of one.
-  """
-  if platform == 'cpu':
-    # XLA drops barriers before it schedules for a CPU. A non-finite dy makes
-    # the gradient non-finite in any case.
-    return x + 0 * dy[:, :1, :1, :1, :1], dy
-  return jax.lax.optimization_barrier((x, dy))
 
 
 _tangent_p.def_impl(_tangent)

@@ -115,10 +115,28 @@ def compute(
   Returns:
     float[G, 3, 3, Ci, Co].
   """
+  x, dy, join = _together(x, dy, platform)
   if form == 'stock':
     return _gradient_stock(x, dy, stride)
-  join = _join_by_sum if platform == 'cpu' else _join_on_accelerator
   return _GRADIENTS[form](x, dy, stride, join)
+
+
+def _together(
+  x: jax.Array, dy: jax.Array, platform: str
+) -> tuple[jax.Array, jax.Array, _Join]:
+  """Makes what is computed of x wait for dy, and says how shifts are joined.
+
+  The values stay. A scheduler may otherwise prepare the shifts of x in the
+  forward pass and keep them: three to nine images instead of one.
+  """
+  if platform == 'cpu':
+    # XLA drops barriers before it schedules for a CPU. A non-finite dy makes
+    # the gradient non-finite in any case.
+    return x + 0 * dy[:, :1, :1, :1, :1], dy, _join_by_sum
+  # Each convolution has its own numbers of parts: XLA would make one kernel of
+  # all the shifts that share them, and keep the images of all until then.
+  x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
+  return x, dy, functools.partial(_join_on_accelerator, which=which)
 
 
 def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
@@ -205,19 +223,25 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
   return lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))))
 
 
-def _join_on_accelerator(parts: Sequence[jax.Array]) -> jax.Array:
+def _join_on_accelerator(
+  parts: Sequence[jax.Array], which: jax.Array
+) -> jax.Array:
   """Concatenates channels.
 
   Of three parts each element is selected: XLA makes that one pass on a GPU,
   with the shifts in it, where a concatenation of three is two passes. Of nine
   the concatenation is one pass.
+
+  Args:
+    parts: images, of the same shape.
+    which: int32[3], the numbers of three parts.
   """
   if len(parts) > 3:
     return jnp.concatenate(parts, axis=-1)
   shape = (*parts[0].shape[:-1], len(parts), parts[0].shape[-1])
-  which = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2)
   spread = [jnp.broadcast_to(part[..., None, :], shape) for part in parts]
-  return lax.select_n(which, *spread).reshape(*shape[:-2], -1)
+  number = lax.broadcast_in_dim(which, shape, (len(shape) - 2,))
+  return lax.select_n(number, *spread).reshape(*shape[:-2], -1)
 
 
 def _join_by_sum(parts: Sequence[jax.Array]) -> jax.Array:
