@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import pathlib
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 from experiments import common
 
 Found = Sequence[Mapping[str, Any]]
+DISTANCE = 'Frechet distance'  # In the features that an entry names.
 
 
 def grouped(
@@ -109,6 +111,22 @@ def seconds(found: Found, first_secs: float) -> float:
 def frechet(run: Mapping[str, Any], source: str = 'synthetic') -> float | None:
   """Frechet distance of an entry in whatever features, where it has it."""
   return _quality(run, source, 'frechet').get('value')
+
+
+def distances(source: str) -> dict[str, Callable[..., float | None]]:
+  """Measures of how far images of a source are from those of training.
+
+  Args:
+    source: 'synthetic', 'synthetic_at_equal_number' (as many as held-out
+      images) or 'real' (the held-out images).
+  """
+  return {
+    DISTANCE: functools.partial(frechet, source=source),
+    **{
+      name: functools.partial(images, source=source, name=name)
+      for name in ('precision', 'recall')
+    },
+  }
 
 
 def images(run: Mapping[str, Any], source: str, name: str) -> float | None:

@@ -23,7 +23,6 @@ GROUPS = {  # Of the plan -> how README calls it.
   'epsilon 1': 'epsilon 1, pre-trained on letters',
   'from scratch': 'epsilon 10, from scratch',
 }
-DISTANCE = 'Frechet distance'  # In the features that the entry names.
 NETWORKS = {'cnn': 'Small CNN', 'wrn_16_1': 'WRN-16-1'}
 PLAN = sweeps.grid(
   'configs/mnist.py:cpu',
@@ -54,22 +53,25 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       {
         **_accuracies('synthetic', mine),
         # As many as there are held-out ones, for the comparison with `real`.
-        **_distances('synthetic_at_equal_number'),
+        **table_rows.distances('synthetic_at_equal_number'),
         'nearest image is of training': table_rows.nearest_of_training,
         'and by chance': functools.partial(
           table_rows.nearest_of_training, name='expected'
         ),
       },
       0.0 if group == 'from scratch' else first_secs,
-      units={DISTANCE: ''},
+      units={table_rows.DISTANCE: ''},
       aim=f'Small CNN {100 * AIM:.0f} %' if is_aimed else '',
       is_missed=is_aimed and any(v is None or v < AIM for v in values),
     )
   more = table_rows.measured(
     'MNIST 14x14, real images, no privacy',
     found[:1],
-    {**_accuracies('real', found[:1]), **_distances('real')},
-    units={DISTANCE: ''},
+    {
+      **_accuracies('real', found[:1]),
+      **table_rows.distances('real'),
+    },
+    units={table_rows.DISTANCE: ''},
   )
   bounds: dict[str, list[float]] = {}
   for audit in (run['audit'] for run in found if 'audit' in run):
@@ -89,17 +91,6 @@ def draw(found: sweeps.Found, path: pathlib.Path) -> None:
   for run in found:
     if run['group'] == 'from scratch':
       table_rows.draw_samples([run], path.with_name('from_scratch.png'))
-
-
-def _distances(source: str) -> dict[str, Callable[..., float | None]]:
-  """How far images of a source are from those of training."""
-  return {
-    DISTANCE: functools.partial(table_rows.frechet, source=source),
-    **{
-      name: functools.partial(table_rows.images, source=source, name=name)
-      for name in ('precision', 'recall')
-    },
-  }
 
 
 def _accuracies(

@@ -13,7 +13,7 @@ def entry(group, accuracy, distance):
   return {
     'group': group,
     'seconds': {'finetune': 60.0},
-    'accuracy': {'synthetic': {'cnn': accuracy}},
+    'accuracy': {'synthetic': {'cnn': accuracy}, 'real': {'cnn': 0.8}},
     'quality': {'synthetic': {'frechet': {'value': distance}}},
   }
 
@@ -23,7 +23,12 @@ def test_the_aim_is_that_of_the_private_run(accuracy, is_missed):
   found = [entry('epsilon 10', accuracy, 3.0), entry(run.FLOOR, 0.1, 9.0)]
   first, second = run.rows(found, 30.0)
   assert first['is_missed'] is is_missed and first['seconds'] == 90.0
-  assert second['measures'] == {'epsilon 10': [3.0], run.FLOOR: [9.0]}
+  assert first['measures'] == {
+    'accuracy': [accuracy],
+    'of real images': [0.8],
+    'Frechet distance': [3.0],
+  }
+  assert second['measures'] == {'Frechet distance': [9.0]}
 
 
 def test_the_floor_differs_by_its_steps_and_what_is_no_part_of_it():
