@@ -25,6 +25,8 @@ from jax import lax
 import jax.numpy as jnp
 
 _Join = Callable[[Sequence[jax.Array]], jax.Array]
+_Sides = tuple[int, int]
+_Pad = Callable[[jax.Array, _Sides, _Sides], jax.Array]
 
 FORMS = ('stock', 'x9', 'd9', 'x3d3')
 _MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
@@ -115,28 +117,18 @@ def compute(
   Returns:
     float[G, 3, 3, Ci, Co].
   """
-  x, dy, join = _together(x, dy, platform)
+  pad: _Pad = _pad
+  join: _Join = _join_by_sum
+  if platform == 'cpu':
+    pad = functools.partial(_pad_after, dy)
+  else:
+    # Each convolution has its own numbers of parts: XLA would make one kernel
+    # of all the shifts that share them, and keep the images of all until then.
+    x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
+    join = functools.partial(_join_on_accelerator, which=which)
   if form == 'stock':
     return _gradient_stock(x, dy, stride)
-  return _GRADIENTS[form](x, dy, stride, join)
-
-
-def _together(
-  x: jax.Array, dy: jax.Array, platform: str
-) -> tuple[jax.Array, jax.Array, _Join]:
-  """Makes what is computed of x wait for dy, and says how shifts are joined.
-
-  The values stay. A scheduler may otherwise prepare the shifts of x in the
-  forward pass and keep them: three to nine images instead of one.
-  """
-  if platform == 'cpu':
-    # XLA drops barriers before it schedules for a CPU. A non-finite dy makes
-    # the gradient non-finite in any case.
-    return x + 0 * dy[:, :1, :1, :1, :1], dy, _join_by_sum
-  # Each convolution has its own numbers of parts: XLA would make one kernel of
-  # all the shifts that share them, and keep the images of all until then.
-  x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
-  return x, dy, functools.partial(_join_on_accelerator, which=which)
+  return _GRADIENTS[form](x, dy, stride, pad, join)
 
 
 def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
@@ -155,11 +147,11 @@ def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
 
 
 def _gradient_x9(
-  x: jax.Array, dy: jax.Array, stride: int, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
 ) -> jax.Array:
   groups, _, _, _, channels = x.shape
   _, _, height, width, features = dy.shape
-  x = _pad(x, 1, 1, 1, 1)
+  x = pad(x, (1, 1), (1, 1))
   x9 = join(
     [
       _window(_window(x, 2, i, height, stride), 3, j, width, stride)
@@ -171,12 +163,13 @@ def _gradient_x9(
 
 
 def _gradient_d9(
-  x: jax.Array, dy: jax.Array, stride: int, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
 ) -> jax.Array:
   groups, _, height, width, channels = x.shape
   features = dy.shape[-1]
   dy = _dilate(dy, (stride, stride), (height, width))
-  dy = _pad(dy, 1, 1, 1, 1)
+  del pad  # What is made of x is x.
+  dy = _pad(dy, (1, 1), (1, 1))
   d9 = join(
     [
       _window(_window(dy, 2, 2 - i, height), 3, 2 - j, width)
@@ -189,14 +182,14 @@ def _gradient_d9(
 
 
 def _gradient_x3d3(
-  x: jax.Array, dy: jax.Array, stride: int, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
 ) -> jax.Array:
   groups, _, height, _, channels = x.shape
   width, features = dy.shape[3:]
   dy = _dilate(dy, (stride, 1), (height, width))
-  x = _pad(x, 0, 0, 1, 1)
+  x = pad(x, (0, 0), (1, 1))
   x3 = join([_window(x, 3, j, width, stride) for j in range(3)])
-  d3 = join([_pad(dy, i, 2 - i, 0, 0) for i in range(3)])
+  d3 = join([_pad(dy, (i, 2 - i), (0, 0)) for i in range(3)])
   d3 = _window(d3, 2, 1, height)  # Above and below, x is padding.
   product = _product(x3, d3).reshape(groups, 3, channels, 3, features)
   return product.transpose(0, 3, 1, 2, 4)
@@ -259,11 +252,27 @@ def _join_by_sum(parts: Sequence[jax.Array]) -> jax.Array:
   return functools.reduce(jnp.add, padded)
 
 
-def _pad(
-  x: jax.Array, top: int, bottom: int, left: int, right: int
+def _pad(x: jax.Array, rows: _Sides, columns: _Sides) -> jax.Array:
+  """Zero-pads the sides of [G, B, H, W, C], before and after."""
+  return jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
+
+
+def _pad_after(
+  dy: jax.Array, x: jax.Array, rows: _Sides, columns: _Sides
 ) -> jax.Array:
-  """Zero-pads the sides of [G, B, H, W, C]."""
-  return jnp.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+  """`_pad` by one column of either side, which waits for dy.
+
+  A scheduler may otherwise prepare the shifts of x in the forward pass and keep
+  them: three to nine images instead of one. XLA drops barriers before it
+  schedules for a CPU, so the zeros on the left are made of dy; to add them to
+  all of x took up to a fifth of the gradient's time. A dy that is not finite
+  makes the gradient of its group non-finite in any case.
+  """
+  assert columns == (1, 1)
+  shape = (*x.shape[:3], 1, x.shape[4])
+  left = jnp.broadcast_to(0 * dy[:, :1, :1, :1, :1], shape)
+  x = jnp.concatenate([left, x, jnp.zeros(shape, x.dtype)], axis=3)
+  return _pad(x, rows, (0, 0))
 
 
 def _dilate(
