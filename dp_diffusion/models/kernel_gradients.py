@@ -122,8 +122,9 @@ def compute(
   if platform == 'cpu':
     pad = functools.partial(_pad_after, dy)
   else:
-    # Each convolution has its own numbers of parts: XLA would make one kernel
-    # of all the shifts that share them, and keep the images of all until then.
+    # What is made of x waits for dy, as in `_pad_after`. And each convolution
+    # has its own numbers of parts: XLA would make one kernel of all the shifts
+    # that share them, and keep the images of all until then.
     x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
     join = functools.partial(_join_on_accelerator, which=which)
   if form == 'stock':
