@@ -25,8 +25,8 @@ million images (2.8e19 FLOP) and measures accuracy at 50,000 to all of them.
 network; its numbers are not comparable with published ones. `:one_gpu` has a
 network of about 9M parameters and about 1.5e16 FLOP of each training, a
 thousandth of the paper's or less, for one accelerator; with 60 private steps an
-H100 took 12 minutes for all stages (`experiments/cifar10_jpeg`). They combine, in
-this order: `:smoke,jpeg` (the first images of both), `:jpeg,one_gpu`.
+H100 took 12 minutes for all stages (`experiments/cifar10_jpeg`). They combine,
+in this order: `:smoke,jpeg` (the first images of both), `:jpeg,one_gpu`.
 
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise; the clip norm then changes nothing else.
