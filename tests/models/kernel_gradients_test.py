@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -40,6 +41,20 @@ def test_forms_agree(stride, sides):
   )
   for other in others:
     np.testing.assert_allclose(other, stock, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda'])
+@pytest.mark.parametrize('form', kernel_gradients.FORMS)
+def test_one_group_that_is_not_finite_changes_no_other(form, platform):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(3, 2, 4, 4, 5)).astype(np.float32)
+  dy = rng.normal(size=(3, 2, 4, 4, 4)).astype(np.float32)
+  compute = functools.partial(kernel_gradients.compute, form)
+  alone = compute(jnp.array(x), jnp.array(dy), 1, platform)
+  dy[0], x[2, 0, 1] = np.inf, np.nan
+  found = compute(jnp.array(x), jnp.array(dy), 1, platform)
+  np.testing.assert_array_equal(found[1], alone[1])
+  assert not np.isfinite(found[0]).any()
 
 
 @pytest.mark.parametrize('shape', [(3, 3, 16, 8), (3, 3, 1, 16)])
