@@ -26,7 +26,6 @@ import jax.numpy as jnp
 
 _Join = Callable[[Sequence[jax.Array]], jax.Array]
 _Sides = tuple[int, int]
-_Pad = Callable[[jax.Array, _Sides, _Sides], jax.Array]
 
 FORMS = ('stock', 'x9', 'd9', 'x3d3')
 _MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
@@ -117,19 +116,20 @@ def compute(
   Returns:
     float[G, 3, 3, Ci, Co].
   """
-  pad: _Pad = _pad
+  shifts_x = form in ('x9', 'x3d3')
   join: _Join = _join_by_sum
   if platform == 'cpu':
-    pad = functools.partial(_pad_after, dy)
+    x = _widen_after(x, dy) if shifts_x else x
   else:
-    # What is made of x waits for dy, as in `_pad_after`. And each convolution
+    # What is made of x waits for dy, as in `_widen_after`. And each convolution
     # has its own numbers of parts: XLA would make one kernel of all the shifts
     # that share them, and keep the images of all until then.
     x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
+    x = _pad(x, (0, 0), (1, 1)) if shifts_x else x
     join = functools.partial(_join_on_accelerator, which=which)
   if form == 'stock':
     return _gradient_stock(x, dy, stride)
-  return _GRADIENTS[form](x, dy, stride, pad, join)
+  return _GRADIENTS[form](x, dy, stride, join)
 
 
 def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
@@ -148,11 +148,12 @@ def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
 
 
 def _gradient_x9(
-  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
+  """Of x with a column of padding on either side."""
   groups, _, _, _, channels = x.shape
   _, _, height, width, features = dy.shape
-  x = pad(x, (1, 1), (1, 1))
+  x = _pad(x, (1, 1), (0, 0))
   x9 = join(
     [
       _window(_window(x, 2, i, height, stride), 3, j, width, stride)
@@ -164,12 +165,11 @@ def _gradient_x9(
 
 
 def _gradient_d9(
-  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
   groups, _, height, width, channels = x.shape
   features = dy.shape[-1]
   dy = _dilate(dy, (stride, stride), (height, width))
-  del pad  # What is made of x is x.
   dy = _pad(dy, (1, 1), (1, 1))
   d9 = join(
     [
@@ -183,12 +183,12 @@ def _gradient_d9(
 
 
 def _gradient_x3d3(
-  x: jax.Array, dy: jax.Array, stride: int, pad: _Pad, join: _Join
+  x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
+  """Of x with a column of padding on either side."""
   groups, _, height, _, channels = x.shape
   width, features = dy.shape[3:]
   dy = _dilate(dy, (stride, 1), (height, width))
-  x = pad(x, (0, 0), (1, 1))
   x3 = join([_window(x, 3, j, width, stride) for j in range(3)])
   d3 = join([_pad(dy, (i, 2 - i), (0, 0)) for i in range(3)])
   d3 = _window(d3, 2, 1, height)  # Above and below, x is padding.
@@ -258,10 +258,8 @@ def _pad(x: jax.Array, rows: _Sides, columns: _Sides) -> jax.Array:
   return jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
 
 
-def _pad_after(
-  dy: jax.Array, x: jax.Array, rows: _Sides, columns: _Sides
-) -> jax.Array:
-  """`_pad` by one column of either side, which waits for dy.
+def _widen_after(x: jax.Array, dy: jax.Array) -> jax.Array:
+  """Pads x by a column of zeros on either side, which wait for dy.
 
   A scheduler may otherwise prepare the shifts of x in the forward pass and keep
   them: three to nine images instead of one. XLA drops barriers before it
@@ -269,11 +267,9 @@ def _pad_after(
   all of x took up to a fifth of the gradient's time. A dy that is not finite
   makes the gradient of its group non-finite in any case.
   """
-  assert columns == (1, 1)
   shape = (*x.shape[:3], 1, x.shape[4])
   left = jnp.broadcast_to(0 * dy[:, :1, :1, :1, :1], shape)
-  x = jnp.concatenate([left, x, jnp.zeros(shape, x.dtype)], axis=3)
-  return _pad(x, rows, (0, 0))
+  return jnp.concatenate([left, x, jnp.zeros(shape, x.dtype)], axis=3)
 
 
 def _dilate(

@@ -87,18 +87,15 @@ def _norms_by_two_sums(
   left of all of them together: no leaf is moved, and sums of sums round less.
   """
   zero = jnp.zeros(())
-  partial: tuple[list[array_types.Array], ...] = ([], [])
+  pairs = []
   for leaf in _few_leaves(jax.tree.leaves(grads)):
     g = leaf.astype(jnp.float32)
-    sums = jax.lax.reduce(
-      (jnp.square(g), jnp.square(g * _TINY)),
-      (zero, zero),
-      _add_pairs,
-      (g.ndim - 1,),
-    )
-    for parts, part in zip(partial, sums, strict=True):
-      parts.append(part.reshape(part.shape[0], -1))
-  plain, scaled = (jnp.sum(jnp.concatenate(p, 1), axis=1) for p in partial)
+    terms = jnp.square(g), jnp.square(g * _TINY)
+    pairs.append(jax.lax.reduce(terms, (zero, zero), _add_pairs, (g.ndim - 1,)))
+  plain, scaled = (
+    jnp.sum(jnp.concatenate([_rows(part) for part in parts], axis=1), axis=1)
+    for parts in zip(*pairs, strict=True)
+  )
   return _norms_of(plain, scaled)
 
 
@@ -202,12 +199,12 @@ def _all_leaves(
   sums: Sequence[array_types.Array], leaves: Sequence[array_types.Array]
 ) -> list[array_types.Array]:
   """Undoes `_few_leaves` for sums over the examples."""
-  large, start = iter(sums), 0
+  large, joined, start = iter(sums), sums[-1].ravel(), 0
   found = []
   for leaf in leaves:
     if _is_small(leaf):
       size = math.prod(leaf.shape[1:])
-      part = jax.lax.slice_in_dim(sums[-1].ravel(), start, start + size)
+      part = jax.lax.slice_in_dim(joined, start, start + size)
       found.append(part.reshape(leaf.shape[1:]))
       start += size
     else:
