@@ -109,9 +109,10 @@ def private_step(
       devices.shard(slots.indices),
       devices.shard(slots.is_padding),
     )
-    # The batch was prepared while the device computed. Not further ahead: a
-    # call that waits holds its temporary memory already.
-    jax.block_until_ready(total)
+    # The batch was prepared while the device computed. A CPU goes no further
+    # ahead: there, a call that waits holds its temporary memory already.
+    if devices.is_cpu:
+      jax.block_until_ready(total)
     total = steps.accumulate(
       state.params,
       state.frozen_params,
@@ -230,6 +231,8 @@ def train_private(
         _begin(run, devices, step)
       replicas, stats = private_step(steps, devices, replicas, step)
       pending.append((step, stats))
+      if len(pending) > 1:
+        jax.block_until_ready(pending[-2][1])  # One step ahead, no further.
       ledger = ledger.with_steps(1)
       step += 1
       crash_points.reach('mid_step')
@@ -363,7 +366,7 @@ def train_public(
       )
       losses.append((step, loss))
       if len(losses) > 1:
-        losses[-2][1].block_until_ready()  # One step ahead, no further.
+        jax.block_until_ready(losses[-2][1])  # One step ahead, no further.
       step += 1
       is_stopped = processes.any_process(stop())
       if (

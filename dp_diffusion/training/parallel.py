@@ -70,6 +70,11 @@ class DataParallel:
     return self.num_devices if self._pmap_devices else jax.device_count()
 
   @property
+  def is_cpu(self) -> bool:
+    """Whether the devices are CPUs, which allocate a call's memory early."""
+    return self.devices[0].platform == 'cpu'
+
+  @property
   def process_index(self) -> int:
     """Number of this process, from 0."""
     return jax.process_index()

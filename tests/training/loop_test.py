@@ -416,7 +416,8 @@ def test_public_batch_must_be_shared_out(trainer, public_step, tmp_path):
     job.go()
 
 
-def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch):
+@pytest.mark.parametrize('is_cpu', [True, False])
+def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch, is_cpu):
   events: list[str] = []
 
   def record(name, result=None):
@@ -424,7 +425,11 @@ def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch):
 
   monkeypatch.setattr(loop.jax, 'block_until_ready', record('wait'))
   devices = types.SimpleNamespace(
-    num_devices=1, process_index=0, process_count=1, shard=record('shard')
+    num_devices=1,
+    process_index=0,
+    process_count=1,
+    is_cpu=is_cpu,
+    shard=record('shard'),
   )
   steps = types.SimpleNamespace(
     selector=types.SimpleNamespace(select=lambda step: np.arange(5)),
@@ -439,4 +444,23 @@ def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch):
   state = types.SimpleNamespace(params={}, frozen_params={})
   loop.private_step(steps, devices, state, 0)
   text = ' '.join(events)
-  assert text.count('wait accumulate') == 3 and 'wait shard' not in text
+  assert text.count('accumulate') == 3 and 'wait shard' not in text
+  assert text.count('wait accumulate') == (3 if is_cpu else 0)
+
+
+def test_the_host_is_one_step_ahead_of_the_devices(
+  monkeypatch, trainer, tmp_path
+):
+  events: list[str] = []
+
+  def step(steps, devices, state, number):
+    events.append(f'begun {number}')
+    return state, number
+
+  monkeypatch.setattr(loop, 'private_step', step)
+  monkeypatch.setattr(loop, '_flush', lambda run, devices, pending: None)
+  monkeypatch.setattr(
+    loop.jax, 'block_until_ready', lambda x: events.append(f'done {x}')
+  )
+  Job(trainer, tmp_path).go()
+  assert events[:5] == ['begun 0', 'begun 1', 'done 0', 'begun 2', 'done 1']
