@@ -28,15 +28,17 @@ import jax.numpy as jnp
 
 from dp_diffusion import array_types
 from dp_diffusion.models import kernel_gradients
+from dp_diffusion.models import upsampling
 
 _Pair = tuple[jax.Array, jax.Array]
 _Axes = tuple[int | None, int | None]
 
 FORMS = ('auto', *kernel_gradients.FORMS)
+STRIDES = (1, 2, kernel_gradients.UPSAMPLING)
 
 
 def conv3x3(
-  x: jax.Array, kernel: jax.Array, stride: int = 1, form: str = 'auto'
+  x: jax.Array, kernel: jax.Array, stride: float = 1, form: str = 'auto'
 ) -> jax.Array:
   """3x3 convolution, one pixel of zero padding on each side.
 
@@ -45,7 +47,8 @@ def conv3x3(
   Args:
     x: float[B, H, W, Ci].
     kernel: float[3, 3, Ci, Co], the dtype of x.
-    stride: 1 or 2; output side = ceil(side / stride).
+    stride: 1, 2 or 0.5; output side = ceil(side / stride). With 0.5 every
+      pixel is repeated first, 2x2.
     form: how the kernel gradient is computed, one of FORMS; 'auto' takes
       `kernel_gradients.choose_form` of what is differentiated, on the backend
       it runs on.
@@ -54,24 +57,32 @@ def conv3x3(
     float[B, ceil(H / stride), ceil(W / stride), Co], the dtype of x.
 
   Raises:
-    ValueError: unknown form, or a stride other than 1 and 2.
+    ValueError: unknown form, another stride, or a form that it has not.
   """
   array_types.check_one_of('form', form, FORMS)
-  if stride not in (1, 2):
-    raise ValueError(f'Expected stride={stride} to be 1 or 2.')
+  if stride not in STRIDES:
+    raise ValueError(f'Expected stride={stride} to be 1, 2 or 0.5.')
+  if form == 'boxes' and stride != kernel_gradients.UPSAMPLING:
+    raise ValueError(f'Expected stride={stride} to be 0.5 with form={form!r}.')
   return _conv3x3(x, kernel, stride, form)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv3x3(
-  x: jax.Array, kernel: jax.Array, stride: int, form: str
+  x: jax.Array, kernel: jax.Array, stride: float, form: str
 ) -> jax.Array:
   del form
+  return _forward(x, kernel, stride)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: float) -> jax.Array:
+  if stride == kernel_gradients.UPSAMPLING:
+    return upsampling.convolve_repeated(x, kernel)
   return kernel_gradients.stock(x, kernel, stride)
 
 
 def _conv3x3_jvp(
-  stride: int,
+  stride: float,
   form: str,
   primals: _Pair,
   tangents: _Pair,
@@ -80,10 +91,13 @@ def _conv3x3_jvp(
   x, kernel = primals
   x_dot, kernel_dot = tangents
   symbolic_zero = jax.custom_derivatives.SymbolicZero
-  y = kernel_gradients.stock(x, kernel, stride)
+  y = _forward(x, kernel, stride)
   y_dot = None
   if not isinstance(x_dot, symbolic_zero):
-    y_dot = kernel_gradients.stock(x_dot, kernel, stride)
+    if stride == kernel_gradients.UPSAMPLING:
+      y_dot = upsampling.convolve_by_product(x_dot, kernel)
+    else:
+      y_dot = kernel_gradients.stock(x_dot, kernel, stride)
   if not isinstance(kernel_dot, symbolic_zero):
     term = _tangent_p.bind(x, kernel_dot, stride=stride, form=form)
     y_dot = term if y_dot is None else y_dot + term
@@ -100,24 +114,24 @@ _tangent_p = core.Primitive('conv3x3_kernel_tangent')
 
 @functools.partial(jax.jit, static_argnames=('stride', 'form'))
 def _tangent(
-  x: jax.Array, kernel: jax.Array, *, stride: int, form: str
+  x: jax.Array, kernel: jax.Array, *, stride: float, form: str
 ) -> jax.Array:
   del form
-  conv = functools.partial(kernel_gradients.stock, stride=stride)
+  conv = functools.partial(_forward, stride=stride)
   for _ in range(x.ndim - 4):
     conv = jax.vmap(conv)
   return conv(x, kernel)
 
 
-def _tangent_abstract(x: Any, kernel: Any, *, stride: int, form: str) -> Any:
+def _tangent_abstract(x: Any, kernel: Any, *, stride: float, form: str) -> Any:
   del form
   *groups, batch, height, width, _ = x.shape
-  sides = (-(-height // stride), -(-width // stride))
+  sides = (int(-(-side // stride)) for side in (height, width))
   return x.update(shape=(*groups, batch, *sides, kernel.shape[-1]))
 
 
 def _tangent_batch(
-  args: _Pair, axes: _Axes, *, stride: int, form: str
+  args: _Pair, axes: _Axes, *, stride: float, form: str
 ) -> tuple[jax.Array, int]:
   x, kernel = args
   x_axis, kernel_axis = axes
@@ -135,7 +149,7 @@ def _tangent_batch(
 
 
 def _tangent_transpose(
-  y_bar: Any, x: Any, kernel: Any, *, stride: int, form: str
+  y_bar: Any, x: Any, kernel: Any, *, stride: float, form: str
 ) -> tuple[None, Any]:
   if ad.is_undefined_primal(x):
     raise NotImplementedError('conv3x3 can be differentiated once only.')
@@ -149,14 +163,14 @@ def _tangent_transpose(
 _gradient_p = core.Primitive('conv3x3_kernel_gradient')
 
 
-def _gradient_abstract(x: Any, dy: Any, *, stride: int, form: str) -> Any:
+def _gradient_abstract(x: Any, dy: Any, *, stride: float, form: str) -> Any:
   del stride, form
   shape = (*x.shape[:-4], 3, 3, x.shape[-1], dy.shape[-1])
   return x.update(shape=shape)
 
 
 def _gradient_batch(
-  args: _Pair, axes: _Axes, *, stride: int, form: str
+  args: _Pair, axes: _Axes, *, stride: float, form: str
 ) -> tuple[jax.Array, int]:
   x, dy = _leading(args, axes)
   return _gradient_p.bind(x, dy, stride=stride, form=form), 0
@@ -181,7 +195,7 @@ def _gradient_on(platform: str) -> Callable[..., jax.Array]:
   """The kernel gradient as computed on a platform."""
 
   def gradient(
-    x: jax.Array, dy: jax.Array, *, stride: int, form: str
+    x: jax.Array, dy: jax.Array, *, stride: float, form: str
   ) -> jax.Array:
     groups = x.shape[:-4]
     x = x.reshape(-1, *x.shape[-4:])

@@ -9,6 +9,9 @@ which side carries the shifts into the product over the P pixels:
   'd9'     all nine on the output gradient: [P, Ci]^T [P, 9 Co].
   'x3d3'   three (horizontal) on the input, three (vertical) on the output
            gradient:                   [P, 3 Ci]^T [P, 3 Co].
+  'boxes'  of an image whose pixels are repeated, over the pixels of the small
+           one, with sums of 2x2 pixels of the output gradient: three times
+                                       [P / 4, Ci]^T [P / 4, 3 Co].
 
 Every form is the same sum in another order. All take images x[G, B, H, W, Ci]
 and output gradients dy[G, B, H', W', Co] of G groups (the examples of a private
@@ -24,16 +27,19 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from dp_diffusion.models import upsampling
+
 _Join = Callable[[Sequence[jax.Array]], jax.Array]
 _Sides = tuple[int, int]
 
-FORMS = ('stock', 'x9', 'd9', 'x3d3')
+FORMS = ('stock', 'x9', 'd9', 'x3d3', 'boxes')
+UPSAMPLING = 0.5  # The stride of a convolution that repeats pixels first.
 _MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
 _MANY_PIXELS = 512
 
 
 def choose_form(
-  x_shape: Sequence[int], features: int, stride: int, platform: str
+  x_shape: Sequence[int], features: int, stride: float, platform: str
 ) -> str:
   """The fastest form of a kernel gradient.
 
@@ -46,13 +52,15 @@ def choose_form(
   Args:
     x_shape: (groups, B, H, W, Ci); groups is 1 outside of `vmap(grad)`.
     features: Co.
-    stride: 1 or 2.
+    stride: 1, 2 or UPSAMPLING.
     platform: 'cpu', 'cuda', 'tpu', ...
 
   Returns:
     One of FORMS.
   """
   groups, _, height, width, channels = x_shape
+  if stride == UPSAMPLING:
+    return 'boxes'
   if groups == 1 and platform != 'cpu':
     return 'stock'
   if channels < _MIN_CHANNELS:
@@ -90,32 +98,35 @@ def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
   return tuple(range(len(shape)))
 
 
-def stock(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def stock(x: jax.Array, kernel: jax.Array, stride: float) -> jax.Array:
   """3x3 convolution by jax itself; see `convolution.conv3x3`."""
+  x, step = _repeated(x, stride)
   return lax.conv_general_dilated(
     x,
     kernel,
-    window_strides=(stride, stride),
+    window_strides=(step, step),
     padding=((1, 1), (1, 1)),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
 
 
 def compute(
-  form: str, x: jax.Array, dy: jax.Array, stride: int, platform: str = 'cpu'
+  form: str, x: jax.Array, dy: jax.Array, stride: float, platform: str = 'cpu'
 ) -> jax.Array:
   """The kernel gradient of each group, in the given form.
 
   Args:
-    form: one of FORMS.
+    form: one of FORMS; 'boxes' for UPSAMPLING only.
     x: float[G, B, H, W, Ci].
     dy: float[G, B, H', W', Co].
-    stride: 1 or 2.
+    stride: 1, 2 or UPSAMPLING.
     platform: that it is to be quick on; the values are the same.
 
   Returns:
     float[G, 3, 3, Ci, Co].
   """
+  if form != 'boxes':
+    x, step = _repeated(x, stride)
   shifts_x = form in ('x9', 'x3d3')
   join: _Join = _join_by_sum
   if platform == 'cpu':
@@ -127,9 +138,18 @@ def compute(
     x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
     x = _pad(x, (0, 0), (1, 1)) if shifts_x else x
     join = functools.partial(_join_on_accelerator, which=which)
+  if form == 'boxes':
+    return _gradient_boxes(x, dy, join)
   if form == 'stock':
-    return _gradient_stock(x, dy, stride)
-  return _GRADIENTS[form](x, dy, stride, join)
+    return _gradient_stock(x, dy, step)
+  return _GRADIENTS[form](x, dy, step, join)
+
+
+def _repeated(x: jax.Array, stride: float) -> tuple[jax.Array, int]:
+  """The image of which a convolution has an integer stride, and that."""
+  if stride == UPSAMPLING:
+    return upsampling.repeat(x), 1
+  return x, int(stride)
 
 
 def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
@@ -193,6 +213,17 @@ def _gradient_x3d3(
   d3 = join([_pad(dy, (i, 2 - i), (0, 0)) for i in range(3)])
   d3 = _window(d3, 2, 1, height)  # Above and below, x is padding.
   product = _product(x3, d3).reshape(groups, 3, channels, 3, features)
+  return product.transpose(0, 3, 1, 2, 4)
+
+
+def _gradient_boxes(x: jax.Array, dy: jax.Array, join: _Join) -> jax.Array:
+  groups, channels, features = x.shape[0], x.shape[-1], dy.shape[-1]
+  products = [
+    _product(x, join(upsampling.box_sums(column, 2)))
+    for column in upsampling.box_sums(dy, 3)
+  ]
+  product = jnp.stack(products, axis=1)
+  product = product.reshape(groups, 3, channels, 3, features)
   return product.transpose(0, 3, 1, 2, 4)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from dp_diffusion.models import convolution
 from dp_diffusion.models import materialize
+from dp_diffusion.models import upsampling
 
 Dtype = Any
 _GROUP_NORM_EPS = 1e-5
@@ -29,7 +30,8 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: 3 or 1.
-    stride: 1 or 2; output side = ceil(side / stride).
+    stride: 1 or 2, or 0.5 of a 3x3 kernel, which repeats every pixel first;
+      output side = ceil(side / stride).
     is_zero_init: whether the kernel starts at zero.
     use_bias: whether a bias is added.
     kernel_init: initializer when not `is_zero_init`.
@@ -39,7 +41,7 @@ class Conv(nn.Module):
 
   features: int
   kernel_size: int = 3
-  stride: int = 1
+  stride: float = 1
   is_zero_init: bool = False
   use_bias: bool = True
   kernel_init: nn.initializers.Initializer = _default_init
@@ -51,9 +53,11 @@ class Conv(nn.Module):
     """Maps float[B, H, W, Ci] to float[B, H', W', features]."""
     if self.kernel_size not in (1, 3):
       raise ValueError(f'Expected kernel_size={self.kernel_size} to be 1 or 3.')
-    if self.stride not in (1, 2):
-      raise ValueError(f'Expected stride={self.stride} to be 1 or 2.')
     size = self.kernel_size
+    if self.stride not in (convolution.STRIDES if size == 3 else (1, 2)):
+      raise ValueError(
+        f'Expected stride={self.stride} to be 1 or 2, or 0.5 of a 3x3 kernel.'
+      )
     kernel = self.param(
       'kernel',
       nn.initializers.zeros if self.is_zero_init else self.kernel_init,
@@ -62,7 +66,8 @@ class Conv(nn.Module):
     ).astype(self.dtype)
     x = x.astype(self.dtype)
     if size == 1:
-      y = jnp.dot(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+      step = int(self.stride)
+      y = jnp.dot(x[:, ::step, ::step], kernel[0, 0])
     else:
       y = convolution.conv3x3(x, kernel, self.stride, self.form)
     if self.use_bias:
@@ -259,13 +264,9 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps float[B, H, W, C] to float[B, 2 H, 2 W, C]."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(
-      x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    ).reshape(batch, 2 * height, 2 * width, channels)
     if self.with_conv:
-      x = Conv(channels, dtype=self.dtype, name='conv')(x)
-    return x
+      return Conv(x.shape[-1], stride=0.5, dtype=self.dtype, name='conv')(x)
+    return upsampling.repeat(x)
 
 
 def timestep_embedding(

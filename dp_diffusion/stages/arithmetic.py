@@ -15,6 +15,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.evaluation import classifiers
 from dp_diffusion.models import unet
 
+_UPSAMPLED = 'convolve_repeated'  # The name of that function, compiled.
 _BATCH = 97  # No parameter has a side of so many.
 
 
@@ -23,6 +24,8 @@ def forward_flop(config: config_lib.Config) -> float:
 
   Those of its matrix products and convolutions, two for each multiplication;
   products with the zeros of a padding are counted, as the hardware does them.
+  A convolution of repeated pixels counts as what it is, though half of its
+  products are spared (`models.upsampling`).
   """
   model, variables, inputs = _traced(config)
   closed = jax.make_jaxpr(model.apply)(variables, *inputs)
@@ -85,11 +88,17 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
   """All equations, those of inner functions too."""
   for equation in jaxpr.eqns:
     yield equation
+    if _is_upsampled(equation):
+      continue
     for value in equation.params.values():
       for inner in value if isinstance(value, (tuple, list)) else (value,):
         inner = getattr(inner, 'jaxpr', inner)
         if hasattr(inner, 'eqns'):
           yield from _equations(inner)
+
+
+def _is_upsampled(equation: Any) -> bool:
+  return equation.params.get('name') == _UPSAMPLED
 
 
 def _flop(equation: Any) -> int:
@@ -102,6 +111,8 @@ def _flop(equation: Any) -> int:
     shape = equation.invars[1].aval.shape
     out_axis = equation.params['dimension_numbers'].rhs_spec[0]
     num_summed = math.prod(shape) // shape[out_axis]
+  elif _is_upsampled(equation):
+    num_summed = math.prod(equation.invars[1].aval.shape[:-1])
   else:
     return 0
   return 2 * num_summed * math.prod(equation.outvars[0].aval.shape)

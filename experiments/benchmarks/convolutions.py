@@ -26,7 +26,7 @@ from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import table
 
-Shape = tuple[int, int, int, int, int]  # Height, width, Ci, Co, stride.
+Shape = tuple[int, int, int, int, float]  # Height, width, Ci, Co, stride.
 
 
 def shapes_of(network: networks.Network) -> list[Shape]:
@@ -35,7 +35,7 @@ def shapes_of(network: networks.Network) -> list[Shape]:
   original = convolution.conv3x3
 
   def note(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, form: str = 'auto'
+    x: jax.Array, kernel: jax.Array, stride: float = 1, form: str = 'auto'
   ) -> jax.Array:
     found[(*x.shape[1:], kernel.shape[-1], stride)] = None
     return original(x, kernel, stride, form)
@@ -50,7 +50,7 @@ def shapes_of(network: networks.Network) -> list[Shape]:
   return list(found)
 
 
-def gradient_fn(form: str, stride: int) -> Any:
+def gradient_fn(form: str, stride: float) -> Any:
   """Jitted (kernel, x[B, K, ...], dy[B, K, ...]) -> gradients [B, ...].
 
   In the order in which a private step holds them; 'stock' is jax's own
@@ -86,7 +86,7 @@ def measure_shape(
     return jnp.asarray(rng.standard_normal(sizes, np.float32))
 
   x = normal(num_images, num_draws, height, width, channels)
-  sides = (-(-height // stride), -(-width // stride))
+  sides = tuple(int(-(-side // stride)) for side in (height, width))
   dy = normal(num_images, num_draws, *sides, features)
   kernel = normal(3, 3, channels, features)
   fns = {form: gradient_fn(form, stride) for form in ('auto', 'stock')}

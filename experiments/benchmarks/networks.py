@@ -94,7 +94,7 @@ def load(name: str) -> Network:
 
 
 def stock_conv3x3(
-  x: jax.Array, kernel: jax.Array, stride: int = 1, form: str = ''
+  x: jax.Array, kernel: jax.Array, stride: float = 1, form: str = ''
 ) -> jax.Array:
   """`convolution.conv3x3` with jax's own convolution and gradients."""
   del form

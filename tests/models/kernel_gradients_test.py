@@ -19,25 +19,29 @@ def test_every_choice_is_a_form():
     (1, 8),
     (2, 8, 32),
     ((1, 16), (16, 1), (16, 16), (48, 16)),
-    (1, 2),
+    (1, 2, 0.5),
   ):
     form = kernel_gradients.choose_form(
       (groups, 4, side, side, channels), features, stride, platform
     )
     assert form in kernel_gradients.FORMS
+    assert (form == 'boxes') == (stride == 0.5)
 
 
-@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('stride', [1, 2, 0.5])
 @pytest.mark.parametrize('sides', [(4, 6), (5, 7), (6, 5)])
 def test_forms_agree(stride, sides):
   rng = np.random.default_rng(0)
-  out = tuple(-(-side // stride) for side in sides)
+  if stride < 1:  # No larger sums than at a stride of 1.
+    sides = tuple(side // 2 for side in sides)
+  out = tuple(int(-(-side // stride)) for side in sides)
   x = jnp.asarray(rng.normal(size=(2, 3, *sides, 5)), jnp.float32)
   dy = jnp.asarray(rng.normal(size=(2, 3, *out, 4)), jnp.float32)
   stock, *others = (
     kernel_gradients.compute(form, x, dy, stride, platform)
     for platform in ('cpu', 'cuda')
     for form in kernel_gradients.FORMS
+    if form != 'boxes' or stride == 0.5
   )
   for other in others:
     np.testing.assert_allclose(other, stock, rtol=0, atol=2e-5)
@@ -48,25 +52,29 @@ def test_forms_agree(stride, sides):
 def test_one_group_that_is_not_finite_changes_no_other(form, platform):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, 2, 4, 4, 5)).astype(np.float32)
-  dy = rng.normal(size=(3, 2, 4, 4, 4)).astype(np.float32)
+  stride, side = (0.5, 8) if form == 'boxes' else (1, 4)
+  dy = rng.normal(size=(3, 2, side, side, 4)).astype(np.float32)
   compute = functools.partial(kernel_gradients.compute, form)
-  alone = compute(jnp.array(x), jnp.array(dy), 1, platform)
+  alone = compute(jnp.array(x), jnp.array(dy), stride, platform)
   dy[0], x[2, 0, 1] = np.inf, np.nan
-  found = compute(jnp.array(x), jnp.array(dy), 1, platform)
+  found = compute(jnp.array(x), jnp.array(dy), stride, platform)
   np.testing.assert_array_equal(found[1], alone[1])
   assert not np.isfinite(found[0]).any()
 
 
-@pytest.mark.parametrize('shape', [(3, 3, 16, 8), (3, 3, 1, 16)])
-def test_gradients_in_that_order_are_not_moved(shape):
+@pytest.mark.parametrize(
+  'shape,stride',
+  [((3, 3, 16, 8), 1), ((3, 3, 1, 16), 1), ((3, 3, 16, 16), 0.5)],
+)
+def test_gradients_in_that_order_are_not_moved(shape, stride):
   """What the form does last, the order undoes."""
   channels, features = shape[2:]
   x = jnp.zeros((2, 1, 8, 8, channels))
-  dy = jnp.zeros((2, 1, 8, 8, features))
-  form = kernel_gradients.choose_form(x.shape, features, 1, 'cpu')
+  dy = jnp.zeros((2, 1, int(8 / stride), int(8 / stride), features))
+  form = kernel_gradients.choose_form(x.shape, features, stride, 'cpu')
   axes = (0, *(1 + axis for axis in kernel_gradients.gradient_axes(shape)))
   jaxpr = jax.make_jaxpr(
-    lambda x, dy: kernel_gradients.compute(form, x, dy, 1).transpose(axes)
+    lambda x, dy: kernel_gradients.compute(form, x, dy, stride).transpose(axes)
   )(x, dy)
   place = tuple(range(5))
   for eqn in jaxpr.eqns:
