@@ -83,10 +83,13 @@ def gather(
     {'image': uint8[..., H, W, C], 'label': int32[...]}, copies in memory.
   """
   indices = np.asarray(indices, np.int64)
-  flat, inverse = np.unique(indices, return_inverse=True)  # Sorted reads.
+  # Sorted reads; Poisson selection's are sorted already, but for the padding.
+  flat, inverse = np.unique(indices, return_inverse=True)
   image = np.asarray(source.images[flat])
+  if not np.array_equal(flat, indices):
+    image = image[inverse.reshape(indices.shape)]
   return {
-    'image': image[inverse.reshape(indices.shape)],
+    'image': image,
     'label': np.asarray(source.labels)[indices].astype(np.int32),
   }
 

@@ -44,6 +44,13 @@ def test_gather_keeps_order_repeats_and_shape():
   assert batch['label'].dtype == np.int32
 
 
+def test_gather_of_rising_numbers_is_a_copy_too():
+  source = _source()
+  batch = batching.gather(source, np.array([0, 2, 5]))
+  np.testing.assert_array_equal(batch['image'], source.images[[0, 2, 5]])
+  assert not np.shares_memory(batch['image'], source.images)
+
+
 def test_gather_of_nothing_is_empty():
   batch = batching.gather(_source(), np.zeros(0, np.int64))
   assert batch['image'].shape == (0, 2, 2, 1)
