@@ -34,7 +34,7 @@ _Pair = tuple[jax.Array, jax.Array]
 _Axes = tuple[int | None, int | None]
 
 FORMS = ('auto', *kernel_gradients.FORMS)
-STRIDES = (1, 2, kernel_gradients.UPSAMPLING)
+STRIDES = (1, 2, upsampling.STRIDE)
 
 
 def conv3x3(
@@ -62,7 +62,7 @@ def conv3x3(
   array_types.check_one_of('form', form, FORMS)
   if stride not in STRIDES:
     raise ValueError(f'Expected stride={stride} to be 1, 2 or 0.5.')
-  if form == 'boxes' and stride != kernel_gradients.UPSAMPLING:
+  if form == 'boxes' and stride != upsampling.STRIDE:
     raise ValueError(f'Expected stride={stride} to be 0.5 with form={form!r}.')
   return _conv3x3(x, kernel, stride, form)
 
@@ -76,7 +76,7 @@ def _conv3x3(
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: float) -> jax.Array:
-  if stride == kernel_gradients.UPSAMPLING:
+  if stride == upsampling.STRIDE:
     return upsampling.convolve_repeated(x, kernel)
   return kernel_gradients.stock(x, kernel, stride)
 
@@ -94,7 +94,7 @@ def _conv3x3_jvp(
   y = _forward(x, kernel, stride)
   y_dot = None
   if not isinstance(x_dot, symbolic_zero):
-    if stride == kernel_gradients.UPSAMPLING:
+    if stride == upsampling.STRIDE:
       y_dot = upsampling.convolve_by_product(x_dot, kernel)
     else:
       y_dot = kernel_gradients.stock(x_dot, kernel, stride)

@@ -33,7 +33,6 @@ _Join = Callable[[Sequence[jax.Array]], jax.Array]
 _Sides = tuple[int, int]
 
 FORMS = ('stock', 'x9', 'd9', 'x3d3', 'boxes')
-UPSAMPLING = 0.5  # The stride of a convolution that repeats pixels first.
 _MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
 _MANY_PIXELS = 512
 
@@ -47,19 +46,19 @@ def choose_form(
   numbers; a side of a few channels carries all the shifts more cheaply; at
   stride 2 'x3d3' multiplies as many zeros as pixels, which matters in large
   images. On accelerators a gradient that is not per example is left to the
-  vendor's library.
+  vendor's library. Repeated pixels are 'boxes' everywhere.
 
   Args:
     x_shape: (groups, B, H, W, Ci); groups is 1 outside of `vmap(grad)`.
     features: Co.
-    stride: 1, 2 or UPSAMPLING.
+    stride: 1, 2 or `upsampling.STRIDE`.
     platform: 'cpu', 'cuda', 'tpu', ...
 
   Returns:
     One of FORMS.
   """
   groups, _, height, width, channels = x_shape
-  if stride == UPSAMPLING:
+  if stride == upsampling.STRIDE:
     return 'boxes'
   if groups == 1 and platform != 'cpu':
     return 'stock'
@@ -116,17 +115,16 @@ def compute(
   """The kernel gradient of each group, in the given form.
 
   Args:
-    form: one of FORMS; 'boxes' for UPSAMPLING only.
+    form: one of FORMS; 'boxes' for `upsampling.STRIDE` only.
     x: float[G, B, H, W, Ci].
     dy: float[G, B, H', W', Co].
-    stride: 1, 2 or UPSAMPLING.
+    stride: 1, 2 or `upsampling.STRIDE`.
     platform: that it is to be quick on; the values are the same.
 
   Returns:
     float[G, 3, 3, Ci, Co].
   """
-  if form != 'boxes':
-    x, step = _repeated(x, stride)
+  x, step = (x, 1) if form == 'boxes' else _repeated(x, stride)
   shifts_x = form in ('x9', 'x3d3')
   join: _Join = _join_by_sum
   if platform == 'cpu':
@@ -138,21 +136,20 @@ def compute(
     x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
     x = _pad(x, (0, 0), (1, 1)) if shifts_x else x
     join = functools.partial(_join_on_accelerator, which=which)
-  if form == 'boxes':
-    return _gradient_boxes(x, dy, join)
-  if form == 'stock':
-    return _gradient_stock(x, dy, step)
   return _GRADIENTS[form](x, dy, step, join)
 
 
 def _repeated(x: jax.Array, stride: float) -> tuple[jax.Array, int]:
   """The image of which a convolution has an integer stride, and that."""
-  if stride == UPSAMPLING:
+  if stride == upsampling.STRIDE:
     return upsampling.repeat(x), 1
   return x, int(stride)
 
 
-def _gradient_stock(x: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+def _gradient_stock(
+  x: jax.Array, dy: jax.Array, stride: int, join: _Join
+) -> jax.Array:
+  del join
   shape = (3, 3, x.shape[-1], dy.shape[-1])
 
   def one_group(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -216,7 +213,11 @@ def _gradient_x3d3(
   return product.transpose(0, 3, 1, 2, 4)
 
 
-def _gradient_boxes(x: jax.Array, dy: jax.Array, join: _Join) -> jax.Array:
+def _gradient_boxes(
+  x: jax.Array, dy: jax.Array, stride: int, join: _Join
+) -> jax.Array:
+  """Of the small image."""
+  del stride
   groups, channels, features = x.shape[0], x.shape[-1], dy.shape[-1]
   products = [
     _product(x, join(upsampling.box_sums(column, 2)))
@@ -228,9 +229,11 @@ def _gradient_boxes(x: jax.Array, dy: jax.Array, join: _Join) -> jax.Array:
 
 
 _GRADIENTS = {
+  'stock': _gradient_stock,
   'x9': _gradient_x9,
   'd9': _gradient_d9,
   'x3d3': _gradient_x3d3,
+  'boxes': _gradient_boxes,
 }
 
 

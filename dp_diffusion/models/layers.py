@@ -265,7 +265,8 @@ class Upsample(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps float[B, H, W, C] to float[B, 2 H, 2 W, C]."""
     if self.with_conv:
-      return Conv(x.shape[-1], stride=0.5, dtype=self.dtype, name='conv')(x)
+      stride = upsampling.STRIDE
+      return Conv(x.shape[-1], stride=stride, dtype=self.dtype, name='conv')(x)
     return upsampling.repeat(x)
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from dp_diffusion.models import materialize
 
+STRIDE = 0.5  # Of such a convolution: output side = side / stride.
+
 
 def repeat(x: jax.Array) -> jax.Array:
   """Every pixel four times: [..., H, W, C] to [..., 2 H, 2 W, C]."""
