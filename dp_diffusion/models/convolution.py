@@ -3,8 +3,8 @@
 On the road: every network of `models` is made of it, and the private step
 takes its gradient example by example (`jax.vmap(jax.grad(...))`), where the
 stock kernel gradient becomes a grouped convolution, the slowest operation of
-the whole step. Here it is ONE matrix product per example, in one of the forms
-of `kernel_gradients`.
+the whole step. Here it is ONE matrix product per example (three after an
+upsampling), in one of the forms of `kernel_gradients`.
 
 The gradient is a primitive of its own, for what `vmap` makes of it: an axis
 that the kernel does not have (the draws of one example, inside its `grad`)

@@ -66,7 +66,7 @@ def public_size(
   On a CPU always None. The size divides the share of a device.
   """
   share = config.pretrain.batch_size // devices.num_global_devices
-  if devices.devices[0].platform == 'cpu' or share < 1:
+  if devices.is_cpu or share < 1:
     return None
 
   def choose() -> int:

@@ -231,8 +231,7 @@ def train_private(
         _begin(run, devices, step)
       replicas, stats = private_step(steps, devices, replicas, step)
       pending.append((step, stats))
-      if len(pending) > 1:
-        jax.block_until_ready(pending[-2][1])  # One step ahead, no further.
+      _stay_one_step_ahead(pending)
       ledger = ledger.with_steps(1)
       step += 1
       crash_points.reach('mid_step')
@@ -365,8 +364,7 @@ def train_public(
         indices,
       )
       losses.append((step, loss))
-      if len(losses) > 1:
-        jax.block_until_ready(losses[-2][1])  # One step ahead, no further.
+      _stay_one_step_ahead(losses)
       step += 1
       is_stopped = processes.any_process(stop())
       if (
@@ -382,6 +380,11 @@ def train_public(
       if is_stopped:
         break
   return devices.unreplicate(replicas), step
+
+
+def _stay_one_step_ahead(results: list[tuple[int, Any]]) -> None:
+  if len(results) > 1:
+    jax.block_until_ready(results[-2][1])
 
 
 def _device_shape(

@@ -24,9 +24,9 @@ def _normal(seed, *shape, dtype=jnp.float32):
 
 
 def _repeated(x, stride):
-  """NumPy oracle of a stride of 0.5: the image, and the stride of the rest."""
+  """What a stride of 0.5 means: the image, and the stride of the rest."""
   if stride == 0.5:
-    return np.repeat(np.repeat(x, 2, axis=-3), 2, axis=-2), 1
+    return jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2), 1
   return x, stride
 
 
@@ -35,8 +35,7 @@ def _side(side, stride):
 
 
 def _stock(x, kernel, stride):
-  if stride == 0.5:
-    x, stride = jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2), 1
+  x, stride = _repeated(x, stride)
   return jax.lax.conv_general_dilated(
     x,
     kernel,

@@ -34,7 +34,9 @@ def _devices(num_global_devices: int, platform: str = 'gpu'):
     platform=platform, memory_stats=lambda: {'bytes_limit': 10_000}
   )
   return types.SimpleNamespace(
-    devices=(device,), num_global_devices=num_global_devices
+    devices=(device,),
+    num_global_devices=num_global_devices,
+    is_cpu=platform == 'cpu',
   )
 
 
