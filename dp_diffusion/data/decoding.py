@@ -9,39 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent import futures
 import dataclasses
-import io
 import os
-import struct
 from typing import TypeAlias
 
 import numpy as np
-import PIL
 from PIL import Image
 from PIL import ImageOps
 
 from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion.data import cache
+from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
+from dp_diffusion.data import value_range as values
 
-# What Pillow raises on files that are no image any more.
-_DAMAGED = (
-  *(OSError, SyntaxError, ValueError, EOFError, IndexError),
-  struct.error,
-)
-_FEWEST_LEVELS = 1 << 12  # Of 16 bits: below, 12 bits were stored as they are.
-VERSION = 2  # Raise it when the same bytes give another array.
-_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
+VERSION = 3  # Raise it when the same bytes give another array.
 _CHUNK_IMAGES = 64
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _CHANNELS = {1: 'L', 3: 'RGB'}
+# Of ITU-R BT.601, as Pillow has them.
+_LUMA = np.array([19595, 38470, 7471]) / 65536
+
+UnreadableError = encoded.UnreadableError
+to_bytes = values.to_bytes  # The one mapping, for arrays of any source.
 
 
-class UnreadableError(ValueError):
-  """An image that cannot be used; the message says why, without its name."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+  """One image of a file that has several.
+
+  Attributes:
+    data: the encoded file.
+    index: which of its images, from 0.
+  """
+
+  data: bytes
+  index: int
 
 
-BytesOrError: TypeAlias = bytes | UnreadableError
+BytesOrError: TypeAlias = bytes | Frame | UnreadableError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,71 +64,220 @@ class Kept:
   errors: dict[int, str]
 
 
+def count_frames(data: bytes) -> int:
+  """How many images a file has; reads headers only.
+
+  Raises:
+    UnreadableError: not an image.
+  """
+  return inspect_header(data).frames
+
+
+def inspect_header(data: bytes) -> encoded.Header:
+  """See `encoded.inspect_header`."""
+  return encoded.inspect_header(data)
+
+
 def decode(
-  data: bytes, size: int, channels: int, max_pixels: int
+  data: bytes,
+  size: int,
+  channels: int,
+  max_pixels: int,
+  value_range: tuple[float, ...] = (),
+  frames: str = '',
+  frame: int = 0,
 ) -> np.ndarray:
   """Decodes one image.
 
   The middle square is resized with an antialiasing (Lanczos) filter. Alpha is
-  dropped, 16-bit grey keeps its upper 8 bits (and is refused where they are
-  nearly empty, as in a scan of 12 bits), and EXIF orientation is applied.
+  dropped, and EXIF orientation is applied. Pixels that are not unsigned 8 bits
+  are mapped by `value_range` (see `value_range.to_bytes`) and, where they are
+  resized or made grey, rounded once, at the end. Fewer bits are spread over 8
+  before the range is applied.
 
   Args:
     data: an encoded file.
     size: height and width of the result; 0 keeps the stored ones.
     channels: 1 (grey) or 3 (RGB); 0 keeps grey grey and makes the rest RGB.
     max_pixels: a header that says more is refused before decoding.
+    value_range: stored values of black and of white, applied to every depth;
+      () leaves 8 bits as they are and refuses what is deeper, unless its
+      values reach the upper half of what the file can hold.
+    frames: 'first' where a file may have several images; '' refuses it.
+    frame: which of them, from 0.
 
   Returns:
     uint8[H, W, C].
 
   Raises:
-    UnreadableError: not an image, cut short, or too large.
+    UnreadableError: not an image, cut short, too large, of several images, or
+      of a depth that needs a range.
   """
-  try:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-      if image.width * image.height > max_pixels:
-        raise UnreadableError(
-          f'{image.width}x{image.height} pixels, more than '
-          f'data.max_image_pixels={max_pixels}'
-        )
-      image.load()
-      return fit(image, size, channels)
-  except _BOMBS as error:
-    raise UnreadableError(f'too large: {error}') from error
-  except (PIL.UnidentifiedImageError, Image.UnidentifiedImageError) as error:
-    raise UnreadableError('not an image of a known format') from error
-  except UnreadableError:
-    raise
-  except _DAMAGED as error:
-    raise UnreadableError(str(error).splitlines()[0]) from error
+  config = _Options(
+    image_size=size,
+    channels=channels,
+    max_image_pixels=max_pixels,
+    value_range=value_range,
+    frames=frames,
+  )
+  array, depth = _decode(data, config, frame)
+  if depth is not None and not values.is_whole([depth]):
+    raise UnreadableError(values.refusal([depth]))
+  return array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+  """What decoding uses of a `registry.DataConfig`, which may stand for it."""
+
+  image_size: int
+  channels: int
+  max_image_pixels: int
+  value_range: tuple[float, ...]
+  frames: str
+
+
+def _decode(
+  data: bytes, config: _Options | registry.DataConfig, frame: int
+) -> tuple[np.ndarray, values.Depth | None]:
+  """One image, and how deep it is where that is to be judged by the set."""
+  header = encoded.inspect_header(data)
+  _check_frames(header, config)
+  if not 0 <= frame < header.frames:
+    raise UnreadableError(f'it has no image {frame}')
+  width, height = header.sizes[frame]
+  if width * height > config.max_image_pixels:
+    raise UnreadableError(
+      f'{width}x{height} pixels, more than '
+      f'data.max_image_pixels={config.max_image_pixels}'
+    )
+  with encoded.damage_named():
+    if not header.is_deep:
+      image = encoded.read_shallow(data, header, frame)
+      if not config.value_range or tuple(config.value_range) == (0, 255):
+        return fit(image, config.image_size, config.channels), None
+      _check_reach(config.value_range)
+      grey = image.mode in ('1', 'L', 'LA')
+      pixels = np.asarray(image.convert('L' if grey else 'RGB'))
+      stored = encoded.Stored(
+        pixels=pixels[..., None] if grey else pixels, largest=255
+      )
+    else:
+      stored = encoded.read_deep(data, header, frame)
+    return _map(stored, config)
+
+
+def _check_frames(
+  header: encoded.Header, config: _Options | registry.DataConfig
+) -> None:
+  if header.frames == 1:
+    return
+  if not config.frames:
+    raise UnreadableError(
+      f'it has {header.frames} images (a stack, pages or an animation): set '
+      "data.frames='first', or save them apart"
+    )
+  if config.frames == 'first':
+    first = header.width * header.height
+    if any(width * height > first for width, height in header.sizes):
+      raise UnreadableError(
+        'its first image is smaller than a later one, as a thumbnail is: save '
+        'them apart'
+      )
+
+
+def _check_reach(value_range: tuple[float, ...]) -> None:
+  """Refuses 8 bits in a deeper set: they would be nearly black."""
+  if value_range[1] > 255:
+    raise UnreadableError(
+      f'its 8 bits cannot reach the white of data.value_range={value_range}: '
+      'convert it from the original, or set the range of 8-bit files'
+    )
+
+
+def _map(
+  stored: encoded.Stored, config: _Options | registry.DataConfig
+) -> tuple[np.ndarray, values.Depth | None]:
+  pixels, depth = stored.pixels, None
+  if pixels.dtype.kind == 'f' and not np.isfinite(pixels).all():
+    raise UnreadableError('it has pixels that are NaN or infinite')
+  value_range = tuple(config.value_range)
+  if not value_range:
+    depth = values.measure(pixels, stored.largest)
+    value_range = (0, stored.largest or depth.high)
+  array = fit_values(
+    pixels,
+    value_range,
+    config.image_size,
+    config.channels,
+    is_inverted=stored.is_inverted,
+  )
+  return array, depth
+
+
+def fit_values(
+  pixels: np.ndarray,
+  value_range: tuple[float, ...],
+  size: int,
+  channels: int,
+  is_inverted: bool = False,
+) -> np.ndarray:
+  """Maps, crops and resizes one image of any depth; rounded once.
+
+  Args:
+    pixels: [H, W, C] of integers or floats, C 1 or 3.
+    value_range: (low, high), see `value_range.to_bytes`.
+    size: height and width of the result; 0 keeps the stored ones.
+    channels: 1 (grey) or 3 (RGB); 0 keeps the stored ones.
+    is_inverted: whether low is white.
+
+  Returns:
+    uint8[H', W', C'].
+  """
+  low, high = value_range
+  height, width, depth = pixels.shape
+  channels = channels or depth
+  is_fitting = not size or (height, width) == (size, size)
+  if is_fitting and channels >= depth:
+    array = values.to_bytes(pixels, (low, high))
+    array = 255 - array if is_inverted else array
+    return np.repeat(array, channels // depth, axis=2)
+  scaled = values.scale(pixels, (low, high))
+  scaled = 255 - scaled if is_inverted else scaled
+  if channels < depth:
+    scaled = (scaled @ _LUMA)[..., None]
+  if not is_fitting:
+    planes = [
+      np.asarray(
+        _resize(Image.fromarray(scaled[..., i].astype(np.float32)), size)
+      )
+      for i in range(scaled.shape[2])
+    ]
+    scaled = np.stack(planes, axis=2)
+  array = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+  return np.repeat(array, channels // array.shape[2], axis=2)
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-  """Turns, converts, crops and resizes an open image, see `decode`."""
+  """Turns, converts, crops and resizes an open image of 8 bits."""
   image = ImageOps.exif_transpose(image)
-  if image.mode.startswith('I;16'):
-    pixels = np.asarray(image)
-    if 0 < pixels.max() < _FEWEST_LEVELS:
-      raise UnreadableError(
-        f'its 16 bits hold nothing above {pixels.max()}, which would be black:'
-        ' rescale it to 8 bits'
-      )
-    image = Image.fromarray((pixels >> 8).astype(np.uint8))
-  elif image.mode in ('I', 'F'):
-    raise UnreadableError(f'pixels of type {image.mode!r} have no fixed range')
   is_grey = image.mode in ('1', 'L', 'LA')
   image = image.convert(_CHANNELS[channels or (1 if is_grey else 3)])
   if size and image.size != (size, size):
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    image = image.resize(
-      (size, size),
-      Image.Resampling.LANCZOS,
-      box=(left, top, left + side, top + side),
-    )
+    image = _resize(image, size)
   array = np.asarray(image)
   return array[..., None] if array.ndim == 2 else array
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+  """The middle square, by a Lanczos filter."""
+  side = min(image.size)
+  left, top = (image.width - side) / 2, (image.height - side) / 2
+  return image.resize(
+    (size, size),
+    Image.Resampling.LANCZOS,
+    box=(left, top, left + side, top + side),
+  )
 
 
 def decode_all(
@@ -138,21 +292,27 @@ def decode_all(
     read: encoded bytes of the images at the given indices, or why they cannot
       be read; thread-safe.
     images: uint8[N, H, W, C], written in place.
-    config: uses image_size, channels and max_image_pixels.
+    config: uses image_size, channels, max_image_pixels, value_range, frames.
     title: what the progress bar says; it shows percents, never a count.
 
   Returns:
     What was kept. Images of another shape than asked for are errors.
+
+  Raises:
+    UsageError: images deeper than 8 bits that, as a set, do not use their
+      whole depth, and no data.value_range.
   """
   num_images, shape = len(images), images.shape[1:]
 
   def decode_chunk(start: int) -> list[np.ndarray | UnreadableError]:
     indices = range(start, min(start + _CHUNK_IMAGES, num_images))
-    results = [decode_or_error(data, config) for data in read(list(indices))]
-    return [_error_unless_shape(result, shape) for result in results]
+    results = [_decode_or_error(data, config) for data in read(list(indices))]
+    depths.extend(depth for _, depth in results if depth is not None)
+    return [_error_unless_shape(result, shape) for result, _ in results]
 
   indices: list[int] = []
   errors: dict[int, str] = {}
+  depths: list[values.Depth] = []
   starts = range(0, num_images, _CHUNK_IMAGES)
   num_threads = min(32, os.cpu_count() or 1)
   with (
@@ -172,6 +332,10 @@ def decode_all(
         percent = 100 * min(start + _CHUNK_IMAGES, num_images) // num_images
         advance(percent - shown)
         shown = percent
+  if depths and not values.is_whole(depths):
+    raise array_types.UsageError(
+      f'Deep images of {config.name!r}: {values.refusal(depths)}.'
+    )
   return Kept(
     images=images[: len(indices)],
     indices=np.array(indices, np.int64),
@@ -182,15 +346,25 @@ def decode_all(
 def decode_or_error(
   data: BytesOrError, config: registry.DataConfig
 ) -> np.ndarray | UnreadableError:
-  """Decodes as the config says; an error is a result, not raised."""
+  """Decodes as the config says; an error is a result, not raised.
+
+  Without data.value_range, whether a deep image uses its whole depth is left
+  to `decode_all`, which sees the set.
+  """
+  return _decode_or_error(data, config)[0]
+
+
+def _decode_or_error(
+  data: BytesOrError, config: registry.DataConfig
+) -> tuple[np.ndarray | UnreadableError, values.Depth | None]:
   if isinstance(data, UnreadableError):
-    return data
+    return data, None
+  if not isinstance(data, Frame):
+    data = Frame(data=data, index=0)
   try:
-    return decode(
-      data, config.image_size, config.channels, config.max_image_pixels
-    )
+    return _decode(data.data, config, data.index)
   except UnreadableError as error:
-    return error
+    return error, None
 
 
 def _error_unless_shape(

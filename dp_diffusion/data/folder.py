@@ -308,7 +308,7 @@ def _cache_name(
       for name in (
         *('class_names', 'image_size', 'channels', 'split_seed'),
         *('test_fraction', 'skip_unreadable', 'max_image_pixels'),
-        *('file_column', 'person_column'),
+        *('file_column', 'person_column', 'value_range', 'frames'),
       )
     },
   )

@@ -49,6 +49,12 @@ def read(
       f'.zip: put the persons of {path} into it, as an array of integers '
       "named 'person', one per image."
     )
+  for key in ('value_range', 'frames'):
+    if getattr(config, key):
+      raise array_types.UsageError(
+        f'Expected data.{key}={getattr(config, key)!r} only for image files:'
+        f' {path} holds arrays of 8 bits, which are taken as they are.'
+      )
   arrays = _read(path)
   images = arrays['images']
   if images.ndim == 3:

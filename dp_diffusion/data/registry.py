@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import difflib
 import importlib
+import math
 
 import numpy as np
 
 from dp_diffusion import array_types
 
 UNITS = ('image', 'person')
+FRAMES = ('', 'first')
 _TFDS_PREFIX = 'tfds:'
 _PACKAGE = 'dp_diffusion.data'
 _MODULES = {
@@ -56,6 +58,12 @@ class DataConfig:
     num_images: how many such a source makes; 0 is its own default.
     unit: what one record is, 'image' or 'person'.
     skip_unreadable: leave unreadable own files out instead of refusing.
+    value_range: stored values of black and of white, (low, high), the same
+      for all images; below is black, above is white. Needed for files deeper
+      than 8 bits whose set does not use the whole depth, for signed and for
+      floating pixels. () leaves 8 bits as they are.
+    frames: what of a file with several images (a stack, pages, an animation)
+      is used: 'first'; '' refuses it.
     max_image_pixels: a file with more pixels is refused unopened.
     max_in_memory_bytes: a decoded set above this is memory-mapped from the
       cache folder instead of held in memory.
@@ -85,6 +93,8 @@ class DataConfig:
   num_images: int = 0
   unit: str = 'image'
   skip_unreadable: bool = False
+  value_range: tuple[float, ...] = ()
+  frames: str = ''
   max_image_pixels: int = 64_000_000
   max_in_memory_bytes: int = 1 << 30
   cache_dir: str = ''
@@ -95,6 +105,8 @@ class DataConfig:
     object.__setattr__(self, 'class_names', tuple(self.class_names))
     _check_name(self.name, self.tfds_dir)
     array_types.check_one_of('unit', self.unit, UNITS)
+    array_types.check_one_of('frames', self.frames, FRAMES)
+    object.__setattr__(self, 'value_range', _value_range(self.value_range))
     array_types.check_open_unit_interval('test_fraction', self.test_fraction)
     for field in (
       'image_size',
@@ -251,6 +263,23 @@ def tfds_name(name: str) -> str:
 
 def _module_name(name: str) -> str:
   return _MODULES.get(name, 'tfds_source')
+
+
+def _value_range(value_range: Iterable[float]) -> tuple[float, ...]:
+  """Checked; whole numbers become int, so that the mapping is exact."""
+  bounds = tuple(value_range)
+  is_range = len(bounds) == 2 and all(
+    isinstance(bound, (int, float))
+    and not isinstance(bound, bool)
+    and math.isfinite(bound)
+    for bound in bounds
+  )
+  if bounds and not (is_range and bounds[0] < bounds[1]):
+    raise ValueError(
+      f'Expected value_range={bounds!r} to be (low, high) with low < high, as '
+      'in (0, 4095), or ().'
+    )
+  return tuple(int(b) if float(b).is_integer() else b for b in bounds)
 
 
 def _check_name(name: str, tfds_dir: str) -> None:

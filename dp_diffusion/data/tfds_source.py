@@ -232,5 +232,7 @@ def _cache_name(
     keys=dataclasses.astuple(keys),
     image_size=config.image_size,
     channels=config.channels,
+    value_range=config.value_range,
+    frames=config.frames,
   )
   return f'tfds-{builder.info.name}-{key}'

@@ -1,0 +1,309 @@
+"""What one encoded file holds: its header, its frames, its stored pixels.
+
+Files are untrusted: sizes are known before anything is decoded, and whatever
+a library raises on a damaged file is an `UnreadableError`. Pillow reads what
+has 8 bits. It hands deeper colour over as 8 bits and deeper WhiteIsZero as a
+negative, so tifffile and imagecodecs read those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import io
+import logging
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+from PIL import ImageOps
+
+from dp_diffusion.data import netpbm
+
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # TIFF photometrics.
+_UINT, _INT, _FLOAT = 1, 2, 3  # TIFF sample formats.
+_DICOM = (128, b'DICM')
+_ORIENTATION = 0x0112
+
+
+class UnreadableError(ValueError):
+  """An image that cannot be used; the message says why, without its name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+  """What is known of a file before its pixels are decoded.
+
+  Attributes:
+    format: 'PNG', 'TIFF', 'PPM', 'DICOM', ... as Pillow calls it.
+    width, height: of the first frame, in pixels.
+    bits: of one stored value.
+    channels: stored per pixel, alpha among them.
+    frames: number of images in the file; TIFF pages that are marked as
+      thumbnails or masks are none.
+    sizes: (width, height) of each frame.
+    is_deep: whether its pixels need more than unsigned 8 bits.
+  """
+
+  format: str
+  bits: int
+  channels: int
+  sizes: tuple[tuple[int, int], ...]
+  is_deep: bool
+
+  @property
+  def width(self) -> int:
+    """Of the first frame."""
+    return self.sizes[0][0]
+
+  @property
+  def height(self) -> int:
+    """Of the first frame."""
+    return self.sizes[0][1]
+
+  @property
+  def frames(self) -> int:
+    """How many there are."""
+    return len(self.sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+  """Pixels as they are stored.
+
+  Attributes:
+    pixels: [H, W, C] of integers or floats, C 1 or 3, without alpha.
+    largest: value that the file can hold; None without a fixed range from 0.
+    is_inverted: whether the smallest value is white.
+  """
+
+  pixels: np.ndarray
+  largest: int | None
+  is_inverted: bool = False
+
+
+@contextlib.contextmanager
+def damage_named() -> Iterator[None]:
+  """Turns what readers raise on untrusted files into `UnreadableError`."""
+  try:
+    yield
+  except UnreadableError:
+    raise
+  except _BOMBS as error:
+    raise UnreadableError(f'too large: {error}') from error
+  except (PIL.UnidentifiedImageError, Image.UnidentifiedImageError) as error:
+    raise UnreadableError('not an image of a known format') from error
+  except MemoryError as error:
+    raise UnreadableError('too large for the memory') from error
+  except Exception as error:  # Of several libraries, on damaged files.
+    line = (str(error).splitlines() or [''])[0]
+    raise UnreadableError(
+      f'damaged or truncated: {line or type(error).__name__}'
+    ) from error
+
+
+def is_dicom(data: bytes) -> bool:
+  """Whether a file is DICOM, by its content."""
+  offset, magic = _DICOM
+  return data[offset : offset + len(magic)] == magic
+
+
+def inspect_header(data: bytes) -> Header:
+  """Reads a header; decodes nothing.
+
+  Raises:
+    UnreadableError: not an image, or a damaged one.
+  """
+  with damage_named():
+    if data.startswith(_TIFF):
+      return _tiff_header(data)
+    if found := netpbm.headers(data):
+      return Header(
+        format='PPM',
+        bits=max(header.largest for header in found).bit_length(),
+        channels=found[0].channels,
+        sizes=tuple((header.width, header.height) for header in found),
+        is_deep=any(header.largest > 255 for header in found),
+      )
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      return _pillow_header(image, data)
+
+
+def _pillow_header(image: Image.Image, data: bytes) -> Header:
+  bits, channels = 8, len(image.getbands())
+  if data.startswith(_PNG):
+    bits, channels = data[24], _PNG_CHANNELS[data[25]]
+  elif image.mode in ('I', 'F'):
+    bits = 32
+  elif image.mode.startswith('I;16'):
+    bits = 16
+  # A JPEG's further images are previews and depth maps of the first.
+  is_still = image.format in ('JPEG', 'MPO')
+  frames = 1 if is_still else getattr(image, 'n_frames', 1)
+  return Header(
+    format=image.format or '',
+    bits=bits,
+    channels=channels,
+    sizes=(image.size,) * frames,
+    is_deep=bits > 8,
+  )
+
+
+def read_shallow(data: bytes, header: Header, frame: int) -> Image.Image:
+  """Decodes a frame of 8 bits: upright, as an open image.
+
+  Raises:
+    UnreadableError: damaged.
+  """
+  with damage_named():
+    if header.format == 'PPM' and header.frames > 1:
+      data, frame = data[netpbm.headers(data)[frame].start :], 0
+    if header.format == 'TIFF':
+      with _open_tiff(data) as tiff:
+        frame = _pages(tiff)[frame].index
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      if frame:
+        image.seek(frame)
+      image.load()
+      return ImageOps.exif_transpose(image)
+
+
+def read_deep(data: bytes, header: Header, frame: int) -> Stored:
+  """Decodes a frame deeper than 8 bits: upright, without alpha.
+
+  Raises:
+    UnreadableError: damaged, or of a kind that has no one meaning.
+  """
+  with damage_named():
+    if header.format == 'TIFF':
+      return _read_tiff(data, frame)
+    if header.format == 'PNG':
+      return _read_png(data, frame)
+    if header.format == 'PPM' and (found := netpbm.headers(data)):
+      return Stored(
+        pixels=netpbm.read(data, found[frame]), largest=found[frame].largest
+      )
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      return Stored(pixels=np.asarray(image)[..., None], largest=None)
+
+
+def _read_png(data: bytes, frame: int) -> Stored:
+  import imagecodecs  # Loads 0.1 s of code that most sets do not need.
+
+  pixels = (
+    imagecodecs.apng_decode(data, frame)
+    if frame
+    else imagecodecs.png_decode(data)
+  )
+  if pixels.ndim == 2:
+    pixels = pixels[..., None]
+  with Image.open(io.BytesIO(data), formats=('PNG',)) as image:
+    turn = image.getexif().get(_ORIENTATION, 1)
+  channels = 1 if pixels.shape[2] < 3 else 3
+  return Stored(pixels=_upright(pixels[..., :channels], turn), largest=65535)
+
+
+def _upright(pixels: np.ndarray, orientation: Any) -> np.ndarray:
+  """Applies EXIF's orientation to [H, W, C]."""
+  turns = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x.swapaxes(0, 1)[:, ::-1],
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x.swapaxes(0, 1)[::-1],
+  }
+  turn = turns.get(orientation)
+  return np.ascontiguousarray(turn(pixels) if turn else pixels)
+
+
+@contextlib.contextmanager
+def _open_tiff(data: bytes) -> Iterator[Any]:
+  import tifffile  # As above.
+
+  logger = logging.getLogger('tifffile')
+  logger.disabled = True  # It would quote the file on the terminal.
+  with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+    yield tiff
+
+
+def _pages(tiff: Any) -> list[Any]:
+  """Pages that are images of their own."""
+  pages = list(tiff.pages)
+  kept = [p for p in pages if not (p.is_reduced or p.is_mask)]
+  stack = (tiff.imagej_metadata or {}).get('images', 1) if tiff.is_imagej else 1
+  if stack > len(pages):
+    raise UnreadableError(
+      'an ImageJ stack of one page: save each of its images as a page'
+    )
+  return kept or pages[:1]
+
+
+def _tiff_header(data: bytes) -> Header:
+  with _open_tiff(data) as tiff:
+    pages = _pages(tiff)
+    sizes = tuple((page.imagewidth, page.imagelength) for page in pages)
+    return Header(
+      format='TIFF',
+      bits=max(_bits(page) for page in pages),
+      channels=pages[0].samplesperpixel,
+      sizes=sizes,
+      is_deep=any(
+        _bits(page) > 8 or page.sampleformat not in (_UINT, None)
+        for page in pages
+      ),
+    )
+
+
+def _bits(page: Any) -> int:
+  bits = page.bitspersample
+  return max(bits) if isinstance(bits, tuple) else bits
+
+
+def _read_tiff(data: bytes, frame: int) -> Stored:
+  with _open_tiff(data) as tiff:
+    page = _pages(tiff)[frame]
+    bits, samples = _bits(page), page.samplesperpixel
+    colours = 3 if page.photometric == _RGB else 1
+    _check_tiff(page, colours)
+    values = page.asarray()
+    if page.planarconfig == 2 and samples > 1:
+      values = np.moveaxis(values, 0, -1)
+    values = values.reshape(page.imagelength, page.imagewidth, samples)
+    tag = page.tags.get(_ORIENTATION)
+    return Stored(
+      pixels=_upright(values[..., :colours], tag.value if tag else 1),
+      largest=(1 << bits) - 1 if page.sampleformat == _UINT else None,
+      is_inverted=page.photometric == _WHITE_IS_ZERO,
+    )
+
+
+def _check_tiff(page: Any, colours: int) -> None:
+  """Refuses what has no one meaning, before it is decoded."""
+  known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+  if page.photometric not in known or page.imagedepth > 1:
+    raise UnreadableError(
+      'deeper than 8 bits, a TIFF must be grey or RGB and flat: convert it'
+    )
+  if page.sampleformat not in (_UINT, _INT, _FLOAT):
+    raise UnreadableError('its pixels are neither integers nor floats')
+  if not 0 <= page.samplesperpixel - colours <= 1:
+    raise UnreadableError(
+      f'it has {page.samplesperpixel} channels: keep grey or RGB, and at most '
+      'alpha'
+    )
+  if any(kind == 0 for kind in page.extrasamples or ()) and colours == 1:
+    raise UnreadableError(
+      'it has a second channel that is not alpha: save channels apart'
+    )
+  tile = (page.tilewidth or 0) * (page.tilelength or 0)
+  if tile > 4 * max(page.imagewidth * page.imagelength, 1 << 20):
+    raise UnreadableError('its tiles are larger than it is')

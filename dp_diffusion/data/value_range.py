@@ -1,0 +1,193 @@
+"""Stored values of any depth to 8 bits, by one public range for the whole set.
+
+A range that each image finds for itself would be a statistic of it, and would
+make a dark image as bright as any other. So `data.value_range` is declared.
+Without it, integers deeper than 8 bits are taken from 0 to the largest that
+they can hold, if a set uses them up to there; else a range is proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import math
+
+import numpy as np
+
+_MOST_EXACT = 1 << 52  # Larger bounds are computed in float64.
+# Of an image's pixels; fewer, as of a burnt-in marker, do not count.
+_SHARE_OF_IMAGE = 0.01
+_SHARE_OF_SET = 0.9  # Of the images, that must use the whole depth.
+
+
+def to_bytes(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+  """Maps the range to 0 ... 255; what lies outside becomes 0 or 255.
+
+  (x - low) * 255 / (high - low), rounded to the nearest, halves up. Integers
+  and a range of integers are computed exactly, all else in float64.
+
+  >>> to_bytes(np.array([-1, 0, 8, 4095, 65535]), (0, 4095))
+  array([  0,   0,   0, 255, 255], dtype=uint8)
+
+  Args:
+    array: integers or floats of any shape.
+    value_range: (low, high), low < high.
+
+  Returns:
+    uint8 of the same shape.
+
+  Raises:
+    ValueError: a value is not finite.
+  """
+  table = _table(array)
+  if table is not None:
+    return to_bytes(table, value_range)[_codes(array)]
+  low, high = value_range
+  if _is_exact(array, value_range):
+    low, high = int(low), int(high)
+    span = high - low
+    values = _clipped(array, low, high) - low
+    return ((values * 510 + span) // (2 * span)).astype(np.uint8)
+  return np.floor(scale(array, value_range) + 0.5).astype(np.uint8)
+
+
+def scale(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+  """As `to_bytes`, not rounded: float64 in [0, 255].
+
+  Raises:
+    ValueError: a value is not finite.
+  """
+  table = _table(array)
+  if table is not None:
+    return scale(table, value_range)[_codes(array)]
+  low, high = (float(bound) for bound in value_range)
+  values = array.astype(np.float64)
+  if not np.isfinite(values).all():
+    raise ValueError('Expected pixels to be finite, found NaN or infinity.')
+  return (np.clip(values, low, high) - low) * 255.0 / (high - low)
+
+
+def _table(array: np.ndarray) -> np.ndarray | None:
+  """All values of a small integer type, if looking them up is less work."""
+  if array.dtype.kind not in 'iu' or array.dtype.itemsize > 2:
+    return None
+  info = np.iinfo(array.dtype)
+  if array.size <= info.max - info.min:
+    return None
+  return np.arange(info.min, info.max + 1, dtype=np.int64)
+
+
+def _codes(array: np.ndarray) -> np.ndarray:
+  """Where the values of a small integer type stand in `_table`."""
+  if array.dtype.kind == 'u':
+    return array
+  return array.astype(np.int32) - int(np.iinfo(array.dtype).min)
+
+
+def _is_exact(array: np.ndarray, value_range: tuple[float, float]) -> bool:
+  return array.dtype.kind in 'iub' and all(
+    float(bound).is_integer() and abs(bound) < _MOST_EXACT
+    for bound in value_range
+  )
+
+
+def _clipped(array: np.ndarray, low: int, high: int) -> np.ndarray:
+  """int64, also of uint64 whose values may be too large for it."""
+  if array.dtype == np.uint64:
+    array = np.minimum(array, np.uint64(max(high, 0)))
+  return np.clip(array.astype(np.int64), low, high)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Depth:
+  """What one image uses of the values that its file can hold.
+
+  Attributes:
+    is_whole: whether it uses them up to the largest; None where it is black
+      and says nothing.
+    low: 0, or a negative power of two below nearly all pixels.
+    high: a power of two less one (for floats at most one: 1) above them.
+    is_declared: whether the file says how large a value can be.
+  """
+
+  is_whole: bool | None
+  low: float
+  high: float
+  is_declared: bool = True
+
+
+def measure(pixels: np.ndarray, largest: int | None) -> Depth:
+  """How much of its depth an image uses, but for a marker burnt into it.
+
+  Args:
+    pixels: integers or floats of any shape, without alpha.
+    largest: value that the file can hold; None where it has no fixed range
+      from 0, as signed integers and floats have not.
+
+  Returns:
+    See `Depth`. Private: it is computed from the image.
+  """
+  values = pixels[pixels != 0].ravel()
+  if not values.size:
+    is_whole = None if largest else False
+    return Depth(
+      is_whole=is_whole, low=0, high=1, is_declared=largest is not None
+    )
+  common, counts = np.unique(values, return_counts=True)
+  bound = largest if largest is not None else common[-1]
+  upper = common > bound / 2
+  num_upper = counts[upper].sum()
+  marker = counts[upper].max(initial=0)  # Of one value, mostly the largest.
+  is_whole = (
+    num_upper - marker > _SHARE_OF_IMAGE * values.size
+    or num_upper > values.size / 2
+  )
+  if not is_whole and upper.any():
+    where = int(np.flatnonzero(upper)[counts[upper].argmax()])
+    if counts[where] < values.size:
+      common, counts = np.delete(common, where), np.delete(counts, where)
+  shares = np.cumsum(counts) / counts.sum()
+  first = common[np.searchsorted(shares, _SHARE_OF_IMAGE)]
+  last_index = int(np.searchsorted(shares, 1 - _SHARE_OF_IMAGE))
+  last = common[min(last_index, len(common) - 1)]
+  is_integer = pixels.dtype.kind in 'iub'
+  return Depth(
+    is_whole=bool(is_whole) and largest is not None,
+    low=-_coarse(-float(first), is_integer, 0),
+    high=_coarse(float(last), is_integer, 1),
+    is_declared=largest is not None,
+  )
+
+
+def _coarse(value: float, is_integer: bool, less: int) -> float:
+  """The next power of two, less `less` of integers; 0 below 0."""
+  if value <= 0:
+    return 0
+  if not is_integer and value <= 1:
+    return 1.0
+  power = 1 << max(math.ceil(math.log2(value + less)), 0)
+  return power - less if is_integer else float(power)
+
+
+def is_whole(depths: Iterable[Depth]) -> bool:
+  """Whether a set, without those that are black, uses its whole depth."""
+  telling = [d.is_whole for d in depths if d.is_whole is not None]
+  return sum(telling) >= _SHARE_OF_SET * len(telling)
+
+
+def refusal(depths: Iterable[Depth]) -> str:
+  """Why a set needs `data.value_range`, with a proposal: for the curator."""
+  depths = list(depths)
+  lows = sorted(-depth.low for depth in depths)
+  highs = sorted(depth.high for depth in depths)
+  index = math.ceil(_SHARE_OF_SET * len(depths)) - 1
+  proposal = (-lows[index] if lows[index] else 0, highs[index])
+  why = (
+    'it does not use the whole depth that its file can hold'
+    if all(depth.is_declared for depth in depths)
+    else 'signed or floating pixels have no fixed range'
+  )
+  return (
+    f'{why}: set data.value_range to the values of black and of white, which '
+    f'are public and the same for all images, perhaps {proposal}'
+  )

@@ -1,0 +1,206 @@
+"""Files of every depth are read right, by one public range for the set."""
+
+from __future__ import annotations
+
+import io
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+import pytest
+import tifffile
+
+from dp_diffusion import array_types
+from dp_diffusion.data import decoding
+from dp_diffusion.data import folder
+from dp_diffusion.data import registry
+
+DEPTHS = (8, 10, 12, 13, 14, 15, 16)
+COMPRESSIONS = (None, 'lzw', 'zlib', 'packbits')
+_SIDE = 16
+
+
+def ramp(bits):
+  values = np.linspace(0, (1 << bits) - 1, _SIDE**2)
+  return values.astype(np.uint16).reshape(_SIDE, _SIDE)
+
+
+def naive(stored, low, high):
+  """Exact integers, halves up."""
+  span = high - low
+  clipped = np.clip(stored.astype(object), low, high) - low
+  return ((clipped * 510 + span) // (2 * span)).astype(np.uint8)
+
+
+def tiff(array, **how):
+  data = io.BytesIO()
+  tifffile.imwrite(data, array, **how)
+  return data.getvalue()
+
+
+def pnm(array, largest):
+  kind = b'P6' if array.ndim == 3 else b'P5'
+  head = kind + b'\n%d %d\n%d\n' % (*array.shape[1::-1], largest)
+  return head + array.astype('>u2' if largest > 255 else 'u1').tobytes()
+
+
+def decode(data, value_range=(), channels=0, frames=''):
+  return decoding.decode(data, 0, channels, 10_000, value_range, frames)
+
+
+@pytest.mark.parametrize('bits', DEPTHS)
+def test_a_range_is_applied_alike_to_grey_colour_and_alpha(bits):
+  grey, high = ramp(bits), (1 << bits) - 1
+  alpha = np.full_like(grey, 65535)
+  expected = naive(grey, 0, high)
+  for planes in (1, 2, 3, 4):
+    stack = np.stack([grey] * (planes - 1 + planes % 2), -1)
+    if planes % 2 == 0:
+      stack = np.concatenate([stack, alpha[..., None]], -1)
+    found = decode(imagecodecs.png_encode(stack.squeeze()), (0, high))
+    for channel in np.moveaxis(found, -1, 0):
+      np.testing.assert_array_equal(channel, expected)
+
+
+@pytest.mark.parametrize('how', [*COMPRESSIONS, 'tiled', 'minus'])
+@pytest.mark.parametrize('bits', DEPTHS)
+def test_tiff_of_every_depth(bits, how):
+  grey, high = ramp(bits), (1 << bits) - 1
+  options = {'photometric': 'minisblack', 'compression': how}
+  if how == 'tiled':
+    options = {'photometric': 'minisblack', 'tile': (16, 16)}
+  if how == 'minus':
+    options = {'photometric': 'miniswhite'}
+  expected = naive(grey, 0, high)
+  found = decode(tiff(grey, **options), (0, high))[..., 0]
+  np.testing.assert_array_equal(
+    found, 255 - expected if how == 'minus' else expected
+  )
+
+
+@pytest.mark.parametrize('bits', DEPTHS)
+def test_pgm_and_ppm_of_every_depth(bits):
+  grey, high = ramp(bits), (1 << bits) - 1
+  for array in (grey, np.stack([grey] * 3, -1)):
+    found = decode(pnm(array, high))  # The header says what white is.
+    np.testing.assert_array_equal(found[..., 0], naive(grey, 0, high))
+
+
+@pytest.mark.parametrize('bits', DEPTHS[1:-1])
+def test_depth_that_is_not_used_is_refused_with_a_proposal(bits):
+  high = (1 << bits) - 1
+  for data in (
+    imagecodecs.png_encode(ramp(bits)),
+    imagecodecs.png_encode(np.stack([ramp(bits)] * 3, -1)),
+    tiff(ramp(bits)),
+  ):
+    if bits == 15:  # Reaches the upper half of a 16-bit file nowhere.
+      assert ramp(bits).max() < 1 << 15
+    with pytest.raises(decoding.UnreadableError, match=rf'\(0, {high}\)'):
+      decode(data)
+
+
+def test_white_is_zero_without_a_range():
+  stored = ramp(16)
+  found = decode(tiff(stored, photometric='miniswhite'))[..., 0]
+  np.testing.assert_array_equal(found, 255 - naive(stored, 0, 65535))
+
+
+def test_a_burnt_in_marker_changes_nothing():
+  stored = ramp(12)
+  stored[0, :2] = 65535
+  data = imagecodecs.png_encode(stored)
+  with pytest.raises(decoding.UnreadableError, match=r'\(0, 4095\)'):
+    decode(data)
+  found = decode(data, (0, 4095))[..., 0]
+  np.testing.assert_array_equal(found, naive(stored, 0, 4095))
+
+
+def test_signed_and_floating_pixels_need_a_range():
+  signed = ramp(12).astype(np.int16) - 1024
+  floats = ramp(12).astype(np.float32) / 4095
+  for array, value_range in ((signed, (-1024, 3071)), (floats, (0, 1))):
+    with pytest.raises(decoding.UnreadableError, match='data.value_range'):
+      decode(tiff(array))
+    found = decode(tiff(array), value_range)[..., 0]
+    assert found.min() == 0 and found.max() == 255
+    assert np.abs(found.astype(int) - naive(ramp(12), 0, 4095)).max() <= 1
+
+
+def test_eight_bits_follow_the_range_too():
+  grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+  data = imagecodecs.png_encode(grey)
+  np.testing.assert_array_equal(decode(data)[..., 0], grey)
+  found = decode(data, (50, 150))[..., 0]
+  np.testing.assert_array_equal(found, naive(grey, 50, 150))
+  with pytest.raises(decoding.UnreadableError, match='8 bits cannot reach'):
+    decode(data, (0, 4095))
+
+
+def animation(fmt, sizes=(16, 16, 16)):
+  frames = [
+    Image.new('RGB', (s, s), (60 * i,) * 3) for i, s in enumerate(sizes)
+  ]
+  data = io.BytesIO()
+  frames[0].save(data, fmt, save_all=True, append_images=frames[1:])
+  return data.getvalue()
+
+
+@pytest.mark.parametrize('fmt', ['TIFF', 'GIF', 'PNG', 'WEBP'])
+def test_several_frames_are_refused_unless_the_first_is_asked_for(fmt):
+  with pytest.raises(decoding.UnreadableError, match='3 images'):
+    decode(animation(fmt))
+  assert decode(animation(fmt), frames='first').max() <= 2
+
+
+def test_a_thumbnail_is_not_taken_for_the_image():
+  with pytest.raises(decoding.UnreadableError, match='thumbnail'):
+    decode(animation('TIFF', (4, 16)), frames='first')
+
+
+def make_set(root, arrays):
+  for i, array in enumerate(arrays):
+    path = root / 'a' / f'{i:02d}.png'
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(imagecodecs.png_encode(array))
+
+
+def load(root, **changes):
+  return folder.load(
+    registry.DataConfig(
+      **{
+        **{'name': 'folder', 'path': str(root), 'class_names': ('a',)},
+        **{'image_size': _SIDE, 'channels': 1, 'test_fraction': 0.4},
+        **changes,
+      }
+    ),
+    'train',
+  )
+
+
+def test_a_dark_image_in_a_good_set_is_taken(tmp_path):
+  make_set(tmp_path, [ramp(16)] * 29 + [ramp(12)])
+  assert load(tmp_path).images.max() == 255
+
+
+def test_a_set_that_does_not_use_its_depth_is_refused(tmp_path):
+  make_set(tmp_path, [ramp(14)] * 20)
+  with pytest.raises(array_types.UsageError, match=r'\(0, 16383\)'):
+    load(tmp_path)
+  assert load(tmp_path, value_range=(0, 16383)).images.max() == 255
+
+
+def test_the_cache_knows_the_range(tmp_path):
+  root = tmp_path / 'images'
+  root.mkdir()
+  make_set(root, [ramp(12)] * 20)
+  options = {'max_in_memory_bytes': 0, 'cache_dir': str(tmp_path / 'cache')}
+  dark = load(root, value_range=(0, 65535), **options)
+  bright = load(root, value_range=(0, 4095), **options)
+  assert dark.images.max() == 16 and bright.images.max() == 255
+
+
+@pytest.mark.parametrize('bad', [(1,), (5, 5), (9, 1), (0, float('nan'))])
+def test_an_impossible_range_is_named(bad):
+  with pytest.raises(ValueError, match='value_range'):
+    registry.DataConfig(name='generated', value_range=bad)
