@@ -227,6 +227,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     element = typing.get_args(hint)[0]
     if not isinstance(value, (tuple, list)):
       raise UsageError(f'Expected {path}={value!r} to be a tuple.')
+    if element is str:  # A class named 0 or True, typed without quotes.
+      value = [str(v) if type(v) in (int, bool) else v for v in value]
     return tuple(_convert(element, v, path) for v in value)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)

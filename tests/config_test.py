@@ -122,6 +122,27 @@ def test_overrides_keep_the_type_of_the_key() -> None:
   assert config.pretrain.optimizer.max_grad_norm == 2.0
 
 
+@pytest.mark.parametrize(
+  'text, names',
+  [
+    ('0,1,2', ('0', '1', '2')),
+    ('(0, 1, 2)', ('0', '1', '2')),
+    ("('0', '1')", ('0', '1')),
+    ('01,02', ('01', '02')),
+    ('True,False', ('True', 'False')),
+  ],
+)
+def test_classes_that_look_like_numbers_need_no_quotes(text, names) -> None:
+  config = config_lib.load(
+    'configs/digits.py:smoke',
+    {
+      'data.class_names': text,
+      'sample.labels': 'uniform',
+    },
+  )
+  assert config.data.class_names == names
+
+
 def test_unknown_file_and_variant_name_the_known_ones() -> None:
   with pytest.raises(array_types.UsageError, match=r'Did you mean .*digits'):
     config_lib.load(str(ROOT / 'configs' / 'digit.py'))
