@@ -4,14 +4,17 @@ Files are untrusted: a zip is read, never extracted, and refused when a path
 leaves it; image headers are checked before decoding (`decoding`). Every file
 that cannot be used is named.
 
-Held-out images are chosen by a hash of the seed and the person, the file's
-path or (in an .npz) the image, so that adding or removing one record moves no
-other from one split to the other.
+Held-out images are chosen by a hash of the seed and the decoded image (or its
+person): equal images, under whatever name or file format, lie on one side, with
+all other images of their persons. Adding or removing one record moves no other
+from one split to the other, unless it joins or parts persons that share an
+image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent import futures
 import csv
 import hashlib
 import os
@@ -20,8 +23,10 @@ import pathlib
 import numpy as np
 
 from dp_diffusion import array_types
+from dp_diffusion import console
 from dp_diffusion.data import cache
 from dp_diffusion.data import decoding
+from dp_diffusion.data import division
 from dp_diffusion.data import npz_images
 from dp_diffusion.data import registry
 from dp_diffusion.data import trees
@@ -95,7 +100,8 @@ def _load_tree(
 ) -> registry.ArraySource:
   names, labels = _label_files(tree, config)
   persons = _read_persons(names, config)
-  is_chosen = _choose(names if persons is None else persons, config, split)
+  contents = _digests(tree, names, config)
+  is_chosen = _choose(division.keys(contents, persons), config, split)
   chosen = np.flatnonzero(is_chosen)
   codes = (
     None if persons is None else np.unique(persons, return_inverse=True)[1]
@@ -262,6 +268,30 @@ def _infer_shape(
   raise _refusal(errors, tree)
 
 
+def _digests(
+  tree: trees.Tree, names: Sequence[str], config: registry.DataConfig
+) -> list[bytes]:
+  """Of each image as it is decoded; of its name where it cannot be."""
+
+  def digest(name: str) -> bytes:
+    image = decoding.decode_or_error(_read(tree, name), config)
+    if isinstance(image, decoding.UnreadableError):
+      return division.digest(os.fsencode(name))
+    return division.digest(image.tobytes())
+
+  digests = []
+  with (
+    console.progress('comparing images', 100) as advance,
+    futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+  ):
+    shown = 0
+    for index, found in enumerate(pool.map(digest, names), 1):
+      digests.append(found)
+      advance(100 * index // len(names) - shown)
+      shown = 100 * index // len(names)
+  return digests
+
+
 def _read(tree: trees.Tree, name: str) -> decoding.BytesOrError:
   try:
     return tree.read(name)
@@ -319,11 +349,16 @@ def _load_npz(
   path: pathlib.Path, config: registry.DataConfig, split: str
 ) -> registry.ArraySource:
   arrays = npz_images.read(path, config)
-  images, person = arrays['images'], arrays.get('person')
-  keys = [i.tobytes() for i in (images if person is None else person)]
+  images, person = (
+    npz_images.fit(arrays['images'], config),
+    arrays.get('person'),
+  )
+  contents = [division.digest(image.tobytes()) for image in images]
+  persons = None if person is None else [str(p) for p in person]
+  keys = division.keys(contents, persons)
   chosen = np.flatnonzero(_choose(keys, config, split))
   small = {'labels': arrays['labels'][chosen].astype(np.int32)}
   if person is not None:
     codes = np.unique(person, return_inverse=True)[1]
     small['person'] = codes[chosen].astype(np.int32)
-  return _source(config, npz_images.fit(images[chosen], config), small)
+  return _source(config, images[chosen], small)
