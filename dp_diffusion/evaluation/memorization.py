@@ -73,6 +73,8 @@ class MemorizationResult:
       nearest training image than that one is from its own nearest (Alaa et
       al. 2022, arXiv 2102.08921).
     num_exact: synthetic images at distance 0 from a training image.
+    num_shared_blanks: how many of these have one value alone and equal a
+      held-out image, too: whoever draws nothing draws them.
     train_distances: float64[N], synthetic to nearest training image.
     held_out_distances: float64[N], synthetic to nearest held-out image.
     reference_distances: float64[M], held-out to nearest training image.
@@ -88,6 +90,7 @@ class MemorizationResult:
   closer_to_train: closeness.CloserToTrain
   authenticity: float
   num_exact: int
+  num_shared_blanks: int
   train_distances: np.ndarray
   held_out_distances: np.ndarray
   reference_distances: np.ndarray
@@ -102,9 +105,13 @@ class MemorizationResult:
 
   @property
   def num_copies(self) -> int:
-    """Equal to a training image and to no held-out one, as a blank might."""
-    is_copy = (self.train_distances == 0) & (self.held_out_distances > 0)
-    return int(is_copy.sum())
+    """Equal to a training image, but for blanks that are held out as well."""
+    return self.num_exact - self.num_shared_blanks
+
+  @property
+  def num_held_out_equal_training(self) -> int:
+    """Held-out images that equal a training image."""
+    return int((self.reference_distances == 0).sum())
 
   @property
   def is_near_everything(self) -> bool:
@@ -134,6 +141,7 @@ class MemorizationResult:
       'authenticity': self.authenticity,
       'num_exact': self.num_exact,
       'num_copies': self.num_copies,
+      'num_held_out_equal_training': self.num_held_out_equal_training,
       'num_synthetic': len(self.train_distances),
       'num_train': self.num_train,
       'num_held_out': self.num_held_out,
@@ -200,6 +208,9 @@ def compare(
     ),
     authenticity=_authenticity(train, to_train, nearest_train, advance),
     num_exact=int((to_train == 0).sum()),
+    num_shared_blanks=int(
+      (_is_blank(synthetic) & (to_train == 0) & (to_held_out == 0)).sum()
+    ),
     train_distances=to_train,
     held_out_distances=to_held_out,
     reference_distances=reference,
@@ -311,6 +322,13 @@ def z_by_cell(
     if min(len(a), len(b)) >= MIN_IN_CELL:
       scores.append((int(cell), mann_whitney_z(a, b)))
   return tuple(scores)
+
+
+def _is_blank(points: np.ndarray) -> np.ndarray:
+  """bool[N]: which images (or features) have one colour (or value) alone."""
+  channels = points.shape[-1] if points.ndim > 2 else 1
+  flat = points.reshape(len(points), -1, channels)
+  return (flat == flat[:, :1]).all(axis=(1, 2))
 
 
 def _first(

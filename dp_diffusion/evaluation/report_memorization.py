@@ -54,7 +54,7 @@ def section(
     ),
     ('Authentic', *(formats.percent(r.authenticity) for r in both)),
     ('Equal to a training image', *(r.num_exact for r in both)),
-    ('… and to no held-out one', *(r.num_copies for r in both)),
+    ('… but blanks that are held out, too', *(r.num_copies for r in both)),
   ]
   picture = page.Figure(
     _distances(synthetic, image_shape),
@@ -100,8 +100,8 @@ def verdict(found: memorization.MemorizationResult) -> str:
   if found.num_copies:
     return (
       f'**Copying is found.** {searched} {formats.number(found.num_copies)} of'
-      ' the synthetic images equal a training image to the bit, and no held-out'
-      ' one.'
+      ' the synthetic images equal a training image to the bit.'
+      f'{_held_out_twins(found)}'
     )
   if found.is_copying:
     return (
@@ -120,8 +120,19 @@ def verdict(found: memorization.MemorizationResult) -> str:
     else ''
   )
   return (
-    f'**No copying is found.** {searched}{exact}{near} This is no proof of'
-    ' privacy: epsilon is.'
+    f'**No copying is found.** {searched}{exact}{near}{_held_out_twins(found)}'
+    ' This is no proof of privacy: epsilon is.'
+  )
+
+
+def _held_out_twins(found: memorization.MemorizationResult) -> str:
+  """How many held-out images were trained on, if any."""
+  number = found.num_held_out_equal_training
+  if not number:
+    return ''
+  return (
+    f' Of the held-out images, {formats.number(number)} equal a training image'
+    ' to the bit: accuracy on them is memory.'
   )
 
 
