@@ -372,7 +372,7 @@ def load(
   """
   config = config_values.load_file(config_argument)
   for key, text in (overrides or {}).items():
-    config_values.override(config, key, text)
+    config_values.override(config, key, text, Config)
   return freeze(config)
 
 

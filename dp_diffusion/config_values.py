@@ -6,7 +6,8 @@ Knows no key by name: `config` says which there are.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import csv
 import dataclasses
 import difflib
 import importlib.util
@@ -87,8 +88,15 @@ def _first_line(error: Exception) -> str:
   return (str(error).splitlines() or [''])[0]
 
 
-def override(config: Any, key: str, text: str) -> None:
-  """Sets config.key from text, typed as the value that it replaces."""
+def override(config: Any, key: str, text: str, schema: type) -> None:
+  """Sets config.key from text, typed as the value that it replaces.
+
+  Args:
+    config: a `ConfigDict`, changed in place.
+    key: dotted.
+    text: as typed.
+    schema: the dataclass that `config` will become: says what tuples hold.
+  """
   node = config
   parts = key.split('.')
   for depth, part in enumerate(parts):
@@ -102,7 +110,10 @@ def override(config: Any, key: str, text: str) -> None:
     raise UsageError(
       f'Expected --config.{key} to name one value; it holds {inside}.'
     )
-  value = _parse(f'config.{key}', text, node.get_type(leaf))
+  if _hint(schema, parts) == tuple[str, ...]:
+    value: Any = parse_names(text)
+  else:
+    value = _parse(f'config.{key}', text, node.get_type(leaf))
   with node.ignore_type():
     node[leaf] = value
 
@@ -154,6 +165,67 @@ def _parse_tuple(text: str) -> tuple[Any, ...]:
     inner = text.strip('()[]').strip().removesuffix(',')
     return tuple(part.strip() for part in inner.split(','))
   return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _hint(schema: type, parts: Sequence[str]) -> Any:
+  """The annotated type of a dotted key; None where it is not annotated."""
+  hint: Any = schema
+  for part in parts:
+    if not dataclasses.is_dataclass(hint):
+      return None
+    hint = typing.get_type_hints(hint).get(part)
+  return hint
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+  """Reads names with commas between them; what looks like a number is text.
+
+  >>> parse_names('0,1,02'), parse_names('(True, False)')
+  (('0', '1', '02'), ('True', 'False'))
+  >>> parse_names("('grade 1, 2', 'other')"), parse_names('"1, 2",other')
+  (('grade 1, 2', 'other'), ('1, 2', 'other'))
+
+  Args:
+    text: names, or a Python tuple or list of them. Quotes keep a comma.
+
+  Returns:
+    The names, without spaces around them.
+  """
+  text = text.strip()
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    value = None
+  if isinstance(value, str):
+    return (value,)
+  if isinstance(value, (tuple, list)) and all(
+    isinstance(name, str) for name in value
+  ):
+    return tuple(value)
+  inner = _without_brackets(text).strip()
+  if not inner:
+    return ()
+  quote = "'" if "'" in inner else '"'
+  inner = ' '.join(inner.splitlines())
+  (names,) = csv.reader([inner], quotechar=quote, skipinitialspace=True)
+  names = [name.strip() for name in names]
+  return tuple(names[:-1] if len(names) > 1 and not names[-1] else names)
+
+
+def _without_brackets(text: str) -> str:
+  """Text without one pair of brackets around all of it.
+
+  >>> _without_brackets('(a, (b))'), _without_brackets('(a),(b)')
+  ('a, (b)', '(a),(b)')
+  """
+  if (text[:1], text[-1:]) not in (('(', ')'), ('[', ']')):
+    return text
+  depth = 0
+  for place, letter in enumerate(text):
+    depth += (letter in '([') - (letter in ')]')
+    if not depth and place < len(text) - 1:
+      return text
+  return text[1:-1]
 
 
 def parse_weights(name: str, text: str, num_classes: int) -> tuple[float, ...]:
@@ -233,7 +305,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if hint in (int, float, str, bool) and type(value) is not hint:
+    quoted = f", in quotes: '{value}'" if hint is str else ''
     raise UsageError(
-      f'Expected {path}={value!r} to be of type {hint.__name__}.'
+      f'Expected {path}={value!r} to be of type {hint.__name__}{quoted}.'
     )
   return value

@@ -1,0 +1,73 @@
+"""Tests of dp_diffusion.config_values: typed text."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+from dp_diffusion import config_values
+
+OWN = str(pathlib.Path(__file__).parent.parent / 'configs/own_images.py:smoke')
+
+
+@pytest.mark.parametrize(
+  ('text', 'names'),
+  [
+    ('0,1,2', ('0', '1', '2')),
+    ('(0,1,2)', ('0', '1', '2')),
+    ('[0, 1, 2]', ('0', '1', '2')),
+    ('True,False', ('True', 'False')),
+    ('01,1e3,0x10,1_0', ('01', '1e3', '0x10', '1_0')),
+    ('None,none', ('None', 'none')),
+    ('none', ('none',)),
+    ('7', ('7',)),
+    ('(7,)', ('7',)),
+    ('benign , in situ', ('benign', 'in situ')),
+    ("('benign', 'in situ')", ('benign', 'in situ')),
+    ("'benign','in situ'", ('benign', 'in situ')),
+    ('"a, b",c', ('a, b', 'c')),
+    ("'a, b',0", ('a, b', '0')),
+    ("Crohn's,healthy", ("Crohn's", 'healthy')),
+    ('(low),(high)', ('(low)', '(high)')),
+    ('a,b,', ('a', 'b')),
+    ('a\r b,\nc', ('a  b', 'c')),
+    ('', ()),
+    ('()', ()),
+  ],
+)
+def test_names_are_text(text, names):
+  assert config_values.parse_names(text) == names
+  if len(set(names)) == len(names) and len(names) > 1:
+    config = config_lib.load(OWN, {'data.class_names': text})
+    assert config.data.class_names == names
+
+
+@hypothesis.given(st.lists(st.text(), max_size=4))
+def test_what_python_writes_is_read(names):
+  assert config_values.parse_names(repr(tuple(names))) == tuple(names)
+
+
+@hypothesis.given(st.text())
+def test_any_text_gives_names(text):
+  assert all(isinstance(n, str) for n in config_values.parse_names(text))
+
+
+def test_numbers_stay_numbers_elsewhere():
+  config = config_lib.load(OWN, {'model.channel_multipliers': '1,2'})
+  assert config.model.channel_multipliers == (1, 2)
+
+
+def test_a_number_in_a_config_file_is_shown_with_quotes():
+  words = "class_names=0 to be of type str, in quotes: '0'"
+  with pytest.raises(array_types.UsageError, match=re.escape(words)):
+    config_values.build(
+      config_lib.registry.DataConfig,
+      {'name': 'generated', 'class_names': (0, 1)},
+      'data.',
+    )
