@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
   Array = jax.Array
   Key = jax.Array  # A typed PRNG key, `jax.random.key`, never raw uint32.
-_NUM_NAMED = 3
+_NUM_NAMED = 5
 PyTree = Any
 Params = PyTree  # Nested dict of float32 leaves.
 Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
@@ -124,8 +124,8 @@ class DataSource(Protocol):
 def some(names: Sequence[str]) -> str:
   """The first names of a list that may be long, for a message.
 
-  >>> some(['a', 'b', 'c', 'd', 'e'])
-  'a, b, c and 2 more'
+  >>> some(['a', 'b', 'c', 'd', 'e', 'f', 'g'])
+  'a, b, c, d, e and 2 more'
   """
   rest = len(names) - _NUM_NAMED
   return ', '.join(names[:_NUM_NAMED]) + (

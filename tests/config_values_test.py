@@ -63,11 +63,10 @@ def test_numbers_stay_numbers_elsewhere():
   assert config.model.channel_multipliers == (1, 2)
 
 
-def test_a_number_in_a_config_file_is_shown_with_quotes():
-  words = "class_names=0 to be of type str, in quotes: '0'"
+def test_numbers_in_a_config_file_are_taken_or_shown_with_quotes():
+  kind = config_lib.registry.DataConfig
+  values = {'name': 'generated', 'class_names': (0, True)}
+  assert config_values.build(kind, values, '').class_names == ('0', 'True')
+  words = "class_names=0.5 to be of type str, in quotes: '0.5'"
   with pytest.raises(array_types.UsageError, match=re.escape(words)):
-    config_values.build(
-      config_lib.registry.DataConfig,
-      {'name': 'generated', 'class_names': (0, 1)},
-      'data.',
-    )
+    config_values.build(kind, values | {'class_names': (0.5,)}, 'data.')

@@ -1,7 +1,7 @@
 """The user's cache folder: what is costly to make and may be made again.
 
 Never shared between users: its entries have mode 700, their files mode 600, for
-decoded sensitive images may lie in it.
+decoded sensitive images may lie in it. `forget` removes those.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any
 import uuid
@@ -22,6 +23,8 @@ import numpy as np
 from dp_diffusion import console
 from dp_diffusion import files
 
+_LARGE = 'large.npy'
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{32}\.tmp')
 _UNREADABLE = (
   OSError,
   ValueError,
@@ -34,13 +37,55 @@ _UNREADABLE = (
 
 def folder(cache_dir: str) -> pathlib.Path:
   """Makes the cache folder; '' means $XDG_CACHE_HOME/dp_diffusion."""
-  if cache_dir:
-    path = pathlib.Path(cache_dir).expanduser()
-  else:
-    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    path = pathlib.Path(base).expanduser() / 'dp_diffusion'
+  path = _path(cache_dir)
   path.mkdir(mode=0o700, parents=True, exist_ok=True)
   return path
+
+
+def _path(cache_dir: str) -> pathlib.Path:
+  if cache_dir:
+    return pathlib.Path(cache_dir).expanduser()
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(base).expanduser() / 'dp_diffusion'
+
+
+def decoded(cache_dir: str) -> list[pathlib.Path]:
+  """Folders of decoded images, whole or left behind by a kill; makes nothing.
+
+  Args:
+    cache_dir: see `folder`.
+
+  Returns:
+    What `forget` would remove, sorted.
+  """
+  path = _path(cache_dir)
+  if not path.is_dir():
+    return []
+  return sorted(
+    entry
+    for entry in path.iterdir()
+    if entry.is_dir()
+    and not entry.is_symlink()
+    and (_TEMPORARY.fullmatch(entry.name) or (entry / _LARGE).is_file())
+  )
+
+
+def forget(cache_dir: str) -> list[pathlib.Path]:
+  """Removes all decoded images: of every dataset, sensitive or public.
+
+  Args:
+    cache_dir: see `folder`.
+
+  Returns:
+    What was removed. What else lies in the folder is left alone.
+
+  Raises:
+    OSError: something could not be removed.
+  """
+  entries = decoded(cache_dir)
+  for entry in entries:
+    shutil.rmtree(entry)
+  return entries
 
 
 def key_of(**parameters: Any) -> str:
@@ -122,7 +167,7 @@ def mapped(
   temporary.mkdir(mode=0o700)
   try:
     large = np.lib.format.open_memmap(
-      temporary / 'large.npy', mode='w+', dtype=np.uint8, shape=shape
+      temporary / _LARGE, mode='w+', dtype=np.uint8, shape=shape
     )
     small = fill(large)
     large.flush()
@@ -141,7 +186,7 @@ def mapped(
 def _read_entry(
   entry: pathlib.Path, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  large = np.load(entry / 'large.npy', mmap_mode='r')
+  large = np.load(entry / _LARGE, mmap_mode='r')
   if large.shape != tuple(shape) or large.dtype != np.uint8:
     raise ValueError(f'found {large.dtype}{list(large.shape)}')
   return large, files.read_npz(entry / 'small.npz')

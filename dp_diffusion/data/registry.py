@@ -1,19 +1,24 @@
 """From `data.name` to images: the first step of every stage's road.
 
 The table below is the only place that maps names to modules; each module is
-imported when its name is asked for, and offers `load(config, split)`; one that
-reads files also `check_available(config, splits)`.
+imported when its name is asked for, and offers `load(config, split)`. One that
+reads files also has `check_available(config, splits)`, `check_readable(config,
+splits)` and `survey_files(config)`; see the functions of these names here.
 Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
 `data.tfds_dir` says where prepared datasets lie.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import math
+import types
+from typing import Any
 
 import numpy as np
 
@@ -144,12 +149,16 @@ class ArraySource:
     images: uint8[N, H, W, C]; may be memory-mapped.
     labels: int32[N] in [0, spec.num_classes).
     person: int32[N], or None.
+    skipped: (name, class name, reason) of each file that was left out under
+      `data.skip_unreadable`, of whatever split: what is not decoded has none.
+      Sensitive, as the images are.
   """
 
   spec: array_types.DatasetSpec
   images: np.ndarray
   labels: np.ndarray
   person: np.ndarray | None = None
+  skipped: tuple[tuple[str, str, str], ...] = ()
 
   def __post_init__(self) -> None:
     num_images = len(self.images)
@@ -188,6 +197,11 @@ def check_split(split: str, known: Iterable[str]) -> None:
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
   """Raises UsageError that names a label outside [0, num_classes)."""
   outside = (labels < 0) | (labels >= num_classes)
+  if (labels == -1).any():
+    raise array_types.UsageError(
+      'Expected every image to have a label, found label=-1, which marks one '
+      'without: choose a split that is labelled, or leave those images out.'
+    )
   if outside.any():
     raise array_types.UsageError(
       f'Expected label={labels[outside][0]} to be in [0, {num_classes}): '
@@ -218,8 +232,7 @@ def load(
       classes, sizes or channels that are not what the config says.
   """
   split = config.split if split is None else split
-  module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
-  source = module.load(config, split)
+  source = _module(config).load(config, split)
   if config.unit == 'person' and source.person is None:
     raise no_persons(config)
   return source
@@ -246,10 +259,78 @@ def check_available(config: DataConfig, splits: Sequence[str]) -> None:
   Raises:
     UsageError: as of `load`.
   """
-  module = importlib.import_module(f'{_PACKAGE}.{_module_name(config.name)}')
-  check = getattr(module, 'check_available', None)
+  check = getattr(_module(config), 'check_available', None)
   if check:  # Other sources make their images.
     check(config, splits)
+
+
+def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
+  """Refuses early what `load` would refuse for what the files hold.
+
+  Reads headers, and decodes one image of each class: before hours of
+  pre-training, and too long for a plan. Says nothing of what it found.
+
+  Args:
+    config: what will be loaded.
+    splits: which of it.
+
+  Raises:
+    UsageError: as of `load`.
+  """
+  check_available(config, splits)
+  check = getattr(_module(config), 'check_readable', None)
+  if check:
+    check(config, splits)
+
+
+def survey(config: DataConfig) -> dict[str, Any]:
+  """Counts what a dataset holds. Without noise: for `private/` alone.
+
+  Args:
+    config: what to load; both of its splits are.
+
+  Returns:
+    JSON-able. 'splits': for each split num_images, num_persons (None where
+    unknown), num_per_class by name and num_duplicates (images equal to an
+    earlier one of the split). num_equal_across: held-out images equal to one
+    trained on. num_labelled_twice: different images that come under several
+    classes. 'skipped': name, class and reason of each file left out. 'files':
+    what a source of files says of them as they are stored: sizes, bit depths
+    and formats, each with how many there are.
+  """
+  splits, labels_of, digests = {}, collections.defaultdict(set), []
+  skipped: tuple[tuple[str, str, str], ...] = ()
+  for split in (config.split, config.test_split):
+    source = _module(config).load(config, split)
+    found = [
+      hashlib.sha256(image.tobytes()).digest() for image in source.images
+    ]
+    counts = np.bincount(source.labels, minlength=source.spec.num_classes)
+    names = source.spec.class_names or ('all',)
+    splits[split] = {
+      'num_images': len(found),
+      'num_persons': (
+        None if source.person is None else len(np.unique(source.person))
+      ),
+      'num_per_class': dict(zip(names, counts.tolist())),
+      'num_duplicates': len(found) - len(set(found)),
+    }
+    for digest, label in zip(found, source.labels.tolist()):
+      labels_of[digest].add(label)
+    digests.append(found)
+    skipped = source.skipped
+  trained_on = set(digests[0])
+  survey_files = getattr(_module(config), 'survey_files', None)
+  return {
+    'splits': splits,
+    'num_equal_across': sum(d in trained_on for d in digests[1]),
+    'num_labelled_twice': sum(len(found) > 1 for found in labels_of.values()),
+    'skipped': [
+      {'name': name, 'class': class_name, 'reason': reason}
+      for name, class_name, reason in skipped
+    ],
+    'files': survey_files(config) if survey_files else {},
+  }
 
 
 def tfds_name(name: str) -> str:
@@ -261,8 +342,9 @@ def tfds_name(name: str) -> str:
   return name.removeprefix(_TFDS_PREFIX)
 
 
-def _module_name(name: str) -> str:
-  return _MODULES.get(name, 'tfds_source')
+def _module(config: DataConfig) -> types.ModuleType:
+  name = _MODULES.get(config.name, 'tfds_source')
+  return importlib.import_module(f'{_PACKAGE}.{name}')
 
 
 def _value_range(value_range: Iterable[float]) -> tuple[float, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,31 @@ def test_a_folder_that_cannot_be_made_is_only_warned_of(tmp_path, capsys):
   found = cache.arrays(str(tmp_path / 'file'), 'n', _Maker(), _is_valid)
   np.testing.assert_array_equal(found['x'], [0, 1, 2])
   assert 'cache folder' in capsys.readouterr().err
+
+
+def _fill(large):
+  large[:] = 7
+  return {'labels': np.zeros(len(large), np.int32)}
+
+
+def test_decoded_images_can_be_forgotten(tmp_path):
+  """Whole entries and what a kill left; nothing else in the folder."""
+  path = tmp_path / 'cache'
+  assert cache.decoded(str(path)) == cache.forget(str(path)) == []
+  assert not path.exists()
+  for name in ('folder-0', 'tfds-mnist-1'):
+    cache.mapped(str(path), name, (2, 3, 3, 1), _fill)
+  left = path / f'.folder-2.{"0a" * 16}.tmp'
+  left.mkdir()
+  (left / 'large.npy').write_bytes(b'half of it')
+  cache.arrays(str(path), 'glyphs-3', _Maker(), _is_valid)
+  (path / 'mine').mkdir()
+  (path / 'mine' / 'notes.txt').write_text('kept')
+  elsewhere = tmp_path / 'elsewhere'
+  cache.mapped(str(elsewhere), 'folder-4', (2, 3, 3, 1), _fill)
+  (path / 'link').symlink_to(elsewhere / 'folder-4')
+  names = [entry.name for entry in cache.forget(str(path))]
+  assert names == [left.name, 'folder-0', 'tfds-mnist-1']
+  assert cache.decoded(str(path)) == []
+  assert sorted(os.listdir(path)) == ['glyphs-3.npz', 'link', 'mine']
+  assert len(cache.decoded(str(elsewhere))) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,34 @@ def test_split_defaults_to_the_configs():
   config = registry.DataConfig(name='generated', split='test', num_images=40)
   assert len(registry.load(config).labels) == 10
   assert len(registry.load(config, 'train').labels) == 40
+
+
+def test_an_image_without_a_label_is_said_to_have_none():
+  with pytest.raises(array_types.UsageError, match='-1, which marks one with'):
+    registry.check_labels(np.array([0, -1]), 2)
+
+
+def test_sources_that_make_their_images_are_always_readable():
+  for name in ('digits', 'glyphs', 'generated'):
+    registry.check_readable(registry.DataConfig(name=name), ('train',))
+
+
+def test_a_survey_counts_what_there_is():
+  config = registry.DataConfig(name='generated', num_images=40)
+  found = registry.survey(config)
+  assert json.loads(json.dumps(found)) == found
+  train, test = registry.load(config), registry.load(config, 'test')
+  assert found['splits'] == {
+    split: {
+      'num_images': len(source.labels),
+      'num_persons': len(np.unique(source.person)),
+      'num_per_class': {
+        'first': int((source.labels == 0).sum()),
+        'second': int((source.labels == 1).sum()),
+      },
+      'num_duplicates': 0,
+    }
+    for split, source in (('train', train), ('test', test))
+  }
+  assert found['num_equal_across'] == found['num_labelled_twice'] == 0
+  assert found['skipped'] == [] and found['files'] == {}
