@@ -14,7 +14,9 @@ training and the nearest held-out image; pixels or any features will do.
     `closeness` tests that by permutation of the labels, which allows for many
     synthetic images having the same neighbour (a binomial test does not, and
     is given beside it), and for several images of one person. A few copies
-    among many images do not show there; `num_copies` counts the exact ones.
+    among many images do not show there; `num_copies` counts the exact ones,
+    whether or not a held-out image equals them too: images that the data hold
+    twice are the first that a model learns by heart.
 
 Both hold only if training and held-out images come from one distribution: a
 test hospital of its own will not do. A copy also stands among the `pairs`. All
@@ -33,6 +35,7 @@ from scipy import stats
 from dp_diffusion import array_types
 from dp_diffusion.evaluation import closeness
 from dp_diffusion.evaluation import distances
+from dp_diffusion.evaluation import duplicates
 
 Persons = tuple[np.ndarray, np.ndarray]
 COPYING_Z = 3.0
@@ -72,7 +75,8 @@ class MemorizationResult:
     authenticity: share of synthetic images that are further from their
       nearest training image than that one is from its own nearest (Alaa et
       al. 2022, arXiv 2102.08921).
-    num_exact: synthetic images at distance 0 from a training image.
+    equal_to_train: indices of the synthetic images at distance 0 from a
+      training image.
     num_shared_blanks: how many of these have one value alone and equal a
       held-out image, too: whoever draws nothing draws them.
     train_distances: float64[N], synthetic to nearest training image.
@@ -89,7 +93,7 @@ class MemorizationResult:
   c_t_by_class: tuple[tuple[int, float], ...]
   closer_to_train: closeness.CloserToTrain
   authenticity: float
-  num_exact: int
+  equal_to_train: tuple[int, ...]
   num_shared_blanks: int
   train_distances: np.ndarray
   held_out_distances: np.ndarray
@@ -104,6 +108,11 @@ class MemorizationResult:
     return self.num_copies > 0 or self.closer_to_train.z > COPYING_Z
 
   @property
+  def num_exact(self) -> int:
+    """Synthetic images that equal a training image."""
+    return len(self.equal_to_train)
+
+  @property
   def num_copies(self) -> int:
     """Equal to a training image, but for blanks that are held out as well."""
     return self.num_exact - self.num_shared_blanks
@@ -116,7 +125,7 @@ class MemorizationResult:
   @property
   def is_near_everything(self) -> bool:
     """Whether only `c_t` is low, as low contrast and blur make it too."""
-    return self.c_t < -COPYING_Z and not self.is_copying
+    return self.c_t < -COPYING_Z and not self.is_copying and not self.num_exact
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able summary: quantiles in place of the distances, no pairs."""
@@ -141,6 +150,8 @@ class MemorizationResult:
       'authenticity': self.authenticity,
       'num_exact': self.num_exact,
       'num_copies': self.num_copies,
+      'num_shared_blanks': self.num_shared_blanks,
+      'equal_to_train': list(self.equal_to_train),
       'num_held_out_equal_training': self.num_held_out_equal_training,
       'num_synthetic': len(self.train_distances),
       'num_train': self.num_train,
@@ -192,6 +203,7 @@ def compare(
   to_held_out, nearest_held_out = _first(synthetic, held_out, advance)
   reference, _ = _first(held_out, train, advance)
   c_t = mann_whitney_z(to_train, reference)
+  equal = np.flatnonzero(to_train == 0)
   return MemorizationResult(
     space=space,
     c_t=c_t,
@@ -207,9 +219,9 @@ def compare(
       *(persons or (np.arange(len(train)), np.arange(len(held_out)))),
     ),
     authenticity=_authenticity(train, to_train, nearest_train, advance),
-    num_exact=int((to_train == 0).sum()),
+    equal_to_train=tuple(equal.tolist()),
     num_shared_blanks=int(
-      (_is_blank(synthetic) & (to_train == 0) & (to_held_out == 0)).sum()
+      (duplicates.is_blank(synthetic[equal]) & (to_held_out[equal] == 0)).sum()
     ),
     train_distances=to_train,
     held_out_distances=to_held_out,
@@ -322,13 +334,6 @@ def z_by_cell(
     if min(len(a), len(b)) >= MIN_IN_CELL:
       scores.append((int(cell), mann_whitney_z(a, b)))
   return tuple(scores)
-
-
-def _is_blank(points: np.ndarray) -> np.ndarray:
-  """bool[N]: which images (or features) have one colour (or value) alone."""
-  channels = points.shape[-1] if points.ndim > 2 else 1
-  flat = points.reshape(len(points), -1, channels)
-  return (flat == flat[:, :1]).all(axis=(1, 2))
 
 
 def _first(

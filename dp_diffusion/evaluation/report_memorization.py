@@ -13,6 +13,7 @@ from dp_diffusion.evaluation import memorization
 from dp_diffusion.evaluation import page
 
 _SPACE = '\N{NO-BREAK SPACE}'
+_MAX_NAMED = 20  # Copies that are named in words.
 
 
 def section(
@@ -54,7 +55,10 @@ def section(
     ),
     ('Authentic', *(formats.percent(r.authenticity) for r in both)),
     ('Equal to a training image', *(r.num_exact for r in both)),
-    ('… but blanks that are held out, too', *(r.num_copies for r in both)),
+    (
+      '… of one colour, and held out as well',
+      *(r.num_shared_blanks for r in both),
+    ),
   ]
   picture = page.Figure(
     _distances(synthetic, image_shape),
@@ -97,22 +101,13 @@ def verdict(found: memorization.MemorizationResult) -> str:
     f' {formats.number(found.num_held_out)} held-out images'
     f' ({found.space}, every pair).'
   )
-  if found.num_copies:
-    return (
-      f'**Copying is found.** {searched} {formats.number(found.num_copies)} of'
-      ' the synthetic images equal a training image to the bit.'
-      f'{_held_out_twins(found)}'
-    )
+  if found.equal_to_train:
+    return _verdict_of_copies(found, searched)
   if found.is_copying:
     return (
       f'**Copying is found.** {searched} The synthetic images are nearer to'
       ' the training images than to held-out ones, more than chance allows.'
     )
-  exact = (
-    f' {found.num_exact} of them equal a training image to the bit.'
-    if found.num_exact
-    else ''
-  )
   near = (
     ' They are nearer to the training images than fresh ones are, but to the'
     ' held-out images as well: low contrast or blur does that.'
@@ -120,9 +115,32 @@ def verdict(found: memorization.MemorizationResult) -> str:
     else ''
   )
   return (
-    f'**No copying is found.** {searched}{exact}{near}{_held_out_twins(found)}'
+    f'**No copying is found.** {searched}{near}{_held_out_twins(found)}'
     ' This is no proof of privacy: epsilon is.'
   )
+
+
+def _verdict_of_copies(
+  found: memorization.MemorizationResult, searched: str
+) -> str:
+  """The finding where synthetic images equal training images to the bit."""
+  numbers = ', '.join(map(str, found.equal_to_train[:_MAX_NAMED]))
+  more = ', …' if found.num_exact > _MAX_NAMED else ''
+  title = '**Copying is found.**'
+  if not found.is_copying:
+    title = '**Equal images are found, all of them blank.**'
+  words = [
+    f'{title} {searched} {formats.number(found.num_exact)} of the synthetic'
+    f' images equal a training image to the bit (number {numbers}{more},'
+    ' counted from 0 among those compared).'
+  ]
+  if found.num_shared_blanks:
+    words.append(
+      f'{formats.number(found.num_shared_blanks)} of these have one colour'
+      ' alone and equal a held-out image, too: such an image can be drawn'
+      ' without having seen it, and shows nothing of a single training image.'
+    )
+  return ' '.join(words) + _held_out_twins(found)
 
 
 def _held_out_twins(found: memorization.MemorizationResult) -> str:

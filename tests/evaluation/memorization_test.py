@@ -59,16 +59,32 @@ def test_a_few_copies_among_fresh_samples_are_flagged():
   assert result.num_exact == 100
 
 
-def test_an_image_that_everybody_has_is_no_copy():
+def test_a_blank_that_everybody_has_is_said_to_be_one():
   rng = np.random.default_rng(0)
   train, held_out, synthetic = (fresh(rng, 200) for _ in range(3))
   for images in (train, held_out, synthetic):
     images[0] = 0.0
   result = compare(synthetic, train, held_out)
-  assert (result.num_exact, result.num_copies) == (1, 0)
-  assert not result.is_copying
-  synthetic[1] = train[1]
+  assert (result.num_exact, result.num_shared_blanks) == (1, 1)
+  assert not result.is_copying and result.num_held_out_equal_training == 1
+  held_out[0] = 1.0  # A blank that was trained on alone.
   assert compare(synthetic, train, held_out).is_copying
+  held_out[0] = 0.0
+  synthetic[1] = train[1]
+  found = compare(synthetic, train, held_out)
+  assert found.is_copying and found.equal_to_train == (0, 1)
+
+
+def test_a_copy_of_an_image_that_is_held_out_as_well_is_a_copy():
+  rng = np.random.default_rng(0)
+  train, held_out, synthetic = (fresh(rng, 200) for _ in range(3))
+  held_out[:50] = train[:50]
+  synthetic[90:100] = train[:10]
+  result = compare(synthetic, train, held_out)
+  assert result.is_copying and result.num_copies == 10
+  assert result.num_shared_blanks == 0
+  assert result.num_held_out_equal_training == 50
+  assert result.to_dict()['num_held_out_equal_training'] == 50
 
 
 def test_low_contrast_is_no_copying():

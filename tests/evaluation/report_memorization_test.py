@@ -17,8 +17,10 @@ def make_images(num, seed):
   return rng.integers(0, 256, (num, 4, 4, 1)).astype(np.uint8)
 
 
-def look(synthetic):
+def look(synthetic, shared=None):
   train, held_out = make_images(80, 0), make_images(60, 1)
+  if shared is not None:
+    train[0] = held_out[0] = shared
   found = memorization.compare(synthetic, train, held_out, space='pixels')
   real = memorization.compare_real(train, held_out, space='pixels')
   section = report_memorization.section(
@@ -70,3 +72,15 @@ def test_copies_are_found_and_drawn_elsewhere():
 
 def test_charts_are_the_same_each_time():
   assert look(make_images(50, 2))[2] == look(make_images(50, 2))[2]
+
+
+def test_no_verdict_of_no_copying_beside_equal_images():
+  fresh = make_images(50, 2)
+  fresh[3] = image = make_images(1, 9)[0]
+  _, _, html = look(fresh, image)  # Trained on and held out.
+  assert 'Copying is found' in html and 'No copying' not in html
+  assert 'number 3, counted from 0' in html
+  fresh[3] = 255
+  found, _, html = look(fresh, np.full_like(image, 255))
+  assert not found.is_copying and 'opying is found' not in html
+  assert 'Equal images are found, all of them blank' in html
