@@ -103,7 +103,7 @@ def decode(
     value_range: stored values of black and of white, applied to every depth;
       () leaves 8 bits as they are and refuses what is deeper, unless its
       values reach the upper half of what the file can hold.
-    frames: 'first' where a file may have several images; '' refuses it.
+    frames: 'first' or 'all' where a file may have several images; '' refuses.
     frame: which of them, from 0.
 
   Returns:
@@ -152,7 +152,9 @@ def _decode(
       f'data.max_image_pixels={config.max_image_pixels}'
     )
   with encoded.damage_named():
-    if not header.is_deep:
+    # A range is of stored values, which Pillow would invert.
+    is_raw = header.is_inverted and header.bits == 8 and config.value_range
+    if not (header.is_deep or is_raw):
       image = encoded.read_shallow(data, header, frame)
       if not config.value_range or tuple(config.value_range) == (0, 255):
         return fit(image, config.image_size, config.channels), None
@@ -184,6 +186,10 @@ def _check_frames(
         'its first image is smaller than a later one, as a thumbnail is: save '
         'them apart'
       )
+  elif not config.image_size and len(set(header.sizes)) > 1:
+    raise UnreadableError(
+      'its images differ in size: set data.image_size or save them apart'
+    )
 
 
 def _check_reach(value_range: tuple[float, ...]) -> None:

@@ -50,6 +50,7 @@ class Header:
       thumbnails or masks are none.
     sizes: (width, height) of each frame.
     is_deep: whether its pixels need more than unsigned 8 bits.
+    is_inverted: whether the smallest stored value is white.
   """
 
   format: str
@@ -57,6 +58,7 @@ class Header:
   channels: int
   sizes: tuple[tuple[int, int], ...]
   is_deep: bool
+  is_inverted: bool = False
 
   @property
   def width(self) -> int:
@@ -260,6 +262,7 @@ def _tiff_header(data: bytes) -> Header:
         _bits(page) > 8 or page.sampleformat not in (_UINT, None)
         for page in pages
       ),
+      is_inverted=any(page.photometric == _WHITE_IS_ZERO for page in pages),
     )
 
 

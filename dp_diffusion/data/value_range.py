@@ -171,6 +171,9 @@ def _coarse(value: float, is_integer: bool, less: int) -> float:
 
 def is_whole(depths: Iterable[Depth]) -> bool:
   """Whether a set, without those that are black, uses its whole depth."""
+  depths = list(depths)
+  if not all(depth.is_declared for depth in depths):
+    return False
   telling = [d.is_whole for d in depths if d.is_whole is not None]
   return sum(telling) >= _SHARE_OF_SET * len(telling)
 
