@@ -16,6 +16,7 @@ from matplotlib import figure
 import numpy as np
 
 SYNTHETIC, PUBLIC, REAL = '#0b7285', '#8a94a3', '#343b4a'
+GUESSING = '#b3403a'
 _STYLE: dict[Any, Any] = {
   'font.size': 10.5,
   'axes.spines.right': False,

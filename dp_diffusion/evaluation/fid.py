@@ -160,7 +160,8 @@ class FrechetResult:
     value: the distance between the two samples.
     std_error: of `value`, over samples of synthetic images; the reference
       counts as fixed. See `jackknife_std_error`.
-    value_at_infinity: extrapolated to infinitely many synthetic images.
+    value_at_infinity: extrapolated to infinitely many synthetic images; 0
+      where the line falls below, as no distance does.
     features: name of the features.
     is_inception: whether they are FID's.
     reference: what the reference images are: dataset and split.
@@ -249,7 +250,7 @@ def compare(
   return FrechetResult(
     value=curve[-1][1],
     std_error=jackknife_std_error(reference, synthetic, seed=seed, root=root),
-    value_at_infinity=extrapolate(curve),
+    value_at_infinity=max(0.0, extrapolate(curve)),
     features=extractor.name,
     is_inception=extractor.is_inception,
     reference=reference_name,

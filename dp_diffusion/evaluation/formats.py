@@ -12,12 +12,12 @@ _SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 def percent(value: float, decimals: int = 1) -> str:
   r"""A share as a percentage.
 
-  >>> percent(0.93125), percent(float('nan'))
-  ('93.1\xa0%', '–')
+  >>> percent(0.93125), percent(-0.01), percent(float('nan'))
+  ('93.1\xa0%', '−1.0\xa0%', '–')
   """
   if not is_finite(value):
     return NOTHING
-  return f'{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%'
+  return f'{signed(100 * value, decimals)}\N{NO-BREAK SPACE}%'
 
 
 def number(value: Any) -> str:
@@ -27,6 +27,8 @@ def number(value: Any) -> str:
   ('5,000', '2.457', '10⁻⁵', '–')
   >>> number(float('inf')), number(3e-6), number(None)
   ('∞', '3\xa0×\xa010⁻⁶', '–')
+  >>> number(-5000), number(-0.25), number(float('-inf'))
+  ('−5,000', '−0.25', '−∞')
   """
   if isinstance(value, str):
     return value
@@ -35,14 +37,53 @@ def number(value: Any) -> str:
   if math.isinf(value):
     return '∞' if value > 0 else '−∞'
   if value == int(value) and abs(value) < 1e15:
-    return f'{int(value):,}'
+    return with_minus(f'{int(value):,}')
   if abs(value) >= 1e-3:
-    return f'{value:.4g}'
+    return with_minus(f'{value:.4g}')
   mantissa, _, exponent = f'{value:.2e}'.partition('e')
   power = f'10{str(int(exponent)).translate(_SUPERSCRIPTS)}'
-  mantissa = mantissa.rstrip('0').rstrip('.')
+  mantissa = with_minus(mantissa.rstrip('0').rstrip('.'))
   space = '\N{NO-BREAK SPACE}'
   return power if mantissa == '1' else f'{mantissa}{space}×{space}{power}'
+
+
+def signed(value: float, decimals: int) -> str:
+  """A number that may be negative, to some decimals.
+
+  >>> signed(-2.345, 2), signed(-0.001, 2), signed(float('nan'), 1)
+  ('−2.35', '0.00', '–')
+  """
+  if not is_finite(value):
+    return NOTHING
+  text = f'{value:.{decimals}f}'
+  return with_minus(text if float(text) else text.lstrip('-'))
+
+
+def p_value(value: float) -> str:
+  """A p-value, of which no more is said than that it is tiny.
+
+  >>> p_value(0.123), p_value(1e-9)
+  ('0.12', '< 10⁻⁴')
+  """
+  return '< 10⁻⁴' if value < 1e-4 else f'{value:.2g}'
+
+
+def with_minus(text: str) -> str:
+  """A number's text with the typographic minus that all of a page has.
+
+  >>> with_minus('-0.5')
+  '−0.5'
+  """
+  return f'−{text[1:]}' if text.startswith('-') else text
+
+
+def count(value: float) -> str:
+  """How many there are, or how many on average.
+
+  >>> count(3.0), count(2.5), count(0.0)
+  ('3', '2.5', '0')
+  """
+  return number(int(value)) if value == int(value) else f'{value:,.1f}'
 
 
 def duration(secs: float) -> str:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 import re
 from typing import Any
+
+import numpy as np
 
 from dp_diffusion.evaluation import formats
 from dp_diffusion.evaluation import markdown
@@ -20,6 +23,7 @@ from dp_diffusion.evaluation import page_style
 _NEWLINE = '\n'
 SCALE = 'Scale from 0 to 100 %'  # The title of a column of `Track`.
 _MANY_COLUMNS = 4
+_LONG_NAME = 4  # Letters; longer ones stand upright above a column.
 _PNG = b'\x89PNG\r\n\x1a\n'
 
 
@@ -142,9 +146,40 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """A cell that draws marks from 0 to 100 %; a bar when there is one mark."""
+  """A cell that draws marks from 0 to 100 %; a bar when there is one mark.
+
+  Attributes:
+    marks: in the order of drawing.
+    guessing: share that guessing would reach, drawn as a dashed line; NaN
+      draws none.
+  """
 
   marks: tuple[Mark, ...]
+  guessing: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matrix:
+  """A square of counts, each row shaded by its shares.
+
+  Attributes:
+    names: of rows and columns alike.
+    counts: float[K, K].
+    corner: what rows and columns are.
+    caption: what the matrix says.
+  """
+
+  names: Sequence[str]
+  counts: np.ndarray
+  corner: str
+  caption: str = ''
+
+  def __post_init__(self) -> None:
+    if np.shape(self.counts) != (len(self.names), len(self.names)):
+      raise ValueError(
+        f'Expected counts of shape {np.shape(self.counts)} to be square, with'
+        f' {len(self.names)} names.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +190,7 @@ class Columns:
   side: Table
 
 
-Block = Text | Figure | Figures | Table | Details | Tiles | Columns
+Block = Text | Figure | Figures | Table | Matrix | Details | Tiles | Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +380,12 @@ def _track(track: Track) -> str:
   marks = [mark for mark in track.marks if formats.is_finite(mark.value)]
   draw = _bar if len(track.marks) == 1 else _dot
   inside = ''.join(draw(mark) for mark in marks)
+  if formats.is_finite(track.guessing):
+    x = f'{100 * track.guessing:.2f}%'
+    inside += ''.join(
+      f'<line class="{kind}" x1="{x}" x2="{x}" y1="0" y2="22"/>'
+      for kind in ('under', 'guessing')
+    )
   return f'<svg aria-hidden="true" height="22">{grid}{inside}</svg>'
 
 
@@ -375,11 +416,34 @@ def _whisker(mark: Mark, kind: str) -> str:
   )
 
 
+def _matrix(block: Matrix) -> str:
+  names = [markdown.escape(name) for name in block.names]
+  kind = ' long' if max(map(len, block.names), default=0) > _LONG_NAME else ''
+  head = ''.join(f'<th scope="col"><span>{name}</span></th>' for name in names)
+  totals = np.maximum(np.asarray(block.counts).sum(axis=1), 1e-9)
+  body = ''
+  for i, (name, row) in enumerate(zip(names, block.counts)):
+    cells = ''.join(
+      f'<td class="number{" own" if i == j else ""}"'
+      f' style="background: rgba(11, 114, 133, {0.45 * v / totals[i]:.3f})">'
+      f'{formats.count(v)}</td>'
+      for j, v in enumerate(row)
+    )
+    body += f'<tr><th scope="row">{name}</th>{cells}</tr>'
+  return (
+    f'<div class="table matrix{kind}"><table>'
+    f'<caption>{markdown.inline(block.caption)}</caption>'
+    f'<thead><tr><td>{markdown.escape(block.corner)}</td>{head}</tr></thead>'
+    f'<tbody>{body}</tbody></table></div>'
+  )
+
+
 _RENDER: dict[type, Callable[[Any], str]] = {
   Text: _text,
   Figure: _figure,
   Figures: _figures,
   Table: _table,
+  Matrix: _matrix,
   Details: _details,
   Tiles: _tiles,
   Columns: _columns,

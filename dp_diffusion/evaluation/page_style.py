@@ -151,7 +151,15 @@ thead th {
 tbody th { font-weight: 600; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 .number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.track { width: 45%; min-width: 9rem; }
+.track { width: 30%; min-width: 8rem; }
+.tracks :is(th, td) { padding-right: 1rem; }
+.matrix :is(th, td) { padding: .3rem .5rem; text-align: right; }
+.matrix tbody th { max-width: 9rem; overflow-wrap: anywhere; }
+.matrix thead td { color: var(--muted); font-size: .8rem; text-align: left; }
+.matrix .own { outline: 1.5px solid var(--synthetic); outline-offset: -2px; }
+.matrix.long thead span {
+  writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem;
+}
 .scale { display: flex; justify-content: space-between; font-weight: 400; }
 .track + td { font-weight: 600; }
 .track svg { display: block; width: 100%; overflow: visible; }
@@ -163,6 +171,8 @@ svg circle.public { fill: #fff; stroke: var(--public); stroke-width: 2.5; }
 svg .tick { stroke: var(--real); stroke-width: 4; }
 svg .halo { stroke: #fff; stroke-width: 4.5; }
 svg .whisker { stroke: #11151f; stroke-width: 1.6; }
+svg .under { stroke: #fff; stroke-width: 3.5; }
+svg .guessing { stroke: #b3403a; stroke-width: 2; stroke-dasharray: 4 2.5; }
 svg .span { stroke: var(--synthetic); stroke-width: 1.6; }
 
 code, pre {
@@ -211,6 +221,8 @@ summary { cursor: pointer; font-weight: 600; padding: .55rem 0; }
   .tracks .track + td { order: 2; }
   .tracks td { order: 4; font-size: .85rem; }
   .tracks .track + td { font-size: 1rem; }
+  .matrix table { font-size: .8rem; }
+  .matrix :is(th, td) { padding: .2rem .3rem; }
   .wide tbody :is(th, td) { flex: 1 0 100%; }
   .wide td { display: flex; justify-content: space-between; gap: 1rem; }
   :is(.tracks, .wide) td[data-title]::before {

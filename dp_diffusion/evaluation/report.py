@@ -58,6 +58,7 @@ class Findings:
     config: resolved config, JSON values.
     classifier_names: key of `scores` -> `ClassifierConfig.name`, where the
       key does not say which network it is.
+    num_held_out_equal_training: held-out images that equal a training image.
   """
 
   title: str
@@ -71,6 +72,7 @@ class Findings:
   command: str
   config: Mapping[str, Any]
   classifier_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  num_held_out_equal_training: int = 0
 
 
 def write(
@@ -121,6 +123,18 @@ def to_json(
     'accuracy_std': of_each(lambda s: s.std),
     'accuracy_num_seeds': of_each(lambda s: s.num_seeds),
     'accuracy_per_class': of_each(lambda s: [c.value for c in s.per_class]),
+    'balanced_accuracy': of_each(lambda s: s.balanced_accuracy),
+    'auroc': of_each(lambda s: s.auroc),
+    'confusion_matrix': of_each(lambda s: s.confusion_matrix),
+    'majority_share': report_accuracy.majority_share(scores),
+    'is_no_better_than_guessing': of_each(lambda s: s.is_guessing),
+    'accuracy_without_duplicates': of_each(
+      lambda s: s.without_duplicates.value if s.without_duplicates else None
+    )
+    if findings.num_held_out_equal_training
+    else {},
+    'num_held_out_equal_training': findings.num_held_out_equal_training,
+    'num_held_out_persons': report_accuracy.num_persons(scores),
     'num_held_out_images': report_accuracy.num_held_out(scores),
     'num_train_images': dict(findings.num_train_images),
     'class_names': list(findings.class_names),
@@ -145,6 +159,7 @@ def to_html(findings: Findings, sections: Sequence[page.Section] = ()) -> str:
     _images(findings),
     report_accuracy.section(accuracies),
     report_accuracy.per_class_section(accuracies),
+    report_accuracy.confusion_section(accuracies),
   ]
   last = [_timing(findings), _how(findings)]
   return page.render(
@@ -162,6 +177,7 @@ def _accuracies(findings: Findings) -> report_accuracy.Accuracies:
     class_names=findings.class_names,
     num_train_images=findings.num_train_images,
     classifier_names=findings.classifier_names,
+    num_held_out_equal_training=findings.num_held_out_equal_training,
   )
 
 

@@ -75,6 +75,7 @@ def _ensembles(curves: Curves) -> page.Section:
       formats.percent(found.scores[source][key].accuracy.value),
       formats.percent(accuracy.value),
       report_accuracy.interval(accuracy),
+      formats.percent(found.scores[source][key].majority_share),
     )
     for source in report_accuracy.SOURCES
     for key, accuracy in curves.ensembles.get(source, {}).items()
@@ -82,14 +83,23 @@ def _ensembles(curves: Curves) -> page.Section:
   words = (
     f'{size} classifiers that differ by their seed, their probabilities'
     ' averaged, against one of them (mean over seeds). Training several on the'
-    ' same release costs no privacy. The interval is Wilson’s for the number of'
-    ' held-out images.'
+    ' same release costs no privacy. The intervals are made as those of single'
+    ' classifiers. One answer: always the commonest class.'
   )
   return page.Section(
     'Ensembles',
     (
       page.Text(words),
-      page.Table(('', 'One', f'Ensemble of {size}', 'Its 95 % interval'), rows),
+      page.Table(
+        (
+          '',
+          'One',
+          f'Ensemble of {size}',
+          'Its 95 % interval',
+          'One answer',
+        ),
+        rows,
+      ),
     ),
     {
       'ensembles': {
@@ -169,6 +179,14 @@ def _chart(curves: Curves) -> bytes:
           linestyle='dashed',
           label=f'{source} images',
         )
+    share = report_accuracy.majority_share(scores)
+    if share is not None and share < 1:
+      axes.axhline(
+        100 * share,
+        color=charts.GUESSING,
+        linestyle='dotted',
+        label='always one class',
+      )
     axes.errorbar(
       numbers,
       singles,

@@ -12,7 +12,6 @@ from dp_diffusion.evaluation import formats
 from dp_diffusion.evaluation import memorization
 from dp_diffusion.evaluation import page
 
-_SPACE = '\N{NO-BREAK SPACE}'
 _MAX_NAMED = 20  # Copies that are named in words.
 
 
@@ -36,7 +35,7 @@ def section(
     ('Images', *(len(r.train_distances) for r in both)),
     (
       'Nearer to training images than fresh ones are: z',
-      *(f'{r.c_t:.2f} (p = {_p(r.c_t_p_value)})' for r in both),
+      *(_z(r.c_t, r.c_t_p_value) for r in both),
     ),
     (
       'Nearest real image is a training image',
@@ -48,10 +47,7 @@ def section(
     ),
     (
       '… difference: z',
-      *(
-        f'{r.closer_to_train.z:.2f} (p = {_p(r.closer_to_train.p_value)})'
-        for r in both
-      ),
+      *(_z(r.closer_to_train.z, r.closer_to_train.p_value) for r in both),
     ),
     ('Authentic', *(formats.percent(r.authenticity) for r in both)),
     ('Equal to a training image', *(r.num_exact for r in both)),
@@ -190,15 +186,13 @@ def _distances(
   )
 
 
-def _p(value: float) -> str:
-  """A p-value.
+def _z(value: float, p_value: float) -> str:
+  """A z-score with its p-value.
 
-  >>> _p(0.123), _p(1e-9)
-  ('0.12', '< 10⁻⁴')
+  >>> _z(-2.5, 0.0062)
+  '−2.50 (p = 0.0062)'
   """
-  return (
-    f'<{_SPACE}10⁻⁴'.replace(_SPACE, ' ') if value < 1e-4 else f'{value:.2g}'
-  )
+  return f'{formats.signed(value, 2)} (p = {formats.p_value(p_value)})'
 
 
 def _definitions(found: memorization.MemorizationResult) -> str:
@@ -207,7 +201,7 @@ def _definitions(found: memorization.MemorizationResult) -> str:
       '- **Nearer to training images than fresh ones are**: z-score of'
       ' Mann-Whitney for distances to the nearest training image, synthetic'
       ' against held-out (arXiv 2004.05675). Standard deviation 1 if the two'
-      f' are alike. Below -{memorization.COPYING_Z:g} are copies, and images'
+      f' are alike. Below −{memorization.COPYING_Z:g} are copies, and images'
       ' of low contrast or blurred ones, too; the next line tells them apart.'
       ' Far above 0 means that the images are not yet like real ones.',
       '- **Nearest real image is a training image**: share of the images, among'

@@ -126,7 +126,7 @@ def _with_error(value: float, std_error: float) -> str:
   if not (math.isfinite(half) and half > 0):
     return f'{formats.number(value)}{_SPACE}±{_SPACE}{formats.number(half)}'
   decimals = max(0, 1 - math.floor(math.log10(half)))
-  shown = f'{value:.{decimals}f}'.replace('-', '−')
+  shown = formats.signed(value, decimals)
   return f'{shown}{_SPACE}±{_SPACE}{half:.{decimals}f}'
 
 

@@ -74,7 +74,7 @@ def section(
 def _with_p(value: float | None, p_value: float | None) -> str:
   if value is None or p_value is None:
     return formats.NOTHING
-  return f'{value:.2f} (p = {p_value:.2g})'
+  return f'{formats.signed(value, 2)} (p = {formats.p_value(p_value)})'
 
 
 def _points(value: float) -> str:

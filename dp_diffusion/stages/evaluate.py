@@ -85,6 +85,9 @@ def _run_on_main(
     command=stop.command,
     config=config_lib.to_dict(config),
     classifier_names=measured.accuracies.classifier_names,
+    num_held_out_equal_training=(
+      measured.accuracies.num_held_out_equal_training
+    ),
   )
   report.write(
     findings,
@@ -120,6 +123,18 @@ def _ensembles(found: Mapping[str, Any], source: str) -> Iterator[str]:
     yield f'ensemble of {ensembles["num_members"]} CNNs {value:.1f} %'
 
 
+def _guessing(found: Mapping[str, Any], source: str) -> str:
+  """Says which classifiers are no better than guessing, if any."""
+  flags = found.get('is_no_better_than_guessing', {}).get(source, {})
+  if not any(flags.values()):
+    return ''
+  if all(flags.values()):
+    return ' (no better than guessing)'
+  titles = report_accuracy.CLASSIFIER_TITLES
+  names = ' and '.join(titles.get(n, n) for n, flag in flags.items() if flag)
+  return f' ({names}: no better than guessing)'
+
+
 def say_summary(workdir: workdirs.Workdir) -> None:
   """Prints epsilon, delta, accuracies and where the report is."""
   found = files.read_json(workdir.evaluation / 'report.json')
@@ -149,5 +164,11 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     )
     for of_source in _ensembles(found, source):
       shown += f', {of_source}'
+    shown += _guessing(found, source)
     console.say(f'accuracy     {shown}: {words[source]}')
+  share = found.get('majority_share')  # Older reports have none.
+  if share is not None and share < 1:
+    console.say(
+      f'accuracy     {100 * share:.1f} %: always one class, the commonest'
+    )
   console.say(f'report       {report_path(workdir)}')

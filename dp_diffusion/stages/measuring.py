@@ -22,6 +22,7 @@ import numpy as np
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion.data import registry
+from dp_diffusion.evaluation import duplicates
 from dp_diffusion.evaluation import held_out as held_out_lib
 from dp_diffusion.evaluation import members as members_lib
 from dp_diffusion.evaluation import page
@@ -107,7 +108,15 @@ def measure(
     members.train(plan.all())
 
   test = held_out.open()
-  tester = testing.Tester(members, test.images, test.labels, num_classes)
+  is_duplicate = duplicates.equal_to_any(test.images, real.images)
+  tester = testing.Tester(
+    members,
+    test.images,
+    test.labels,
+    num_classes,
+    None if test.person is None else np.asarray(test.person),
+    is_duplicate,
+  )
   scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sets}
   for (source, key), group in plan.main.items():
     scores[source][key] = tester.score(group)
@@ -116,6 +125,7 @@ def measure(
     class_names=config.data.class_names,
     num_train_images=num_images,
     classifier_names={training_plan.MAIN: settings.classifier.name},
+    num_held_out_equal_training=int(is_duplicate.sum()),
   )
   fresh = test
   if settings.held_out_split not in ('', config.data.test_split):

@@ -23,6 +23,8 @@ class Tester:
     images: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
+    persons: np.ndarray | None = None,
+    is_duplicate: np.ndarray | None = None,
   ) -> None:
     """Takes the held-out images.
 
@@ -31,11 +33,15 @@ class Tester:
       images: uint8[N, H, W, C].
       labels: int32[N].
       num_classes: K.
+      persons: int[N], who is on each image, where known.
+      is_duplicate: bool[N], which images equal a training image.
     """
     self.labels = np.asarray(labels)
     self._members = members
     self._images = images
     self._num_classes = num_classes
+    self._persons = persons
+    self._is_duplicate = is_duplicate
     self._probs: dict[members_lib.Member, np.ndarray] = {}
 
   def probs(self, member: members_lib.Member) -> np.ndarray:
@@ -47,8 +53,15 @@ class Tester:
 
   def score(self, group: training_plan.Group) -> scoring.Score:
     """Mean and spread of single classifiers."""
-    predicted = [np.argmax(self.probs(m), axis=1) for m in group]
-    return scoring.score(predicted, self.labels, self._num_classes)
+    probs = [self.probs(m) for m in group]
+    return scoring.score(
+      [np.argmax(p, axis=1) for p in probs],
+      self.labels,
+      self._num_classes,
+      probs_per_seed=probs,
+      persons=self._persons,
+      is_duplicate=self._is_duplicate,
+    )
 
   def ensemble(
     self, group: training_plan.Group, size: int
@@ -57,7 +70,8 @@ class Tester:
     if not 0 < size <= len(group):
       return None
     mean = np.mean([self.probs(m) for m in group[:size]], axis=0)
-    return scoring.accuracy(np.argmax(mean, axis=1), self.labels)
+    predicted = np.argmax(mean, axis=1)
+    return scoring.accuracy(predicted, self.labels, self._persons)
 
   def point(
     self, setting: dict, group: training_plan.Group

@@ -29,7 +29,7 @@ def test_choice_best_and_regret_are_said():
   assert '200 held-out real images' in html
   data = section.data['model_selection']
   assert data['num_seeds'] == 3 and len(data['points']) == 3
-  assert f'{data["spearman"]:.2f} (p = ' in html
+  assert f'−{-data["spearman"]:.2f} (p = ' in html
 
 
 def test_equal_scores_have_no_correlation():

@@ -88,6 +88,21 @@ def test_json_has_the_promised_numbers(written):
   assert numbers['config'] == {'seed': 3, 'shape': [1, 2], 'x': None}
 
 
+def test_json_has_what_guessing_would_reach(written):
+  numbers = json.loads((written / 'report.json').read_text())
+  assert numbers['majority_share'] == 0.5
+  assert numbers['balanced_accuracy']['synthetic']['cnn'] == 0.95
+  assert numbers['auroc']['synthetic']['cnn'] is None  # Three classes.
+  assert numbers['confusion_matrix']['synthetic']['cnn'] == [
+    [18, 0, 2],
+    [0, 20, 0],
+    [0, 0, 0],
+  ]
+  assert not numbers['is_no_better_than_guessing']['synthetic']['cnn']
+  assert numbers['num_held_out_equal_training'] == 0
+  assert numbers['num_held_out_persons'] is None
+
+
 def test_nan_becomes_null(written):
   numbers = json.loads((written / 'report.json').read_text())
   assert numbers['seconds']['evaluate'] is None

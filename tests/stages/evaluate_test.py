@@ -247,6 +247,29 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
 
 
+def test_the_summary_says_what_guessing_reaches(tmp_path, capsys):
+  report = {
+    'privacy': {'epsilon_pld': None, 'epsilon_rdp': None, 'delta': 1e-4},
+    'accuracy': {
+      'synthetic': {'cnn': 0.555, 'svm': 0.7},
+      'public': {'cnn': 0.5},
+    },
+    'majority_share': 0.612,
+    'is_no_better_than_guessing': {
+      'synthetic': {'cnn': True, 'svm': False},
+      'public': {'cnn': True},
+      'real': {'cnn': False},
+    },
+  }
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation' / 'report.json').write_text(json.dumps(report))
+  evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
+  said = capsys.readouterr().out
+  assert 'RBF SVM 70.0 % (CNN: no better than guessing): trained on' in said
+  assert 'CNN 50.0 % (no better than guessing): trained on public' in said
+  assert '61.2 %: always one class, the commonest' in said
+
+
 def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   tmp_path, capsys
 ):
