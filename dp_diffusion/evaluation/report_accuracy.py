@@ -177,10 +177,9 @@ def _against_guessing(score: scoring.Score) -> list[str]:
 def section(found: Accuracies) -> page.Section:
   """Every classifier from every source; empty where there is none."""
   scores = found.scores
-  names = _classifiers(scores)
-  if not names:
+  names, first = _classifiers(scores), _any_score(scores)
+  if not names or first is None:
     return page.Section('Accuracy', ())
-  first = _any_score(scores)
   has_auroc = any(
     formats.is_finite(score.auroc)
     for row in scores.values()
@@ -210,8 +209,10 @@ def section(found: Accuracies) -> page.Section:
     for name in names
   ]
   notes = '\n'.join(f'- {note}' for note in _notes(found))
-  blocks = (page.Text(_words(first, has_auroc)), *tables, page.Text(notes))
-  return page.Section('Accuracy', blocks if notes else blocks[:-1])
+  blocks = (page.Text(_words(first, has_auroc)), *tables)
+  if notes:
+    return page.Section('Accuracy', (*blocks, page.Text(notes)))
+  return page.Section('Accuracy', blocks)
 
 
 def _words(score: scoring.Score, has_auroc: bool) -> str:
