@@ -209,7 +209,10 @@ def section(found: Accuracies) -> page.Section:
     for name in names
   ]
   notes = '\n'.join(f'- {note}' for note in _notes(found))
-  blocks = (page.Text(_words(first, has_auroc)), *tables)
+  blocks: tuple[page.Block, ...] = (
+    page.Text(_words(first, has_auroc)),
+    *tables,
+  )
   if notes:
     return page.Section('Accuracy', (*blocks, page.Text(notes)))
   return page.Section('Accuracy', blocks)
