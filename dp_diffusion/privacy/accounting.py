@@ -1,8 +1,10 @@
 """Epsilon of what is spent, and the noise that keeps it as promised.
 
-Before the private road begins `calibrate` turns the config into a mechanism;
-along it, and on the published statement, `epsilon` says what was spent. The
-privacy loss distribution (PLD) decides; Renyi DP stands beside it.
+Before the private training `calibrate` turns the config into a mechanism;
+during it, and in the published statement, `epsilon` says what was spent. Both
+accountants, privacy loss distributions (PLD) and Renyi DP (RDP), bound the
+same epsilon of the same neighbours (one record added or removed) from above,
+so the smaller of the two holds, whichever it is.
 """
 
 from __future__ import annotations
@@ -25,30 +27,32 @@ from dp_accounting import pld
 from dp_accounting import rdp
 
 from dp_diffusion import array_types
+from dp_diffusion.privacy import loss_distributions
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise_search
 from dp_diffusion.privacy import privacy_config
 from dp_diffusion.privacy import strict_json
 
 ACCOUNTANTS = ('pld', 'rdp')
-# Interval of the discretised privacy losses, estimated pessimistically.
-PLD_INTERVAL = 1e-4
+SMALLER = 'smaller'  # Of what the accountants say.
+# What releases before statement version 4 were accounted with: the PLD of
+# dp-accounting at a fixed interval. Only `verify` asks for it.
+FIXED_PLD = 'fixed_pld'
+FIXED_INTERVAL = 1e-4
 SOLVABLE = privacy_config.SOLVABLE
 PrivacyConfig = privacy_config.PrivacyConfig
 
-# Past any of these limits a PLD would need gigabytes, for guarantees that are
-# none; the bound of RDP, which is larger, stands in for it.
+# Past any of these limits a PLD of fixed interval would need gigabytes; the
+# bound of RDP stood in for it.
 _PLD_MAX_EPSILON = 1000.0
 _PLD_MAX_STEP_LOSS = 300.0
 _PLD_MAX_STEPS = 2_000_000
 _MIN_NOISE = noise_search.MIN_NOISE  # Below it epsilon is infinite.
-# Quick ones first: they only say where the one that decides has to look.
-_COARSE_PLD = 'coarse_pld'
-_COARSE_PLD_INTERVAL = 1e-3
-_SEARCH = ('rdp', _COARSE_PLD, 'pld')
+# A quick one first: it only says where the one that decides has to look.
+SEARCH = ('rdp', SMALLER)
 _ALL_ORDERS = rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
 _RDP_ORDERS = {'quick_rdp': (2, 4, 8, 16, 32, 64), 'rdp': _ALL_ORDERS}
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,10 @@ class Calibration:
 
   Attributes:
     mechanism: with every number filled in.
-    epsilon_pld: total of what was spent before and of the mechanism; decides.
-    epsilon_rdp: the same under Renyi DP.
-    noise_multiplier_rdp: what RDP would need for the promised epsilon (for
-      `epsilon_pld` where epsilon is computed); None if no noise suffices.
+    epsilon_pld: total of what was spent before and of the mechanism, by PLD.
+    epsilon_rdp: the same by RDP.
+    noise_multiplier_rdp: what RDP alone would need for the promised epsilon
+      (for `epsilon` where it is computed); None if no noise suffices.
   """
 
   mechanism: mechanism_lib.DpSgdMechanism
@@ -68,26 +72,50 @@ class Calibration:
   epsilon_rdp: float
   noise_multiplier_rdp: float | None
 
+  @property
+  def epsilon(self) -> float:
+    """The total: the smaller of both bounds."""
+    return min(self.epsilon_pld, self.epsilon_rdp)
+
+  @property
+  def bound(self) -> str:
+    """Which accountant's bound `epsilon` is: one of ACCOUNTANTS."""
+    return bound(self.epsilon_pld, self.epsilon_rdp)
+
+
+def bound(epsilon_pld: float, epsilon_rdp: float) -> str:
+  """Which accountant says less; 'pld' where they agree.
+
+  >>> bound(0.198, 0.138)
+  'rdp'
+  """
+  return 'rdp' if epsilon_rdp < epsilon_pld else 'pld'
+
 
 def epsilon(
   events: Sequence[dp_accounting.DpEvent],
   delta: float,
-  accountant: str = 'pld',
+  accountant: str = SMALLER,
 ) -> float:
   """Epsilon of all events together, never understated.
 
-  Far out (epsilon above 1000, a noise multiplier below about 0.06, more than
-  2 million steps) 'pld' returns the bound of RDP, which is larger.
+  Guarantees:
+    * The smaller of both bounds is returned, at every delta:
+      `accounting_test.py::test_smaller_bound_holds`.
+    * Rounding errors are paid for; never below independent computations:
+      `loss_distributions_test.py::test_never_below_the_truth`.
 
   Args:
     events: in any order; composition does not depend on it.
     delta: in (0, 1).
-    accountant: 'pld' or 'rdp'.
+    accountant: 'pld', 'rdp', SMALLER, or FIXED_PLD for releases of earlier
+      versions (which may understate at deltas below about 1e-10).
 
   Returns:
     Epsilon >= 0; infinite where an event adds no noise.
   """
-  array_types.check_one_of('accountant', accountant, ACCOUNTANTS)
+  names = (*ACCOUNTANTS, SMALLER, FIXED_PLD)
+  array_types.check_one_of('accountant', accountant, names)
   return _epsilon(
     _canonical(events), strict_json.probability('delta', delta), accountant
   )
@@ -96,17 +124,20 @@ def epsilon(
 def delta(
   events: Sequence[dp_accounting.DpEvent],
   epsilon: float,
-  accountant: str = 'pld',
+  accountant: str = SMALLER,
 ) -> float:
-  """Delta of all events together at a given epsilon >= 0 (see `epsilon`)."""
-  array_types.check_one_of('accountant', accountant, ACCOUNTANTS)
+  """Smallest delta, to 1e-6 of it, at which `epsilon` is at most the given."""
+  array_types.check_one_of('accountant', accountant, (*ACCOUNTANTS, SMALLER))
   canonical = _canonical(events)
   epsilon = strict_json.real('epsilon', epsilon)
-  if any(_noise(event) < _MIN_NOISE for event, _ in canonical):
-    return 1.0
-  if accountant == 'pld' and not _is_for_pld(canonical, 1e-9):
-    accountant = 'rdp'
-  return float(_compose(canonical, accountant).get_delta(epsilon))
+  low, high = math.log(1e-250), 0.0
+  while high - low > 1e-6:
+    middle = (low + high) / 2
+    if _epsilon(canonical, math.exp(middle), accountant) <= epsilon:
+      high = middle
+    else:
+      low = middle
+  return math.exp(high)
 
 
 def calibrate(
@@ -115,7 +146,7 @@ def calibrate(
   """Computes what `config.solve_for` names.
 
   The noise multiplier is the smallest of 5 significant figures, the number of
-  steps the largest, whose total epsilon under PLD is at most the promised one.
+  steps the largest, whose total `epsilon` is at most the promised one.
   Results are kept in the user's cache folder. One that is read back counts
   only if its epsilon, computed again, is the same.
 
@@ -126,6 +157,8 @@ def calibrate(
       `accounting_test.py::test_calibration_is_tight`.
     * What was spent before counts:
       `accounting_test.py::test_spent_events_count`.
+    * More epsilon never needs more noise:
+      `accounting_test.py::test_more_epsilon_never_needs_more_noise`.
     * A damaged cache changes nothing:
       `accounting_test.py::test_damaged_cache_is_ignored`.
 
@@ -187,13 +220,28 @@ def _noise(event: dp_accounting.DpEvent) -> float:
 def _epsilon(canonical: _Canonical, delta: float, accountant: str) -> float:
   if any(_noise(event) < _MIN_NOISE for event, _ in canonical):
     return math.inf
-  if accountant not in _RDP_ORDERS and not _is_for_pld(canonical, delta):
+  if accountant == SMALLER:
+    return min(_epsilon(canonical, delta, name) for name in ACCOUNTANTS)
+  if accountant == 'pld':
+    return loss_distributions.epsilon(_steps(canonical), delta)
+  if accountant == FIXED_PLD and not _is_for_fixed_pld(canonical, delta):
     accountant = 'rdp'
   return float(_compose(canonical, accountant).get_epsilon(delta))
 
 
-def _is_for_pld(canonical: _Canonical, delta: float) -> bool:
-  """Whether a PLD at PLD_INTERVAL fits in memory and time."""
+def _steps(canonical: _Canonical) -> list[loss_distributions.Steps]:
+  return [
+    loss_distributions.Steps(
+      noise_multiplier=_noise(event),
+      sampling_prob=getattr(event, 'sampling_probability', 1.0),
+      count=count,
+    )
+    for event, count in canonical
+  ]
+
+
+def _is_for_fixed_pld(canonical: _Canonical, delta: float) -> bool:
+  """Whether a PLD at FIXED_INTERVAL fits in memory and time."""
   for event, count in canonical:
     noise = _noise(event)
     # Privacy loss of one step at ten standard deviations.
@@ -214,9 +262,7 @@ def _compose(
   if accountant in _RDP_ORDERS:
     result = rdp.RdpAccountant(_RDP_ORDERS[accountant], relation)
   else:
-    is_coarse = accountant == _COARSE_PLD
-    interval = _COARSE_PLD_INTERVAL if is_coarse else PLD_INTERVAL
-    result = pld.PLDAccountant(relation, interval)
+    result = pld.PLDAccountant(relation, FIXED_INTERVAL)
   with _without_warnings_about_orders():
     for event, count in canonical:
       result.compose(event, count)
@@ -288,21 +334,21 @@ def _solve(problem: _Problem) -> Calibration:
     _check_budget(problem, target)
   if noise is None:
     assert steps is not None and target is not None
-    noise = noise_search.smallest_noise(problem, steps, target, _SEARCH)
+    noise = noise_search.smallest_noise(problem, steps, target, SEARCH)
     if noise is None:
       raise array_types.UsageError(
-        f'Expected epsilon={target!r} to be within reach of a noise_multiplier'
-        f' <= {noise_search.MAX_NOISE:g}; raise it or lower num_steps.'
+        f'Expected epsilon={target!r} at delta={config.delta!r} to be within'
+        f' reach of a noise_multiplier <= {noise_search.MAX_NOISE:g}; raise'
+        ' either or lower num_steps.'
       )
   elif steps is None:
     assert target is not None
-    steps = noise_search.most_steps(problem, noise, target, _SEARCH)
-  epsilon_pld = problem.total(noise, steps, 'pld')
+    steps = noise_search.most_steps(problem, noise, target, SEARCH)
   if target is None:
-    target = epsilon_pld
+    target = problem.total(noise, steps, SMALLER)
   return Calibration(
     mechanism=problem.mechanism(noise, steps),
-    epsilon_pld=epsilon_pld,
+    epsilon_pld=problem.total(noise, steps, 'pld'),
     epsilon_rdp=problem.total(noise, steps, 'rdp'),
     noise_multiplier_rdp=noise_search.smallest_noise(
       problem, steps, target, ('rdp',)
@@ -313,11 +359,11 @@ def _solve(problem: _Problem) -> Calibration:
 
 
 def _check_budget(problem: _Problem, target: float) -> None:
-  spent = _epsilon(problem.spent, problem.config.delta, 'pld')
+  spent = _epsilon(problem.spent, problem.config.delta, SMALLER)
   if spent >= target:
     raise array_types.UsageError(
       f'Expected epsilon={target!r} to be above the {spent:.6g} that was spent'
-      ' before; raise it.'
+      f' before (at delta={problem.config.delta!r}); raise either.'
     )
 
 
@@ -331,7 +377,6 @@ def _inputs(problem: _Problem) -> dict[str, Any]:
     'dp_accounting': importlib.metadata.version('dp-accounting'),
     'config': {k: None if v is None else str(v) for k, v in config.items()},
     'spent': [repr(pair) for pair in problem.spent],
-    'interval': PLD_INTERVAL,
   }
 
 
@@ -382,7 +427,7 @@ def _is_right(problem: _Problem, found: Calibration) -> bool:
     found.mechanism == problem.mechanism(noise, steps)
     and config.noise_multiplier in (None, noise)
     and config.num_steps in (None, steps)
-    and (config.epsilon is None or found.epsilon_pld <= config.epsilon)
+    and (config.epsilon is None or found.epsilon <= config.epsilon)
     and found.epsilon_pld == problem.total(noise, steps, 'pld')
     and found.epsilon_rdp == problem.total(noise, steps, 'rdp')
   )
@@ -394,7 +439,7 @@ def _store(problem: _Problem, result: Calibration) -> None:
   inputs = _inputs(problem)
   path = _cache_path(inputs)
   value = {'inputs': inputs, 'calibration': dataclasses.asdict(result)}
-  if path is None or not math.isfinite(result.epsilon_pld):
+  if path is None or not math.isfinite(result.epsilon_pld + result.epsilon_rdp):
     return
   with contextlib.suppress(OSError):  # A home that cannot be written.
     files.write_json(path, value)

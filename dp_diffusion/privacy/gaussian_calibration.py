@@ -52,11 +52,12 @@ def calibrate(
   noise: float | None = 0.0
   if math.isfinite(epsilon):
     problem = _Problem(tuple(spent), strict_json.probability('delta', delta))
-    noise = noise_search.smallest_noise(problem, 1, epsilon, ('rdp', 'pld'))
+    noise = noise_search.smallest_noise(problem, 1, epsilon, accounting.SEARCH)
   if noise is None:
     raise ValueError(
-      f'Expected epsilon={epsilon!r} to be within reach of a noise_multiplier'
-      f' <= {noise_search.MAX_NOISE:g}, beside what was spent before; raise it.'
+      f'Expected epsilon={epsilon!r} at delta={delta!r} to be within reach of'
+      f' a noise_multiplier <= {noise_search.MAX_NOISE:g}, beside what was'
+      ' spent before; raise either.'
     )
   return mechanism_lib.GaussianMechanism(
     noise_multiplier=noise, l2_sensitivity=l2_sensitivity, purpose=purpose

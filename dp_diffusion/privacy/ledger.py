@@ -101,7 +101,7 @@ class Ledger:
 
   Attributes:
     delta: of the guarantee.
-    budget_epsilon: what the total may reach by PLD; infinite for no limit.
+    budget_epsilon: what the total may reach; infinite for no limit.
     unit: what one record is.
     relation: of neighbouring datasets.
     entries: in the order in which they were begun.
@@ -182,7 +182,7 @@ class Ledger:
       for event in entry.dp_events(num_more_steps if i == last else 0)
     )
 
-  def epsilon(self, accountant: str = 'pld') -> float:
+  def epsilon(self, accountant: str = accounting.SMALLER) -> float:
     """Epsilon of all that is spent; infinite where an event has no noise."""
     return accounting.epsilon(self.dp_events(), self.delta, accountant)
 
@@ -209,7 +209,7 @@ class Ledger:
     """Lines for a person: what is spent, and what is left."""
     spent = self.epsilon()
     lines = [
-      f'spent               epsilon {spent:.6g} by PLD,'
+      f'spent               epsilon {self.epsilon("pld"):.6g} by PLD,'
       f' {self.epsilon("rdp"):.6g} by RDP, at delta {self.delta:g}'
     ]
     if math.isfinite(self.budget_epsilon):

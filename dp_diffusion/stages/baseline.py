@@ -221,7 +221,7 @@ def _embed(
   console.say(
     f'{method}: one release, noise multiplier'
     f' {entry.mechanism.noise_multiplier:.4g}; epsilon'
-    f' {ledger.epsilon():.4g} by PLD at delta {ledger.delta:g}'
+    f' {ledger.epsilon():.4g} at delta {ledger.delta:g}'
   )
   source = registry.load(config.data)
   statements.check_release_is_new(workdir)

@@ -141,8 +141,8 @@ def say_calibration(calibration: accounting.Calibration) -> None:
     f'finetune: {mechanism.num_steps} steps, expected batch'
     f' {mechanism.expected_batch_size} of {mechanism.num_examples}, noise'
     f' multiplier {mechanism.noise_multiplier:.4g}; epsilon'
-    f' {calibration.epsilon_pld:.4g} by PLD (RDP {calibration.epsilon_rdp:.4g})'
-    f' at delta {mechanism.delta:g}'
+    f' {calibration.epsilon_pld:.4g} by PLD (RDP {calibration.epsilon_rdp:.4g},'
+    f' the smaller holds) at delta {mechanism.delta:g}'
   )
 
 

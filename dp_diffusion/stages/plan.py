@@ -74,7 +74,8 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
     return [*lines, '  epsilon             infinite: NO noise, not private']
   return [
     *lines,
-    f'  noise multiplier    {mechanism.noise_multiplier:.4g} (PLD decides)'
+    f'  noise multiplier    {mechanism.noise_multiplier:.4g}'
+    f' ({calibration.bound.upper()} decides)'
     + (
       f', {calibration.noise_multiplier_rdp:.4g} under RDP'
       if calibration.noise_multiplier_rdp

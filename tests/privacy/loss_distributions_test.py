@@ -1,0 +1,166 @@
+"""PLD by tilted transforms, against independent computations."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from scipy import optimize
+from scipy import special
+
+from dp_diffusion.privacy import loss_distributions
+
+ORACLES = json.loads(
+  (
+    pathlib.Path(__file__).parents[1] / 'data' / 'privacy_oracles.json'
+  ).read_text()
+)
+EXACT = [row for row in ORACLES if 'exact' in row]
+
+
+def steps(sigma, q=1.0, count=1):
+  return loss_distributions.Steps(
+    noise_multiplier=sigma, sampling_prob=q, count=count
+  )
+
+
+def gaussian_epsilon(sigma, delta):
+  """Theorem 8 of arXiv 1805.06530, in logarithms, solved for epsilon."""
+
+  def excess(epsilon):
+    half, shift = 1 / (2 * sigma), epsilon * sigma
+    first = special.log_ndtr(half - shift)
+    second = epsilon + special.log_ndtr(-half - shift)
+    return first + math.log1p(-math.exp(second - first)) - math.log(delta)
+
+  return optimize.brentq(excess, 1e-9, 500, xtol=1e-14, rtol=1e-13)
+
+
+@pytest.mark.parametrize('row', EXACT, ids=lambda row: row['name'])
+def test_never_below_the_truth(row):
+  one = steps(row['sigma'], row['q'], row['steps'])
+  got = loss_distributions.epsilon([one], row['delta'])
+  assert row['exact'] <= got <= row['exact'] * 1.002
+  if 'prv' in row:
+    low, high = row['prv']
+    assert low <= got and row['exact'] <= high
+
+
+@pytest.mark.parametrize('sigma', [0.3, 1.0, 30.0, 3000.0])
+@pytest.mark.parametrize('delta', [0.01, 1e-5, 1e-12, 1e-20, 1e-100])
+def test_gaussian_matches_closed_form(sigma, delta):
+  got = loss_distributions.epsilon([steps(sigma)], delta)
+  if got > 0:
+    expected = gaussian_epsilon(sigma, delta)
+    assert expected <= got <= expected * (1 + 1e-5)
+
+
+def test_gaussian_steps_of_any_kind_add_up():
+  """Four at twice the noise are one; as selected with probability near 1."""
+  one = loss_distributions.epsilon([steps(2.0)], 1e-12)
+  four = loss_distributions.epsilon([steps(4.0, 1.0, 4)], 1e-12)
+  mixed = [steps(4.0, 1.0, 3), steps(4.0, 1 - 2**-53, 1)]
+  assert four == pytest.approx(one, rel=1e-12)
+  assert loss_distributions.epsilon(mixed, 1e-12) == pytest.approx(
+    one, rel=1e-4
+  )
+
+
+def test_split_of_steps_does_not_matter():
+  whole = loss_distributions.epsilon([steps(2.0, 0.1, 60)], 1e-9)
+  parts = [steps(2.0, 0.1, 25), steps(2.0, 0.1, 35)]
+  assert loss_distributions.epsilon(parts, 1e-9) == pytest.approx(
+    whole, rel=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  ('sigma', 'q'), [(1.0, 0.1), (0.5, 1e-4), (5.0, 0.999), (2.0, 1.0)]
+)
+@pytest.mark.parametrize('is_removed', [True, False])
+def test_cells_keep_both_masses(sigma, q, is_removed):
+  """The sums with and without the record are 1, but for what is infinite."""
+  one = (steps(sigma, q),)
+  interval = loss_distributions._interval(one, is_removed)
+  (atoms,) = loss_distributions._discretize(one, 1e-6, interval, is_removed)
+  masses, losses = np.exp(atoms.log_masses), atoms.indices * interval
+  assert masses.sum() + atoms.infinite == pytest.approx(1, abs=1e-12)
+  assert masses @ np.exp(-losses) == pytest.approx(1, abs=1e-8)
+  assert masses @ np.exp(-losses) <= 1 + 1e-12
+
+
+def test_transform_composes():
+  """Masses of three steps, against convolutions one by one."""
+  one = (steps(1.0, 0.2, 3),)
+  interval = 0.05
+  atoms = loss_distributions._discretize(one, 1e-3, interval, True)
+  window = loss_distributions._choose_window(atoms, 1e-3, interval)
+  size = math.ceil((window.high - window.low) / interval) + 2
+  got, error = loss_distributions._compose(atoms, window, interval, size)
+  (single,) = atoms
+  lowest = single.indices.min()
+  dense = np.zeros(single.indices.max() - lowest + 1)
+  dense[single.indices - lowest] = np.exp(single.log_masses)
+  composed = np.convolve(np.convolve(dense, dense), dense)
+  losses = interval * (3 * lowest + np.arange(len(composed)))
+  composed *= np.exp(window.theta * losses - window.log_moment)
+  first = math.floor(window.low / interval) - 3 * lowest
+  expected = composed[max(0, first) :][: size - max(0, -first)]
+  assert 0 < error < 1e-11
+  np.testing.assert_allclose(
+    got[max(0, -first) :][: len(expected)], expected, atol=1e-7
+  )
+
+
+@pytest.mark.parametrize('delta', [1e-5, 1e-15, 1e-30])
+def test_rounding_error_is_paid_for(delta, monkeypatch):
+  """Masses that are too small by what is bounded give no smaller epsilon."""
+  one = [steps(5.0, 0.5, 200)]
+  paid = loss_distributions.epsilon(one, delta)
+  compose = loss_distributions._compose
+
+  def with_errors(factor, is_paid):
+    def changed(*args):
+      masses, error = compose(*args)
+      assert error > 2.0**-53 / len(masses)  # What one rounding would be.
+      error *= factor
+      masses = np.maximum(masses - error, 0) if is_paid else masses
+      return masses, error if is_paid else 0.0
+
+    monkeypatch.setattr(loss_distributions, '_compose', changed)
+    return loss_distributions.epsilon(one, delta)
+
+  unpaid = with_errors(1, False)
+  assert paid == pytest.approx(unpaid, rel=1e-8)  # The price is small.
+  assert paid >= unpaid
+  for factor in (1, 1e4):
+    assert with_errors(factor, True) >= unpaid * (1 - 1e-14)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+  sigma=st.floats(0.3, 50.0),
+  q=st.floats(1e-5, 1.0),
+  count=st.integers(1, 2000),
+  delta=st.sampled_from([1e-3, 1e-6, 1e-12, 1e-20]),
+  factor=st.floats(1.00001, 1.5),
+)
+def test_falls_as_noise_rises(sigma, q, count, delta, factor):
+  here, there = (
+    loss_distributions.epsilon([steps(s, q, count)], delta)
+    for s in (sigma, sigma * factor)
+  )
+  assert there <= here * (1 + 1e-9)
+
+
+def test_what_is_past_its_reach_is_infinite():
+  assert loss_distributions.epsilon([steps(1.0)], 1e-300) == math.inf
+  assert loss_distributions.epsilon([steps(0.01)], 1e-5) == math.inf
+  assert loss_distributions.epsilon([], 1e-5) == 0
+  assert loss_distributions.epsilon([steps(1e4, 0.01)], 0.1) == 0
