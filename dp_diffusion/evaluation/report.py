@@ -189,7 +189,7 @@ def _headline(findings: Findings) -> page.Section:
   tiles.insert(
     1 if tiles else 0,
     page.Tile(
-      f'ε = {_epsilon(privacy.get("epsilon_pld"))}',
+      f'ε = {_epsilon(_held(privacy))}',
       'Privacy loss, at most' if is_private else 'Privacy loss',
       f'at δ = {delta}' if is_private else 'no privacy guarantee',
     ),
@@ -200,11 +200,9 @@ def _headline(findings: Findings) -> page.Section:
 def _privacy(findings: Findings) -> page.Section:
   privacy = findings.privacy
   rows = [
-    ('ε by PLD (the guarantee)', _epsilon(privacy.get('epsilon_pld'), 3)),
-    (
-      'ε by RDP (looser, for comparison)',
-      _epsilon(privacy.get('epsilon_rdp'), 3),
-    ),
+    ('ε (the guarantee)', _epsilon(_held(privacy), 3)),
+    ('ε by PLD', _epsilon(privacy.get('epsilon_pld'), 3)),
+    ('ε by RDP', _epsilon(privacy.get('epsilon_rdp'), 3)),
     ('δ', formats.number(privacy.get('delta'))),
     ('Noise multiplier', formats.number(privacy.get('noise_multiplier'))),
   ]
@@ -227,8 +225,13 @@ def _split_card(card: str) -> tuple[str, list[page.Details]]:
   return summary, details
 
 
+def _held(privacy: Mapping[str, Any]) -> float | None:
+  """The guarantee; of reports before statement version 4, epsilon by PLD."""
+  return privacy.get('epsilon', privacy.get('epsilon_pld'))
+
+
 def _is_private(privacy: Mapping[str, Any]) -> bool:
-  epsilon = privacy.get('epsilon_pld')
+  epsilon = _held(privacy)
   return epsilon is not None and math.isfinite(epsilon)
 
 

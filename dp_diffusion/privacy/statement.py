@@ -18,7 +18,7 @@ from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 # Goes up with every change of the words below or of the keys.
-VERSION = 3
+VERSION = 4
 FILE_NAME = 'privacy.json'
 
 
@@ -34,7 +34,7 @@ def statement(
   """Builds `privacy.json`, but for the hashes of the files.
 
   Guarantees:
-    * Epsilon is that of the ledger, by PLD and by RDP:
+    * Epsilon is that of the ledger, the smaller of PLD's and RDP's bounds:
       `statement_test.py::test_epsilon_is_that_of_the_ledger`.
     * Without a guarantee it says so, in the numbers and in words:
       `statement_test.py::test_no_noise_is_said`.
@@ -61,18 +61,19 @@ def statement(
     raise ValueError(
       f'Expected unit={unit!r} to be that of the ledger, {ledger.unit!r}.'
     )
-  epsilon_pld = _finite_or_none(ledger.epsilon('pld'))
-  epsilon_rdp = _finite_or_none(ledger.epsilon('rdp'))
-  is_private = epsilon_pld is not None
+  by_pld, by_rdp = ledger.epsilon('pld'), ledger.epsilon('rdp')
+  epsilon = _finite_or_none(min(by_pld, by_rdp))
+  is_private = epsilon is not None
   insecure = strict_json.boolean('insecure_secret', insecure_secret)
   is_trained = _has_training(ledger)
   result = {
     'statement_version': VERSION,
-    'statement': _sentence(ledger, epsilon_pld, insecure),
+    'statement': sentence(ledger, epsilon, insecure),
     'private': is_private,
-    'epsilon': epsilon_pld,
-    'epsilon_pld': epsilon_pld,
-    'epsilon_rdp': epsilon_rdp,
+    'epsilon': epsilon,
+    'epsilon_bound': accounting.bound(by_pld, by_rdp) if is_private else None,
+    'epsilon_pld': _finite_or_none(by_pld),
+    'epsilon_rdp': _finite_or_none(by_rdp),
     'setting': statement_words.SETTING.format(
       did=statement_words.TRAINED if is_trained else statement_words.SUMMED
     ),
@@ -156,7 +157,7 @@ def card(statement: Mapping[str, Any]) -> str:
     parts.append('The rest is in `README.md` of the release itself.')
     return '\n\n'.join(parts) + '\n'
   if statement['private']:
-    parts.append(_meaning(statement['epsilon_pld']))
+    parts.append(_meaning(statement['epsilon']))
   parts.append(
     '\n'.join(
       [
@@ -166,9 +167,7 @@ def card(statement: Mapping[str, Any]) -> str:
         f'- **Neighbours** ({statement["relation"]}):'
         f' {statement["relation_in_words"]}',
         f'- **Delta**: {statement["delta_in_words"]}',
-        f'- **Epsilon**: {_show(statement["epsilon_pld"])} by privacy loss'
-        f' distributions, which decides; {_show(statement["epsilon_rdp"])} by'
-        ' Renyi DP, for comparison.',
+        f'- **Epsilon**: {_epsilon_in_words(statement)}',
       ]
     )
   )
@@ -221,6 +220,20 @@ def _show(epsilon: float | None) -> str:
   return 'infinite' if epsilon is None else f'{_round_up(epsilon):g}'
 
 
+def _epsilon_in_words(statement: Mapping[str, Any]) -> str:
+  """Both bounds, and which of them holds."""
+  if not statement['private']:
+    return 'infinite.'
+  names = {'pld': 'privacy loss distributions', 'rdp': 'Renyi DP'}
+  first = statement['epsilon_bound']
+  (second,) = set(names) - {first}
+  return (
+    f'{_show(statement["epsilon"])} by {names[first]}, the smaller of two'
+    f' bounds, which holds; {_show(statement[f"epsilon_{second}"])} by'
+    f' {names[second]}.'
+  )
+
+
 def _round_up(epsilon: float) -> float:
   """To 4 significant figures, never below.
 
@@ -235,9 +248,10 @@ def _round_up(epsilon: float) -> float:
   return rounded if rounded >= epsilon else float(f'{units + 1}e{exponent}')
 
 
-def _sentence(
+def sentence(
   ledger: ledger_lib.Ledger, epsilon: float | None, insecure: bool
 ) -> str:
+  """The guarantee in one sentence; epsilon None says that there is none."""
   if epsilon is None:
     return statement_words.NOT_PRIVATE
   text = (
@@ -322,10 +336,10 @@ def _accounting(insecure: bool, is_trained: bool) -> dict[str, Any]:
   found = statement_words.assumptions(insecure=insecure, is_trained=is_trained)
   return {
     'method': (
-      'The privacy loss distributions of all events are composed numerically'
-      f' (dp-accounting, interval {accounting.PLD_INTERVAL:g}, pessimistic);'
-      ' where epsilon is above 1000, or noise so small that this needs too much'
-      ' memory, the larger bound by Renyi DP stands in.'
+      'Two upper bounds of the same epsilon are computed from all events, and'
+      ' the smaller one holds: privacy loss distributions, discretised'
+      ' pessimistically and composed by tilted Fourier transforms whose'
+      ' rounding errors are added to delta; and Renyi DP (dp-accounting).'
     ),
     'assumptions': [
       {'assumption': text, 'holds': holds} for text, holds in found

@@ -141,8 +141,8 @@ def assumptions(
       'yes',
     ),
     (
-      'The accountant overstates: losses are discretised pessimistically;'
-      ' rounding errors of its float64 arithmetic are not tracked.',
-      'yes, up to those errors',
+      'Each accountant overstates: losses are discretised pessimistically, and'
+      ' rounding errors of the transforms are bounded and paid for in delta.',
+      'yes',
     ),
   )

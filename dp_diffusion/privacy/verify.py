@@ -10,6 +10,9 @@ check. A release at gs:// is to be copied to a local folder first.
 Guarantees:
   * A statement that was changed is refused:
     `verify_test.py::test_changed_statement_is_refused`.
+  * A release of an earlier version is checked by what it was accounted with,
+    and refused where that understated epsilon:
+    `verify_test.py::test_earlier_version_is_checked_as_before`.
   * A file that was changed, added or removed is refused:
     `verify_test.py::test_changed_folder_is_refused`.
   * A card that says something else than the statement is refused:
@@ -35,6 +38,8 @@ import stat
 import sys
 from typing import Any
 
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
 
@@ -171,6 +176,8 @@ def _check_statement(
   ):  # Other words; the numbers mean the same.
     expected = ['statement', 'private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
     expected += sorted(set(statement) - set(again) - {'files'})
+    mismatches += _understated(statement, again)
+    again = {**again, **_as_before(ledger, again)}
     facts.append(
       f'NOTE       words of version {version} are not compared, but for the'
       ' sentence'
@@ -187,17 +194,52 @@ def _check_statement(
   return facts, mismatches
 
 
+def _as_before(
+  ledger: ledger_lib.Ledger, again: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What versions before 4 stated: a PLD of fixed interval, nothing else."""
+  found = ledger.epsilon(accounting.FIXED_PLD)
+  epsilon = found if math.isfinite(found) else None
+  return {
+    'statement': statement_lib.sentence(
+      ledger, epsilon, again['insecure_secret']
+    ),
+    'private': epsilon is not None,
+    'epsilon': epsilon,
+    'epsilon_pld': epsilon,
+  }
+
+
+def _understated(
+  statement: Mapping[str, Any], again: Mapping[str, Any]
+) -> list[str]:
+  """Says so where an earlier accountant promised too small an epsilon."""
+  stated, found = statement.get('epsilon'), again['epsilon']
+  if not isinstance(stated, (int, float)) or isinstance(stated, bool):
+    return []  # No number of a bound; other checks speak of it.
+  if found is not None and found <= stated * (1 + _TOLERANCE):
+    return []
+  return [
+    f"{statement_lib.FILE_NAME}: 'epsilon' is stated as {_short(stated)}, but"
+    f' {_short(found)} is the least that can be proved'
+  ]
+
+
 def _facts(again: Mapping[str, Any]) -> list[str]:
   version = importlib.metadata.version('dp-accounting')
   if not again['private']:
     facts = ['guarantee  NONE: an event adds no noise, epsilon is infinite']
   else:
     facts = [
-      f'guarantee  epsilon {again["epsilon_pld"]:.6g} at delta'
+      f'guarantee  epsilon {again["epsilon"]:.6g} at delta'
       f' {again["delta"]:g}, for adding or removing one {again["unit"]}'
     ]
-    if again['epsilon_rdp'] is not None:
-      facts.append(f'           epsilon {again["epsilon_rdp"]:.6g} by Renyi DP')
+    for name, words in (
+      ('epsilon_pld', 'privacy loss distributions'),
+      ('epsilon_rdp', 'Renyi DP'),
+    ):
+      if again[name] is not None:
+        facts.append(f'           epsilon {again[name]:.6g} by {words}')
   facts.append(
     f'events     {len(again["events"])}, composed with dp-accounting {version}'
   )

@@ -110,7 +110,10 @@ def _earlier(workdir: workdirs.Workdir) -> list[dict[str, Any]]:
 
 def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
   """The numbers of the statement that the report repeats."""
-  names = ('epsilon_pld', 'epsilon_rdp', 'delta', 'noise_multiplier')
+  names = (
+    *('epsilon', 'epsilon_pld', 'epsilon_rdp'),
+    *('delta', 'noise_multiplier'),
+  )
   return {name: statement_lib.number(statement, name) for name in names}
 
 
@@ -139,12 +142,14 @@ def say_summary(workdir: workdirs.Workdir) -> None:
   """Prints epsilon, delta, accuracies and where the report is."""
   found = files.read_json(workdir.evaluation / 'report.json')
   privacy = found['privacy']
-  if privacy['epsilon_pld'] is None:
+  epsilon = privacy.get('epsilon', privacy['epsilon_pld'])
+  if epsilon is None:
     console.say('privacy      none: epsilon is infinite')
   else:
+    is_rdp = epsilon == privacy['epsilon_rdp']
     console.say(
-      f'privacy      epsilon {privacy["epsilon_pld"]:.4g} by PLD'
-      f' ({privacy["epsilon_rdp"]:.4g} by RDP) at delta {privacy["delta"]:g}'
+      f'privacy      epsilon {epsilon:.4g} by {"RDP" if is_rdp else "PLD"}'
+      f' at delta {privacy["delta"]:g}'
     )
   # What was trained on the real training images is not said here: a terminal
   # is no place for what was computed from them without noise.

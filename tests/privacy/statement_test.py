@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -64,11 +63,26 @@ def test_epsilon_is_that_of_the_ledger():
   got = make()
   assert got['epsilon'] == got['epsilon_pld'] == LEDGER.epsilon('pld')
   assert got['epsilon_rdp'] == LEDGER.epsilon('rdp') > got['epsilon']
+  assert got['epsilon_bound'] == 'pld'
   assert got['private'] is True
   assert got['delta'] == 1e-4
   assert got['relation'] == 'add_or_remove_one'
   assert got['unit'] == 'image'
   assert statement_lib.parse_ledger(got) == LEDGER
+
+
+def test_the_bound_that_holds_is_named(monkeypatch):
+  by_rdp = LEDGER.epsilon('rdp')
+  for by_pld, bound in ((2 * by_rdp, 'rdp'), (math.inf, 'rdp'), (0.1, 'pld')):
+    said = {'pld': by_pld, 'rdp': by_rdp}
+    monkeypatch.setattr(
+      ledger_lib.Ledger, 'epsilon', lambda _, name, said=said: said[name]
+    )
+    got = make()
+    assert got['epsilon_bound'] == bound and got['private']
+    assert got['epsilon'] == said[bound] == min(said.values())
+    title = {'pld': 'privacy loss distributions', 'rdp': 'Renyi DP'}[bound]
+    assert f'by {title}, the smaller of two bounds' in statement_lib.card(got)
 
 
 def test_every_event_has_all_its_parameters():
@@ -234,7 +248,6 @@ def test_facts_are_lines(change):
 
 def test_large_epsilon_promises_nothing():
   assert 'next to nothing' in statement_lib._meaning(100.0)
-  assert math.isfinite(accounting.PLD_INTERVAL)
 
 
 def test_words_have_a_version():
@@ -247,7 +260,7 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (3, '075a862ae193c13b')
+  assert (statement_lib.VERSION, digest[:16]) == (4, 'e51d5a413a4a2b80')
 
 
 def test_card_of_an_earlier_version_is_its_sentence():

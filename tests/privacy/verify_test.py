@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
+from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -355,9 +357,58 @@ def rewrite_card(folder, card, **changes):
   write_statement(folder, changed_one, forged=True)
 
 
+def as_before(statement, version=3):
+  """What an earlier version stated of the same events."""
+  ledger = statement_lib.parse_ledger(statement)
+  epsilon = ledger.epsilon(accounting.FIXED_PLD)
+  old = {k: v for k, v in statement.items() if k != 'epsilon_bound'}
+  return {
+    **old,
+    'statement_version': version,
+    'statement': statement_lib.sentence(ledger, epsilon, False),
+    'epsilon': epsilon,
+    'epsilon_pld': epsilon,
+  }
+
+
+def write_earlier(folder, statement):
+  card = f'# Card\n\n{statement["statement"]}\n'.encode()
+  (folder / 'README.md').write_bytes(card)
+  files = {**STATEMENT['files'], 'README.md': hashlib.sha256(card).hexdigest()}
+  write_statement(folder, {**statement, 'files': files}, forged=True)
+
+
+def test_earlier_version_is_checked_as_before(folder, capsys):
+  """By the accountant of its time, unless that promised too much."""
+  old = as_before(STATEMENT)
+  assert old['epsilon'] != STATEMENT['epsilon']
+  write_earlier(folder, old)
+  assert verify.main([str(folder)]) == 0
+  for name in ('epsilon', 'epsilon_pld'):
+    for factor in (0.999, 1.001):
+      write_earlier(folder, {**old, name: factor * old[name]})
+      check_refused(folder, capsys, name)
+
+
+def test_earlier_epsilon_that_was_too_small_is_refused(folder, capsys):
+  """At delta 1e-12 rounding made dp-accounting's PLD 1e-4 too small."""
+  values = {'noise_multiplier': 5.0, 'num_steps': 200, 'delta': 1e-12}
+  values |= {'expected_batch_size': 500}
+  mechanism = dataclasses.replace(MECHANISM, **values)
+  entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=200)
+  ledger = ledger_lib.Ledger(delta=1e-12, entries=(entry,))
+  facts = {name: STATEMENT[name] for name in ('dataset', 'code_revision')}
+  statement = statement_lib.statement(
+    ledger, insecure_secret=False, versions={'jax': '1'}, **facts
+  )
+  write_earlier(folder, as_before(statement))
+  out = check_refused(folder, capsys, 'the least that can be proved')
+  assert '10.899' in out
+
+
 def test_older_words_are_not_compared(folder, capsys):
   """The numbers are, and a version that never was is refused."""
-  old = {**STATEMENT, 'statement_version': 1, 'unit_in_words': 'An image.'}
+  old = {**as_before(STATEMENT, 1), 'unit_in_words': 'An image.'}
   write_statement(folder, old, forged=True)
   assert verify.main([str(folder)]) == 0
   assert 'words of version 1 are not compared' in capsys.readouterr().out
