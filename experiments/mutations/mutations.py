@@ -27,6 +27,9 @@ _RESUMING = 'dp_diffusion/stages/resuming.py'
 _RUN_FACTS = 'dp_diffusion/stages/run_facts.py'
 _PROCESSES = 'dp_diffusion/training/processes.py'
 _VERIFY = 'dp_diffusion/privacy/verify.py'
+_ACCOUNTING = 'dp_diffusion/privacy/accounting.py'
+_LOSSES = 'dp_diffusion/privacy/loss_distributions.py'
+_STATEMENT = 'dp_diffusion/privacy/statement.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
@@ -48,6 +51,8 @@ _RUN_FACTS_TEST = 'tests/stages/run_facts_test.py'
 _SELECTION_TEST = 'tests/privacy/batch_selection_test.py'
 _STEP_TEST = 'tests/training/step_test.py'
 _VERIFY_TEST = 'tests/privacy/verify_test.py'
+_LOSSES_TEST = 'tests/privacy/loss_distributions_test.py'
+_STATEMENT_TEST = 'tests/privacy/statement_test.py'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,6 +311,41 @@ ALL = (
     "_canonical(events), strict_json.probability('delta', delta), accountant\n",
     "_canonical(events), strict_json.probability('delta', delta), 'rdp'\n",
     f'{_ACCOUNTING_TEST}::test_epsilon_matches_oracle[pld-opacus suite]',
+  ),
+  _one(
+    'The larger of two bounds where one says nothing',
+    _ACCOUNTING,
+    '    return min(_epsilon(canonical',
+    '    return max(_epsilon(canonical',
+    f'{_ACCOUNTING_TEST}::test_rdp_holds_where_pld_says_nothing',
+  ),
+  _one(
+    'Rounding of the transform is not paid for',
+    _LOSSES,
+    '  return _solve(masses + error, ',
+    '  return _solve(masses, ',
+    f'{_LOSSES_TEST}::test_rounding_error_is_paid_for[1e-15]',
+  ),
+  _one(
+    'Losses rounded down to the grid',
+    _LOSSES,
+    '    upper = np.clip(to_upper + error, 0, mass[inner])\n',
+    '    upper = np.clip(0 * to_upper, 0, mass[inner])\n',
+    f'{_LOSSES_TEST}::test_cells_keep_both_masses[True-1.0-0.1]',
+  ),
+  _one(
+    'A bound by RDP is stated as one by PLD',
+    _STATEMENT,
+    '  epsilon = _finite_or_none(min(by_pld, by_rdp))\n',
+    '  epsilon = _finite_or_none(by_pld)\n',
+    f'{_STATEMENT_TEST}::test_the_bound_that_holds_is_named',
+  ),
+  _one(
+    'An earlier release that understates epsilon passes',
+    _VERIFY,
+    '    mismatches += _understated(statement, again)\n',
+    '',
+    f'{_VERIFY_TEST}::test_earlier_epsilon_that_was_too_small_is_refused',
   ),
   _one(
     'Replayed steps not charged',
