@@ -201,7 +201,7 @@ def test_few_orders_bound_from_above():
 
 
 def test_oracles_are_complete():
-  assert len(PUBLISHED) == 26 and len(EXACT) >= 4
+  assert len(PUBLISHED) == 26 and len(EXACT) == 14
   assert all(row['source'] for row in ORACLES)
 
 
