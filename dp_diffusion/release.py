@@ -1,7 +1,8 @@
 """What may leave: everything below `release/`, whole, hashed and with a card.
 
     model/params.npz, model.json    released weights, and what they belong to
-    dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N]
+    dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
+                                    and the mark of this release
     dataset/dataset.json            class names and counts
     dataset/tfds/NAME/1.0.0/        the same images for TensorFlow Datasets
     samples.png                     a grid by class
@@ -32,6 +33,7 @@ from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion import release_card
+from dp_diffusion import release_marks
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation import figures
 from dp_diffusion.models import weights
@@ -121,6 +123,7 @@ def write_shard(
   num_shards: int,
   images: np.ndarray,
   labels: np.ndarray,
+  mark: release_marks.Mark | None = None,
 ) -> None:
   """Writes one shard of the dataset, whole or not at all.
 
@@ -130,13 +133,15 @@ def write_shard(
     num_shards: how many the dataset has.
     images: uint8[N, H, W, C].
     labels: int32[N].
+    mark: of this release; the ledger of the images is found by it.
 
   Raises:
     ValueError: other dtypes or shapes.
   """
   _check_images(images, labels)
   path = shard_path(release_dir, shard, num_shards)
-  files.write_npz(path, images=images, labels=labels)
+  marked = {release_marks.NAME: mark.to_array()} if mark else {}
+  files.write_npz(path, 0o644, images=images, labels=labels, **marked)
 
 
 def read_dataset(
@@ -228,6 +233,7 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
   if unfinished.exists():
     unfinished.rmtree()
   target = unfinished / info['name'] / tfds_writer.VERSION
+  mark = _mark(release_dir)
   tfds_writer.write(
     target,
     info['name'],
@@ -237,6 +243,7 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
       ([figures.png(image) for image in images], labels.tolist())
       for images, labels in _shards(release_dir)
     ),
+    mark.in_description() if mark else '',
   )
   crash_points.reach('mid_release')
   unfinished.rename(root)
@@ -358,6 +365,14 @@ def _shards(
   for path in paths:
     images, labels = files.read_whole(path, 'images', 'labels')
     yield images, labels
+
+
+def _mark(release_dir: epath.PathLike) -> release_marks.Mark | None:
+  """That of the first shard; a release of an earlier version has none."""
+  folder = epath.Path(release_dir) / 'dataset'
+  path = min(folder.glob('images-*-of-*.npz'))
+  text = files.read_npz(path).get(release_marks.NAME)
+  return None if text is None else release_marks.parse(str(text))
 
 
 def _class_names(info: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from dp_diffusion import array_types
 from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import release_marks
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -71,6 +72,7 @@ def test_dataset_round_trip(tmp_path):
 
 def test_only_missing_shards_are_made_again(tmp_path):
   release.write_shard(tmp_path, 1, 3, *make_shard(1))
+  assert release_marks.of_npz(release.shard_path(tmp_path, 1, 3)) is None
   assert release.missing_shards(tmp_path, 3) == (0, 2)
   with pytest.raises(array_types.UsageError, match='3 shards'):
     release.read_dataset(tmp_path)
@@ -270,7 +272,8 @@ def _run(code, *arguments, cwd, **environment):
 _WRITE = """
 import sys
 import numpy as np
-from dp_diffusion import array_types, release
+from dp_diffusion import array_types, release, release_marks
+mark = release_marks.make({'version': 1}, 'a' * 64)
 spec = array_types.DatasetSpec(
   name='t', image_shape=(6, 6, 3), class_names=('a', 'b', 'c'))
 for folder in sys.argv[1:]:
@@ -279,7 +282,7 @@ for folder in sys.argv[1:]:
     rng = np.random.default_rng(shard)
     images = rng.integers(0, 256, (5, 6, 6, 3), np.uint8)
     labels = np.arange(5, dtype=np.int32) % 3
-    release.write_shard(folder, shard, 2, images, labels)
+    release.write_shard(folder, shard, 2, images, labels, mark)
   release.write_dataset_info(folder, spec)
   release.write_samples(folder)
   release.write_tfds(folder)
@@ -315,6 +318,10 @@ def test_tfds_is_read_without_this_project(tmp_path, repository):
   done = _run(_WRITE, again, whole, cwd=repository)
   assert done.returncode == 0, done.stderr
   assert contents(whole) == contents(again)
+  mark = release_marks.make({'version': 1}, 'a' * 64)
+  folder = whole / 'dataset' / 'tfds' / 'synthetic_t' / '1.0.0'
+  assert release_marks.of_tfds(folder) == mark
+  assert release_marks.of_npz(release.shard_path(whole, 0, 2)) == mark
 
   moved = tmp_path / 'elsewhere'
   (whole / 'dataset' / 'tfds' / 'synthetic_t' / '1.0.0').rename(moved)

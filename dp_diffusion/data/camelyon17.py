@@ -25,6 +25,7 @@ from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import tfds_source
 
 NAME = camelyon17_release.NAME
+TFDS_NAME = NAME  # Under which others may name it too.
 VERSION = '1.0.0'
 CLASS_NAMES = ('normal', 'tumor')
 PATCH_SIZE = 96

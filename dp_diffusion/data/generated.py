@@ -11,6 +11,7 @@ import numpy as np
 from dp_diffusion import array_types
 from dp_diffusion.data import registry
 
+IS_RENDERED = True
 DEFAULT_NUM_IMAGES = 512
 _IMAGES_PER_PERSON = 4
 _SPLITS = ('train', 'test')

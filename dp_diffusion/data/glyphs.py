@@ -28,6 +28,7 @@ from dp_diffusion.data import handprint
 from dp_diffusion.data import registry
 from dp_diffusion.data import strokes
 
+IS_RENDERED = True
 VERSION = 1  # Raise it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 16_384
 _FONT_SHARE = 0.25

@@ -333,6 +333,11 @@ def survey(config: DataConfig) -> dict[str, Any]:
   }
 
 
+def attribute(name: str, of_module: str, default: Any) -> Any:
+  """What the module of a dataset says of itself, or a default."""
+  return getattr(_module_of(name), of_module, default)
+
+
 def tfds_name(name: str) -> str:
   """Strips the prefix off a TFDS dataset's name.
 
@@ -343,8 +348,13 @@ def tfds_name(name: str) -> str:
 
 
 def _module(config: DataConfig) -> types.ModuleType:
-  name = _MODULES.get(config.name, 'tfds_source')
-  return importlib.import_module(f'{_PACKAGE}.{name}')
+  return _module_of(config.name)
+
+
+def _module_of(name: str) -> types.ModuleType:
+  return importlib.import_module(
+    f'{_PACKAGE}.{_MODULES.get(name, "tfds_source")}'
+  )
 
 
 def _value_range(value_range: Iterable[float]) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from etils import epath
 
 VERSION = '1.0.0'
 _IMAGES_PER_FILE = 10_000
+_DESCRIPTION = 'Synthetic images; privacy.json says how private they are.'
 
 
 def is_available() -> bool:
@@ -34,6 +35,7 @@ def write(
   image_shape: tuple[int, int, int],
   class_names: Sequence[str],
   batches: Iterable[tuple[Sequence[bytes], Sequence[int]]],
+  mark: str = '',
 ) -> None:
   """Writes the split 'train'; equal images give equal bytes.
 
@@ -44,6 +46,7 @@ def write(
     class_names: one per label.
     batches: (PNG files, labels) in order. Pillow encodes them some 20 times
       as fast as TensorFlow does.
+    mark: of the release, see `release_marks`; in the dataset's description.
   """
   tfds = _import_tfds()
   epath.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def write(
         data_dir=os.fspath(folder),
         module_name='',
       ),
-      description='Synthetic images; privacy.json says how private they are.',
+      description=f'{_DESCRIPTION} {mark}'.strip(),
       features=_features(tfds, image_shape, class_names),
       alternative_file_formats=[f for f in alternatives if f != file_format],
     )

@@ -6,7 +6,7 @@ public facts, so that `verify` can say it again and compare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
 import math
 import re
@@ -30,6 +30,7 @@ def statement(
   code_revision: str,
   versions: Mapping[str, str],
   unit: str | None = None,
+  public_data: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Builds `privacy.json`, but for the hashes of the files.
 
@@ -49,6 +50,8 @@ def statement(
     insecure_secret: whether the secret was planted by a test.
     code_revision: of this project, when the training ended.
     versions: {package: version}.
+    public_data: of `statement_words.public_data`, one for each set of images
+      that the first weights have seen.
     unit: of the config; must be that of the ledger. None takes the ledger's.
 
   Returns:
@@ -81,6 +84,9 @@ def statement(
     'relation_in_words': statement_words.RELATION,
     'unit_in_words': statement_words.UNITS[ledger.unit],
     'dataset': strict_json.line('dataset', dataset),
+    'public_data': [
+      statement_words.check_public_data(entry) for entry in public_data
+    ],
     'accounting': _accounting(insecure, is_trained),
     **ledger.to_json(),  # delta, relation, unit, events with all parameters.
     'whom_one_must_trust': list(statement_words.TRUST),
@@ -163,6 +169,7 @@ def card(statement: Mapping[str, Any]) -> str:
       [
         f'- **Setting**: {statement["setting"]}',
         f'- **Data**: {statement["dataset"]}.',
+        *_public_lines(statement['public_data']),
         f'- **Unit**: {statement["unit"]}. {statement["unit_in_words"]}',
         f'- **Neighbours** ({statement["relation"]}):'
         f' {statement["relation_in_words"]}',
@@ -210,6 +217,12 @@ def card_parts(privacy_card: str) -> tuple[str, str]:
   text = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
   guarantee, _, details = text.partition('\n\n')
   return guarantee, re.sub(r'^#', '##', details, flags=re.MULTILINE)
+
+
+def _public_lines(public_data: Sequence[Mapping[str, Any]]) -> list[str]:
+  lines = [statement_words.public_data_line(entry) for entry in public_data]
+  lines = lines or [statement_words.NO_PUBLIC_DATA]
+  return [f'- **Public data**: {line}' for line in lines]
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from dp_diffusion.privacy import strict_json
+
 NOT_PRIVATE = (
   'There is NO differential-privacy guarantee: at least one event adds no'
   ' noise. Treat everything here as if it were the sensitive data.'
@@ -55,6 +61,8 @@ ACCESSES_NOT_COVERED = (
   'Choosing hyper-parameters by results on the sensitive data.',
   'Reading the images, where that shows that they fit the declared classes and'
   ' size: an error goes to whoever ran it, and to nobody else.',
+  'Comparing the images with those of the pre-training: where one is equal, the'
+  ' run ends with a message to whoever ran it, and nothing is released.',
   'Images held out for evaluation, and the evaluation itself, which stays with'
   ' whoever ran it.',
   'Other releases made from the same data: their epsilons add up.',
@@ -79,13 +87,93 @@ NOT_COVERED = (
   'Residual effects of floating-point arithmetic on the noise.',
   'Hyper-parameters tuned on the sensitive data.',
   'Several releases from the same data: they add up.',
-  'The public data of the pre-training.',
+  'The public data of the pre-training, listed here: an altered copy of a'
+  ' sensitive image among them (another crop, size or lossy format) would not'
+  ' be found.',
   'Images held out for evaluation.',
 )
 
 SEVERAL_IMAGES = (
   'Several images of one person: they are protected one by one, not together.'
 )
+
+
+COMPARISONS = {
+  'none_equal': (
+    'no image equal to a sensitive one was found in them, images of a single'
+    ' colour aside'
+  ),
+  'rendered': 'made from a seed, not collected',
+  'changed': (
+    'NOT those of the pre-training any more when they were compared with the'
+    ' sensitive images'
+  ),
+  'not_at_hand': (
+    'NOT compared with the sensitive images, as they were not at hand any more'
+  ),
+  'unknown': (
+    'what they have seen is not known here, and was taken to be public'
+  ),
+  'not_private': 'not compared, as there is no guarantee',
+}
+PART = ' They are another part of the dataset of the sensitive images.'
+NO_PUBLIC_DATA = 'none; training starts from weights of a seed.'
+_PUBLIC_DATA = (
+  'source',
+  'split',
+  'images_sha256',
+  'comparison',
+  'is_part_of_sensitive_dataset',
+)
+
+
+def public_data(
+  images: Mapping[str, Any], comparison: str, *, is_part: bool = False
+) -> dict[str, Any]:
+  """What a statement says of images that the first weights have seen.
+
+  Args:
+    images: 'source', 'split' and 'images_sha256'; the last two may be ''.
+    comparison: one of COMPARISONS.
+    is_part: whether they are another part of the sensitive dataset.
+  """
+  return check_public_data(
+    {
+      **{name: images[name] for name in _PUBLIC_DATA[:3]},
+      'comparison': comparison,
+      'is_part_of_sensitive_dataset': is_part,
+    }
+  )
+
+
+def check_public_data(value: Any) -> dict[str, Any]:
+  """Returns one entry of a statement's `public_data`.
+
+  Raises:
+    ValueError: it is none; one line.
+  """
+  found = strict_json.fields('public_data', value, _PUBLIC_DATA)
+  for name in ('source', 'split', 'comparison'):
+    strict_json.line(name, found[name])
+  digest = strict_json.line('images_sha256', found['images_sha256'])
+  if digest and not re.fullmatch('[0-9a-f]{64}', digest):
+    raise ValueError('Expected images_sha256 to be a hexadecimal SHA-256.')
+  if found['comparison'] not in COMPARISONS:
+    raise ValueError(f'Expected comparison to be one of {sorted(COMPARISONS)}.')
+  name = 'is_part_of_sensitive_dataset'
+  strict_json.boolean(name, found[name])
+  return found
+
+
+def public_data_line(entry: Mapping[str, Any]) -> str:
+  """One entry in words."""
+  split = f', split {entry["split"]}' if entry['split'] else ''
+  digest = entry['images_sha256']
+  images = f', images of sha256 {digest}' if digest else ''
+  text = (
+    f'{entry["source"]}{split}{images}: {COMPARISONS[entry["comparison"]]}.'
+  )
+  return text + (PART if entry['is_part_of_sensitive_dataset'] else '')
 
 
 def assumptions(

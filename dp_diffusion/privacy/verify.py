@@ -160,6 +160,7 @@ def _check_statement(
       insecure_secret=_get(statement, 'insecure_secret', bool),
       code_revision=_get(statement, 'code_revision', str),
       versions=_get(statement, 'versions', dict),
+      public_data=_public_data(statement),
     )
   except ValueError as e:
     return [], [f'{statement_lib.FILE_NAME}: {_one_line(e)}']
@@ -353,6 +354,14 @@ def _is_same(name: str, stated: Any, found: Any) -> bool:
     return is_number and math.isclose(stated, found, rel_tol=_TOLERANCE)
   # Through JSON, so that 1, 1.0 and True are three values.
   return strict_json.dumps(stated) == strict_json.dumps(found)
+
+
+def _public_data(statement: Mapping[str, Any]) -> Sequence[Any]:
+  """What it says of public images; earlier versions say nothing."""
+  if 'public_data' not in statement:
+    return ()
+  found: Sequence[Any] = _get(statement, 'public_data', list)
+  return found
 
 
 def _get(statement: Mapping[str, Any], name: str, wanted: type) -> Any:

@@ -29,6 +29,7 @@ import os
 import time
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -52,9 +53,12 @@ from dp_diffusion.evaluation import scoring
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import public_data
+from dp_diffusion.stages import public_record
 from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
@@ -167,8 +171,10 @@ def _generate(
     config.data.image_size,
     config.data.channels,
   )
+  source = registry.load(config.data)
+  public = _check_public(config, method, source)
   feature_fn = _make_feature_fn(config, method, shape)
-  target, ledger, secret = _embed(config, workdir, method, feature_fn)
+  target, ledger, secret = _embed(config, workdir, method, feature_fn, source)
   module = generator_lib.Generator(
     image_shape=shape,
     num_classes=num_classes,
@@ -191,7 +197,9 @@ def _generate(
     all_labels,
     _key(config, _SAMPLES),
   )
-  statements.store(workdir, ledger, is_insecure=secret.is_insecure)
+  statements.store(
+    workdir, ledger, is_insecure=secret.is_insecure, public_data=public
+  )
   description = {
     'method': method,
     'generator': dataclasses.asdict(settings_of.generator),
@@ -199,9 +207,22 @@ def _generate(
     'image_shape': list(shape),
   }
   release.write_model(workdir.release, weights.flatten(params), description)
-  release.write_shard(workdir.release, 0, 1, images, all_labels)
+  _write_images(config, workdir, images, all_labels)
+
+
+def _write_images(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  images: np.ndarray,
+  labels: np.ndarray,
+) -> None:
+  """Writes the dataset, and the statement over all of the release."""
+  mark = statements.mark(workdir)
+  release.write_shard(workdir.release, 0, 1, images, labels, mark)
   spec = array_types.DatasetSpec(
-    name=config.name, image_shape=shape, class_names=config.data.class_names
+    name=config.name,
+    image_shape=images.shape[1:],
+    class_names=config.data.class_names,
   )
   release.write_dataset_info(workdir.release, spec)
   release.write_samples(workdir.release)
@@ -213,6 +234,7 @@ def _embed(
   workdir: workdirs.Workdir,
   method: str,
   feature_fn: mean_embedding.FeatureFn,
+  source: array_types.DataSource,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
   """The only reading of the sensitive images, noised once and kept."""
   ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
@@ -223,7 +245,6 @@ def _embed(
     f' {entry.mechanism.noise_multiplier:.4g}; epsilon'
     f' {ledger.epsilon():.4g} at delta {ledger.delta:g}'
   )
-  source = registry.load(config.data)
   statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
   net = config.baseline.dp_mepf.net
@@ -271,6 +292,21 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
       ' does not count. Restore them, or give another --workdir.'
     )
   files.write_json(path, {'run_id': run_id}, mode=0o600)
+
+
+def _check_public(
+  config: config_lib.Config, method: str, source: array_types.DataSource
+) -> list[dict[str, Any]]:
+  """What features have seen besides; refused where it is not public."""
+  if method != 'dp_mepf':
+    return []
+  net = config.baseline.dp_mepf.net
+  if not net:
+    return public_data.compare_source(config, source)
+  if not os.path.exists(net):
+    return []  # Refused where it is read.
+  images = public_record.of_weights(epath.Path(net))
+  return [statement_words.public_data(vars(e), 'unknown') for e in images]
 
 
 def _make_feature_fn(

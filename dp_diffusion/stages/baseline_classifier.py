@@ -30,6 +30,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import public_data
 from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import run_secret
@@ -61,6 +62,9 @@ def run(
   mechanism = accounting.calibrate(privacy).mechanism
   source = registry.load(config.data)
   records = batching.make_records(source, config.data.unit)
+  public = (
+    public_data.compare_source(config, source) if ours.num_public_steps else []
+  )
   statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
@@ -103,7 +107,12 @@ def run(
     batch_has_draw_axis=config.data.unit == 'person',
   )
   state, ledger = resuming.finish(begun, steps, devices, stop)
-  statements.store(workdir, ledger.seal(), is_insecure=secret.is_insecure)
+  statements.store(
+    workdir,
+    ledger.seal(),
+    is_insecure=secret.is_insecure,
+    public_data=public,
+  )
   release.write_model(
     workdir.release,
     weights.flatten(state.all_ema_params),

@@ -14,7 +14,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -39,6 +39,7 @@ from dp_diffusion.stages import histograms
 from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import public_data
 from dp_diffusion.stages import resuming
 from dp_diffusion.stages import run_facts
 from dp_diffusion.stages import run_secret
@@ -71,6 +72,7 @@ def run(
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
+  public_data.check_sources(config, workdir)
   inherited = inheritance.find(config, workdir)
   calibration = histograms.calibrate(config, inherited.entries)
   mechanism = calibration.mechanism
@@ -86,6 +88,7 @@ def run(
   )
   processes.on_main(lambda: statements.check_release_is_new(workdir))
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
+  public = public_data.compare(config, workdir, source)
 
   begun = resuming.begin(
     workdir.private,
@@ -126,6 +129,7 @@ def run(
       workdir,
       state,
       ledger,
+      public,
       is_insecure=secret.is_insecure or inherited.is_insecure,
     )
   )
@@ -269,6 +273,7 @@ def _write_release(
   workdir: workdirs.Workdir,
   state: train_state.TrainState,
   ledger: ledger_lib.Ledger,
+  public: Sequence[Mapping[str, Any]],
   *,
   is_insecure: bool,
 ) -> None:
@@ -278,7 +283,9 @@ def _write_release(
     if config.finetune.release_weights == 'ema'
     else state.all_params
   )
-  statements.store(workdir, ledger.seal(), is_insecure=is_insecure)
+  statements.store(
+    workdir, ledger.seal(), is_insecure=is_insecure, public_data=public
+  )
   release.write_model(
     workdir.release,
     weights.flatten(params),

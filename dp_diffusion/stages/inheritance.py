@@ -1,5 +1,7 @@
 """What the weights that a run starts from have cost already.
 
+So have images that were released and are pre-trained on (`released`).
+
 Weights that were released under differential privacy are no public weights:
 whoever fine-tunes them further on the same records spends on top. Where
 `pretrain.init_from` leads to a release, its ledger is read, kept beside the
@@ -15,13 +17,16 @@ Guarantees:
     `tests/stages/inheritance_test.py::test_fine_tuning_composes_the_ledger`.
   * A statement that does not cover the weights is refused, not ignored.
     `tests/stages/inheritance_test.py::test_doubtful_statement_is_refused`.
+  * Images of a release that are pre-trained on bring its ledger, and so do
+    weights that another run has made from them.
+    `tests/stages/inheritance_test.py::test_released_images_bring_the_ledger`,
+    `tests/stages/inheritance_test.py::test_weights_made_from_released_images`.
   * Released weights that were copied away from their ledger are refused.
     `tests/stages/inheritance_test.py::test_released_weights_without_their_ledger_are_refused`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from etils import epath
@@ -29,26 +34,19 @@ from etils import epath
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
+from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
+from dp_diffusion.stages import public_record
+from dp_diffusion.stages import released
 from dp_diffusion.stages import workdirs
 
 _RECORD = 'inherited.json'  # Beside the weights.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Inherited:
-  """What comes with the first weights.
-
-  Attributes:
-    entries: none for public weights, or the ledger of a release.
-    is_insecure: the secret of that release was planted by a test.
-  """
-
-  entries: tuple[ledger_lib.InheritedEntry, ...] = ()
-  is_insecure: bool = False
+Inherited = released.Inherited
 
 
 def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
@@ -66,15 +64,14 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
       another unit than this run.
   """
   path = _first_weights(config, workdir)
-  if path is None:
-    return Inherited()
-  found = _beside(path)
+  found = Inherited() if path is None else _beside(path)
+  found += _of_images(config, path)
   for entry in found.entries:
     if entry.ledger.unit != config.data.unit:
       raise array_types.UsageError(
         f'Expected data.unit={config.data.unit!r} to be'
-        f' {entry.ledger.unit!r}, the unit of the release whose weights'
-        ' pretrain.init_from names.'
+        f' {entry.ledger.unit!r}, the unit of the release that pre-training'
+        f' starts from: {entry.source}.'
       )
   return found
 
@@ -102,13 +99,16 @@ def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
   Returns:
     Whether they have cost anything.
   """
-  if not config.pretrain.init_from:
-    return False
-  found = _beside(init_path(config.pretrain))
-  for entry in found.entries:
+  path = init_path(config.pretrain) if config.pretrain.init_from else None
+  found = Inherited() if path is None else _beside(path)
+  found += _of_images(config, path)
+  if found.entries:
     files.write_json(
       workdir.public_weights.parent / _RECORD,
-      {'entry': entry.to_json(), 'is_insecure': found.is_insecure},
+      {
+        'entries': [entry.to_json() for entry in found.entries],
+        'is_insecure': found.is_insecure,
+      },
     )
   return bool(found.entries)
 
@@ -132,6 +132,36 @@ def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
   )
 
 
+def refuse_released_images(data: registry.DataConfig) -> None:
+  """For a training on public images that composes no ledger.
+
+  Raises:
+    UsageError: the images are of a release.
+  """
+  for entry in released.of_images(data).entries:
+    raise array_types.UsageError(
+      f'Expected public images in {data.name} {data.path}, found images of'
+      f' {entry.source}: what they have cost would not be counted here.'
+    )
+
+
+def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
+  """What the images have cost that the weights have seen, or will have.
+
+  Args:
+    config: of the run.
+    path: of the weights that it starts from; None for fresh ones.
+  """
+  found = Inherited()
+  if config.pretrain.num_steps:
+    found += released.of_images(config.pretrain.data)
+  if path is not None and path.exists():
+    for entry in public_record.of_weights(path):
+      if entry.data is not None:
+        found += released.of_images(entry.data)
+  return found
+
+
 def _beside(path: epath.Path) -> Inherited:
   """What is known of the weights at `path`: a record, or a statement."""
   kept = path.parent / _RECORD
@@ -151,54 +181,30 @@ def _beside(path: epath.Path) -> Inherited:
 
 
 def _of_record(path: epath.Path) -> Inherited:
-  found = _read(path)
   try:
-    strict_json.fields(path.name, found, ('entry', 'is_insecure'))
-    entry = ledger_lib.InheritedEntry.from_json(found['entry'])
-    is_insecure = strict_json.boolean('is_insecure', found['is_insecure'])
+    found = strict_json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+      raise ValueError('it is no JSON object')
+    entries = found.get('entries', [found.get('entry')])
+    is_insecure = strict_json.boolean('is_insecure', found.get('is_insecure'))
+    return Inherited(
+      entries=tuple(
+        ledger_lib.InheritedEntry.from_json(entry)
+        for entry in strict_json.items('entries', entries)
+      ),
+      is_insecure=is_insecure,
+    )
   except ValueError as error:
-    raise _doubtful(path, str(error)) from error
-  return Inherited(entries=(entry,), is_insecure=is_insecure)
+    raise released.doubtful(str(path), str(error), 'weights') from error
 
 
 def _of_release(path: epath.Path, weights_path: epath.Path) -> Inherited:
   """Reads a release's statement, and checks that it covers the weights."""
-  statement = _read(path)
-  try:
-    ledger = statement_lib.parse_ledger(statement)
-    is_insecure = strict_json.boolean(
-      'insecure_secret', statement.get('insecure_secret')
-    )
-    is_whole = statement.get('checksum') == statement_lib.checksum(statement)
-    digest = files.sha256(weights_path)
-    is_covered = digest in statement['files'].values()
-    dataset = strict_json.line('dataset', statement.get('dataset'))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise _doubtful(path, str(error)) from error
-  if not is_whole:
-    raise _doubtful(path, 'its checksum differs')
-  if not is_covered:
-    raise _doubtful(path, f'it does not list {weights_path}')
-  source = f'the release of {dataset}, weights of sha256 {digest[:16]}'
-  return Inherited(
-    entries=(ledger_lib.InheritedEntry(ledger=ledger, source=source),),
-    is_insecure=is_insecure,
-  )
 
+  def problem_of(statement: dict[str, Any]) -> str:
+    is_covered = files.sha256(weights_path) in statement['files'].values()
+    return '' if is_covered else f'it does not list {weights_path}'
 
-def _read(path: epath.Path) -> dict[str, Any]:
-  try:
-    value = strict_json.loads(path.read_bytes())
-  except ValueError as error:
-    raise _doubtful(path, str(error)) from error
-  if not isinstance(value, dict):
-    raise _doubtful(path, 'it is no JSON object')
-  return value
-
-
-def _doubtful(path: epath.Path, reason: str) -> array_types.UsageError:
-  return array_types.UsageError(
-    f'Expected {path} to state what the weights beside it have cost, but'
-    f' {reason}: take the release as it was published, or weights that are'
-    ' public.'
+  return released.of_statement(
+    str(path), path.read_bytes(), problem_of, 'weights'
   )

@@ -10,6 +10,7 @@ import functools
 
 from etils import epath
 import jax
+import numpy as np
 
 from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
@@ -22,6 +23,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.stages import assembly
 from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
+from dp_diffusion.stages import public_data
 from dp_diffusion.stages import sizing
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import checkpoint
@@ -56,9 +58,16 @@ def run(
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
+  public_data.check_sources(config, workdir)
+  inheritance.find(config, workdir)  # Released images without their ledger.
   params = initial_params(config)
+  source, images = None, None
   if config.pretrain.num_steps:
-    state = _train(config, workdir, stop, devices, params)
+    source = processes.main_first(lambda: registry.load(config.pretrain.data))
+    images = np.asarray(source.images)
+  processes.on_main(lambda: public_data.begin(config, workdir, images))
+  if source is not None:
+    state = _train(config, workdir, stop, devices, params, source)
     params = state.ema_params
   processes.on_main(lambda: _write(config, workdir, params))
 
@@ -105,9 +114,9 @@ def _train(
   stop: interrupts.Stop,
   devices: parallel.DataParallel,
   params: array_types.Params,
+  source: array_types.DataSource,
 ) -> train_state.TrainState:
   pretrain = config.pretrain
-  source = processes.main_first(lambda: registry.load(pretrain.data))
   optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
   loss_fn = assembly.make_loss_fn(
     unet.UNet(config.unet_config(pretrain.data)),

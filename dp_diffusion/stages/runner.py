@@ -17,6 +17,7 @@ from dp_diffusion.stages import finetune
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import public_data
 from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
 from dp_diffusion.stages import workdirs
@@ -49,7 +50,9 @@ def run(
     Interrupted: Ctrl-C; everything is saved.
   """
   if stage == 'plan':
-    plan.run(config, workdirs.Workdir(workdirs.epath.Path(workdir_path)))
+    workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
+    public_data.check_sources(config, workdir)
+    plan.run(config, workdir)
     return
   processes.initialize(**dataclasses.asdict(config.distributed))
   console.silence(not processes.is_main())
@@ -71,6 +74,8 @@ def _run_stages(
   stage: str,
   command: str,
 ) -> None:
+  # Before anything is read; the audit reads public images in any case.
+  public_data.check_sources(config, workdir, is_read=stage == 'audit')
   stages = workdirs.STAGES if stage == 'all' else (stage,)
   is_whole = stage == 'all' and not workdir.is_complete('finetune')
   if is_whole or stage == 'evaluate':

@@ -78,6 +78,7 @@ def _write_shards(
   left = [shard for shard in shards if shard in missing]
   if not left:
     return
+  mark = statements.mark(workdir)
   num_images = {shard: len(range(*_span(shard, sample))) for shard in shards}
   total, rest = sum(num_images.values()), sum(num_images[s] for s in left)
   sample_fn = make_sample_fn(config, workdir, devices, stop)
@@ -88,7 +89,7 @@ def _write_shards(
         sample_fn, labels, start, end, devices, sample, advance
       )
       release.write_shard(
-        workdir.release, shard, num_shards, images, labels[start:end]
+        workdir.release, shard, num_shards, images, labels[start:end], mark
       )
       crash_points.reach('mid_sample')
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import importlib.metadata
 import pathlib
 import platform
@@ -12,6 +12,7 @@ from typing import Any
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import release_marks
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import run_secret
@@ -31,7 +32,11 @@ def check_release_is_new(workdir: workdirs.Workdir) -> None:
 
 
 def store(
-  workdir: workdirs.Workdir, ledger: ledger_lib.Ledger, *, is_insecure: bool
+  workdir: workdirs.Workdir,
+  ledger: ledger_lib.Ledger,
+  *,
+  is_insecure: bool,
+  public_data: Sequence[Mapping[str, Any]] = (),
 ) -> None:
   """Keeps the final ledger in private/, for the stages that write files."""
   files.write_json(
@@ -39,6 +44,7 @@ def store(
     {
       'ledger': ledger.to_json(),
       'is_insecure': is_insecure,
+      'public_data': list(public_data),
       'code_revision': code_revision(),
       'versions': versions(),
     },
@@ -51,6 +57,12 @@ def read(workdir: workdirs.Workdir) -> Mapping[str, Any]:
   return files.read_json(workdir.private / 'ledger.json')
 
 
+def mark(workdir: workdirs.Workdir) -> release_marks.Mark:
+  """What the images of this run carry; its model must be released."""
+  model = workdir.release / 'model' / 'params.npz'
+  return release_marks.make(read(workdir)['ledger'], files.sha256(model))
+
+
 def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Writes the card and privacy.json over all files of release/."""
   stored = read(workdir)
@@ -59,6 +71,7 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     ledger,
     unit=config.data.unit,
     dataset=config.data.name,
+    public_data=stored.get('public_data', ()),
     insecure_secret=stored['is_insecure'],
     code_revision=stored['code_revision'],
     versions=stored['versions'],

@@ -10,6 +10,7 @@ import pytest
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 MECHANISM = mechanism_lib.DpSgdMechanism(
@@ -83,6 +84,33 @@ def test_the_bound_that_holds_is_named(monkeypatch):
     assert got['epsilon'] == said[bound] == min(said.values())
     title = {'pld': 'privacy loss distributions', 'rdp': 'Renyi DP'}[bound]
     assert f'by {title}, the smaller of two bounds' in statement_lib.card(got)
+
+
+@pytest.mark.parametrize('comparison', statement_words.COMPARISONS)
+def test_public_data_are_named(comparison):
+  images = {'source': 'forms', 'split': 'all', 'images_sha256': 'a' * 64}
+  entry = statement_words.public_data(images, comparison, is_part=True)
+  got = make(public_data=[entry])
+  assert got['public_data'] == [entry]
+  assert json.loads(json.dumps(got)) == got
+  (line,) = (
+    x for x in statement_lib.card(got).splitlines() if '**Public data**' in x
+  )
+  words = statement_words.COMPARISONS[comparison]
+  for part in ('forms', 'split all', 'a' * 64, words, 'another part'):
+    assert part in line
+  assert '**Public data**: none' in statement_lib.card(make())
+
+
+@pytest.mark.parametrize(
+  'change',
+  [{'source': 'two\nlines'}, {'split': 3}, {'images_sha256': 'abc'}, {'x': 1}],
+)
+def test_public_data_that_are_not_named_are_refused(change):
+  images = {'source': 'forms', 'split': '', 'images_sha256': ''}
+  entry = {**statement_words.public_data(images, 'unknown'), **change}
+  with pytest.raises(ValueError, match='Expected'):
+    make(public_data=[entry])
 
 
 def test_every_event_has_all_its_parameters():
@@ -260,7 +288,7 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (4, 'e51d5a413a4a2b80')
+  assert (statement_lib.VERSION, digest[:16]) == (4, 'b04c5aaf5c674200')
 
 
 def test_card_of_an_earlier_version_is_its_sentence():

@@ -18,6 +18,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 from dp_diffusion.privacy import verify
 
@@ -31,6 +32,12 @@ MECHANISM = mechanism_lib.DpSgdMechanism(
 )
 
 
+PUBLIC = statement_words.public_data(
+  {'source': 'forms', 'split': 'train', 'images_sha256': 'a' * 64},
+  'none_equal',
+)
+
+
 def make_statement(noise_multiplier=3.0):
   values = {**MECHANISM.to_dict(), 'noise_multiplier': noise_multiplier}
   mechanism = mechanism_lib.DpSgdMechanism.from_dict(values)
@@ -41,6 +48,7 @@ def make_statement(noise_multiplier=3.0):
     insecure_secret=False,
     code_revision='abc',
     versions={'jax': '1'},
+    public_data=[PUBLIC],
   )
   hashes = {
     name: hashlib.sha256(content).hexdigest()
@@ -124,6 +132,10 @@ CHANGES = [
   ('unit_in_words', ('unit',), 'person'),
   ('statement', ('statement',), 'All is well.'),
   ('not_covered', ('not_covered',), []),
+  ('public_data', ('public_data',), None),
+  ('comparison', ('public_data', 0, 'comparison'), 'fine'),
+  ('images_sha256', ('public_data', 0, 'images_sha256'), 'abc'),
+  ('public_data', ('public_data', 0), {'source': 'forms'}),
 ]
 
 
@@ -146,6 +158,8 @@ def test_changed_statement_is_refused(folder, capsys, name, path, new, forged):
     (('versions',), {}),
     (('insecure_secret',), True),
     (('checksum',), '0' * 64),
+    (('public_data',), []),
+    (('public_data', 0, 'comparison'), 'rendered'),
     (('statement_version',), 0),
   ],
 )

@@ -16,9 +16,7 @@ from dp_diffusion import release
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
-from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import verify
 from dp_diffusion.stages import assembly
 from dp_diffusion.stages import finetune
@@ -30,16 +28,10 @@ from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import workdirs
 from dp_diffusion.training import loop
 from tests.stages import command
+from tests.stages import releases
 
-SPENT = mechanism_lib.DpSgdMechanism(
-  num_examples=1000,
-  expected_batch_size=100,
-  num_steps=30,
-  noise_multiplier=2.0,
-  l2_clip_norm=0.3,
-  delta=1e-4,
-)
-PARAMS = {'a': {'w': np.arange(3, dtype=np.float32)}}
+PARAMS, SPENT = releases.PARAMS, releases.SPENT
+ledger, make_release = releases.ledger, releases.make
 
 
 def load(init_from: object = '', **changes: str) -> config_lib.Config:
@@ -55,31 +47,6 @@ def load(init_from: object = '', **changes: str) -> config_lib.Config:
       **named,
     },
   )
-
-
-def ledger(noise_multiplier: float = 2.0, unit: str = 'image'):
-  values = {**SPENT.to_dict(), 'noise_multiplier': noise_multiplier}
-  entry = ledger_lib.DpSgdEntry(
-    mechanism=mechanism_lib.DpSgdMechanism.from_dict(values),
-    num_steps=30,
-    is_sealed=True,
-  )
-  return ledger_lib.Ledger(delta=1e-4, unit=unit, entries=(entry,))
-
-
-def make_release(
-  folder: pathlib.Path, params=PARAMS, *, insecure: bool = False, **kwargs
-) -> pathlib.Path:
-  release.write_model(folder, weights.flatten(params), {'unet': {}})
-  statement = statement_lib.statement(
-    ledger(**kwargs),
-    dataset='shapes',
-    insecure_secret=insecure,
-    code_revision='abc',
-    versions={'jax': '1'},
-  )
-  release.seal(folder, statement)
-  return folder
 
 
 def new_workdir(path: pathlib.Path) -> workdirs.Workdir:
@@ -139,6 +106,67 @@ def test_it_travels_through_another_run(released, tmp_path) -> None:
   inheritance.record(config, second)
   weights.save_npz(second.public_weights, PARAMS)
   assert inheritance.find(config, second) == expected
+
+
+def load_on(path: pathlib.Path, **changes: str) -> config_lib.Config:
+  return load(
+    **{
+      'pretrain__num_steps': '3',
+      'pretrain__data__name': 'folder',
+      'pretrain__data__path': str(path),
+      'pretrain__data__class_names': "('a', 'b')",
+      **changes,
+    }
+  )
+
+
+def test_released_images_bring_the_ledger(tmp_path) -> None:
+  made = make_release(tmp_path / 'release', with_images=True)
+  config = load_on(release.shard_path(made, 0, 1))
+  workdir = new_workdir(tmp_path / 'run')
+  before = inheritance.find(config, workdir)
+  (entry,) = before.entries
+  assert entry.ledger == ledger()
+  assert inheritance.record(config, workdir)
+  weights.save_npz(workdir.public_weights, PARAMS, is_released=True)
+  shutil.rmtree(made)  # The record is asked from now on.
+  assert inheritance.find(config, workdir) == before
+  other = new_workdir(tmp_path / 'other')
+  assert inheritance.find(load(workdir.root), other) == before
+
+
+def test_images_and_weights_of_one_release_count_once(tmp_path) -> None:
+  made = make_release(tmp_path / 'release', with_images=True)
+  config = load_on(
+    release.shard_path(made, 0, 1), pretrain__init_from=str(made)
+  )
+  found = inheritance.find(config, new_workdir(tmp_path / 'run'))
+  assert len(found.entries) == 1
+
+
+def test_marked_images_without_their_ledger_are_refused(tmp_path) -> None:
+  made = make_release(tmp_path / 'release', with_images=True)
+  copy = tmp_path / 'elsewhere' / 'images.npz'
+  copy.parent.mkdir()
+  shutil.copyfile(release.shard_path(made, 0, 1), copy)
+  workdir = new_workdir(tmp_path / 'run')
+  for call in (inheritance.find, inheritance.record):
+    with pytest.raises(array_types.UsageError, match='images released under'):
+      call(load_on(copy), workdir)
+  with pytest.raises(array_types.UsageError, match='images released under'):
+    pretrain.run(load_on(copy), workdir, interrupts.Stop(''))
+  assert not (workdir.public / 'model').exists()
+
+
+def test_weights_made_from_released_images(tmp_path) -> None:
+  """By an earlier version of this code: its config alone says so."""
+  made = make_release(tmp_path / 'release', with_images=True)
+  first = new_workdir(tmp_path / 'first')
+  first.begin('pretrain', load_on(release.shard_path(made, 0, 1)))
+  weights.save_npz(first.public_weights, PARAMS)
+  second = new_workdir(tmp_path / 'second')
+  found = inheritance.find(load(first.root), second)
+  assert [entry.ledger for entry in found.entries] == [ledger()]
 
 
 def test_public_weights_bring_nothing(tmp_path) -> None:

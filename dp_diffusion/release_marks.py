@@ -1,0 +1,241 @@
+"""The mark of a released dataset, by which its ledger is found again.
+
+Images that were sampled from a released model are no public images: whoever
+trains on them spends what the release had spent. Each file of a released
+dataset therefore carries a mark, two hashes that the release's `privacy.json`
+repeats: that of its ledger, and that of its weights. Here marks are made and
+read, and the statement that belongs to images is looked for: beside them, in
+the folders above them, or in the zip that holds them.
+
+Guarantees:
+  * A mark leads to the statement of its own release, also where the files were
+    copied together, and to no other.
+    `tests/release_marks_test.py::test_a_mark_finds_its_own_statement`.
+  * Marked images without that statement are refused.
+    `tests/release_marks_test.py::test_marked_images_without_a_ledger`.
+  * Images below a release count as its images, marked or not.
+    `tests/release_marks_test.py::test_unmarked_images_below_a_release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+import zipfile
+import zlib
+
+import numpy as np
+
+from dp_diffusion import array_types
+
+NAME = 'dp_release'  # Of the extra array in an .npz.
+STATEMENT = 'privacy.json'
+_LEDGER = ('version', 'relation', 'unit', 'delta', 'budget_epsilon', 'events')
+_MODEL = 'model/params.npz'
+_IN_TEXT = re.compile(NAME + r'=(\{[^{}]*\})')
+_NUM_PARENTS = (
+  5  # release/dataset/tfds/NAME/CONFIG/1.0.0 is as deep as it gets.
+)
+_MOST_BYTES = 64 << 20  # Of a statement.
+_MOST_MARK_BYTES = 1 << 16
+_HASH = re.compile('[0-9a-f]{64}')
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mark:
+  """Which release something is of.
+
+  Attributes:
+    ledger_sha256: of the ledger, as canonical JSON.
+    model_sha256: of the file with the released weights.
+  """
+
+  ledger_sha256: str
+  model_sha256: str
+
+  def to_text(self) -> str:
+    """One line of JSON."""
+    return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+  def to_array(self) -> np.ndarray:
+    """Text of no dimension; NumPy reads it without pickle."""
+    return np.array(self.to_text())
+
+  def in_description(self) -> str:
+    """How a dataset's description names it."""
+    return f'{NAME}={self.to_text()}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+  """The statement that belongs to released images.
+
+  Attributes:
+    where: path, for messages.
+    content: bytes of the `privacy.json`.
+  """
+
+  where: str
+  content: bytes
+
+
+def make(ledger: Mapping[str, Any], model_sha256: str) -> Mark:
+  """The mark of a release.
+
+  Args:
+    ledger: JSON object of the ledger, or a statement, which holds it.
+    model_sha256: hex, of `model/params.npz`.
+  """
+  found = {name: ledger[name] for name in _LEDGER if name in ledger}
+  text = json.dumps(found, sort_keys=True, separators=(',', ':'))
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  return Mark(ledger_sha256=digest, model_sha256=model_sha256)
+
+
+def of_statement(statement: Mapping[str, Any]) -> Mark | None:
+  """The mark that files of this release carry; None without weights."""
+  hashes = statement.get('files')
+  model = hashes.get(_MODEL) if isinstance(hashes, Mapping) else None
+  return make(statement, model) if isinstance(model, str) else None
+
+
+def of_npz(path: str | os.PathLike[str]) -> Mark | None:
+  """The mark in an .npz; None where it has none, or is no .npz.
+
+  Raises:
+    ValueError: a mark that cannot be read.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      infos = {info.filename: info for info in archive.infolist()}
+  except _DAMAGED:
+    return None  # Whoever reads the images says so.
+  info = infos.get(f'{NAME}.npy')
+  if info is None:
+    return None
+  if info.file_size > _MOST_MARK_BYTES:
+    raise ValueError('it is too long')
+  try:
+    with np.load(path, allow_pickle=False) as f:
+      return parse(str(f[NAME]))
+  except _DAMAGED as error:
+    raise ValueError(str(error)) from error
+
+
+def of_tfds(folder: str | os.PathLike[str]) -> Mark | None:
+  """The mark in the description of a prepared TFDS dataset; None for none.
+
+  Raises:
+    ValueError: a mark that cannot be read.
+  """
+  path = pathlib.Path(folder) / 'dataset_info.json'
+  try:
+    info = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return None  # Whoever reads the images says so.
+  text = str(info.get('description', '')) if isinstance(info, dict) else ''
+  if f'{NAME}=' not in text:
+    return None
+  found = _IN_TEXT.search(text)
+  if found is None:
+    raise ValueError('it is cut off')
+  return parse(found[1])
+
+
+def parse(text: str) -> Mark:
+  """Reads `Mark.to_text` back.
+
+  Raises:
+    ValueError: it is no mark.
+  """
+  value = json.loads(text)
+  names = [field.name for field in dataclasses.fields(Mark)]
+  if not isinstance(value, dict) or sorted(value) != sorted(names):
+    raise ValueError(f'expected {names}')
+  if not all(isinstance(v, str) and _HASH.fullmatch(v) for v in value.values()):
+    raise ValueError('expected two hashes')
+  return Mark(**value)
+
+
+def find(path: str | os.PathLike[str]) -> Origin | None:
+  """The statement of the release that images are of.
+
+  Args:
+    path: local .npz, .zip or folder of images, or folder of a TFDS version.
+
+  Returns:
+    None for images that carry no mark and lie in no release.
+
+  Raises:
+    UsageError: marked images whose release is not found; a damaged mark.
+  """
+  path = pathlib.Path(path)
+  try:
+    mark = of_npz(path) if path.is_file() else of_tfds(path)
+  except ValueError as error:
+    raise array_types.UsageError(
+      f'Expected the mark {NAME} of {path} to be that of a release, but'
+      f' {error}: take the files as they were published.'
+    ) from error
+  for origin in _statements(path):
+    statement = _loosely(origin.content)
+    is_ours = statement is not None and {'statement_version', 'events'} <= set(
+      statement
+    )
+    if mark is None:
+      if is_ours or b'"statement_version"' in origin.content:
+        return origin
+    elif is_ours and of_statement(statement or {}) == mark:
+      return origin
+  if mark is not None:
+    raise array_types.UsageError(
+      f'Expected the ledger of {path}, which holds images released under'
+      f' differential privacy: put the {STATEMENT} of their release beside'
+      ' them, or name them inside the whole release folder.'
+    )
+  return None
+
+
+def _loosely(content: bytes) -> dict[str, Any] | None:
+  try:
+    value = json.loads(content)
+  except (ValueError, RecursionError):
+    return None
+  return value if isinstance(value, dict) else None
+
+
+def _statements(path: pathlib.Path) -> Iterator[Origin]:
+  """What is called `privacy.json` in a folder or zip, and above; near first."""
+  if path.is_file():
+    yield from _in_zip(path)
+  seen = set()
+  for start in (path.absolute(), path.resolve()):
+    for folder in (start, *list(start.parents)[:_NUM_PARENTS]):
+      file = folder / STATEMENT
+      if file in seen or not folder.is_dir():
+        continue
+      seen.add(file)
+      try:
+        if file.is_file() and file.stat().st_size <= _MOST_BYTES:
+          yield Origin(where=str(file), content=file.read_bytes())
+      except OSError:
+        continue  # A folder above that is closed to us.
+
+
+def _in_zip(path: pathlib.Path) -> Iterator[Origin]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      for info in archive.infolist():
+        name = info.filename.rpartition('/')[2]
+        if name == STATEMENT and info.file_size <= _MOST_BYTES:
+          where = f'{path}/{info.filename}'
+          yield Origin(where=where, content=archive.read(info))
+  except (*_DAMAGED, RuntimeError, NotImplementedError):
+    return  # Whoever reads the images says so.

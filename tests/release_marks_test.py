@@ -1,0 +1,145 @@
+"""Marks of released images: made, read, and their statement found."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import release_marks
+
+LEDGER = {
+  'version': 1,
+  'relation': 'add_or_remove_one',
+  'unit': 'image',
+  'delta': 1e-4,
+  'budget_epsilon': None,
+  'events': [],
+}
+
+
+def make_release(folder: pathlib.Path, model: str = 'a' * 64, *, marked=True):
+  """A statement and a shard, as far as marks go."""
+  statement = {
+    'statement_version': 4,
+    **LEDGER,
+    'files': {'model/params.npz': model},
+  }
+  mark = release_marks.make(LEDGER, model)
+  assert release_marks.of_statement(statement) == mark
+  (folder / 'dataset').mkdir(parents=True)
+  (folder / 'privacy.json').write_text(json.dumps(statement))
+  extra = {release_marks.NAME: mark.to_array()} if marked else {}
+  path = folder / 'dataset' / 'images-00000-of-00001.npz'
+  np.savez(path, images=np.zeros((1, 2, 2, 1), np.uint8), **extra)
+  tfds = folder / 'dataset' / 'tfds' / 'x' / 'c' / '1.0.0'
+  tfds.mkdir(parents=True)
+  text = f'Synthetic. {mark.in_description()}' if marked else 'Synthetic.'
+  info = {'name': 'x', 'description': text}
+  (tfds / 'dataset_info.json').write_text(json.dumps(info))
+  return path, tfds
+
+
+def test_a_mark_is_read_by_numpy_alone(tmp_path):
+  path, tfds = make_release(tmp_path)
+  with np.load(path, allow_pickle=False) as f:
+    assert json.loads(str(f['dp_release']))['model_sha256'] == 'a' * 64
+  assert release_marks.of_npz(path) == release_marks.of_tfds(tfds)
+  again = release_marks.make(json.loads(json.dumps(LEDGER)), 'a' * 64)
+  assert release_marks.of_npz(path) == again
+  changed = {**LEDGER, 'delta': 2e-4}
+  assert again not in (
+    release_marks.make(changed, 'a' * 64),
+    release_marks.make(LEDGER, 'b' * 64),
+  )
+
+
+def test_a_mark_finds_its_own_statement(tmp_path):
+  path, tfds = make_release(tmp_path / 'release')
+  expected = (tmp_path / 'release' / 'privacy.json').read_bytes()
+  copy = tmp_path / 'copy'
+  copy.mkdir()
+  shutil.copyfile(path, copy / 'mine.npz')
+  shutil.copyfile(tmp_path / 'release' / 'privacy.json', copy / 'privacy.json')
+  link = tmp_path / 'link.npz'
+  link.symlink_to(path)
+  for place in (path, tfds, copy / 'mine.npz', link):
+    found = release_marks.find(place)
+    assert found is not None and found.content == expected
+  # A nearer statement of another release is passed over.
+  shutil.rmtree(copy)
+  make_release(tmp_path / 'release' / 'dataset' / 'sub', 'b' * 64)
+  shutil.copyfile(path, tmp_path / 'release' / 'dataset' / 'sub' / 'x.npz')
+  found = release_marks.find(tmp_path / 'release' / 'dataset' / 'sub' / 'x.npz')
+  assert found is not None and found.content == expected
+
+
+@pytest.mark.parametrize('beside', ['nothing', 'other', 'damaged'])
+def test_marked_images_without_a_ledger(tmp_path, beside):
+  path, tfds = make_release(tmp_path / 'release')
+  away = tmp_path / 'far' / 'away'
+  away.mkdir(parents=True)
+  shutil.copyfile(path, away / 'x.npz')
+  shutil.copytree(tfds, away / '1.0.0')
+  if beside == 'other':
+    make_release(tmp_path / 'other', 'b' * 64)
+    shutil.copyfile(tmp_path / 'other' / 'privacy.json', away / 'privacy.json')
+  elif beside == 'damaged':
+    text = (tmp_path / 'release' / 'privacy.json').read_text()
+    (away / 'privacy.json').write_text(text[:-9])
+  for place in (away / 'x.npz', away / '1.0.0'):
+    with pytest.raises(
+      array_types.UsageError, match='Expected the ledger of'
+    ) as e:
+      release_marks.find(place)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'array',
+  [
+    np.array('{}'),
+    np.array('no'),
+    np.array(3),
+    np.array('{"ledger_sha256": 1, "model_sha256": 2}'),
+    np.array('x' * 100_000),
+  ],
+)
+def test_a_damaged_mark_is_refused(tmp_path, array):
+  np.savez(tmp_path / 'x.npz', dp_release=array)
+  with pytest.raises(array_types.UsageError, match='as they were published'):
+    release_marks.find(tmp_path / 'x.npz')
+
+
+def test_a_damaged_mark_in_tfds_is_refused(tmp_path):
+  info = {'description': 'Synthetic. dp_release={"ledger'}
+  (tmp_path / 'dataset_info.json').write_text(json.dumps(info))
+  with pytest.raises(array_types.UsageError, match='cut off'):
+    release_marks.find(tmp_path)
+
+
+def test_unmarked_images_below_a_release(tmp_path):
+  """A release of an earlier version, and images that a user wrote into one."""
+  path, tfds = make_release(tmp_path / 'release', marked=False)
+  pngs = tmp_path / 'release' / 'dataset' / 'png'
+  pngs.mkdir()
+  zipped = tmp_path / 'z.zip'
+  with zipfile.ZipFile(zipped, 'w') as archive:
+    archive.write(tmp_path / 'release' / 'privacy.json', 'r/privacy.json')
+    archive.writestr('r/a/0.png', b'')
+  for place in (path, tfds, pngs, tmp_path / 'release', zipped):
+    assert release_marks.find(place) is not None, place
+
+
+def test_public_images_lie_in_no_release(tmp_path):
+  (tmp_path / 'privacy.json').write_text('{"who": "somebody else"}')
+  np.savez(tmp_path / 'x.npz', images=np.zeros((1, 2, 2, 1), np.uint8))
+  (tmp_path / 'broken.npz').write_bytes(b'PK no zip')
+  (tmp_path / 'folder' / 'a').mkdir(parents=True)
+  for name in ('x.npz', 'broken.npz', 'folder', 'absent'):
+    assert release_marks.find(tmp_path / name) is None
