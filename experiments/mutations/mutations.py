@@ -25,6 +25,7 @@ _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
 _RESUMING = 'dp_diffusion/stages/resuming.py'
 _RUN_FACTS = 'dp_diffusion/stages/run_facts.py'
+_PUBLIC_DATA = 'dp_diffusion/stages/public_data.py'
 _PROCESSES = 'dp_diffusion/training/processes.py'
 _VERIFY = 'dp_diffusion/privacy/verify.py'
 _ACCOUNTING = 'dp_diffusion/privacy/accounting.py'
@@ -37,6 +38,7 @@ _AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
 _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
+_PUBLIC_DATA_TEST = 'tests/stages/public_data_test.py'
 _PER_EXAMPLE_TEST = 'tests/privacy/per_example_test.py'
 _FINETUNE_TEST = 'tests/stages/finetune_test.py'
 _HISTOGRAM_TEST = 'tests/privacy/label_histogram_test.py'
@@ -634,6 +636,55 @@ ALL = (
     '  if not path:\n',
     f'{_INHERITANCE_TEST}'
     '::test_released_weights_without_their_ledger_are_refused',
+  ),
+  _one(
+    'The sensitive set is pre-trained on as public data',
+    _PUBLIC_DATA,
+    '  if found == identity.SAME:\n',
+    "  if found == '':\n",
+    f'{_PUBLIC_DATA_TEST}::test_the_sensitive_set_by_name',
+  ),
+  _one(
+    'Overlapping slices of one TFDS split pass',
+    'dp_diffusion/data/identity.py',
+    '  return max(start, other_start) < min(end, other_end)\n',
+    '  return (start, end) == (other_start, other_end)\n',
+    'tests/data/identity_test.py::test_slices_of_tfds_splits',
+  ),
+  _one(
+    'Public images are not compared with the sensitive ones',
+    _FINETUNE,
+    '  public = public_data.compare(config, workdir, source)\n',
+    '  public = []\n',
+    f'{_PUBLIC_DATA_TEST}::test_fine_tuning_ends_before_anything_private',
+  ),
+  _one(
+    'Equal images do not end the run',
+    _PUBLIC_DATA,
+    "    return 'equal'\n",
+    "    return 'none_equal'\n",
+    f'{_PUBLIC_DATA_TEST}::test_equal_images_end_the_run',
+  ),
+  _one(
+    'Images compared under a key that all know',
+    _PUBLIC_DATA,
+    '  key = os.urandom(_KEY_BYTES)\n',
+    '  key = bytes(_KEY_BYTES)\n',
+    f'{_PUBLIC_DATA_TEST}::test_no_digest_is_left_behind',
+  ),
+  _one(
+    'Images of an earlier release count nothing',
+    'dp_diffusion/stages/inheritance.py',
+    '    found += released.of_images(config.pretrain.data)\n',
+    '    pass\n',
+    f'{_INHERITANCE_TEST}::test_released_images_bring_the_ledger',
+  ),
+  _one(
+    'Marked images pass where their ledger is gone',
+    'dp_diffusion/release_marks.py',
+    '  if mark is not None:\n    raise',
+    '  if not path:\n    raise',
+    'tests/release_marks_test.py::test_marked_images_without_a_ledger',
   ),
   _one(
     'A card that hides the sentence passes',
