@@ -108,10 +108,16 @@ FENCES = {
     'dp_diffusion/data/tfds_writer.py',
   },
   'clu': {'dp_diffusion/training/metrics.py'},
+  'pydicom': {'dp_diffusion/data/dicom.py'},
+  'tifffile': {'dp_diffusion/data/encoded.py'},
+  'imagecodecs': {'dp_diffusion/data/encoded.py'},
   'jax._src': set(),
 }
 # Imported when used, so that all else runs where they are not installed.
-LAZY = {'tensorflow', 'tensorflow_datasets', 'clu'}
+LAZY = {
+  *('tensorflow', 'tensorflow_datasets', 'clu'),
+  *('pydicom', 'tifffile', 'imagecodecs'),
+}
 
 WITHOUT_JAX = ('mechanism', 'accounting', 'ledger', 'verify')
 

@@ -19,6 +19,7 @@ from PIL import ImageOps
 from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion.data import cache
+from dp_diffusion.data import dicom
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data import value_range as values
@@ -74,7 +75,9 @@ def count_frames(data: bytes) -> int:
 
 
 def inspect_header(data: bytes) -> encoded.Header:
-  """See `encoded.inspect_header`."""
+  """Reads a header; decodes nothing, see `encoded.inspect_header`."""
+  if encoded.is_dicom(data):
+    return dicom.inspect_header(data)
   return encoded.inspect_header(data)
 
 
@@ -141,7 +144,7 @@ def _decode(
   data: bytes, config: _Options | registry.DataConfig, frame: int
 ) -> tuple[np.ndarray, values.Depth | None]:
   """One image, and how deep it is where that is to be judged by the set."""
-  header = encoded.inspect_header(data)
+  header = inspect_header(data)
   _check_frames(header, config)
   if not 0 <= frame < header.frames:
     raise UnreadableError(f'it has no image {frame}')
@@ -152,6 +155,11 @@ def _decode(
       f'data.max_image_pixels={config.max_image_pixels}'
     )
   with encoded.damage_named():
+    if header.format == 'DICOM':
+      stored = dicom.read(data, frame)
+      if config.value_range and (stored.largest or 256) < 256:
+        _check_reach(config.value_range)
+      return _map(stored, config)
     # A range is of stored values, which Pillow would invert.
     is_raw = header.is_inverted and header.bits == 8 and config.value_range
     if not (header.is_deep or is_raw):
@@ -208,6 +216,9 @@ def _map(
   if pixels.dtype.kind == 'f' and not np.isfinite(pixels).all():
     raise UnreadableError('it has pixels that are NaN or infinite')
   value_range = tuple(config.value_range)
+  if not value_range and stored.window:
+    value_range = stored.window
+    pixels = pixels if stored.view is None else stored.view
   if not value_range:
     depth = values.measure(pixels, stored.largest)
     value_range = (0, stored.largest or depth.high)

@@ -20,6 +20,7 @@ import PIL
 from PIL import Image
 from PIL import ImageOps
 
+from dp_diffusion import array_types
 from dp_diffusion.data import netpbm
 
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
@@ -29,6 +30,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # TIFF photometrics.
 _UINT, _INT, _FLOAT = 1, 2, 3  # TIFF sample formats.
+_MOST_FRAMES = 1_000_000
 _DICOM = (128, b'DICM')
 _ORIENTATION = 0x0112
 
@@ -84,11 +86,16 @@ class Stored:
     pixels: [H, W, C] of integers or floats, C 1 or 3, without alpha.
     largest: value that the file can hold; None without a fixed range from 0.
     is_inverted: whether the smallest value is white.
+    window: range that the file itself asks for, as DICOM does; used where the
+      config has none.
+    view: what the window is of, where that is not `pixels`.
   """
 
   pixels: np.ndarray
   largest: int | None
   is_inverted: bool = False
+  window: tuple[float, float] | None = None
+  view: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -96,7 +103,7 @@ def damage_named() -> Iterator[None]:
   """Turns what readers raise on untrusted files into `UnreadableError`."""
   try:
     yield
-  except UnreadableError:
+  except (UnreadableError, array_types.UsageError):
     raise
   except _BOMBS as error:
     raise UnreadableError(f'too large: {error}') from error
@@ -138,6 +145,17 @@ def inspect_header(data: bytes) -> Header:
       return _pillow_header(image, data)
 
 
+def repeated(size: tuple[int, int], frames: int) -> tuple[tuple[int, int], ...]:
+  """Sizes of frames that are all alike.
+
+  Raises:
+    UnreadableError: none, or more than any file has.
+  """
+  if not 0 < frames <= _MOST_FRAMES:
+    raise UnreadableError('its header has an impossible number of images')
+  return (size,) * frames
+
+
 def _pillow_header(image: Image.Image, data: bytes) -> Header:
   bits, channels = 8, len(image.getbands())
   if data.startswith(_PNG):
@@ -153,7 +171,7 @@ def _pillow_header(image: Image.Image, data: bytes) -> Header:
     format=image.format or '',
     bits=bits,
     channels=channels,
-    sizes=(image.size,) * frames,
+    sizes=repeated(image.size, frames),
     is_deep=bits > 8,
   )
 

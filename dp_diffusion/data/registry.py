@@ -66,7 +66,8 @@ class DataConfig:
     value_range: stored values of black and of white, (low, high), the same
       for all images; below is black, above is white. Needed for files deeper
       than 8 bits whose set does not use the whole depth, for signed and for
-      floating pixels. () leaves 8 bits as they are.
+      floating pixels. () leaves 8 bits as they are. Of DICOM in modality
+      units, as Hounsfield; () takes the window of each file.
     frames: what of a file with several images (a stack, pages, an animation)
       is used: 'first'; '' refuses it.
     max_image_pixels: a file with more pixels is refused unopened.

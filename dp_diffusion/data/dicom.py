@@ -1,0 +1,291 @@
+"""DICOM: pixels as a viewer shows them, frames, and whose they are.
+
+Stored values pass the modality LUT or rescaling, then `data.value_range` (in
+modality units, as Hounsfield), or else the file's own VOI LUT or window.
+MONOCHROME1 is inverted. Overlays, ICC profiles and presentation LUTs are left
+out.
+
+A header names persons. So no error here quotes a value of a file or the text
+of a library, and nothing but `person_of` returns one.
+
+Guarantees:
+  - No value of a header is in an error or on the terminal
+    (`test_no_value_of_a_header_is_in_an_error`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import io
+import logging
+import threading
+from typing import Any
+import warnings
+
+import numpy as np
+
+from dp_diffusion import array_types
+from dp_diffusion.data import encoded
+from dp_diffusion.data import value_range
+
+_MOST_META_BYTES = 4096  # Of a file's beginning, with its transfer syntax.
+_DEFLATED = b'1.2.840.10008.1.2.1.99'
+_GREY = ('MONOCHROME1', 'MONOCHROME2')
+_COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
+_PALETTE = 'PALETTE COLOR'
+# Part of a transfer syntax's name -> packages that read it.
+_READERS = {
+  'JPEG-LS': 'pyjpegls',
+  'JPEG 2000': 'pylibjpeg pylibjpeg-openjpeg',
+  'High-Throughput': 'pylibjpeg pylibjpeg-openjpeg',
+  'JPEG': 'pylibjpeg pylibjpeg-libjpeg',
+  'RLE': 'pylibjpeg pylibjpeg-rle',
+}
+_quiet = threading.Lock()  # Python's filters of warnings are of the process.
+
+
+def inspect_header(data: bytes) -> encoded.Header:
+  """Size, depth and number of frames.
+
+  Raises:
+    UnreadableError: damaged, or no image.
+    UsageError: pydicom is not installed.
+  """
+  with _reading() as pydicom:
+    dataset = _dataset(pydicom, data, is_whole=False)
+    size = int(dataset.Columns), int(dataset.Rows)
+    return encoded.Header(
+      format='DICOM',
+      bits=int(dataset.BitsStored),
+      channels=int(dataset.SamplesPerPixel),
+      sizes=encoded.repeated(size, int(dataset.get('NumberOfFrames') or 1)),
+      is_deep=True,
+    )
+
+
+def person_of(data: bytes) -> str:
+  """Whose image it is: PatientID.
+
+  Raises:
+    UnreadableError: it is empty, or the file is damaged.
+    UsageError: pydicom is not installed.
+  """
+  with _reading() as pydicom:
+    dataset = _dataset(pydicom, data, is_whole=False, is_image=False)
+    person = str(dataset.get('PatientID') or '').strip()
+  if not person:
+    raise encoded.UnreadableError('it names no person: PatientID is empty')
+  return person
+
+
+def read(data: bytes, frame: int) -> encoded.Stored:
+  """Decodes a frame, in modality units.
+
+  Raises:
+    UnreadableError: damaged, no image, or compressed in a way that what is
+      installed cannot read.
+    UsageError: pydicom is not installed.
+  """
+  with _reading() as pydicom:
+    dataset = _dataset(pydicom, data, is_whole=True)
+    kind = dataset.PhotometricInterpretation
+    if kind not in (*_GREY, *_COLOUR, _PALETTE):
+      raise encoded.UnreadableError(
+        'its photometric interpretation is neither grey, RGB, YBR nor a palette'
+      )
+    stored = _stored_values(pydicom, dataset, frame)
+    if kind in _GREY:
+      return _grey(pydicom, dataset, stored, frame)
+    if kind == _PALETTE:
+      pixels = pydicom.pixels.apply_color_lut(stored[..., 0], dataset)[..., :3]
+      white = 65535 if _is_wide_palette(dataset) else 255
+      return encoded.Stored(
+        pixels=value_range.to_bytes(pixels, (0, white)),
+        largest=255,
+        window=(0, 255),
+      )
+    largest = (1 << int(dataset.BitsStored)) - 1
+    return encoded.Stored(
+      pixels=stored,
+      largest=largest,
+      window=(0, largest) if largest < 256 else None,
+    )
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[Any]:
+  """Yields pydicom, which may say nothing meanwhile."""
+  try:
+    import pydicom
+    import pydicom.pixels
+  except ImportError:
+    raise array_types.UsageError(
+      "DICOM files need pydicom: pip install 'dp_diffusion[dicom]', or "
+      'pip install pydicom.'
+    ) from None
+  with _quiet, warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    for name in ('pydicom', 'pylibjpeg', 'PIL'):
+      logging.getLogger(name).disabled = True
+    try:
+      yield pydicom
+    except encoded.UnreadableError:
+      raise
+    except MemoryError:
+      raise encoded.UnreadableError('too large for the memory') from None
+    except Exception:  # Its text may quote the header: it is not passed on.
+      raise encoded.UnreadableError(
+        'a damaged or truncated DICOM file, or one without what an image needs'
+      ) from None
+
+
+def _dataset(
+  pydicom: Any, data: bytes, is_whole: bool, is_image: bool = True
+) -> Any:
+  if _DEFLATED in data[:_MOST_META_BYTES]:
+    raise encoded.UnreadableError(
+      'a deflated DICOM file, whose size is not known before: store it plain'
+    )
+  dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not is_whole)
+  wanted = ['Rows', 'Columns', *(['PixelData'] if is_whole else [])]
+  if is_image and any(name not in dataset for name in wanted):
+    raise encoded.UnreadableError(
+      'a DICOM file without an image of integers (a report, a plan, ...)'
+    )
+  return dataset
+
+
+def _stored_values(pydicom: Any, dataset: Any, frame: int) -> np.ndarray:
+  """[H, W, C] as stored, colours as RGB."""
+  syntax = dataset.file_meta.TransferSyntaxUID
+  name = syntax.name if not syntax.is_private else ''
+  is_known = bool(name) and name != str(syntax)
+  reader = next((v for k, v in _READERS.items() if k in name), 'pylibjpeg')
+  what = name if is_known else 'a transfer syntax that pydicom does not know'
+  try:
+    decoder = pydicom.pixels.get_decoder(syntax)
+  except NotImplementedError:
+    raise encoded.UnreadableError(
+      f'it is stored in {what}: convert it to Explicit VR Little Endian'
+    ) from None
+  if not decoder.is_available:
+    raise encoded.UnreadableError(
+      f'it is compressed ({what}): pip install {reader}'
+    )
+  try:
+    pixels = pydicom.pixels.pixel_array(dataset, index=frame)
+  except Exception:
+    if not syntax.is_compressed:
+      raise
+    raise encoded.UnreadableError(
+      f'it is compressed ({what}) and damaged, or of a kind that needs another '
+      f'package: pip install {reader}'
+    ) from None
+  shape = (int(dataset.Rows), int(dataset.Columns))
+  return pixels.reshape(*shape, int(dataset.SamplesPerPixel))
+
+
+def _is_wide_palette(dataset: Any) -> bool:
+  """Whether its colours take 16 bits; some write 8 bits into 16."""
+  if int(dataset.RedPaletteColorLookupTableDescriptor[2]) <= 8:
+    return False
+  tables = [
+    dataset.get(f'{colour}PaletteColorLookupTableData')
+    for colour in ('Red', 'Green', 'Blue')
+  ]
+  if not all(tables):
+    return True  # Of segments.
+  return any(np.frombuffer(t, '<u2').max() > 255 for t in tables)
+
+
+def _grey(
+  pydicom: Any, dataset: Any, stored: np.ndarray, frame: int
+) -> encoded.Stored:
+  transform = _group(dataset, frame, 'PixelValueTransformationSequence')
+  view = _group(dataset, frame, 'FrameVOILUTSequence')
+  pixels, is_plain = _modality(pydicom, dataset, transform, stored)
+  is_unsigned = is_plain and not int(dataset.PixelRepresentation)
+  largest = (1 << int(dataset.BitsStored)) - 1 if is_unsigned else None
+  window = _window(view)
+  if view.get('VOILUTSequence'):
+    lut = view.VOILUTSequence[0]
+    bits = int(lut.LUTDescriptor[2])
+    mapped = _look_up(lut, np.asarray(pixels))
+    pixels_of_view, window = mapped, (0.0, float((1 << bits) - 1))
+  elif view.get('VOILUTFunction') == 'SIGMOID' and window:
+    low, high = window
+    with np.errstate(over='ignore'):
+      power = np.exp(-4.0 * (pixels - (low + high) / 2) / (high - low))
+    pixels_of_view, window = 255.0 / (1.0 + power), (0.0, 255.0)
+  else:
+    pixels_of_view = None
+  if window is None and largest is not None and largest < 256:
+    window = (0, largest)
+  return encoded.Stored(
+    pixels=pixels,
+    largest=largest,
+    is_inverted=dataset.PhotometricInterpretation == 'MONOCHROME1',
+    window=window,
+    view=pixels_of_view,
+  )
+
+
+def _group(dataset: Any, frame: int, name: str) -> Any:
+  """Where a frame's attributes are: its own group, the shared one, the file."""
+  own = dataset.get('PerFrameFunctionalGroupsSequence') or ()
+  shared = dataset.get('SharedFunctionalGroupsSequence') or ()
+  for group in (*own[frame : frame + 1], *shared[:1]):
+    if group.get(name):
+      return group.get(name)[0]
+  return dataset
+
+
+def _modality(
+  pydicom: Any, dataset: Any, transform: Any, stored: np.ndarray
+) -> tuple[np.ndarray, bool]:
+  """Modality units, as integers where they are; and whether nothing changed."""
+  if dataset.get('ModalityLUTSequence'):
+    return _look_up(dataset.ModalityLUTSequence[0], stored), False
+  slope = transform.get('RescaleSlope')
+  intercept = transform.get('RescaleIntercept')
+  slope = 1.0 if slope is None else float(slope)
+  intercept = 0.0 if intercept is None else float(intercept)
+  if (slope, intercept) == (1.0, 0.0):
+    return stored, True
+  if slope.is_integer() and intercept.is_integer():
+    return stored.astype(np.int64) * int(slope) + int(intercept), False
+  return stored * slope + intercept, False
+
+
+def _look_up(lut: Any, values: np.ndarray) -> np.ndarray:
+  """A modality or VOI LUT; values beyond its ends take those of the ends."""
+  num_entries, first, bits = (int(value) for value in lut.LUTDescriptor)
+  num_entries = num_entries or 1 << 16
+  if values.min(initial=0) < 0 and first > 1 << 15:
+    first -= 1 << 16  # Signed, and read as unsigned.
+  entries = lut.LUTData
+  if isinstance(entries, bytes):
+    entries = np.frombuffer(entries, '<u2' if bits > 8 else np.uint8)
+  table = np.atleast_1d(np.asarray(entries)).astype(np.int64)[:num_entries]
+  place = np.clip(np.floor(values).astype(np.int64) - first, 0, len(table) - 1)
+  return table[place]
+
+
+def _window(view: Any) -> tuple[float, float] | None:
+  """Values that become black and white: the first window of a file."""
+  center, width = (
+    np.atleast_1d(np.asarray(view.get(name), np.float64))
+    if view.get(name) not in (None, '')
+    else None
+    for name in ('WindowCenter', 'WindowWidth')
+  )
+  if center is None or width is None or not len(center) or not len(width):
+    return None
+  middle, span = float(center[0]), float(width[0])
+  if (view.get('VOILUTFunction') or 'LINEAR') == 'LINEAR':
+    middle, span = middle - 0.5, span - 1  # PS3.3 C.11.2.1.2.1.
+  if not np.isfinite([middle, span]).all() or span < 0:
+    raise encoded.UnreadableError('its window has no width')
+  span = max(span, 1e-6)  # All or nothing.
+  return middle - span / 2, middle + span / 2
