@@ -64,21 +64,26 @@ def apply_variant(
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  """Every stage in a minute, on made-up images of the shape of the real ones.
+  """Every stage in a minute, on a few images; nothing is learned.
 
-  The network keeps its levels, attention and classes and loses its width; the
-  image classifier is a small one. Nothing is learned.
+  They are the first of the dataset, or some of the folder, that the command
+  line gives (data.path, data.tfds_dir or data.manual_dir); without any they
+  are made up, in the shape of the real ones. The network keeps its levels,
+  attention and classes and loses its width; the image classifier is a small
+  one.
   """
   config.name += '-smoke'
+  config.update_from_flattened_dict(_SMOKE)
+  first = f'[:{config.privacy.num_examples}]'
   for seed, data in enumerate((config.data, config.pretrain.data)):
     data.update(
-      name='generated',
-      split='train',
-      test_split='test',
+      stand_in='generated',
       num_images=96,  # A quarter more to test: distances need 20 images.
+      max_images=400,
       source_seed=seed,
     )
-  config.update_from_flattened_dict(_SMOKE)
+    if data.name.startswith('tfds:'):
+      data.update(split=data.split + first, test_split=data.test_split + first)
   has_classes = len(config.pretrain.data.class_names) > 1
   # Without public classes there is no network to learn features.
   config.evaluate.features = 'public' if has_classes else ''
@@ -87,16 +92,20 @@ def smoke(config: ml_collections.ConfigDict) -> None:
 
 
 def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
-  """After `smoke`, for a variant that reads prepared datasets: a few images.
+  """After `smoke`, for a variant that reads prepared datasets: no stand-in.
 
   Returns:
     Whether `smoke` came before; if not, nothing is changed.
   """
-  if config.data.name != 'generated':
+  if not config.data.stand_in:
     return False
   first = f'[:{config.privacy.num_examples}]'
-  config.data.update(split=f'train{first}', test_split=f'test{first}')
-  config.pretrain.data.update(split=f'train{first}')
+  config.data.update(
+    stand_in='', max_images=0, split=f'train{first}', test_split=f'test{first}'
+  )
+  config.pretrain.data.update(
+    stand_in='', max_images=0, split=f'train{first}'
+  )
   return True
 
 
@@ -178,6 +187,8 @@ def _data() -> ml_collections.ConfigDict:
   data.test_fraction = 0.2  # Of such a division, in (0, 1).
   data.source_seed = 0  # Of a source that makes its images.
   data.num_images = 0  # How many it makes; 0 is its default.
+  data.max_images = 0  # Of a folder, chosen by split_seed; 0 is all.
+  data.stand_in = ''  # Source in its place where no place is given (smoke).
   data.unit = 'image'  # One record: 'image', or 'person' (all their images).
   data.skip_unreadable = False  # Leave unreadable files out, or refuse.
   data.value_range = ()  # Stored values of black and white, for deep files.

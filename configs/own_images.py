@@ -84,7 +84,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   cifar10.use_recipe(config)
   _size(config, '10k')
   sizes = {name: functools.partial(_size, name=name) for name in SIZES}
-  return default.apply_variant(config, variant, {'smoke': _smoke, **sizes})
+  return default.apply_variant(config, variant, {'smoke': default.smoke, **sizes})
 
 
 def _size(config: ml_collections.ConfigDict, name: str) -> None:
@@ -95,8 +95,3 @@ def _size(config: ml_collections.ConfigDict, name: str) -> None:
   config.privacy.num_steps = num_steps
   # FID needs more images than it has features.
   config.evaluate.features = 'inception' if num_examples > 5000 else ''
-
-
-def _smoke(config: ml_collections.ConfigDict) -> None:
-  default.smoke(config)
-  config.data.class_names = ('first', 'second')

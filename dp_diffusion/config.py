@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from dp_diffusion import array_types
+from dp_diffusion import config_sources
 from dp_diffusion import config_values
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
@@ -250,6 +251,7 @@ class Config:
         f'Expected data.test_split={self.data.test_split!r} to be other than'
         ' data.split: accuracy would be that of images trained on.'
       )
+    config_sources.check_read(self.data, self.pretrain.data)
     self._check_classes()
     self._check_enough_images()
     if not 0 <= self.seed < 2**31:
@@ -373,6 +375,7 @@ def load(
   config = config_values.load_file(config_argument)
   for key, text in (overrides or {}).items():
     config_values.override(config, key, text, Config)
+    config_sources.keep_typed(config, key)
   return freeze(config)
 
 
@@ -382,7 +385,8 @@ def freeze(config: ml_collections.ConfigDict) -> Config:
   Raises:
     UsageError: unknown or missing key, wrong type, impossible value.
   """
-  return config_values.build(Config, config.to_dict(), '')
+  values = config_sources.resolve(config.to_dict())
+  return config_values.build(Config, values, '')
 
 
 def to_dict(config: Any) -> dict[str, Any]:

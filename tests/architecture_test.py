@@ -74,6 +74,7 @@ LAYERS = {
   'evaluation': 4,
   'baselines': 4,
   'config': 5,
+  'config_sources': 4,
   'config_values': 4,
   'release_card': 4,
   'release': 5,

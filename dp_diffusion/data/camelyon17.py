@@ -30,6 +30,7 @@ VERSION = '1.0.0'
 CLASS_NAMES = ('normal', 'tumor')
 PATCH_SIZE = 96
 SPLITS = ('train', 'id_val', 'val', 'test')
+READS = ('manual_dir', 'tfds_dir')
 PUBLISHED_COUNTS = {
   'train': 302_436,
   'id_val': 33_560,

@@ -13,12 +13,14 @@ image.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from concurrent import futures
 import csv
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.data import trees
 
 SPLITS = ('train', 'test')
+READS = ('max_images', 'path', 'person_csv')
 _IMAGE_SUFFIXES = (
   *('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff'),
   '.webp',
@@ -183,8 +186,29 @@ def _label_files(
       f'Subfolders of {tree.root} that data.class_names={config.class_names} '
       f'does not list: {", ".join(unknown)}.'
     )
+  folders = [name.split('/')[0] for name in names]
+  names = [names[i] for i in _some_of(names, folders, config)]
   labels = [config.class_names.index(name.split('/')[0]) for name in names]
   return names, np.array(labels)
+
+
+def _some_of(
+  keys: Sequence[str], classes: Sequence[Any], config: registry.DataConfig
+) -> list[int]:
+  """Numbers of `max_images` images, evenly from the classes, rising."""
+  if not 0 < config.max_images < len(keys):
+    return list(range(len(keys)))
+  seed = f'{config.split_seed}/'.encode()
+  order = sorted(
+    (hashlib.sha256(seed + os.fsencode(key)).digest(), index)
+    for index, key in enumerate(keys)
+  )
+  num_before: collections.Counter[Any] = collections.Counter()
+  ranked = []
+  for place, (_, index) in enumerate(order):
+    ranked.append((num_before[classes[index]], place, index))
+    num_before[classes[index]] += 1
+  return sorted(i for _, _, i in sorted(ranked)[: config.max_images])
 
 
 def _read_persons(
@@ -339,6 +363,7 @@ def _cache_name(
         *('class_names', 'image_size', 'channels', 'split_seed'),
         *('test_fraction', 'skip_unreadable', 'max_image_pixels'),
         *('file_column', 'person_column', 'value_range', 'frames'),
+        'max_images',
       )
     },
   )
@@ -349,6 +374,10 @@ def _load_npz(
   path: pathlib.Path, config: registry.DataConfig, split: str
 ) -> registry.ArraySource:
   arrays = npz_images.read(path, config)
+  if config.max_images:
+    labels = arrays['labels'].tolist()
+    some = _some_of([str(i) for i in range(len(labels))], labels, config)
+    arrays = {name: array[some] for name, array in arrays.items()}
   images, person = (
     npz_images.fit(arrays['images'], config),
     arrays.get('person'),

@@ -3,7 +3,8 @@
 The table below is the only place that maps names to modules; each module is
 imported when its name is asked for, and offers `load(config, split)`. One that
 reads files also has `check_available(config, splits)`, `check_readable(config,
-splits)` and `survey_files(config)`; see the functions of these names here.
+splits)` and `survey_files(config)`; see the functions of these names here. Its
+`READS` are the keys of `DataConfig` that it and not every source reads.
 Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
 `data.tfds_dir` says where prepared datasets lie.
 """
@@ -61,6 +62,8 @@ class DataConfig:
     test_fraction: share held out by such a split.
     source_seed: seed of a source that makes its images.
     num_images: how many such a source makes; 0 is its own default.
+    max_images: of a folder, as many are looked at, chosen by `split_seed` and
+      the names alone, evenly from the classes; 0 is all.
     unit: what one record is, 'image' or 'person'.
     skip_unreadable: leave unreadable own files out instead of refusing.
     value_range: stored values of black and of white, (low, high), the same
@@ -97,6 +100,7 @@ class DataConfig:
   test_fraction: float = 0.2
   source_seed: int = 0
   num_images: int = 0
+  max_images: int = 0
   unit: str = 'image'
   skip_unreadable: bool = False
   value_range: tuple[float, ...] = ()
@@ -119,6 +123,7 @@ class DataConfig:
       'split_seed',
       'source_seed',
       'num_images',
+      'max_images',
       'max_in_memory_bytes',
       'reflect_pad',
     ):
@@ -215,6 +220,25 @@ def known_names() -> tuple[str, ...]:
   return tuple(sorted(_MODULES))
 
 
+def reads(name: str) -> tuple[str, ...]:
+  """Keys that the source of this name reads, and that not every source does."""
+  return getattr(_module(name), 'READS', ())
+
+
+def keys_of_sources() -> tuple[str, ...]:
+  """Keys of `DataConfig` that some sources read, and others do not."""
+  names = (*known_names(), _TFDS_PREFIX)
+  return tuple(sorted({key for name in names for key in reads(name)}))
+
+
+def readers_text(key: str) -> str:
+  """Which sources read a key, in words."""
+  names = [repr(name) for name in known_names() if key in reads(name)]
+  if key in reads(_TFDS_PREFIX):
+    names.append('a TFDS dataset')
+  return ' or '.join(names)
+
+
 def load(
   config: DataConfig, split: str | None = None
 ) -> array_types.DataSource:
@@ -233,7 +257,7 @@ def load(
       classes, sizes or channels that are not what the config says.
   """
   split = config.split if split is None else split
-  source = _module(config).load(config, split)
+  source = _module(config.name).load(config, split)
   if config.unit == 'person' and source.person is None:
     raise no_persons(config)
   return source
@@ -260,7 +284,7 @@ def check_available(config: DataConfig, splits: Sequence[str]) -> None:
   Raises:
     UsageError: as of `load`.
   """
-  check = getattr(_module(config), 'check_available', None)
+  check = getattr(_module(config.name), 'check_available', None)
   if check:  # Other sources make their images.
     check(config, splits)
 
@@ -279,7 +303,7 @@ def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
     UsageError: as of `load`.
   """
   check_available(config, splits)
-  check = getattr(_module(config), 'check_readable', None)
+  check = getattr(_module(config.name), 'check_readable', None)
   if check:
     check(config, splits)
 
@@ -302,7 +326,7 @@ def survey(config: DataConfig) -> dict[str, Any]:
   splits, labels_of, digests = {}, collections.defaultdict(set), []
   skipped: tuple[tuple[str, str, str], ...] = ()
   for split in (config.split, config.test_split):
-    source = _module(config).load(config, split)
+    source = _module(config.name).load(config, split)
     found = [
       hashlib.sha256(image.tobytes()).digest() for image in source.images
     ]
@@ -321,7 +345,7 @@ def survey(config: DataConfig) -> dict[str, Any]:
     digests.append(found)
     skipped = source.skipped
   trained_on = set(digests[0])
-  survey_files = getattr(_module(config), 'survey_files', None)
+  survey_files = getattr(_module(config.name), 'survey_files', None)
   return {
     'splits': splits,
     'num_equal_across': sum(d in trained_on for d in digests[1]),
@@ -336,7 +360,7 @@ def survey(config: DataConfig) -> dict[str, Any]:
 
 def attribute(name: str, of_module: str, default: Any) -> Any:
   """What the module of a dataset says of itself, or a default."""
-  return getattr(_module_of(name), of_module, default)
+  return getattr(_module(name), of_module, default)
 
 
 def tfds_name(name: str) -> str:
@@ -348,11 +372,7 @@ def tfds_name(name: str) -> str:
   return name.removeprefix(_TFDS_PREFIX)
 
 
-def _module(config: DataConfig) -> types.ModuleType:
-  return _module_of(config.name)
-
-
-def _module_of(name: str) -> types.ModuleType:
+def _module(name: str) -> types.ModuleType:
   return importlib.import_module(
     f'{_PACKAGE}.{_MODULES.get(name, "tfds_source")}'
   )

@@ -22,6 +22,8 @@ from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
 
+READS = ('image_key', 'label_key', 'manual_dir', 'person_key', 'tfds_dir')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Keys:

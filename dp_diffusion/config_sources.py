@@ -1,0 +1,101 @@
+"""Which images a config means, once all keys are known.
+
+A smoke run makes its images unless the user says where the real ones lie; and
+a place that is given is read, or refused: it is never passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dp_diffusion import array_types
+from dp_diffusion.data import registry
+
+STAND_IN_CLASSES = ('first', 'second')  # Where the config names none.
+_PLACES = ('path', 'tfds_dir', 'manual_dir')  # Say where images lie.
+# pretrain.data.tfds_dir follows data.tfds_dir: one may read for both.
+_SHARED = 'tfds_dir'
+
+
+def keep_typed(config: Any, key: str) -> None:
+  """Lets no source stand in for one that the user has named.
+
+  Args:
+    config: a `ConfigDict`, changed in place.
+    key: of it, that was typed.
+  """
+  for typed, section in (
+    ('data.name', config.get('data')),
+    ('pretrain.data.name', config.get('pretrain', {}).get('data')),
+  ):
+    if key == typed and section and section.get('stand_in'):
+      section.stand_in = section.name
+
+
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Puts `stand_in` in the place of a source whose images are not given.
+
+  Args:
+    values: all keys of a config, nested; not changed.
+
+  Returns:
+    The same without the keys `stand_in`.
+  """
+  resolved = dict(values)
+  if isinstance(values.get('data'), Mapping):
+    resolved['data'] = _resolved(values['data'])
+  pretrain = values.get('pretrain')
+  if isinstance(pretrain, Mapping):
+    resolved['pretrain'] = resolve(pretrain)
+  return resolved
+
+
+def _resolved(data: Mapping[str, Any]) -> dict[str, Any]:
+  resolved = dict(data)
+  stand_in = resolved.pop('stand_in', '')
+  if not stand_in:
+    return resolved
+  reads = registry.reads(data['name'])
+  if not any(data[key] for key in _PLACES if key in reads):
+    resolved.update(
+      name=stand_in,
+      split='train',
+      test_split='test',
+      class_names=data['class_names'] or STAND_IN_CLASSES,
+    )
+  reads = registry.reads(resolved['name'])
+  if 'max_images' not in reads:
+    resolved['max_images'] = 0
+  if 'tfds_dir' not in reads:  # Only TFDS knows the slice of a split.
+    for key in ('split', 'test_split'):
+      resolved[key] = resolved[key].partition('[')[0]
+  return resolved
+
+
+def check_read(
+  data: registry.DataConfig, public: registry.DataConfig
+) -> None:
+  """Refuses a key that says what to read, and that nothing reads.
+
+  Args:
+    data: the sensitive images.
+    public: those of pre-training.
+
+  Raises:
+    UsageError: names the key and the sources that would read it.
+  """
+  shared = {_SHARED} & set(registry.reads(public.name))
+  for section, config, others in (
+    ('data', data, shared),
+    ('pretrain.data', public, {_SHARED}),
+  ):
+    read = others | set(registry.reads(config.name))
+    for key in registry.keys_of_sources():
+      if getattr(config, key) and key not in read:
+        raise array_types.UsageError(
+          f'{section}.{key}={getattr(config, key)!r} would not be read by'
+          f' {section}.name={config.name!r}, only by'
+          f' {registry.readers_text(key)}: set {section}.name, or leave'
+          f' {section}.{key} out.'
+        )
