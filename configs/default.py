@@ -103,9 +103,7 @@ def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
   config.data.update(
     stand_in='', max_images=0, split=f'train{first}', test_split=f'test{first}'
   )
-  config.pretrain.data.update(
-    stand_in='', max_images=0, split=f'train{first}'
-  )
+  config.pretrain.data.update(stand_in='', max_images=0, split=f'train{first}')
   return True
 
 

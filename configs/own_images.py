@@ -84,7 +84,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   cifar10.use_recipe(config)
   _size(config, '10k')
   sizes = {name: functools.partial(_size, name=name) for name in SIZES}
-  return default.apply_variant(config, variant, {'smoke': default.smoke, **sizes})
+  return default.apply_variant(
+    config, variant, {'smoke': default.smoke, **sizes}
+  )
 
 
 def _size(config: ml_collections.ConfigDict, name: str) -> None:

@@ -73,9 +73,7 @@ def _resolved(data: Mapping[str, Any]) -> dict[str, Any]:
   return resolved
 
 
-def check_read(
-  data: registry.DataConfig, public: registry.DataConfig
-) -> None:
+def check_read(data: registry.DataConfig, public: registry.DataConfig) -> None:
   """Refuses a key that says what to read, and that nothing reads.
 
   Args:

@@ -502,3 +502,26 @@ def test_persons_that_do_not_match_are_shown_beside_the_files(root, tmp_path):
   assert "'/data/scans/cat/deep/00.png'" in said
   assert 'for 30 images' in said
   assert "expected as in 'cat/deep/00.png'" in said
+
+
+@pytest.mark.parametrize('form', ['folder', 'zip', 'npz'])
+def test_some_images_are_chosen_evenly_by_a_public_seed(root, tmp_path, form):
+  whole = _all(root)
+  path = root
+  if form == 'zip':
+    path = _zip(root, tmp_path / 'images.zip')
+  elif form == 'npz':
+    path = tmp_path / 'images.npz'
+    images = np.array(list(whole), np.uint8)[:, None, None, None]
+    np.savez(
+      path,
+      images=np.broadcast_to(images, (len(whole), 8, 8, 3)),
+      labels=np.array(list(whole.values())),
+    )
+  some = _all(path, max_images=11)
+  assert some.items() <= whole.items() and len(some) == 11
+  assert sorted(np.bincount(list(some.values())).tolist()) == [5, 6]
+  assert _all(path, max_images=11) == some
+  assert _all(path, max_images=11, split_seed=1) != some
+  assert _all(path, max_images=12).items() > some.items()
+  assert _all(path, max_images=1000) == whole

@@ -1,0 +1,109 @@
+"""Which images a config means: made up, or those that the user names."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
+
+CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+
+
+def _load(name: str, **changed: str) -> config_lib.Config:
+  file, _, variant = name.partition(':')
+  return config_lib.load(
+    f'{CONFIGS / file}.py:{variant}',
+    {key.replace('__', '.'): value for key, value in changed.items()},
+  )
+
+
+def _names(config: config_lib.Config) -> tuple[str, str]:
+  return config.data.name, config.pretrain.data.name
+
+
+@pytest.mark.parametrize(
+  ('name', 'changed', 'expected'),
+  [
+    ('own_images:smoke', {}, ('generated', 'generated')),
+    ('own_images:smoke', {'data__path': '/x'}, ('folder', 'generated')),
+    ('own_images:1k,smoke', {'data__path': '/x'}, ('folder', 'generated')),
+    ('own_images:smoke', {'data__name': 'digits'}, ('digits', 'generated')),
+    ('own_images:smoke', {'data__name': 'folder'}, ('folder', 'generated')),
+    (
+      'own_images:smoke',
+      {'pretrain__data__name': 'folder', 'pretrain__data__path': '/x'},
+      ('generated', 'folder'),
+    ),
+    ('mnist:smoke', {'data__tfds_dir': '/x'}, ('tfds:mnist', 'generated')),
+    (
+      'mnist:smoke,letters',
+      {'data__tfds_dir': '/x'},
+      ('tfds:mnist', 'tfds:emnist_letters'),
+    ),
+    ('fashion_mnist:smoke', {}, ('generated', 'generated')),
+    (
+      'cifar10:smoke',
+      {'data__tfds_dir': '/x'},
+      ('tfds:cifar10', 'tfds:imagenet_resized/32x32'),
+    ),
+    ('camelyon:smoke', {'data__manual_dir': '/x'}, ('camelyon17', 'generated')),
+  ],
+)
+def test_smoke_reads_what_is_given_and_makes_up_the_rest(
+  name: str, changed: dict[str, str], expected: tuple[str, str]
+) -> None:
+  assert _names(_load(name, **changed)) == expected
+
+
+def test_a_smoke_run_takes_a_part_of_the_images_that_are_given() -> None:
+  own = _load('own_images:smoke', data__path='/x')
+  assert (own.data.split, own.data.test_split) == ('train', 'test')
+  assert 0 < own.data.max_images < 1000 and own.data.class_names == ()
+  prepared = _load('imagenet32:smoke', data__tfds_dir='/x')
+  assert prepared.data.split == 'train[:96]'
+  assert prepared.data.test_split == 'validation[:96]'
+  made = _load('imagenet32:smoke')
+  assert (made.data.split, made.data.test_split) == ('train', 'test')
+  assert made.data.max_images == 0
+
+
+def test_a_folder_in_place_of_a_dataset_has_its_own_splits() -> None:
+  config = _load('mnist:smoke', data__name='folder', data__path='/x')
+  assert (config.data.split, config.data.test_split) == ('train', 'test')
+
+
+def test_made_up_images_have_classes_and_own_ones_those_of_the_user() -> None:
+  assert _load('own_images:smoke').data.class_names == ('first', 'second')
+  own = _load('own_images:smoke', data__path='/x', data__class_names='a,b,c')
+  assert own.data.class_names == ('a', 'b', 'c')
+
+
+@pytest.mark.parametrize(
+  ('name', 'changed', 'words'),
+  [
+    ('digits', {'data__path': '/x'}, "data.path='/x' would not be read"),
+    ('digits:smoke', {'data__path': '/x'}, "data.name='digits', only by"),
+    ('cifar10:smoke', {'data__path': '/x'}, "only by 'folder': set data.name"),
+    ('digits', {'data__tfds_dir': '/x'}, 'a TFDS dataset'),
+    ('digits', {'data__manual_dir': '/x'}, "'camelyon17' or a TFDS dataset"),
+    ('own_images:smoke', {'data__person_csv': 'p.csv'}, 'data.person_csv'),
+    ('own_images', {'data__person_key': 'patient'}, 'data.person_key'),
+    ('mnist', {'pretrain__data__path': '/x'}, 'pretrain.data.path'),
+    ('mnist', {'data__max_images': '7'}, 'data.max_images=7'),
+  ],
+)
+def test_what_nothing_reads_is_refused(
+  name: str, changed: dict[str, str], words: str
+) -> None:
+  with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
+    _load(name, **changed)
+  assert '\n' not in str(error.value)
+
+
+def test_one_folder_of_datasets_may_serve_the_public_images_alone() -> None:
+  config = _load('own_images:1k', data__path='/x', data__tfds_dir='/t')
+  assert config.pretrain.data.tfds_dir == '/t'
