@@ -23,6 +23,7 @@ _FONT_SIZE = 20
 _MAX_NAME = 24  # Letters of a class name in the margin.
 _INK = (32, 36, 44)
 _PAPER = (255, 255, 255)
+_BETWEEN = (178, 184, 193)  # Between tiles: images may have white borders.
 _NOTHING = (238, 240, 243)  # Where a class has too few images.
 
 
@@ -35,21 +36,25 @@ def png(image: np.ndarray) -> bytes:
 
 
 def pick_per_class(
-  labels: np.ndarray, num_classes: int, per_class: int
+  labels: np.ndarray, num_classes: int, per_class: int, seed: int | None = None
 ) -> list[np.ndarray]:
-  """The first indices of each class.
+  """Indices of each class.
 
   Args:
     labels: int32[N].
     num_classes: rows.
     per_class: indices per row, at most.
+    seed: of a random choice within each class; None takes the first, which
+      are alike where the order is that of file names.
 
   Returns:
     One int64[<= per_class] per class.
   """
-  return [
-    np.flatnonzero(labels == label)[:per_class] for label in range(num_classes)
-  ]
+  rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
+  if seed is not None:
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(row) for row in rows]
+  return [row[:per_class] for row in rows]
 
 
 def class_grid(
@@ -60,6 +65,7 @@ def class_grid(
   per_class: int = 10,
   max_classes: int = 40,
   with_names: bool = True,
+  seed: int | None = None,
 ) -> bytes:
   """A row of images for each class, its name in the margin.
 
@@ -70,12 +76,13 @@ def class_grid(
     per_class: images in a row; a class with fewer leaves grey squares.
     max_classes: rows at most; the first classes are shown.
     with_names: whether there is a margin with names.
+    seed: as of `pick_per_class`.
 
   Returns:
     A PNG.
   """
   names = [_shorten(name) for name in class_names[:max_classes]]
-  rows = pick_per_class(labels, len(names), per_class)
+  rows = pick_per_class(labels, len(names), per_class, seed)
   height, width = images.shape[1:3]
   scale = max(1, -(-_MIN_TILE // max(height, width)))
   height, width = height * scale, width * scale
@@ -89,6 +96,8 @@ def class_grid(
     _PAPER,
   )
   draw = ImageDraw.Draw(canvas)
+  grid = (margin - _GAP, 0, canvas.width - 1, canvas.height - 1)
+  draw.rectangle(grid, fill=_BETWEEN)
   for row, (name, indices) in enumerate(zip(names, rows)):
     top = _GAP + row * (height + _GAP)
     if with_names:

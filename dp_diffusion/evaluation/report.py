@@ -258,6 +258,7 @@ def _images(findings: Findings) -> page.Section:
         per_class=8,
         max_classes=most,
         with_names=any(names),
+        seed=int(findings.config.get('seed', 0)),
       ),
       alt=(
         f'{_SET_TITLES[key]} images, a row of up to 8 for each of'
@@ -274,8 +275,9 @@ def _images(findings: Findings) -> page.Section:
     return page.Section('Images', ())
   first = ' (the first classes)' if len(names) > most else ''
   words = page.Text(
-    f'A row per class{first}: the first images of each set, not chosen. The'
-    ' synthetic ones are part of the release; the real ones are not.'
+    f'A row per class{first}: drawn at random from each set by the public seed'
+    ' of the run. The synthetic ones are part of the release; the real ones are'
+    ' not.'
   )
   return page.Section('Images', (words, page.Figures(tuple(shown))))
 

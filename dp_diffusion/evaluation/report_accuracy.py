@@ -177,8 +177,9 @@ def _against_guessing(score: scoring.Score) -> list[str]:
 def section(found: Accuracies) -> page.Section:
   """Every classifier from every source; empty where there is none."""
   scores = found.scores
-  names, first = _classifiers(scores), _any_score(scores)
-  if not names or first is None:
+  names = _classifiers(scores)
+  first = _any_score(scores)
+  if first is None:
     return page.Section('Accuracy', ())
   has_auroc = any(
     formats.is_finite(score.auroc)
@@ -208,14 +209,10 @@ def section(found: Accuracies) -> page.Section:
     )
     for name in names
   ]
-  notes = '\n'.join(f'- {note}' for note in _notes(found))
-  blocks: tuple[page.Block, ...] = (
-    page.Text(_words(first, has_auroc)),
-    *tables,
-  )
-  if notes:
-    return page.Section('Accuracy', (*blocks, page.Text(notes)))
-  return page.Section('Accuracy', blocks)
+  blocks: list[page.Block] = [page.Text(_words(first, has_auroc)), *tables]
+  if notes := _notes(found):
+    blocks.append(page.Text('\n'.join(f'- {note}' for note in notes)))
+  return page.Section('Accuracy', tuple(blocks))
 
 
 def _words(score: scoring.Score, has_auroc: bool) -> str:

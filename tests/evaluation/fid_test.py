@@ -222,3 +222,15 @@ def test_jackknife_is_as_wide_as_samples_differ():
   ]
   errors = [fid.jackknife_std_error(reference, sample) for sample in samples]
   assert np.mean(errors) == pytest.approx(np.std(values), rel=0.25)
+
+
+def test_no_distance_is_negative_at_infinity(monkeypatch):
+  rng = np.random.default_rng(0)
+  monkeypatch.setattr(fid, 'extrapolate', lambda curve: -0.4)
+  result = fid.compare(
+    features.pixels((2, 2, 1)),
+    fid.moments(rng.normal(size=(50, 4))),
+    rng.normal(size=(40, 4)),
+    reference_name='train',
+  )
+  assert result.value_at_infinity == 0

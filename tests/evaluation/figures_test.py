@@ -41,6 +41,36 @@ def test_grid_places_each_class_in_its_row():
   assert np.all(grid[4:52, 4:52] == 100)  # Edges are sharp.
 
 
+def test_white_images_do_not_run_into_the_gaps():
+  white = np.full((4, 8, 8, 1), 255, np.uint8)
+  labels = np.zeros(4, np.int32)
+  for with_names in (True, False):
+    grid = decode(
+      figures.class_grid(
+        white, labels, ('a',), per_class=2, with_names=with_names
+      )
+    )
+    between = figures._BETWEEN
+    assert max(between) < 200
+    for gap in (grid[:4, -104:], grid[-4:, -104:], grid[:, -4:]):
+      assert np.all(gap == between)
+    assert np.all(grid[:, -56:-52] == between)  # Between the two tiles.
+    assert np.all(grid[4:52, -52:-4] == 255)
+
+
+def test_a_seed_picks_within_each_class():
+  labels = np.repeat(np.arange(3, dtype=np.int32), 50)
+  rows = figures.pick_per_class(labels, 3, 8, seed=1)
+  again = figures.pick_per_class(labels, 3, 8, seed=1)
+  other = figures.pick_per_class(labels, 3, 8, seed=2)
+  for label, row in enumerate(rows):
+    assert len(set(row)) == 8 and set(labels[row]) == {label}
+    assert row.max() > 50 * label + 8  # Not the first by name.
+    assert row.tolist() == again[label].tolist() != other[label].tolist()
+  (few,) = figures.pick_per_class(labels[:3], 1, 8, seed=1)
+  assert sorted(few) == [0, 1, 2]
+
+
 def test_grid_of_many_classes_is_bounded():
   labels = np.arange(100, dtype=np.int32)
   images = np.zeros((100, 64, 64, 3), np.uint8)

@@ -103,6 +103,19 @@ def test_json_has_what_guessing_would_reach(written):
   assert numbers['num_held_out_persons'] is None
 
 
+def test_images_are_drawn_by_the_public_seed():
+  images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1) * 6
+  images = np.tile(images, (1, 4, 4, 1))
+  shown = dict.fromkeys(report.IMAGE_SETS, (images, LABELS))
+  pages = [
+    report.to_html(make_findings(images=shown, config={'seed': seed}))
+    for seed in (3, 3, 4)
+  ]
+  assert pages[0] == pages[1]
+  grids = [re.findall(r'base64,([^"]*)', html)[0] for html in pages]
+  assert grids[0] != grids[2]
+
+
 def test_nan_becomes_null(written):
   numbers = json.loads((written / 'report.json').read_text())
   assert numbers['seconds']['evaluate'] is None
