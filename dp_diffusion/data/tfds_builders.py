@@ -124,8 +124,27 @@ def known_builder(name: str, config: registry.DataConfig) -> Any:
       'https://www.tensorflow.org/datasets/catalog/overview, or set '
       'data.tfds_dir to the folder that holds it.'
     ) from None
+  except (AssertionError, ValueError):
+    # Of a config or a version that the dataset's code does not have.
+    raise array_types.UsageError(
+      f'Expected data.name={name!r} to name a config and a version that TFDS'
+      f' knows{_known_to(tfds, name)}, or one that is prepared in {folder}.'
+    ) from None
   _check_can_prepare(builder, config)
   return builder
+
+
+def _known_to(tfds: Any, name: str) -> str:
+  """' (configs ...; version ...)': what the code of a dataset offers."""
+  match = _NAME.fullmatch(name)
+  kind = tfds.builder_cls(match['name']) if match else None
+  if kind is None:
+    return ''
+  configs = [repr(config.name) for config in kind.BUILDER_CONFIGS]
+  parts = [f'configs {array_types.some(configs)}' if configs else 'no configs']
+  if kind.VERSION is not None:
+    parts.append(f'version {kind.VERSION}')
+  return f' ({"; ".join(parts)})'
 
 
 def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:

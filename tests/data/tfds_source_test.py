@@ -312,3 +312,18 @@ def test_encoded_colour_sets_are_read(shared_dir):
   assert source.spec.image_shape == (32, 32, 3)
   assert source.spec.class_names[:2] == ('airplane', 'automobile')
   np.testing.assert_array_equal(np.bincount(source.labels), [1000] * 10)
+
+
+@pytest.mark.parametrize(
+  'name, words',
+  [
+    ('tfds:mnist/foo', 'no configs; version 3.0.1'),
+    ('tfds:mnist:9.9.9', 'no configs; version 3.0.1'),
+    ('tfds:emnist/leters', "configs 'byclass', .*; version 3"),
+  ],
+)
+def test_unknown_configs_and_versions_are_one_line(tmp_path, name, words):
+  config = registry.DataConfig(name=name, tfds_dir=str(tmp_path))
+  with pytest.raises(array_types.UsageError, match=words) as caught:
+    registry.check_available(config, ['train'])
+  assert '\n' not in str(caught.value)
