@@ -382,10 +382,19 @@ def _load_npz(
     npz_images.fit(arrays['images'], config),
     arrays.get('person'),
   )
-  contents = [division.digest(image.tobytes()) for image in images]
-  persons = None if person is None else [str(p) for p in person]
-  keys = division.keys(contents, persons)
-  chosen = np.flatnonzero(_choose(keys, config, split))
+  held_out = arrays.get(npz_images.HELD_OUT)
+  if held_out is None:
+    contents = [division.digest(image.tobytes()) for image in images]
+    persons = None if person is None else [str(p) for p in person]
+    is_chosen = _choose(division.keys(contents, persons), config, split)
+  else:  # The file's own division.
+    is_chosen = held_out == (split == 'test')
+    if not is_chosen.any():
+      raise array_types.UsageError(
+        f'Split {split!r} of data.path={config.path!r} is empty: its arrays'
+        f' are those of {"train" if split == "test" else "test"} alone.'
+      )
+  chosen = np.flatnonzero(is_chosen)
   small = {'labels': arrays['labels'][chosen].astype(np.int32)}
   if person is not None:
     codes = np.unique(person, return_inverse=True)[1]

@@ -1,11 +1,16 @@
 """Own images as one `.npz`: read, checked, brought to one shape.
 
+Either `images` and `labels` (and `person`), or, as MedMNIST publishes its sets,
+`train_images`, `train_labels` and the same of `val` and `test`: then the file
+says what is held out.
+
 It is untrusted, as image files are: nothing in it is run (no pickle), and one
 that says it is larger than what this machine can hold is refused unread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import os
 import pathlib
 import tokenize
@@ -25,6 +30,8 @@ _DAMAGED = (
   *(zipfile.BadZipFile, zlib.error),
 )
 _WANTED = ('images', 'labels', 'person')
+HELD_OUT = 'is_held_out'
+_PARTS = ('train', 'val', 'test')  # All but the first are held out.
 
 
 def read(
@@ -38,7 +45,7 @@ def read(
 
   Returns:
     images uint8[N, H, W, C] with 1 or 3 channels, labels int[N] and perhaps
-    person int[N].
+    person int[N], or is_held_out bool[N] where the file is divided.
 
   Raises:
     UsageError: not an .npz of that form, or one too large.
@@ -65,7 +72,8 @@ def read(
       f'Expected images of {path} to be uint8[N, H, W, C] with 1 or 3 '
       f'channels, found {images.dtype}{list(images.shape)}.'
     )
-  for name in set(arrays) - {'images'}:
+  arrays['labels'] = _one_per_image(path, arrays['labels'])
+  for name in set(arrays) - {'images', HELD_OUT}:
     array = arrays[name]
     if array.shape != images.shape[:1] or array.dtype.kind not in ('iu'):
       raise array_types.UsageError(
@@ -87,9 +95,13 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if num_bytes > _most_bytes():
       raise MemoryError(f'{num_bytes / 1e9:,.1f} GB when unpacked')
     with np.load(path, allow_pickle=False) as f:
+      if {'train_images', 'train_labels'} <= set(f.files):
+        return _divided(f)
       missing = {'images', 'labels'} - set(f.files)
       if missing:
-        raise ValueError(f'it lacks {sorted(missing)}')
+        raise ValueError(
+          f'it lacks {sorted(missing)} and has {array_types.some(f.files)}'
+        )
       return {name: f[name] for name in _WANTED if name in f.files}
   except MemoryError as error:
     raise array_types.UsageError(
@@ -100,6 +112,29 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise array_types.UsageError(
       f'data.path={str(path)!r} cannot be read: {error}.'
     ) from error
+
+
+def _divided(f: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The parts one after another, and which of them are held out."""
+  parts = [part for part in _PARTS if f'{part}_images' in f]
+  images = [f[f'{part}_images'] for part in parts]
+  held_out = [np.full(len(i), p != 'train') for p, i in zip(parts, images)]
+  return {
+    'images': np.concatenate(images),
+    'labels': np.concatenate([f[f'{part}_labels'] for part in parts]),
+    HELD_OUT: np.concatenate(held_out),
+  }
+
+
+def _one_per_image(path: pathlib.Path, labels: np.ndarray) -> np.ndarray:
+  """Labels [N, 1] as [N]."""
+  if labels.ndim == 2 and labels.shape[1] > 1:
+    raise array_types.UsageError(
+      f'Expected one label per image in {path}, found {labels.shape[1]}: with'
+      ' several answers that may all be true there is no one class to train or'
+      ' to sample. Choose one of them, as labels[:, 0], and save that.'
+    )
+  return labels[:, 0] if labels.ndim == 2 else labels
 
 
 def _most_bytes() -> int:

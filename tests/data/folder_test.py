@@ -368,6 +368,46 @@ def test_an_npz_of_another_form_is_refused(tmp_path, changes, why):
     _load(path)
 
 
+@pytest.mark.parametrize('shape', [(28, 28), (28, 28, 3)])
+def test_a_divided_npz_keeps_its_division(tmp_path, shape):
+  """As MedMNIST is published."""
+  path, rng = tmp_path / 'm.npz', np.random.default_rng(0)
+  parts = {
+    part: rng.integers(0, 256, (num, *shape)).astype(np.uint8)
+    for part, num in (('train', 20), ('val', 5), ('test', 7))
+  }
+  arrays = {f'{part}_images': images for part, images in parts.items()}
+  for part, images in parts.items():
+    arrays[f'{part}_labels'] = (np.arange(len(images)) % 3)[:, None]
+  np.savez(path, **arrays)
+  train, test = (_load(path, s, image_size=0) for s in ('train', 'test'))
+  expected = np.concatenate([parts['val'], parts['test']])
+  for found, images in ((train, parts['train']), (test, expected)):
+    np.testing.assert_array_equal(
+      found.images, images.reshape(len(images), 28, 28, -1)
+    )
+  assert train.labels.tolist() == [i % 3 for i in range(20)]
+  np.savez(path, **{k: v for k, v in arrays.items() if 'train' in k})
+  with pytest.raises(array_types.UsageError, match="'test'.* is empty"):
+    _load(path, 'test')
+
+
+def test_labels_in_a_column_are_taken_and_several_are_refused(tmp_path):
+  path = tmp_path / 'x.npz'
+  _write_npz(path, labels=(np.arange(40) % 3)[:, None])
+  assert set(_load(path).labels.tolist()) <= {0, 1, 2}
+  _write_npz(path, labels=np.zeros((40, 14), int))
+  with pytest.raises(array_types.UsageError, match='one label per image'):
+    _load(path)
+
+
+def test_the_arrays_that_are_there_are_named(tmp_path):
+  path = tmp_path / 'x.npz'
+  np.savez(path, pictures=np.zeros(3), classes=np.zeros(3))
+  with pytest.raises(array_types.UsageError, match='has pictures, classes'):
+    _load(path)
+
+
 def test_a_damaged_npz_and_one_without_labels_are_refused(tmp_path):
   path = tmp_path / 'x.npz'
   path.write_bytes(b'no zip')
