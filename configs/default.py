@@ -253,6 +253,8 @@ def _pretrain() -> ml_collections.ConfigDict:
   pretrain.init_from = ''  # A run, a release (its ledger counts) or an .npz.
   pretrain.init_sha256 = ''  # The hash that the .npz must have.
   pretrain.init_key_map = ''  # JSON: our leaf -> its array, models/key_map.py.
+  # A bare .npz was made with the model and diffusion of this config.
+  pretrain.init_as_configured = False
   return pretrain
 
 

@@ -84,6 +84,8 @@ class PretrainConfig:
     init_from: '' or a folder or .npz with weights to start from.
     init_sha256: '' or the hash that the file of `init_from` must have.
     init_key_map: '' or a JSON file that maps our leaves to foreign ones.
+    init_as_configured: the user vouches that a bare .npz was made with the
+      model and diffusion of this config.
   """
 
   data: registry.DataConfig
@@ -97,6 +99,7 @@ class PretrainConfig:
   init_from: str
   init_sha256: str
   init_key_map: str
+  init_as_configured: bool
 
   def __post_init__(self) -> None:
     array_types.check_non_negative('pretrain.num_steps', self.num_steps)
@@ -105,7 +108,7 @@ class PretrainConfig:
       'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
     )
     _check_decay('pretrain.ema_decay', self.ema_decay)
-    for name in ('init_sha256', 'init_key_map'):
+    for name in ('init_sha256', 'init_key_map', 'init_as_configured'):
       if getattr(self, name) and not self.init_from:
         raise ValueError(
           f'Expected pretrain.init_from to be set, as pretrain.{name} is.'

@@ -13,6 +13,11 @@ here, and the bias of six heads whose queries, keys and values are interleaved:
                                           ["transpose", [1, 0, 2]],
                                           ["reshape", [-1]]]}}
 
+What the weights were made with may stand beside them, and is compared with the
+config before they are used (`stages/first_weights.py` lists the keys):
+
+  {"made_with": {"diffusion.prediction": "eps", "model.num_groups": 32, ...}}
+
 All names of ours are in `public/model/params.npz` of any run of the network, as
 of `--stage=pretrain --config.pretrain.num_steps=0`. A network that was trained
 without a null class has no row for it ('label/null'): put one into the .npz,
@@ -37,6 +42,29 @@ _OPERATIONS: Mapping[str, Callable[[np.ndarray, Any], np.ndarray]] = {
 }
 
 
+_MADE_WITH = 'made_with'
+
+
+def made_with(key_map: epath.PathLike) -> Mapping[str, Any]:
+  """What a key map says of the model and diffusion of its weights.
+
+  Args:
+    key_map: path of a JSON file, see the module.
+
+  Returns:
+    Dotted config key -> JSON value; empty where it says nothing.
+
+  Raises:
+    UsageError: no such map, or not an object.
+  """
+  found = _read(key_map).get(_MADE_WITH, {})
+  if not isinstance(found, dict):
+    raise array_types.UsageError(
+      f'Expected {_MADE_WITH!r} of the key map {key_map} to be a JSON object.'
+    )
+  return found
+
+
 def apply(
   key_map: epath.PathLike, arrays: Mapping[str, np.ndarray], name: str
 ) -> dict[str, np.ndarray]:
@@ -54,17 +82,7 @@ def apply(
     UsageError: no such map, an entry of another form, an array that is not
       there or does not have the shape for what is to be done with it.
   """
-  try:
-    mapping = files.read_json(key_map)
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise array_types.UsageError(
-      f'Expected the key map {key_map} to be a JSON object: {error}.'
-    ) from error
-  if not isinstance(mapping, dict):
-    raise array_types.UsageError(
-      f'Expected the key map {key_map} to be a JSON object, found a'
-      f' {type(mapping).__name__}.'
-    )
+  mapping = {k: v for k, v in _read(key_map).items() if k != _MADE_WITH}
   entries = {ours: _parse(key_map, ours, mapping[ours]) for ours in mapping}
   missing = sorted({theirs for theirs, _ in entries.values()} - set(arrays))
   if missing:
@@ -85,6 +103,21 @@ def apply(
         ) from error
     found[ours] = array
   return found
+
+
+def _read(key_map: epath.PathLike) -> dict[str, Any]:
+  try:
+    mapping = files.read_json(key_map)
+  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise array_types.UsageError(
+      f'Expected the key map {key_map} to be a JSON object: {error}.'
+    ) from error
+  if not isinstance(mapping, dict):
+    raise array_types.UsageError(
+      f'Expected the key map {key_map} to be a JSON object, found a'
+      f' {type(mapping).__name__}.'
+    )
+  return mapping
 
 
 def _parse(

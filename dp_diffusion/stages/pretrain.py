@@ -21,6 +21,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages import assembly
+from dp_diffusion.stages import first_weights
 from dp_diffusion.stages import inheritance
 from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import public_data
@@ -86,12 +87,15 @@ def initial_params(config: config_lib.Config) -> array_types.Params:
   """Fresh weights, or those of `pretrain.init_from`.
 
   Raises:
-    UsageError: the file is missing, has another hash or another architecture.
+    UsageError: the file is missing, has another hash or another architecture,
+      or was made with another model or diffusion.
   """
   fresh = assembly.init_params(config, config.pretrain.data)
   if not config.pretrain.init_from:
     return fresh
   path = inheritance.init_path(config.pretrain)
+  if path.exists():
+    first_weights.check(config, path)
   source = weights.load_params(
     path,
     expected_sha256=config.pretrain.init_sha256,

@@ -47,6 +47,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
       'pretrain.init_from': str(path),
       'pretrain.init_sha256': files.sha256(path),
       'pretrain.init_key_map': str(folder / 'map.json'),
+      'pretrain.init_as_configured': 'true',
       'privacy.solve_for': 'epsilon',
       'privacy.epsilon': 'none',
       'privacy.noise_multiplier': '1.25',

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from dp_diffusion import array_types
+from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import release_marks
@@ -15,6 +16,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
+from tests.stages import command
 
 SPENT = mechanism_lib.DpSgdMechanism(
   num_examples=1000,
@@ -51,7 +53,12 @@ def make(
   """Writes a model, on demand images of 8x8 pixels, and their statement."""
   spent = ledger(**of_ledger)
   params = PARAMS if params is None else params
-  release.write_model(folder, weights.flatten(params), {'unet': {}})
+  config = config_lib.to_dict(config_lib.load(command.DIGITS_SMOKE))
+  release.write_model(
+    folder,
+    weights.flatten(params),
+    {'unet': config['model'], 'diffusion': config['diffusion']},
+  )
   if with_images:
     _write_images(folder, spent)
   statement = statement_lib.statement(
