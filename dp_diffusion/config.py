@@ -12,9 +12,10 @@ from typing import Any
 
 import ml_collections
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import config_sources
 from dp_diffusion import config_values
+from dp_diffusion import errors
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
@@ -25,7 +26,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
 from dp_diffusion.training import optimizers
 
-UsageError = array_types.UsageError
+UsageError = errors.UsageError
 NUM_INCEPTION_FEATURES = 2048
 NOISED_HISTOGRAM = 'noised_histogram'  # A way to choose the labels.
 
@@ -102,9 +103,9 @@ class PretrainConfig:
   init_as_configured: bool
 
   def __post_init__(self) -> None:
-    array_types.check_non_negative('pretrain.num_steps', self.num_steps)
-    array_types.check_at_least('pretrain.batch_size', self.batch_size, 1)
-    array_types.check_at_least(
+    checks.check_non_negative('pretrain.num_steps', self.num_steps)
+    checks.check_at_least('pretrain.batch_size', self.batch_size, 1)
+    checks.check_at_least(
       'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
     )
     _check_decay('pretrain.ema_decay', self.ema_decay)
@@ -151,21 +152,17 @@ class FinetuneConfig:
         f'Expected finetune.augmult={self.augmult!r} to be >= 1: it is the '
         'number of draws per record.'
       )
-    array_types.check_non_negative(
-      'finetune.microbatch_size', self.microbatch_size
-    )
-    array_types.check_non_negative(
-      'finetune.draw_chunk_size', self.draw_chunk_size
-    )
+    checks.check_non_negative('finetune.microbatch_size', self.microbatch_size)
+    checks.check_non_negative('finetune.draw_chunk_size', self.draw_chunk_size)
     if self.draw_chunk_size and self.augmult % self.draw_chunk_size:
       raise ValueError(
         f'Expected finetune.draw_chunk_size={self.draw_chunk_size} to divide'
         f' finetune.augmult={self.augmult}.'
       )
-    array_types.check_at_least(
+    checks.check_at_least(
       'finetune.checkpoint_every_steps', self.checkpoint_every_steps, 1
     )
-    array_types.check_one_of(
+    checks.check_one_of(
       'finetune.release_weights', self.release_weights, ('ema', 'last')
     )
     _check_decay('finetune.ema_decay', self.ema_decay)
@@ -198,9 +195,9 @@ class SampleConfig:
   write_tfds: bool
 
   def __post_init__(self) -> None:
-    array_types.check_at_least('sample.num_samples', self.num_samples, 1)
-    array_types.check_at_least('sample.batch_size', self.batch_size, 1)
-    array_types.check_at_least('sample.shard_size', self.shard_size, 1)
+    checks.check_at_least('sample.num_samples', self.num_samples, 1)
+    checks.check_at_least('sample.batch_size', self.batch_size, 1)
+    checks.check_at_least('sample.shard_size', self.shard_size, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 
 STAND_IN_CLASSES = ('first', 'second')  # Where the config names none.
@@ -91,7 +91,7 @@ def check_read(data: registry.DataConfig, public: registry.DataConfig) -> None:
     read = others | set(registry.reads(config.name))
     for key in registry.keys_of_sources():
       if getattr(config, key) and key not in read:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'{section}.{key}={getattr(config, key)!r} would not be read by'
           f' {section}.name={config.name!r}, only by'
           f' {registry.readers_text(key)}: set {section}.name, or leave'

@@ -19,9 +19,9 @@ import types
 import typing
 from typing import Any
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 
-UsageError = array_types.UsageError
+UsageError = errors.UsageError
 
 
 def load_file(config_argument: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 ENVIRONMENT_VARIABLE = 'DP_DIFFUSION_CRASH_AT'
 
@@ -38,12 +38,12 @@ def reach(point: str) -> None:
   Raises:
     ValueError: for an unknown point, here or in the environment.
   """
-  array_types.check_one_of('point', point, POINTS)
+  checks.check_one_of('point', point, POINTS)
   wanted = os.environ.get(ENVIRONMENT_VARIABLE, '')
   if not wanted:
     return
   name, _, times = wanted.partition(':')
-  array_types.check_one_of(ENVIRONMENT_VARIABLE, name, POINTS)
+  checks.check_one_of(ENVIRONMENT_VARIABLE, name, POINTS)
   if name != point:
     return
   _times_reached[point] = _times_reached.get(point, 0) + 1

@@ -20,7 +20,7 @@ import zlib
 from etils import epath
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # What `OSError.errno` says of a disk.
 
@@ -123,8 +123,8 @@ def read_whole(path: epath.PathLike, *names: str) -> list[np.ndarray]:
 
 def _gone_or_damaged(
   path: epath.PathLike, error: Exception
-) -> array_types.UsageError:
-  return array_types.UsageError(
+) -> errors.UsageError:
+  return errors.UsageError(
     f'{os.fspath(path)} is gone or damaged ({error}): restore it.'
   )
 

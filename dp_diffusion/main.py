@@ -21,9 +21,10 @@ import pathlib
 import shlex
 import sys
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import compile_cache
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import host_memory
 from dp_diffusion import xla_flags
@@ -72,13 +73,13 @@ def parse(argv: Sequence[str]) -> Arguments:
     if not is_override and flag not in values:
       near = difflib.get_close_matches(flag, _FLAGS, n=1)
       hint = f'; did you mean {near[0]}?' if near else '.'
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Unknown argument {flag!r}. Expected --config, --workdir, --stage'
         f' or --config.KEY=VALUE{hint}'
       )
     if not equals:
       if not rest:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'Expected a value after {flag}, as in {flag}=VALUE.'
         )
       value = rest.pop(0)
@@ -87,14 +88,14 @@ def parse(argv: Sequence[str]) -> Arguments:
     else:
       values[flag] = value
   if not values['--config']:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected --config=FILE, such as --config=configs/NAME.py;'
       ' --help lists the flags.'
     )
   try:
-    array_types.check_one_of('--stage', values['--stage'], STAGES)
+    checks.check_one_of('--stage', values['--stage'], STAGES)
   except ValueError as error:
-    raise array_types.UsageError(str(error)) from None
+    raise errors.UsageError(str(error)) from None
   return Arguments(
     values['--config'], values['--workdir'], values['--stage'], overrides
   )
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   try:
     run(parse(argv))
-  except array_types.UsageError as error:
+  except errors.UsageError as error:
     print(f'error: {_one_line(error)}', file=sys.stderr)
     return 2
   except OSError as error:
@@ -155,10 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
-  except array_types.Failed as error:
+  except errors.Failed as error:
     print(f'failed: {_one_line(error)}', file=sys.stderr)
     return 1
-  except array_types.Interrupted as error:
+  except errors.Interrupted as error:
     console.say(str(error))
     return 130
   except KeyboardInterrupt:

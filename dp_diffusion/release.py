@@ -28,14 +28,15 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import console
 from dp_diffusion import crash_points
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release_card
 from dp_diffusion import release_marks
+from dp_diffusion import types
 from dp_diffusion.data import tfds_writer
-from dp_diffusion.evaluation import figures
+from dp_diffusion.evaluation.report import figures
 from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
@@ -48,7 +49,7 @@ _OURS = re.compile(  # Whatever else lies here no event has paid for.
 
 def write_model(
   release_dir: epath.PathLike,
-  params: array_types.Params,
+  params: types.Params,
   description: Mapping[str, Any],
 ) -> None:
   """Writes the released weights.
@@ -73,7 +74,7 @@ def check_no_leftovers(release_dir: epath.PathLike) -> None:
   """
   folder = epath.Path(release_dir)
   if folder.exists() and (names := files.list_files(folder)):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected no files in {folder} before the first private step, found'
       f' {names[0]}: it is of another run, and the statement of this one would'
       ' not cover it. Move the folder away, or give another --workdir.'
@@ -90,7 +91,7 @@ def read_model(
   """
   folder = epath.Path(release_dir) / 'model'
   if not (folder / 'model.json').exists():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected a released model in {folder}; run the stage finetune first.'
     )
   arrays = files.read_npz(folder / 'params.npz')
@@ -162,7 +163,7 @@ def read_dataset(
 
 
 def write_dataset_info(
-  release_dir: epath.PathLike, spec: array_types.DatasetSpec
+  release_dir: epath.PathLike, spec: types.DatasetSpec
 ) -> None:
   """Writes `dataset/dataset.json`: what the arrays alone do not say.
 
@@ -191,9 +192,7 @@ def read_dataset_info(release_dir: epath.PathLike) -> dict[str, Any]:
   """
   path = epath.Path(release_dir) / 'dataset' / 'dataset.json'
   if not path.exists():
-    raise array_types.UsageError(
-      f'Expected {path}; run the stage sample first.'
-    )
+    raise errors.UsageError(f'Expected {path}; run the stage sample first.')
   return files.read_json(path)
 
 
@@ -287,7 +286,7 @@ def seal(
   files.remove_unfinished(release_dir)
   names = [n for n in files.list_files(release_dir) if n != STATEMENT]
   if foreign := [name for name in names if not _OURS.fullmatch(name)]:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected no files of others in {release_dir}, no guarantee covers them:'
       f' move {", ".join(foreign)} away and run again.'
     )
@@ -306,14 +305,14 @@ def main(argv: Sequence[str]) -> int:
   try:
     statement_path = release_dir / STATEMENT
     if not statement_path.exists():
-      raise array_types.UsageError(f'Expected a release with {statement_path}.')
+      raise errors.UsageError(f'Expected a release with {statement_path}.')
     statement = files.read_whole_json(statement_path)
     _check_unchanged(release_dir, statement)
     folder = write_tfds(release_dir)
     if folder is None:
       return 1
     seal(release_dir, statement)
-  except array_types.UsageError as error:
+  except errors.UsageError as error:
     console.warn(str(error))
     return 2
   console.say(f'{folder}')
@@ -332,14 +331,14 @@ def _check_unchanged(
   for name in files.list_files(release_dir):
     is_tfds = name.startswith('dataset/tfds/')
     if name != STATEMENT and name not in stated and not is_tfds:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected no {name} in {release_dir}, as its statement does not list'
         ' it: move it away.'
       )
   for name, digest in stated.items():
     path = release_dir / name
     if not path.exists() or files.sha256(path) != digest:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {path} as it was released (sha256 {digest}): it was changed'
         ' or is gone. Restore it.'
       )
@@ -352,13 +351,13 @@ def _shards(
   folder = epath.Path(release_dir) / 'dataset'
   paths = sorted(folder.glob('images-*-of-*.npz'))
   if not paths:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected images-*.npz in {folder}; run the stage sample first.'
     )
   num_shards = int(paths[0].stem.rpartition('-')[2])
   missing = missing_shards(release_dir, num_shards)
   if missing or len(paths) != num_shards:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {num_shards} shards in {folder}, not {len(paths)}: run'
       ' --stage=sample; where that is complete, restore what is missing.'
     )

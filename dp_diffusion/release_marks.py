@@ -32,7 +32,7 @@ import zlib
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 
 NAME = 'dp_release'  # Of the extra array in an .npz.
 STATEMENT = 'privacy.json'
@@ -180,7 +180,7 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
   try:
     mark = of_npz(path) if path.is_file() else of_tfds(path)
   except ValueError as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the mark {NAME} of {path} to be that of a release, but'
       f' {error}: take the files as they were published.'
     ) from error
@@ -195,7 +195,7 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
     elif is_ours and of_statement(statement or {}) == mark:
       return origin
   if mark is not None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the ledger of {path}, which holds images released under'
       f' differential privacy: put the {STATEMENT} of their release beside'
       ' them, or name them inside the whole release folder.'

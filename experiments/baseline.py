@@ -15,14 +15,15 @@ from collections.abc import Sequence
 import shlex
 import sys
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import main as main_lib
 from dp_diffusion.baselines import settings
 from dp_diffusion.stages import baseline
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 
 
 def run(argv: Sequence[str]) -> None:
@@ -31,11 +32,11 @@ def run(argv: Sequence[str]) -> None:
   methods = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
   if len(methods) != 1:
     known = ', '.join(settings.METHODS)
-    raise array_types.UsageError(f'Expected --method=, one of {known}.')
-  array_types.check_one_of('--method', methods[0], settings.METHODS)
+    raise errors.UsageError(f'Expected --method=, one of {known}.')
+  checks.check_one_of('--method', methods[0], settings.METHODS)
   arguments = main_lib.parse([a for a in argv if not a.startswith(prefix)])
   if not arguments.workdir:
-    raise array_types.UsageError('Expected --workdir=FOLDER, of its own.')
+    raise errors.UsageError('Expected --workdir=FOLDER, of its own.')
   config = config_lib.load(arguments.config, arguments.overrides)
   workdir = workdirs.open_workdir(arguments.workdir)
   command = shlex.join(['python', '-m', 'experiments.baseline', *argv])
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except ValueError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  except array_types.Interrupted as error:
+  except errors.Interrupted as error:
     console.say(str(error))
     return 130
   return 0

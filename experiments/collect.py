@@ -96,14 +96,17 @@ def ablation_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
-  """The mutations in markdown, by the folder that they were made in."""
+  """The mutations in markdown, by the subpackage that they were made in."""
   found = [line for result in results for line in result.get('mutations', ())]
   if not found:
     return 'No mutation run has been collected yet.'
   survivors = [m['name'] for m in found if '::' not in m['killed_by']]
   lines = [('Folder', 'Mistakes made in it, one at a time', 'Noticed by')]
   lines.append(('---',) * len(lines[0]))
-  folders = [str(pathlib.PurePosixPath(line['file']).parent) for line in found]
+  folders = [
+    '/'.join(pathlib.PurePosixPath(line['file']).parent.parts[:2])
+    for line in found
+  ]
   for folder in dict.fromkeys(folders):
     here = [m for m, where in zip(found, folders) if where == folder]
     names = '; '.join(

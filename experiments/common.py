@@ -30,8 +30,8 @@ import threading
 import time
 from typing import Any
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.privacy import statement
 from experiments import copies
@@ -232,7 +232,7 @@ def execute_all(
       console.say('stopping: runs in progress save and end')
       processes.stop()
       pool.shutdown(wait=True, cancel_futures=True)
-      raise array_types.Interrupted(
+      raise errors.Interrupted(
         'Stopped; everything is saved. The same command continues.'
       ) from None
   return failed

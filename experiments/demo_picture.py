@@ -25,7 +25,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import figures
+from dp_diffusion.evaluation.report import figures
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _GAP = 36

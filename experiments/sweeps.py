@@ -27,10 +27,10 @@ import shlex
 import sys
 from typing import Any
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import workdirs
 from experiments import common
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -82,7 +82,7 @@ def main(
   command = shlex.join(['python', '-m', module, *argv])
   try:
     return _run(experiment, parse(experiment.name, doc, argv), command)
-  except array_types.Interrupted as error:
+  except errors.Interrupted as error:
     console.say(str(error))
     return common.INTERRUPTED
 

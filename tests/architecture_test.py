@@ -6,10 +6,10 @@ Layers (imports go down only):
   6  stages                             0-5
   5  config, release                    0-4, not one another
   4  baselines, evaluation              0-3
-  3  evaluation.features                0-2
+  3  evaluation.metrics.features                0-2
   2  training                           0 and privacy
   1  privacy, diffusion, models, data   0, not one another
-  0  array_types, console, crash_points, files    0
+  0  types, errors, checks, console, files, ...  0
 """
 
 from __future__ import annotations
@@ -34,30 +34,38 @@ MAX_PARAMETERS = 7  # Without `self`.
 # needed fails the test.
 _TORCH = 'torch is imported when used: its class and closures lie inside'
 OVER_THE_LIMITS = {
-  'dp_diffusion/evaluation/classifiers.py:_compiled': 'to be divided',
-  'dp_diffusion/evaluation/fid.py:compare': 'names want a dataclass',
-  'dp_diffusion/evaluation/memorization.py:compare': 'sets want a dataclass',
-  'dp_diffusion/evaluation/prdc.py:compare': 'names want a dataclass',
-  'dp_diffusion/evaluation/quality.py:compare': 'sets want a dataclass',
-  'dp_diffusion/evaluation/report_memorization.py:section': 'to be divided',
-  'dp_diffusion/evaluation/report_quality.py:section': 'to be divided',
+  'dp_diffusion/evaluation/classifiers/training.py:_compiled': 'to be divided',
+  'dp_diffusion/evaluation/metrics/fid.py:compare': 'names want a dataclass',
+  'dp_diffusion/evaluation/metrics/memorization.py:compare': (
+    'sets want a dataclass'
+  ),
+  'dp_diffusion/evaluation/metrics/prdc.py:compare': 'names want a dataclass',
+  'dp_diffusion/evaluation/metrics/quality.py:compare': 'sets want a dataclass',
+  'dp_diffusion/evaluation/report/memorization_section.py:section': (
+    'to be divided'
+  ),
+  'dp_diffusion/evaluation/report/quality_section.py:section': 'to be divided',
   'dp_diffusion/privacy/clipping.py:clipped_grad_sum': 'wants a config',
   'dp_diffusion/stages/audit.py:_train': 'wants a dataclass',
   'dp_diffusion/stages/baseline_classifier.py:run': 'to be divided',
-  'dp_diffusion/stages/distances.py:sections': 'sets want a dataclass',
+  'dp_diffusion/stages/evaluation/image_distances.py:sections': (
+    'sets want a dataclass'
+  ),
   'dp_diffusion/stages/finetune.py:run': 'to be divided',
   'dp_diffusion/stages/finetune.py:wire_steps': 'wants a dataclass',
-  'dp_diffusion/stages/measuring.py:measure': 'to be divided',
+  'dp_diffusion/stages/evaluation/measurements.py:measure': 'to be divided',
   'dp_diffusion/stages/sample.py:make_sample_fn': 'wants a class',
-  'dp_diffusion/training/step.py:accumulate': 'wants a dataclass',
-  'dp_diffusion/training/step.py:public_step': 'wants a dataclass',
+  'dp_diffusion/training/private_step.py:accumulate': 'wants a dataclass',
+  'dp_diffusion/training/public_step.py:public_step': 'wants a dataclass',
   'experiments/common.py:row': 'one keyword per column of the table',
   'experiments/benchmarks/peers_torch.py:make_module': _TORCH,
   'experiments/benchmarks/peers_torch.py:make_methods': _TORCH,
 }
 
 LAYERS = {
-  'array_types': 0,
+  'checks': 0,
+  'errors': 0,
+  'types': 0,
   'compile_cache': 0,
   'console': 0,
   'crash_points': 0,
@@ -70,7 +78,7 @@ LAYERS = {
   'models': 1,
   'data': 1,
   'training': 2,
-  'evaluation.features': 3,
+  'evaluation.metrics.features': 3,
   'evaluation': 4,
   'baselines': 4,
   'config': 5,
@@ -226,14 +234,18 @@ def test_the_rules_bite():
   )
   assert not may_import('dp_diffusion.privacy.noise', 'dp_diffusion.training.x')
   assert not may_import(
-    'dp_diffusion.training.loop', 'dp_diffusion.models.unet'
+    'dp_diffusion.training.private_loop', 'dp_diffusion.models.unet'
   )
   assert not may_import(
-    'dp_diffusion.evaluation.features', 'dp_diffusion.config'
+    'dp_diffusion.evaluation.metrics.features', 'dp_diffusion.config'
   )
   assert not may_import('dp_diffusion.files', 'dp_diffusion.data.registry')
-  assert may_import('dp_diffusion.training.loop', 'dp_diffusion.privacy.noise')
-  assert may_import('dp_diffusion.evaluation.fid', 'dp_diffusion.data.registry')
+  assert may_import(
+    'dp_diffusion.training.private_loop', 'dp_diffusion.privacy.noise'
+  )
+  assert may_import(
+    'dp_diffusion.evaluation.metrics.fid', 'dp_diffusion.data.registry'
+  )
   names = {i.name for i in _walk(ast.parse('import jax\njax.pmap(f)'), False)}
   assert names == {'jax', 'jax.pmap'}
   (found,) = _walk(ast.parse('def f():\n  import clu'), False)

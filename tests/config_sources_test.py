@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -99,7 +99,7 @@ def test_made_up_images_have_classes_and_own_ones_those_of_the_user() -> None:
 def test_what_nothing_reads_is_refused(
   name: str, changed: dict[str, str], words: str
 ) -> None:
-  with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
+  with pytest.raises(errors.UsageError, match=re.escape(words)) as error:
     _load(name, **changed)
   assert '\n' not in str(error.value)
 

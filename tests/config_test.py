@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = str(ROOT / 'configs' / 'digits.py')
@@ -66,7 +66,7 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
   ],
 )
 def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
-  with pytest.raises(array_types.UsageError, match=re.escape(words)) as error:
+  with pytest.raises(errors.UsageError, match=re.escape(words)) as error:
     config_lib.load(DIGITS, {key: text})
   assert '\n' not in str(error.value)
 
@@ -86,14 +86,14 @@ def test_fid_needs_enough_images_that_are_held_out() -> None:
   config = str(ROOT / 'configs' / 'own_images.py')
   changed = {'data.class_names': "('a', 'b')", 'data.path': '/data'}
   config_lib.load(config, changed)
-  with pytest.raises(array_types.UsageError, match='held out, not 1111'):
+  with pytest.raises(errors.UsageError, match='held out, not 1111'):
     config_lib.load(config, changed | {'data.test_fraction': '0.1'})
 
 
 @pytest.mark.parametrize('name', ['image_size', 'channels'])
 def test_the_network_needs_the_shape_of_the_images(name: str) -> None:
   changed = {f'data.{name}': '0', f'pretrain.data.{name}': '0'}
-  with pytest.raises(array_types.UsageError, match=f'data.{name}=0 to be that'):
+  with pytest.raises(errors.UsageError, match=f'data.{name}=0 to be that'):
     config_lib.load(DIGITS, changed)
 
 
@@ -144,9 +144,9 @@ def test_classes_that_look_like_numbers_need_no_quotes(text, names) -> None:
 
 
 def test_unknown_file_and_variant_name_the_known_ones() -> None:
-  with pytest.raises(array_types.UsageError, match=r'Did you mean .*digits'):
+  with pytest.raises(errors.UsageError, match=r'Did you mean .*digits'):
     config_lib.load(str(ROOT / 'configs' / 'digit.py'))
-  with pytest.raises(array_types.UsageError, match='one of: .*smoke'):
+  with pytest.raises(errors.UsageError, match='one of: .*smoke'):
     config_lib.load(DIGITS + ':smok')
 
 
@@ -173,7 +173,7 @@ def test_a_broken_config_file_names_its_line(
 ) -> None:
   path = tmp_path / 'mine.py'
   path.write_text(text)
-  with pytest.raises(array_types.UsageError, match=words) as error:
+  with pytest.raises(errors.UsageError, match=words) as error:
     config_lib.load(str(path))
   assert '\n' not in str(error.value)
 

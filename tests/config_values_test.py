@@ -9,9 +9,9 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
+from dp_diffusion import errors
 
 OWN = str(pathlib.Path(__file__).parent.parent / 'configs/own_images.py:smoke')
 
@@ -68,5 +68,5 @@ def test_numbers_in_a_config_file_are_taken_or_shown_with_quotes():
   values = {'name': 'generated', 'class_names': (0, True)}
   assert config_values.build(kind, values, '').class_names == ('0', 'True')
   words = "class_names=0.5 to be of type str, in quotes: '0.5'"
-  with pytest.raises(array_types.UsageError, match=re.escape(words)):
+  with pytest.raises(errors.UsageError, match=re.escape(words)):
     config_values.build(kind, values | {'class_names': (0.5,)}, 'data.')

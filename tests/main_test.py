@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion import main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def test_flags_and_overrides_are_read_in_both_forms() -> None:
   ],
 )
 def test_bad_usage_is_named(argv: list[str], words: str) -> None:
-  with pytest.raises(array_types.UsageError, match=words):
+  with pytest.raises(errors.UsageError, match=words):
     main.parse(argv)
 
 
@@ -71,7 +71,7 @@ def test_a_message_of_several_lines_becomes_one(
   capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
   def run(arguments: main.Arguments) -> None:
-    raise array_types.UsageError('The host said:\n\tno.')
+    raise errors.UsageError('The host said:\n\tno.')
 
   monkeypatch.setattr(main, 'run', run)
   assert main.main(['--config=a.py']) == 2

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion import release_marks
 
 LEDGER = {
@@ -93,9 +93,7 @@ def test_marked_images_without_a_ledger(tmp_path, beside):
     text = (tmp_path / 'release' / 'privacy.json').read_text()
     (away / 'privacy.json').write_text(text[:-9])
   for place in (away / 'x.npz', away / '1.0.0'):
-    with pytest.raises(
-      array_types.UsageError, match='Expected the ledger of'
-    ) as e:
+    with pytest.raises(errors.UsageError, match='Expected the ledger of') as e:
       release_marks.find(place)
     assert '\n' not in str(e.value)
 
@@ -112,14 +110,14 @@ def test_marked_images_without_a_ledger(tmp_path, beside):
 )
 def test_a_damaged_mark_is_refused(tmp_path, array):
   np.savez(tmp_path / 'x.npz', dp_release=array)
-  with pytest.raises(array_types.UsageError, match='as they were published'):
+  with pytest.raises(errors.UsageError, match='as they were published'):
     release_marks.find(tmp_path / 'x.npz')
 
 
 def test_a_damaged_mark_in_tfds_is_refused(tmp_path):
   info = {'description': 'Synthetic. dp_release={"ledger'}
   (tmp_path / 'dataset_info.json').write_text(json.dumps(info))
-  with pytest.raises(array_types.UsageError, match='cut off'):
+  with pytest.raises(errors.UsageError, match='cut off'):
     release_marks.find(tmp_path)
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import crash_points
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import release_marks
+from dp_diffusion import types
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -25,7 +26,7 @@ from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import verify
 from tests.stages import command
 
-SPEC = array_types.DatasetSpec(
+SPEC = types.DatasetSpec(
   name='Tiny:shapes',
   image_shape=(6, 6, 3),
   class_names=('circle', 'square', 'star'),
@@ -74,7 +75,7 @@ def test_only_missing_shards_are_made_again(tmp_path):
   release.write_shard(tmp_path, 1, 3, *make_shard(1))
   assert release_marks.of_npz(release.shard_path(tmp_path, 1, 3)) is None
   assert release.missing_shards(tmp_path, 3) == (0, 2)
-  with pytest.raises(array_types.UsageError, match='3 shards'):
+  with pytest.raises(errors.UsageError, match='3 shards'):
     release.read_dataset(tmp_path)
 
 
@@ -82,16 +83,16 @@ def test_a_damaged_shard_is_named(tmp_path):
   write_dataset(tmp_path)
   path = tmp_path / 'dataset' / 'images-00001-of-00002.npz'
   path.write_bytes(path.read_bytes()[:100])
-  with pytest.raises(array_types.UsageError, match=f'{path.name} is gone or'):
+  with pytest.raises(errors.UsageError, match=f'{path.name} is gone or'):
     release.read_dataset(tmp_path)
 
 
 def test_absent_parts_name_the_stage_that_makes_them(tmp_path):
-  with pytest.raises(array_types.UsageError, match='stage sample'):
+  with pytest.raises(errors.UsageError, match='stage sample'):
     release.read_dataset(tmp_path)
-  with pytest.raises(array_types.UsageError, match='stage sample'):
+  with pytest.raises(errors.UsageError, match='stage sample'):
     release.read_dataset_info(tmp_path)
-  with pytest.raises(array_types.UsageError, match='stage finetune'):
+  with pytest.raises(errors.UsageError, match='stage finetune'):
     release.read_model(tmp_path)
 
 
@@ -158,7 +159,7 @@ def test_seal_covers_no_file_of_others(tmp_path, name):
   before = (tmp_path / 'privacy.json').read_bytes()
   (tmp_path / name).parent.mkdir(exist_ok=True)
   (tmp_path / name).write_bytes(b'x')
-  with pytest.raises(array_types.UsageError, match=name) as raised:
+  with pytest.raises(errors.UsageError, match=name) as raised:
     release.seal(tmp_path, STATEMENT)
   assert '\n' not in str(raised.value)
   assert (tmp_path / 'privacy.json').read_bytes() == before
@@ -272,9 +273,9 @@ def _run(code, *arguments, cwd, **environment):
 _WRITE = """
 import sys
 import numpy as np
-from dp_diffusion import array_types, release, release_marks
+from dp_diffusion import release, release_marks, types
 mark = release_marks.make({'version': 1}, 'a' * 64)
-spec = array_types.DatasetSpec(
+spec = types.DatasetSpec(
   name='t', image_shape=(6, 6, 3), class_names=('a', 'b', 'c'))
 for folder in sys.argv[1:]:
   release.write_model(folder, {'w': np.ones((3, 3), np.float32)}, {'width': 1})

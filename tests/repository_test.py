@@ -91,3 +91,15 @@ def test_test_modules_are_named_to_be_found(repository):
     tree = ast.parse(path.read_text())
     names = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     assert not [n for n in names if n.startswith('test_')], path
+
+
+def test_the_map_of_the_packages_is_whole(repository):
+  text = (repository / 'CONTRIBUTING.md').read_text()
+  named = set(re.findall(r'^\| `(dp_diffusion/[\w/]+)`', text, re.MULTILINE))
+  package = repository / 'dp_diffusion'
+  there = {
+    str(path.parent.relative_to(repository))
+    for path in package.glob('*/**/__init__.py')
+  }
+  assert there - named <= {'dp_diffusion/evaluation'}
+  assert named <= there

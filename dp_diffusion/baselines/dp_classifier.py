@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import augment
 from dp_diffusion.models import small_cnn
 from dp_diffusion.models import wide_resnet
@@ -55,16 +57,16 @@ class DpClassifierConfig:
   ema_decay: float
 
   def __post_init__(self) -> None:
-    array_types.check_one_of('name', self.name, NAMES)
-    array_types.check_non_negative('num_public_steps', self.num_public_steps)
+    checks.check_one_of('name', self.name, NAMES)
+    checks.check_non_negative('num_public_steps', self.num_public_steps)
     for field in (
       'public_batch_size',
       'num_steps',
       'expected_batch_size',
       'augmult',
     ):
-      array_types.check_at_least(field, getattr(self, field), 1)
-    array_types.check_positive('l2_clip_norm', self.l2_clip_norm)
+      checks.check_at_least(field, getattr(self, field), 1)
+    checks.check_positive('l2_clip_norm', self.l2_clip_norm)
     if not 0 <= self.ema_decay < 1:
       raise ValueError(
         f'Expected ema_decay={self.ema_decay!r} to be in [0, 1).'
@@ -85,7 +87,7 @@ class DpClassifierConfig:
       UsageError: epsilon is not given.
     """
     if config.epsilon is None:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         'Expected privacy.epsilon to be given, as the classifier is calibrated'
         ' to it; set it, and solve_for=noise_multiplier.'
       )
@@ -113,7 +115,7 @@ class LogisticRegression(nn.Module):
 
 def make_module(name: str, num_classes: int) -> nn.Module:
   """The network of a name in `NAMES`; no layer couples examples."""
-  array_types.check_one_of('name', name, NAMES)
+  checks.check_one_of('name', name, NAMES)
   if name == 'small_cnn':
     return small_cnn.SmallCNN(num_classes=num_classes)
   if name == 'logistic_regression':
@@ -125,8 +127,8 @@ def make_module(name: str, num_classes: int) -> nn.Module:
 
 
 def init_params(
-  module: nn.Module, image_shape: tuple[int, int, int], key: array_types.Key
-) -> array_types.Params:
+  module: nn.Module, image_shape: tuple[int, int, int], key: types.Key
+) -> types.Params:
   """Fresh weights from a public key.
 
   Raises:
@@ -142,9 +144,7 @@ def init_params(
   return variables['params']
 
 
-def make_loss_fn(
-  module: nn.Module, data: augment.CropAndFlip
-) -> array_types.LossFn:
+def make_loss_fn(module: nn.Module, data: augment.CropAndFlip) -> types.LossFn:
   """The cross-entropy of ONE draw of ONE example.
 
   Args:
@@ -156,10 +156,10 @@ def make_loss_fn(
   """
 
   def loss_fn(
-    params: array_types.Params,
-    example: array_types.Example,
-    draw_key: array_types.Key,
-  ) -> array_types.Array:
+    params: types.Params,
+    example: types.Example,
+    draw_key: types.Key,
+  ) -> types.Array:
     image = augment.augment(example['image'], draw_key, data)
     logits = module.apply({'params': params}, image[None], train=True)
     assert isinstance(logits, jax.Array)
@@ -171,7 +171,7 @@ def make_loss_fn(
 
 
 def make_predict_fn(
-  module: nn.Module, params: array_types.Params, batch_size: int = 500
+  module: nn.Module, params: types.Params, batch_size: int = 500
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Binds weights: uint8[N, H, W, C] -> most probable classes int32[N]."""
 

@@ -17,13 +17,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.models import feature_nets
 from dp_diffusion.models import small_cnn
 
 # float32[B, H, W, C] in [-1, 1] -> activations [B, ...] of a public network.
-ActivationsFn = Callable[[array_types.Array], Sequence[array_types.Array]]
+ActivationsFn = Callable[[types.Array], Sequence[types.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class DpMepfConfig:
   second_moment: float
 
   def __post_init__(self) -> None:
-    array_types.check_at_least('max_side', self.max_side, 1)
+    checks.check_at_least('max_side', self.max_side, 1)
     if not 0 <= self.second_moment < 1:
       raise ValueError(
         f'Expected second_moment={self.second_moment!r} to be in [0, 1).'
@@ -62,7 +63,7 @@ def make_feature_fn(
     float32[B, H, W, C] in [-1, 1] -> float32[B, F] of norm at most 1.
   """
 
-  def features(images: array_types.Array) -> array_types.Array:
+  def features(images: types.Array) -> types.Array:
     maps = [_shrink(a, config.max_side) for a in activations_fn(images)]
     first = [mean_embedding.unit_norm(x) for x in maps]
     parts = [((1 - config.second_moment) / len(maps), first)]
@@ -87,17 +88,15 @@ def from_weights(weights: feature_nets.Weights) -> ActivationsFn:
   """
   _, net = feature_nets.kind_of(weights)
 
-  def activations(images: array_types.Array) -> list[array_types.Array]:
-    found: list[array_types.Array] = []
+  def activations(images: types.Array) -> list[types.Array]:
+    found: list[types.Array] = []
     net(weights, (images + 1.0) * 127.5, found.append)
     return found
 
   return activations
 
 
-def from_small_cnn(
-  variables: array_types.PyTree, num_classes: int
-) -> ActivationsFn:
+def from_small_cnn(variables: types.PyTree, num_classes: int) -> ActivationsFn:
   """The activations of a `SmallCNN` that was trained on public data.
 
   Args:
@@ -106,7 +105,7 @@ def from_small_cnn(
   """
   module = small_cnn.SmallCNN(num_classes=num_classes)
 
-  def activations(images: array_types.Array) -> list[array_types.Array]:
+  def activations(images: types.Array) -> list[types.Array]:
     _, found = module.apply(
       variables, images, capture_intermediates=True, mutable=['intermediates']
     )
@@ -118,7 +117,7 @@ def from_small_cnn(
   return activations
 
 
-def _shrink(maps: array_types.Array, max_side: int) -> array_types.Array:
+def _shrink(maps: types.Array, max_side: int) -> types.Array:
   """Averages maps over squares and flattens them: float32[B, F]."""
   if maps.ndim == 4:
     factor = -(-max(maps.shape[1:3]) // max_side)

@@ -12,7 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 
 
@@ -30,9 +31,9 @@ class DpMerfConfig:
   length_scale: float
 
   def __post_init__(self) -> None:
-    array_types.check_at_least('num_features', self.num_features, 2)
-    array_types.check_positive('length_scale', self.length_scale)
-    array_types.check_finite('length_scale', self.length_scale)
+    checks.check_at_least('num_features', self.num_features, 2)
+    checks.check_positive('length_scale', self.length_scale)
+    checks.check_finite('length_scale', self.length_scale)
     if self.num_features % 2:
       raise ValueError(
         f'Expected num_features={self.num_features} to be even: half of them'
@@ -43,7 +44,7 @@ class DpMerfConfig:
 def make_feature_fn(
   config: DpMerfConfig,
   image_shape: tuple[int, int, int],
-  key: array_types.Key,
+  key: types.Key,
 ) -> mean_embedding.FeatureFn:
   """Draws the frequencies: public, and blind to the data.
 
@@ -63,7 +64,7 @@ def make_feature_fn(
   frequencies = jax.random.normal(key, (num_pixels, config.num_features // 2))
   frequencies = frequencies / (config.length_scale * num_pixels**0.5)
 
-  def features(images: array_types.Array) -> array_types.Array:
+  def features(images: types.Array) -> types.Array:
     angles = images.reshape((len(images), -1)) @ frequencies
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
     return waves * (2 / config.num_features) ** 0.5

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import console
+from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.training import optimizers
 
@@ -43,7 +44,7 @@ class GeneratorConfig:
 
   def __post_init__(self) -> None:
     for name in ('latent_dim', 'channels', 'num_steps', 'batch_size'):
-      array_types.check_at_least(name, getattr(self, name), 1)
+      checks.check_at_least(name, getattr(self, name), 1)
 
 
 class Generator(nn.Module):
@@ -86,9 +87,9 @@ def train(
   feature_fn: mean_embedding.FeatureFn,
   target: np.ndarray,
   labels: np.ndarray,
-  key: array_types.Key,
+  key: types.Key,
   stop: Callable[[], object] = lambda: None,
-) -> array_types.Params:
+) -> types.Params:
   """Fits the embedding of generated images to the noised one.
 
   Minimises the squared distance, equation 6 of arXiv 2002.11603.
@@ -112,13 +113,13 @@ def train(
 
   @jax.jit
   def step(
-    params: array_types.Params, opt_state: optax.OptState, i: jax.Array
-  ) -> tuple[array_types.Params, optax.OptState]:
+    params: types.Params, opt_state: optax.OptState, i: jax.Array
+  ) -> tuple[types.Params, optax.OptState]:
     z = jax.random.normal(
       jax.random.fold_in(draw_key, i), (len(labels), config.latent_dim)
     )
 
-    def loss_fn(params: array_types.Params) -> jax.Array:
+    def loss_fn(params: types.Params) -> jax.Array:
       images = _apply(module, params, z, labels)
       found = mean_embedding.generated_mean(
         feature_fn(images), jnp.asarray(labels), module.num_classes
@@ -140,10 +141,10 @@ def train(
 
 def sample(
   module: Generator,
-  params: array_types.Params,
+  params: types.Params,
   latent_dim: int,
   labels: np.ndarray,
-  key: array_types.Key,
+  key: types.Key,
   batch_size: int = 500,
 ) -> np.ndarray:
   """Generates an image for each label.
@@ -177,7 +178,7 @@ def sample(
 
 def _apply(
   module: Generator,
-  params: array_types.Params,
+  params: types.Params,
   latents: jax.Array,
   labels: jax.Array | np.ndarray,
 ) -> jax.Array:

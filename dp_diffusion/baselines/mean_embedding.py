@@ -31,7 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.privacy import gaussian_calibration
 from dp_diffusion.privacy import key_streams
@@ -46,7 +47,7 @@ _ROUNDING_MARGIN = 2.0**-18
 _BATCH_SIZE = 256
 
 # float32[B, H, W, C] in [-1, 1] -> float32[B, F] of norm at most 1.
-FeatureFn = Callable[[array_types.Array], array_types.Array]
+FeatureFn = Callable[[types.Array], types.Array]
 
 
 def start_ledger(
@@ -66,7 +67,7 @@ def start_ledger(
     UsageError: epsilon is not given.
   """
   if config.epsilon is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected privacy.epsilon to be given, as a mean embedding is calibrated'
       ' to it; set it, and solve_for=noise_multiplier.'
     )
@@ -87,7 +88,7 @@ def start_ledger(
 
 def noised_mean(
   feature_fn: FeatureFn,
-  source: array_types.DataSource,
+  source: types.DataSource,
   records: batching.Records,
   num_examples: int,
   ledger: ledger_lib.Ledger,
@@ -118,7 +119,7 @@ def noised_mean(
   return np.asarray(jax.device_get(noised['sum'])) / np.float32(num_examples)
 
 
-def bound(features: array_types.Array) -> array_types.Array:
+def bound(features: types.Array) -> types.Array:
   """Scales rows of norm above 1 down to it; one that is not finite to zero.
 
   Args:
@@ -138,7 +139,7 @@ def bound(features: array_types.Array) -> array_types.Array:
   return x * ((1 - _ROUNDING_MARGIN) / jnp.maximum(norm, scale))
 
 
-def unit_norm(features: array_types.Array) -> array_types.Array:
+def unit_norm(features: types.Array) -> types.Array:
   """Rows of norm 1; a row of zeros stays.
 
   Args:
@@ -152,8 +153,8 @@ def unit_norm(features: array_types.Array) -> array_types.Array:
 
 
 def generated_mean(
-  features: array_types.Array, labels: array_types.Array, num_classes: int
-) -> array_types.Array:
+  features: types.Array, labels: types.Array, num_classes: int
+) -> types.Array:
   """The embedding of generated images; differentiable.
 
   Args:
@@ -170,7 +171,7 @@ def generated_mean(
 
 def _record_sum(
   feature_fn: FeatureFn,
-  source: array_types.DataSource,
+  source: types.DataSource,
   records: batching.Records,
 ) -> np.ndarray:
   """The sum without noise, float64[num_classes, F]. Private."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 
 
 class CropAndFlip(Protocol):
@@ -28,8 +28,8 @@ class CropAndFlip(Protocol):
 
 
 def augment(
-  image: array_types.Array, key: array_types.Key, config: CropAndFlip
-) -> array_types.Array:
+  image: types.Array, key: types.Key, config: CropAndFlip
+) -> types.Array:
   """Crops at random from the reflection-padded image, then flips at random.
 
   Args:
@@ -52,7 +52,7 @@ def augment(
   return to_float(image)
 
 
-def to_float(image: array_types.Array) -> array_types.Array:
+def to_float(image: types.Array) -> types.Array:
   """Maps uint8 in [0, 255] to float32 in [-1, 1]; floats pass unchanged."""
   image = jnp.asarray(image)
   if image.dtype == jnp.uint8:
@@ -60,7 +60,7 @@ def to_float(image: array_types.Array) -> array_types.Array:
   return image.astype(jnp.float32)
 
 
-def to_uint8(image: array_types.Array) -> np.ndarray:
+def to_uint8(image: types.Array) -> np.ndarray:
   """Maps floats in [-1, 1] to uint8 on the host, clipped and rounded.
 
   >>> to_uint8(np.array([-1.0, 0.0, 2.0]))
@@ -70,9 +70,7 @@ def to_uint8(image: array_types.Array) -> np.ndarray:
   return np.round(np.clip(levels, 0, 255)).astype(np.uint8)
 
 
-def _random_crop(
-  image: array_types.Array, key: array_types.Key, pad: int
-) -> array_types.Array:
+def _random_crop(image: types.Array, key: types.Key, pad: int) -> types.Array:
   height, width, channels = image.shape
   if pad >= min(height, width):
     raise ValueError(

@@ -14,7 +14,9 @@ import hashlib
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
+from dp_diffusion import types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Records:
     return np.diff(self.starts)
 
 
-def make_records(source: array_types.DataSource, unit: str) -> Records:
+def make_records(source: types.DataSource, unit: str) -> Records:
   """Groups images into records; persons are in ascending order.
 
   Args:
@@ -53,14 +55,14 @@ def make_records(source: array_types.DataSource, unit: str) -> Records:
   Raises:
     UsageError: unit 'person' for a source that knows none.
   """
-  array_types.check_one_of('unit', unit, ('image', 'person'))
+  checks.check_one_of('unit', unit, ('image', 'person'))
   num_images = len(source.labels)
   if unit == 'image':
     return Records(
       images=np.arange(num_images), starts=np.arange(num_images + 1)
     )
   if source.person is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f"Expected data.unit='person' only for a source that knows persons; "
       f'{source.spec.name!r} does not.'
     )
@@ -71,7 +73,7 @@ def make_records(source: array_types.DataSource, unit: str) -> Records:
 
 
 def gather(
-  source: array_types.DataSource, indices: np.ndarray
+  source: types.DataSource, indices: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Reads images by number.
 
@@ -124,7 +126,7 @@ def draw_images(
 
 
 def gather_records(
-  source: array_types.DataSource,
+  source: types.DataSource,
   records: Records,
   indices: np.ndarray,
   num_draws: int,
@@ -155,9 +157,9 @@ def public_indices(
   Returns:
     int64[batch_size].
   """
-  array_types.check_positive('num_images', num_images)
-  array_types.check_positive('batch_size', batch_size)
-  array_types.check_non_negative('step', step)
+  checks.check_positive('num_images', num_images)
+  checks.check_positive('batch_size', batch_size)
+  checks.check_non_negative('step', step)
   positions = np.arange(step * batch_size, (step + 1) * batch_size)
   epochs, offsets = positions // num_images, positions % num_images
   out = np.empty(batch_size, np.int64)
@@ -173,7 +175,7 @@ def _epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def public_batch(
-  source: array_types.DataSource, batch_size: int, seed: int, step: int
+  source: types.DataSource, batch_size: int, seed: int, step: int
 ) -> dict[str, np.ndarray]:
   """Reads the batch of one step of public training, see `public_indices`."""
   indices = public_indices(len(source.labels), batch_size, seed, step)

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion.data import camelyon17_release
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
@@ -55,7 +55,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   """
   registry.check_split(split, SPLITS)
   if config.class_names not in ((), CLASS_NAMES):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.class_names={config.class_names!r} to be {CLASS_NAMES!r}.'
     )
   size = config.image_size or PATCH_SIZE
@@ -91,7 +91,7 @@ def check_counts(splits: Mapping[str, Any]) -> None:
   """Raises UsageError unless every split has the published size."""
   found = {name: splits[name].num_examples for name in SPLITS if name in splits}
   if found != PUBLISHED_COUNTS:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {NAME} to have {PUBLISHED_COUNTS} patches, found {found}: '
       'remove the prepared dataset and prepare it again.'
     )
@@ -151,7 +151,7 @@ def make_builder(
           advance(1)
           found += 1
       if found != expected:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'Expected split {split!r} of {NAME} to have {expected} patches, '
           f'found {found}: not the official release, or not whole.'
         )
@@ -170,7 +170,7 @@ def _example(
   try:
     image = decoding.decode(data, size, 3, PATCH_SIZE**2)
   except decoding.UnreadableError as error:
-    raise array_types.UsageError(f'{key} of {NAME}: {error}.') from error
+    raise errors.UsageError(f'{key} of {NAME}: {error}.') from error
   encoded = io.BytesIO()
   Image.fromarray(image).save(encoded, 'PNG')
   encoded.seek(0)

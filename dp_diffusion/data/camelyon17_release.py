@@ -22,8 +22,8 @@ import urllib.request
 import uuid
 import zlib
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
 
@@ -79,7 +79,7 @@ def split_of(center: int, column: int) -> str:
   if center == VAL_CENTER:
     return 'val'
   if center not in TRAIN_CENTERS or column not in (0, 1):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected center={center!r} in 0..4 and split={column!r} in 0..1 in '
       f'the metadata of {NAME}: not the official release.'
     )
@@ -101,7 +101,7 @@ def parse_metadata(lines: Iterator[str]) -> dict[str, Patch]:
   rows = csv.DictReader(lines)
   missing = [c for c in _HEADER if c not in (rows.fieldnames or ())]
   if missing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected metadata.csv of {NAME} to have the columns {missing}; it has '
       f'{rows.fieldnames}.'
     )
@@ -117,7 +117,7 @@ def parse_metadata(lines: Iterator[str]) -> dict[str, Patch]:
       stem = f'patient_{row["patient"]}_node_{int(row["node"])}'
       place = f'x_{int(row["x_coord"])}_y_{int(row["y_coord"])}'
     except (ValueError, TypeError) as error:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'metadata.csv of {NAME}, line {number}: {error}'
       ) from error
     patches[f'patches/{stem}/patch_{stem}_{place}.png'] = patch
@@ -162,7 +162,7 @@ class TarRelease:
   def _metadata(self) -> dict[str, Patch]:
     for _, data in self._read(('metadata.csv',)):
       return parse_metadata(iter(data.decode().splitlines()))
-    raise array_types.UsageError(f'{self.path} holds no metadata.csv.')
+    raise errors.UsageError(f'{self.path} holds no metadata.csv.')
 
   def _read(self, names: Container[str]) -> Iterator[tuple[str, bytes]]:
     """Yields the named files as they come."""
@@ -174,7 +174,7 @@ class TarRelease:
           if file is not None:
             yield name, file.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'{self.path} is damaged or cut short ({error}): get it again, '
         f'{ARCHIVE_BYTES:,} bytes.'
       ) from error
@@ -207,7 +207,7 @@ class ParquetRelease:
               data = image['bytes'] if isinstance(image, Mapping) else image
               yield f'{path.name}/{number}/{index}', patch, data
       except (ValueError, OSError) as error:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'{path} cannot be read: {error}'.splitlines()[0]
         ) from error
 
@@ -216,7 +216,7 @@ def _import_parquet() -> Any:
   try:
     return importlib.import_module('pyarrow.parquet')
   except ImportError as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'The parquet mirror of {NAME} needs the package pyarrow ({error}): '
       '`pip install pyarrow`.'
     ) from error
@@ -229,7 +229,7 @@ def _split_column(path: pathlib.Path) -> int:
     return 0
   if name.startswith('val'):
     return 1
-  raise array_types.UsageError(
+  raise errors.UsageError(
     f"Expected {path.name!r} to begin with 'train', 'validation' or 'test'."
   )
 
@@ -238,7 +238,7 @@ def _check_parquet_columns(path: pathlib.Path, names: list[str]) -> None:
   wanted = ('image', 'label', 'center', 'patient')
   missing = [name for name in wanted if name not in names]
   if missing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {path} to have the columns {missing}; it has {names}.'
     )
 
@@ -259,7 +259,7 @@ def _of_split(patches: dict[str, Patch], split: str) -> dict[str, Patch]:
 
 def _check_none_missing(missing: list[str], path: pathlib.Path) -> None:
   if missing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{path} lacks {len(missing)} patches that metadata.csv lists, such as '
       f'{missing[0]}: get it again.'
     )
@@ -271,7 +271,7 @@ def find_release(config: registry.DataConfig) -> Release | None:
     return None
   folder = pathlib.Path(config.manual_dir).expanduser()
   if not folder.is_dir():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.manual_dir={config.manual_dir!r} to be a folder.'
     )
   for place in (folder, folder / _FOLDER):
@@ -283,7 +283,7 @@ def find_release(config: registry.DataConfig) -> Release | None:
   paths = tuple(sorted(folder.glob('**/*.parquet')))
   if paths:
     return ParquetRelease(paths=paths)
-  raise array_types.UsageError(_how_to_get(config))
+  raise errors.UsageError(_how_to_get(config))
 
 
 def _how_to_get(config: registry.DataConfig) -> str:
@@ -301,7 +301,7 @@ def check_can_download(config: registry.DataConfig) -> None:
   if not (
     tfds_builders.is_online(ARCHIVE_URL) or tfds_builders.is_online(MIRROR_URL)
   ):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{_how_to_get(config)} (There is no network here.)'
     )
 
@@ -331,7 +331,7 @@ def download(config: registry.DataConfig, data_dir: pathlib.Path) -> Release:
       _fetch(f'{MIRROR_URL}/datasets/{MIRROR}/resolve/main/{name}', path, None)
       paths.append(path)
   except (OSError, ValueError, KeyError) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{_how_to_get(config)} (Downloading failed: {error}.)'
     ) from error
   return ParquetRelease(paths=tuple(paths))

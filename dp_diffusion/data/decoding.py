@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion.data import cache
 from dp_diffusion.data import dicom
 from dp_diffusion.data import encoded
@@ -328,7 +328,7 @@ def decode_all(
     return [_error_unless_shape(result, shape) for result, _ in results]
 
   indices: list[int] = []
-  errors: dict[int, str] = {}
+  failed: dict[int, str] = {}
   depths: list[values.Depth] = []
   starts = range(0, num_images, _CHUNK_IMAGES)
   num_threads = min(32, os.cpu_count() or 1)
@@ -342,7 +342,7 @@ def decode_all(
       for start, results in zip(group, pool.map(decode_chunk, group)):
         for index, result in enumerate(results, start):
           if isinstance(result, UnreadableError):
-            errors[index] = str(result)
+            failed[index] = str(result)
           else:
             images[len(indices)] = result
             indices.append(index)
@@ -350,13 +350,13 @@ def decode_all(
         advance(percent - shown)
         shown = percent
   if depths and not values.is_whole(depths):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Deep images of {config.name!r}: {values.refusal(depths)}.'
     )
   return Kept(
     images=images[: len(indices)],
     indices=np.array(indices, np.int64),
-    errors=errors,
+    errors=failed,
   )
 
 
@@ -423,7 +423,7 @@ def load_or_decode(
     try:
       images, small = cache.mapped(config.cache_dir, name, shape, fill)
     except OSError as error:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Decoded images of {config.name!r} need '
         f'{np.prod(shape, dtype=np.int64) / 1e9:.1f} GB in the cache folder '
         f'({error}): set data.cache_dir to another, or raise '

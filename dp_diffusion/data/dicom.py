@@ -25,7 +25,7 @@ import warnings
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import encoded
 from dp_diffusion.data import value_range
 
@@ -120,7 +120,7 @@ def _reading() -> Iterator[Any]:
     import pydicom
     import pydicom.pixels
   except ImportError:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       "DICOM files need pydicom: pip install 'dp_diffusion[dicom]', or "
       'pip install pydicom.'
     ) from None

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn import datasets
 from sklearn import model_selection
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import registry
 
 CLASS_NAMES = tuple('0123456789')
@@ -50,9 +51,9 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   )
 
 
-def spec(name: str) -> array_types.DatasetSpec:
+def spec(name: str) -> types.DatasetSpec:
   """Facts that hold for real and for rendered digits."""
-  return array_types.DatasetSpec(
+  return types.DatasetSpec(
     name=name,
     image_shape=(IMAGE_SIZE, IMAGE_SIZE, 1),
     class_names=CLASS_NAMES,
@@ -67,7 +68,7 @@ def check_shape(config: registry.DataConfig) -> None:
     ('class_names', config.class_names, ((), CLASS_NAMES)),
   ):
     if value not in expected:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected data.{field}={value!r} to be {expected[1]!r} for '
         f'{config.name!r}.'
       )

@@ -20,7 +20,7 @@ import PIL
 from PIL import Image
 from PIL import ImageOps
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import netpbm
 
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
@@ -103,7 +103,7 @@ def damage_named() -> Iterator[None]:
   """Turns what readers raise on untrusted files into `UnreadableError`."""
   try:
     yield
-  except (UnreadableError, array_types.UsageError):
+  except (UnreadableError, errors.UsageError):
     raise
   except _BOMBS as error:
     raise UnreadableError(f'too large: {error}') from error

@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import cache
 from dp_diffusion.data import decoding
 from dp_diffusion.data import division
@@ -71,7 +72,7 @@ def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
   if config.person_csv and not os.path.isfile(
     os.path.expanduser(config.person_csv)
   ):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.person_csv={config.person_csv!r} to be a CSV file.'
     )
   if path.suffix == '.npz':
@@ -85,7 +86,7 @@ def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
 def _path(config: registry.DataConfig) -> pathlib.Path:
   path = pathlib.Path(config.path).expanduser()
   if not config.path or not path.exists():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.path={config.path!r} to be a folder with one subfolder '
       'per class, a .zip of it, or an .npz file.'
     )
@@ -116,13 +117,13 @@ def _load_tree(
 
   def fill(images: np.ndarray) -> dict[str, np.ndarray]:
     kept = decoding.decode_all(read, images, config, 'reading images')
-    errors = {names[chosen[i]]: why for i, why in kept.errors.items()}
+    failed = {names[chosen[i]]: why for i, why in kept.errors.items()}
     if split == config.split:
       others = [names[i] for i in np.flatnonzero(~is_chosen)]
-      errors |= _find_unreadable(tree, others, config)
+      failed |= _find_unreadable(tree, others, config)
     is_none = not len(kept.indices)
-    if errors and (is_none or not config.skip_unreadable):
-      raise _refusal(errors, tree)
+    if failed and (is_none or not config.skip_unreadable):
+      raise _refusal(failed, tree)
     small = {'labels': labels[chosen[kept.indices]].astype(np.int32)}
     if codes is not None:
       small['person'] = codes[chosen[kept.indices]].astype(np.int32)
@@ -143,7 +144,7 @@ def _source(
   small: dict[str, np.ndarray],
 ) -> registry.ArraySource:
   return registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name=config.name,
       image_shape=images.shape[1:],
       class_names=config.class_names,
@@ -166,23 +167,23 @@ def _label_files(
     if '/' not in name and name.lower().endswith(_IMAGE_SUFFIXES)
   ]
   if astray:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Images of {tree.root} lie outside the class folders: '
       f'{", ".join(astray)}.'
     )
   classes = sorted({name.split('/')[0] for name in names})
   if not names:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {tree.root} to have one subfolder of images per class.'
     )
   if not config.class_names:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Set data.class_names; the subfolders of {tree.root} are '
       f'{tuple(classes)}.'
     )
   unknown = [name for name in classes if name not in config.class_names]
   if unknown:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Subfolders of {tree.root} that data.class_names={config.class_names} '
       f'does not list: {", ".join(unknown)}.'
     )
@@ -226,7 +227,7 @@ def _read_persons(
         hint = 'see data.file_column and data.person_column'
         if any(mark in ''.join(rows.fieldnames or ()) for mark in ';\t'):
           hint = 'save it with commas between the columns'
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'Expected {path} to have the columns {columns}, found '
           f'{rows.fieldnames}: {hint}.'
         )
@@ -234,19 +235,19 @@ def _read_persons(
       for row in rows:
         file, person = (row[column] or '' for column in columns)
         if known.setdefault(file.strip(), person.strip()) != person.strip():
-          raise array_types.UsageError(f'{path} gives {file!r} two persons.')
+          raise errors.UsageError(f'{path} gives {file!r} two persons.')
   except UnicodeDecodeError as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.person_csv={config.person_csv!r} to be text in UTF-8'
       f" (byte {error.start} is not): save it as 'CSV UTF-8'."
     ) from error
   except (OSError, csv.Error) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'data.person_csv={config.person_csv!r} cannot be read: {error}.'
     ) from error
   unknown = [name for name in names if not known.get(name)]
   if unknown:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{path} names no person for {len(unknown)} images; its column'
       f' {config.file_column!r} begins with {next(iter(known), "")!r}, expected'
       f' as in {unknown[0]!r}. Without a person: {", ".join(unknown)}.'
@@ -267,7 +268,7 @@ def _choose(
     is_test[index] = int.from_bytes(digest[:8], 'little') < threshold
   is_chosen = is_test if split == 'test' else ~is_test
   if not is_chosen.any():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Split {split!r} of data.path={config.path!r} is empty with '
       f'data.test_fraction={config.test_fraction}: change it or '
       'data.split_seed.'
@@ -282,14 +283,14 @@ def _infer_shape(
   size, channels = config.image_size, config.channels
   if size and channels:
     return size, size, channels
-  errors = {}
+  failed = {}
   for name in names:
     image = decoding.decode_or_error(_read(tree, name), config)
     if not isinstance(image, decoding.UnreadableError):
       height, width, depth = image.shape
       return height, width, depth
-    errors[name] = str(image)
-  raise _refusal(errors, tree)
+    failed[name] = str(image)
+  raise _refusal(failed, tree)
 
 
 def _digests(
@@ -329,17 +330,17 @@ def _find_unreadable(
   """Errors of the other split's files: named now, not hours later."""
   if config.skip_unreadable:
     return {}
-  errors = {}
+  failed = {}
   for name in names:
     result = decoding.decode_or_error(_read(tree, name), config)
     if isinstance(result, decoding.UnreadableError):
-      errors[name] = str(result)
-  return errors
+      failed[name] = str(result)
+  return failed
 
 
-def _refusal(errors: dict[str, str], tree: trees.Tree) -> Exception:
-  listed = '; '.join(f'{name}: {why}' for name, why in sorted(errors.items()))
-  return array_types.UsageError(
+def _refusal(failed: dict[str, str], tree: trees.Tree) -> Exception:
+  listed = '; '.join(f'{name}: {why}' for name, why in sorted(failed.items()))
+  return errors.UsageError(
     f'Files of {tree.root} that cannot be used (remove them, or set '
     f'data.skip_unreadable=True): {listed}.'
   )
@@ -390,7 +391,7 @@ def _load_npz(
   else:  # The file's own division.
     is_chosen = held_out == (split == 'test')
     if not is_chosen.any():
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Split {split!r} of data.path={config.path!r} is empty: its arrays'
         f' are those of {"train" if split == "test" else "test"} alone.'
       )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.data import registry
 
 IS_RENDERED = True
@@ -38,7 +38,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   rng = np.random.default_rng([config.source_seed, _SPLITS.index(split)])
   labels = rng.integers(len(class_names), size=num_images, dtype=np.int32)
   return registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name=config.name,
       image_shape=(size, size, channels),
       class_names=class_names,

@@ -25,7 +25,7 @@ import os
 import pathlib
 import re
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import trees
@@ -127,7 +127,7 @@ def _prepared(config: registry.DataConfig) -> pathlib.Path | None:
   try:
     name = registry.tfds_name(config.name)
     return tfds_builders.find(name, tfds_builders.data_dir(config))
-  except (array_types.UsageError, OSError):
+  except (errors.UsageError, OSError):
     return None
 
 
@@ -239,7 +239,7 @@ def _tree(path: pathlib.Path, config: registry.DataConfig) -> trees.Tree | None:
     if path.is_file():
       return trees.open_zip(path, config.class_names)
     return trees.open_folder(path)
-  except (array_types.UsageError, OSError):
+  except (errors.UsageError, OSError):
     return None
 
 

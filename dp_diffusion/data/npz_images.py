@@ -20,7 +20,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 
@@ -51,14 +52,14 @@ def read(
     UsageError: not an .npz of that form, or one too large.
   """
   if config.person_csv:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.person_csv={config.person_csv!r} only for a folder or a '
       f'.zip: put the persons of {path} into it, as an array of integers '
       "named 'person', one per image."
     )
   for key in ('value_range', 'frames'):
     if getattr(config, key):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected data.{key}={getattr(config, key)!r} only for image files:'
         f' {path} holds arrays of 8 bits, which are taken as they are.'
       )
@@ -68,7 +69,7 @@ def read(
     images = arrays['images'] = images[..., None]
   is_image = images.ndim == 4 and images.dtype == np.uint8
   if not is_image or images.shape[3] not in (1, 3):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected images of {path} to be uint8[N, H, W, C] with 1 or 3 '
       f'channels, found {images.dtype}{list(images.shape)}.'
     )
@@ -76,12 +77,12 @@ def read(
   for name in set(arrays) - {'images', HELD_OUT}:
     array = arrays[name]
     if array.shape != images.shape[:1] or array.dtype.kind not in ('iu'):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {name} of {path} to be int[{len(images)}], found '
         f'{array.dtype}{list(array.shape)}.'
       )
   if not config.class_names:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Set data.class_names for {path}: label i is class_names[i].'
     )
   registry.check_labels(arrays['labels'], len(config.class_names))
@@ -100,16 +101,16 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
       missing = {'images', 'labels'} - set(f.files)
       if missing:
         raise ValueError(
-          f'it lacks {sorted(missing)} and has {array_types.some(f.files)}'
+          f'it lacks {sorted(missing)} and has {checks.some(f.files)}'
         )
       return {name: f[name] for name in _WANTED if name in f.files}
   except MemoryError as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'data.path={str(path)!r} is too large for the memory of this machine '
       f'({error}): give a folder or a .zip, which are read image by image.'
     ) from error
   except _DAMAGED as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'data.path={str(path)!r} cannot be read: {error}.'
     ) from error
 
@@ -129,7 +130,7 @@ def _divided(f: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _one_per_image(path: pathlib.Path, labels: np.ndarray) -> np.ndarray:
   """Labels [N, 1] as [N]."""
   if labels.ndim == 2 and labels.shape[1] > 1:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected one label per image in {path}, found {labels.shape[1]}: with'
       ' several answers that may all be true there is no one class to train or'
       ' to sample. Choose one of them, as labels[:, 0], and save that.'

@@ -18,12 +18,14 @@ import difflib
 import hashlib
 import importlib
 import math
-import types
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
+from dp_diffusion import types
 
 UNITS = ('image', 'person')
 FRAMES = ('', 'first')
@@ -114,10 +116,10 @@ class DataConfig:
   def __post_init__(self) -> None:
     object.__setattr__(self, 'class_names', tuple(self.class_names))
     _check_name(self.name, self.tfds_dir)
-    array_types.check_one_of('unit', self.unit, UNITS)
-    array_types.check_one_of('frames', self.frames, FRAMES)
+    checks.check_one_of('unit', self.unit, UNITS)
+    checks.check_one_of('frames', self.frames, FRAMES)
     object.__setattr__(self, 'value_range', _value_range(self.value_range))
-    array_types.check_open_unit_interval('test_fraction', self.test_fraction)
+    checks.check_open_unit_interval('test_fraction', self.test_fraction)
     for field in (
       'image_size',
       'split_seed',
@@ -127,8 +129,8 @@ class DataConfig:
       'max_in_memory_bytes',
       'reflect_pad',
     ):
-      array_types.check_non_negative(field, getattr(self, field))
-    array_types.check_positive('max_image_pixels', self.max_image_pixels)
+      checks.check_non_negative(field, getattr(self, field))
+    checks.check_positive('max_image_pixels', self.max_image_pixels)
     if self.channels not in (0, 1, 3):
       raise ValueError(f'Expected channels={self.channels!r} to be 0, 1 or 3.')
     if 0 < self.image_size <= self.reflect_pad:
@@ -148,7 +150,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArraySource:
-  """An `array_types.DataSource` over arrays, checked once.
+  """A `types.DataSource` over arrays, checked once.
 
   Attributes:
     spec: the public facts.
@@ -160,7 +162,7 @@ class ArraySource:
       Sensitive, as the images are.
   """
 
-  spec: array_types.DatasetSpec
+  spec: types.DatasetSpec
   images: np.ndarray
   labels: np.ndarray
   person: np.ndarray | None = None
@@ -195,21 +197,21 @@ class ArraySource:
 def check_split(split: str, known: Iterable[str]) -> None:
   """Raises UsageError that lists the splits which a source has."""
   try:
-    array_types.check_one_of('split', split, known)
+    checks.check_one_of('split', split, known)
   except ValueError as error:
-    raise array_types.UsageError(str(error)) from None
+    raise errors.UsageError(str(error)) from None
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
   """Raises UsageError that names a label outside [0, num_classes)."""
   outside = (labels < 0) | (labels >= num_classes)
   if (labels == -1).any():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected every image to have a label, found label=-1, which marks one '
       'without: choose a split that is labelled, or leave those images out.'
     )
   if outside.any():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected label={labels[outside][0]} to be in [0, {num_classes}): '
       'data.class_names must list every class.'
     )
@@ -239,9 +241,7 @@ def readers_text(key: str) -> str:
   return ' or '.join(names)
 
 
-def load(
-  config: DataConfig, split: str | None = None
-) -> array_types.DataSource:
+def load(config: DataConfig, split: str | None = None) -> types.DataSource:
   """Loads one split of a dataset.
 
   Args:
@@ -263,9 +263,9 @@ def load(
   return source
 
 
-def no_persons(config: DataConfig) -> array_types.UsageError:
+def no_persons(config: DataConfig) -> errors.UsageError:
   """What is wrong with unit='person' where nobody is known."""
-  return array_types.UsageError(
+  return errors.UsageError(
     f"Expected data.unit='person' only for a source that knows persons; "
     f'{config.name!r} does not: give data.person_csv or data.person_key, '
     "or set data.unit='image'."
@@ -372,7 +372,7 @@ def tfds_name(name: str) -> str:
   return name.removeprefix(_TFDS_PREFIX)
 
 
-def _module(name: str) -> types.ModuleType:
+def _module(name: str) -> ModuleType:
   return importlib.import_module(
     f'{_PACKAGE}.{_MODULES.get(name, "tfds_source")}'
   )

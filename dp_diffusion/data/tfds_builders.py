@@ -19,8 +19,9 @@ from typing import Any
 import urllib.parse
 import urllib.request
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 
 _NAME = re.compile(
@@ -39,7 +40,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
   """Folder of the newest prepared version, or None."""
   match = _NAME.fullmatch(name)
   if match is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f"Expected data.name={name!r} to be 'NAME', 'NAME/CONFIG' or "
       "'NAME/CONFIG:1.0.0'."
     )
@@ -61,7 +62,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
     }
   )
   if configs and not match['config']:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.name={name!r} to name one of its configs: '
       + ', '.join(repr(f'{match["name"]}/{c}') for c in configs)
       + '.'
@@ -74,7 +75,7 @@ def import_tfds() -> Any:
   try:
     return importlib.import_module('tensorflow_datasets')
   except ImportError as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'TFDS datasets need the package tensorflow-datasets ({error}): '
       '`pip install tensorflow-datasets array_record`.'
     ) from error
@@ -99,11 +100,11 @@ def damage_named(path: pathlib.Path | str) -> Iterator[None]:
   """
   try:
     yield
-  except array_types.UsageError:
+  except errors.UsageError:
     raise
   except Exception as error:
     reason = (str(error).splitlines() or [''])[0] or type(error).__name__
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'The prepared dataset in {path} cannot be read ({reason}): it is'
       ' damaged or not whole; put it there again.'
     ) from error
@@ -118,7 +119,7 @@ def known_builder(name: str, config: registry.DataConfig) -> Any:
       name, data_dir=os.fspath(folder), file_format='array_record'
     )
   except tfds.core.DatasetNotFoundError:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.name={name!r} to be prepared in {folder} or to be '
       'known to TFDS, and it is neither: see '
       'https://www.tensorflow.org/datasets/catalog/overview, or set '
@@ -126,7 +127,7 @@ def known_builder(name: str, config: registry.DataConfig) -> Any:
     ) from None
   except (AssertionError, ValueError):
     # Of a config or a version that the dataset's code does not have.
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.name={name!r} to name a config and a version that TFDS'
       f' knows{_known_to(tfds, name)}, or one that is prepared in {folder}.'
     ) from None
@@ -141,7 +142,7 @@ def _known_to(tfds: Any, name: str) -> str:
   if kind is None:
     return ''
   configs = [repr(config.name) for config in kind.BUILDER_CONFIGS]
-  parts = [f'configs {array_types.some(configs)}' if configs else 'no configs']
+  parts = [f'configs {checks.some(configs)}' if configs else 'no configs']
   if kind.VERSION is not None:
     parts.append(f'version {kind.VERSION}')
   return f' ({"; ".join(parts)})'
@@ -171,7 +172,7 @@ def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(**options)
     )
-  except array_types.UsageError:
+  except errors.UsageError:
     raise
   except (
     AssertionError,
@@ -181,7 +182,7 @@ def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
     ValueError,
   ) as error:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{_how_to_get(builder, config)} ({lines[0]})'
     ) from error
   return pathlib.Path(builder.data_dir)
@@ -197,7 +198,7 @@ def _check_can_prepare(builder: Any, config: registry.DataConfig) -> None:
     why = 'There is no network here.'
   else:
     return
-  raise array_types.UsageError(f'{_how_to_get(builder, config)} ({why})')
+  raise errors.UsageError(f'{_how_to_get(builder, config)} ({why})')
 
 
 def _how_to_get(builder: Any, config: registry.DataConfig) -> str:
@@ -229,7 +230,7 @@ def check_split(builder: Any, split: str) -> None:
     if known:
       builder.info.splits[split]  # Parts, as 'train[:10%]', are made here.
   except (KeyError, ValueError):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected split={split!r} to be one of {known} of '
       f"{builder.info.full_name!r}, or a part such as '{known[0]}[:10%]'."
     ) from None

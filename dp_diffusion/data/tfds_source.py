@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import cache
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
@@ -93,7 +94,7 @@ def load_from_builder(
     fill,
   )
   return registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name=config.name,
       image_shape=(height, width, channels),
       class_names=class_names,
@@ -128,7 +129,7 @@ def _read(
   kept = decoding.decode_all(read, images, config, f'decoding {config.name}')
   if kept.errors:
     index, reason = next(iter(kept.errors.items()))
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{len(kept.errors)} images of {config.name!r} cannot be used; '
       f'the first is record {index}: {reason}.'
     )
@@ -151,7 +152,7 @@ def _find_keys(info: Any, config: registry.DataConfig) -> _Keys:
     fits = sorted(k for k in features if isinstance(features[k], kind))
     if given:
       if given not in fits:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'Expected data.{what}_key={given!r} to be one of {fits}.'
         )
       found[what] = given
@@ -160,12 +161,12 @@ def _find_keys(info: Any, config: registry.DataConfig) -> _Keys:
     elif len(fits) == 1:
       found[what] = fits[0]
     else:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'{config.name!r} has {len(fits)} features that could be the {what}: '
         f'set data.{what}_key to one of {fits}.'
       )
   if config.person_key and config.person_key not in features:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.person_key={config.person_key!r} to be one of '
       f'{sorted(features)}.'
     )
@@ -179,12 +180,12 @@ def _image_shape(
   if config.image_size:
     height = width = config.image_size
   if height is None or width is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Images of {config.name!r} differ in size: set data.image_size.'
     )
   channels = config.channels or channels
   if channels is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Images of {config.name!r} differ in channels: set data.channels.'
     )
   return height, width, min(channels, 3)
@@ -199,7 +200,7 @@ def _open_records(builder: Any, split: str, image_key: str) -> Sequence[Any]:
   if file_format in tfds.core.file_adapters.FileFormat.with_random_access():
     return builder.as_data_source(split=split, decoders=decoders)
   if importlib.util.find_spec('tensorflow') is None:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{builder.info.full_name!r} is stored as {file_format.value}, which '
       'needs TensorFlow: prepare it again by `tfds build '
       '--file_format=array_record`.'

@@ -14,7 +14,7 @@ import stat
 import zipfile
 import zlib
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 
 MAX_FILE_BYTES = 1 << 28
 _NO_IMAGES = ('thumbs.db', 'desktop.ini')
@@ -51,7 +51,7 @@ def open_folder(path: pathlib.Path) -> Tree:
       if os.path.islink(os.path.join(folder, name)) and not _is_ignored(
         relative
       ):
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'The folder {path / relative} is a link: put the folder itself'
           ' there.'
         )
@@ -91,7 +91,7 @@ def open_zip(path: pathlib.Path, class_names: Sequence[str]) -> Tree:
   try:
     archive = zipfile.ZipFile(path)
   except (zipfile.BadZipFile, OSError) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected data.path={str(path)!r} to be a folder, a .zip or an .npz '
       f'({error}).'
     ) from error
@@ -137,13 +137,13 @@ def _check_zip(path: pathlib.Path, infos: Sequence[zipfile.ZipInfo]) -> None:
     else:
       seen.add(name)
       continue
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{path} is refused: its path {name!r} {why}. Make the zip again.'
     )
 
 
 def _refuse_folder(error: OSError) -> None:
-  raise array_types.UsageError(
+  raise errors.UsageError(
     f'The folder {error.filename} cannot be opened ({error.strerror}): mend'
     ' its permissions, or move it away.'
   ) from error

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.diffusion import timesteps
@@ -37,12 +37,12 @@ def loss_weights(config: schedules.DiffusionConfig) -> np.ndarray:
 
 
 def draw_loss(
-  denoise_fn: array_types.DenoiseFn,
+  denoise_fn: types.DenoiseFn,
   config: schedules.DiffusionConfig,
-  x0: array_types.Array,
-  label: array_types.Array,
-  key: array_types.Key,
-) -> array_types.Array:
+  x0: types.Array,
+  label: types.Array,
+  key: types.Key,
+) -> types.Array:
   """Loss of ONE draw of ONE example: own timestep, own noise, own label drop.
 
   The mean over H, W and C of the squared error of the prediction (arXiv

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.diffusion import schedules
 
 
@@ -24,13 +24,13 @@ class X0Eps(NamedTuple):
     eps: float32[..., H, W, C], the noise, of unit variance.
   """
 
-  x0: array_types.Array
-  eps: array_types.Array
+  x0: types.Array
+  eps: types.Array
 
 
 def at_timestep(
-  table: np.ndarray, timestep: array_types.Array, ndim: int
-) -> array_types.Array:
+  table: np.ndarray, timestep: types.Array, ndim: int
+) -> types.Array:
   """Looks `table` float32[T] up and shapes it to multiply an array of `ndim`.
 
   Args:
@@ -46,8 +46,8 @@ def at_timestep(
 
 
 def _scales(
-  config: schedules.DiffusionConfig, timestep: array_types.Array, ndim: int
-) -> tuple[array_types.Array, array_types.Array]:
+  config: schedules.DiffusionConfig, timestep: types.Array, ndim: int
+) -> tuple[types.Array, types.Array]:
   """Returns signal and noise scale at `timestep`, each of rank `ndim`."""
   return (
     at_timestep(schedules.signal_scale(config), timestep, ndim),
@@ -57,10 +57,10 @@ def _scales(
 
 def q_sample(
   config: schedules.DiffusionConfig,
-  x0: array_types.Array,
-  timestep: array_types.Array,
-  noise: array_types.Array,
-) -> array_types.Array:
+  x0: types.Array,
+  timestep: types.Array,
+  noise: types.Array,
+) -> types.Array:
   """Diffuses images to a timestep: x_t of arXiv 2006.11239 eq. 4.
 
   Args:
@@ -78,10 +78,10 @@ def q_sample(
 
 def target(
   config: schedules.DiffusionConfig,
-  x0: array_types.Array,
-  timestep: array_types.Array,
-  noise: array_types.Array,
-) -> array_types.Array:
+  x0: types.Array,
+  timestep: types.Array,
+  noise: types.Array,
+) -> types.Array:
   """What the network should output for `q_sample(config, x0, ...)`.
 
   Args:
@@ -104,9 +104,9 @@ def target(
 
 def to_x0_eps(
   config: schedules.DiffusionConfig,
-  x_t: array_types.Array,
-  timestep: array_types.Array,
-  output: array_types.Array,
+  x_t: types.Array,
+  timestep: types.Array,
+  output: types.Array,
 ) -> X0Eps:
   """Reads the image and the noise off a network's output. Inverts `target`.
 

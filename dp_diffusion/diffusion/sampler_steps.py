@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion.diffusion import schedules
 
 SAMPLERS = ('ancestral', 'ddim', 'dpm_solver_pp_2m')
@@ -53,12 +53,12 @@ class SamplerConfig:
   clip_x0: bool = True
 
   def __post_init__(self) -> None:
-    array_types.check_one_of('name', self.name, SAMPLERS)
-    array_types.check_one_of('spacing', self.spacing, SPACINGS)
+    checks.check_one_of('name', self.name, SAMPLERS)
+    checks.check_one_of('spacing', self.spacing, SPACINGS)
     schedules.check_integer('num_steps', self.num_steps)
-    array_types.check_at_least('num_steps', self.num_steps, 1)
-    array_types.check_non_negative('guidance_weight', self.guidance_weight)
-    array_types.check_finite('guidance_weight', self.guidance_weight)
+    checks.check_at_least('num_steps', self.num_steps, 1)
+    checks.check_non_negative('guidance_weight', self.guidance_weight)
+    checks.check_finite('guidance_weight', self.guidance_weight)
     if not 0 <= self.eta <= 1:
       raise ValueError(f'Expected eta={self.eta!r} to be in [0, 1].')
     if self.eta and self.name != 'ddim':

@@ -26,7 +26,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.diffusion import losses
 from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import sampler_steps
@@ -50,16 +50,16 @@ class SamplerState:
     previous_x0: float32[B, H, W, C], the estimate made by the step before.
   """
 
-  x: array_types.Array
-  keys: array_types.Array
-  previous_x0: array_types.Array
+  x: types.Array
+  keys: types.Array
+  previous_x0: types.Array
 
 
 def init_state(
-  key: array_types.Key,
+  key: types.Key,
   shape: tuple[int, int, int, int],
   *,
-  first_index: array_types.Array | int = 0,
+  first_index: types.Array | int = 0,
 ) -> SamplerState:
   """Draws the noise to start from.
 
@@ -79,13 +79,13 @@ def init_state(
 
 
 def _noise(
-  keys: array_types.Array,
-  position: array_types.Array | int,
+  keys: types.Array,
+  position: types.Array | int,
   image_shape: tuple[int, ...],
-) -> array_types.Array:
+) -> types.Array:
   """Standard normal float32[B, H, W, C]; position 0 starts, i + 1 is step i."""
 
-  def one(key: array_types.Key) -> array_types.Array:
+  def one(key: types.Key) -> types.Array:
     step_key = jax.random.fold_in(key, position)
     return jax.random.normal(step_key, image_shape, jnp.float32)
 
@@ -93,12 +93,12 @@ def _noise(
 
 
 def _guided_output(
-  denoise_fn: array_types.DenoiseFn,
+  denoise_fn: types.DenoiseFn,
   weight: float,
-  x: array_types.Array,
-  timestep: array_types.Array,
-  labels: array_types.Array,
-) -> array_types.Array:
+  x: types.Array,
+  timestep: types.Array,
+  labels: types.Array,
+) -> types.Array:
   """The network's output, guided: arXiv 2207.12598 eq. 6.
 
   The weights add up to 1 and every prediction is affine in every other, so it
@@ -130,12 +130,10 @@ def _guided_output(
 
 
 def step_fn(
-  denoise_fn: array_types.DenoiseFn,
+  denoise_fn: types.DenoiseFn,
   config: SamplerConfig,
   diffusion: schedules.DiffusionConfig,
-) -> Callable[
-  [SamplerState, array_types.Array, array_types.Array | int], SamplerState
-]:
+) -> Callable[[SamplerState, types.Array, types.Array | int], SamplerState]:
   """Makes the function that takes one step.
 
   Args:
@@ -154,8 +152,8 @@ def step_fn(
 
   def step(
     state: SamplerState,
-    labels: array_types.Array,
-    i: array_types.Array | int,
+    labels: types.Array,
+    i: types.Array | int,
   ) -> SamplerState:
     timestep = jnp.asarray(table.timestep)[i]
     output = _guided_output(
@@ -176,15 +174,15 @@ def step_fn(
 
 
 def sample(
-  denoise_fn: array_types.DenoiseFn,
+  denoise_fn: types.DenoiseFn,
   config: SamplerConfig,
   diffusion: schedules.DiffusionConfig,
-  key: array_types.Key,
-  labels: array_types.Array,
+  key: types.Key,
+  labels: types.Array,
   image_shape: tuple[int, int, int],
   *,
-  first_index: array_types.Array | int = 0,
-) -> array_types.Array:
+  first_index: types.Array | int = 0,
+) -> types.Array:
   """Samples a batch in one compiled loop. Pure: jit or pmap it.
 
   Args:
@@ -209,12 +207,12 @@ def sample(
   return finalize(state.x)
 
 
-def finalize(x: array_types.Array) -> array_types.Array:
+def finalize(x: types.Array) -> types.Array:
   """Clips samples to the range of images, float32[..., H, W, C] in [-1, 1]."""
   return jnp.clip(x, -1.0, 1.0)
 
 
-def to_uint8(x: array_types.Array) -> array_types.Array:
+def to_uint8(x: types.Array) -> types.Array:
   """Rounds images from float32 in [-1, 1] to uint8 in [0, 255].
 
   Inverts `image / 127.5 - 1`; values outside [-1, 1] are clipped.

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('eps', 'x0', 'v')
@@ -64,13 +64,11 @@ class DiffusionConfig:
     # Lists (of a JSON config) become tuples: a config is a cache key.
     for name in ('mixture_boundaries', 'mixture_weights'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
-    array_types.check_one_of('schedule', self.schedule, SCHEDULES)
-    array_types.check_one_of('prediction', self.prediction, PREDICTIONS)
-    array_types.check_one_of(
-      'loss_weighting', self.loss_weighting, LOSS_WEIGHTINGS
-    )
+    checks.check_one_of('schedule', self.schedule, SCHEDULES)
+    checks.check_one_of('prediction', self.prediction, PREDICTIONS)
+    checks.check_one_of('loss_weighting', self.loss_weighting, LOSS_WEIGHTINGS)
     check_integer('num_timesteps', self.num_timesteps)
-    array_types.check_at_least('num_timesteps', self.num_timesteps, 2)
+    checks.check_at_least('num_timesteps', self.num_timesteps, 2)
     if not 0 <= self.label_drop_prob < 1:
       raise ValueError(
         f'Expected label_drop_prob={self.label_drop_prob!r} to be in [0, 1).'

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.diffusion import schedules
 
 
@@ -22,9 +22,7 @@ def probabilities(config: schedules.DiffusionConfig) -> np.ndarray:
   return np.repeat(np.asarray(config.mixture_weights) / widths, widths)
 
 
-def sample(
-  config: schedules.DiffusionConfig, key: array_types.Key
-) -> array_types.Array:
+def sample(config: schedules.DiffusionConfig, key: types.Key) -> types.Array:
   """Draws the timestep of ONE draw.
 
   Without a mixture, uniform over [0, T). With one, an interval is drawn with

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dp_diffusion import array_types
-from dp_diffusion.evaluation import classifiers
-from dp_diffusion.evaluation import model_selection
+from dp_diffusion import checks
+from dp_diffusion.evaluation.classifiers import model_selection
+from dp_diffusion.evaluation.classifiers import training
 
 _AXES = {  # Axis of a grid -> field of a classifier.
   'num_steps': 'num_steps',
@@ -45,8 +45,8 @@ class SelectionConfig:
     return any(dataclasses.astuple(self))
 
   def settings(
-    self, main: classifiers.ClassifierConfig
-  ) -> list[tuple[dict[str, Any], classifiers.ClassifierConfig]]:
+    self, main: training.ClassifierConfig
+  ) -> list[tuple[dict[str, Any], training.ClassifierConfig]]:
     """Every setting: (what differs within the grid, the classifier).
 
     Args:
@@ -59,7 +59,7 @@ class SelectionConfig:
     }
     found = []
     for name in self.names or (main.name,):
-      base = classifiers.of_kind(name, main)
+      base = training.of_kind(name, main)
       for config in model_selection.grid(base, axes):
         named = {'name': name} if self.names else {}
         rest = {field: getattr(config, field) for field in axes}
@@ -95,7 +95,7 @@ class EvaluateConfig:
     memorization: whether to look for copies of training images.
   """
 
-  classifier: classifiers.ClassifierConfig
+  classifier: training.ClassifierConfig
   classifiers: tuple[str, ...]
   num_seeds: int
   ensemble_size: int
@@ -111,11 +111,9 @@ class EvaluateConfig:
   memorization: bool
 
   def __post_init__(self) -> None:
-    array_types.check_at_least('num_seeds', self.num_seeds, 1)
-    array_types.check_non_negative('max_train_images', self.max_train_images)
-    array_types.check_at_least(
-      'max_distance_images', self.max_distance_images, 20
-    )
+    checks.check_at_least('num_seeds', self.num_seeds, 1)
+    checks.check_non_negative('max_train_images', self.max_train_images)
+    checks.check_at_least('max_distance_images', self.max_distance_images, 20)
     if not 0 <= self.ensemble_size <= self.num_seeds:
       raise ValueError(
         f'Expected ensemble_size={self.ensemble_size} to be at most'
@@ -126,9 +124,7 @@ class EvaluateConfig:
       if not 0 < share <= 1:
         raise ValueError(f'Expected size_shares={share!r} to be in (0, 1].')
     for name in self.classifiers:
-      array_types.check_one_of(
-        'classifiers', name, set(classifiers.NAMES) - {'svm'}
-      )
+      checks.check_one_of('classifiers', name, set(training.NAMES) - {'svm'})
     if len({self.classifier.name, *self.classifiers}) <= len(self.classifiers):
       raise ValueError(
         f'Expected classifiers={self.classifiers} to be others than'

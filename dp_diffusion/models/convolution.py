@@ -26,7 +26,7 @@ from jax.interpreters import batching
 from jax.interpreters import mlir
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import upsampling
 
@@ -59,7 +59,7 @@ def conv3x3(
   Raises:
     ValueError: unknown form, another stride, or a form that it has not.
   """
-  array_types.check_one_of('form', form, FORMS)
+  checks.check_one_of('form', form, FORMS)
   if stride not in STRIDES:
     raise ValueError(f'Expected stride={stride} to be 1, 2 or 0.5.')
   if form == 'boxes' and stride != upsampling.STRIDE:

@@ -18,8 +18,8 @@ import urllib.request
 
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.models import graph_def
 from dp_diffusion.models import inception
@@ -62,14 +62,14 @@ def find(
   target = pathlib.Path(path) if path else cache_folder() / FILE_NAME
   if not target.exists():
     if path:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected the Inception graph at {path!r}; there is no such file.'
         f' It is {FILE_NAME} of {ARCHIVE_URL}.'
       )
     _fetch(target, download or _http)
   found = files.sha256(target)
   if found != FILE_SHA256:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {target} to have sha256 {FILE_SHA256}, the graph of 2015; it'
       f' has {found}. Delete it and take {FILE_NAME} from {ARCHIVE_URL}.'
     )
@@ -152,13 +152,13 @@ def _fetch(target: pathlib.Path, download: Callable[[], bytes]) -> None:
       member = archive.extractfile(FILE_NAME)
       data = member.read() if member else b''
   except (OSError, KeyError, EOFError, tarfile.TarError) as e:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the Inception graph at {str(target)!r}; it is not there and'
       f' cannot be fetched ({e}). Put {FILE_NAME} ({FILE_BYTES} bytes) of'
       f' {ARCHIVE_URL} there.'
     ) from e
   if hashlib.sha256(data).hexdigest() != FILE_SHA256:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {FILE_NAME} of {ARCHIVE_URL} to have sha256 {FILE_SHA256};'
       f' what came differs and was thrown away. Put the true file at'
       f' {str(target)!r}.'

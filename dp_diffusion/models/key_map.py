@@ -14,7 +14,7 @@ here, and the bias of six heads whose queries, keys and values are interleaved:
                                           ["reshape", [-1]]]}}
 
 What the weights were made with may stand beside them, and is compared with the
-config before they are used (`stages/first_weights.py` lists the keys):
+config before they are used (`stages/run/first_weights.py` lists the keys):
 
   {"made_with": {"diffusion.prediction": "eps", "model.num_groups": 32, ...}}
 
@@ -33,7 +33,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion import files
 
 _OPERATIONS: Mapping[str, Callable[[np.ndarray, Any], np.ndarray]] = {
@@ -59,7 +60,7 @@ def made_with(key_map: epath.PathLike) -> Mapping[str, Any]:
   """
   found = _read(key_map).get(_MADE_WITH, {})
   if not isinstance(found, dict):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {_MADE_WITH!r} of the key map {key_map} to be a JSON object.'
     )
   return found
@@ -86,9 +87,9 @@ def apply(
   entries = {ours: _parse(key_map, ours, mapping[ours]) for ours in mapping}
   missing = sorted({theirs for theirs, _ in entries.values()} - set(arrays))
   if missing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {name} to hold every array that {key_map} names; it lacks'
-      f' {array_types.some(missing)}.'
+      f' {checks.some(missing)}.'
     )
   found = {}
   for ours, (theirs, steps) in entries.items():
@@ -97,7 +98,7 @@ def apply(
       try:
         array = _OPERATIONS[operation](array, argument)
       except (TypeError, ValueError) as error:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'{key_map}, {ours}: cannot {operation} {theirs} of shape'
           f' {list(array.shape)} to {argument} ({error}).'
         ) from error
@@ -109,11 +110,11 @@ def _read(key_map: epath.PathLike) -> dict[str, Any]:
   try:
     mapping = files.read_json(key_map)
   except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the key map {key_map} to be a JSON object: {error}.'
     ) from error
   if not isinstance(mapping, dict):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the key map {key_map} to be a JSON object, found a'
       f' {type(mapping).__name__}.'
     )
@@ -137,7 +138,7 @@ def _parse(
       )
     ):
       return theirs, [(operation, argument) for operation, argument in steps]
-  raise array_types.UsageError(
+  raise errors.UsageError(
     f'{key_map}: expected {ours} to be a name or {{"array": name, "then":'
     f' [[operation, argument], ...]}}, with {" or ".join(_OPERATIONS)}, not'
     f' {json.dumps(entry)}.'

@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion.models import layers
 from dp_diffusion.models import materialize
 
@@ -57,7 +57,7 @@ class UNetConfig:
 
   def __post_init__(self) -> None:
     for name in ('channels', 'num_blocks', 'num_classes', 'image_channels'):
-      array_types.check_at_least(name, getattr(self, name), 1)
+      checks.check_at_least(name, getattr(self, name), 1)
     if not self.channel_multipliers or min(self.channel_multipliers) < 1:
       raise ValueError(
         f'Expected channel_multipliers={self.channel_multipliers!r} to hold '
@@ -74,7 +74,7 @@ class UNetConfig:
     )
     if not 0 <= self.dropout < 1:
       raise ValueError(f'Expected dropout={self.dropout!r} to be in [0, 1).')
-    array_types.check_one_of('compute_dtype', self.compute_dtype, _DTYPES)
+    checks.check_one_of('compute_dtype', self.compute_dtype, _DTYPES)
 
   @property
   def side_divisor(self) -> int:

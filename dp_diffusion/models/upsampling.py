@@ -30,7 +30,7 @@ def repeat(x: jax.Array) -> jax.Array:
 def convolve_repeated(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3 convolution, zero-padded by 1, of `repeat(x)`.
 
-  Compiled under its name, by which `stages.arithmetic` counts it.
+  Compiled under its name, by which `stages.planning.flop_counts` counts it.
 
   Args:
     x: float[B, H, W, Ci].

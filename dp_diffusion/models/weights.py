@@ -24,8 +24,10 @@ import zipfile
 from etils import epath
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.models import key_map as key_maps
 
 RELEASED = 'released_under_differential_privacy'  # Array that is no weight.
@@ -56,7 +58,7 @@ class TransferReport:
     return lines
 
 
-def flatten(params: array_types.Params) -> dict[str, np.ndarray]:
+def flatten(params: types.Params) -> dict[str, np.ndarray]:
   """Path -> array, in sorted order.
 
   >>> list(flatten({'b': {'w': np.zeros(2)}, 'a': np.ones(1)}))
@@ -75,7 +77,7 @@ def flatten(params: array_types.Params) -> dict[str, np.ndarray]:
   return flat
 
 
-def unflatten(flat: Mapping[str, np.ndarray]) -> array_types.Params:
+def unflatten(flat: Mapping[str, np.ndarray]) -> types.Params:
   """Undoes `flatten`."""
   params: dict[str, Any] = {}
   for path, array in flat.items():
@@ -89,7 +91,7 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> array_types.Params:
 
 def save_npz(
   path: epath.PathLike,
-  params: array_types.Params,
+  params: types.Params,
   *,
   is_released: bool = False,
 ) -> None:
@@ -117,7 +119,7 @@ def is_released(path: epath.PathLike) -> bool:
 
 def load_params(
   path: epath.PathLike, *, expected_sha256: str = '', key_map: str = ''
-) -> array_types.Params:
+) -> types.Params:
   """Reads weights.
 
   Args:
@@ -131,20 +133,20 @@ def load_params(
   """
   path = epath.Path(path)
   if not path.exists():
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected weights at {path}, which does not exist.'
     )
   if expected_sha256:
     found = files.sha256(path)
     if found != expected_sha256.lower():
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {path} to have sha256 {expected_sha256}, found {found}: it'
         ' is another file or damaged.'
       )
   try:
     arrays = files.read_npz(path)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {path} to be an .npz file of arrays: {error}.'
     ) from error
   arrays.pop(RELEASED, None)
@@ -154,11 +156,11 @@ def load_params(
 
 
 def transfer(
-  source: array_types.Params,
-  target: array_types.Params,
+  source: types.Params,
+  target: types.Params,
   *,
   reset_classes: bool,
-) -> tuple[array_types.Params, TransferReport]:
+) -> tuple[types.Params, TransferReport]:
   """Puts the source's weights into the target's architecture.
 
   Args:
@@ -181,9 +183,9 @@ def transfer(
     if path not in reset and _shape(old.get(path)) != _shape(new.get(path))
   ]
   if differing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected weights of the architecture of config.model, found'
-      f' {array_types.some(differing)}. Give the model that the weights were'
+      f' {checks.some(differing)}. Give the model that the weights were'
       ' made with.'
     )
   merged = {
@@ -199,7 +201,7 @@ def transfer(
 
 
 def trainable_fn(
-  params: array_types.Params,
+  params: types.Params,
   patterns: Sequence[str],
   reset: Sequence[str] = (),
 ) -> Callable[[str], bool]:
@@ -219,15 +221,15 @@ def trainable_fn(
   paths = list(flatten(params))
   for pattern in patterns:
     if not fnmatch.filter(paths, pattern):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected finetune.trainable={pattern!r} to match a leaf, such as'
-        f' {array_types.some(paths)}.'
+        f' {checks.some(paths)}.'
       )
   trained = {p for pattern in patterns for p in fnmatch.filter(paths, pattern)}
   frozen = sorted(set(reset) - trained)
   if frozen:
-    raise array_types.UsageError(
-      f'Expected {array_types.some(frozen)} to train, since its weights are'
+    raise errors.UsageError(
+      f'Expected {checks.some(frozen)} to train, since its weights are'
       ' new: add it to finetune.trainable.'
     )
   return trained.__contains__

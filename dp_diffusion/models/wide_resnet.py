@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 _NORMS = ('batch', 'group')
 
@@ -66,7 +66,7 @@ class WideResNet(nn.Module):
 
     The intermediate 'features' is float32[B, 64 * width].
     """
-    array_types.check_one_of('norm', self.norm, _NORMS)
+    checks.check_one_of('norm', self.norm, _NORMS)
     if self.depth < 10 or (self.depth - 4) % 6:
       raise ValueError(f'Expected depth={self.depth!r} to be 6 n + 4, n >= 1.')
     x = nn.Conv(16, (3, 3), use_bias=False)(x)

@@ -26,7 +26,8 @@ import dp_accounting
 from dp_accounting import pld
 from dp_accounting import rdp
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion.privacy import loss_distributions
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise_search
@@ -115,7 +116,7 @@ def epsilon(
     Epsilon >= 0; infinite where an event adds no noise.
   """
   names = (*ACCOUNTANTS, SMALLER, FIXED_PLD)
-  array_types.check_one_of('accountant', accountant, names)
+  checks.check_one_of('accountant', accountant, names)
   return _epsilon(
     _canonical(events), strict_json.probability('delta', delta), accountant
   )
@@ -127,7 +128,7 @@ def delta(
   accountant: str = SMALLER,
 ) -> float:
   """Smallest delta, to 1e-6 of it, at which `epsilon` is at most the given."""
-  array_types.check_one_of('accountant', accountant, (*ACCOUNTANTS, SMALLER))
+  checks.check_one_of('accountant', accountant, (*ACCOUNTANTS, SMALLER))
   canonical = _canonical(events)
   epsilon = strict_json.real('epsilon', epsilon)
   low, high = math.log(1e-250), 0.0
@@ -336,7 +337,7 @@ def _solve(problem: _Problem) -> Calibration:
     assert steps is not None and target is not None
     noise = noise_search.smallest_noise(problem, steps, target, SEARCH)
     if noise is None:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected epsilon={target!r} at delta={config.delta!r} to be within'
         f' reach of a noise_multiplier <= {noise_search.MAX_NOISE:g}; raise'
         ' either or lower num_steps.'
@@ -361,7 +362,7 @@ def _solve(problem: _Problem) -> Calibration:
 def _check_budget(problem: _Problem, target: float) -> None:
   spent = _epsilon(problem.spent, problem.config.delta, SMALLER)
   if spent >= target:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected epsilon={target!r} to be above the {spent:.6g} that was spent'
       f' before (at delta={problem.config.delta!r}); raise either.'
     )

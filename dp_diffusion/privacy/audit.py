@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 _SEED_BYTES = 32
 _MIN_STEPS = 4  # Below, a canary's median is no baseline.
@@ -70,18 +70,18 @@ class AuditConfig:
   confidence: float
 
   def __post_init__(self) -> None:
-    array_types.check_positive('audit.epsilon', self.epsilon)
-    array_types.check_finite('audit.epsilon', self.epsilon)
-    array_types.check_open_unit_interval('audit.delta', self.delta)
-    array_types.check_at_least('audit.num_steps', self.num_steps, _MIN_STEPS)
-    array_types.check_at_least('audit.num_canaries', self.num_canaries, 1)
+    checks.check_positive('audit.epsilon', self.epsilon)
+    checks.check_finite('audit.epsilon', self.epsilon)
+    checks.check_open_unit_interval('audit.delta', self.delta)
+    checks.check_at_least('audit.num_steps', self.num_steps, _MIN_STEPS)
+    checks.check_at_least('audit.num_canaries', self.num_canaries, 1)
     for name in (
       'num_filler',
       'num_image_canaries',
       'num_guesses_in',
       'num_guesses_out',
     ):
-      array_types.check_non_negative(f'audit.{name}', getattr(self, name))
+      checks.check_non_negative(f'audit.{name}', getattr(self, name))
     most = int(_MAX_SAMPLING_PROB * self.num_examples)
     if not 1 <= self.expected_batch_size <= most:
       raise ValueError(
@@ -156,7 +156,7 @@ def coins(seed: bytes, num_canaries: int) -> np.ndarray:
   Returns:
     bool[m]. The first coins do not depend on m.
   """
-  array_types.check_at_least('len(seed)', len(seed), _SEED_BYTES)
+  checks.check_at_least('len(seed)', len(seed), _SEED_BYTES)
   digest = hashlib.shake_256(seed).digest(-(-num_canaries // 8))
   bits = np.unpackbits(np.frombuffer(digest, np.uint8))
   return bits[:num_canaries].astype(np.bool_)
@@ -189,7 +189,7 @@ def p_value(
       f'Expected 0 <= num_correct={num_correct} <= num_guesses={num_guesses}'
       f' <= num_canaries={num_canaries}.'
     )
-  array_types.check_non_negative('epsilon', epsilon)
+  checks.check_non_negative('epsilon', epsilon)
   if not 0 <= delta <= 1:
     raise ValueError(f'Expected delta={delta!r} to be in [0, 1].')
   accuracy = 1.0 / (1.0 + np.exp(-epsilon))
@@ -275,7 +275,7 @@ def one_run(
   if not np.all(np.isfinite(scores)):
     raise ValueError('Expected every score of a canary to be finite.')
   num_guesses = num_guesses_in + num_guesses_out
-  array_types.check_at_least('num_canaries', len(scores), num_guesses)
+  checks.check_at_least('num_canaries', len(scores), num_guesses)
   order = np.argsort(scores, kind='stable')
   lowest = order[:num_guesses_out]
   highest = order[len(order) - num_guesses_in :]

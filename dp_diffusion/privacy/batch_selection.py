@@ -31,7 +31,7 @@ import struct
 
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 _DOMAIN = b'dp_diffusion/poisson/1'
 _WORD_RANGE = 2**64
@@ -81,8 +81,8 @@ class PoissonSelector:
   sampling_prob: float | fractions.Fraction
 
   def __post_init__(self) -> None:
-    array_types.check_at_least('len(secret)', len(self.secret), 32)
-    array_types.check_at_least('num_records', self.num_records, 1)
+    checks.check_at_least('len(secret)', len(self.secret), 32)
+    checks.check_at_least('num_records', self.num_records, 1)
     if self.num_records >= 2**31:
       raise ValueError(
         f'Expected num_records={self.num_records!r} to be < 2**31.'
@@ -101,7 +101,7 @@ class PoissonSelector:
     Raises:
       ValueError: the step is negative.
     """
-    array_types.check_non_negative('step', step)
+    checks.check_non_negative('step', step)
     threshold = selection_threshold(self.sampling_prob)
     if threshold == _WORD_RANGE:  # q = 1: no 64-bit word reaches it.
       return np.arange(self.num_records, dtype=np.int64)
@@ -180,8 +180,8 @@ def microbatches(
   Raises:
     ValueError: a size is not positive, or the process index is out of range.
   """
-  array_types.check_at_least('microbatch_size', microbatch_size, 1)
-  array_types.check_at_least('num_devices', num_devices, 1)
+  checks.check_at_least('microbatch_size', microbatch_size, 1)
+  checks.check_at_least('num_devices', num_devices, 1)
   if not 0 <= process_index < process_count:
     raise ValueError(
       f'Expected process_index={process_index!r} to be in'

@@ -39,8 +39,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import array_types
-from dp_diffusion.privacy import per_example
+from dp_diffusion import checks
+from dp_diffusion import types
+from dp_diffusion.privacy import per_example_gradients
 
 # Clipped gradients end this much below the bound, so that the rounding of
 # float32 norms and products never carries one above it.
@@ -48,8 +49,8 @@ _ROUNDING_MARGIN = 2.0**-18
 _MIN_CLIP_NORM = 1e-9
 
 _ExampleGradFn: TypeAlias = Callable[
-  [array_types.Params, array_types.PyTree, array_types.Key],
-  tuple[array_types.Array, array_types.PyTree],
+  [types.Params, types.PyTree, types.Key],
+  tuple[types.Array, types.PyTree],
 ]
 
 
@@ -65,11 +66,11 @@ class GradStats(struct.PyTreeNode):
     num_examples: int32[], examples without padding.
   """
 
-  loss_sum: array_types.Array
-  norm_sum: array_types.Array
-  num_clipped: array_types.Array
-  num_non_finite: array_types.Array
-  num_examples: array_types.Array
+  loss_sum: types.Array
+  norm_sum: types.Array
+  num_clipped: types.Array
+  num_non_finite: types.Array
+  num_examples: types.Array
 
 
 class ClippedSum(struct.PyTreeNode):
@@ -82,7 +83,7 @@ class ClippedSum(struct.PyTreeNode):
       the whole tree); static.
   """
 
-  grad_sum: array_types.PyTree
+  grad_sum: types.PyTree
   stats: GradStats
   l2_sensitivity: float = struct.field(pytree_node=False)
 
@@ -116,15 +117,15 @@ def sum_sensitivity(
     ValueError: C is below 1e-9 (squares of gradients that small underflow),
       or infinite with rescaling.
   """
-  array_types.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
+  checks.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
   if not rescale_to_unit_norm:
     return float(l2_clip_norm)
-  array_types.check_finite('l2_clip_norm', l2_clip_norm)
+  checks.check_finite('l2_clip_norm', l2_clip_norm)
   return 1.0
 
 
 def zeros(
-  params: array_types.Params,
+  params: types.Params,
   *,
   l2_clip_norm: float,
   rescale_to_unit_norm: bool = True,
@@ -150,11 +151,11 @@ def zeros(
 
 
 def clipped_grad_sum(
-  loss_fn: array_types.LossFn,
-  params: array_types.Params,
-  batch: array_types.PyTree,
-  draw_keys: array_types.Key,
-  is_padding: array_types.Array,
+  loss_fn: types.LossFn,
+  params: types.Params,
+  batch: types.PyTree,
+  draw_keys: types.Key,
+  is_padding: types.Array,
   *,
   l2_clip_norm: float,
   rescale_to_unit_norm: bool = True,
@@ -191,7 +192,7 @@ def clipped_grad_sum(
   losses, grads = jax.vmap(example_grad, in_axes=(None, 0, 0))(
     params, batch, draw_keys
   )
-  norms, grads_are_finite = per_example.global_norms(grads)
+  norms, grads_are_finite = per_example_gradients.global_norms(grads)
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
 
@@ -200,10 +201,10 @@ def clipped_grad_sum(
   if rescale_to_unit_norm:
     coefficients = coefficients / l2_clip_norm
   return ClippedSum(
-    grad_sum=per_example.weighted_sum(grads, coefficients, is_used),
+    grad_sum=per_example_gradients.weighted_sum(grads, coefficients, is_used),
     stats=GradStats(
-      loss_sum=per_example.masked_sum(losses, is_used),
-      norm_sum=per_example.masked_sum(norms, is_used),
+      loss_sum=per_example_gradients.masked_sum(losses, is_used),
+      norm_sum=per_example_gradients.masked_sum(norms, is_used),
       num_clipped=jnp.sum(is_used & (norms > bound), dtype=jnp.int32),
       num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
@@ -213,9 +214,9 @@ def clipped_grad_sum(
 
 
 def _check_shapes(
-  batch: array_types.PyTree,
-  draw_keys: array_types.Key,
-  is_padding: array_types.Array,
+  batch: types.PyTree,
+  draw_keys: types.Key,
+  is_padding: types.Array,
   batch_has_draw_axis: bool,
 ) -> None:
   """Raises ValueError unless all have the same B (and K)."""
@@ -238,7 +239,7 @@ def _check_shapes(
 
 
 def _example_grad_fn(
-  loss_fn: array_types.LossFn,
+  loss_fn: types.LossFn,
   num_draws: int,
   draw_chunk_size: int | None,
   batch_has_draw_axis: bool,
@@ -254,10 +255,10 @@ def _example_grad_fn(
   draw_losses = jax.vmap(loss_fn, in_axes=(None, example_axis, 0))
 
   def mean_loss(
-    params: array_types.Params,
-    example: array_types.PyTree,
-    keys: array_types.Key,
-  ) -> array_types.Array:
+    params: types.Params,
+    example: types.PyTree,
+    keys: types.Key,
+  ) -> types.Array:
     return jnp.mean(draw_losses(params, example, keys).astype(jnp.float32))
 
   loss_and_grad = jax.value_and_grad(mean_loss)
@@ -271,14 +272,14 @@ def _in_chunks(
 ) -> _ExampleGradFn:
   """Averages over chunks of draws, one after another, to save memory."""
 
-  def split(x: array_types.Array) -> array_types.Array:
+  def split(x: types.Array) -> types.Array:
     return x.reshape((num_chunks, -1) + x.shape[1:])
 
   def mean_over_chunks(
-    params: array_types.Params,
-    example: array_types.PyTree,
-    keys: array_types.Key,
-  ) -> tuple[array_types.Array, array_types.PyTree]:
+    params: types.Params,
+    example: types.PyTree,
+    keys: types.Key,
+  ) -> tuple[types.Array, types.PyTree]:
     impl = jax.random.key_impl(keys)
 
     def add_chunk(total: Any, part: Any) -> tuple[Any, None]:

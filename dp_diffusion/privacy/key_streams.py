@@ -38,7 +38,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.privacy import batch_selection
 
 NUM_NOISE_KEYS = 4
@@ -108,7 +109,7 @@ class Secret:
     try:
       _write_once(file, self._file_content())
     except FileExistsError:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected no secret at {file}: it is never overwritten; load it, or'
         ' start in another folder.'
       ) from None
@@ -127,13 +128,13 @@ class Secret:
     _check_local(path)
     file = pathlib.Path(path)
     if not file.is_file():
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected a secret at {file}, which does not exist: restore it'
         ' (a run cannot be resumed without its secret).'
       )
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {file} with mode {mode:o} to be readable by its owner'
         ' alone: if nobody else can have read it, run chmod 600 on it.'
       )
@@ -141,7 +142,7 @@ class Secret:
     if content.startswith(_INSECURE_PREFIX):
       return cls.insecure(int(content[len(_INSECURE_PREFIX) :]))
     if len(content) != SECRET_BYTES:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {file} with {len(content)} bytes to hold {SECRET_BYTES}:'
         ' it is damaged; restore it from a copy.'
       )
@@ -170,7 +171,7 @@ def claim(folder: str | os.PathLike[str], owner: str) -> None:
     _write_once(file, owner.encode())
   except FileExistsError:
     if file.read_text().strip() != owner:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {folder} to be a folder of secrets that no other workdir'
         ' uses: two runs with one secret would add the same noise. Give another'
         ' privacy.secret_dir.'
@@ -197,7 +198,7 @@ def _write_once(file: pathlib.Path, content: bytes) -> None:
 
 def _check_local(path: str | os.PathLike[str]) -> None:
   if '://' in os.fspath(path):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected the secret at {path} to be in a local folder: set'
       ' privacy.secret_dir to one.'
     )
@@ -209,7 +210,7 @@ def _make_private_folder(folder: pathlib.Path) -> None:
     folder.mkdir(mode=0o700, parents=True)
   mode = stat.S_IMODE(folder.stat().st_mode)
   if mode & 0o077:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected folder {folder} with mode {mode:o} to be closed to others:'
       ' run chmod 700 on it.'
     )
@@ -299,17 +300,17 @@ class KeyStreams:
   secret: Secret
   run_id: str
 
-  def noise_keys(self, step: int) -> array_types.Key:
+  def noise_keys(self, step: int) -> types.Key:
     """Keys of the noise of one step: typed keys[4], 256 bits together."""
     return _typed_keys(
       [self._hash('noise', 8, step, i) for i in range(NUM_NOISE_KEYS)]
     )
 
-  def draw_key(self, step: int) -> array_types.Key:
+  def draw_key(self, step: int) -> types.Key:
     """Key from which `draw_keys` makes those of each record: typed key[]."""
     return _typed_keys([self._hash('draw', 8, step)])[0]
 
-  def statistic_keys(self, purpose: str) -> array_types.Key:
+  def statistic_keys(self, purpose: str) -> types.Key:
     """Keys of the noise of a statistic of all records: typed keys[4]."""
     name = f'statistic/{purpose}'
     return _typed_keys([self._hash(name, 8, i) for i in range(NUM_NOISE_KEYS)])
@@ -333,14 +334,14 @@ class KeyStreams:
     return _keyed_hash(self.secret, purpose, (self.run_id, *parts), size)
 
 
-def _typed_keys(digests: list[bytes]) -> array_types.Key:
+def _typed_keys(digests: list[bytes]) -> types.Key:
   data = np.frombuffer(b''.join(digests), '<u4').reshape(-1, 2)
   return jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=_KEY_IMPL)
 
 
 def draw_keys(
-  step_key: array_types.Key, indices: array_types.Array, num_draws: int
-) -> array_types.Key:
+  step_key: types.Key, indices: types.Array, num_draws: int
+) -> types.Key:
   """Keys of the K draws of each record; runs on the device.
 
   Args:

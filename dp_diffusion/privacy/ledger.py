@@ -17,21 +17,105 @@ from typing import Any, ClassVar
 
 import dp_accounting
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
-from dp_diffusion.privacy import ledger_entries
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import strict_json
 
 VERSION = 1
 UNITS = ('image', 'person')
-GAUSSIAN_KINDS = ledger_entries.GAUSSIAN_KINDS
+GAUSSIAN_KINDS = ('gaussian', 'noised_histogram')
 # An epsilon that was computed on another machine may differ in its last bits.
 _ROUNDING = 1e-9
 
 
-DpSgdEntry = ledger_entries.DpSgdEntry
-GaussianEntry = ledger_entries.GaussianEntry
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpSgdEntry:
+  """One DP-SGD training.
+
+  Attributes:
+    mechanism: with the steps that are planned.
+    num_steps: steps that the weights have seen.
+    num_replayed_steps: steps that were begun, lost, and run again with other
+      randomness. They are charged too.
+    is_sealed: weights of it have been released; it goes no further.
+  """
+
+  kind: ClassVar[str] = 'dp_sgd'
+  mechanism: mechanism_lib.DpSgdMechanism
+  num_steps: int = 0
+  num_replayed_steps: int = 0
+  is_sealed: bool = False
+
+  def __post_init__(self) -> None:
+    """Checks every value."""
+    _check_type('mechanism', self.mechanism, mechanism_lib.DpSgdMechanism)
+    for name in ('num_steps', 'num_replayed_steps'):
+      value = strict_json.integer(name, getattr(self, name), minimum=0)
+      object.__setattr__(self, name, value)
+    if self.num_steps > self.mechanism.num_steps:
+      raise ValueError(
+        f'Expected num_steps={self.num_steps} to be <= the'
+        f' {self.mechanism.num_steps} steps of the mechanism.'
+      )
+    strict_json.boolean('is_sealed', self.is_sealed)
+
+  def dp_events(
+    self, num_more_steps: int = 0
+  ) -> tuple[dp_accounting.DpEvent, ...]:
+    """Events of the steps done, of the replayed ones, and of some more."""
+    total = self.num_steps + self.num_replayed_steps + num_more_steps
+    return (self.mechanism.dp_event(total),) if total else ()
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what `from_json` reads."""
+    return {'kind': self.kind, **dataclasses.asdict(self)}
+
+  @classmethod
+  def from_json(cls, value: Any) -> DpSgdEntry:
+    """Reads `to_json` back."""
+    names = ('kind', *(field.name for field in dataclasses.fields(cls)))
+    found = dict(strict_json.fields('a dp_sgd event', value, names))
+    del found['kind']
+    mechanism = mechanism_lib.DpSgdMechanism.from_dict(found.pop('mechanism'))
+    return cls(mechanism=mechanism, **found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianEntry:
+  """A noised statistic of the sensitive records; spent when it is entered.
+
+  Attributes:
+    mechanism: how much noise, on what.
+    kind: 'noised_histogram' (of labels), or 'gaussian' for any other.
+  """
+
+  mechanism: mechanism_lib.GaussianMechanism
+  kind: str = 'gaussian'
+
+  def __post_init__(self) -> None:
+    """Checks every value."""
+    _check_type('mechanism', self.mechanism, mechanism_lib.GaussianMechanism)
+    checks.check_one_of('kind', self.kind, GAUSSIAN_KINDS)
+
+  def dp_events(
+    self, num_more_steps: int = 0
+  ) -> tuple[dp_accounting.DpEvent, ...]:
+    """Its event; it has no steps."""
+    del num_more_steps
+    return (self.mechanism.dp_event(),)
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what `from_json` reads."""
+    return {'kind': self.kind, 'mechanism': self.mechanism.to_dict()}
+
+  @classmethod
+  def from_json(cls, value: Any) -> GaussianEntry:
+    """Reads `to_json` back."""
+    found = strict_json.fields('an event', value, ('kind', 'mechanism'))
+    mechanism = mechanism_lib.GaussianMechanism.from_dict(found['mechanism'])
+    return cls(kind=found['kind'], mechanism=mechanism)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +133,7 @@ class InheritedEntry:
 
   def __post_init__(self) -> None:
     """Checks every value."""
-    ledger_entries.check_type('ledger', self.ledger, Ledger)
+    _check_type('ledger', self.ledger, Ledger)
     if not strict_json.line('source', self.source):
       raise ValueError('Expected source to say which release it is.')
 
@@ -122,7 +206,7 @@ class Ledger:
     object.__setattr__(self, 'delta', delta)
     object.__setattr__(self, 'budget_epsilon', budget)
     object.__setattr__(self, 'entries', tuple(self.entries))
-    array_types.check_one_of('unit', self.unit, UNITS)
+    checks.check_one_of('unit', self.unit, UNITS)
     mechanism_lib.check_relation(self.relation)
     for entry in self.entries:
       self._check_entry(entry)
@@ -135,7 +219,7 @@ class Ledger:
     """
     result = dataclasses.replace(self, entries=(*self.entries, entry))
     if result.would_exceed(0):
-      raise array_types.UsageError(_over_budget(result, 0, 'this event'))
+      raise errors.UsageError(_over_budget(result, 0, 'this event'))
     return result
 
   def with_steps(self, num_steps: int) -> Ledger:
@@ -197,13 +281,13 @@ class Ledger:
   def check_can_spend(self, num_more_steps: int) -> None:
     """Raises UsageError if some more steps would break the promise."""
     if self.entries and getattr(self.entries[-1], 'is_sealed', False):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         'Expected a training that is not released yet: its ledger is sealed;'
         ' start a new workdir, or fine-tune the release.'
       )
     if num_more_steps and self.would_exceed(num_more_steps):
       what = f'{num_more_steps} more steps'
-      raise array_types.UsageError(_over_budget(self, num_more_steps, what))
+      raise errors.UsageError(_over_budget(self, num_more_steps, what))
 
   def summary(self) -> tuple[str, ...]:
     """Lines for a person: what is spent, and what is left."""
@@ -381,3 +465,11 @@ def _describe(entry: Entry) -> str:
       f' {entry.mechanism.noise_multiplier:g}'
     )
   return f'inherited: {entry.source}'
+
+
+def _check_type(name: str, value: Any, wanted: type) -> None:
+  """Raises ValueError unless a value is of the type wanted."""
+  if not isinstance(value, wanted):
+    raise ValueError(
+      f'Expected {name} to be a {wanted.__name__}, not {type(value).__name__}.'
+    )

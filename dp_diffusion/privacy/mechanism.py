@@ -41,7 +41,7 @@ class DpSgdMechanism:
     * Its numbers are those of sampler, clip and noise, and the std of the
       noise is relative to the sensitivity of the SUM:
       `finetune_test.py::test_mechanism_reaches_every_part`,
-      `step_test.py::test_noise_std_of_an_update`.
+      `private_step_test.py::test_noise_std_of_an_update`.
     * Nonsense cannot be constructed:
       `mechanism_test.py::test_bad_value_is_refused`.
     * Saved and loaded, it is the same mechanism:

@@ -2,8 +2,8 @@
 
 Third station of the private road, and called once per step: after the sum
 over microbatches and devices, before the division by the expected batch size
-(`training/step.py::apply`). The same keys on every replica give the same
-noise, so the replicas stay equal.
+(`training/private_step.py::apply`). The same keys on every replica give the
+same noise, so the replicas stay equal.
 
 Guarantees:
   * Every element gets noise of the std asked for, in units of the SUM.
@@ -23,16 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 
 NUM_KEYS = 4
 
 
 def add_noise(
-  grad_sum: array_types.PyTree,
-  noise_keys: array_types.Key,
-  noise_std: float | array_types.Array,
-) -> array_types.PyTree:
+  grad_sum: types.PyTree,
+  noise_keys: types.Key,
+  noise_std: float | types.Array,
+) -> types.PyTree:
   """Adds independent Gaussian noise to every element.
 
   Args:
@@ -60,7 +60,7 @@ def add_noise(
   return jax.tree.unflatten(treedef, noised)
 
 
-def _unit_noise(noise_keys: array_types.Key, size: int) -> array_types.Array:
+def _unit_noise(noise_keys: types.Key, size: int) -> types.Array:
   """Sum of four independent standard normals, halved: unit variance.
 
   One vector for all leaves, and a scan over the keys: a network has hundreds
@@ -74,9 +74,7 @@ def _unit_noise(noise_keys: array_types.Key, size: int) -> array_types.Array:
     float32[size].
   """
 
-  def add_draw(
-    total: array_types.Array, key: array_types.Key
-  ) -> tuple[array_types.Array, None]:
+  def add_draw(total: types.Array, key: types.Key) -> tuple[types.Array, None]:
     return total + jax.random.normal(key, (size,), jnp.float32), None
 
   total, _ = jax.lax.scan(add_draw, jnp.zeros(size, jnp.float32), noise_keys)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import math
 from typing import Protocol
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 
 MIN_NOISE = 1e-3  # Below it nothing is claimed: epsilon is infinite.
 MAX_NOISE = 1e5
@@ -107,13 +107,13 @@ def most_steps(
     while low == high or excess(high) <= 0:
       low, high, stride = high, high + stride, 2 * stride
       if high > 2 * _MAX_STEPS:
-        raise array_types.UsageError(
+        raise errors.UsageError(
           f'Expected noise_multiplier={noise!r} to be lower: more than'
           f' {_MAX_STEPS} steps keep within epsilon={target!r}.'
         )
     found, _ = _crossing(excess, low, high)
   if found == 0:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected epsilon={target!r} to pay for one step at noise_multiplier='
       f'{noise!r}; raise either.'
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import strict_json
 
@@ -54,7 +54,7 @@ class PrivacyConfig:
 
   def __post_init__(self) -> None:
     """Checks every value; `solve_for` first, as the rest depends on it."""
-    array_types.check_one_of('solve_for', self.solve_for, SOLVABLE)
+    checks.check_one_of('solve_for', self.solve_for, SOLVABLE)
     for name in sorted(SOLVABLE, key=lambda name: name != self.solve_for):
       self._check_given(name)
     mechanism_lib.check_relation(self.relation)

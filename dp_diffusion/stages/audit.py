@@ -28,12 +28,13 @@ import jax
 import numpy as np
 import optax
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
-from dp_diffusion.evaluation import audit_section
-from dp_diffusion.evaluation import page
+from dp_diffusion import types
+from dp_diffusion.evaluation.report import audit_section
+from dp_diffusion.evaluation.report import page
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
@@ -41,20 +42,20 @@ from dp_diffusion.privacy import audit as audit_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
-from dp_diffusion.stages import assembly
-from dp_diffusion.stages import audit_records
 from dp_diffusion.stages import finetune
-from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
-from dp_diffusion.stages import resuming
-from dp_diffusion.stages import run_secret
-from dp_diffusion.stages import sizing
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import audit_records
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import resume
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import canaries
 from dp_diffusion.training import checkpoint
-from dp_diffusion.training import loop
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
@@ -124,7 +125,7 @@ def run(
   )
   state = train_state.create(trained, optimizer, frozen)
   # Canaries hold a second copy of the gradients of a microbatch.
-  size = max(1, sizing.private_size(config, state, devices) // 2)
+  size = max(1, batch_sizes.private_size(config, state, devices) // 2)
   steps = dataclasses.replace(steps, microbatch_size=size)
   state = _train(
     config, workdir, stop, devices, mechanism, steps, state, streams.run_id
@@ -228,7 +229,7 @@ def _train(
   stop: interrupts.Stop,
   devices: parallel.DataParallel,
   mechanism: mechanism_lib.DpSgdMechanism,
-  steps: loop.PrivateSteps,
+  steps: private_loop.PrivateSteps,
   state: train_state.TrainState,
   run_id: str,
 ) -> train_state.TrainState:
@@ -247,7 +248,7 @@ def _train(
     start_step, state = restored.step, restored.state
     ledger = ledger_lib.Ledger.from_json(restored.ledger)
     console.say(f'audit: continues from step {start_step}')
-  private_run = loop.PrivateRun(
+  private_run = private_loop.PrivateRun(
     checkpoints=checkpoints,
     journal=folder / run_secret.STEPS,
     meta={'run_id': run_id},
@@ -258,19 +259,19 @@ def _train(
     ),
     record_stats=lambda step, stats: None,
   )
-  begun = resuming.Begun(
+  begun = resume.Begun(
     run=private_run,
     streams=steps.streams,
     state=state,
     ledger=ledger,
     start_step=start_step,
   )
-  return resuming.finish(begun, steps, devices, stop)[0]
+  return resume.finish(begun, steps, devices, stop)[0]
 
 
 def _released(
   config: config_lib.Config, state: train_state.TrainState
-) -> array_types.Params:
+) -> types.Params:
   """The weights that fine-tuning would release."""
   is_ema = config.finetune.release_weights == 'ema'
   return state.all_ema_params if is_ema else state.all_params
@@ -334,7 +335,7 @@ def _conclude(
   sentence = audit_section.sentence(result)
   console.say(f'audit: {sentence}')
   if not result['is_passed']:
-    raise array_types.Failed(
+    raise errors.Failed(
       f'Expected the audit to stay below its claim. {sentence}'
     )
 

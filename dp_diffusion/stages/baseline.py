@@ -33,11 +33,13 @@ from etils import epath
 import jax
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import types
 from dp_diffusion.baselines import dp_mepf
 from dp_diffusion.baselines import dp_merf
 from dp_diffusion.baselines import generator as generator_lib
@@ -45,25 +47,25 @@ from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import classifiers
-from dp_diffusion.evaluation import downstream
-from dp_diffusion.evaluation import held_out as held_out_lib
-from dp_diffusion.evaluation import report
-from dp_diffusion.evaluation import scoring
+from dp_diffusion.evaluation.classifiers import downstream
+from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
+from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.classifiers import training
+from dp_diffusion.evaluation.report import report
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import evaluate
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import public_data
-from dp_diffusion.stages import public_record
-from dp_diffusion.stages import run_facts
-from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
-from dp_diffusion.stages import statements
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import public_record
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
 
 # Purposes of the public seed; the stages have others.
 _FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
@@ -88,7 +90,7 @@ def run(
       another config.
     Interrupted: the user asked to stop; the same command goes on.
   """
-  array_types.check_one_of('method', method, settings.METHODS)
+  checks.check_one_of('method', method, settings.METHODS)
   _tie(config, workdir, method)
   report_path = workdir.evaluation / 'report.json'
   if report_path.exists():
@@ -134,7 +136,7 @@ def _tie(
   now = {'method': method, 'config': config_lib.to_dict(config)}
   path = workdir.baseline
   if workdir.has_begun('finetune'):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{workdir.root} belongs to a run of dp_diffusion.main, which has a'
       ' ledger of its own. Give another --workdir.'
     )
@@ -142,7 +144,7 @@ def _tie(
     difference = workdirs.first_difference(files.read_json(path), now)
     if difference:
       key, old, new = difference
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'{workdir.root} belongs to another run: it has {key}={old!r}, this'
         f' one {key}={new!r}. Give another --workdir.'
       )
@@ -159,7 +161,7 @@ def _generate(
   settings_of = config.baseline
   num_classes = max(1, len(config.data.class_names))
   if config.sample.labels == config_lib.NOISED_HISTOGRAM:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected sample.labels={config_lib.NOISED_HISTOGRAM!r} to be public'
       ' shares for a baseline, which makes no histogram.'
     )
@@ -219,7 +221,7 @@ def _write_images(
   """Writes the dataset, and the statement over all of the release."""
   mark = statements.mark(workdir)
   release.write_shard(workdir.release, 0, 1, images, labels, mark)
-  spec = array_types.DatasetSpec(
+  spec = types.DatasetSpec(
     name=config.name,
     image_shape=images.shape[1:],
     class_names=config.data.class_names,
@@ -234,7 +236,7 @@ def _embed(
   workdir: workdirs.Workdir,
   method: str,
   feature_fn: mean_embedding.FeatureFn,
-  source: array_types.DataSource,
+  source: types.DataSource,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
   """The only reading of the sensitive images, noised once and kept."""
   ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
@@ -256,7 +258,7 @@ def _embed(
     'classifier': config_lib.to_dict(config.evaluate.classifier),
     'public': config_lib.to_dict(config.pretrain),
     'seed': config.seed,
-    'dataset': run_facts.dataset(secret, source),
+    'dataset': fingerprint.dataset(secret, source),
     'rng': key_streams.rng_test_vector(),
   }
   streams = key_streams.KeyStreams(
@@ -286,7 +288,7 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
   """
   path = workdir.private / run_secret.EMBEDDING
   if path.exists() and files.read_json(path)['run_id'] != run_id:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'{workdir.root} has noised the sum over other images, or with another'
       ' secret or jax: again would be another release, which its statement'
       ' does not count. Restore them, or give another --workdir.'
@@ -295,7 +297,7 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
 
 
 def _check_public(
-  config: config_lib.Config, method: str, source: array_types.DataSource
+  config: config_lib.Config, method: str, source: types.DataSource
 ) -> list[dict[str, Any]]:
   """What features have seen besides; refused where it is not public."""
   if method != 'dp_mepf':
@@ -320,7 +322,7 @@ def _make_feature_fn(
   mepf = config.baseline.dp_mepf
   if mepf.net:
     if not os.path.exists(mepf.net):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected a feature network at baseline.dp_mepf.net={mepf.net!r};'
         ' there is no such file.'
       )
@@ -331,7 +333,7 @@ def _make_feature_fn(
   console.say(f'{method}: trains its feature network on public images')
   num_classes = public.spec.num_classes
   trained = downstream.train_classifier(
-    classifiers.of_kind('small_cnn', config.evaluate.classifier),
+    training.of_kind('small_cnn', config.evaluate.classifier),
     np.asarray(public.images),
     np.asarray(public.labels),
     num_classes,
@@ -365,5 +367,5 @@ def _write_report(
   files.write_json(path, json.loads(json.dumps(value)), mode=0o600)
 
 
-def _key(config: config_lib.Config, purpose: int) -> array_types.Key:
+def _key(config: config_lib.Config, purpose: int) -> types.Key:
   return jax.random.fold_in(jax.random.key(config.seed), purpose)

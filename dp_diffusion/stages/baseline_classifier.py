@@ -17,10 +17,11 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import release
+from dp_diffusion import types
 from dp_diffusion.baselines import dp_classifier
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
@@ -29,13 +30,13 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import finetune
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import public_data
-from dp_diffusion.stages import resuming
-from dp_diffusion.stages import run_facts
-from dp_diffusion.stages import run_secret
-from dp_diffusion.stages import statements
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import resume
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import state as train_state
@@ -72,14 +73,14 @@ def run(
   params = _public_params(config, module, devices, stop)
   facts = {
     'mechanism': mechanism.to_dict(),
-    'training': {**config_lib.to_dict(ours), **run_facts.draws(config)},
-    'start': {'weights': run_facts.first_weights(secret, params)},
-    'dataset': run_facts.dataset(secret, source),
+    'training': {**config_lib.to_dict(ours), **fingerprint.draws(config)},
+    'start': {'weights': fingerprint.first_weights(secret, params)},
+    'dataset': fingerprint.dataset(secret, source),
     'secret': key_streams.fingerprint(secret, 'secret'),
     'seed': config.seed,
     'rng': key_streams.rng_test_vector(),
   }
-  begun = resuming.begin(
+  begun = resume.begin(
     workdir.private,
     secret,
     facts,
@@ -106,7 +107,7 @@ def run(
     optimizer,
     batch_has_draw_axis=config.data.unit == 'person',
   )
-  state, ledger = resuming.finish(begun, steps, devices, stop)
+  state, ledger = resume.finish(begun, steps, devices, stop)
   statements.store(
     workdir,
     ledger.seal(),
@@ -144,7 +145,7 @@ def _public_params(
   module: nn.Module,
   devices: parallel.DataParallel,
   stop: interrupts.Stop,
-) -> array_types.Params:
+) -> types.Params:
   """Weights from the public seed, trained on public images where there are."""
   ours = config.baseline.dp_classifier
   key = jax.random.key(config.seed)
@@ -159,7 +160,7 @@ def _public_params(
   if not ours.num_public_steps:
     return params
   if config.pretrain.data.class_names != config.data.class_names:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected pretrain.data to have the classes of data where'
       f' baseline.dp_classifier.num_public_steps={ours.num_public_steps}; set'
       ' it to 0.'

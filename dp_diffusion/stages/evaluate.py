@@ -2,7 +2,7 @@
 
 Classifiers see one source of images each: synthetic ones, public ones (the
 floor), real training ones (the ceiling). The held-out images are read once,
-when all of them are trained. What is measured is in `measuring`; here it is
+when all of them are trained. What is measured is in `measurements`; here it is
 joined with the privacy statement and written down.
 """
 
@@ -17,15 +17,15 @@ from etils import epath
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import files
-from dp_diffusion.evaluation import report
-from dp_diffusion.evaluation import report_accuracy
-from dp_diffusion.evaluation import report_earlier
+from dp_diffusion.evaluation.report import accuracy_section
+from dp_diffusion.evaluation.report import earlier_section
+from dp_diffusion.evaluation.report import report
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import measuring
-from dp_diffusion.stages import training_plan
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import classifier_plan
+from dp_diffusion.stages.evaluation import measurements
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 
 
@@ -33,7 +33,7 @@ def run(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
   stop: interrupts.Stop,
-  sources: Sequence[str] = measuring.SOURCES,
+  sources: Sequence[str] = measurements.SOURCES,
 ) -> None:
   """Trains the classifiers, tests them once, and writes the report.
 
@@ -41,7 +41,7 @@ def run(
     config: uses data, pretrain.data, evaluate.
     workdir: reads release/, writes evaluation/.
     stop: asked at every step.
-    sources: what classifiers are trained on, see `measuring.measure`.
+    sources: what classifiers are trained on, see `measurements.measure`.
 
   Raises:
     UsageError: a dataset is missing.
@@ -62,14 +62,14 @@ def _run_on_main(
   sources: Sequence[str],
 ) -> None:
   start = time.monotonic()
-  places = measuring.Places(
+  places = measurements.Places(
     release=workdir.release,
     evaluation=workdir.evaluation,
     private=workdir.private,
   )
   statement = files.read_whole_json(workdir.release / 'privacy.json')
   earlier = _earlier(workdir)
-  measured = measuring.measure(config, places, stop, sources)
+  measured = measurements.measure(config, places, stop, sources)
   findings = report.Findings(
     title=config.name,
     privacy=privacy_numbers(statement),
@@ -94,7 +94,7 @@ def _run_on_main(
     workdir.evaluation,
     (
       *measured.sections,
-      report_earlier.section(earlier, findings.config['evaluate']),
+      earlier_section.section(earlier, findings.config['evaluate']),
       *audit.sections(workdir),
     ),
   )
@@ -105,7 +105,7 @@ def _earlier(workdir: workdirs.Workdir) -> list[dict[str, Any]]:
   path = workdir.evaluation / 'report.json'
   if not path.exists():
     return []
-  return report_earlier.with_last(files.read_whole_json(path))
+  return earlier_section.with_last(files.read_whole_json(path))
 
 
 def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def _ensembles(found: Mapping[str, Any], source: str) -> Iterator[str]:
   """The main classifier's ensemble, if there is one."""
   ensembles = found.get('ensembles', {})
   accuracy = ensembles.get('accuracy', {}).get(source, {})
-  if training_plan.MAIN in accuracy:
-    value = 100 * accuracy[training_plan.MAIN]['value']
+  if classifier_plan.MAIN in accuracy:
+    value = 100 * accuracy[classifier_plan.MAIN]['value']
     yield f'ensemble of {ensembles["num_members"]} CNNs {value:.1f} %'
 
 
@@ -133,7 +133,7 @@ def _guessing(found: Mapping[str, Any], source: str) -> str:
     return ''
   if all(flags.values()):
     return ' (no better than guessing)'
-  titles = report_accuracy.CLASSIFIER_TITLES
+  titles = accuracy_section.CLASSIFIER_TITLES
   names = ' and '.join(titles.get(n, n) for n, flag in flags.items() if flag)
   return f' ({names}: no better than guessing)'
 
@@ -157,7 +157,7 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     'synthetic': 'trained on synthetic images',
     'public': 'trained on public images alone',
   }
-  titles = report_accuracy.CLASSIFIER_TITLES
+  titles = accuracy_section.CLASSIFIER_TITLES
   for source in words:
     accuracies = found['accuracy'].get(source, {})
     if not accuracies:

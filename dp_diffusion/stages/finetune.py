@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import release
+from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.models import unet
@@ -34,25 +34,25 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
-from dp_diffusion.stages import assembly
-from dp_diffusion.stages import histograms
-from dp_diffusion.stages import inheritance
-from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
-from dp_diffusion.stages import public_data
-from dp_diffusion.stages import resuming
-from dp_diffusion.stages import run_facts
-from dp_diffusion.stages import run_secret
-from dp_diffusion.stages import sizing
-from dp_diffusion.stages import statements
-from dp_diffusion.stages import workdirs
-from dp_diffusion.training import loop
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import inherited_ledger
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import resume
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
+from dp_diffusion.training import private_step as step_lib
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step as step_lib
 
 DEFAULT_MICROBATCH = 64
 
@@ -73,7 +73,7 @@ def run(
   """
   devices = parallel.DataParallel()
   public_data.check_sources(config, workdir)
-  inherited = inheritance.find(config, workdir)
+  inherited = inherited_ledger.find(config, workdir)
   calibration = histograms.calibrate(config, inherited.entries)
   mechanism = calibration.mechanism
   say_calibration(calibration)
@@ -83,14 +83,14 @@ def run(
     processes.on_main(lambda: run_secret.load_or_make(config, workdir))
   )
   state, optimizer = _initial_state(config, workdir, mechanism)
-  facts = run_facts.make(
+  facts = fingerprint.make(
     config, mechanism, source, secret, state.all_params, inherited.entries
   )
   processes.on_main(lambda: statements.check_release_is_new(workdir))
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
   public = public_data.compare(config, workdir, source)
 
-  begun = resuming.begin(
+  begun = resume.begin(
     workdir.private,
     secret,
     facts,
@@ -113,10 +113,11 @@ def run(
     config, mechanism, source, records, begun.streams, devices, optimizer
   )
   steps = dataclasses.replace(
-    steps, microbatch_size=sizing.private_size(config, begun.state, devices)
+    steps,
+    microbatch_size=batch_sizes.private_size(config, begun.state, devices),
   )
   with metrics.PrivateMetrics(workdir.private) as writer:
-    state, ledger = resuming.finish(
+    state, ledger = resume.finish(
       begun,
       steps,
       devices,
@@ -153,12 +154,12 @@ def say_calibration(calibration: accounting.Calibration) -> None:
 def make_steps(
   config: config_lib.Config,
   mechanism: mechanism_lib.DpSgdMechanism,
-  source: array_types.DataSource,
+  source: types.DataSource,
   records: batching.Records,
   streams: key_streams.KeyStreams,
   devices: parallel.DataParallel,
   optimizer: Any,
-) -> loop.PrivateSteps:
+) -> private_loop.PrivateSteps:
   """Joins mechanism, model and data into the parts of a private step."""
   finetune = config.finetune
   loss_fn = assembly.make_loss_fn(
@@ -184,15 +185,15 @@ def make_steps(
 def wire_steps(
   finetune: config_lib.FinetuneConfig,
   mechanism: mechanism_lib.DpSgdMechanism,
-  loss_fn: array_types.LossFn,
-  gather: Callable[[np.ndarray, int], array_types.PyTree],
+  loss_fn: types.LossFn,
+  gather: Callable[[np.ndarray, int], types.PyTree],
   num_records: int,
   streams: key_streams.KeyStreams,
   devices: parallel.DataParallel,
   optimizer: Any,
   *,
   batch_has_draw_axis: bool = False,
-) -> loop.PrivateSteps:
+) -> private_loop.PrivateSteps:
   """Gives every part of a step the numbers of the mechanism.
 
   The audit calls it too, with canaries in `loss_fn` and `gather`.
@@ -205,7 +206,7 @@ def wire_steps(
     expected_batch_size=mechanism.expected_batch_size,
     ema_decay=finetune.ema_decay,
   )
-  return loop.PrivateSteps(
+  return private_loop.PrivateSteps(
     selector=streams.poisson_selector(num_records, mechanism.sampling_prob),
     streams=streams,
     gather=gather,
@@ -218,7 +219,7 @@ def wire_steps(
 
 
 def gather_batch(
-  source: array_types.DataSource,
+  source: types.DataSource,
   records: batching.Records,
   unit: str,
   num_draws: int,

@@ -12,13 +12,13 @@ from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
-from dp_diffusion.stages import arithmetic
-from dp_diffusion.stages import estimates
-from dp_diffusion.stages import histograms
-from dp_diffusion.stages import inheritance
-from dp_diffusion.stages import statements
-from dp_diffusion.stages import training_plan
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import classifier_plan
+from dp_diffusion.stages.planning import cost_estimates
+from dp_diffusion.stages.planning import flop_counts
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import inherited_ledger
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 
 # Gradients of a network cost about twice its forward pass.
@@ -43,7 +43,7 @@ class Cost:
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Prints the plan. Touches no data and writes nothing."""
   workdir.check(config)
-  inherited = inheritance.find(config, workdir).entries
+  inherited = inherited_ledger.find(config, workdir).entries
   calibration = histograms.calibrate(config, inherited)
   for line in (
     *privacy_lines(calibration),
@@ -101,7 +101,7 @@ def _unread_lines(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> list[str]:
   """First weights that are not there yet: their cost cannot be counted."""
-  if inheritance.can_be_read(config, workdir):
+  if inherited_ledger.can_be_read(config, workdir):
     return []
   return [
     f'  inherited           unknown: {config.pretrain.init_from} is not there'
@@ -127,7 +127,7 @@ def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
 
 def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   """Passes and operations of each stage."""
-  forward = arithmetic.forward_flop(config)
+  forward = flop_counts.forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
   records = private_steps * config.privacy.expected_batch_size
   finetune = records * config.finetune.augmult
@@ -160,13 +160,13 @@ def _evaluation_cost(config: config_lib.Config) -> Cost:
   sizes = dict.fromkeys(sources, config.sample.num_samples)
   images: collections.Counter[str] = collections.Counter()
   # A classifier in several groups is trained once.
-  plan = training_plan.make(config.evaluate, sizes, config.seed)
+  plan = classifier_plan.make(config.evaluate, sizes, config.seed)
   for member in set(plan.all()):
-    if member.config.name != training_plan.REFERENCE:
+    if member.config.name != classifier_plan.REFERENCE:
       steps = member.config.num_steps
       images[member.config.name] += steps * member.config.batch_size
   flop = sum(
-    count * arithmetic.classifier_flop(name, config.data)
+    count * flop_counts.classifier_flop(name, config.data)
     for name, count in images.items()
   )
   return Cost(examples=0, passes=images.total(), flop=_TRAINING_PASSES * flop)
@@ -178,11 +178,12 @@ def _are_public_classified(config: config_lib.Config) -> bool:
 
 
 def _model_lines(config: config_lib.Config) -> list[str]:
-  count = arithmetic.num_parameters(config)
+  count = flop_counts.num_parameters(config)
   return [
     'model',
     f'  parameters          {count:,}',
-    f'  weights and states  {estimates.size_text(6 * 4 * count)} per device'
+    '  weights and states '
+    f' {cost_estimates.size_text(6 * 4 * count)} per device'
     ' (weights, average, two moments, sum, noise; float32)',
   ]
 
@@ -198,7 +199,7 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
     )
   return [
     *lines,
-    *estimates.lines(
+    *cost_estimates.lines(
       config,
       private_steps,
       examples={stage: cost.examples for stage, cost in found.items()},
@@ -211,8 +212,9 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
 def _disk(config: config_lib.Config) -> str:
   image = config.data.image_size**2 * config.data.channels
   return (
-    f'{estimates.size_text(estimates.disk_bytes(config))}: checkpoints, decoded'
-    f' images, release; {estimates.size_text(image)} more for each public image'
+    f'{cost_estimates.size_text(cost_estimates.disk_bytes(config))}:'
+    ' checkpoints, decoded images, release;'
+    f' {cost_estimates.size_text(image)} more for each public image'
   )
 
 

@@ -12,27 +12,28 @@ from etils import epath
 import jax
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
-from dp_diffusion.stages import assembly
-from dp_diffusion.stages import first_weights
-from dp_diffusion.stages import inheritance
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import public_data
-from dp_diffusion.stages import sizing
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import first_weights
+from dp_diffusion.stages.run import inherited_ledger
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
-from dp_diffusion.training import loop
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
+from dp_diffusion.training import public_loop
 from dp_diffusion.training import state as train_state
 
 # Purposes of the public seed; each stage draws from its own.
@@ -60,7 +61,9 @@ def run(
   """
   devices = parallel.DataParallel()
   public_data.check_sources(config, workdir)
-  inheritance.find(config, workdir)  # Released images without their ledger.
+  inherited_ledger.find(
+    config, workdir
+  )  # Released images without their ledger.
   params = initial_params(config)
   source, images = None, None
   if config.pretrain.num_steps:
@@ -76,14 +79,14 @@ def run(
 def _write(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
-  params: array_types.Params,
+  params: types.Params,
 ) -> None:
   """Weights, after what they have cost where they come from a release."""
-  has_cost = inheritance.record(config, workdir)
+  has_cost = inherited_ledger.record(config, workdir)
   weights.save_npz(weights_path(workdir), params, is_released=has_cost)
 
 
-def initial_params(config: config_lib.Config) -> array_types.Params:
+def initial_params(config: config_lib.Config) -> types.Params:
   """Fresh weights, or those of `pretrain.init_from`.
 
   Raises:
@@ -93,7 +96,7 @@ def initial_params(config: config_lib.Config) -> array_types.Params:
   fresh = assembly.init_params(config, config.pretrain.data)
   if not config.pretrain.init_from:
     return fresh
-  path = inheritance.init_path(config.pretrain)
+  path = inherited_ledger.init_path(config.pretrain)
   if path.exists():
     first_weights.check(config, path)
   source = weights.load_params(
@@ -117,8 +120,8 @@ def _train(
   workdir: workdirs.Workdir,
   stop: interrupts.Stop,
   devices: parallel.DataParallel,
-  params: array_types.Params,
-  source: array_types.DataSource,
+  params: types.Params,
+  source: types.DataSource,
 ) -> train_state.TrainState:
   pretrain = config.pretrain
   optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
@@ -137,12 +140,12 @@ def _train(
     start_step, state = restored.step, restored.state
     console.say(f'pretrain: continues from step {start_step}')
   with metrics.PublicMetrics(workdir.public) as writer:
-    public = loop.PublicRun(
+    public = public_loop.PublicRun(
       step=devices.pmap_public_step(
         loss_fn,
         optimizer,
         pretrain.ema_decay,
-        sizing.public_size(config, devices),
+        batch_sizes.public_size(config, devices),
       ),
       batch=functools.partial(
         batching.public_batch, source, pretrain.batch_size, config.seed
@@ -155,8 +158,10 @@ def _train(
       checkpoint_every_steps=pretrain.checkpoint_every_steps,
       record_loss=lambda step, loss: writer.write(step, {'loss': loss}),
     )
-    state, step = loop.train_public(public, devices, state, start_step, stop)
+    state, step = public_loop.train_public(
+      public, devices, state, start_step, stop
+    )
   if step < pretrain.num_steps:
     stop.raise_if_asked()
-    raise array_types.Interrupted('Stopped by another process.')
+    raise errors.Interrupted('Stopped by another process.')
   return state

@@ -6,21 +6,21 @@ import contextlib
 import dataclasses
 import time
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.stages import audit
-from dp_diffusion.stages import distances
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
-from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
-from dp_diffusion.stages import public_data
-from dp_diffusion.stages import run_secret
 from dp_diffusion.stages import sample
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 
 _RUN = {
@@ -83,7 +83,7 @@ def _run_stages(
     splits = [s for s in (data.split, data.test_split, held_out) if s]
     processes.on_main(lambda: registry.check_available(data, splits))
   if is_whole:
-    processes.on_main(lambda: distances.check_features(config))
+    processes.on_main(lambda: image_distances.check_features(config))
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
@@ -102,7 +102,7 @@ def _run_stage(
     return
   for needed in _NEEDS[name]:
     if not workdir.is_complete(needed):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected the {needed} stage to be complete in {workdir.root} before'
         f' {name}. Run --stage={needed} first, or --stage=all.'
       )
@@ -113,11 +113,11 @@ def _run_stage(
   start = time.monotonic()
   try:
     _RUN[name](config, workdir, stop)
-  except array_types.Interrupted:
+  except errors.Interrupted:
     if processes.is_main():
       workdir.add_secs(name, time.monotonic() - start)
     raise
-  except array_types.UsageError:
+  except errors.UsageError:
     if processes.is_main() and _has_done_nothing(name, workdir):
       workdir.forget(name)
     raise

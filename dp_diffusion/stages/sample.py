@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
 from dp_diffusion import console
 from dp_diffusion import crash_points
+from dp_diffusion import errors
 from dp_diffusion import release
+from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
-from dp_diffusion.stages import assembly
-from dp_diffusion.stages import histograms
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import statements
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
@@ -150,7 +151,7 @@ def make_sample_fn(
   try:
     arrays, _ = release.read_model(workdir.release)
   except (OSError, ValueError) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {workdir.release}/model to hold the fine-tuned weights:'
       f' {error}. Restore it, or fine-tune in another --workdir.'
     ) from error
@@ -163,23 +164,23 @@ def make_sample_fn(
   shape = (batch_size, side, side, config.data.channels)
   key = jax.random.fold_in(jax.random.key(config.seed), _NOISE_PURPOSE)
 
-  def init(first_index: array_types.Array) -> samplers.SamplerState:
+  def init(first_index: types.Array) -> samplers.SamplerState:
     return samplers.init_state(key, shape, first_index=first_index)
 
   def step(
-    params: array_types.Params,
+    params: types.Params,
     state: samplers.SamplerState,
-    labels: array_types.Array,
-    i: array_types.Array,
+    labels: types.Array,
+    i: types.Array,
   ) -> samplers.SamplerState:
     denoise = assembly.make_denoise_fn(model, params)
     return samplers.step_fn(denoise, sampler, diffusion)(state, labels, i)
 
   def whole(
-    params: array_types.Params,
-    labels: array_types.Array,
-    first_index: array_types.Array,
-  ) -> array_types.Array:
+    params: types.Params,
+    labels: types.Array,
+    first_index: types.Array,
+  ) -> types.Array:
     denoise = assembly.make_denoise_fn(model, params)
     x = samplers.sample(
       denoise,
@@ -244,7 +245,7 @@ def _finish(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Writes what follows from the shards, and the statement over all files."""
   release.write_dataset_info(
     workdir.release,
-    array_types.DatasetSpec(
+    types.DatasetSpec(
       name=config.name,
       image_shape=(
         config.data.image_size,

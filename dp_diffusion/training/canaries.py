@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.training import state as train_state
 
 NO_CANARY = -1  # The 'coordinate' of every other record.
@@ -36,17 +37,17 @@ class Observed(NamedTuple):
     rows: float32[T, m], the noised mean gradient at each canary's coordinate.
   """
 
-  step: array_types.Array
-  rows: array_types.Array
+  step: types.Array
+  rows: types.Array
 
 
-def num_coordinates(params: array_types.Params) -> int:
+def num_coordinates(params: types.Params) -> int:
   """Number of trained parameters."""
   return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def choose_coordinates(
-  params: array_types.Params, num_canaries: int, seed: int
+  params: types.Params, num_canaries: int, seed: int
 ) -> np.ndarray:
   """Different coordinates, spread over all trained leaves: int32[m].
 
@@ -55,7 +56,7 @@ def choose_coordinates(
   """
   size = num_coordinates(params)
   if size < num_canaries:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected audit.num_canaries={num_canaries} to be <= {size}, the'
       ' number of trained parameters: each canary takes one of them.'
     )
@@ -64,10 +65,10 @@ def choose_coordinates(
 
 
 def with_canaries(
-  loss_fn: array_types.LossFn,
+  loss_fn: types.LossFn,
   is_trained: Callable[[str], bool],
   scale: float,
-) -> array_types.LossFn:
+) -> types.LossFn:
   """Adds canaries to a loss.
 
   Args:
@@ -81,10 +82,10 @@ def with_canaries(
   """
 
   def loss(
-    params: array_types.Params,
-    example: array_types.Example,
-    draw_key: array_types.Key,
-  ) -> array_types.Array:
+    params: types.Params,
+    example: types.Example,
+    draw_key: types.Key,
+  ) -> types.Array:
     coordinate = example['coordinate']
     trained, _ = train_state.partition(params, is_trained)
     value = _flat(trained)[jnp.maximum(coordinate, 0)]
@@ -107,7 +108,7 @@ def observe(
     num_steps: T.
   """
 
-  def init(params: array_types.Params) -> Observed:
+  def init(params: types.Params) -> Observed:
     del params
     return Observed(
       step=jnp.zeros((), jnp.int32),
@@ -115,8 +116,8 @@ def observe(
     )
 
   def update(
-    updates: array_types.PyTree, state: Observed, params: Any = None
-  ) -> tuple[array_types.PyTree, Observed]:
+    updates: types.PyTree, state: Observed, params: Any = None
+  ) -> tuple[types.PyTree, Observed]:
     del params
     row = _flat(updates)[jnp.asarray(coordinates)]
     seen = Observed(state.step + 1, state.rows.at[state.step].set(row))
@@ -125,6 +126,6 @@ def observe(
   return optax.GradientTransformation(init, update)
 
 
-def _flat(tree: array_types.PyTree) -> array_types.Array:
+def _flat(tree: types.PyTree) -> types.Array:
   """All elements of a tree in the order of its leaves."""
   return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])

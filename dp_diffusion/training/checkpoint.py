@@ -38,14 +38,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import crash_points
+from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.training import named_arrays
 from dp_diffusion.training import processes
 
-PyTree = array_types.PyTree
+PyTree = types.PyTree
 
 _VERSION = 1
 _TEMPORARY = '.orbax-checkpoint-tmp'
@@ -105,7 +107,7 @@ class Checkpointer:
     Raises:
       ValueError: if `keep` is below 1.
     """
-    array_types.check_at_least('keep', keep, 1)
+    checks.check_at_least('keep', keep, 1)
     # Orbax wants local folders from the root.
     self.folder = epath.Path(
       os.path.abspath(folder) if files.is_local(folder) else folder
@@ -155,7 +157,7 @@ class Checkpointer:
         self._remove_temporary()
     if processes.any_process(bool(failure)):  # All wait for process 0 here.
       good = [s for s in self.steps() if s < step and s not in self._damaged]
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected to write the checkpoint of step {step} to {self.folder}: '
         f'{failure or "process 0 could not"}; mend that and run again, '
         f'it continues from step {good[-1] if good else 0}.'
@@ -249,7 +251,7 @@ class Checkpointer:
     """Refuses to begin anew, without a word, where something was spent."""
     lost = sorted({*self.steps(), *self._read_lost_list()})
     if lost and not may_lose_all:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected a whole checkpoint in {self.folder}, found all damaged, up '
         f'to step {lost[-1]}: restore it from a backup, or choose another '
         'workdir and count what was spent here too.'
@@ -272,7 +274,7 @@ class Checkpointer:
         step=step, state=arrays, ledger=ledger, meta=envelope['meta']
       )
     except PermissionError as error:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {self.folder} to be readable: {error.strerror}.'
       ) from error
     except Exception as error:  # Whatever broken bytes make a reader raise.
@@ -280,7 +282,7 @@ class Checkpointer:
     if digest != read.digest(version):
       raise DamagedStepError('its digest differs')
     if version != _VERSION:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected the checkpoint of step {step} in {self.folder} to be of '
         f'format {_VERSION}, not {version!r}: use the code that wrote it.'
       )

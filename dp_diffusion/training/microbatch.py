@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
+from dp_diffusion.training import private_step as step_lib
+from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step as step_lib
 
 SIZES = (2, 4)  # Compiled; a batch of 1 may compile to something special.
 _USABLE = 0.9  # Of the memory; the rest is for fragments and the next batch.
@@ -74,7 +76,7 @@ def largest_that_fits(need: Need, share: int, available_bytes: int) -> int:
     UsageError: not even one fits.
   """
   if need.total_bytes(1) > available_bytes:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       'Expected one example at a time to fit in the'
       f' {available_bytes / 2**30:.1f} GiB of a device, but it needs about'
       f' {need.total_bytes(1) / 2**30:.1f} GiB: set finetune.draw_chunk_size to'
@@ -166,7 +168,7 @@ def device_bytes(device: Any) -> int:
   return int(_CPU_SHARE * machine / jax.local_device_count())
 
 
-def tree_bytes(tree: array_types.PyTree) -> int:
+def tree_bytes(tree: types.PyTree) -> int:
   """Bytes of all arrays (or their shapes) of a tree."""
   return sum(
     math.prod(x.shape) * np.dtype(x.dtype).itemsize
@@ -174,7 +176,7 @@ def tree_bytes(tree: array_types.PyTree) -> int:
   )
 
 
-def shapes_of(tree: array_types.PyTree) -> array_types.PyTree:
+def shapes_of(tree: types.PyTree) -> types.PyTree:
   """The shapes and dtypes of a tree of arrays."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
@@ -182,10 +184,10 @@ def shapes_of(tree: array_types.PyTree) -> array_types.PyTree:
 
 
 def private_compile_fn(
-  loss_fn: array_types.LossFn,
+  loss_fn: types.LossFn,
   config: step_lib.GradConfig,
   state: train_state.TrainState,
-  example: array_types.PyTree,
+  example: types.PyTree,
 ) -> CompileFn:
   """Compiles `step.accumulate` for one device.
 
@@ -218,14 +220,14 @@ def private_compile_fn(
 
 
 def public_compile_fn(
-  loss_fn: array_types.LossFn,
+  loss_fn: types.LossFn,
   state: train_state.TrainState,
-  example: array_types.PyTree,
+  example: types.PyTree,
   optimizer: Any,
 ) -> CompileFn:
-  """Compiles `step.public_step` for one device; see `private_compile_fn`."""
+  """Compiles the public step for one device; see `private_compile_fn`."""
   fn = functools.partial(
-    step_lib.public_step, loss_fn, optimizer=optimizer, ema_decay=0.0
+    public_step.public_step, loss_fn, optimizer=optimizer, ema_decay=0.0
   )
   run = jax.jit(fn, donate_argnums=0)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -256,7 +258,7 @@ def _compile(lowered: Any, is_timed: bool) -> Any:
   return lowered.compile(compiler_options=options)
 
 
-def _batch(example: array_types.PyTree, size: int) -> array_types.PyTree:
+def _batch(example: types.PyTree, size: int) -> types.PyTree:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 
-PyTree = array_types.PyTree
+PyTree = types.PyTree
 
 
 def _by_name(state: PyTree) -> dict[str, Any]:
@@ -48,18 +49,18 @@ def unflatten(
       continue
     found = arrays.get(name)
     if found is None:
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {where} to have the leaf {name}, which this config needs.'
       )
     if (found.shape, found.dtype) != (shape, dtype):
-      raise array_types.UsageError(
+      raise errors.UsageError(
         f'Expected {where} to have {name} as {dtype}{list(shape)}, found '
         f'{found.dtype}{list(found.shape)}: it belongs to another config.'
       )
     leaves.append(found)
   unknown = sorted(set(arrays) - set(_by_name(template)))
   if unknown:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {where} to hold what this config needs and no more, found '
       f'{len(unknown)} other leaves, such as {unknown[0]}.'
     )

@@ -10,7 +10,7 @@ import dataclasses
 
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import checks
 
 _NAMES = ('adam', 'adamw', 'sgd')
 _SCHEDULES = ('constant', 'cosine', 'linear')
@@ -48,19 +48,19 @@ class OptimizerConfig:
   max_grad_norm: float | None = None
 
   def __post_init__(self) -> None:
-    array_types.check_one_of('optimizer name', self.name, _NAMES)
-    array_types.check_one_of('schedule', self.schedule, _SCHEDULES)
-    array_types.check_positive('learning_rate', self.learning_rate)
-    array_types.check_finite('learning_rate', self.learning_rate)
-    array_types.check_non_negative('warmup_steps', self.warmup_steps)
-    array_types.check_positive('eps', self.eps)
-    array_types.check_non_negative('weight_decay', self.weight_decay)
+    checks.check_one_of('optimizer name', self.name, _NAMES)
+    checks.check_one_of('schedule', self.schedule, _SCHEDULES)
+    checks.check_positive('learning_rate', self.learning_rate)
+    checks.check_finite('learning_rate', self.learning_rate)
+    checks.check_non_negative('warmup_steps', self.warmup_steps)
+    checks.check_positive('eps', self.eps)
+    checks.check_non_negative('weight_decay', self.weight_decay)
     for name in ('b1', 'b2', 'momentum'):
       value = getattr(self, name)
       if not 0 <= value < 1:
         raise ValueError(f'Expected {name}={value!r} to be in [0, 1).')
     if self.max_grad_norm is not None:
-      array_types.check_positive('max_grad_norm', self.max_grad_norm)
+      checks.check_positive('max_grad_norm', self.max_grad_norm)
     if self.weight_decay and self.name == 'adam':
       raise ValueError(
         f'Expected weight_decay={self.weight_decay!r} to be 0 for adam; use'
@@ -83,7 +83,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
   Raises:
     ValueError: the warm-up is as long as the training.
   """
-  array_types.check_at_least('num_steps', num_steps, 1)
+  checks.check_at_least('num_steps', num_steps, 1)
   if config.warmup_steps >= num_steps:
     raise ValueError(
       f'Expected warmup_steps={config.warmup_steps!r} to be <'

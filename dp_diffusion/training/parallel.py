@@ -28,10 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.privacy import clipping
+from dp_diffusion.training import private_step
+from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step
 
 AXIS_NAME = 'devices'
 
@@ -89,13 +90,13 @@ class DataParallel:
     """Whether this process writes the files and speaks."""
     return self.process_index == 0
 
-  def shard(self, tree: array_types.PyTree) -> array_types.PyTree:
+  def shard(self, tree: types.PyTree) -> types.PyTree:
     """Puts leaves [D, ...] on devices, one slice each."""
     return jax.tree.map(
       lambda x: jax.device_put(x, self._sharding, may_alias=False), tree
     )
 
-  def replicate(self, tree: array_types.PyTree) -> array_types.PyTree:
+  def replicate(self, tree: types.PyTree) -> types.PyTree:
     """Copies leaves [...] to every device: [D, ...]."""
     return self.shard(jax.tree.map(self._repeat, tree))
 
@@ -107,12 +108,12 @@ class DataParallel:
     x = np.asarray(x)
     return np.broadcast_to(x[None], (self.num_devices, *x.shape))
 
-  def unreplicate(self, tree: array_types.PyTree) -> array_types.PyTree:
+  def unreplicate(self, tree: types.PyTree) -> types.PyTree:
     """Fetches the first replica to the host: NumPy leaves [...]."""
     first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
     return jax.tree.map(lambda x: x[0], jax.device_get(first))
 
-  def replicas_are_equal(self, tree: array_types.PyTree) -> bool:
+  def replicas_are_equal(self, tree: types.PyTree) -> bool:
     """Whether all replicas of this process are equal to the bit."""
     for leaf in jax.tree.leaves(tree):
       replicas = [np.asarray(s.data).tobytes() for s in leaf.addressable_shards]
@@ -150,13 +151,13 @@ class DataParallel:
     )
 
   def pmap_zeros(
-    self, config: step.GradConfig
-  ) -> Callable[[array_types.Params], clipping.ClippedSum]:
+    self, config: private_step.GradConfig
+  ) -> Callable[[types.Params], clipping.ClippedSum]:
     """Compiles `params on devices -> empty sum on devices`."""
-    return self.pmap(functools.partial(step.zeros, config=config))
+    return self.pmap(functools.partial(private_step.zeros, config=config))
 
   def pmap_accumulate(
-    self, loss_fn: array_types.LossFn, config: step.GradConfig
+    self, loss_fn: types.LossFn, config: private_step.GradConfig
   ) -> Callable[..., clipping.ClippedSum]:
     """Compiles `step.accumulate`.
 
@@ -169,13 +170,13 @@ class DataParallel:
       total. All on devices, the draw key apart, which is one typed key. The
       given total is donated.
     """
-    fn = functools.partial(step.accumulate, loss_fn, config=config)
+    fn = functools.partial(private_step.accumulate, loss_fn, config=config)
     return self.pmap(fn, in_axes=(0, 0, 0, 0, None, 0, 0), donate_argnums=(2,))
 
   def pmap_apply(
     self,
     optimizer: optax.GradientTransformation,
-    config: step.ApplyConfig,
+    config: private_step.ApplyConfig,
   ) -> Callable[..., train_state.TrainState]:
     """Compiles `step.apply`.
 
@@ -188,7 +189,10 @@ class DataParallel:
       typed keys[4] are given once. The given state is donated.
     """
     fn = functools.partial(
-      step.apply, optimizer=optimizer, config=config, axis_name=AXIS_NAME
+      private_step.apply,
+      optimizer=optimizer,
+      config=config,
+      axis_name=AXIS_NAME,
     )
     return self.pmap(fn, in_axes=(0, 0, None), donate_argnums=(0,))
 
@@ -199,16 +203,18 @@ class DataParallel:
 
     Private: `unreplicate` them and write them to `private/` only.
     """
-    return self.pmap(functools.partial(step.private_stats, axis_name=AXIS_NAME))
+    return self.pmap(
+      functools.partial(private_step.private_stats, axis_name=AXIS_NAME)
+    )
 
   def pmap_public_step(
     self,
-    loss_fn: array_types.LossFn,
+    loss_fn: types.LossFn,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     microbatch_size: int | None = None,
-  ) -> Callable[..., tuple[train_state.TrainState, array_types.Array]]:
-    """Compiles `step.public_step`.
+  ) -> Callable[..., tuple[train_state.TrainState, types.Array]]:
+    """Compiles `public_step.public_step`.
 
     Args:
       loss_fn: loss of one draw of one example.
@@ -221,7 +227,7 @@ class DataParallel:
       draw key apart, which is one typed key. The given state is donated.
     """
     fn = functools.partial(
-      step.public_step,
+      public_step.public_step,
       loss_fn,
       optimizer=optimizer,
       ema_decay=ema_decay,
@@ -246,7 +252,7 @@ class DataParallel:
     """
     mapped = jax.pmap(fn, axis_name=AXIS_NAME, devices=self.devices)
 
-    def run(replicated: array_types.PyTree, *arrays: Any) -> Any:
+    def run(replicated: types.PyTree, *arrays: Any) -> Any:
       num_rows = len(arrays[0])
       per_device = -(-num_rows // self.num_devices)
       rows = np.arange(per_device * self.num_devices)
@@ -261,3 +267,13 @@ class DataParallel:
       )
 
     return run
+
+
+def wait_for_last_but_one(results: Sequence[tuple[int, Any]]) -> None:
+  """Lets the host be one step ahead of the devices, and no more.
+
+  Args:
+    results: (step, arrays on devices), in the order of the steps.
+  """
+  if len(results) > 1:
+    jax.block_until_ready(results[-2][1])

@@ -23,7 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import key_streams
 
 T = TypeVar('T')
@@ -50,12 +50,12 @@ def initialize_from_environment() -> None:
     return
   missing = [name for name, value in values.items() if not value]
   if missing:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {", ".join(missing)} to be set too, for several processes.'
     )
   address, *numbers = values.values()
   if not all(number.isdecimal() for number in numbers):
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {" and ".join(_ENVIRONMENT[1:])} to be numbers, found'
       f' {" and ".join(map(repr, numbers))}.'
     )
@@ -100,7 +100,7 @@ def _join(
   try:
     jax.distributed.initialize(address, num_processes, process_id)
   except (ValueError, RuntimeError) as error:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Cannot join the other processes ({error}): where jax detects no SLURM,'
       ' Open MPI or TPU pod, set distributed.coordinator_address (host:port of'
       ' process 0), distributed.num_processes and distributed.process_id (0,'
@@ -126,7 +126,7 @@ def agree(facts: Mapping[str, str]) -> None:
   else:
     different = [name for name in names if _differs(facts[name])]
   if different:
-    raise array_types.UsageError(
+    raise errors.UsageError(
       f'Expected {", ".join(different)} to be the same on all'
       f' {jax.process_count()} processes: start them with the same code,'
       ' config and data.'
@@ -216,7 +216,7 @@ def together(fn: Callable[[], T]) -> T:
   except Exception as error:
     failure = error
   if any_process(failure is not None):
-    raise failure or array_types.Interrupted(
+    raise failure or errors.Interrupted(
       'Stopped, since another process cannot go on; its message says why.'
     )
   return result  # type: ignore[return-value]

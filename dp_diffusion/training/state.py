@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 
 
 class TrainState(struct.PyTreeNode):
@@ -25,27 +25,27 @@ class TrainState(struct.PyTreeNode):
       `params`; empty when all are trained.
   """
 
-  step: array_types.Array
-  params: array_types.Params
+  step: types.Array
+  params: types.Params
   opt_state: Any
-  ema_params: array_types.Params
-  frozen_params: array_types.Params = struct.field(default_factory=dict)
+  ema_params: types.Params
+  frozen_params: types.Params = struct.field(default_factory=dict)
 
   @property
-  def all_params(self) -> array_types.Params:
+  def all_params(self) -> types.Params:
     """Trained and frozen parameters together: what a model takes."""
     return merge(self.params, self.frozen_params)
 
   @property
-  def all_ema_params(self) -> array_types.Params:
+  def all_ema_params(self) -> types.Params:
     """Like `all_params`, with the moving average of the trained ones."""
     return merge(self.ema_params, self.frozen_params)
 
 
 def create(
-  params: array_types.Params,
+  params: types.Params,
   optimizer: optax.GradientTransformation,
-  frozen_params: array_types.Params | None = None,
+  frozen_params: types.Params | None = None,
 ) -> TrainState:
   """Makes the state before the first step of a phase.
 
@@ -59,7 +59,7 @@ def create(
     donated.
   """
 
-  def copy(tree: array_types.PyTree) -> array_types.PyTree:
+  def copy(tree: types.PyTree) -> types.PyTree:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
   return TrainState(
@@ -72,8 +72,8 @@ def create(
 
 
 def partition(
-  params: array_types.Params, is_trained: Callable[[str], bool]
-) -> tuple[array_types.Params, array_types.Params]:
+  params: types.Params, is_trained: Callable[[str], bool]
+) -> tuple[types.Params, types.Params]:
   """Splits nested dicts in trained and frozen parameters.
 
   >>> partition({'a': {'w': 1, 'b': 2}, 'c': 3}, lambda path: path != 'a/b')
@@ -101,9 +101,7 @@ def partition(
   return split(params, '', True), split(params, '', False)
 
 
-def merge(
-  params: array_types.Params, frozen_params: array_types.Params
-) -> array_types.Params:
+def merge(params: types.Params, frozen_params: types.Params) -> types.Params:
   """Undoes `partition`.
 
   >>> merge({'a': {'w': 1}, 'c': 3}, {'a': {'b': 2}})
@@ -125,9 +123,7 @@ def merge(
   return merged
 
 
-def ema_decay_at(
-  step: array_types.Array, ema_decay: float
-) -> array_types.Array:
+def ema_decay_at(step: types.Array, ema_decay: float) -> types.Array:
   """Decay of the moving average at a step: min(ema_decay, (1+t) / (10+t)).
 
   A constant 0.9999 over 200 private steps would keep 98 % of the weights that
@@ -145,13 +141,49 @@ def ema_decay_at(
 
 
 def update_ema(
-  ema_params: array_types.Params,
-  params: array_types.Params,
-  decay: array_types.Array,
-) -> array_types.Params:
+  ema_params: types.Params,
+  params: types.Params,
+  decay: types.Array,
+) -> types.Params:
   """Moves the average towards the new weights, leaf by leaf."""
   return jax.tree.map(
     lambda average, new: average + (1.0 - decay) * (new - average),
     ema_params,
     params,
+  )
+
+
+def check_ema_decay(ema_decay: float) -> None:
+  """Raises ValueError unless 0 <= ema_decay < 1."""
+  if not 0 <= ema_decay < 1:
+    raise ValueError(f'Expected ema_decay={ema_decay!r} to be in [0, 1).')
+
+
+def update(
+  state: TrainState,
+  grads: types.PyTree,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+) -> TrainState:
+  """Takes the optimizer's step and moves the average of the parameters.
+
+  Whatever it does is post-processing of `grads`.
+
+  Args:
+    state: before the step.
+    grads: one array for each trained parameter; noised on the private path.
+    optimizer: what `optimizers.make` built.
+    ema_decay: final decay of the moving average, in [0, 1).
+
+  Returns:
+    The state after the step.
+  """
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  decay = ema_decay_at(state.step, ema_decay)
+  return state.replace(
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    ema_params=update_ema(state.ema_params, params, decay),
   )

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import config as config_lib
-from dp_diffusion.evaluation import features
+from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.models import inception
-from dp_diffusion.stages import distances
-from dp_diffusion.stages import interrupts
+from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.run import interrupts
 from experiments.benchmarks import harness
 from experiments.benchmarks import table
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   peak: dict[str, int] = {}
   with _watched(peak), tempfile.TemporaryDirectory() as folder:
-    found = distances.sections(
+    found = image_distances.sections(
       config,
       _extractor(is_small=arguments.smoke),
       synthetic,
@@ -89,7 +89,7 @@ def _extractor(*, is_small: bool) -> features.NetExtractor:
   }
   if not is_small:
     net = inception.InceptionV3()
-    batch_size = distances.images_per_device('inception', 'cpu')
+    batch_size = image_distances.images_per_device('inception', 'cpu')
     images = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     x = jax.jit(inception.preprocess)(images)
     variables = jax.jit(net.init)(jax.random.key(0), x[:1])

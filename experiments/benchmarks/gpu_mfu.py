@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from dp_diffusion.stages import arithmetic
+from dp_diffusion.stages.planning import flop_counts
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import private_step
@@ -112,7 +112,7 @@ def measure(
     num_rounds: calls of each step.
     is_smoke: no goals then.
   """
-  flop = 3 * arithmetic.forward_flop(network.config)
+  flop = 3 * flop_counts.forward_flop(network.config)
   compiled, calls = private_step.compile_all(
     network, num_images, num_draws, tuple(GOALS)
   )

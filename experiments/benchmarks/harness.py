@@ -25,7 +25,7 @@ from dp_diffusion import compile_cache
 from dp_diffusion import files
 from dp_diffusion import host_memory
 from dp_diffusion import xla_flags
-from dp_diffusion.stages import statements
+from dp_diffusion.stages.run import statements
 from experiments import machines
 from experiments.benchmarks import table
 

@@ -28,7 +28,7 @@ from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
-from dp_diffusion.stages import arithmetic
+from dp_diffusion.stages.planning import flop_counts
 from experiments.benchmarks import harness
 from experiments.benchmarks import table
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   seconds = harness.interleaved(parts(*size, 200), arguments.rounds or 5)
   medians = {name: statistics.median(s) for name, s in seconds.items()}
   batches = {k: medians.pop(f'batches, K={k}') for k in DRAWS}
-  flop = 3 * arithmetic.forward_flop(config_lib.load('configs/camelyon.py'))
+  flop = 3 * flop_counts.forward_flop(config_lib.load('configs/camelyon.py'))
   rows = []
   for num_draws in DRAWS:
     costs = {'batches': batches[num_draws], **medians}

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import types
 from dp_diffusion.models import convolution
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import materialize
 from dp_diffusion.models import unet
-from dp_diffusion.stages import assembly
+from dp_diffusion.stages.run import assembly
 
 # Name to config file and what is changed in it. The small one is MNIST's
 # network of half the width and two blocks per level.
@@ -49,8 +49,8 @@ class Network:
   """
 
   config: config_lib.Config
-  loss_fn: array_types.LossFn
-  params: array_types.Params
+  loss_fn: types.LossFn
+  params: types.Params
 
   @property
   def num_parameters(self) -> int:
@@ -63,7 +63,7 @@ class Network:
     side = self.config.data.image_size
     return f'{self.num_parameters / 1e6:.3g}M U-Net, {side}x{side}'
 
-  def batch(self, num_images: int, seed: int = 0) -> array_types.PyTree:
+  def batch(self, num_images: int, seed: int = 0) -> types.PyTree:
     """Made-up images and labels, uint8[n, H, W, C] and int32[n]."""
     data, rng = self.config.data, np.random.default_rng(seed)
     shape = (num_images, data.image_size, data.image_size, data.channels)

@@ -14,7 +14,7 @@ import numpy as np
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
-from dp_diffusion.training import step as step_lib
+from dp_diffusion.training import private_step as step_lib
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import peers

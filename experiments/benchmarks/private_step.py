@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.training import step as step_lib
+from dp_diffusion.training import private_step as step_lib
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import table
@@ -44,7 +44,7 @@ def private_fn(network: networks.Network, num_draws: int) -> Any:
   )
 
   def accumulate(
-    params: array_types.Params, total: Any, batch: Any, *rest: Any
+    params: types.Params, total: Any, batch: Any, *rest: Any
   ) -> Any:
     return step_lib.accumulate(
       network.loss_fn, params, {}, total, batch, *rest, config=config
@@ -58,7 +58,7 @@ def ordinary_fn(network: networks.Network, num_draws: int) -> Any:
   draw_losses = jax.vmap(network.loss_fn, in_axes=(None, None, 0))
 
   def mean_loss(
-    params: array_types.Params, batch: Any, key: Any, indices: Any
+    params: types.Params, batch: Any, key: Any, indices: Any
   ) -> jax.Array:
     keys = key_streams.draw_keys(key, indices, num_draws)
     return jnp.mean(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
-from dp_diffusion.stages import assembly
+from dp_diffusion.stages.run import assembly
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import peers

@@ -13,19 +13,19 @@ import pathlib
 _CLIPPING = 'dp_diffusion/privacy/clipping.py'
 _KEYS = 'dp_diffusion/privacy/key_streams.py'
 _LEDGER = 'dp_diffusion/privacy/ledger.py'
-_LEDGER_ENTRIES = 'dp_diffusion/privacy/ledger_entries.py'
 _NOISE = 'dp_diffusion/privacy/noise.py'
-_PER_EXAMPLE = 'dp_diffusion/privacy/per_example.py'
+_PER_EXAMPLE = 'dp_diffusion/privacy/per_example_gradients.py'
 _SELECTION = 'dp_diffusion/privacy/batch_selection.py'
 _FINETUNE = 'dp_diffusion/stages/finetune.py'
-_LOOP = 'dp_diffusion/training/loop.py'
-_STEP = 'dp_diffusion/training/step.py'
+_JOURNAL = 'dp_diffusion/training/journal.py'
+_LOOP = 'dp_diffusion/training/private_loop.py'
+_STEP = 'dp_diffusion/training/private_step.py'
 _AUDIT = 'dp_diffusion/privacy/audit.py'
 _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
-_RESUMING = 'dp_diffusion/stages/resuming.py'
-_RUN_FACTS = 'dp_diffusion/stages/run_facts.py'
-_PUBLIC_DATA = 'dp_diffusion/stages/public_data.py'
+_RESUMING = 'dp_diffusion/stages/run/resume.py'
+_RUN_FACTS = 'dp_diffusion/stages/run/fingerprint.py'
+_PUBLIC_DATA = 'dp_diffusion/stages/run/public_data.py'
 _PROCESSES = 'dp_diffusion/training/processes.py'
 _VERIFY = 'dp_diffusion/privacy/verify.py'
 _ACCOUNTING = 'dp_diffusion/privacy/accounting.py'
@@ -38,20 +38,20 @@ _AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
 _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
-_PUBLIC_DATA_TEST = 'tests/stages/public_data_test.py'
-_PER_EXAMPLE_TEST = 'tests/privacy/per_example_test.py'
+_PUBLIC_DATA_TEST = 'tests/stages/run/public_data_test.py'
+_PER_EXAMPLE_TEST = 'tests/privacy/per_example_gradients_test.py'
 _FINETUNE_TEST = 'tests/stages/finetune_test.py'
 _HISTOGRAM_TEST = 'tests/privacy/label_histogram_test.py'
-_INHERITANCE_TEST = 'tests/stages/inheritance_test.py'
+_INHERITANCE_TEST = 'tests/stages/run/inherited_ledger_test.py'
 _KEYS_TEST = 'tests/privacy/key_streams_test.py'
 _LEAK_TEST = 'tests/stages/leak_test.py'
 _LEDGER_TEST = 'tests/privacy/ledger_test.py'
-_LOOP_TEST = 'tests/training/loop_test.py'
+_LOOP_TEST = 'tests/training/private_loop_test.py'
 _NOISE_TEST = 'tests/privacy/noise_test.py'
 _PARALLEL_TEST = 'tests/training/parallel_test.py'
-_RUN_FACTS_TEST = 'tests/stages/run_facts_test.py'
+_RUN_FACTS_TEST = 'tests/stages/run/fingerprint_test.py'
 _SELECTION_TEST = 'tests/privacy/batch_selection_test.py'
-_STEP_TEST = 'tests/training/step_test.py'
+_STEP_TEST = 'tests/training/private_step_test.py'
 _VERIFY_TEST = 'tests/privacy/verify_test.py'
 _LOSSES_TEST = 'tests/privacy/loss_distributions_test.py'
 _STATEMENT_TEST = 'tests/privacy/statement_test.py'
@@ -184,11 +184,11 @@ ALL = (
   _one(
     'EMA of the step without noise',
     _STEP,
-    '  return _update(state, grads, optimizer, config.ema_decay)\n',
+    '  return train_state.update(state, grads, optimizer, config.ema_decay)\n',
     '  size = config.expected_batch_size\n'
     '  exact = jax.tree.map(lambda x: x / size, grad_sum)\n'
-    '  exact = _update(state, exact, optimizer, config.ema_decay)\n'
-    '  after = _update(state, grads, optimizer, config.ema_decay)\n'
+    '  exact = train_state.update(state, exact, optimizer, config.ema_decay)\n'
+    '  after = train_state.update(state, grads, optimizer, config.ema_decay)\n'
     '  return after.replace(ema_params=exact.ema_params)\n',
     f'{_STEP_TEST}::test_ema_follows_the_noised_step',
   ),
@@ -202,15 +202,15 @@ ALL = (
   _one(
     'Sensitivity too small by a factor of 2',
     _CLIPPING,
-    "  array_types.check_finite('l2_clip_norm', l2_clip_norm)\n  return 1.0\n",
-    "  array_types.check_finite('l2_clip_norm', l2_clip_norm)\n  return 0.5\n",
+    "  checks.check_finite('l2_clip_norm', l2_clip_norm)\n  return 1.0\n",
+    "  checks.check_finite('l2_clip_norm', l2_clip_norm)\n  return 0.5\n",
     f'{_CLIPPING_TEST}::test_the_sensitivity_is_tight',
   ),
   _one(
     'Clip of the sum instead of each example',
     _CLIPPING,
-    '  norms, grads_are_finite = per_example.global_norms(grads)\n',
-    '  norms, grads_are_finite = per_example.global_norms(\n'
+    '  norms, grads_are_finite = per_example_gradients.global_norms(grads)\n',
+    '  norms, grads_are_finite = per_example_gradients.global_norms(\n'
     '    jax.tree.map(\n'
     '      lambda g: jnp.zeros_like(g) + g.sum(0, keepdims=True), grads\n'
     '    )\n'
@@ -351,7 +351,7 @@ ALL = (
   ),
   _one(
     'Replayed steps not charged',
-    _LEDGER_ENTRIES,
+    _LEDGER,
     '    total = self.num_steps + self.num_replayed_steps + num_more_steps\n',
     '    total = self.num_steps + num_more_steps\n',
     f'{_LEDGER_TEST}::test_replayed_steps_are_charged',
@@ -524,8 +524,8 @@ ALL = (
   ),
   _one(
     'A lost run on other data is forgotten',
-    _LOOP,
-    '  return f\'{run.meta["run_id"]} {key_streams.rng_test_vector()}\'\n',
+    _JOURNAL,
+    "  return f'{run_id} {key_streams.rng_test_vector()}'\n",
     '  return key_streams.rng_test_vector()\n',
     f'{_LOOP_TEST}::test_another_run_charges_the_steps_of_the_one_before',
   ),
@@ -554,7 +554,7 @@ ALL = (
   ),
   _one(
     'Calibrated as if nothing had been spent before',
-    'dp_diffusion/stages/histograms.py',
+    'dp_diffusion/stages/run/histograms.py',
     '  before = (*inherited, *entries(config))\n',
     '  before = entries(config)\n',
     f'{_INHERITANCE_TEST}::test_what_is_inherited_counts',
@@ -620,7 +620,7 @@ ALL = (
     'dp_diffusion/privacy/key_streams.py',
     '    if file.read_text().strip() != owner:\n',
     '    if not file.read_text():\n',
-    'tests/stages/run_secret_test.py::test_a_secret_belongs_to_one_workdir',
+    'tests/stages/run/run_secret_test.py::test_a_secret_belongs_to_one_workdir',
   ),
   _one(
     'Files of another run sealed under a ledger that never paid',
@@ -631,7 +631,7 @@ ALL = (
   ),
   _one(
     'Released weights pass for public ones where their ledger is gone',
-    'dp_diffusion/stages/inheritance.py',
+    'dp_diffusion/stages/run/inherited_ledger.py',
     '  if weights.is_released(path):\n',
     '  if not path:\n',
     f'{_INHERITANCE_TEST}'
@@ -674,7 +674,7 @@ ALL = (
   ),
   _one(
     'Images of an earlier release count nothing',
-    'dp_diffusion/stages/inheritance.py',
+    'dp_diffusion/stages/run/inherited_ledger.py',
     '    found += released.of_images(config.pretrain.data)\n',
     '    pass\n',
     f'{_INHERITANCE_TEST}::test_released_images_bring_the_ledger',

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.baselines import dp_classifier
 from dp_diffusion.privacy import privacy_config
 from dp_diffusion.training import optimizers
@@ -65,7 +65,7 @@ def test_the_promise_is_that_of_the_config():
   without = dataclasses.replace(
     PRIVACY, epsilon=None, noise_multiplier=1.0, solve_for='epsilon'
   )
-  with pytest.raises(array_types.UsageError, match=r'privacy\.epsilon'):
+  with pytest.raises(errors.UsageError, match=r'privacy\.epsilon'):
     CONFIG.privacy(without)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
@@ -39,7 +40,7 @@ def make_source(labels, person=None, seed=0):
   rng = np.random.default_rng(seed)
   images = rng.integers(0, 256, (len(labels), 2, 2, 1), dtype=np.uint8)
   return registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name='x',
       image_shape=(2, 2, 1),
       class_names=('a', 'b', 'c'),
@@ -205,7 +206,7 @@ def test_epsilon_must_be_given():
   config = dataclasses.replace(
     CONFIG, epsilon=None, noise_multiplier=1.0, solve_for='epsilon'
   )
-  with pytest.raises(array_types.UsageError, match=r'privacy\.epsilon'):
+  with pytest.raises(errors.UsageError, match=r'privacy\.epsilon'):
     mean_embedding.start_ledger(config, 'x', 'image')
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 
@@ -18,7 +19,7 @@ _SEED = bytes(range(32))
 def _source(person=None, num_images=7):
   rng = np.random.default_rng(0)
   return registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name='toy',
       image_shape=(2, 2, 1),
       class_names=('a', 'b', 'c'),
@@ -77,7 +78,7 @@ def test_a_person_is_a_record_of_all_their_images():
 
 
 def test_persons_must_be_known():
-  with pytest.raises(array_types.UsageError, match='knows persons'):
+  with pytest.raises(errors.UsageError, match='knows persons'):
     batching.make_records(_source(), 'person')
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 import tifffile
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import folder
 from dp_diffusion.data import registry
@@ -185,7 +185,7 @@ def test_a_dark_image_in_a_good_set_is_taken(tmp_path):
 
 def test_a_set_that_does_not_use_its_depth_is_refused(tmp_path):
   make_set(tmp_path, [ramp(14)] * 20)
-  with pytest.raises(array_types.UsageError, match=r'\(0, 16383\)'):
+  with pytest.raises(errors.UsageError, match=r'\(0, 16383\)'):
     load(tmp_path)
   assert load(tmp_path, value_range=(0, 16383)).images.max() == 255
 

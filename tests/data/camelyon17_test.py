@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import camelyon17
 from dp_diffusion.data import camelyon17_release
 from dp_diffusion.data import registry
@@ -202,7 +202,7 @@ def test_reading_the_column_alone_would_fail_that_test(
     'split_of',
     lambda center, column: ('train', 'id_val')[column],
   )
-  with pytest.raises(array_types.UsageError, match='20|not the official'):
+  with pytest.raises(errors.UsageError, match='20|not the official'):
     registry.load(_config(tmp_path, folder), 'train')
 
 
@@ -228,9 +228,9 @@ def test_patients_are_strings():
   ],
 )
 def test_metadata_of_another_form_is_refused(row, why):
-  with pytest.raises(array_types.UsageError, match=why):
+  with pytest.raises(errors.UsageError, match=why):
     camelyon17_release.parse_metadata(iter([_HEADER, row]))
-  with pytest.raises(array_types.UsageError, match='columns'):
+  with pytest.raises(errors.UsageError, match='columns'):
     camelyon17_release.parse_metadata(iter(['a,b', '0,1']))
 
 
@@ -263,11 +263,11 @@ def test_missing_patches_are_refused(folder, tmp_path):
   path = _copy(folder, tmp_path)
   name = _relative(next(_rows()))
   (path / 'camelyon17_v1.0' / name).unlink()
-  with pytest.raises(array_types.UsageError, match=f'lacks 1 .*{name}'):
+  with pytest.raises(errors.UsageError, match=f'lacks 1 .*{name}'):
     registry.load(_config(tmp_path / 'a', path), 'train')
   (tmp_path / 'tar').mkdir()
   _write_tar(path, tmp_path / 'tar' / 'archive.tar.gz')
-  with pytest.raises(array_types.UsageError, match=f'lacks 1 .*{name}'):
+  with pytest.raises(errors.UsageError, match=f'lacks 1 .*{name}'):
     registry.load(_config(tmp_path / 'b', tmp_path / 'tar'), 'train')
 
 
@@ -275,9 +275,9 @@ def test_a_smaller_release_is_refused(folder, tmp_path):
   path = _copy(folder, tmp_path)
   metadata = path / 'camelyon17_v1.0' / 'metadata.csv'
   metadata.write_text('\n'.join(metadata.read_text().splitlines()[:-1]))
-  with pytest.raises(array_types.UsageError, match='not the official release'):
+  with pytest.raises(errors.UsageError, match='not the official release'):
     registry.load(_config(tmp_path, path), 'train')
-  with pytest.raises(array_types.UsageError, match='not the official release'):
+  with pytest.raises(errors.UsageError, match='not the official release'):
     registry.load(_config(tmp_path, path), 'train')  # Nothing half remains.
 
 
@@ -285,13 +285,13 @@ def test_damage_is_named(folder, tmp_path):
   path = _copy(folder, tmp_path)
   name = _relative(next(_rows()))
   (path / 'camelyon17_v1.0' / name).write_bytes(b'no image')
-  with pytest.raises(array_types.UsageError, match=name):
+  with pytest.raises(errors.UsageError, match=name):
     registry.load(_config(tmp_path / 'a', path), 'train')
   (tmp_path / 'tar').mkdir()
   archive = tmp_path / 'tar' / 'archive.tar.gz'
   _write_tar(folder, archive)
   archive.write_bytes(archive.read_bytes()[:-2000])
-  with pytest.raises(array_types.UsageError, match='cut short|lacks'):
+  with pytest.raises(errors.UsageError, match='cut short|lacks'):
     registry.load(_config(tmp_path / 'b', archive.parent), 'train')
 
 
@@ -301,14 +301,14 @@ def test_a_parquet_mirror_of_another_form_is_refused(tmp_path):
   table = pyarrow.table({'image': [b''], 'label': [0]})
   (tmp_path / 'm').mkdir()
   parquet.write_table(table, tmp_path / 'm' / 'train-0.parquet')
-  with pytest.raises(array_types.UsageError, match="'center', 'patient'"):
+  with pytest.raises(errors.UsageError, match="'center', 'patient'"):
     registry.load(_config(tmp_path, tmp_path / 'm'), 'train')
   (tmp_path / 'm' / 'train-0.parquet').rename(tmp_path / 'm' / 'x.parquet')
-  with pytest.raises(array_types.UsageError, match="begin with 'train'"):
+  with pytest.raises(errors.UsageError, match="begin with 'train'"):
     registry.load(_config(tmp_path, tmp_path / 'm'), 'train')
   (tmp_path / 'm' / 'x.parquet').unlink()
   (tmp_path / 'm' / 'train-0.parquet').write_bytes(b'no parquet')
-  with pytest.raises(array_types.UsageError, match='cannot be read'):
+  with pytest.raises(errors.UsageError, match='cannot be read'):
     registry.load(_config(tmp_path, tmp_path / 'm'), 'train')
 
 
@@ -317,7 +317,7 @@ def test_without_archive_and_network_the_error_says_what_to_do(
   tmp_path, has_manual_dir
 ):
   manual_dir = tmp_path if has_manual_dir else ''
-  with pytest.raises(array_types.UsageError) as caught:
+  with pytest.raises(errors.UsageError) as caught:
     registry.load(_config(tmp_path, manual_dir), 'train')
   message = str(caught.value)
   assert '\n' not in message
@@ -331,12 +331,12 @@ def test_what_is_missing_is_known_without_reading(
   monkeypatch.setattr(camelyon17_release.tfds_builders, 'is_online', bool)
   check = functools.partial(registry.check_available, splits=('train', 'test'))
   check(_config(tmp_path))  # It can be downloaded.
-  with pytest.raises(array_types.UsageError, match="'id_val'"):
+  with pytest.raises(errors.UsageError, match="'id_val'"):
     check(_config(tmp_path), splits=('train', 'validation'))
   monkeypatch.setattr(
     camelyon17_release.tfds_builders, 'is_online', lambda url: False
   )
-  with pytest.raises(array_types.UsageError, match='archive.tar.gz'):
+  with pytest.raises(errors.UsageError, match='archive.tar.gz'):
     check(_config(tmp_path))
   check(_config(tmp_path, folder))
 
@@ -393,13 +393,13 @@ def test_a_download_cut_short_leaves_nothing(
   root, url = server
   (root / 'blob').write_bytes(b'short')
   monkeypatch.setattr(camelyon17_release, 'ARCHIVE_URL', f'{url}/blob')
-  with pytest.raises(array_types.UsageError, match='Downloading failed'):
+  with pytest.raises(errors.UsageError, match='Downloading failed'):
     registry.load(_config(tmp_path / 'tfds'), 'test')
   assert not [p for p in (tmp_path / 'tfds').rglob('*') if p.is_file()]
 
 
 def test_unknown_splits_and_classes_are_refused(tmp_path):
-  with pytest.raises(array_types.UsageError, match="'id_val'"):
+  with pytest.raises(errors.UsageError, match="'id_val'"):
     registry.load(_config(tmp_path), 'validation')
-  with pytest.raises(array_types.UsageError, match='class_names'):
+  with pytest.raises(errors.UsageError, match='class_names'):
     registry.load(_config(tmp_path, class_names=('a', 'b')))

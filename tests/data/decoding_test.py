@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 
@@ -177,7 +177,7 @@ def test_an_interrupted_decoding_leaves_nothing(tmp_path):
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path):
   (tmp_path / 'file').write_text('')
   config = _config(max_in_memory_bytes=10, cache_dir=str(tmp_path / 'file'))
-  with pytest.raises(array_types.UsageError, match='set data.cache_dir'):
+  with pytest.raises(errors.UsageError, match='set data.cache_dir'):
     decoding.load_or_decode(config, 'n', (4, 2, 2, 1), _fill)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import dicom
 from dp_diffusion.data import registry
@@ -287,7 +287,7 @@ def test_what_cannot_be_decompressed_says_what_would_help(syntax, why):
 def test_without_pydicom_one_line_says_how_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'pydicom', None)
   config = registry.DataConfig(name='generated', skip_unreadable=True)
-  with pytest.raises(array_types.UsageError, match='pip install') as caught:
+  with pytest.raises(errors.UsageError, match='pip install') as caught:
     decoding.decode_or_error(_file(_grey()), config)
   assert '\n' not in str(caught.value)
 

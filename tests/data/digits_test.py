@@ -7,7 +7,7 @@ import pytest
 from sklearn import datasets
 from sklearn import model_selection
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import digits
 from dp_diffusion.data import registry
 
@@ -50,10 +50,10 @@ def test_spec_names_the_ten_classes():
 )
 def test_other_shapes_are_refused(bad):
   config = registry.DataConfig(name='digits', **bad)
-  with pytest.raises(array_types.UsageError, match='Expected data.'):
+  with pytest.raises(errors.UsageError, match='Expected data.'):
     digits.load(config, 'train')
 
 
 def test_unknown_split_lists_the_known_ones():
-  with pytest.raises(array_types.UsageError, match="'test', 'train'"):
+  with pytest.raises(errors.UsageError, match="'test', 'train'"):
     _load('validation')

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 import tifffile
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 
@@ -226,7 +226,7 @@ def test_one_image_of_no_fixed_range_makes_a_set_need_one():
   deep[7] = _tiff(_RNG.random((6, 5, 1), np.float32))
   images = np.empty((30, 6, 5, 1), np.uint8)
   config = registry.DataConfig(name='generated')
-  with pytest.raises(array_types.UsageError, match='no fixed range'):
+  with pytest.raises(errors.UsageError, match='no fixed range'):
     decoding.decode_all(lambda at: [deep[i] for i in at], images, config, 't')
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import npz_images
 from dp_diffusion.data import registry
 from dp_diffusion.data import trees
@@ -175,9 +175,9 @@ def test_persons_come_from_a_csv_and_stay_in_one_split(root, tmp_path):
 def test_a_csv_that_lacks_persons_is_refused(root, tmp_path, text, why):
   path = tmp_path / 'p.csv'
   path.write_text(text, encoding='latin-1')
-  with pytest.raises(array_types.UsageError, match=why):
+  with pytest.raises(errors.UsageError, match=why):
     _load(root, person_csv=str(path))
-  with pytest.raises(array_types.UsageError, match='cannot be read'):
+  with pytest.raises(errors.UsageError, match='cannot be read'):
     _load(root, person_csv=str(tmp_path / 'absent.csv'))
 
 
@@ -189,7 +189,7 @@ def test_all_unreadable_files_are_named_and_refused(root):
   bad = [f'dog/text{i}.txt' for i in range(12)]
   for name in bad:
     (root / name).write_text('text')
-  with pytest.raises(array_types.UsageError, match='skip_unreadable') as caught:
+  with pytest.raises(errors.UsageError, match='skip_unreadable') as caught:
     _load(root)
   message = str(caught.value)
   assert '\n' not in message
@@ -200,7 +200,7 @@ def test_all_unreadable_files_are_named_and_refused(root):
 
 def test_images_of_another_shape_are_named(root):
   Image.new('RGB', (9, 9)).save(root / 'cat' / 'odd.png')
-  with pytest.raises(array_types.UsageError, match='odd.png.*image_size'):
+  with pytest.raises(errors.UsageError, match='odd.png.*image_size'):
     for split in ('train', 'test'):
       _load(root, split, image_size=0)
   assert len(_all(root)) == 2 * _NUM_PER_CLASS + 1
@@ -208,40 +208,40 @@ def test_images_of_another_shape_are_named(root):
 
 def test_image_bombs_are_refused(root):
   for options in ({}, {'image_size': 0}, {'skip_unreadable': True}):
-    with pytest.raises(array_types.UsageError, match='max_image_pixels=79'):
+    with pytest.raises(errors.UsageError, match='max_image_pixels=79'):
       _load(root, max_image_pixels=79, channels=3, **options)
 
 
 def test_large_files_are_refused_unread(root, monkeypatch):
   monkeypatch.setattr(trees, 'MAX_FILE_BYTES', 10)
-  with pytest.raises(array_types.UsageError, match='more than 10 bytes'):
+  with pytest.raises(errors.UsageError, match='more than 10 bytes'):
     _load(root)
   path = _zip(root, root.parent / 'i.zip')
-  with pytest.raises(array_types.UsageError, match='more than 10 bytes'):
+  with pytest.raises(errors.UsageError, match='more than 10 bytes'):
     _load(path)
 
 
 def test_classes_outside_the_config_are_an_error(root):
-  with pytest.raises(array_types.UsageError, match='does not list: dog'):
+  with pytest.raises(errors.UsageError, match='does not list: dog'):
     _load(root, class_names=('cat', 'newt'))
-  with pytest.raises(array_types.UsageError, match=r"\('cat', 'dog'\)"):
+  with pytest.raises(errors.UsageError, match=r"\('cat', 'dog'\)"):
     _load(root, class_names=())
 
 
 def test_images_outside_class_folders_are_an_error(root):
   (root / 'stray.png').write_bytes(b'')
-  with pytest.raises(array_types.UsageError, match='stray.png'):
+  with pytest.raises(errors.UsageError, match='stray.png'):
     _load(root)
 
 
 def test_an_empty_split_is_an_error(root):
-  with pytest.raises(array_types.UsageError, match="Split 'test'"):
+  with pytest.raises(errors.UsageError, match="Split 'test'"):
     _load(root, 'test', test_fraction=1e-9)
 
 
 @pytest.mark.parametrize('path', ['', '/absent/folder'])
 def test_a_missing_path_is_an_error(path):
-  with pytest.raises(array_types.UsageError, match='one subfolder per class'):
+  with pytest.raises(errors.UsageError, match='one subfolder per class'):
     _load(path)
 
 
@@ -257,15 +257,15 @@ def test_what_is_missing_is_known_without_reading(root, tmp_path):
     ({'person_csv': str(tmp_path / 'absent.csv')}, 'to be a CSV file'),
     ({'splits': ('train', 'validation')}, "'test', 'train'"),
   ):
-    with pytest.raises(array_types.UsageError, match=why):
+    with pytest.raises(errors.UsageError, match=why):
       check(**changes)
 
 
 def test_an_empty_folder_and_a_file_that_is_no_zip_are_errors(tmp_path):
-  with pytest.raises(array_types.UsageError, match='one subfolder'):
+  with pytest.raises(errors.UsageError, match='one subfolder'):
     _load(tmp_path)
   (tmp_path / 'images.zip').write_bytes(b'no zip')
-  with pytest.raises(array_types.UsageError, match='a .zip'):
+  with pytest.raises(errors.UsageError, match='a .zip'):
     _load(tmp_path / 'images.zip')
 
 
@@ -276,7 +276,7 @@ def test_a_zip_with_paths_outside_it_is_refused(root, tmp_path, name):
   path = _zip(root, tmp_path / 'images.zip')
   with zipfile.ZipFile(path, 'a') as archive:
     archive.writestr(name, b'')
-  with pytest.raises(array_types.UsageError, match='leads outside'):
+  with pytest.raises(errors.UsageError, match='leads outside'):
     _load(path)
 
 
@@ -286,7 +286,7 @@ def test_a_zip_with_links_is_refused(tmp_path):
     link = zipfile.ZipInfo('cat/a.png')
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     archive.writestr(link, '/etc/passwd')
-  with pytest.raises(array_types.UsageError, match='is a link'):
+  with pytest.raises(errors.UsageError, match='is a link'):
     _load(path)
 
 
@@ -295,7 +295,7 @@ def test_a_zip_with_a_damaged_file_names_it(root, tmp_path):
   data = bytearray(path.read_bytes())
   data[data.index(b'cat/deep/05.png') + 60] ^= 0xFF
   path.write_bytes(data)
-  with pytest.raises(array_types.UsageError, match='cat/deep/05.png'):
+  with pytest.raises(errors.UsageError, match='cat/deep/05.png'):
     _load(path)
 
 
@@ -364,7 +364,7 @@ def test_an_npz_is_resized_and_recoloured(tmp_path):
 def test_an_npz_of_another_form_is_refused(tmp_path, changes, why):
   path = tmp_path / 'x.npz'
   _write_npz(path, **changes)
-  with pytest.raises(array_types.UsageError, match=why):
+  with pytest.raises(errors.UsageError, match=why):
     _load(path)
 
 
@@ -388,7 +388,7 @@ def test_a_divided_npz_keeps_its_division(tmp_path, shape):
     )
   assert train.labels.tolist() == [i % 3 for i in range(20)]
   np.savez(path, **{k: v for k, v in arrays.items() if 'train' in k})
-  with pytest.raises(array_types.UsageError, match="'test'.* is empty"):
+  with pytest.raises(errors.UsageError, match="'test'.* is empty"):
     _load(path, 'test')
 
 
@@ -397,27 +397,27 @@ def test_labels_in_a_column_are_taken_and_several_are_refused(tmp_path):
   _write_npz(path, labels=(np.arange(40) % 3)[:, None])
   assert set(_load(path).labels.tolist()) <= {0, 1, 2}
   _write_npz(path, labels=np.zeros((40, 14), int))
-  with pytest.raises(array_types.UsageError, match='one label per image'):
+  with pytest.raises(errors.UsageError, match='one label per image'):
     _load(path)
 
 
 def test_the_arrays_that_are_there_are_named(tmp_path):
   path = tmp_path / 'x.npz'
   np.savez(path, pictures=np.zeros(3), classes=np.zeros(3))
-  with pytest.raises(array_types.UsageError, match='has pictures, classes'):
+  with pytest.raises(errors.UsageError, match='has pictures, classes'):
     _load(path)
 
 
 def test_a_damaged_npz_and_one_without_labels_are_refused(tmp_path):
   path = tmp_path / 'x.npz'
   path.write_bytes(b'no zip')
-  with pytest.raises(array_types.UsageError, match='cannot be read'):
+  with pytest.raises(errors.UsageError, match='cannot be read'):
     _load(path)
   np.savez(path, images=np.zeros((2, 4, 4), np.uint8))
-  with pytest.raises(array_types.UsageError, match='lacks'):
+  with pytest.raises(errors.UsageError, match='lacks'):
     _load(path)
   _write_npz(path)
-  with pytest.raises(array_types.UsageError, match='class_names'):
+  with pytest.raises(errors.UsageError, match='class_names'):
     _load(path, class_names=())
 
 
@@ -426,7 +426,7 @@ def test_the_persons_of_an_npz_are_in_it(root, tmp_path):
   _write_npz(path, person=np.arange(40) // 2)
   assert _load(path, unit='person').spec.has_person
   _write_csv(tmp_path / 'p.csv', root, 7)
-  with pytest.raises(array_types.UsageError, match="named 'person'"):
+  with pytest.raises(errors.UsageError, match="named 'person'"):
     _load(path, person_csv=str(tmp_path / 'p.csv'))
 
 
@@ -446,7 +446,7 @@ def test_an_npz_beyond_the_memory_is_refused(tmp_path, monkeypatch, most_bytes):
       archive.writestr('images.npy', header.getvalue())
       archive.writestr('labels.npy', b'')
   with pytest.raises(
-    array_types.UsageError, match='too large for the memory|cannot be read'
+    errors.UsageError, match='too large for the memory|cannot be read'
   ):
     _load(path)
 
@@ -462,7 +462,7 @@ def test_a_name_need_not_be_utf_8(root):
 
 
 def test_an_unknown_split_is_an_error(root):
-  with pytest.raises(array_types.UsageError, match="'test', 'train'"):
+  with pytest.raises(errors.UsageError, match="'test', 'train'"):
     _load(root, 'validation')
 
 
@@ -476,7 +476,7 @@ def test_a_damaged_member_is_an_error_of_the_file(root, tmp_path):
   start = info.header_offset + 30 + len(info.filename)
   data[start : start + 8] = b'\xff' * 8
   path.write_bytes(data)
-  with pytest.raises(array_types.UsageError, match='cat/deep/03.png'):
+  with pytest.raises(errors.UsageError, match='cat/deep/03.png'):
     _load(path)
 
 
@@ -491,7 +491,7 @@ def test_a_damaged_npz_is_one_line(tmp_path):
   middle = len(data) // 4
   data[middle : middle + 40] = b'\xff' * 40
   path.write_bytes(data)
-  with pytest.raises(array_types.UsageError, match='cannot be read'):
+  with pytest.raises(errors.UsageError, match='cannot be read'):
     _load(path)
 
 
@@ -499,7 +499,7 @@ def test_a_class_folder_that_is_a_link_is_refused(root):
   """It would be left out without a word, and its class stay empty."""
   (root / 'dog').rename(root.parent / 'elsewhere')
   (root / 'dog').symlink_to(root.parent / 'elsewhere')
-  with pytest.raises(array_types.UsageError, match='dog is a link'):
+  with pytest.raises(errors.UsageError, match='dog is a link'):
     _load(root)
 
 
@@ -512,7 +512,7 @@ def test_a_class_folder_that_cannot_be_opened_is_refused(root, monkeypatch):
     return scandir(path)
 
   monkeypatch.setattr(os, 'scandir', refuse)
-  with pytest.raises(array_types.UsageError, match='dog cannot be opened'):
+  with pytest.raises(errors.UsageError, match='dog cannot be opened'):
     _load(root)
 
 
@@ -529,14 +529,14 @@ def test_what_is_wrong_with_a_folder_is_known_before_images_are(
 ):
   options = {'class_names': _CLASSES, 'path': str(root)} | changes
   config = registry.DataConfig(name='folder', **options)
-  with pytest.raises(array_types.UsageError, match=why):
+  with pytest.raises(errors.UsageError, match=why):
     registry.check_available(config, ('train', 'test'))
 
 
 def test_persons_that_do_not_match_are_shown_beside_the_files(root, tmp_path):
   csv = tmp_path / 'persons.csv'
   csv.write_text('file,person\n/data/scans/cat/deep/00.png,a\n')
-  with pytest.raises(array_types.UsageError) as caught:
+  with pytest.raises(errors.UsageError) as caught:
     _load(root, person_csv=str(csv))
   said = str(caught.value)
   assert "'/data/scans/cat/deep/00.png'" in said

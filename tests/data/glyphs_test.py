@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import svm
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import glyphs
 from dp_diffusion.data import registry
 
@@ -80,5 +80,5 @@ def test_a_thousand_images_take_at_most_seconds():
 
 
 def test_other_sizes_are_refused(cache_dir):
-  with pytest.raises(array_types.UsageError, match='image_size=28'):
+  with pytest.raises(errors.UsageError, match='image_size=28'):
     _load(cache_dir, image_size=28)

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
+from dp_diffusion import types
 from dp_diffusion.data import registry
 
 
 def _arrays(**changes):
   arrays = {
-    'spec': array_types.DatasetSpec(
+    'spec': types.DatasetSpec(
       name='toy', image_shape=(2, 2, 1), class_names=('a', 'b')
     ),
     'images': np.zeros((3, 2, 2, 1), np.uint8),
@@ -77,12 +78,12 @@ def test_a_source_checks_its_arrays(bad):
 def test_an_empty_class_is_no_error():
   source = registry.ArraySource(**_arrays(labels=np.zeros(3, np.int32)))
   assert source.spec.num_classes == 2
-  assert isinstance(source, array_types.DataSource)
+  assert isinstance(source, types.DataSource)
 
 
 def test_persons_must_be_known_where_they_are_the_unit():
   config = registry.DataConfig(name='digits', unit='person')
-  with pytest.raises(array_types.UsageError, match='person_csv'):
+  with pytest.raises(errors.UsageError, match='person_csv'):
     registry.load(config)
 
 
@@ -98,7 +99,7 @@ def test_split_defaults_to_the_configs():
 
 
 def test_an_image_without_a_label_is_said_to_have_none():
-  with pytest.raises(array_types.UsageError, match='-1, which marks one with'):
+  with pytest.raises(errors.UsageError, match='-1, which marks one with'):
     registry.check_labels(np.array([0, -1]), 2)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
@@ -80,7 +80,7 @@ def test_a_large_set_is_never_in_memory_as_a_whole(tmp_path):
   with _grows_by_less_than(_FEW_BYTES):
     images, small = decoding.load_or_decode(config, 'large', shape, fill)
   source = registry.ArraySource(
-    spec=array_types.DatasetSpec(
+    spec=types.DatasetSpec(
       name='large', image_shape=shape[1:], class_names=('only',)
     ),
     images=images,

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import tfds_source
@@ -140,7 +140,7 @@ def test_large_sets_are_read_from_the_cache(data_dir, tmp_path, monkeypatch):
 
 
 def test_labels_outside_the_configs_classes_are_an_error(data_dir):
-  with pytest.raises(array_types.UsageError, match='label=2'):
+  with pytest.raises(errors.UsageError, match='label=2'):
     registry.load(_config(data_dir, class_names=('a', 'b')))
   names = ('a', 'b', 'c', 'empty')
   source = registry.load(_config(data_dir, class_names=names))
@@ -162,7 +162,7 @@ def test_labels_outside_the_configs_classes_are_an_error(data_dir):
   ],
 )
 def test_what_is_missing_is_said_in_one_line(data_dir, changes, split, why):
-  with pytest.raises(array_types.UsageError, match=why) as caught:
+  with pytest.raises(errors.UsageError, match=why) as caught:
     registry.load(_config(data_dir, **changes), split)
   assert '\n' not in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_damage_is_named_in_one_line(data_dir, tmp_path, what):
     records.write_bytes(records.read_bytes()[:100])
   else:
     records.unlink()
-  with pytest.raises(array_types.UsageError, match='not whole') as caught:
+  with pytest.raises(errors.UsageError, match='not whole') as caught:
     registry.load(_config(tmp_path))
   assert '\n' not in str(caught.value)
   assert str(tmp_path / 'tiny' / '1.0.0') in str(caught.value)
@@ -200,7 +200,7 @@ def test_what_is_missing_is_known_without_reading(
   if not why:
     registry.check_available(config, splits)
     return
-  with pytest.raises(array_types.UsageError, match=why):
+  with pytest.raises(errors.UsageError, match=why):
     registry.check_available(config, splits)
 
 
@@ -244,12 +244,12 @@ def test_an_ambiguous_config_and_features_are_named(tmp_path):
 
   config = tfds.core.BuilderConfig(name='small', version='1.0.0')
   _write(tmp_path, features, example, config=config)
-  with pytest.raises(array_types.UsageError, match="'tiny/small'"):
+  with pytest.raises(errors.UsageError, match="'tiny/small'"):
     registry.load(_config(tmp_path))
-  with pytest.raises(array_types.UsageError, match=r"\['coarse', 'fine'\]"):
+  with pytest.raises(errors.UsageError, match=r"\['coarse', 'fine'\]"):
     registry.load(_config(tmp_path, 'tiny/small'))
   options = {'name': 'tiny/small', 'label_key': 'fine'}
-  with pytest.raises(array_types.UsageError, match='set data.image_size'):
+  with pytest.raises(errors.UsageError, match='set data.image_size'):
     registry.load(_config(tmp_path, **options))
   source = registry.load(_config(tmp_path, **options, image_size=3))
   assert source.images.shape == (30, 3, 3, 1)
@@ -267,7 +267,7 @@ def test_without_network_a_known_dataset_says_how_to_get_it(
     monkeypatch.delenv(name.upper(), raising=False)
   monkeypatch.setattr(tfds_builders.socket, 'getaddrinfo', no_network)
   config = _config(tmp_path, 'tfds:mnist')
-  with pytest.raises(array_types.UsageError) as caught:
+  with pytest.raises(errors.UsageError) as caught:
     registry.load(config)
   message = str(caught.value)
   assert '\n' not in message
@@ -324,6 +324,6 @@ def test_encoded_colour_sets_are_read(shared_dir):
 )
 def test_unknown_configs_and_versions_are_one_line(tmp_path, name, words):
   config = registry.DataConfig(name=name, tfds_dir=str(tmp_path))
-  with pytest.raises(array_types.UsageError, match=words) as caught:
+  with pytest.raises(errors.UsageError, match=words) as caught:
     registry.check_available(config, ['train'])
   assert '\n' not in str(caught.value)

@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 
 DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py')
 
@@ -38,7 +38,7 @@ def load(**changes):
   ],
 )
 def test_bad_settings_are_refused(changes, message):
-  with pytest.raises(array_types.UsageError, match=message):
+  with pytest.raises(errors.UsageError, match=message):
     load(**changes)
 
 

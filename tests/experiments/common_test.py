@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import main
 from experiments import common
@@ -114,7 +114,7 @@ def test_signal_stops_runs_in_progress_and_starts_no_more(
     os.kill(os.getpid(), number)
 
   threading.Thread(target=send_when_started, daemon=True).start()
-  with pytest.raises(array_types.Interrupted, match='same command continues'):
+  with pytest.raises(errors.Interrupted, match='same command continues'):
     common.execute_all(runs, tmp_path / 'logs', 2)
   assert [(tmp_path / n).exists() for n in 'abcd'] == [True, True, False, False]
   for name in 'ab':

@@ -13,7 +13,7 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import main
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import workdirs
 from experiments import common
 from experiments import copies
 from experiments import machines

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.models import inception_weights
 
 CONTENT = b'a graph'
@@ -53,7 +53,7 @@ def test_without_a_network_says_where_to_put_the_file(empty_cache):
   def download():
     raise OSError('no route to host')
 
-  with pytest.raises(array_types.UsageError) as e:
+  with pytest.raises(errors.UsageError) as e:
     inception_weights.find(download=download)
   message = str(e.value)
   assert '\n' not in message
@@ -67,23 +67,23 @@ def test_without_a_network_says_where_to_put_the_file(empty_cache):
   ids=['other file', 'cut short', 'no archive'],  # Archives hold the time.
 )
 def test_a_broken_archive_is_not_kept(empty_cache, known_content, reply):
-  with pytest.raises(array_types.UsageError, match='cannot be fetched'):
+  with pytest.raises(errors.UsageError, match='cannot be fetched'):
     inception_weights.find(download=lambda: reply)
   assert not list(empty_cache.glob('*'))
 
 
 def test_what_came_is_checked_before_it_is_kept(empty_cache):
-  with pytest.raises(array_types.UsageError, match='sha256'):
+  with pytest.raises(errors.UsageError, match='sha256'):
     inception_weights.find(download=archive)
   assert not list(empty_cache.glob('*'))
 
 
 def test_a_file_placed_by_hand_is_checked(tmp_path, known_content):
   path = tmp_path / 'graph.pb'
-  with pytest.raises(array_types.UsageError, match='no such file'):
+  with pytest.raises(errors.UsageError, match='no such file'):
     inception_weights.find(str(path))
   path.write_bytes(CONTENT)
   assert inception_weights.find(str(path)) == path
   path.write_bytes(CONTENT + b'.')
-  with pytest.raises(array_types.UsageError, match='sha256'):
+  with pytest.raises(errors.UsageError, match='sha256'):
     inception_weights.find(str(path))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.models import key_map
 from dp_diffusion.models import layers
 
@@ -119,11 +119,11 @@ def test_interleaved_heads_give_the_same_attention(tmp_path):
   ],
 )
 def test_a_wrong_map_is_refused_in_one_line(tmp_path, mapping, words):
-  with pytest.raises(array_types.UsageError, match=words) as error:
+  with pytest.raises(errors.UsageError, match=words) as error:
     _apply(tmp_path, mapping, a=_normal(2, 3))
   assert '\n' not in str(error.value)
 
 
 def test_a_missing_map_is_refused(tmp_path):
-  with pytest.raises(array_types.UsageError, match='to be a JSON object'):
+  with pytest.raises(errors.UsageError, match='to be a JSON object'):
     key_map.apply(tmp_path / 'absent.json', {}, 'published.npz')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
@@ -60,7 +60,7 @@ def test_transfer_names_what_it_skips():
   """Classes that the target has no rows for."""
   target = params()
   del target['label']['classes']
-  with pytest.raises(array_types.UsageError, match='label/classes'):
+  with pytest.raises(errors.UsageError, match='label/classes'):
     weights.transfer(params(), target, reset_classes=False)
   report = weights.TransferReport(copied=(), reset=(), skipped=('a', 'b'))
   assert report.lines() == ['not used: a, b']
@@ -100,7 +100,7 @@ def test_weights_become_float32():
 def test_other_architecture_is_refused(reset_classes):
   source, target = params(width=8), params()
   source['more'] = np.zeros(2, np.float32)
-  with pytest.raises(array_types.UsageError) as raised:
+  with pytest.raises(errors.UsageError) as raised:
     weights.transfer(source, target, reset_classes=reset_classes)
   message = str(raised.value)
   assert 'conv/bias [8] instead of [4]' in message and 'more' in message
@@ -141,13 +141,13 @@ def test_key_map_renames_foreign_weights(tmp_path):
 
 
 def test_wrong_files_are_refused(tmp_path):
-  with pytest.raises(array_types.UsageError, match='does not exist'):
+  with pytest.raises(errors.UsageError, match='does not exist'):
     weights.load_params(tmp_path / 'none.npz')
   (tmp_path / 'text.npz').write_text('not weights')
-  with pytest.raises(array_types.UsageError, match='to be an .npz file'):
+  with pytest.raises(errors.UsageError, match='to be an .npz file'):
     weights.load_params(tmp_path / 'text.npz')
   weights.save_npz(tmp_path / 'a.npz', params())
-  with pytest.raises(array_types.UsageError, match='sha256 00'):
+  with pytest.raises(errors.UsageError, match='sha256 00'):
     weights.load_params(tmp_path / 'a.npz', expected_sha256='00')
 
 
@@ -159,7 +159,7 @@ def test_patterns_choose_the_leaves_that_train():
     'label/classes',
     'label/null',
   ]
-  with pytest.raises(array_types.UsageError, match="'mid.' to match a leaf"):
+  with pytest.raises(errors.UsageError, match="'mid.' to match a leaf"):
     weights.trainable_fn(tree, ('mid*',))
-  with pytest.raises(array_types.UsageError, match='label/classes to train'):
+  with pytest.raises(errors.UsageError, match='label/classes to train'):
     weights.trainable_fn(tree, ('conv/*',), ('label/classes',))

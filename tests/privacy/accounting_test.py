@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import mechanism as mechanism_lib
 
@@ -159,7 +159,7 @@ def test_delta_that_nothing_serves_is_named():
   config = dataclasses.replace(
     DIGITS, epsilon=1e-3, delta=1e-300, num_steps=100_000
   )
-  with pytest.raises(array_types.UsageError, match='delta=1e-300'):
+  with pytest.raises(errors.UsageError, match='delta=1e-300'):
     accounting.calibrate(config)
 
 
@@ -380,12 +380,12 @@ def test_spent_events_count():
 
 def test_spent_budget_is_refused():
   spent = [subsampled(1.0, 0.5, 100)]
-  with pytest.raises(array_types.UsageError, match='above the .* spent before'):
+  with pytest.raises(errors.UsageError, match='above the .* spent before'):
     accounting.calibrate(DIGITS, spent=spent)
 
 
 def test_what_cannot_be_reached_is_refused():
-  with pytest.raises(array_types.UsageError, match='to pay for one step'):
+  with pytest.raises(errors.UsageError, match='to pay for one step'):
     accounting.calibrate(
       dataclasses.replace(
         DIGITS,

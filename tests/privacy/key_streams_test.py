@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import key_streams
 
 SECRET = key_streams.Secret.insecure(0)
@@ -28,7 +28,7 @@ def test_create_is_private_and_exclusive(tmp_path):
   assert path.read_bytes() == secret.value
   assert len(secret.value) == 32
   assert not secret.is_insecure
-  with pytest.raises(array_types.UsageError, match='never overwritten'):
+  with pytest.raises(errors.UsageError, match='never overwritten'):
     key_streams.Secret.create(path)
   assert key_streams.Secret.load(path) == secret
   assert os.listdir(path.parent) == ['secret']  # No temporary file is left.
@@ -64,15 +64,15 @@ def test_open_folder_is_refused(tmp_path):
   folder = tmp_path / 'open'
   folder.mkdir()
   folder.chmod(0o755)
-  with pytest.raises(array_types.UsageError, match='chmod 700'):
+  with pytest.raises(errors.UsageError, match='chmod 700'):
     key_streams.Secret.create(folder / 'secret')
   assert not os.listdir(folder)
 
 
 def test_remote_path_is_refused():
-  with pytest.raises(array_types.UsageError, match='privacy.secret_dir'):
+  with pytest.raises(errors.UsageError, match='privacy.secret_dir'):
     key_streams.Secret.create('gs://bucket/secret')
-  with pytest.raises(array_types.UsageError, match='privacy.secret_dir'):
+  with pytest.raises(errors.UsageError, match='privacy.secret_dir'):
     key_streams.Secret.load('gs://bucket/secret')
 
 
@@ -81,7 +81,7 @@ def test_load_refuses_loose_permissions(tmp_path, mode):
   path = tmp_path / 'p' / 'secret'
   key_streams.Secret.create(path)
   path.chmod(mode)
-  with pytest.raises(array_types.UsageError, match=f'mode {mode:o}'):
+  with pytest.raises(errors.UsageError, match=f'mode {mode:o}'):
     key_streams.Secret.load(path)
 
 
@@ -90,12 +90,12 @@ def test_load_refuses_wrong_size(tmp_path, size):
   path = tmp_path / 'secret'
   path.write_bytes(bytes(size))
   path.chmod(0o600)
-  with pytest.raises(array_types.UsageError, match=f'{size} bytes'):
+  with pytest.raises(errors.UsageError, match=f'{size} bytes'):
     key_streams.Secret.load(path)
 
 
 def test_load_refuses_a_missing_file(tmp_path):
-  with pytest.raises(array_types.UsageError, match='does not exist'):
+  with pytest.raises(errors.UsageError, match='does not exist'):
     key_streams.Secret.load(tmp_path / 'secret')
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -109,13 +109,13 @@ def test_spending_past_the_budget_is_refused(calibration):
   assert not ledger.would_exceed(most)
   assert ledger.would_exceed(most + 1)
   ledger.check_can_spend(most)
-  with pytest.raises(array_types.UsageError, match='within epsilon=2: the tot'):
+  with pytest.raises(errors.UsageError, match='within epsilon=2: the tot'):
     ledger.check_can_spend(most + 1)
   full = ledger.with_steps(most)
   assert full.epsilon() <= 2.0
-  with pytest.raises(array_types.UsageError, match='1 more steps'):
+  with pytest.raises(errors.UsageError, match='1 more steps'):
     full.with_steps(1)
-  with pytest.raises(array_types.UsageError, match='this event'):
+  with pytest.raises(errors.UsageError, match='this event'):
     full.add(
       dataclasses.replace(
         HISTOGRAM,
@@ -139,7 +139,7 @@ def test_replayed_steps_are_charged(calibration, ledger):
   assert lost.entries[0].num_steps == 10
   # The budget was for 40 steps: 30 more are 5 too many.
   lost.check_can_spend(25)
-  with pytest.raises(array_types.UsageError, match='30 more steps'):
+  with pytest.raises(errors.UsageError, match='30 more steps'):
     lost.check_can_spend(30)
   # What is spent is spent, whatever the budget says.
   beyond = lost.charge_replayed(100)
@@ -159,7 +159,7 @@ def test_steps_beyond_the_mechanism_are_refused(calibration):
 
 def test_sealed_training_goes_no_further(ledger):
   sealed = ledger.with_steps(4).seal()
-  with pytest.raises(array_types.UsageError, match='is sealed'):
+  with pytest.raises(errors.UsageError, match='is sealed'):
     sealed.with_steps(1)
   assert sealed.epsilon() == ledger.with_steps(4).epsilon()
 
@@ -188,7 +188,7 @@ def test_inherited_ledger_leaves_less(calibration):
   second = accounting.calibrate(config, spent=spent).mechanism
   ledger = ledger_lib.start(second, config, before=before).with_steps(40)
   assert 3.9 < ledger.epsilon() <= 4.0
-  with pytest.raises(array_types.UsageError, match='this event'):
+  with pytest.raises(errors.UsageError, match='this event'):
     tight = dataclasses.replace(CONFIG, epsilon=1.0)
     ledger_lib.start(second, tight, before=before)
 
@@ -206,7 +206,7 @@ def test_no_noise_is_infinite():
 def test_no_noise_is_refused_under_a_budget(calibration):
   noiseless = dataclasses.replace(calibration.mechanism, noise_multiplier=0)
   ledger = ledger_lib.start(noiseless, CONFIG)
-  with pytest.raises(array_types.UsageError, match='total would be inf'):
+  with pytest.raises(errors.UsageError, match='total would be inf'):
     ledger.with_steps(1)
 
 

@@ -21,12 +21,12 @@ from dp_diffusion import main
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.stages import assembly
 from dp_diffusion.stages import audit
-from dp_diffusion.stages import audit_records
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import audit_records
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
-from dp_diffusion.training import step
+from dp_diffusion.training import private_step
 from tests.stages import command
 
 OVERRIDES = {
@@ -157,11 +157,11 @@ def quick_filler(monkeypatch):
 def test_faults_end_with_exit_code_1(
   fault, workdir, quick_filler, monkeypatch, capsys
 ):
-  std = step.noise_std
+  std = private_step.noise_std
   if fault == 'noise off':
-    monkeypatch.setattr(step, 'noise_std', lambda *_: 0.0)
+    monkeypatch.setattr(private_step, 'noise_std', lambda *_: 0.0)
   elif fault == 'noise at a third':
-    monkeypatch.setattr(step, 'noise_std', lambda m, s: std(m, s) / 3)
+    monkeypatch.setattr(private_step, 'noise_std', lambda m, s: std(m, s) / 3)
   else:
     broken = functools.partial(without_clip, clipping.clipped_grad_sum)
     monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)

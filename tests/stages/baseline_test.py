@@ -16,7 +16,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
 from dp_diffusion.privacy import verify
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import workdirs
 from experiments import baseline
 from tests.stages import command
 

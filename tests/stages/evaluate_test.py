@@ -14,17 +14,17 @@ from etils import epath
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation import downstream
-from dp_diffusion.evaluation import features
-from dp_diffusion.stages import distances
+from dp_diffusion.evaluation.classifiers import downstream
+from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.stages import evaluate
-from dp_diffusion.stages import interrupts
-from dp_diffusion.stages import measuring
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.evaluation import measurements
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
 
@@ -126,24 +126,24 @@ def _config() -> config_lib.Config:
 
 
 @pytest.fixture(name='places')
-def _places(tmp_path: pathlib.Path) -> measuring.Places:
+def _places(tmp_path: pathlib.Path) -> measurements.Places:
   """The dataset of another method: an .npz of the same form."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
   labels = np.arange(40, dtype=np.int32) % 10
   release.write_shard(tmp_path / 'other', 0, 1, images, labels)
-  return measuring.Places(
-    release=measuring.epath.Path(tmp_path / 'other'),
-    evaluation=measuring.epath.Path(tmp_path / 'evaluation'),
-    private=measuring.epath.Path(tmp_path / 'private'),
+  return measurements.Places(
+    release=measurements.epath.Path(tmp_path / 'other'),
+    evaluation=measurements.epath.Path(tmp_path / 'evaluation'),
+    private=measurements.epath.Path(tmp_path / 'private'),
   )
 
 
 def test_any_dataset_of_this_form_is_measured(
-  config: config_lib.Config, places: measuring.Places
+  config: config_lib.Config, places: measurements.Places
 ) -> None:
   stop = interrupts.Stop('again')
-  found = measuring.measure(config, places, stop, sources=('synthetic',))
+  found = measurements.measure(config, places, stop, sources=('synthetic',))
   assert list(found.accuracies.scores) == ['synthetic']
   assert found.accuracies.num_train_images == {'synthetic': 40}
   data = {k: v for section in found.sections for k, v in section.data.items()}
@@ -152,7 +152,7 @@ def test_any_dataset_of_this_form_is_measured(
 
 
 def test_held_out_images_are_read_once_and_last(
-  config: config_lib.Config, places: measuring.Places, monkeypatch
+  config: config_lib.Config, places: measurements.Places, monkeypatch
 ) -> None:
   events = []
   load, train = registry.load, downstream.train_classifier
@@ -167,13 +167,13 @@ def test_held_out_images_are_read_once_and_last(
 
   monkeypatch.setattr(registry, 'load', watched_load)
   monkeypatch.setattr(downstream, 'train_classifier', watched_train)
-  measuring.measure(config, places, interrupts.Stop('again'))
+  measurements.measure(config, places, interrupts.Stop('again'))
   assert events.count('test') == 1 and events[-1] == 'test'
   assert events.count('training') == 2 * (3 + 1 + 2)
 
 
 def test_a_missing_feature_file_is_said_before_any_training(
-  config: config_lib.Config, places: measuring.Places, monkeypatch
+  config: config_lib.Config, places: measurements.Places, monkeypatch
 ) -> None:
   monkeypatch.setattr(downstream, 'train_classifier', None)
   stop = interrupts.Stop('again')
@@ -182,21 +182,23 @@ def test_a_missing_feature_file_is_said_before_any_training(
     {'features': '/nowhere/net.npz'},
   ):
     changed = _with(config, **changes)
-    with pytest.raises(array_types.UsageError, match='nowhere') as error:
-      measuring.measure(changed, places, stop)
+    with pytest.raises(errors.UsageError, match='nowhere') as error:
+      measurements.measure(changed, places, stop)
     assert 'no such file' in str(error.value)
 
 
 def test_features_of_a_file(
   config: config_lib.Config,
-  places: measuring.Places,
+  places: measurements.Places,
   shared_dir: pathlib.Path,
 ) -> None:
   net = shared_dir / 'nets' / 'mnist_lenet5.npz'
   if not net.exists():
     pytest.skip(f'needs {net}')
   changed = _with(config, features=str(net), memorization=False)
-  found = measuring.measure(changed, places, interrupts.Stop('x'), sources=())
+  found = measurements.measure(
+    changed, places, interrupts.Stop('x'), sources=()
+  )
   (quality,) = [s for s in found.sections if 'quality' in s.data]
   frechet = quality.data['quality']['real']['frechet']
   assert frechet['features'] == 'lenet5'
@@ -204,7 +206,7 @@ def test_features_of_a_file(
 
 
 def test_fid_is_called_so_and_its_features_are_kept(
-  config: config_lib.Config, places: measuring.Places, monkeypatch
+  config: config_lib.Config, places: measurements.Places, monkeypatch
 ) -> None:
   def inception(path, batch_size, bind_fn):
     # What only a checked file gives, with the pixels in its place.
@@ -220,7 +222,7 @@ def test_fid_is_called_so_and_its_features_are_kept(
   monkeypatch.setattr(features, 'inception', inception)
   changed = _with(config, features='inception', memorization=False)
   stop = interrupts.Stop('again')
-  found = measuring.measure(changed, places, stop, sources=())
+  found = measurements.measure(changed, places, stop, sources=())
   quality = found.sections[-1].data['quality']
   assert quality['synthetic']['frechet']['name'] == 'FID'
   assert quality['synthetic']['kernel']['name'] == 'KID'
@@ -279,15 +281,15 @@ def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   labelled = images, np.zeros(60, np.int32)
   stop = interrupts.Stop('again')
   args = (config, None, labelled, labelled, labelled, epath.Path(tmp_path))
-  distances.sections(*args, stop)
+  image_distances.sections(*args, stop)
   lines = capsys.readouterr().out.splitlines()
   what = 'looking for copies of training images, percent'
   assert [lines[0], lines[-1]] == [f'{what}: 0/100', f'{what}: 100/100']
-  picture = tmp_path / distances.PAIRS_NAME
+  picture = tmp_path / image_distances.PAIRS_NAME
   picture.unlink()
   stop.ask()
-  with pytest.raises(array_types.Interrupted, match='again'):
-    distances.sections(*args, stop)
+  with pytest.raises(errors.Interrupted, match='again'):
+    image_distances.sections(*args, stop)
   assert not picture.exists()
 
 
@@ -302,12 +304,12 @@ def test_one_training_image_more_does_not_show_on_the_terminal(
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (61, 8, 8, 1)).astype(np.uint8)
   labels = np.zeros(61, np.int32)
-  extractor = distances.extractor(
+  extractor = image_distances.extractor(
     config, epath.Path(tmp_path), interrupts.Stop('')
   )
   said = []
   for number in (60, 61):
-    distances.sections(
+    image_distances.sections(
       config,
       extractor,
       (images[:50], labels[:50]),
@@ -321,6 +323,6 @@ def test_one_training_image_more_does_not_show_on_the_terminal(
 
 
 def test_inception_sees_few_images_at_a_time_on_a_cpu():
-  assert distances.images_per_device('inception', 'cpu') <= 8
-  assert distances.images_per_device('inception', 'cuda') == 64
-  assert distances.images_per_device('public', 'cpu') == 256
+  assert image_distances.images_per_device('inception', 'cpu') <= 8
+  assert image_distances.images_per_device('inception', 'cuda') == 64
+  assert image_distances.images_per_device('public', 'cpu') == 256

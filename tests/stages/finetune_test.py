@@ -13,23 +13,23 @@ import sys
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
-from dp_diffusion.stages import assembly
 from dp_diffusion.stages import finetune
-from dp_diffusion.stages import histograms
-from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
-from dp_diffusion.stages import workdirs
-from dp_diffusion.training import loop
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
 from tests.stages import command
 
 # The noise is given, so that nothing has to be searched for.
@@ -52,8 +52,8 @@ class Seen:
   """What the stage gave to the loop, and to whom it told the numbers."""
 
   configs: dict = dataclasses.field(default_factory=dict)
-  steps: loop.PrivateSteps | None = None
-  run: loop.PrivateRun | None = None
+  steps: private_loop.PrivateSteps | None = None
+  run: private_loop.PrivateRun | None = None
   ledger: ledger_lib.Ledger | None = None
   start_step: int | None = None
 
@@ -92,7 +92,7 @@ def seen(public_weights, monkeypatch: pytest.MonkeyPatch) -> Seen:
     return state, ledger, step
 
   monkeypatch.setattr(parallel, 'DataParallel', Recorder)
-  monkeypatch.setattr(loop, 'train_private', train)
+  monkeypatch.setattr(private_loop, 'train_private', train)
   return seen
 
 
@@ -107,7 +107,7 @@ def workdir(public_weights, tmp_path: pathlib.Path) -> workdirs.Workdir:
 
 def begin(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Runs the stage; it ends after the step that the loop took."""
-  with pytest.raises(array_types.Interrupted):
+  with pytest.raises(errors.Interrupted):
     finetune.run(config, workdir, interrupts.Stop(''))
 
 
@@ -229,7 +229,7 @@ def test_negative_noised_counts_are_no_labels(workdir) -> None:
 
 @pytest.mark.parametrize('name', WITH_HISTOGRAM)
 def test_histogram_and_its_noise_go_together(name: str) -> None:
-  with pytest.raises(array_types.UsageError, match='to go together'):
+  with pytest.raises(errors.UsageError, match='to go together'):
     load(**{name: WITH_HISTOGRAM[name]})
 
 
@@ -265,7 +265,7 @@ def test_resume_refuses_what_changed(
   seen: Seen, workdir, change: dict[str, str], message: str
 ) -> None:
   begin(load(), workdir)
-  with pytest.raises(array_types.UsageError, match=message) as raised:
+  with pytest.raises(errors.UsageError, match=message) as raised:
     begin(load(**change), workdir)
   assert '\n' not in str(raised.value)
   assert seen.start_step == 0  # The loop was not called again.
@@ -281,7 +281,7 @@ def test_resume_refuses_another_dataset(
   changed = dataclasses.replace(source, images=images)
   with monkeypatch.context() as patch:
     patch.setattr(registry, 'load', lambda *_: changed)
-    with pytest.raises(array_types.UsageError, match='dataset .* it differs'):
+    with pytest.raises(errors.UsageError, match='dataset .* it differs'):
       begin(load(), workdir)
   assert seen.start_step == 0
   begin(load(), workdir)
@@ -293,7 +293,7 @@ def test_resume_refuses_another_secret(seen: Seen, workdir) -> None:
   secret = workdir.private / 'secret'
   secret.unlink()
   key_streams.Secret.insecure(1).save(secret)
-  with pytest.raises(array_types.UsageError, match='secret .* it differs'):
+  with pytest.raises(errors.UsageError, match='secret .* it differs'):
     begin(load(), workdir)
   assert seen.start_step == 0
 
@@ -302,7 +302,7 @@ def test_a_lost_secret_is_not_made_anew(seen: Seen, workdir) -> None:
   begin(load(), workdir)
   (workdir.private / 'begun_steps.json').write_text('{"begun_steps": {}}')
   (workdir.private / 'secret').unlink()
-  with pytest.raises(array_types.UsageError, match='cannot be resumed'):
+  with pytest.raises(errors.UsageError, match='cannot be resumed'):
     begin(load(), workdir)
   assert not (workdir.private / 'secret').exists()
 
@@ -312,7 +312,7 @@ def test_leftovers_in_the_release_are_refused(seen: Seen, workdir) -> None:
   shard = workdir.release / 'dataset' / 'images-00000-of-00001.npz'
   shard.parent.mkdir(parents=True)
   shard.write_bytes(b'of another run')
-  with pytest.raises(array_types.UsageError, match='images-00000-of-00001'):
+  with pytest.raises(errors.UsageError, match='images-00000-of-00001'):
     finetune.run(load(), workdir, interrupts.Stop(''))
   assert seen.run is None and shard.read_bytes() == b'of another run'
 

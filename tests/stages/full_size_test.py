@@ -13,12 +13,12 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.stages import assembly
-from dp_diffusion.stages import sizing
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import optimizers
+from dp_diffusion.training import private_step as step_lib
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step as step_lib
 from tests.stages import command
 
 _NUM_EXAMPLES = 2
@@ -46,7 +46,7 @@ def test_a_private_step_of_the_80m_network() -> None:
   count = sum(x.size for x in jax.tree.leaves(state.params))
   assert count == pytest.approx(80.4e6, rel=0.01)
 
-  accumulate = sizing.private_compile_fn(config, state)(_NUM_EXAMPLES)
+  accumulate = batch_sizes.private_compile_fn(config, state)(_NUM_EXAMPLES)
   analysis = accumulate.memory_analysis()
   needed = (
     microbatch.resident_bytes(state)

@@ -10,11 +10,11 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
-from dp_diffusion.stages import arithmetic
-from dp_diffusion.stages import estimates
-from dp_diffusion.stages import histograms
 from dp_diffusion.stages import plan
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.planning import cost_estimates
+from dp_diffusion.stages.planning import flop_counts
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
 
@@ -22,10 +22,10 @@ from tests.stages import command
 @pytest.fixture(autouse=True)
 def _no_arithmetic(monkeypatch) -> None:
   """Its numbers are tested elsewhere."""
-  monkeypatch.setattr(arithmetic, 'forward_flop', lambda _: 1e9)
-  monkeypatch.setattr(arithmetic, 'activation_bytes', lambda _: 1000)
-  monkeypatch.setattr(arithmetic, 'classifier_flop', lambda *_: 1e6)
-  monkeypatch.setattr(estimates, 'convolution_speed', lambda _: 1e9)
+  monkeypatch.setattr(flop_counts, 'forward_flop', lambda _: 1e9)
+  monkeypatch.setattr(flop_counts, 'activation_bytes', lambda _: 1000)
+  monkeypatch.setattr(flop_counts, 'classifier_flop', lambda *_: 1e6)
+  monkeypatch.setattr(cost_estimates, 'convolution_speed', lambda _: 1e9)
 
 
 def _reads(tmp_path: pathlib.Path, capsys, **changed: str) -> dict[str, str]:

@@ -8,17 +8,17 @@ import pathlib
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.stages import assembly
 from dp_diffusion.stages import finetune
-from dp_diffusion.stages import interrupts
 from dp_diffusion.stages import pretrain
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
 
@@ -121,5 +121,5 @@ def test_other_weights_are_refused_before_training(
   config = config_lib.load(
     command.DIGITS_SMOKE, {**foreign['overrides'], key: value}
   )
-  with pytest.raises(array_types.UsageError, match=words):
+  with pytest.raises(errors.UsageError, match=words):
     pretrain.run(config, _new_workdir(tmp_path), interrupts.Stop(''))

@@ -7,11 +7,11 @@ import pathlib
 
 import numpy as np
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import release_marks
+from dp_diffusion import types
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -44,7 +44,7 @@ def ledger(
 
 def make(
   folder: pathlib.Path,
-  params: array_types.Params | None = None,
+  params: types.Params | None = None,
   *,
   insecure: bool = False,
   with_images: bool = False,

@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion.stages import runner
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 from tests.stages import command
 
@@ -38,7 +38,7 @@ def test_missing_sensitive_images_end_a_run_before_pretraining(
   monkeypatch.setitem(
     runner._RUN, 'pretrain', lambda *arguments: began.append('pretrain')
   )
-  with pytest.raises(array_types.UsageError, match=words) as error:
+  with pytest.raises(errors.UsageError, match=words) as error:
     _run(tmp_path, 'all', **data)
   assert '\n' not in str(error.value) and not began
   assert not (tmp_path / 'run' / 'public').exists()
@@ -50,7 +50,7 @@ def test_missing_sensitive_images_end_a_run_before_pretraining(
 def test_a_stage_names_the_one_that_it_needs(
   stage: str, tmp_path: pathlib.Path
 ) -> None:
-  with pytest.raises(array_types.UsageError, match='Run --stage='):
+  with pytest.raises(errors.UsageError, match='Run --stage='):
     _run(tmp_path, stage)
 
 
@@ -65,7 +65,7 @@ def test_a_job_that_is_not_there_is_refused_in_one_line(
   config = config_lib.load(command.DIGITS_SMOKE, {'distributed.enable': 'true'})
   monkeypatch.setattr(processes.jax.config, 'update', lambda *_: None)
   monkeypatch.setattr(processes.jax.distributed, 'initialize', initialize)
-  with pytest.raises(array_types.UsageError, match='distributed.process_id'):
+  with pytest.raises(errors.UsageError, match='distributed.process_id'):
     runner.run(config, str(tmp_path / 'run'), 'all', 'command')
   assert not (tmp_path / 'run').exists()
 
@@ -76,7 +76,7 @@ def test_numbers_of_processes_in_the_environment_are_checked(
   monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'localhost:1')
   monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
-  with pytest.raises(array_types.UsageError, match="'two' and '0'"):
+  with pytest.raises(errors.UsageError, match="'two' and '0'"):
     processes.initialize(enable=False)
 
 
@@ -87,14 +87,14 @@ def test_a_config_that_never_ran_binds_nothing(
 
   def refuse(config, workdir, stop):
     del config, workdir, stop
-    raise array_types.UsageError('Expected another class.')
+    raise errors.UsageError('Expected another class.')
 
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   config = config_lib.load(command.DIGITS_SMOKE, {})
   workdir.begin('pretrain', config)
   workdir.complete('pretrain', 1.0)
   monkeypatch.setitem(runner._RUN, 'finetune', refuse)
-  with pytest.raises(array_types.UsageError, match='another class'):
+  with pytest.raises(errors.UsageError, match='another class'):
     _run(tmp_path, 'finetune')
   began = []
   monkeypatch.setitem(
@@ -104,7 +104,7 @@ def test_a_config_that_never_ran_binds_nothing(
   assert began == ['finetune']
   (workdir.private / 'begun_steps.json').write_text('{}')
   monkeypatch.setitem(runner._RUN, 'finetune', refuse)
-  with pytest.raises(array_types.UsageError, match='belongs to another'):
+  with pytest.raises(errors.UsageError, match='belongs to another'):
     _run(tmp_path, 'finetune', source_seed='4')
 
 
@@ -115,15 +115,15 @@ def test_a_begun_run_stays_bound_to_its_config(
   def refuse(config, workdir, stop):
     del config, stop
     (workdir.private / f'{drawn}.json').write_text('{}')
-    raise array_types.UsageError('Expected more room.')
+    raise errors.UsageError('Expected more room.')
 
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   workdir.begin('pretrain', config_lib.load(command.DIGITS_SMOKE, {}))
   workdir.complete('pretrain', 1.0)
   monkeypatch.setitem(runner._RUN, 'finetune', refuse)
-  with pytest.raises(array_types.UsageError, match='more room'):
+  with pytest.raises(errors.UsageError, match='more room'):
     _run(tmp_path, 'finetune')
-  with pytest.raises(array_types.UsageError, match='belongs to another'):
+  with pytest.raises(errors.UsageError, match='belongs to another'):
     _run(tmp_path, 'finetune', source_seed='3')
 
 
@@ -132,9 +132,9 @@ def test_two_processes_in_one_workdir_are_one_too_many(
 ) -> None:
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   with workdir.held():
-    with pytest.raises(array_types.UsageError, match='is in use by process'):
+    with pytest.raises(errors.UsageError, match='is in use by process'):
       _run(tmp_path, 'evaluate')
-  with pytest.raises(array_types.UsageError, match='Run --stage='):
+  with pytest.raises(errors.UsageError, match='Run --stage='):
     _run(tmp_path, 'evaluate')
 
 
@@ -142,7 +142,7 @@ def test_two_processes_in_one_workdir_are_one_too_many(
 def test_a_damaged_record_is_one_line(content, tmp_path: pathlib.Path) -> None:
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   workdir.config_path.write_text(content)
-  with pytest.raises(array_types.UsageError, match='is damaged'):
+  with pytest.raises(errors.UsageError, match='is damaged'):
     _run(tmp_path, 'evaluate')
 
 
@@ -152,6 +152,6 @@ def test_features_that_are_missing_end_a_run_before_pretraining(
   config = config_lib.load(
     command.DIGITS_SMOKE, {'evaluate.features': '/absent.npz'}
   )
-  with pytest.raises(array_types.UsageError, match='/absent.npz'):
+  with pytest.raises(errors.UsageError, match='/absent.npz'):
     runner.run(config, str(tmp_path / 'run'), 'all', 'command')
   assert not (tmp_path / 'run' / 'public').exists()

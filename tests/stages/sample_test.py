@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import config as config_lib
-from dp_diffusion.stages import interrupts
+from dp_diffusion import errors
 from dp_diffusion.stages import sample
-from dp_diffusion.stages import workdirs
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from tests.stages import command
 
@@ -54,7 +54,7 @@ def test_labels_are_a_prefix_of_more_labels():
   'text', ['', 'unifrom', '1,2', '1,2,3,4', '-1,1,1', '0,0,0', 'nan,1,1']
 )
 def test_weights_that_are_no_distribution_are_refused(text):
-  with pytest.raises(array_types.UsageError, match='3 weights >= 0'):
+  with pytest.raises(errors.UsageError, match='3 weights >= 0'):
     sample.sample_labels(text, 3, 10)
 
 
@@ -67,7 +67,7 @@ def test_weights_that_are_gone_are_named_in_one_line(tmp_path):
   for content in (None, b'', b'junk'):
     if content is not None:
       (folder / 'params.npz').write_bytes(content)
-    with pytest.raises(array_types.UsageError, match='Restore it') as error:
+    with pytest.raises(errors.UsageError, match='Restore it') as error:
       sample.make_sample_fn(
         config, workdir, parallel.DataParallel(), interrupts.Stop('')
       )

@@ -13,15 +13,15 @@ import numpy as np
 import optax
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import audit
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import canaries
-from dp_diffusion.training import loop
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
+from dp_diffusion.training import private_step
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step
 
 PARAMS = {
   'a': {'w': np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(2, 3)},
@@ -65,7 +65,7 @@ def test_coordinates_differ_and_are_public():
   assert sorted(found) == list(range(8)) and found.dtype == np.int32
   again = canaries.choose_coordinates(TRAINED, 8, seed=0)
   np.testing.assert_array_equal(found, again)
-  with pytest.raises(array_types.UsageError, match='<= 8'):
+  with pytest.raises(errors.UsageError, match='<= 8'):
     canaries.choose_coordinates(TRAINED, 9, seed=0)
 
 
@@ -113,9 +113,9 @@ def white_box(seed) -> audit.OneRun:
   x = np.concatenate([x, np.zeros((coins.sum(), SIZE))]).astype(np.float32)
   optimizer = optax.chain(canaries.observe(places, NUM_STEPS), optax.adam(1e-3))
   devices = parallel.DataParallel(jax.local_devices()[:2])
-  config = step.GradConfig(l2_clip_norm=CLIP, num_draws=2)
+  config = private_step.GradConfig(l2_clip_norm=CLIP, num_draws=2)
   loss_fn = canaries.with_canaries(linear, lambda path: True, 10 * CLIP)
-  steps = loop.PrivateSteps(
+  steps = private_loop.PrivateSteps(
     selector=streams.poisson_selector(
       len(x), BATCH / (NUM_FILLER + NUM_CANARIES)
     ),
@@ -129,7 +129,7 @@ def white_box(seed) -> audit.OneRun:
     accumulate=devices.pmap_accumulate(loss_fn, config),
     apply=devices.pmap_apply(
       optimizer,
-      step.ApplyConfig(
+      private_step.ApplyConfig(
         noise_multiplier=NOISE, expected_batch_size=BATCH, ema_decay=0.9
       ),
     ),
@@ -137,7 +137,7 @@ def white_box(seed) -> audit.OneRun:
   )
   state = devices.replicate(train_state.create(params, optimizer))
   for i in range(NUM_STEPS):
-    state, _ = loop.private_step(steps, devices, state, i)
+    state, _ = private_loop.private_step(steps, devices, state, i)
   rows = devices.unreplicate(state.opt_state[0].rows)
   return audit.one_run(
     audit.participation_scores(
@@ -168,13 +168,13 @@ def without_clip(
 @pytest.fixture
 def break_mechanism(monkeypatch):
   """Puts a fault into the real step, by its name."""
-  std = step.noise_std
+  std = private_step.noise_std
 
   def apply_fault(name):
     if name == 'noise off':
-      monkeypatch.setattr(step, 'noise_std', lambda *_: 0.0)
+      monkeypatch.setattr(private_step, 'noise_std', lambda *_: 0.0)
     elif name == 'noise at a third':
-      monkeypatch.setattr(step, 'noise_std', lambda m, s: std(m, s) / 3)
+      monkeypatch.setattr(private_step, 'noise_std', lambda m, s: std(m, s) / 3)
     elif name == 'clip off':
       broken = functools.partial(without_clip, clipping.clipped_grad_sum)
       monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)

@@ -18,8 +18,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from dp_diffusion import array_types
 from dp_diffusion import crash_points
+from dp_diffusion import errors
 from dp_diffusion.training import checkpoint
 
 LEDGER = {'version': 1, 'entries': [{'kind': 'dp_sgd', 'sigma': 1 / 3}]}
@@ -219,7 +219,7 @@ def test_lost_steps_stay_known_until_a_save(checkpointer, folder, monkeypatch):
 def test_nothing_begins_anew_when_all_is_lost(checkpointer, folder):
   save(checkpointer, 4)
   truncate(folder / '4')
-  with pytest.raises(array_types.UsageError, match='all damaged, up to step 4'):
+  with pytest.raises(errors.UsageError, match='all damaged, up to step 4'):
     checkpointer.restore(make_state(0))
   assert checkpointer.restore(make_state(0), may_lose_all=True) is None
   save(checkpointer, 4)
@@ -233,7 +233,7 @@ def test_unreadable_is_not_damaged(checkpointer, monkeypatch):
     raise PermissionError(errno.EACCES, 'Permission denied')
 
   monkeypatch.setattr(ocp.CheckpointManager, 'restore', refuse)
-  with pytest.raises(array_types.UsageError, match='Permission denied'):
+  with pytest.raises(errors.UsageError, match='Permission denied'):
     checkpointer.restore(make_state(0))
 
 
@@ -254,7 +254,7 @@ def test_full_disk_costs_nothing(checkpointer, folder, monkeypatch, error):
 
   with monkeypatch.context() as patch:
     patch.setattr(checkpoint._MetaHandler, 'save', fill)
-    with pytest.raises(array_types.UsageError) as raised:
+    with pytest.raises(errors.UsageError) as raised:
       save(checkpointer, 2)
   message = str(raised.value)
   assert 'the disk is full' in message and 'from step 1' in message
@@ -289,7 +289,7 @@ def test_another_structure_is_refused(checkpointer, change, message):
   save(checkpointer, 1)
   template = make_state(1)
   change(template)
-  with pytest.raises(array_types.UsageError, match=message):
+  with pytest.raises(errors.UsageError, match=message):
     checkpointer.restore(template)
 
 
@@ -344,7 +344,7 @@ port, index, folder = sys.argv[1:]
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 jax.distributed.initialize(f'localhost:{port}', 2, int(index))
 import numpy as np
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.training import checkpoint
 checkpointer = checkpoint.Checkpointer(folder, is_private=True)
 state = {'w': np.arange(4, dtype=np.float32)}
@@ -358,7 +358,7 @@ own = checkpoint.Checkpointer(folder + '_of_' + index, is_private=True)
 try:
   own.save(1, state, {}, {})
   own.restore(state)
-except array_types.UsageError as error:
+except errors.UsageError as error:
   print('refused', error, flush=True)
 """
 

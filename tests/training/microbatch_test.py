@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import optimizers
+from dp_diffusion.training import private_step
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step
 
 WIDTH = 512
-GRAD = step.GradConfig(l2_clip_norm=1.0, num_draws=2)
+GRAD = private_step.GradConfig(l2_clip_norm=1.0, num_draws=2)
 OPTIMIZER = optimizers.make(
   optimizers.OptimizerConfig(name='adam', learning_rate=1e-3), 10
 )
@@ -105,7 +105,7 @@ def test_quickest_size_fits():
 
 def test_too_little_memory_says_what_to_do():
   need = microbatch.Need(fixed_bytes=2**30, example_bytes=2**30)
-  with pytest.raises(array_types.UsageError, match='draw_chunk_size') as error:
+  with pytest.raises(errors.UsageError, match='draw_chunk_size') as error:
     microbatch.largest_that_fits(need, 8, 2**30)
   assert '2.0 GiB' in str(error.value)
 
@@ -159,17 +159,19 @@ def test_memory_does_not_grow_with_the_batch():
   `accumulate` does not know the expected batch; `apply` divides by it.
   """
   state = make_state()
-  zeros = functools.partial(step.zeros, config=GRAD)
+  zeros = functools.partial(private_step.zeros, config=GRAD)
   total = jax.eval_shape(zeros, state.params)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
   found = []
   for expected_batch_size in (256, 16_384):
-    config = step.ApplyConfig(
+    config = private_step.ApplyConfig(
       noise_multiplier=1.0,
       expected_batch_size=expected_batch_size,
       ema_decay=0.9,
     )
-    apply = functools.partial(step.apply, optimizer=OPTIMIZER, config=config)
+    apply = functools.partial(
+      private_step.apply, optimizer=OPTIMIZER, config=config
+    )
     a = jax.jit(apply).lower(state, total, keys).compile().memory_analysis()
     found.append(
       (a.argument_size_in_bytes, a.output_size_in_bytes, a.temp_size_in_bytes)

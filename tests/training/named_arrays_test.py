@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.training import named_arrays
 
 
@@ -44,7 +44,7 @@ def test_unflatten_names_what_differs():
     ({'w': np.ones(2, np.int32)}, r'w as int32\[2\], found float32\[2\]'),
     ({}, 'found 1 other leaves, such as w'),
   ):
-    with pytest.raises(array_types.UsageError, match=message):
+    with pytest.raises(errors.UsageError, match=message):
       named_arrays.unflatten(template, arrays, 'it')
 
 

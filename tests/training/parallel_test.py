@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_step
 from dp_diffusion.training import processes
-from dp_diffusion.training import step
 
 PROBLEM = pathlib.Path(__file__).with_name('private_problem.py')
 _spec = importlib.util.spec_from_file_location('private_problem', PROBLEM)
@@ -296,13 +296,13 @@ def test_one_process_agrees_with_itself():
 def test_incomplete_environment_is_refused(monkeypatch):
   monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
   with pytest.raises(
-    array_types.UsageError, match='JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID'
+    errors.UsageError, match='JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID'
   ):
     processes.initialize_from_environment()
 
 
 def test_wrong_mechanism_is_refused_before_compiling():
-  config = step.ApplyConfig(
+  config = private_step.ApplyConfig(
     noise_multiplier=1.0, expected_batch_size=1, ema_decay=0.0
   )
   place = make_place(1)

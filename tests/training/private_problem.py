@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import array_types
+from dp_diffusion import errors
 from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_step
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
-from dp_diffusion.training import step
 
 NUM_RECORDS = 60
 NUM_STEPS = 3
 SIZE = 20_000  # Elements of the leaf that only noise moves.
 SECRET = key_streams.Secret.insecure(0)
-GRAD = step.GradConfig(l2_clip_norm=0.5, num_draws=2)
-APPLY = step.ApplyConfig(
+GRAD = private_step.GradConfig(l2_clip_norm=0.5, num_draws=2)
+APPLY = private_step.ApplyConfig(
   noise_multiplier=1.5, expected_batch_size=20, ema_decay=0.99
 )
 OPTIMIZER = optimizers.OptimizerConfig(name='sgd', learning_rate=0.25)
@@ -120,7 +120,7 @@ def run_process(folder):
   ):
     try:
       processes.agree(facts)
-    except array_types.UsageError as error:
+    except errors.UsageError as error:
       refusals.append(str(error))
   trainer = Trainer(place, secret=secret)
   state, stats = trainer.train()
@@ -169,7 +169,7 @@ def _fail_on_one(index):
 
   try:
     processes.together(fail)
-  except (ValueError, array_types.Interrupted) as error:
+  except (ValueError, errors.Interrupted) as error:
     return f'{type(error).__name__}: {error}'
 
 

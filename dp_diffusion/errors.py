@@ -1,0 +1,24 @@
+"""The errors that `main` prints as one line. Imports nothing of the project."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+  """What the user gave cannot work; the message is one line that says the fix.
+
+  `main` prints the message alone, without a traceback, and exits with 2.
+  """
+
+
+class Interrupted(Exception):
+  """Ctrl-C (or SIGTERM) arrived and everything is saved.
+
+  The message says how to continue; `main` prints it and exits with 130.
+  """
+
+
+class Failed(Exception):
+  """The work is done, and what it was to check does not hold.
+
+  `main` prints the message, one line, and exits with 1.
+  """

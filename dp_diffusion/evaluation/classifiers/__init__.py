@@ -1,0 +1,1 @@
+"""Classifiers trained on one set of images and tested on another."""

@@ -1,0 +1,308 @@
+"""Classifiers trained on one set of images and tested on real ones.
+
+Last stretch of the road: how well does a classifier do on real images when it
+has seen nothing but synthetic ones? Every choice (early stopping, the best
+checkpoint) is made on a validation part of the training images themselves;
+`held_out.py` keeps the real test set closed until then.
+
+Neural classifiers train in a host loop around a jitted step: on a CPU a
+convolution inside `lax.scan` is several times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import numpy as np
+from scipy import special
+from sklearn import dummy
+from sklearn import svm
+
+from dp_diffusion import console
+from dp_diffusion import types
+from dp_diffusion.evaluation.classifiers import training
+
+_PREDICT_BATCH = 500
+
+
+class Classifier(Protocol):
+  """Whatever was trained to tell the classes apart."""
+
+  def predict_proba(self, images: np.ndarray) -> np.ndarray:
+    """Maps uint8[N, H, W, C] to float32[N, num_classes]; rows sum to 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ensemble:
+  """Mean of the members' probabilities."""
+
+  members: tuple[Classifier, ...]
+
+  def predict_proba(self, images: np.ndarray) -> np.ndarray:
+    """Maps uint8[N, H, W, C] to float32[N, num_classes]."""
+    probs = [m.predict_proba(images) for m in self.members]
+    return np.asarray(np.mean(probs, axis=0), np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationScore:
+  """How a checkpoint does on the validation part of the training images.
+
+  Attributes:
+    step: steps taken.
+    accuracy: in [0, 1].
+    loss: mean cross-entropy in nats.
+  """
+
+  step: int
+  accuracy: float
+  loss: float
+
+  def is_better_than(self, other: ValidationScore) -> bool:
+    """Higher accuracy, then lower loss."""
+    return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeuralClassifier:
+  """A trained flax module.
+
+  Attributes:
+    variables: its collections, 'params' among them.
+    validation: scores in the order they were taken; empty without validation.
+    best_step: the step whose weights these are.
+    fns: its compiled functions.
+  """
+
+  variables: types.PyTree
+  validation: tuple[ValidationScore, ...]
+  best_step: int
+  fns: training.Fns
+
+  @property
+  def validation_accuracy(self) -> float:
+    """Of these weights, on the validation part; NaN without one."""
+    taken = {score.step: score.accuracy for score in self.validation}
+    return taken.get(self.best_step, math.nan)
+
+  def predict_proba(self, images: np.ndarray) -> np.ndarray:
+    """Maps uint8[N, H, W, C] to float32[N, num_classes]."""
+    logits = _batched(self.fns.logits, self.variables, images)
+    return special.softmax(logits, axis=1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SvmClassifier:
+  """scikit-learn's support vector machine; its vote counts as certain.
+
+  A fitted `SVC` has no probabilities of its own: those of Platt scaling cost
+  five more fits and need not agree with its predictions.
+  """
+
+  svc: svm.SVC | dummy.DummyClassifier
+  num_classes: int
+
+  def predict_proba(self, images: np.ndarray) -> np.ndarray:
+    """Maps uint8[N, H, W, C] to one-hot float32[N, num_classes]."""
+    votes = self.svc.predict(_flat_pixels(images))
+    return np.eye(self.num_classes, dtype=np.float32)[votes]
+
+
+def train_classifier(
+  config: training.ClassifierConfig,
+  images: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  seed: int,
+  *,
+  advance: console.Advance | None = None,
+) -> NeuralClassifier | SvmClassifier:
+  """Trains one classifier.
+
+  Args:
+    config: which one, and how.
+    images: uint8[N, H, W, C]; may be memory-mapped.
+    labels: int32[N] in [0, num_classes).
+    num_classes: how many classes there are, seen in `labels` or not.
+    seed: of initial weights, batches, augmentation and validation part.
+    advance: called after each step.
+
+  Returns:
+    The classifier at its best validation score.
+
+  Raises:
+    ValueError: images and labels do not fit together.
+  """
+  _check_training_set(images, labels, num_classes)
+  if config.name == 'svm':
+    svc = svm.SVC(C=10, kernel='rbf', gamma='scale')
+    if len(np.unique(labels)) == 1:  # Nothing to tell apart; an SVC refuses.
+      svc = dummy.DummyClassifier(strategy='most_frequent')
+    svc.fit(_flat_pixels(images), labels)
+    return SvmClassifier(svc=svc, num_classes=num_classes)
+  return _train_neural(config, images, labels, num_classes, seed, advance)
+
+
+def train_ensemble(
+  config: training.ClassifierConfig,
+  images: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  seeds: Sequence[int],
+  *,
+  advance: console.Advance | None = None,
+) -> Ensemble:
+  """Trains one classifier per seed; see `train_classifier`."""
+  return Ensemble(
+    members=tuple(
+      train_classifier(
+        config, images, labels, num_classes, seed, advance=advance
+      )
+      for seed in seeds
+    )
+  )
+
+
+def predictions(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+  """Most probable classes, int32[N], of uint8[N, H, W, C]."""
+  return np.argmax(classifier.predict_proba(images), axis=1).astype(np.int32)
+
+
+def _train_neural(
+  config: training.ClassifierConfig,
+  images: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  seed: int,
+  advance: console.Advance | None,
+) -> NeuralClassifier:
+  """Host loop; keeps the weights of the best validation score."""
+  fns = training.compiled(config, num_classes)
+  rng = np.random.default_rng(seed)
+  train, validation = _split(len(labels), config.validation_fraction, rng)
+  val_images, val_labels = images[validation], labels[validation]
+  init_key, draw_key = jax.random.split(jax.random.key(seed))
+  state = fns.init(init_key, np.asarray(images[:1]))
+  batches = _batches(train, config.batch_size, rng)
+  scores: list[ValidationScore] = []
+  best, best_variables = None, None
+  for step in range(1, config.num_steps + 1):
+    batch = next(batches)
+    state = fns.step(
+      state,
+      draw_key,
+      np.int32(step),
+      training.step_numbers(config, step),
+      images[batch],
+      labels[batch],
+    )
+    if advance:
+      advance()
+    if len(validation) and _is_validation_step(step, config):
+      logits = _batched(fns.logits, state[0], val_images)
+      scores.append(_score(step, logits, val_labels))
+      if best is None or scores[-1].is_better_than(best):
+        best = scores[-1]
+        best_variables = jax.tree.map(np.array, state[0])  # Step donates it.
+      if _is_out_of_patience(scores, best, config.patience):
+        break
+  return NeuralClassifier(
+    variables=best_variables if best else state[0],
+    validation=tuple(scores),
+    best_step=best.step if best else config.num_steps,
+    fns=fns,
+  )
+
+
+def _is_validation_step(step: int, config: training.ClassifierConfig) -> bool:
+  """Evenly spaced, the last step among them."""
+  every = -(-config.num_steps // config.num_validations)
+  return step % every == 0 or step == config.num_steps
+
+
+def _is_out_of_patience(
+  scores: Sequence[ValidationScore], best: ValidationScore, patience: int
+) -> bool:
+  return 0 < patience <= sum(score.step > best.step for score in scores)
+
+
+def _score(
+  step: int, logits: np.ndarray, labels: np.ndarray
+) -> ValidationScore:
+  """Scores float32[N, num_classes] against int32[N] in float64."""
+  logits = logits.astype(np.float64)
+  true_logits = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+  losses = special.logsumexp(logits, axis=1) - true_logits
+  return ValidationScore(
+    step=step,
+    accuracy=float(np.mean(np.argmax(logits, axis=1) == labels)),
+    loss=float(np.mean(losses)),
+  )
+
+
+def _split(
+  num_examples: int, validation_fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Random indices int64[N - V] to train on and int64[V] to validate on."""
+  shuffled = rng.permutation(num_examples)
+  num_validation = min(
+    round(num_examples * validation_fraction), num_examples - 1
+  )
+  return np.sort(shuffled[num_validation:]), np.sort(shuffled[:num_validation])
+
+
+def _batches(
+  indices: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+  """Endless int64[batch_size], epoch after shuffled epoch."""
+  queue = indices[:0]
+  while True:
+    while len(queue) < batch_size:
+      queue = np.concatenate([queue, rng.permutation(indices)])
+    yield queue[:batch_size]
+    queue = queue[batch_size:]
+
+
+def _batched(
+  logits_fn: Callable[..., jax.Array],
+  variables: types.PyTree,
+  images: np.ndarray,
+) -> np.ndarray:
+  """Logits float32[N, num_classes] in padded batches of one compiled size."""
+  logits = []
+  for start in range(0, len(images), _PREDICT_BATCH):
+    batch = np.asarray(images[start : start + _PREDICT_BATCH])
+    num_padding = _PREDICT_BATCH - len(batch)
+    padding = ((0, num_padding), (0, 0), (0, 0), (0, 0))
+    out = np.asarray(logits_fn(variables, np.pad(batch, padding)))
+    logits.append(out[: len(batch)])
+  return np.concatenate(logits)
+
+
+def _flat_pixels(images: np.ndarray) -> np.ndarray:
+  """uint8[N, H, W, C] to float64[N, H * W * C] in [-1, 1]."""
+  return images.reshape(len(images), -1) / 127.5 - 1.0
+
+
+def _check_training_set(
+  images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> None:
+  if images.ndim != 4 or images.dtype != np.uint8:
+    raise ValueError(
+      f'Expected images {images.dtype}{list(images.shape)} to be'
+      ' uint8[N, H, W, C].'
+    )
+  if not len(images) or labels.shape != images.shape[:1]:
+    raise ValueError(
+      f'Expected labels of shape {labels.shape} to go with {len(images)}'
+      ' images, at least one.'
+    )
+  if not (0 <= np.min(labels) and np.max(labels) < num_classes):
+    raise ValueError(
+      f'Expected labels between {np.min(labels)} and {np.max(labels)} to be'
+      f' in [0, {num_classes}).'
+    )

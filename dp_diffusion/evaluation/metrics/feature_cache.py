@@ -1,0 +1,87 @@
+"""Features on the disk: those that take hours are kept, none fills the memory.
+
+For Inception on a CPU an interrupted evaluation continues where it stopped,
+and evaluations of several releases share the features of the real images: a
+file holds those of a few thousand images, and belongs in `private/`.
+
+Three sets of 50,000 images have a gigabyte of Inception features. `on_disk`
+gives room for them in a file that has no name and ends with the process, so
+that the memory they take is given back when something else needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import hashlib
+import os
+import tempfile
+
+from etils import epath
+import numpy as np
+
+from dp_diffusion import files
+from dp_diffusion.evaluation.classifiers import trained_classifiers
+from dp_diffusion.evaluation.metrics import features as features_lib
+
+CHUNK_SIZE = 5000  # Images per file: 41 MB at F = 2048.
+
+
+def extract(
+  extractor: features_lib.FeatureExtractor,
+  images: np.ndarray,
+  folder: epath.PathLike,
+  check: Callable[[], None] = lambda: None,
+  chunk_size: int = CHUNK_SIZE,
+) -> np.ndarray:
+  """Computes the features that are not there yet.
+
+  Args:
+    extractor: its name must say which weights it has.
+    images: uint8[N, H, W, C]; may be memory-mapped.
+    folder: where chunks are kept; private.
+    check: called before every chunk; what it raises ends the work.
+    chunk_size: images per file.
+
+  Returns:
+    float32[N, F], as `on_disk` gives it.
+
+  Raises:
+    Exception: what `check` raised; finished chunks are kept.
+  """
+  found = on_disk((len(images), extractor.num_features), folder)
+  for start in range(0, len(images), chunk_size):
+    chunk = np.asarray(images[start : start + chunk_size])
+    path = epath.Path(folder) / _name(extractor, chunk)
+    if not path.exists():
+      check()
+      files.write_npz(path, 0o600, features=extractor.extract(chunk))
+    found[start : start + len(chunk)] = files.read_npz(path)['features']
+  return found
+
+
+def on_disk(shape: tuple[int, int], folder: epath.PathLike) -> np.ndarray:
+  """float32 zeros in a file of this process alone.
+
+  Args:
+    shape: [N, F].
+    folder: private, where the file takes its room but has no name; where it
+      is at gs:// or the like, the machine's folder for temporary files.
+  """
+  if not all(shape):
+    return np.zeros(shape, np.float32)
+  where = None
+  if files.is_local(folder):
+    where = os.fspath(folder)
+    os.makedirs(where, mode=0o700, exist_ok=True)
+  with tempfile.TemporaryFile(dir=where) as file:
+    return np.asarray(np.memmap(file, np.float32, 'w+', shape=shape))
+
+
+def _name(extractor: features_lib.FeatureExtractor, images: np.ndarray) -> str:
+  facts = (
+    extractor.name,
+    extractor.num_features,
+    trained_classifiers.fingerprint(images),
+  )
+  digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+  return f'features-{digest[:20]}.npz'

@@ -1,0 +1,470 @@
+"""The accuracies of the report: in words, in numbers and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import page
+
+SOURCES = ('synthetic', 'public', 'real')
+MANY_CLASSES = 12  # Of more than twice as many, the worst are shown.
+_SOURCE_TITLES = {
+  'synthetic': 'Synthetic images',
+  'public': 'Public images',
+  'real': 'Real images',
+}
+_SOURCE_NOTES = {
+  'synthetic': 'accuracy from the release alone',
+  'public': 'the floor: no sensitive image',
+  'real': 'the ceiling: no privacy',
+}
+CLASSIFIER_TITLES = {
+  'svm': 'RBF SVM',
+  'cnn': 'CNN',
+  'small_cnn': 'Small CNN',
+  'wrn_16_4': 'WRN-16-4',
+  'wrn_16_1': 'WRN-16-1',
+  'wrn_40_4': 'WRN-40-4',
+  'logistic_regression': 'Logistic regression',
+}
+_CLASSIFIER_NOTES = {
+  'svm': ', scikit-learn’s with C = 10: a fixed reference from outside',
+}
+
+Scores = Mapping[str, Mapping[str, scoring.Score]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracies:
+  """What classifiers reach on the held-out real images.
+
+  Attributes:
+    scores: source of the training images -> classifier -> score. Sources and
+      classifiers may be missing.
+    class_names: one per label; empty for an unlabelled dataset.
+    num_train_images: source -> images that its classifiers saw.
+    classifier_names: key of `scores` -> `ClassifierConfig.name`, where the
+      key does not say which network it is.
+    num_held_out_equal_training: held-out images that equal a training image.
+  """
+
+  scores: Scores
+  class_names: Sequence[str]
+  num_train_images: Mapping[str, int]
+  classifier_names: Mapping[str, str]
+  num_held_out_equal_training: int = 0
+
+
+def tiles(found: Accuracies) -> list[page.Tile]:
+  """The accuracy of the main classifier from each source of images."""
+  name = main_classifier(found.scores)
+  made = [
+    page.Tile(
+      formats.percent(found.scores[source][name].accuracy.value),
+      _SOURCE_TITLES[source],
+      _SOURCE_NOTES[source],
+      is_main=source == 'synthetic',
+    )
+    for source in SOURCES
+    if name in found.scores.get(source, {})
+  ]
+  score = _any_score(found.scores)
+  if made and score and score.num_classes_present > 1:
+    share = formats.percent(score.majority_share)
+    made.append(
+      page.Tile(share, 'One answer for all', 'always the commonest class')
+    )
+  return made
+
+
+def main_classifier(scores: Scores) -> str:
+  """The classifier of the headline: ours, else the reference, else ''."""
+  return next(iter(_classifiers(scores)), '')
+
+
+def _classifiers(scores: Scores) -> list[str]:
+  """Every classifier, once, ours before the reference."""
+  names = dict.fromkeys(name for row in scores.values() for name in row)
+  return sorted(names, key=lambda name: name == 'svm')
+
+
+def num_held_out(scores: Scores) -> int | None:
+  """How many images all of them were tested on."""
+  score = _any_score(scores)
+  return score.accuracy.num_examples if score else None
+
+
+def num_persons(scores: Scores) -> int | None:
+  """How many persons the held-out images are of; None where not known."""
+  score = _any_score(scores)
+  return (score.accuracy.num_persons or None) if score else None
+
+
+def majority_share(scores: Scores) -> float | None:
+  """Share of the commonest class among the held-out images."""
+  score = _any_score(scores)
+  return score.majority_share if score else None
+
+
+def _any_score(scores: Scores) -> scoring.Score | None:
+  """The first of them: all are of the same images."""
+  return next((s for row in scores.values() for s in row.values()), None)
+
+
+def lead(found: Accuracies) -> str:
+  """The finding in words."""
+  scores, name = found.scores, main_classifier(found.scores)
+  if name not in scores.get('synthetic', {}):
+    return 'No classifier was trained on the synthetic images.'
+  accuracy = scores['synthetic'][name].accuracy
+  title = classifier_title(found, name)
+  words = [
+    f'A classifier ({title}) that has seen **only synthetic images** is right'
+    f' on **{formats.percent(accuracy.value)}** of'
+    f' {formats.number(accuracy.num_examples)} real images that no training has'
+    ' seen.',
+    *_against_guessing(scores['synthetic'][name]),
+  ]
+  compared = {
+    'public': 'Trained on the public images alone, it reaches {}',
+    'real': 'on the real training images themselves, {}',
+  }
+  clauses = [
+    words.format(formats.percent(scores[source][name].accuracy.value))
+    for source, words in compared.items()
+    if name in scores.get(source, {})
+  ]
+  if clauses:
+    sentence = '; '.join(clauses)
+    words.append(f'{sentence[0].upper()}{sentence[1:]}.')
+  return ' '.join([*words, *_gap_closed(scores, name)])
+
+
+def _gap_closed(scores: Scores, name: str) -> list[str]:
+  """How far from the floor to the ceiling, where there is a gap."""
+  if any(name not in scores.get(source, {}) for source in SOURCES):
+    return []
+  synthetic, public, real = (
+    scores[source][name].accuracy.value for source in SOURCES
+  )
+  if not public < synthetic < real or scores['synthetic'][name].is_guessing:
+    return []
+  share = (synthetic - public) / (real - public)
+  closed = formats.percent(share, 0)
+  return [f'The synthetic images close {closed} of that gap.']
+
+
+def _against_guessing(score: scoring.Score) -> list[str]:
+  """What always answering the commonest class would reach."""
+  if score.num_classes_present < 2:
+    return []
+  share = formats.percent(score.majority_share)
+  return [
+    f'That is **no better than guessing**: always answering the commonest'
+    f' class is right on {share}.'
+    if score.is_guessing
+    else f'Always answering the commonest class would be right on {share}.'
+  ]
+
+
+def section(found: Accuracies) -> page.Section:
+  """Every classifier from every source; empty where there is none."""
+  scores = found.scores
+  names = _classifiers(scores)
+  first = _any_score(scores)
+  if first is None:
+    return page.Section('Accuracy', ())
+  has_auroc = any(
+    formats.is_finite(score.auroc)
+    for row in scores.values()
+    for score in row.values()
+  )
+  header = (
+    'Trained on',
+    page.SCALE,
+    'Accuracy',
+    '95 % interval',
+    'One answer',
+    'Balanced',
+    *(('AUROC',) if has_auroc else ()),
+    'Seeds',
+    'Training images',
+  )
+  tables = [
+    page.Table(
+      header,
+      [
+        _row(found, source, name, has_auroc)
+        for source in SOURCES
+        if name in scores.get(source, {})
+      ],
+      _caption(found, name),
+    )
+    for name in names
+  ]
+  blocks: list[page.Block] = [page.Text(_words(first, has_auroc)), *tables]
+  if notes := _notes(found):
+    blocks.append(page.Text('\n'.join(f'- {note}' for note in notes)))
+  return page.Section('Accuracy', tuple(blocks))
+
+
+def _words(score: scoring.Score, has_auroc: bool) -> str:
+  """What the columns of the tables are."""
+  number = score.accuracy.num_examples
+  persons = score.accuracy.num_persons
+  interval_words = (
+    'The interval is Wilson’s for that number of images, each taken as'
+    ' independent of the others, as no persons are known'
+  )
+  if persons:
+    interval_words = (
+      f'The images are of {formats.number(persons)} persons, and those of one'
+      ' person are not independent: the interval is from drawing whole persons'
+      ' anew (cluster bootstrap), and at least Wilson’s'
+    )
+  auroc = (
+    ' AUROC: area under the ROC curve, 0.5 by guessing; a machine that only'
+    ' votes has none.'
+    if has_auroc
+    else ''
+  )
+  return (
+    f'Share of {formats.number(number)} held-out real images that'
+    ' are classified correctly, by classifiers that were trained on one source'
+    ' of images each. An evaluation reads the held-out images once, when every'
+    f' choice has been made. {interval_words}; ± is the standard deviation over'
+    ' seeds. One answer (the dashed line): the accuracy of always answering the'
+    ' commonest class. Balanced: the mean over the classes, whatever their'
+    f' size; {formats.percent(1 / max(1, score.num_classes_present))} by'
+    f' guessing.{auroc}'
+  )
+
+
+def _notes(found: Accuracies) -> list[str]:
+  """What the numbers of the tables hide."""
+  notes = []
+  for name in _classifiers(found.scores):
+    for source in SOURCES:
+      score = found.scores.get(source, {}).get(name)
+      if score is None:
+        continue
+      who = f'{_SOURCE_TITLES[source]}, {classifier_title(found, name)}'
+      share = formats.percent(score.majority_share)
+      if score.is_guessing:
+        notes.append(
+          f'{who}: **no better than guessing**. The interval reaches down to'
+          f' {formats.percent(score.accuracy.low)}; always answering the'
+          f' commonest class is right on {share}.'
+        )
+      if score.missed_classes and len(score.per_class) > 1:
+        missed = [_of_class(found, score, i) for i in score.missed_classes]
+        more = f' and {len(missed) - 8} more' if len(missed) > 8 else ''
+        notes.append(
+          f'{who}: no image recognised of {", ".join(missed[:8])}{more}.'
+        )
+  return [*notes, *_without_duplicates(found)]
+
+
+def _of_class(found: Accuracies, score: scoring.Score, label: int) -> str:
+  return f'{_class_name(found, label)} ({score.per_class[label].num_examples})'
+
+
+def _class_name(found: Accuracies, label: int) -> str:
+  names = found.class_names
+  return (names[label] if label < len(names) else '') or f'class {label}'
+
+
+def _without_duplicates(found: Accuracies) -> list[str]:
+  """Accuracies without the held-out images that were trained on."""
+  number = found.num_held_out_equal_training
+  if not number:
+    return []
+  notes = [
+    f'**{formats.number(number)} of the held-out images equal a training image'
+    ' to the bit**: accuracy on them is memory. They count in the tables;'
+    ' without them it would be:'
+  ]
+  for name in _classifiers(found.scores):
+    for source in SOURCES:
+      score = found.scores.get(source, {}).get(name)
+      if score is None:
+        continue
+      rest = score.without_duplicates
+      value = (
+        f'{formats.percent(rest.value)} ({interval(rest)})'
+        if rest
+        else 'nothing is left'
+      )
+      notes.append(
+        f'{_SOURCE_TITLES[source]}, {classifier_title(found, name)}: {value}'
+      )
+  return notes
+
+
+def confusion_section(found: Accuracies) -> page.Section:
+  """What the main classifier takes images for; empty for one class."""
+  name = main_classifier(found.scores)
+  score = found.scores.get('synthetic', {}).get(name)
+  if score is None or len(score.per_class) < 2:
+    return page.Section('Confusions', ())
+  names = [_class_name(found, i) for i in range(len(score.per_class))]
+  title = f'{classifier_title(found, name)}, trained on synthetic images'
+  if len(names) <= MANY_CLASSES:
+    return page.Section(
+      'Confusions',
+      (
+        page.Matrix(
+          names,
+          score.confusion_matrix,
+          'true ↓ taken for →',
+          f'**{title}**: held-out images of each class (row) by the class that'
+          ' they were taken for (column); outlined: right. Mean over seeds.',
+        ),
+      ),
+    )
+  return page.Section(
+    'Confusions',
+    (
+      page.Table(
+        ('True class', 'Taken for', 'Images', 'Of the class'),
+        _worst_confusions(score, names),
+        f'**{title}**: the commonest confusions among {len(names)} classes,'
+        ' mean over seeds. The whole matrix is in `report.json`.',
+      ),
+    ),
+  )
+
+
+def _worst_confusions(
+  score: scoring.Score, names: Sequence[str]
+) -> list[tuple[str, str, str, str]]:
+  wrong = score.confusion_matrix.copy()
+  totals = wrong.sum(axis=1)
+  np.fill_diagonal(wrong, 0)
+  worst = np.argsort(-wrong, axis=None, kind='stable')[:MANY_CLASSES]
+  rows = []
+  for i, j in zip(*np.unravel_index(worst, wrong.shape)):
+    if wrong[i, j]:
+      share = formats.percent(wrong[i, j] / totals[i])
+      rows.append((names[i], names[j], formats.count(wrong[i, j]), share))
+  return rows
+
+
+def _caption(found: Accuracies, name: str) -> str:
+  note = _CLASSIFIER_NOTES.get(name, '')
+  return f'**{classifier_title(found, name)}**{note}'
+
+
+def _row(
+  found: Accuracies, source: str, name: str, has_auroc: bool
+) -> tuple[Any, ...]:
+  score = found.scores[source][name]
+  accuracy = score.accuracy
+  guessing = score.majority_share if score.num_classes_present > 1 else math.nan
+  return (
+    _SOURCE_TITLES[source],
+    page.Track((_mark(accuracy, source),), guessing),
+    with_spread(score),
+    interval(accuracy),
+    formats.percent(guessing),
+    formats.percent(score.balanced_accuracy),
+    *((formats.signed(score.auroc, 3),) if has_auroc else ()),
+    score.num_seeds,
+    formats.number(found.num_train_images.get(source)),
+  )
+
+
+def _mark(accuracy: scoring.Accuracy, source: str) -> page.Mark:
+  return page.Mark(accuracy.value, accuracy.low, accuracy.high, source)
+
+
+def per_class_section(found: Accuracies) -> page.Section:
+  """The main classifier, class by class; empty where there is one class."""
+  name = main_classifier(found.scores)
+  rows = {s: found.scores.get(s, {}).get(name) for s in SOURCES}
+  scores = {source: score for source, score in rows.items() if score}
+  if 'synthetic' not in scores or len(found.class_names) < 2:
+    return page.Section('Per class', ())
+  classes = _shown_classes(scores['synthetic'])
+  table = page.Table(
+    (
+      'Class',
+      page.SCALE,
+      *(_SOURCE_TITLES[source].removesuffix(' images') for source in scores),
+      'Test images',
+    ),
+    [
+      (
+        _class_name(found, label),
+        page.Track(
+          tuple(
+            _mark(scores[source].per_class[label], source)
+            for source in ('public', 'real', 'synthetic')
+            if source in scores
+          ),
+          1 / max(1, scores['synthetic'].num_classes_present),
+        ),
+        *(formats.percent(s.per_class[label].value) for s in scores.values()),
+        scores['synthetic'].per_class[label].num_examples,
+      )
+      for label in classes
+    ],
+    f'{classifier_title(found, name)}, accuracy among the held-out images'
+    ' of each class. Filled dot with 95 % interval: synthetic. Hollow dot:'
+    ' public. Upright bar: real. Dashed line: answering at random.',
+  )
+  blocks: list[page.Block] = [table]
+  if len(classes) < len(found.class_names):
+    blocks.insert(
+      0,
+      page.Text(
+        f'The {len(classes)} of {len(found.class_names)} classes with the'
+        ' lowest accuracy; all are in `report.json`.'
+      ),
+    )
+  return page.Section('Per class', tuple(blocks))
+
+
+def _shown_classes(score: scoring.Score) -> list[int]:
+  """All classes in order, or the worst where there are many."""
+  labels = list(range(len(score.per_class)))
+  if len(labels) <= 2 * MANY_CLASSES:
+    return labels
+  values = [2.0 if math.isnan(a.value) else a.value for a in score.per_class]
+  return sorted(labels, key=values.__getitem__)[:MANY_CLASSES]
+
+
+def classifier_title(found: Accuracies, key: str) -> str:
+  """A classifier's name for people."""
+  name = found.classifier_names.get(key, key)
+  return CLASSIFIER_TITLES.get(name, name)
+
+
+def source_title(source: str) -> str:
+  """A source of training images for people."""
+  return _SOURCE_TITLES[source]
+
+
+def interval(accuracy: scoring.Accuracy) -> str:
+  """The ends of the interval."""
+  return f'{100 * accuracy.low:.1f} – {formats.percent(accuracy.high)}'
+
+
+def with_spread(score: scoring.Score) -> str:
+  """The mean over seeds with its standard deviation, in per cent."""
+  value = formats.percent(score.accuracy.value)
+  return f'{value}{_spread(score)}'
+
+
+def _spread(score: scoring.Score) -> str:
+  if math.isnan(score.std):
+    return ''
+  space = '\N{NO-BREAK SPACE}'
+  return f'{space}±{space}{100 * score.std:.1f}'

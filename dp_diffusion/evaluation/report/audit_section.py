@@ -1,0 +1,133 @@
+"""How an audit is told: a sentence, a figure, and a section of the report.
+
+All of it comes from public images, canaries and their coins, so it says
+nothing of a sensitive image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import io
+from typing import Any
+
+from matplotlib import figure
+import numpy as np
+
+from dp_diffusion.evaluation.report import page
+
+_IN, _OUT, _CLAIM = '#1f6f8b', '#c8a15a', '#b3403a'
+_NUM_BINS = 50
+
+
+def sentence(result: Mapping[str, Any]) -> str:
+  """What the audit with gradient canaries says, for the terminal too.
+
+  Args:
+    result: content of `audit.json`.
+  """
+  found, claim = result['white_box'], result['claim']
+  verdict = (
+    'which does not contradict it'
+    if result['is_passed']
+    else 'which REFUTES it: the mechanism is not what it says'
+  )
+  return (
+    f'Claimed: epsilon {claim["epsilon"]:g} at delta {claim["delta"]:g}.'
+    f' Measured on {found["num_canaries"]} canaries ({found["num_correct"]} of'
+    f' {found["num_guesses"]} guesses right): at least'
+    f' {found["epsilon_lower_bound"]:.3g} with {100 * result["confidence"]:g} %'
+    f' confidence, {verdict}. All guesses right would have shown'
+    f' {found["ceiling"]:.3g}, the most that this audit can show.'
+  )
+
+
+def plot(
+  scores: np.ndarray, is_included: np.ndarray, result: Mapping[str, Any]
+) -> bytes:
+  """Scores of the canaries that were in and out, and the bound: a PNG.
+
+  Args:
+    scores: float64[m] of the gradient canaries.
+    is_included: bool[m], their coins.
+    result: content of `audit.json`.
+  """
+  found = result['white_box']
+  canvas = figure.Figure(figsize=(7, 4.2), layout='constrained')
+  top, bottom = canvas.subplots(2, 1, height_ratios=(3, 1))
+  low, high = np.quantile(scores, [0.002, 0.998])
+  bins = np.linspace(low, max(high, low + 1e-9), _NUM_BINS)
+  clipped = np.clip(scores, bins[0], bins[-1])
+  for mask, colour, name in (
+    (is_included, _IN, 'in the dataset'),
+    (~is_included, _OUT, 'left out'),
+  ):
+    top.hist(clipped[mask], bins, color=colour, alpha=0.6, label=name)
+  threshold = found['threshold_in']
+  if threshold is not None:
+    top.axvline(
+      np.clip(threshold, bins[0], bins[-1]),
+      color='black',
+      linestyle=':',
+      label='guessed in, from here',
+    )
+  top.set(xlabel='score of a canary', ylabel='canaries')
+  top.legend(frameon=False)
+  bottom.barh(0, found['ceiling'], color='#c3c8d0', label='most it can show')
+  bottom.barh(0, found['epsilon_lower_bound'], color=_IN, label='lower bound')
+  bottom.axvline(result['claim']['epsilon'], color=_CLAIM, label='claim')
+  bottom.set(xlabel='epsilon', yticks=[], xlim=(0, None))
+  # Above the axes: beside the bars it would cover the line of the claim.
+  bottom.legend(frameon=False, ncols=3, loc='lower left', bbox_to_anchor=(0, 1))
+  for axes in (top, bottom):
+    axes.spines[['top', 'right']].set_visible(False)
+  buffer = io.BytesIO()
+  canvas.savefig(buffer, format='png', dpi=120, metadata={'Software': None})
+  return buffer.getvalue()
+
+
+def section(result: Mapping[str, Any], picture: bytes) -> page.Section:
+  """The audit's part of the report.
+
+  Args:
+    result: content of `audit.json`.
+    picture: what `plot` drew.
+  """
+  attacks = {
+    'Gradient canaries, every step seen': 'white_box',
+    'Image canaries, the model alone seen': 'black_box',
+  }
+  rows = [
+    (
+      name,
+      f'{found["num_correct"]} of {found["num_guesses"]}',
+      found['epsilon_lower_bound'],
+      found['ceiling'],
+    )
+    for name, key in attacks.items()
+    if (found := result[key])
+  ]
+  earlier = len(result['earlier_runs'])
+  words = (
+    f'{sentence(result)}\n\nThe audit is a training of its own, on public'
+    ' images and canaries, through the same code; it reads no sensitive image'
+    ' and spends nothing. A lower bound below the claim proves nothing; one'
+    f' above it would prove a fault. Audits before this one: {earlier}.'
+  )
+  return page.Section(
+    'Privacy audit',
+    (
+      page.Text(words),
+      page.Table(
+        ('Attack', 'Right guesses', 'ε is at least', 'Most it can show'), rows
+      ),
+      page.Figure(
+        picture,
+        alt='Scores of canaries in and left out; the bound beside the claim.',
+        caption=(
+          'The less the two colours differ, the less an attacker who sees every'
+          ' noised step can tell who took part.'
+        ),
+      ),
+    ),
+    {'audit': dict(result)},
+  )

@@ -1,0 +1,217 @@
+"""What more synthetic images and ensembles add, at no privacy cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.report import accuracy_section
+from dp_diffusion.evaluation.report import charts
+from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import page
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+  """Classifiers trained on so many synthetic images.
+
+  Attributes:
+    num_images: how many.
+    single: of one classifier: mean over seeds.
+    ensemble: of several together; None where there is none.
+  """
+
+  num_images: int
+  single: scoring.Score
+  ensemble: scoring.Accuracy | None
+
+  def to_dict(self) -> dict[str, Any]:
+    """Everything but the classes, JSON-able."""
+    return {
+      'num_images': self.num_images,
+      'accuracy': self.single.accuracy.to_dict(),
+      'std': None if math.isnan(self.single.std) else self.single.std,
+      'num_seeds': self.single.num_seeds,
+      'ensemble': self.ensemble.to_dict() if self.ensemble else None,
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curves:
+  """Ensembles of every classifier, and one classifier by number of images.
+
+  Attributes:
+    ensembles: source -> classifier -> accuracy; empty for none.
+    ensemble_size: members of each.
+    points: of the main classifier, by number of images; empty for none.
+    found: single classifiers, for comparison.
+  """
+
+  ensembles: Mapping[str, Mapping[str, scoring.Accuracy]]
+  ensemble_size: int
+  points: Sequence[Point]
+  found: accuracy_section.Accuracies
+
+
+def sections(curves: Curves) -> list[page.Section]:
+  """Those of the two that were asked for."""
+  made = []
+  if any(curves.ensembles.values()):
+    made.append(_ensembles(curves))
+  if curves.points:
+    made.append(_by_number(curves))
+  return made
+
+
+def _ensembles(curves: Curves) -> page.Section:
+  size, found = curves.ensemble_size, curves.found
+  rows = [
+    (
+      f'{accuracy_section.source_title(source)},'
+      f' {accuracy_section.classifier_title(found, key)}',
+      formats.percent(found.scores[source][key].accuracy.value),
+      formats.percent(accuracy.value),
+      accuracy_section.interval(accuracy),
+      formats.percent(found.scores[source][key].majority_share),
+    )
+    for source in accuracy_section.SOURCES
+    for key, accuracy in curves.ensembles.get(source, {}).items()
+  ]
+  words = (
+    f'{size} classifiers that differ by their seed, their probabilities'
+    ' averaged, against one of them (mean over seeds). Training several on the'
+    ' same release costs no privacy. The intervals are made as those of single'
+    ' classifiers. One answer: always the commonest class.'
+  )
+  return page.Section(
+    'Ensembles',
+    (
+      page.Text(words),
+      page.Table(
+        (
+          '',
+          'One',
+          f'Ensemble of {size}',
+          'Its 95 % interval',
+          'One answer',
+        ),
+        rows,
+      ),
+    ),
+    {
+      'ensembles': {
+        'num_members': size,
+        'accuracy': {
+          source: {key: accuracy.to_dict() for key, accuracy in row.items()}
+          for source, row in curves.ensembles.items()
+        },
+      }
+    },
+  )
+
+
+def _by_number(curves: Curves) -> page.Section:
+  found, size = curves.found, curves.ensemble_size
+  has_ensemble = any(point.ensemble for point in curves.points)
+  title = accuracy_section.classifier_title(
+    found, accuracy_section.main_classifier(found.scores)
+  )
+  rows = [
+    (
+      formats.number(point.num_images),
+      accuracy_section.with_spread(point.single),
+      accuracy_section.interval(point.single.accuracy),
+      *(
+        (
+          formats.percent(point.ensemble.value),
+          accuracy_section.interval(point.ensemble),
+        )
+        if point.ensemble
+        else ()
+      ),
+    )
+    for point in curves.points
+  ]
+  header = ('Synthetic images', 'One', '95 % interval') + (
+    (f'Ensemble of {size}', '95 % interval') if has_ensemble else ()
+  )
+  words = (
+    f'{title}, tested on the held-out real images. Sampling more images from'
+    ' the released model costs no privacy. Every classifier takes the same'
+    ' number of steps, whatever the number of images; smaller sets are parts of'
+    ' larger ones. ± is the standard deviation over seeds.'
+  )
+  return page.Section(
+    'Number of synthetic images',
+    (
+      page.Text(words),
+      page.Figure(
+        _chart(curves),
+        alt='Accuracy against the number of synthetic images; see the table.',
+      ),
+      page.Table(header, rows),
+    ),
+    {'accuracy_by_number': [point.to_dict() for point in curves.points]},
+  )
+
+
+def _chart(curves: Curves) -> bytes:
+  points, scores = curves.points, curves.found.scores
+  numbers = [point.num_images for point in points]
+  singles = [100 * point.single.accuracy.value for point in points]
+  spreads = [
+    0.0 if math.isnan(p.single.std) else 100 * p.single.std for p in points
+  ]
+  main = accuracy_section.main_classifier(scores)
+  with charts.canvas() as (drawn, buffer):
+    axes = drawn.subplots()
+    for source, color in (
+      ('real', charts.REAL),
+      ('public', charts.PUBLIC),
+    ):
+      if main in scores.get(source, {}):
+        axes.axhline(
+          100 * scores[source][main].accuracy.value,
+          color=color,
+          linestyle='dashed',
+          label=f'{source} images',
+        )
+    share = accuracy_section.majority_share(scores)
+    if share is not None and share < 1:
+      axes.axhline(
+        100 * share,
+        color=charts.GUESSING,
+        linestyle='dotted',
+        label='always one class',
+      )
+    axes.errorbar(
+      numbers,
+      singles,
+      spreads,
+      color=charts.SYNTHETIC,
+      marker='o',
+      capsize=3,
+      linewidth=2,
+      label='synthetic images',
+    )
+    both = [(p.num_images, p.ensemble) for p in points if p.ensemble]
+    if both:
+      axes.plot(
+        [number for number, _ in both],
+        [100 * accuracy.value for _, accuracy in both],
+        color=charts.SYNTHETIC,
+        marker='s',
+        markerfacecolor='white',
+        linestyle='dotted',
+        linewidth=2,
+        label=f'ensemble of {curves.ensemble_size}',
+      )
+    axes.set_xscale('log')
+    axes.set_xticks(numbers, [charts.short_number(n) for n in numbers])
+    axes.minorticks_off()
+    axes.set(xlabel='synthetic images', ylabel='accuracy, %')
+    drawn.legend(loc='outside upper left', ncols=2)
+  return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""Whether hyper-parameters can be chosen on synthetic images: the section."""
+
+from __future__ import annotations
+
+from dp_diffusion.evaluation.classifiers import model_selection
+from dp_diffusion.evaluation.report import charts
+from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import page
+
+
+def section(
+  found: model_selection.SelectionResult, num_seeds: int, num_held_out: int
+) -> page.Section:
+  """Rank correlations, what the choice costs, and the scatter figure.
+
+  Args:
+    found: what was compared.
+    num_seeds: classifiers per setting; scores are means over them.
+    num_held_out: real images that they were tested on.
+  """
+  chosen, best = found.points[found.chosen], found.points[found.best]
+  rows = [
+    ('Settings', formats.number(len(found.points))),
+    (
+      'Spearman’s rank correlation',
+      _with_p(found.spearman, found.spearman_p_value),
+    ),
+    ('Kendall’s τ-b', _with_p(found.kendall, found.kendall_p_value)),
+    ('Lost by choosing on synthetic images', _points(found.top1_regret)),
+    ('Lost by choosing blindly', _points(found.random_regret)),
+  ]
+  words = (
+    f'{len(found.points)} settings of the classifier, trained on synthetic'
+    ' images, each scored on the part of the synthetic images that was kept for'
+    f' validation, and on {formats.number(num_held_out)} held-out real images'
+    f' (means over {num_seeds} seeds). Who has the release alone would choose'
+    f' **{chosen.label}**, which reaches'
+    f' {formats.percent(chosen.real_score)} on real images; the best setting,'
+    f' **{best.label}**, reaches {formats.percent(best.real_score)}.'
+  )
+  definitions = (
+    '- **Rank correlation**: 1 if both scores order the settings alike, 0 if'
+    ' they have nothing to do with one another. p: two-sided, of no'
+    ' correlation.\n'
+    '- **Lost by choosing**: real accuracy of the best setting less that of the'
+    ' setting which is best on synthetic images (top-1 regret), in percentage'
+    ' points; blindly: of all settings on average.'
+  )
+  settings = '\n'.join(
+    f'- {point.label}: {formats.percent(point.synthetic_score)} synthetic,'
+    f' {formats.percent(point.real_score)} real'
+    for point in found.points
+  )
+  return page.Section(
+    'Choosing settings on synthetic images',
+    (
+      page.Text(words),
+      page.Table(('', ''), rows),
+      page.Figure(
+        _scatter(found),
+        alt='Real accuracy against synthetic accuracy, a dot per setting.',
+        caption=(
+          'A dot per setting. Filled: the choice on synthetic images. Ring: the'
+          ' best on real ones.'
+        ),
+      ),
+      page.Details('What these numbers are', page.Text(definitions)),
+      page.Details('Every setting', page.Text(settings)),
+    ),
+    {'model_selection': found.to_dict() | {'num_seeds': num_seeds}},
+  )
+
+
+def _with_p(value: float | None, p_value: float | None) -> str:
+  if value is None or p_value is None:
+    return formats.NOTHING
+  return f'{formats.signed(value, 2)} (p = {formats.p_value(p_value)})'
+
+
+def _points(value: float) -> str:
+  return f'{100 * value:.1f} points'
+
+
+def _scatter(found: model_selection.SelectionResult) -> bytes:
+  synthetic = [100 * point.synthetic_score for point in found.points]
+  real = [100 * point.real_score for point in found.points]
+  with charts.canvas() as (drawn, buffer):
+    axes = drawn.subplots()
+    axes.scatter(synthetic, real, color=charts.PUBLIC, s=36)
+    axes.scatter(
+      synthetic[found.chosen], real[found.chosen], color=charts.SYNTHETIC, s=64
+    )
+    axes.scatter(
+      synthetic[found.best],
+      real[found.best],
+      facecolors='none',
+      edgecolors=charts.REAL,
+      linewidths=2,
+      s=170,
+    )
+    axes.set(
+      xlabel='accuracy on synthetic validation images, %',
+      ylabel='accuracy on real images, %',
+    )
+    axes.margins(0.08)
+  return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""What the evaluation stage and the audit are made of."""

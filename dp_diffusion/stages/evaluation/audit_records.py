@@ -1,0 +1,160 @@
+"""The records of an audit: public images, and canaries by secret coins.
+
+Nothing here knows the sensitive images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import types
+from dp_diffusion.data import registry
+from dp_diffusion.privacy import audit as audit_lib
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.training import canaries
+from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
+
+_NUM_LOSS_DRAWS = 8  # Per image canary, the same before and after training.
+_FILLER_PURPOSE, _IMAGE_PURPOSE, _LOSS_PURPOSE = 11, 12, 13
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+  """The records that take part, and the canaries that may.
+
+  Attributes:
+    images: uint8[n, H, W, C] of filler, then gradient, then image canaries
+      that are in; a gradient canary's image does not matter.
+    labels: int32[n].
+    coordinates: int32[n], `canaries.NO_CANARY` but for gradient canaries.
+    num_filler: public images among them.
+    gradient_coins: bool[m], which gradient canaries are in.
+    image_coins: bool[num_image_canaries], which image canaries are.
+    image_canaries: uint8[num_image_canaries, H, W, C], in or not.
+    image_labels: int32[num_image_canaries].
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  coordinates: np.ndarray
+  num_filler: int
+  gradient_coins: np.ndarray
+  image_coins: np.ndarray
+  image_canaries: np.ndarray
+  image_labels: np.ndarray
+
+  def gather(self, indices: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """Reads records, as `loop.PrivateSteps.gather`."""
+    del step
+    return {
+      'image': self.images[indices],
+      'label': self.labels[indices],
+      'coordinate': self.coordinates[indices],
+    }
+
+
+def make_dataset(
+  config: config_lib.Config,
+  coordinates: np.ndarray,
+  streams: key_streams.KeyStreams,
+) -> Dataset:
+  """Public images, and the canaries whose coins came up.
+
+  Args:
+    config: its `data` are the public images.
+    coordinates: int32[m], of the gradient canaries.
+    streams: give the coins.
+  """
+  audit = config.audit
+  source = processes.main_first(lambda: registry.load(config.data))
+  num_filler = min(audit.num_filler, len(source.labels))
+  rng = np.random.default_rng([config.seed, _FILLER_PURPOSE])
+  filler = np.sort(rng.permutation(len(source.labels))[:num_filler])
+  shape = source.images.shape[1:]
+  rng = np.random.default_rng([config.seed, _IMAGE_PURPOSE])
+  size = (audit.num_image_canaries, *shape)
+  noise_images = rng.integers(0, 256, size, np.uint8)
+  noise_labels = rng.integers(
+    source.spec.num_classes, size=audit.num_image_canaries, dtype=np.int32
+  )
+  gradient_coins = audit_lib.coins(
+    streams.seed_bytes('coins of gradient canaries', 0), audit.num_canaries
+  )
+  image_coins = audit_lib.coins(
+    streams.seed_bytes('coins of image canaries', 0), audit.num_image_canaries
+  )
+  num_in = int(gradient_coins.sum())
+  none = canaries.NO_CANARY
+  return Dataset(
+    images=np.concatenate(
+      [
+        np.asarray(source.images[filler]),
+        np.zeros((num_in, *shape), np.uint8),
+        noise_images[image_coins],
+      ]
+    ),
+    labels=np.concatenate(
+      [
+        np.asarray(source.labels)[filler].astype(np.int32),
+        np.zeros(num_in, np.int32),
+        noise_labels[image_coins],
+      ]
+    ),
+    coordinates=np.concatenate(
+      [
+        np.full(num_filler, none, np.int32),
+        coordinates[gradient_coins],
+        np.full(int(image_coins.sum()), none, np.int32),
+      ]
+    ),
+    num_filler=num_filler,
+    gradient_coins=gradient_coins,
+    image_coins=image_coins,
+    image_canaries=noise_images,
+    image_labels=noise_labels,
+  )
+
+
+class ImageLosses:
+  """Mean loss of each image canary over draws that are always the same."""
+
+  def __init__(
+    self,
+    config: config_lib.Config,
+    dataset: Dataset,
+    loss_fn: types.LossFn,
+    devices: parallel.DataParallel,
+    microbatch_size: int,
+  ) -> None:
+    self._dataset, self._devices = dataset, devices
+    self._key = jax.random.fold_in(jax.random.key(config.seed), _LOSS_PURPOSE)
+    self._block = microbatch_size * devices.num_devices
+
+    def mean_loss(params: Any, image: Any, label: Any, key: Any) -> Any:
+      keys = jax.random.split(key, _NUM_LOSS_DRAWS)
+      example = {'image': image, 'label': label}
+      return jax.vmap(loss_fn, (None, None, 0))(params, example, keys).mean()
+
+    self._mean_losses = devices.pmap_map(
+      jax.vmap(mean_loss, in_axes=(None, 0, 0, 0))
+    )
+
+  def __call__(self, params: types.Params) -> np.ndarray:
+    """float64[num_image_canaries]; one compilation for all blocks."""
+    images, labels = self._dataset.image_canaries, self._dataset.image_labels
+    if not len(labels):
+      return np.zeros(0)
+    replicas = self._devices.replicate(params)
+    keys = jax.random.split(jax.random.clone(self._key), len(labels))
+    found = []
+    for start in range(0, len(labels), self._block):
+      rows = np.minimum(np.arange(start, start + self._block), len(labels) - 1)
+      part = self._mean_losses(replicas, images[rows], labels[rows], keys[rows])
+      found.append(part[: len(labels) - start])
+    return np.concatenate(found).astype(np.float64)

@@ -1,0 +1,100 @@
+"""Which classifiers an evaluation trains: all of them, before any is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from dp_diffusion.evaluation import evaluate_config
+from dp_diffusion.evaluation.classifiers import trained_classifiers
+from dp_diffusion.evaluation.classifiers import training
+
+# As the report's keys: ours by its kind, all others by their names.
+MAIN = 'cnn'
+REFERENCE = 'svm'
+_MOST_SEEDS = 1000  # Of one run; the next run's begin there.
+_NUM_SEEDS = 2**31
+
+Group = tuple[trained_classifiers.Member, ...]  # They differ by their seed.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """Groups of classifiers; a classifier may be in several.
+
+  Attributes:
+    main: (source, key in the report) -> group.
+    by_number: number of synthetic images -> group of the main classifier.
+    grid: (what differs within the grid, group), on synthetic images.
+  """
+
+  main: Mapping[tuple[str, str], Group]
+  by_number: Mapping[int, Group]
+  grid: tuple[tuple[dict[str, Any], Group], ...]
+
+  def all(self) -> list[trained_classifiers.Member]:
+    """Every classifier, in the order of training."""
+    groups = [
+      *self.main.values(),
+      *self.by_number.values(),
+      *(group for _, group in self.grid),
+    ]
+    return [member for group in groups for member in group]
+
+
+def make(
+  settings: evaluate_config.EvaluateConfig,
+  num_images: Mapping[str, int],
+  seed: int,
+) -> Plan:
+  """Plans what the config asks for.
+
+  Args:
+    settings: the section `evaluate`.
+    num_images: source -> training images. Curve and grid are made where
+      'synthetic' is one.
+    seed: of the run. Runs of other seeds train other networks, also on images
+      that they have in common, so that a spread over seeds holds theirs.
+  """
+
+  def group(
+    source: str, config: training.ClassifierConfig, number: int = 0
+  ) -> Group:
+    # The reference has no randomness: one fit says all.
+    num_seeds = 1 if config.name == REFERENCE else settings.num_seeds
+    return tuple(
+      trained_classifiers.Member(
+        source=source,
+        num_images=number or num_images[source],
+        config=config,
+        seed=(_MOST_SEEDS * seed + number_of_seed) % _NUM_SEEDS,
+      )
+      for number_of_seed in range(num_seeds)
+    )
+
+  configs = {MAIN: settings.classifier}
+  for name in settings.classifiers:
+    configs[name] = training.of_kind(name, settings.classifier)
+  if settings.svm:
+    configs[REFERENCE] = training.ClassifierConfig(name=REFERENCE)
+  has_synthetic = 'synthetic' in num_images
+  shares = settings.size_shares if has_synthetic else ()
+  numbers = {max(1, round(share * num_images['synthetic'])) for share in shares}
+  return Plan(
+    main={
+      (source, key): group(source, config)
+      for source in num_images
+      for key, config in configs.items()
+    },
+    by_number={
+      number: group('synthetic', settings.classifier, number)
+      for number in sorted(numbers)
+    },
+    grid=tuple(
+      (setting, group('synthetic', config))
+      for setting, config in settings.selection.settings(settings.classifier)
+    )
+    if has_synthetic and settings.selection.is_on
+    else (),
+  )

@@ -1,0 +1,188 @@
+"""What a synthetic dataset is worth: everything that an evaluation measures.
+
+`measure` takes a folder with `dataset/*.npz`, as `release.write_shard` leaves
+it, whoever made it: our own release and the baselines go through the same
+code. `evaluate` adds the privacy statement and writes the report.
+
+It is called by process 0 alone while the others wait (`processes.on_main`):
+nothing here is collective. Feature networks use all devices of that process,
+classifiers the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import release
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
+from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.classifiers import (
+  trained_classifiers as members_lib,
+)
+from dp_diffusion.evaluation.metrics import duplicates
+from dp_diffusion.evaluation.report import accuracy_section
+from dp_diffusion.evaluation.report import page
+from dp_diffusion.stages.evaluation import classifier_plan
+from dp_diffusion.stages.evaluation import classifier_tests
+from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.run import interrupts
+
+SOURCES = accuracy_section.SOURCES
+
+LabelledImages = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+  """The folders of an evaluation.
+
+  Attributes:
+    release: holds `dataset/*.npz`; read.
+    evaluation: for figures and the report; computed from real images.
+    private: for trained classifiers and pictures of training images. Several
+      evaluations of one sensitive dataset may share it: what they have in
+      common is trained once.
+  """
+
+  release: epath.Path
+  evaluation: epath.Path
+  private: epath.Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+  """What `report.Findings` takes, and what comes after it.
+
+  Attributes:
+    accuracies: on the held-out real images, of every source and classifier.
+    images: set -> (uint8[N, H, W, C], int32[N]) to show.
+    sections: of the other metrics, each with its numbers.
+  """
+
+  accuracies: accuracy_section.Accuracies
+  images: Mapping[str, LabelledImages]
+  sections: Sequence[page.Section]
+
+
+def measure(
+  config: config_lib.Config,
+  places: Places,
+  stop: interrupts.Stop,
+  sources: Sequence[str] = SOURCES,
+) -> Measured:
+  """Measures a synthetic dataset on real images; resumable.
+
+  Args:
+    config: uses data, pretrain.data, evaluate.
+    places: where the dataset is, and where to keep what was computed.
+    stop: asked at every step of every classifier.
+    sources: what classifiers are trained on, of `SOURCES`. 'public' is left
+      out where the public images have other classes.
+
+  Raises:
+    UsageError: a dataset or the features are missing; too few images.
+    Interrupted: the user asked to stop; trained classifiers are kept.
+  """
+  settings = config.evaluate
+  real = registry.load(config.data)
+  synthetic = release.read_dataset(places.release)
+  sets = _sources(config, synthetic, real, sources)
+  num_classes = len(config.data.class_names) or 1
+  held_out = _held_out(config, config.data.test_split)
+  members = members_lib.Members(
+    sets,
+    dict.fromkeys(sets, num_classes),
+    places.private / 'classifiers',
+    stop.raise_if_asked,
+  )
+  extractor = image_distances.extractor(config, places.private, stop)
+  num_images = {source: len(labels) for source, (_, labels) in sets.items()}
+  plan = classifier_plan.make(settings, num_images, config.seed)
+  with held_out.closed():
+    members.train(plan.all())
+
+  test = held_out.open()
+  is_duplicate = duplicates.equal_to_any(test.images, real.images)
+  tester = classifier_tests.Tester(
+    members,
+    test.images,
+    test.labels,
+    num_classes,
+    None if test.person is None else np.asarray(test.person),
+    is_duplicate,
+  )
+  scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sets}
+  for (source, key), group in plan.main.items():
+    scores[source][key] = tester.score(group)
+  found = accuracy_section.Accuracies(
+    scores=scores,
+    class_names=config.data.class_names,
+    num_train_images=num_images,
+    classifier_names={classifier_plan.MAIN: settings.classifier.name},
+    num_held_out_equal_training=int(is_duplicate.sum()),
+  )
+  fresh = test
+  if settings.held_out_split not in ('', config.data.test_split):
+    fresh = registry.load(config.data, settings.held_out_split)
+  persons = None
+  if real.person is not None and fresh.person is not None:
+    persons = np.asarray(real.person), np.asarray(fresh.person)
+  return Measured(
+    accuracies=found,
+    images={
+      **{s: sets[s] for s in ('public', 'synthetic') if s in sets},
+      'held_out': (np.asarray(test.images), np.asarray(test.labels)),
+    },
+    sections=[
+      *classifier_tests.sections(tester, plan, settings.ensemble_size, found),
+      *image_distances.sections(
+        config,
+        extractor,
+        synthetic,
+        (real.images, real.labels),
+        (fresh.images, fresh.labels),
+        places.private,
+        stop,
+        persons,
+      ),
+    ],
+  )
+
+
+def _sources(
+  config: config_lib.Config,
+  synthetic: LabelledImages,
+  real: Any,
+  names: Sequence[str],
+) -> dict[str, LabelledImages]:
+  """Training images of each source, at most `max_train_images` of each."""
+  # The public set is cut to the size of the release: as many images, no more.
+  sets = {'synthetic': synthetic}
+  has_same_classes = config.pretrain.data.class_names == config.data.class_names
+  if 'public' in names and has_same_classes:
+    # Public images of other classes could teach nothing about these.
+    public = registry.load(config.pretrain.data)
+    sets['public'] = members_lib.subset(
+      public.images, public.labels, len(synthetic[1])
+    )
+  sets['real'] = (real.images, np.asarray(real.labels))
+  most = config.evaluate.max_train_images
+  return {
+    name: members_lib.subset(*sets[name], most or len(sets[name][1]))
+    for name in sets
+    if name in names
+  }
+
+
+def _held_out(config: config_lib.Config, split: str) -> held_out_lib.HeldOut:
+  return held_out_lib.HeldOut(
+    functools.partial(registry.load, config.data, split)
+  )

@@ -1,0 +1,1 @@
+"""What a run will cost: operations, memory, batch sizes, hours."""

@@ -1,0 +1,150 @@
+"""How many examples a device takes at a time in each stage of a run.
+
+Joins model, loss and step for `training/microbatch.py`; reads no data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import types
+from dp_diffusion.data import registry
+from dp_diffusion.models import unet
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.training import microbatch
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
+from dp_diffusion.training import state as train_state
+
+_WHERE_THE_COMPILER_IS_SILENT = 16
+
+
+def private_size(
+  config: config_lib.Config,
+  state: train_state.TrainState,
+  devices: parallel.DataParallel,
+) -> int:
+  """Records per device at a time in fine-tuning; the same on all processes.
+
+  Args:
+    config: what it says is taken; 0 chooses.
+    state: without a device axis; arrays or their shapes.
+    devices: where it runs.
+
+  Raises:
+    UsageError: not even one record fits.
+  """
+  if config.finetune.microbatch_size:
+    return config.finetune.microbatch_size
+  share = -(-config.privacy.expected_batch_size // devices.num_global_devices)
+
+  def choose() -> int:
+    need = microbatch.measure(
+      private_compile_fn(config, microbatch.shapes_of(state)),
+      microbatch.resident_bytes(state),
+    )
+    if need is None:
+      return min(share, _WHERE_THE_COMPILER_IS_SILENT)
+    available = microbatch.device_bytes(devices.devices[0])
+    return microbatch.quickest_that_fits(need, share, available)
+
+  size = processes.smallest(processes.together(choose))
+  console.say(f'finetune: {size} records per device at a time')
+  return size
+
+
+def public_size(
+  config: config_lib.Config, devices: parallel.DataParallel
+) -> int | None:
+  """Images per device at a time in pre-training; None for its whole share.
+
+  On a CPU always None. The size divides the share of a device.
+  """
+  share = config.pretrain.batch_size // devices.num_global_devices
+  if devices.is_cpu or share < 1:
+    return None
+
+  def choose() -> int:
+    need = microbatch.measure(public_compile_fn(config))
+    if need is None:
+      return share
+    available = microbatch.device_bytes(devices.devices[0])
+    if need.total_bytes(share) <= available:
+      return share
+    size = microbatch.largest_that_fits(need, share, available)
+    return math.gcd(share, size)  # The largest power of two that divides it.
+
+  size = processes.smallest(processes.together(choose))
+  return None if size == share else size
+
+
+def private_compile_fn(
+  config: config_lib.Config, state: train_state.TrainState
+) -> microbatch.CompileFn:
+  """Compiles one microbatch of fine-tuning at a given size."""
+  has_draw_axis = config.data.unit == 'person'
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+  grad_config = assembly.grad_config(
+    config.finetune,
+    config.privacy.l2_clip_norm,
+    batch_has_draw_axis=has_draw_axis,
+  )
+  draws = (config.finetune.augmult,) if has_draw_axis else ()
+  return microbatch.private_compile_fn(
+    loss_fn, grad_config, state, _example(config.data, draws)
+  )
+
+
+def public_compile_fn(config: config_lib.Config) -> microbatch.CompileFn:
+  """Compiles one step of pre-training at a given batch size of a device."""
+  data = config.pretrain.data
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(data)), config.pretrain_diffusion(), data
+  )
+  optimizer = optimizers.make(
+    config.pretrain.optimizer, config.pretrain.num_steps
+  )
+  return microbatch.public_compile_fn(
+    loss_fn, public_state(config), _example(data, ()), optimizer
+  )
+
+
+def public_state(config: config_lib.Config) -> train_state.TrainState:
+  """Shapes of the state of pre-training."""
+  optimizer = optimizers.make(
+    config.pretrain.optimizer, config.pretrain.num_steps
+  )
+  return _state(config, config.pretrain.data, optimizer)
+
+
+def private_state(
+  config: config_lib.Config, num_steps: int
+) -> train_state.TrainState:
+  """Shapes of the state of fine-tuning, where all leaves train."""
+  optimizer = optimizers.make(config.finetune.optimizer, num_steps)
+  return _state(config, config.data, optimizer)
+
+
+def _state(
+  config: config_lib.Config, data: registry.DataConfig, optimizer: object
+) -> train_state.TrainState:
+  return jax.eval_shape(
+    lambda: train_state.create(assembly.init_params(config, data), optimizer)
+  )
+
+
+def _example(data: registry.DataConfig, draws: tuple[int, ...]) -> types.PyTree:
+  shape = (*draws, data.image_size, data.image_size, data.channels)
+  return {
+    'image': jax.ShapeDtypeStruct(shape, 'uint8'),
+    'label': jax.ShapeDtypeStruct(draws, 'int32'),
+  }

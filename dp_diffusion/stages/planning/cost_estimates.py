@@ -1,0 +1,282 @@
+"""Hours and memory of a run on the machine that is here, for `plan`.
+
+On an accelerator a microbatch of each stage is run a few times, on black images
+and weights of zero: neither its time nor its memory depends on them. On a CPU
+that would take minutes: time follows from the speed of one convolution, memory
+from what the gradient has to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import types
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import unet
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.planning import flop_counts
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.training import microbatch
+from dp_diffusion.training import private_step as step_lib
+
+_SECS_PER_HOUR = 3600.0
+_NUM_TIMED = 3
+_CONVOLUTION_FLOP = (
+  4e9  # Of the convolution that is timed; a tenth of a second.
+)
+_KEPT_CHECKPOINTS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """One stage on one device.
+
+  Attributes:
+    size: examples at a time.
+    example_secs: seconds of device time for each.
+    peak_bytes: memory at that size; 0 where the compiler does not say.
+  """
+
+  size: int
+  example_secs: float
+  peak_bytes: int
+
+
+def lines(
+  config: config_lib.Config,
+  num_steps: int,
+  *,
+  examples: Mapping[str, int],
+  flop: Mapping[str, float],
+) -> list[str]:
+  """What `plan` prints.
+
+  Args:
+    config: of the run.
+    num_steps: private steps.
+    examples: by stage: records or images that it takes through its step.
+    flop: by stage: floating-point operations in all.
+  """
+  device = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    return _lines_on_cpu(config, flop)
+  found = measure(config, num_steps, microbatch.device_bytes(device))
+  num_devices = jax.device_count()
+  result = [f'  on {num_devices} x {device.device_kind}, measured on one:']
+  for stage, estimate in found.items():
+    secs = examples[stage] * estimate.example_secs / num_devices
+    result.append(
+      f'  {stage:<19} {hours_text(secs)},'
+      f' {estimate.size} at a time per device,'
+      f' {size_text(estimate.peak_bytes)}'
+    )
+  return result
+
+
+def hours_text(secs: float) -> str:
+  """Three significant figures.
+
+  >>> hours_text(3600 * 57_461), hours_text(90)
+  ('57,500 hours', '0.025 hours')
+  """
+  hours = float(f'{secs / _SECS_PER_HOUR:.3g}')
+  return f'{hours:,.0f} hours' if hours >= 100 else f'{hours:.3g} hours'
+
+
+def size_text(num_bytes: float) -> str:
+  """To a tenth of the largest unit that leaves a whole part.
+
+  >>> size_text(1_929_388_104), size_text(3072), size_text(0)
+  ('1.8 GiB', '3.0 KiB', '0 bytes')
+  """
+  for unit, size in (('GiB', 2**30), ('MiB', 2**20), ('KiB', 2**10)):
+    if num_bytes >= size:
+      return f'{num_bytes / size:,.1f} {unit}'
+  return f'{num_bytes:.0f} bytes'
+
+
+def _lines_on_cpu(
+  config: config_lib.Config, flop: Mapping[str, float]
+) -> list[str]:
+  speed = convolution_speed(config)
+  result = [
+    f'  on this CPU, at the speed of one convolution here,'
+    f' {speed / 1e9:.3g} GFLOP/s; at best:'
+  ]
+  for stage, count in flop.items():
+    if count:
+      result.append(f'  {stage:<19} {hours_text(count / speed)}')
+  draws = config.finetune.draw_chunk_size or config.finetune.augmult
+  return [
+    *result,
+    f'  memory              {size_text(record_bytes(config, draws))} per device'
+    f' for each record at a time: its gradient, activations of'
+    f' {draws} draw{"s" if draws > 1 else ""}',
+  ]
+
+
+def record_bytes(config: config_lib.Config, num_draws: int) -> int:
+  """Memory of one record of a microbatch: gradient and activations."""
+  gradient = 4 * flop_counts.num_parameters(config)
+  return gradient + num_draws * flop_counts.activation_bytes(config)
+
+
+def convolution_speed(config: config_lib.Config) -> float:
+  """FLOP per second of a 3x3 convolution as wide as the network's middle."""
+  levels = len(config.model.channel_multipliers)
+  channels = config.model.channels * config.model.channel_multipliers[-1]
+  side = max(1, config.data.image_size // 2 ** (levels // 2))
+  flop = 2 * 9 * channels**2 * side**2
+  batch_size = max(1, int(_CONVOLUTION_FLOP / flop))
+  kernel = jnp.zeros((3, 3, channels, channels))
+
+  def run(x: types.Array) -> types.Array:
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  x = jnp.zeros((batch_size, side, side, channels))
+  return batch_size * flop / _secs(jax.jit(run), x)
+
+
+def disk_bytes(config: config_lib.Config) -> int:
+  """Checkpoints of both training stages, decoded images and the release."""
+  state = microbatch.tree_bytes(batch_sizes.private_state(config, 1))
+  image = config.data.image_size**2 * config.data.channels
+  num_images = config.privacy.num_examples + config.sample.num_samples
+  num_stages = 2 if config.pretrain.num_steps else 1
+  return num_stages * _KEPT_CHECKPOINTS * state + image * num_images
+
+
+def measure(
+  config: config_lib.Config, num_steps: int, available_bytes: int
+) -> dict[str, Estimate]:
+  """Runs each stage's step on one device of this process.
+
+  Args:
+    config: of the run.
+    num_steps: private steps.
+    available_bytes: memory of the device.
+  """
+  found = {}
+  if config.pretrain.num_steps:
+    found['pretrain'] = _public(config, available_bytes)
+  found['finetune'] = _private(config, num_steps, available_bytes)
+  found['sample'] = _sample(config)
+  return found
+
+
+def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
+  compile_fn = batch_sizes.public_compile_fn(config)
+  need = microbatch.measure(compile_fn)
+  share = -(-config.pretrain.batch_size // jax.device_count())
+  size = (
+    microbatch.largest_that_fits(need, share, available_bytes) if need else 1
+  )
+  compiled = compile_fn(size, is_timed=True)
+  batch = _black(config, (size,))
+
+  def run(state: types.PyTree) -> types.PyTree:
+    key = jax.random.key(0)
+    return compiled(state, batch, key, jnp.arange(size, dtype=jnp.int32))[0]
+
+  secs = _secs(run, _zeros(batch_sizes.public_state(config)))
+  return _estimate(size, secs, need)
+
+
+def _private(
+  config: config_lib.Config, num_steps: int, available_bytes: int
+) -> Estimate:
+  state = batch_sizes.private_state(config, num_steps)
+  compile_fn = batch_sizes.private_compile_fn(config, state)
+  need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
+  share = -(-config.privacy.expected_batch_size // jax.device_count())
+  size = config.finetune.microbatch_size or (
+    microbatch.quickest_that_fits(need, share, available_bytes) if need else 1
+  )
+  compiled = compile_fn(size, is_timed=True)
+  params = _zeros(state.params)
+  is_person = config.data.unit == 'person'
+  shape = (size, config.finetune.augmult) if is_person else (size,)
+  batch = _black(config, shape)
+  grad_config = assembly.grad_config(
+    config.finetune, config.privacy.l2_clip_norm, batch_has_draw_axis=is_person
+  )
+
+  def run(total: types.PyTree) -> types.PyTree:
+    indices = jnp.arange(size, dtype=jnp.int32)
+    key = jax.random.key(0)
+    is_padding = jnp.zeros((size,), bool)
+    return compiled(params, {}, total, batch, key, indices, is_padding)
+
+  zeros = jax.jit(functools.partial(step_lib.zeros, config=grad_config))
+  secs = _secs(run, zeros(params))
+  return _estimate(size, secs, need)
+
+
+def _sample(config: config_lib.Config) -> Estimate:
+  size = config.sample.batch_size
+  apply = unet.UNet(config.unet_config(config.data)).apply
+  state = batch_sizes.private_state(config, 1)
+  variables = {'params': _zeros(state.params)}
+  labels = jnp.zeros((size,), jnp.int32)
+  images = _black(config, (size,))['image'].astype(jnp.float32)
+  denoise = (
+    jax.jit(apply, donate_argnums=1)
+    .lower(variables, images, labels, labels)
+    .compile()
+  )
+
+  def run(x: types.PyTree) -> types.PyTree:
+    return denoise(variables, x, labels, labels)
+
+  secs = _secs(run, images) * samplers.num_evaluations(config.sample.sampler)
+  return Estimate(
+    size=size,
+    example_secs=secs / size,
+    peak_bytes=microbatch.peak_bytes(denoise) or 0,
+  )
+
+
+def _estimate(size: int, secs: float, need: microbatch.Need | None) -> Estimate:
+  return Estimate(
+    size=size,
+    example_secs=secs / size,
+    peak_bytes=need.total_bytes(size) if need else 0,
+  )
+
+
+def _secs(
+  run: Callable[[types.PyTree], types.PyTree],
+  carry: types.PyTree,
+) -> float:
+  """Median seconds of a call that takes what the last one gave."""
+  carry = jax.block_until_ready(run(carry))  # Compiles, warms up.
+  secs = []
+  for _ in range(_NUM_TIMED):
+    start = time.perf_counter()
+    carry = jax.block_until_ready(run(carry))
+    secs.append(time.perf_counter() - start)
+  return float(np.median(secs))
+
+
+def _zeros(shapes: types.PyTree) -> types.PyTree:
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _black(
+  config: config_lib.Config, shape: tuple[int, ...]
+) -> dict[str, types.Array]:
+  side, channels = config.data.image_size, config.data.channels
+  return {
+    'image': jnp.zeros((*shape, side, side, channels), jnp.uint8),
+    'label': jnp.zeros(shape, jnp.int32),
+  }

@@ -1,0 +1,118 @@
+"""What the networks cost, counted from their traces: nothing is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import functools
+import math
+from typing import Any
+
+import jax
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import types
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation.classifiers import training
+from dp_diffusion.models import unet
+
+_UPSAMPLED = 'convolve_repeated'  # The name of that function, compiled.
+_BATCH = 97  # No parameter has a side of so many.
+
+
+def forward_flop(config: config_lib.Config) -> float:
+  """Floating-point operations of one image's way through the network.
+
+  Those of its matrix products and convolutions, two for each multiplication;
+  products with the zeros of a padding are counted, as the hardware does them.
+  A convolution of repeated pixels counts as what it is, though half of its
+  products are spared (`models.upsampling`).
+  """
+  model, variables, inputs = _traced(config)
+  closed = jax.make_jaxpr(model.apply)(variables, *inputs)
+  return _total(closed) / _BATCH
+
+
+def classifier_flop(name: str, data: registry.DataConfig) -> float:
+  """Like `forward_flop`, for a classifier of the evaluation."""
+  config = training.ClassifierConfig(name=name)
+  fns = training.compiled(config, max(1, len(data.class_names)))
+  shape = (data.image_size, data.image_size, data.channels)
+  one = jax.ShapeDtypeStruct((1, *shape), 'uint8')
+  variables, _ = jax.eval_shape(fns.init, jax.random.key(0), one)
+  return float(_total(jax.make_jaxpr(fns.logits)(variables, one)))
+
+
+def num_parameters(config: config_lib.Config) -> int:
+  """Of the network, those of all classes of the sensitive data among them."""
+  _, variables, _ = _traced(config)
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
+
+
+def activation_bytes(config: config_lib.Config) -> int:
+  """Memory of one draw that its gradient needs, beside the weights.
+
+  What the backward pass reads; a compiler may keep less of it, computing some
+  again, or more for its own use.
+  """
+  model, variables, inputs = _traced(config)
+
+  def kept(variables: types.PyTree, *inputs: Any) -> Any:
+    return jax.vjp(lambda v: model.apply(v, *inputs), variables)[1]
+
+  leaves = jax.tree.leaves(jax.eval_shape(kept, variables, *inputs))
+  return sum(
+    math.prod(x.shape[1:]) * x.dtype.itemsize
+    for x in leaves
+    if x.shape and x.shape[0] == _BATCH
+  )
+
+
+@functools.lru_cache(maxsize=2)
+def _traced(
+  config: config_lib.Config,
+) -> tuple[unet.UNet, types.PyTree, tuple[Any, ...]]:
+  """The network, and shapes of its variables and inputs."""
+  model = unet.UNet(config.unet_config(config.data))
+  side, channels = config.data.image_size, config.data.channels
+  x = jax.ShapeDtypeStruct((_BATCH, side, side, channels), 'float32')
+  numbers = jax.ShapeDtypeStruct((_BATCH,), 'int32')
+  inputs = (x, numbers, numbers)
+  return model, jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs
+
+
+def _total(closed: Any) -> int:
+  return sum(_flop(equation) for equation in _equations(closed.jaxpr))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+  """All equations, those of inner functions too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    if _is_upsampled(equation):
+      continue
+    for value in equation.params.values():
+      for inner in value if isinstance(value, (tuple, list)) else (value,):
+        inner = getattr(inner, 'jaxpr', inner)
+        if hasattr(inner, 'eqns'):
+          yield from _equations(inner)
+
+
+def _is_upsampled(equation: Any) -> bool:
+  return equation.params.get('name') == _UPSAMPLED
+
+
+def _flop(equation: Any) -> int:
+  """Of one equation; 0 unless it is a product or a convolution."""
+  if equation.primitive.name == 'dot_general':
+    (summed, _), _ = equation.params['dimension_numbers']
+    shape = equation.invars[0].aval.shape
+    num_summed = math.prod(shape[axis] for axis in summed)
+  elif equation.primitive.name == 'conv_general_dilated':
+    shape = equation.invars[1].aval.shape
+    out_axis = equation.params['dimension_numbers'].rhs_spec[0]
+    num_summed = math.prod(shape) // shape[out_axis]
+  elif _is_upsampled(equation):
+    num_summed = math.prod(equation.invars[1].aval.shape[:-1])
+  else:
+    return 0
+  return 2 * num_summed * math.prod(equation.outvars[0].aval.shape)

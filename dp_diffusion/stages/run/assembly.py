@@ -1,0 +1,112 @@
+"""Joins model, diffusion and augmentation: what several stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import types
+from dp_diffusion.data import augment
+from dp_diffusion.data import registry
+from dp_diffusion.diffusion import losses
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.models import kernel_gradients
+from dp_diffusion.models import unet
+from dp_diffusion.training import private_step as step_lib
+
+
+def make_loss_fn(
+  model: unet.UNet,
+  diffusion: schedules.DiffusionConfig,
+  data: registry.DataConfig,
+  full_params: Callable[[types.Params], types.Params] = lambda params: params,
+) -> types.LossFn:
+  """The loss of ONE draw of ONE example.
+
+  Args:
+    model: the denoiser.
+    diffusion: timesteps, noise and target of a draw.
+    data: says how a draw is augmented.
+    full_params: adds the leaves that are not trained.
+
+  Returns:
+    loss_fn(params, {'image': uint8[H, W, C], 'label': int32[]}, key).
+  """
+  has_dropout = bool(model.config.dropout)
+
+  def loss_fn(
+    params: types.Params,
+    example: types.Example,
+    draw_key: types.Key,
+  ) -> types.Array:
+    augment_key, loss_key, dropout_key = jax.random.split(draw_key, 3)
+    x0 = augment.augment(example['image'], augment_key, data)
+
+    def denoise(
+      x_t: types.Array,
+      timestep: types.Array,
+      label: types.Array,
+    ) -> types.Array:
+      output: Any = model.apply(
+        {'params': full_params(params)},
+        x_t,
+        timestep,
+        label,
+        is_training=has_dropout,
+        rngs={'dropout': dropout_key} if has_dropout else None,
+      )
+      return output
+
+    return losses.draw_loss(denoise, diffusion, x0, example['label'], loss_key)
+
+  return loss_fn
+
+
+def grad_config(
+  finetune: config_lib.FinetuneConfig,
+  l2_clip_norm: float,
+  *,
+  batch_has_draw_axis: bool,
+) -> step_lib.GradConfig:
+  """How a private step makes and clips gradients."""
+  return step_lib.GradConfig(
+    l2_clip_norm=l2_clip_norm,
+    num_draws=finetune.augmult,
+    rescale_to_unit_norm=finetune.rescale_to_unit_norm,
+    draw_chunk_size=finetune.draw_chunk_size or None,
+    batch_has_draw_axis=batch_has_draw_axis,
+    gradient_axes=kernel_gradients.gradient_axes,
+  )
+
+
+def make_denoise_fn(model: unet.UNet, params: types.Params) -> types.DenoiseFn:
+  """Binds weights, for sampling."""
+
+  def denoise(
+    x_t: types.Array,
+    timestep: types.Array,
+    label: types.Array,
+  ) -> types.Array:
+    output: Any = model.apply({'params': params}, x_t, timestep, label)
+    return output
+
+  return denoise
+
+
+def init_params(
+  config: config_lib.Config, data: registry.DataConfig
+) -> types.Params:
+  """Fresh weights from the public seed, for the classes of `data`."""
+  model = unet.UNet(config.unet_config(data))
+  side = data.image_size
+  variables = jax.jit(model.init)(
+    jax.random.key(config.seed),
+    jnp.zeros((1, side, side, data.channels)),
+    jnp.zeros((1,), jnp.int32),
+    jnp.zeros((1,), jnp.int32),
+  )
+  return variables['params']

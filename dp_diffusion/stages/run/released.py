@@ -1,0 +1,115 @@
+"""What something that was released has cost: its statement, read strictly.
+
+Weights of a release and images that were sampled from them lead to the same
+statement, and so to the same entry of a ledger: used together they count once,
+for one who sees both knows no more than one who sees the weights.
+
+Guarantees:
+  * Images of an earlier release bring its ledger: its `.npz`, its TFDS form, a
+    folder or zip beside its statement.
+    `tests/stages/run/released_test.py::test_released_images_bring_their_ledger`.
+  * Marked images without it are refused.
+    `tests/stages/run/released_test.py::test_marked_images_without_it_are_refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from dp_diffusion import errors
+from dp_diffusion import release_marks
+from dp_diffusion.data import identity
+from dp_diffusion.data import registry
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.privacy import strict_json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inherited:
+  """What comes with weights or images.
+
+  Attributes:
+    entries: none for what is public, or the ledgers of releases.
+    is_insecure: the secret of one of them was planted by a test.
+  """
+
+  entries: tuple[ledger_lib.InheritedEntry, ...] = ()
+  is_insecure: bool = False
+
+  def __add__(self, other: Inherited) -> Inherited:
+    """Both, each release once."""
+    new = tuple(e for e in other.entries if e not in self.entries)
+    return Inherited(
+      entries=(*self.entries, *new),
+      is_insecure=self.is_insecure or other.is_insecure,
+    )
+
+
+def of_images(data: registry.DataConfig) -> Inherited:
+  """What the images of a data section have cost; reads no image.
+
+  Raises:
+    UsageError: they are marked, and their statement is not beside them; a
+      statement that is damaged.
+  """
+  found = Inherited()
+  for place in identity.places(data):
+    origin = release_marks.find(place)
+    if origin is not None:
+      found += of_statement(origin.where, origin.content)
+  return found
+
+
+def of_statement(
+  where: str,
+  content: bytes,
+  problem_of: Callable[[dict[str, Any]], str] = lambda statement: '',
+  what: str = 'images',
+) -> Inherited:
+  """What a release has cost.
+
+  Args:
+    where: path of its `privacy.json`, for messages.
+    content: of the file.
+    problem_of: why the statement does not cover what is asked about, or ''.
+    what: that is asked about, for messages.
+
+  Raises:
+    UsageError: the statement is damaged or does not cover it.
+  """
+  try:
+    statement = strict_json.loads(content)
+    if not isinstance(statement, dict):
+      raise ValueError('it is no JSON object')
+    ledger = statement_lib.parse_ledger(statement)
+    is_insecure = strict_json.boolean(
+      'insecure_secret', statement.get('insecure_secret')
+    )
+    is_whole = statement.get('checksum') == statement_lib.checksum(statement)
+    problem = problem_of(statement)
+    dataset = strict_json.line('dataset', statement.get('dataset'))
+    mark = release_marks.of_statement(statement)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise doubtful(where, str(error), what) from error
+  if not is_whole:
+    raise doubtful(where, 'its checksum differs', what)
+  if problem:
+    raise doubtful(where, problem, what)
+  model = f', weights of sha256 {mark.model_sha256[:16]}' if mark else ''
+  source = f'the release of {dataset}{model}'
+  return Inherited(
+    entries=(ledger_lib.InheritedEntry(ledger=ledger, source=source),),
+    is_insecure=is_insecure,
+  )
+
+
+def doubtful(where: str, reason: str, what: str) -> errors.UsageError:
+  """A statement that cannot be relied on."""
+  return errors.UsageError(
+    f'Expected {where} to state what the {what} beside it have cost, but'
+    f' {reason}: take the release as it was published, or {what} that are'
+    ' public.'
+  )

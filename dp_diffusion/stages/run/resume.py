@@ -1,0 +1,140 @@
+"""Begins a private training, or continues it from its last checkpoint.
+
+Fine-tuning and the DP classifier share it, and the audit its end.
+
+Guarantees:
+  * A resume goes on with the ledger and the randomness of its checkpoint, and
+    refuses another mechanism, training, dataset or secret.
+    `tests/stages/finetune_test.py::test_a_resume_continues_its_ledger`,
+    `tests/stages/baseline_test.py::test_classifier_resumes_under_its_ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from dp_diffusion import errors
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import journal
+from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
+from dp_diffusion.training import state as train_state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+  """A private training at the step from which it goes on.
+
+  Attributes:
+    run: where it keeps what it must not forget; records no statistics.
+    streams: all its secret randomness.
+    state: after `start_step` steps, on the host.
+    ledger: of these steps, and of what was lost and is run again.
+    start_step: 0 for a new one.
+  """
+
+  run: private_loop.PrivateRun
+  streams: key_streams.KeyStreams
+  state: train_state.TrainState
+  ledger: ledger_lib.Ledger
+  start_step: int
+
+
+def begin(
+  private_dir: epath.Path,
+  secret: key_streams.Secret,
+  facts: Mapping[str, Any],
+  state: train_state.TrainState,
+  ledger: ledger_lib.Ledger,
+  *,
+  num_steps: int,
+  checkpoint_every_steps: int,
+) -> Begun:
+  """Restores the last checkpoint that is whole, if there is one.
+
+  Args:
+    private_dir: holds the checkpoints and the journal.
+    secret: of the run.
+    facts: see `fingerprint.make`; compared with those of the checkpoint.
+    state: before the first step.
+    ledger: likewise.
+    num_steps: of the mechanism.
+    checkpoint_every_steps: steps between checkpoints.
+
+  Raises:
+    UsageError: the checkpoint is of something else.
+  """
+  checkpoints = checkpoint.Checkpointer(
+    private_dir / 'checkpoints', is_private=True
+  )
+  start_step = 0
+  meta: Mapping[str, Any] = {
+    'facts': facts,
+    'run_id': fingerprint.run_id(secret, facts),
+  }
+  restored = checkpoints.restore(state)
+  if restored:
+    fingerprint.check_same(restored.meta['facts'], facts)
+    start_step, state, meta = restored.step, restored.state, restored.meta
+    ledger = ledger_lib.Ledger.from_json(restored.ledger)
+  streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
+  run = private_loop.PrivateRun(
+    checkpoints=checkpoints,
+    journal=private_dir / run_secret.STEPS,
+    meta=meta,
+    num_steps=num_steps,
+    checkpoint_every_steps=checkpoint_every_steps,
+    record_stats=lambda step, stats: None,
+  )
+  return Begun(
+    run=run,
+    streams=streams,
+    state=state,
+    ledger=journal.charge_lost_steps(
+      run.journal, run.meta['run_id'], ledger, start_step
+    ),
+    start_step=start_step,
+  )
+
+
+def finish(
+  begun: Begun,
+  steps: private_loop.PrivateSteps,
+  devices: parallel.DataParallel,
+  stop: interrupts.Stop,
+  record_stats: Callable[[int, Any], None] | None = None,
+) -> tuple[train_state.TrainState, ledger_lib.Ledger]:
+  """Takes the steps that are left.
+
+  Args:
+    begun: from where.
+    steps: what a step is made of.
+    devices: where it runs.
+    stop: asked at every step boundary.
+    record_stats: writes un-noised statistics to private/; None records none.
+
+  Returns:
+    The state after all of them, on the host, and the ledger to seal.
+
+  Raises:
+    Interrupted: asked to stop, here or on another process; it is saved.
+  """
+  run = begun.run
+  if record_stats:
+    run = dataclasses.replace(run, record_stats=record_stats)
+  state, ledger, step = private_loop.train_private(
+    steps, run, devices, begun.state, begun.ledger, begun.start_step, stop
+  )
+  if step < run.num_steps:
+    stop.raise_if_asked()
+    raise errors.Interrupted('Stopped by another process.')
+  return state, ledger

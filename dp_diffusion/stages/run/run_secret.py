@@ -1,0 +1,100 @@
+"""The secret of a run: made once, kept, and of this run alone.
+
+Guarantees:
+  * Two runs never draw from one secret, whatever `privacy.secret_dir` says:
+    their noise would be the same, and the difference of what they release
+    would hold none.
+    `tests/stages/run/run_secret_test.py::test_a_secret_belongs_to_one_workdir`.
+  * A run that has begun is not given another secret.
+    `tests/stages/finetune_test.py::test_a_lost_secret_is_not_made_anew`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import uuid
+
+from etils import epath
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import files
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages.run import workdirs
+
+# In private/: what says that something was drawn from the secret.
+STEPS = 'begun_steps.json'
+HISTOGRAM = 'label_histogram.json'
+EMBEDDING = 'begun_embedding.json'  # Of a baseline.
+
+
+def load_or_make(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> key_streams.Secret:
+  """Loads the secret, or makes it where the run is new.
+
+  Raises:
+    UsageError: the secret is gone or belongs to another workdir, or its folder
+      cannot be written.
+  """
+  secret_path = claimed_path(config, workdir)
+  if secret_path.exists() or has_begun(workdir):
+    secret = key_streams.Secret.load(secret_path)  # Names the file if gone.
+  else:
+    with _written(secret_path.parent):
+      secret = key_streams.Secret.create(secret_path)
+  if secret.is_insecure:
+    console.warn('the secret is a known one, for tests: NOT private')
+  return secret
+
+
+def has_begun(workdir: workdirs.Workdir) -> bool:
+  """Whether anything was drawn from the secret."""
+  records = (STEPS, HISTOGRAM, EMBEDDING)
+  return any((workdir.private / name).exists() for name in records)
+
+
+def claimed_path(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> epath.Path:
+  """Where the secret lies: a folder that no other workdir uses.
+
+  Raises:
+    UsageError: a remote workdir without `privacy.secret_dir`, a folder of
+      another workdir, or one that cannot be written.
+  """
+  if config.privacy.secret_dir:
+    folder = epath.Path(config.privacy.secret_dir)
+    _claim(folder, workdir)
+    return folder / 'secret'
+  if not files.is_local(workdir.root):
+    raise errors.UsageError(
+      'Expected privacy.secret_dir to name a local folder, since'
+      f' --workdir={workdir.root} is remote: the secret must not leave this'
+      ' machine.'
+    )
+  return workdir.private / 'secret'
+
+
+def _claim(folder: epath.Path, workdir: workdirs.Workdir) -> None:
+  """Ties a folder of secrets to this workdir, which may be moved."""
+  own = workdir.private / 'workdir_id'
+  if not own.exists():
+    files.write_text(own, uuid.uuid4().hex, mode=0o600)
+  with _written(folder):
+    key_streams.claim(folder, own.read_text())
+
+
+@contextlib.contextmanager
+def _written(folder: epath.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    if error.errno in files.NO_SPACE:
+      raise
+    raise errors.UsageError(
+      f'Expected {folder} to be a folder that can be written, for the secret'
+      f' ({error.strerror}): set privacy.secret_dir to another.'
+    ) from error

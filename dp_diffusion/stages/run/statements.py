@@ -1,0 +1,106 @@
+"""The privacy statement of a release: from the stored ledger to the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import files
+from dp_diffusion import release
+from dp_diffusion import release_marks
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import statement as statement_lib
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'dp-accounting', 'numpy')
+
+
+def check_release_is_new(workdir: workdirs.Workdir) -> None:
+  """Refuses files in release/ that were there before a run has begun.
+
+  Raises:
+    UsageError: see `release.check_no_leftovers`.
+  """
+  if not run_secret.has_begun(workdir):
+    release.check_no_leftovers(workdir.release)
+
+
+def store(
+  workdir: workdirs.Workdir,
+  ledger: ledger_lib.Ledger,
+  *,
+  is_insecure: bool,
+  public_data: Sequence[Mapping[str, Any]] = (),
+) -> None:
+  """Keeps the final ledger in private/, for the stages that write files."""
+  files.write_json(
+    workdir.private / 'ledger.json',
+    {
+      'ledger': ledger.to_json(),
+      'is_insecure': is_insecure,
+      'public_data': list(public_data),
+      'code_revision': code_revision(),
+      'versions': versions(),
+    },
+    mode=0o600,
+  )
+
+
+def read(workdir: workdirs.Workdir) -> Mapping[str, Any]:
+  """What `store` wrote."""
+  return files.read_json(workdir.private / 'ledger.json')
+
+
+def mark(workdir: workdirs.Workdir) -> release_marks.Mark:
+  """What the images of this run carry; its model must be released."""
+  model = workdir.release / 'model' / 'params.npz'
+  return release_marks.make(read(workdir)['ledger'], files.sha256(model))
+
+
+def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Writes the card and privacy.json over all files of release/."""
+  stored = read(workdir)
+  ledger = ledger_lib.Ledger.from_json(stored['ledger'])
+  statement = statement_lib.statement(
+    ledger,
+    unit=config.data.unit,
+    dataset=config.data.name,
+    public_data=stored.get('public_data', ()),
+    insecure_secret=stored['is_insecure'],
+    code_revision=stored['code_revision'],
+    versions=stored['versions'],
+  )
+  release.write_card(workdir.release, statement_lib.card(statement))
+  release.seal(workdir.release, statement)
+
+
+def versions() -> dict[str, str]:
+  """Versions of what computed the release."""
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {'python': platform.python_version(), **found}
+
+
+def code_revision() -> str:
+  """Git revision of this package, with '+changes' where files differ."""
+  folder = pathlib.Path(__file__).resolve().parent.parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(folder), *arguments],
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout.strip()
+
+  try:
+    revision = git('rev-parse', 'HEAD')
+    is_changed = bool(git('status', '--porcelain', '--', '.'))
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+  return revision + ('+changes' if is_changed else '')

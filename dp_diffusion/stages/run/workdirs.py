@@ -1,0 +1,277 @@
+"""The working directory: what lies where, and which config it belongs to.
+
+config.json    resolved config of each stage, and which are complete
+public/        pre-training checkpoints and logs
+private/       mode 700: checkpoints, secret, un-noised metrics, timings
+release/       all that the guarantee covers
+evaluation/    mode 700: computed from real images, not covered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import fcntl
+import os
+import socket
+from typing import Any
+
+from etils import epath
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion import files
+
+# What each stage depends on, besides what the stages before it do.
+_SECTIONS = {
+  'pretrain': ('seed', 'model', 'diffusion', 'pretrain'),
+  'finetune': ('data', 'privacy', 'finetune'),
+  'sample': ('sample',),
+  'evaluate': ('evaluate',),
+}
+STAGES = tuple(_SECTIONS)
+# Keys that may change between runs: they move work about, never its result.
+_OPERATIONAL = frozenset(
+  {
+    'pretrain.checkpoint_every_steps',
+    'pretrain.data.cache_dir',
+    'pretrain.data.tfds_dir',
+    'pretrain.data.manual_dir',
+    'data.cache_dir',
+    'data.tfds_dir',
+    'data.manual_dir',
+    'privacy.secret_dir',
+    'finetune.microbatch_size',
+    'finetune.draw_chunk_size',
+    'finetune.checkpoint_every_steps',
+    'sample.batch_size',
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """Paths of one run.
+
+  Attributes:
+    root: the folder the user named.
+  """
+
+  root: epath.Path
+
+  @property
+  def public(self) -> epath.Path:
+    """Pre-training: free to publish."""
+    return self.root / 'public'
+
+  @property
+  def public_weights(self) -> epath.Path:
+    """Where fine-tuning and the audit start, once pre-training is complete."""
+    return self.public / 'model' / 'params.npz'
+
+  @property
+  def private(self) -> epath.Path:
+    """Mode 700: never to be published."""
+    return self.root / 'private'
+
+  @property
+  def release(self) -> epath.Path:
+    """What the guarantee covers."""
+    return self.root / 'release'
+
+  @property
+  def evaluation(self) -> epath.Path:
+    """Mode 700: computed from real images, not covered."""
+    return self.root / 'evaluation'
+
+  @property
+  def baseline(self) -> epath.Path:
+    """Which baseline this folder belongs to, where it does."""
+    return self.private / 'baseline.json'
+
+  @property
+  def config_path(self) -> epath.Path:
+    """Resolved config of each stage."""
+    return self.root / 'config.json'
+
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Keeps other processes of this machine out of the folder.
+
+    Raises:
+      UsageError: another process is in it; names the process.
+    """
+    if not files.is_local(self.root):
+      yield
+      return
+    with open(self.private / '.lock', 'a+', encoding='utf-8') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        lock.seek(0)
+        raise errors.UsageError(
+          f'{self.root} is in use by {lock.read() or "another process"}: wait'
+          ' for it, or give another --workdir.'
+        ) from None
+      except OSError:
+        pass  # A file system without locks.
+      lock.truncate(0)
+      lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+      lock.flush()
+      try:
+        yield
+      finally:
+        lock.truncate(0)
+
+  def is_complete(self, stage: str) -> bool:
+    """Whether the stage has finished and its outputs are in place."""
+    return bool(self._record().get(stage, {}).get('complete'))
+
+  def has_begun(self, stage: str) -> bool:
+    """Whether the stage was begun, complete or not."""
+    return stage in self._record()
+
+  def begin(self, stage: str, config: config_lib.Config) -> None:
+    """Ties the stage to its config.
+
+    Raises:
+      UsageError: an earlier run of the stage had another config.
+    """
+    self.check(config, (stage,))
+    record = self._record()
+    if record.get(stage, {}).get('config') != _resolved(stage, config):
+      record[stage] = {'config': _resolved(stage, config), 'complete': False}
+      files.write_json(self.config_path, record)
+
+  def forget(self, stage: str) -> None:
+    """Unties a stage that ended before it had done anything."""
+    record = self._record()
+    if record.pop(stage, None) is not None:
+      files.write_json(self.config_path, record)
+
+  def complete(self, stage: str, secs: float) -> None:
+    """Marks the stage as finished; its outputs must be durable by now.
+
+    Args:
+      stage: one of STAGES.
+      secs: how long it took, over all its runs; kept in private/ since the
+        time of private steps says how many records they read.
+    """
+    self.add_secs(stage, secs)
+    record = self._record()
+    record[stage]['complete'] = True
+    files.write_json(self.config_path, record)
+
+  def add_secs(self, stage: str, secs: float) -> None:
+    """Adds to the time that a stage has taken."""
+    path = self.private / 'seconds.json'
+    taken = files.read_json(path) if path.exists() else {}
+    taken[stage] = taken.get(stage, 0.0) + secs
+    files.write_json(path, taken, mode=0o600)
+
+  def secs(self) -> Mapping[str, float]:
+    """Seconds of every stage that has run."""
+    path = self.private / 'seconds.json'
+    return files.read_json(path) if path.exists() else {}
+
+  def check(
+    self, config: config_lib.Config, stages: tuple[str, ...] = STAGES
+  ) -> None:
+    """Refuses a workdir that was begun with another config.
+
+    A finished evaluation may be asked for anew with other settings.
+
+    Raises:
+      UsageError: names the first key that differs and both its values; or the
+        baseline that the folder belongs to.
+    """
+    if self.baseline.exists():
+      method = files.read_json(self.baseline)['method']
+      raise errors.UsageError(
+        f'{self.root} belongs to the baseline {method}, which has a ledger of'
+        ' its own. Give another --workdir.'
+      )
+    record = self._record()
+    for stage in stages:
+      before = record.get(stage, {}).get('config')
+      if before is None or stage == 'evaluate':
+        continue
+      difference = first_difference(before, _resolved(stage, config))
+      if difference:
+        key, old, new = difference
+        raise errors.UsageError(
+          f'{self.root} belongs to another config: its {stage} stage has'
+          f' {key}={old!r}, this run has {key}={new!r}. Give the old value,'
+          ' or another --workdir.'
+        )
+
+  def differs(self, stage: str, config: config_lib.Config) -> bool:
+    """Whether the stage last ran with another config than this one."""
+    before = self._record().get(stage, {}).get('config')
+    return bool(first_difference(before or {}, _resolved(stage, config)))
+
+  def _record(self) -> dict[str, Any]:
+    if not self.config_path.exists():
+      return {}
+    try:
+      record = files.read_json(self.config_path)
+      if not isinstance(record, dict) or not all(
+        isinstance(entry, dict) for entry in record.values()
+      ):
+        raise ValueError('it is no record of stages')
+      return record
+    except ValueError as error:
+      raise errors.UsageError(
+        f'{self.config_path} is damaged ({error}): restore it, or give another'
+        ' --workdir.'
+      ) from error
+
+
+def open_workdir(path: str) -> Workdir:
+  """Makes the folders; private ones are for the owner only.
+
+  Raises:
+    UsageError: the folder cannot be made or written.
+  """
+  root = epath.Path(path)
+  workdir = Workdir(root)
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir.private, workdir.evaluation):
+      folder.mkdir(parents=True, exist_ok=True)
+      if files.is_local(folder):
+        os.chmod(folder, 0o700)
+    files.write_text(root / '.writable', '')
+    (root / '.writable').unlink()
+  except OSError as error:
+    raise errors.UsageError(
+      f'Expected --workdir={path} to be a folder that can be written'
+      f' ({error.strerror or error}). Give another --workdir.'
+    ) from None
+  return workdir
+
+
+def _resolved(stage: str, config: config_lib.Config) -> dict[str, Any]:
+  full = config_lib.to_dict(config)
+  return {section: full[section] for section in _SECTIONS[stage]}
+
+
+def first_difference(
+  before: Any, after: Any, key: str = ''
+) -> tuple[str, Any, Any] | None:
+  """The first dotted key that differs, with both values; None where equal.
+
+  >>> first_difference({'a': {'b': 1}}, {'a': {'b': 2}})
+  ('a.b', 1, 2)
+  """
+  if key in _OPERATIONAL:
+    return None
+  if isinstance(before, Mapping) and isinstance(after, Mapping):
+    for name in dict.fromkeys([*before, *after]):
+      inner = f'{key}.{name}' if key else name
+      found = first_difference(before.get(name), after.get(name), inner)
+      if found:
+        return found
+    return None
+  return None if before == after else (key, before, after)

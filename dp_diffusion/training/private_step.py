@@ -1,0 +1,243 @@
+"""The two halves of a private step, as pure functions.
+
+A private step is `accumulate` for each microbatch (no collective), then
+`apply` once:
+
+  vmap(grad) -> clip -> mask -> sum over microbatches      `accumulate`
+  -> psum over devices -> noise ONCE, the same on each replica
+  -> / expected batch size, a constant -> optax -> EMA      `apply`
+
+That order is what the privacy proof is about; keep it. `parallel` maps these
+functions over devices; with `axis_name=None` they run on one.
+
+Guarantees:
+  * The noise in an update has the std of the mechanism, whatever the number
+    of devices and processes.
+    `private_step_test.py::test_noise_std_of_an_update`,
+    `parallel_test.py::test_noise_std_on_devices`,
+    `parallel_test.py::test_noise_std_on_two_processes`.
+  * The noised sum is divided by the expected batch size, a constant, and an
+    empty batch is a step of pure noise.
+    `private_step_test.py::test_divides_by_the_expected_batch_size`,
+    `private_step_test.py::test_empty_batch_is_a_step_of_pure_noise`.
+  * Optimizer and EMA see the noised gradient only.
+    `private_step_test.py::test_ema_follows_the_noised_step`.
+  * No private statistic is in what `apply` returns.
+    `private_step_test.py::test_apply_returns_no_statistics`.
+  * Replicas stay equal to the bit.
+    `parallel_test.py::test_replicas_are_identical`.
+  * One example's term depends on its record index, not on its slot.
+    `private_step_test.py::test_slot_does_not_matter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dp_diffusion import checks
+from dp_diffusion import types
+from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import noise
+from dp_diffusion.training import state as train_state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradConfig:
+  """How per-example gradients are made and clipped.
+
+  Attributes:
+    l2_clip_norm: C, bound of the l2 norm of an example's gradient.
+    num_draws: K, draws averaged in an example's gradient (augmult).
+    rescale_to_unit_norm: whether the sum is divided by C.
+    draw_chunk_size: draws differentiated at a time, or None for all.
+    batch_has_draw_axis: whether batch leaves are [B, K, ...].
+    gradient_axes: from the shape of a parameter to the order of its axes in
+      which its gradients are held one by one; None for the parameter's own.
+      Norms and sums do not depend on it, the time they take does.
+  """
+
+  l2_clip_norm: float
+  num_draws: int = 1
+  rescale_to_unit_norm: bool = True
+  draw_chunk_size: int | None = None
+  batch_has_draw_axis: bool = False
+  gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
+
+  def __post_init__(self) -> None:
+    clipping.sum_sensitivity(self.l2_clip_norm, self.rescale_to_unit_norm)
+    checks.check_at_least('num_draws', self.num_draws, 1)
+    if self.draw_chunk_size is not None and (
+      self.draw_chunk_size < 1 or self.num_draws % self.draw_chunk_size
+    ):
+      raise ValueError(
+        f'Expected draw_chunk_size={self.draw_chunk_size!r} to divide'
+        f' num_draws={self.num_draws!r}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApplyConfig:
+  """What the mechanism fixes about `apply`.
+
+  Attributes:
+    noise_multiplier: std of the noise on the sum over its sensitivity; 0 adds
+      none (not private).
+    expected_batch_size: B, over all devices; the constant divisor.
+    ema_decay: final decay of the moving average, in [0, 1).
+  """
+
+  noise_multiplier: float
+  expected_batch_size: int
+  ema_decay: float
+
+  def __post_init__(self) -> None:
+    checks.check_non_negative('noise_multiplier', self.noise_multiplier)
+    checks.check_finite('noise_multiplier', self.noise_multiplier)
+    checks.check_positive('expected_batch_size', self.expected_batch_size)
+    train_state.check_ema_decay(self.ema_decay)
+
+
+def zeros(params: types.Params, config: GradConfig) -> clipping.ClippedSum:
+  """The sum that accumulation starts from."""
+  return clipping.zeros(
+    params,
+    l2_clip_norm=config.l2_clip_norm,
+    rescale_to_unit_norm=config.rescale_to_unit_norm,
+  )
+
+
+def accumulate(
+  loss_fn: types.LossFn,
+  params: types.Params,
+  frozen_params: types.Params,
+  total: clipping.ClippedSum,
+  batch: types.PyTree,
+  draw_key: types.Key,
+  indices: types.Array,
+  is_padding: types.Array,
+  *,
+  config: GradConfig,
+) -> clipping.ClippedSum:
+  """Adds one microbatch of one device to its sum. No collective.
+
+  Args:
+    loss_fn: loss of one draw of one example; gets trained and frozen
+      parameters together.
+    params: trained parameters.
+    frozen_params: parameters without gradient; {} for none.
+    total: sum over the earlier microbatches of this device; `zeros` at first.
+    batch: leaves [B, ...] (or [B, K, ...]): the records at `indices`.
+    draw_key: typed key[] of the step, `key_streams.KeyStreams.draw_key`.
+    indices: int32[B], record indices.
+    is_padding: bool[B].
+    config: draws and clip.
+  """
+
+  def full_loss(
+    params: types.Params,
+    example: types.Example,
+    draw_key: types.Key,
+  ) -> types.Array:
+    all_params = train_state.merge(_move_back(params, axes), frozen_params)
+    return loss_fn(all_params, example, draw_key)
+
+  axes = _gradient_axes(params, config)
+  clipped = clipping.clipped_grad_sum(
+    full_loss,
+    jax.tree.map(jnp.transpose, params, axes),
+    batch,
+    key_streams.draw_keys(draw_key, indices, config.num_draws),
+    is_padding,
+    l2_clip_norm=config.l2_clip_norm,
+    rescale_to_unit_norm=config.rescale_to_unit_norm,
+    draw_chunk_size=config.draw_chunk_size,
+    batch_has_draw_axis=config.batch_has_draw_axis,
+  )
+  return total + clipped.replace(grad_sum=_move_back(clipped.grad_sum, axes))
+
+
+def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
+  """`config.gradient_axes` of each parameter."""
+  axes_of = config.gradient_axes or (lambda shape: tuple(range(len(shape))))
+  return jax.tree.map(lambda x: axes_of(x.shape), params)
+
+
+def _move_back(moved: types.PyTree, axes: types.PyTree) -> types.PyTree:
+  """The inverse of `jnp.transpose`, leaf by leaf."""
+  return jax.tree.map(
+    lambda x, order: jnp.moveaxis(x, range(len(order)), order), moved, axes
+  )
+
+
+def apply(
+  state: train_state.TrainState,
+  total: clipping.ClippedSum,
+  noise_keys: types.Key,
+  *,
+  optimizer: optax.GradientTransformation,
+  config: ApplyConfig,
+  axis_name: str | None = None,
+) -> train_state.TrainState:
+  """Sums over devices, adds the noise once, and takes the step.
+
+  Args:
+    state: the same on every replica.
+    total: this device's sum; zero where it had no example.
+    noise_keys: typed keys[4] of the step, the same on every replica.
+    optimizer: what `optimizers.make` built.
+    config: what the mechanism fixes.
+    axis_name: axis of the devices, None for one device.
+
+  Returns:
+    The state after the step, the same on every replica. It depends on
+    examples only through the noised sum.
+  """
+  grad_sum = _psum(total.grad_sum, axis_name)
+  noised_sum = noise.add_noise(
+    grad_sum,
+    noise_keys,
+    noise_std(config.noise_multiplier, total.l2_sensitivity),
+  )
+  grads = jax.tree.map(lambda x: x / config.expected_batch_size, noised_sum)
+  return train_state.update(state, grads, optimizer, config.ema_decay)
+
+
+def noise_std(noise_multiplier: float, l2_sensitivity: float) -> float:
+  """Std of the noise on the SUM of clipped gradients.
+
+  >>> noise_std(2.0, 0.5)
+  1.0
+
+  Raises:
+    ValueError: there is noise, but no clip that it could hide.
+  """
+  if noise_multiplier == 0:
+    return 0.0
+  if not math.isfinite(l2_sensitivity):
+    raise ValueError(
+      f'Expected l2_sensitivity={l2_sensitivity!r} to be finite when'
+      f' noise_multiplier={noise_multiplier!r}.'
+    )
+  return noise_multiplier * l2_sensitivity
+
+
+def private_stats(
+  total: clipping.ClippedSum, axis_name: str | None = None
+) -> clipping.GradStats:
+  """Un-noised statistics of the step, summed over devices.
+
+  The only way out for them. What it returns may be written to `private/` and
+  nowhere else; the terminal is not private.
+  """
+  return _psum(total.stats, axis_name)
+
+
+def _psum(tree: types.PyTree, axis_name: str | None) -> types.PyTree:
+  return tree if axis_name is None else jax.lax.psum(tree, axis_name)

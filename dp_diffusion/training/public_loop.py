@@ -1,0 +1,123 @@
+"""Host loop of training on public images, with resume.
+
+It joins batches, keys, the pmapped step and checkpoints, and knows nothing of
+models or datasets. Every process runs the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import types
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import parallel as parallel_lib
+from dp_diffusion.training import processes
+from dp_diffusion.training import state as train_state
+
+Stop = Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublicRun:
+  """A public training and what it keeps.
+
+  Attributes:
+    step: compiled, see `parallel.DataParallel.pmap_public_step`.
+    batch: step -> leaves [B, ...] on the host, the global batch.
+    batch_size: B, a multiple of the number of devices.
+    key: typed key[] of the whole training.
+    checkpoints: steps with the state.
+    meta: facts stored in each checkpoint.
+    num_steps: in all.
+    checkpoint_every_steps: steps between checkpoints.
+    record_loss: writes (step, mean loss); the images are public.
+  """
+
+  step: Callable[..., Any]
+  batch: Callable[[int], types.PyTree]
+  batch_size: int
+  key: types.Key
+  checkpoints: checkpoint.Checkpointer
+  meta: Mapping[str, Any]
+  num_steps: int
+  checkpoint_every_steps: int
+  record_loss: Callable[[int, float], None]
+
+
+def train_public(
+  run: PublicRun,
+  devices: parallel_lib.DataParallel,
+  state: train_state.TrainState,
+  start_step: int,
+  stop: Stop,
+) -> tuple[train_state.TrainState, int]:
+  """Trains on public images until the last step, or until told to stop.
+
+  Args:
+    run: what to run and what it keeps.
+    devices: where it runs.
+    state: on the host, after `start_step` steps.
+    start_step: steps done.
+    stop: asked at every step boundary, by all processes together.
+
+  Returns:
+    State (host) and steps done; both are in a checkpoint.
+
+  Raises:
+    UsageError: the batch cannot be shared out among the devices.
+  """
+  shape = _device_shape(run.batch_size, devices)
+  places = np.arange(run.batch_size, dtype=np.int32)
+  mine = places.reshape(devices.process_count, *shape)[devices.process_index]
+  indices = devices.shard(mine)
+  replicas = devices.replicate(state)
+  losses: list[tuple[int, Any]] = []
+  step = start_step
+  with console.progress(
+    'public pre-training, step', run.num_steps, start_step
+  ) as advance:
+    while step < run.num_steps:
+      batch = run.batch(step)
+      batch = jax.tree.map(lambda x: x[mine], batch)
+      replicas, loss = run.step(
+        replicas,
+        devices.shard(batch),
+        jax.random.fold_in(run.key, step),
+        indices,
+      )
+      losses.append((step, loss))
+      parallel_lib.wait_for_last_but_one(losses)
+      step += 1
+      is_stopped = processes.any_process(stop())
+      if (
+        step % run.checkpoint_every_steps == 0
+        or step == run.num_steps
+        or is_stopped
+      ):
+        for number, value in losses:
+          run.record_loss(number, float(devices.unreplicate(value)))
+        losses.clear()
+        run.checkpoints.save(step, devices.unreplicate(replicas), {}, run.meta)
+      advance()
+      if is_stopped:
+        break
+  return devices.unreplicate(replicas), step
+
+
+def _device_shape(
+  batch_size: int, devices: parallel_lib.DataParallel
+) -> tuple[int, int]:
+  """(D, images per device) of this process."""
+  if batch_size % devices.num_global_devices:
+    raise errors.UsageError(
+      f'Expected pretrain.batch_size={batch_size} to be a multiple of the'
+      f' {devices.num_global_devices} devices.'
+    )
+  return devices.num_devices, batch_size // devices.num_global_devices

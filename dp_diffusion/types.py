@@ -1,0 +1,97 @@
+"""Shape letters, array types and protocols that every other module shares.
+
+Lowest layer of the project: it imports nothing of it.
+
+Shape letters, used in every docstring:
+  B  examples in a (micro)batch         N  records in a dataset
+  K  draws per example (augmult)        D  devices of this process
+  H, W, C  height, width, channels      T  diffusion timesteps
+  F  features
+
+Images are `uint8[..., H, W, C] in [0, 255]` on the host and on disk, and
+`float32[..., H, W, C] in [-1, 1]` inside models and samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+  import jax
+
+  Array = jax.Array
+  Key = jax.Array  # A typed PRNG key, `jax.random.key`, never raw uint32.
+PyTree = Any
+Params = PyTree  # Nested dict of float32 leaves.
+Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
+
+
+def __getattr__(name: str) -> Any:
+  """Imports jax only for who asks: a statement is verified without it."""
+  if name in ('Array', 'Key'):
+    import jax
+
+    return jax.Array
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+class LossFn(Protocol):
+  """Loss of ONE draw of ONE example: augmentation, timestep, noise, label drop.
+
+  No loss over a batch exists on the private path.
+  """
+
+  def __call__(self, params: Params, example: Example, draw_key: Key) -> Array:
+    """Returns float32[]; `example` leaves have no batch axis."""
+
+
+class DenoiseFn(Protocol):
+  """A network with its weights bound."""
+
+  def __call__(self, x_t: Array, timestep: Array, label: Array) -> Array:
+    """Maps float32[B, H, W, C], int32[B], int32[B] to float32[B, H, W, C]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+  """What is public about a dataset.
+
+  Attributes:
+    name: registry name.
+    image_shape: (H, W, C).
+    class_names: one name per label; label i is class_names[i]. May be empty
+      only for an unlabelled dataset (then every label is 0 and there is 1
+      class).
+    has_person: whether the source says which person an image shows.
+  """
+
+  name: str
+  image_shape: tuple[int, int, int]
+  class_names: tuple[str, ...]
+  has_person: bool = False
+
+  @property
+  def num_classes(self) -> int:
+    """Number of labels, at least 1."""
+    return max(1, len(self.class_names))
+
+
+@runtime_checkable
+class DataSource(Protocol):
+  """Random access to images. Arrays may be memory-mapped; index, never copy.
+
+  Attributes:
+    spec: the public facts.
+    images: uint8[N, H, W, C].
+    labels: int32[N] in [0, spec.num_classes).
+    person: int32[N], or None where persons are not known.
+  """
+
+  spec: DatasetSpec
+  images: np.ndarray
+  labels: np.ndarray
+  person: np.ndarray | None

@@ -1,0 +1,85 @@
+"""Synthetic and real images are measured alike, at equal numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dp_diffusion import errors
+from dp_diffusion.evaluation.metrics import features
+from dp_diffusion.evaluation.metrics import quality
+
+SHAPE = (2, 2, 1)
+
+
+def make_features(rng, num, mean=0.0):
+  return (rng.normal(size=(num, 4)) + mean).astype(np.float32)
+
+
+def compare(reference, held_out, synthetic, **kwargs):
+  return quality.compare(
+    features.pixels(SHAPE),
+    reference,
+    held_out,
+    synthetic,
+    reference_name='digits train',
+    **kwargs,
+  )
+
+
+@pytest.mark.parametrize('num_synthetic', [50, 90])
+def test_real_stands_beside_synthetic(num_synthetic):
+  rng = np.random.default_rng(0)
+  result = compare(
+    make_features(rng, 200),
+    make_features(rng, 60),
+    make_features(rng, num_synthetic, mean=2.0),
+  )
+  number = min(num_synthetic, 60)
+  for part, num in (
+    (result.synthetic, num_synthetic),
+    (result.synthetic_at_equal_number, number),
+    (result.real, number),
+  ):
+    assert part.frechet.num_synthetic == num
+    assert part.kernel.num_synthetic == num
+    assert part.precision_recall.num_synthetic == num
+    assert part.frechet.reference == 'digits train'
+  fake, real = result.synthetic_at_equal_number, result.real
+  assert fake.frechet.value > 5 * real.frechet.value
+  assert fake.kernel.value > 5 * abs(real.kernel.value)
+  assert fake.precision_recall.precision < real.precision_recall.precision
+
+
+@pytest.mark.parametrize('num_synthetic', [50, 60, 90])
+def test_progress_adds_up_to_what_was_said(num_synthetic):
+  rng = np.random.default_rng(0)
+  told: list[int] = []
+  compare(
+    make_features(rng, 70),
+    make_features(rng, 60),
+    make_features(rng, num_synthetic),
+    advance=told.append,
+  )
+  assert sum(told) == quality.num_queries(70, 60, num_synthetic)
+
+
+def test_is_json_and_names_the_features():
+  rng = np.random.default_rng(0)
+  sets = [make_features(rng, 40) for _ in range(3)]
+  stored = json.loads(json.dumps(compare(*sets).to_dict(), allow_nan=False))
+  assert set(stored) == {'synthetic', 'synthetic_at_equal_number', 'real'}
+  assert stored['real']['frechet']['name'] == (
+    'Frechet distance (pixels features)'
+  )
+
+
+def test_too_few_held_out_images_are_refused_too():
+  rng = np.random.default_rng(0)
+  sets = make_features(rng, 40), make_features(rng, 4), make_features(rng, 40)
+  with pytest.raises(
+    errors.UsageError, match='more than 4 held-out real images'
+  ):
+    compare(*sets)

@@ -1,0 +1,84 @@
+"""Ensembles and curves: every number in the table, the picture drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.report import accuracy_section
+from dp_diffusion.evaluation.report import curves_section
+from dp_diffusion.evaluation.report import page
+
+LABELS = np.zeros(100, np.int32)
+
+
+def predicted(num_wrong):
+  return np.r_[np.ones(num_wrong, np.int32), LABELS[num_wrong:]]
+
+
+def make_score(*nums_wrong):
+  return scoring.score([predicted(n) for n in nums_wrong], LABELS, 2)
+
+
+def make_curves(**changes):
+  values = {
+    'ensembles': {'synthetic': {'cnn': scoring.accuracy(predicted(7), LABELS)}},
+    'ensemble_size': 2,
+    'points': [
+      curves_section.Point(
+        num_images=number,
+        single=make_score(wrong, wrong + 2),
+        ensemble=scoring.accuracy(predicted(wrong - 1), LABELS),
+      )
+      for number, wrong in ((5000, 20), (50_000, 10))
+    ],
+    'found': accuracy_section.Accuracies(
+      scores={
+        'synthetic': {'cnn': make_score(10, 12)},
+        'real': {'cnn': make_score(3, 4)},
+      },
+      class_names=('a', 'b'),
+      num_train_images={},
+      classifier_names={'cnn': 'wrn_40_4'},
+    ),
+  }
+  return curves_section.Curves(**(values | changes))
+
+
+def as_html(sections):
+  sections = [page.Section('', ()), *sections]
+  html = page.render('n', 'e', 't', 'l', sections)
+  return html.replace('\N{NO-BREAK SPACE}', ' ')
+
+
+def test_every_number_is_said():
+  ensembles, curve = curves_section.sections(make_curves())
+  html = as_html([ensembles, curve])
+  for text in ('93.0 %', '89.0 %', '79.0 % ± 1.4', '81.0 %', '5,000', '50,000'):
+    assert text in html, text
+  assert 'WRN-40-4' in html and 'Ensemble of 2' in html
+  assert html.count('data:image/svg+xml') == 1
+  found = ensembles.data['ensembles']['accuracy']['synthetic']['cnn']
+  assert found['value'] == 0.93
+  first, last = curve.data['accuracy_by_number']
+  assert (first['num_images'], last['num_images']) == (5000, 50_000)
+  assert first['accuracy']['value'] == 0.79 and first['num_seeds'] == 2
+  assert last['ensemble']['value'] == 0.91
+
+
+def test_single_networks_without_a_spread():
+  points = [
+    curves_section.Point(num_images=n, single=make_score(n), ensemble=None)
+    for n in (10, 20)
+  ]
+  (curve,) = curves_section.sections(make_curves(ensembles={}, points=points))
+  assert 'Ensemble' not in as_html([curve])
+  assert curve.data['accuracy_by_number'][0]['std'] is None
+  assert curve.data['accuracy_by_number'][0]['ensemble'] is None
+
+
+@pytest.mark.parametrize('ensembles', [{}, {'synthetic': {}}])
+def test_nothing_asked_for_is_nothing_said(ensembles):
+  curves = make_curves(ensembles=ensembles, points=[])
+  assert curves_section.sections(curves) == []

@@ -1,0 +1,120 @@
+"""Norms and sums are the same the way of a CPU and that of accelerators."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dp_diffusion.privacy import per_example_gradients
+
+NORMS = (
+  per_example_gradients._norms_by_one_sum_or_two,
+  per_example_gradients._norms_by_two_sums,
+)
+SUMS = (
+  per_example_gradients._sum_by_loop,
+  per_example_gradients._sum_by_reduction,
+)
+
+
+def make_grads(count):
+  rng = np.random.default_rng(count)
+  return {
+    'a': rng.normal(size=(count, 3, 2)).astype(np.float32),
+    'b': rng.normal(size=(count,)).astype(np.float32),
+    'c': rng.normal(size=(count, 2500)).astype(np.float32),
+  }
+
+
+def norms_in_float64(grads):
+  squares = [
+    np.square(g.reshape(len(g), -1).astype(np.float64)).sum(1)
+    for g in grads.values()
+  ]
+  return np.sqrt(np.sum(squares, axis=0))
+
+
+@pytest.mark.parametrize('norms_fn', NORMS)
+@pytest.mark.parametrize('factor', [1e-12, 1.0, 1e18])
+def test_norms_equal_those_in_float64(norms_fn, factor):
+  grads = {k: g * np.float32(factor) for k, g in make_grads(5).items()}
+  norms, is_finite = jax.jit(norms_fn)(grads)
+  np.testing.assert_allclose(norms, norms_in_float64(grads), rtol=1e-6)
+  assert np.all(is_finite)
+
+
+@pytest.mark.parametrize('norms_fn', NORMS)
+def test_one_example_that_overflows_changes_no_other(norms_fn):
+  """Nor does one that is not finite; what overflows is finite, and known."""
+  grads = make_grads(6)
+  alone = np.asarray(jax.jit(norms_fn)(grads)[0])
+  grads['c'][1] *= 1e30
+  grads['a'][2, 0, 1] = np.inf
+  grads['b'][4] = np.nan
+  norms, is_finite = jax.jit(norms_fn)(grads)
+  np.testing.assert_array_equal(is_finite, [1, 1, 0, 1, 0, 1])
+  others = [0, 3, 5]
+  np.testing.assert_array_equal(np.asarray(norms)[others], alone[others])
+  np.testing.assert_allclose(norms[1], norms_in_float64(grads)[1], rtol=1e-5)
+
+
+def test_the_norms_of_this_platform_are_one_of_both():
+  grads = make_grads(3)
+  norms, is_finite = jax.jit(per_example_gradients.global_norms)(grads)
+  np.testing.assert_allclose(norms, norms_in_float64(grads), rtol=1e-6)
+  assert np.all(is_finite)
+
+
+@pytest.mark.parametrize('sum_fn', [*SUMS, per_example_gradients.weighted_sum])
+@pytest.mark.parametrize('count', [1, 2, 7])
+def test_sums_leave_out_whatever_is_not_used(sum_fn, count):
+  grads = make_grads(count)
+  weights = np.random.default_rng(0).uniform(size=count).astype(np.float32)
+  is_used = np.arange(count) % 3 != 1
+  expected = jax.tree.map(
+    lambda g: np.tensordot(weights * is_used, g, axes=1), grads
+  )
+  for garbage in (np.nan, np.inf, 1e30):
+    for leaf in grads.values():
+      leaf[~is_used] = garbage
+    actual = jax.jit(sum_fn)(grads, weights, is_used)
+    for a, b in zip(
+      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+    ):
+      assert a.dtype == jnp.float32
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_sum():
+  values = jnp.array([1.0, np.nan, 3.0])
+  used = jnp.array([True, False, True])
+  assert per_example_gradients.masked_sum(values, used) == 4.0
+
+
+def test_accelerators_read_small_leaves_together():
+  """One reduction for all of them, and one for each large leaf."""
+  many = {f'{i:03}': np.ones((2, 1 + i, 3), np.float32) for i in range(50)}
+  many['large'] = np.ones((2, 100, 100), np.float32)
+  args = (many, np.ones(2, np.float32), np.ones(2, bool))
+  for reads, fn, some in (
+    ('reduce', per_example_gradients._norms_by_two_sums, args[:1]),
+    ('reduce_sum', per_example_gradients._sum_by_reduction, args),
+  ):
+    names = [eqn.primitive.name for eqn in jax.make_jaxpr(fn)(*some).eqns]
+    assert names.count(reads) == 2
+
+
+def test_sums_go_back_to_their_leaves():
+  """Small, large and scalar ones in any order."""
+  rng = np.random.default_rng(0)
+  shapes = ((), (3,), (100, 100), (2, 2), (0,), (90, 100), (5, 1))
+  grads = [rng.normal(size=(4, *shape)).astype(np.float32) for shape in shapes]
+  weights, is_used = np.ones(4, np.float32), np.ones(4, bool)
+  sums = jax.jit(per_example_gradients._sum_by_reduction)(
+    grads, weights, is_used
+  )
+  for found, leaf in zip(sums, grads, strict=True):
+    assert found.shape == leaf.shape[1:]
+    np.testing.assert_allclose(found, leaf.sum(0), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,182 @@
+"""The microbatch that a stage takes: given, or what the memory allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import jax
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.stages import plan
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.planning import cost_estimates
+from dp_diffusion.training import microbatch
+from tests.stages import command
+
+
+@pytest.fixture(scope='module')
+def config() -> config_lib.Config:
+  return config_lib.load(
+    command.DIGITS_SMOKE, {'finetune.microbatch_size': '0'}
+  )
+
+
+@pytest.fixture(scope='module')
+def state(config):
+  return batch_sizes.private_state(config, 4)
+
+
+def _devices(num_global_devices: int, platform: str = 'gpu'):
+  device = types.SimpleNamespace(
+    platform=platform, memory_stats=lambda: {'bytes_limit': 10_000}
+  )
+  return types.SimpleNamespace(
+    devices=(device,),
+    num_global_devices=num_global_devices,
+    is_cpu=platform == 'cpu',
+  )
+
+
+@pytest.fixture
+def need(monkeypatch):
+  """500 bytes whatever the size, 1,000 for each example."""
+
+  def measure(compile_fn, resident_bytes=0):
+    assert callable(compile_fn)
+    return microbatch.Need(fixed_bytes=500, example_bytes=1000)
+
+  monkeypatch.setattr(microbatch, 'measure', measure)
+
+
+def test_what_the_config_says_is_taken(config, state, monkeypatch) -> None:
+  monkeypatch.setattr(microbatch, 'measure', None)  # Nothing is measured.
+  finetune = dataclasses.replace(config.finetune, microbatch_size=7)
+  given = dataclasses.replace(config, finetune=finetune)
+  assert batch_sizes.private_size(given, state, _devices(1)) == 7
+
+
+@pytest.mark.usefixtures('need')
+@pytest.mark.parametrize(
+  ('num_devices', 'expected'), [(1, 8), (8, 4), (32, 1), (100, 1)]
+)
+def test_memory_and_share_bound_the_records(
+  config, state, num_devices, expected, capsys
+) -> None:
+  assert config.privacy.expected_batch_size == 32
+  assert (
+    batch_sizes.private_size(config, state, _devices(num_devices)) == expected
+  )
+  assert f'{expected} records per device' in capsys.readouterr().out
+
+
+def test_a_record_that_does_not_fit_is_an_error(
+  config, state, monkeypatch
+) -> None:
+  big = microbatch.Need(fixed_bytes=0, example_bytes=10**6)
+  monkeypatch.setattr(microbatch, 'measure', lambda *_: big)
+  with pytest.raises(errors.UsageError, match='draw_chunk_size'):
+    batch_sizes.private_size(config, state, _devices(1))
+
+
+@pytest.mark.usefixtures('need')
+def test_pretraining_divides_its_share_where_it_must(config) -> None:
+  assert config.pretrain.batch_size == 32
+  assert batch_sizes.public_size(config, _devices(1)) == 8
+  assert batch_sizes.public_size(config, _devices(8)) is None  # 4 fit.
+  assert batch_sizes.public_size(config, _devices(1, 'cpu')) is None
+  pretrain = dataclasses.replace(config.pretrain, batch_size=36)
+  odd = dataclasses.replace(config, pretrain=pretrain)
+  assert batch_sizes.public_size(odd, _devices(1)) == 4
+
+
+def test_on_a_cpu_hours_follow_from_the_speed_of_a_convolution(
+  config, monkeypatch
+) -> None:
+  assert 1e7 < cost_estimates.convolution_speed(config) < 1e15
+  monkeypatch.setattr(cost_estimates, 'convolution_speed', lambda _: 1e9)
+  flop = {'pretrain': 0.0, 'finetune': 3600e9 * 2, 'sample': 3600e9 * 150}
+  found = cost_estimates.lines(config, 4, examples={}, flop=flop)
+  assert '1 GFLOP/s' in found[0] and 'at best' in found[0]
+  assert [line.split()[:3] for line in found[1:3]] == [
+    ['finetune', '2', 'hours'],
+    ['sample', '150', 'hours'],
+  ]
+  assert found[3].startswith('  memory ') and 'KiB per device' in found[3]
+  assert len(found) == 4  # Nothing of a stage without steps.
+
+
+def test_memory_of_a_record_grows_with_its_draws(config, state) -> None:
+  one, four = (cost_estimates.record_bytes(config, k) for k in (1, 4))
+  assert one > microbatch.tree_bytes(state.params)
+  activations = one - microbatch.tree_bytes(state.params)
+  assert four - one == 3 * activations
+
+
+def test_disk_counts_checkpoints_and_images(config, state) -> None:
+  images = 64 * (config.privacy.num_examples + config.sample.num_samples)
+  expected = 2 * 3 * microbatch.tree_bytes(state) + images
+  assert cost_estimates.disk_bytes(config) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured_and_said(config, monkeypatch) -> None:
+  """On a CPU that passes for an accelerator."""
+  device = types.SimpleNamespace(
+    platform='gpu',
+    device_kind='Fake 1',
+    memory_stats=lambda: {'bytes_limit': 2**32},
+  )
+  monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+  costs = plan.costs(config, 4)
+  found = cost_estimates.lines(
+    config,
+    4,
+    examples={k: c.examples for k, c in costs.items()},
+    flop={k: c.flop for k, c in costs.items()},
+  )
+  assert found[0].startswith('  on 8 x Fake 1')
+  for stage, line in zip(('pretrain', 'finetune', 'sample'), found[1:]):
+    assert line.startswith(f'  {stage} ') and 'hours' in line
+    assert line.endswith('iB')  # Of memory; never 0 bytes.
+    assert float(line.split()[1]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('need')
+def test_memory_of_a_step_is_the_same_at_any_expected_batch(state) -> None:
+  """The compiler's own analysis of the network's step at 256 and at 16,384.
+
+  A larger batch is more microbatches of the size that memory allows;
+  `tests/training/microbatch_test.py` has the update that follows.
+  """
+  found = []
+  for expected_batch_size in (256, 16_384):
+    config = config_lib.load(
+      command.DIGITS_SMOKE,
+      {
+        'finetune.microbatch_size': '0',
+        'privacy.num_examples': '50000',
+        'privacy.delta': '1e-5',
+        'privacy.expected_batch_size': str(expected_batch_size),
+      },
+    )
+    size = batch_sizes.private_size(config, state, _devices(1))
+    compiled = batch_sizes.private_compile_fn(config, state)(size)
+    found.append((size, microbatch.peak_bytes(compiled)))
+  assert found[0] == found[1]
+  size, peak = found[0]
+  # It counts what each record needs: a gradient, and what its draws keep.
+  assert peak > size * microbatch.tree_bytes(state.params)
+
+
+@pytest.mark.slow
+def test_the_choice_is_made_from_the_real_network(config, state) -> None:
+  found = microbatch.measure(batch_sizes.private_compile_fn(config, state))
+  weights = microbatch.tree_bytes(state.params)
+  assert found.fixed_bytes > 2 * weights and found.example_bytes > weights
+  # What `plan` says where it does not compile is of the same size.
+  estimate = cost_estimates.record_bytes(config, config.finetune.augmult)
+  assert 1 / 3 < found.example_bytes / estimate < 3

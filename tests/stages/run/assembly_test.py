@@ -1,0 +1,111 @@
+"""What the stages share, joined: dtypes of both training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import functools
+from typing import Any
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.models import unet
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import private_step
+from dp_diffusion.training import public_step
+from tests.stages import command
+
+_CONFIG = str(command.ROOT / 'tests' / 'configs' / 'rgb32.py')
+_BATCH = 2
+
+
+def _floats(tree: object) -> set[str]:
+  leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, 'dtype')]
+  return {str(x.dtype) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
+
+
+def test_bfloat16_computes_and_float32_adds_up() -> None:
+  """Weights, moments, averages, gradient sums and norms stay float32."""
+  config = config_lib.load(_CONFIG, {'model.compute_dtype': 'bfloat16'})
+  loss_fn = assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+  grad_config = assembly.grad_config(
+    config.finetune, config.privacy.l2_clip_norm, batch_has_draw_axis=False
+  )
+  state = batch_sizes.private_state(config, 2)
+  batch = {
+    'image': jax.ShapeDtypeStruct((_BATCH, 32, 32, 3), 'uint8'),
+    'label': jax.ShapeDtypeStruct((_BATCH,), 'int32'),
+  }
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  indices = jax.ShapeDtypeStruct((_BATCH,), 'int32')
+
+  jaxpr, total = jax.make_jaxpr(
+    functools.partial(private_step.accumulate, loss_fn, config=grad_config),
+    return_shape=True,
+  )(
+    state.params,
+    {},
+    jax.eval_shape(
+      functools.partial(private_step.zeros, config=grad_config), state.params
+    ),
+    batch,
+    key,
+    indices,
+    jax.ShapeDtypeStruct((_BATCH,), 'bool'),
+  )
+  assert 'bf16[2,' in str(jaxpr)
+  assert _floats((total.grad_sum, total.stats)) == {'float32'}
+
+  optimizer = optimizers.make(config.pretrain.optimizer, 3)
+  after, loss = jax.eval_shape(
+    functools.partial(
+      public_step.public_step, loss_fn, optimizer=optimizer, ema_decay=0.9
+    ),
+    batch_sizes.public_state(config),
+    batch,
+    key,
+    indices,
+  )
+  assert _floats((after, loss)) == {'float32'}
+
+
+def test_no_long_sum_is_left_to_bfloat16() -> None:
+  """Gradients of what is added at every pixel are sums over all of them."""
+  config = config_lib.load(
+    _CONFIG,
+    {'model.compute_dtype': 'bfloat16', 'model.scale_shift': 'false'},
+  )
+  network = unet.UNet(config.unet_config(config.data))
+  params = batch_sizes.private_state(config, 2).params
+
+  def loss(params, images, steps, labels):
+    found = network.apply({'params': params}, images, steps, labels)
+    return jnp.mean(jnp.square(found.astype(jnp.float32)))
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(
+    params,
+    jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32),
+    jax.ShapeDtypeStruct((8,), jnp.int32),
+    jax.ShapeDtypeStruct((8,), jnp.int32),
+  )
+  longest = max(_bfloat16_sums(jaxpr.jaxpr), default=0)
+  assert longest <= 4  # Of the pixels that one was repeated to.
+
+
+def _bfloat16_sums(jaxpr: Any) -> Iterator[int]:
+  """How many values each sum in bfloat16 adds up, also in inner programs."""
+  for equation in jaxpr.eqns:
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _bfloat16_sums(inner)
+    if equation.primitive.name in ('reduce_sum', 'reduce_window_sum'):
+      (source,) = equation.invars
+      if source.aval.dtype == jnp.bfloat16:
+        yield source.aval.size // max(1, equation.outvars[0].aval.size)

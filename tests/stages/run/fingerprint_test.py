@@ -1,0 +1,161 @@
+"""What several processes compare, and what names a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.data import registry
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import processes
+from tests.stages import command
+
+SECRET = key_streams.Secret.insecure(0)
+
+
+class Disagree(Exception):
+  """Stands for the refusal of `processes.agree`."""
+
+
+@pytest.fixture(scope='module')
+def config() -> config_lib.Config:
+  return config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      'privacy.solve_for': 'epsilon',
+      'privacy.epsilon': 'none',
+      'privacy.noise_multiplier': '1.25',
+    },
+  )
+
+
+@pytest.fixture(scope='module')
+def source(config):
+  return registry.load(config.data)
+
+
+@pytest.fixture(scope='module')
+def params(config):
+  return assembly.init_params(config, config.data)
+
+
+def test_processes_compare_all_facts(
+  config, source, params, tmp_path, monkeypatch
+) -> None:
+  """Before a checkpoint is looked for."""
+  compared = {}
+
+  def refuse(facts):
+    compared.update(facts)
+    raise Disagree
+
+  monkeypatch.setattr(processes, 'agree', refuse)
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  SECRET.save(workdir.private / 'secret')
+  weights.save_npz(workdir.public_weights, weights.flatten(params))
+  with pytest.raises(Disagree):
+    finetune.run(config, workdir, interrupts.Stop(''))
+  mechanism = histograms.calibrate(config).mechanism
+  facts = fingerprint.make(config, mechanism, source, SECRET, params)
+  assert compared == {
+    k: json.dumps(v, sort_keys=True) for k, v in facts.items()
+  }
+  assert set(facts) == {
+    'mechanism',
+    'training',
+    'start',
+    'dataset',
+    'secret',
+    'versions',
+    'rng',
+  }
+  assert {'jax', 'jaxlib', 'numpy', 'optax'} <= set(facts['versions'])
+
+
+def test_each_fact_is_told_apart(config, source, params) -> None:
+  mechanism = histograms.calibrate(config).mechanism
+
+  def make(config=config, mechanism=mechanism, source=source, secret=SECRET):
+    return fingerprint.make(config, mechanism, source, secret, params)
+
+  facts = make()
+  assert facts == make()
+  turned = np.r_[1, 0, 2 : len(source.labels)]
+  data = {
+    'order': dataclasses.replace(
+      source, images=source.images[turned], labels=source.labels[turned]
+    ),
+    'labels': dataclasses.replace(source, labels=source.labels[::-1]),
+    'persons': dataclasses.replace(
+      source,
+      spec=dataclasses.replace(source.spec, has_person=True),
+      person=source.labels,
+    ),
+  }
+  for other in data.values():
+    assert make(source=other)['dataset'] != facts['dataset']
+  other = make(secret=key_streams.Secret.insecure(1))
+  assert other['secret'] != facts['secret']
+  noise = dataclasses.replace(mechanism, noise_multiplier=1.3)
+  assert make(mechanism=noise)['mechanism'] != facts['mechanism']
+  ids = {
+    fingerprint.run_id(SECRET, f) for f in (facts, other, make(mechanism=noise))
+  }
+  assert len(ids) == 3
+  # Other versions do not begin another run, they go on with this one.
+  moved = {**facts, 'versions': {'jax': '0'}}
+  assert fingerprint.run_id(SECRET, moved) == fingerprint.run_id(SECRET, facts)
+  fingerprint.check_same(facts, moved)
+  # Nothing here tells anything of the images to who does not have the secret.
+  assert (
+    facts['dataset'] != make(secret=key_streams.Secret.insecure(1))['dataset']
+  )
+
+
+def test_the_persons_are_part_of_the_dataset(source) -> None:
+  """Other persons are other records: their noise must be another draw."""
+  spec = dataclasses.replace(source.spec, has_person=True)
+  found = set()
+  for per_person in (1, 2):
+    person = np.arange(len(source.labels), dtype=np.int32) // per_person
+    people = dataclasses.replace(source, spec=spec, person=person)
+    found.add(fingerprint.dataset(SECRET, people))
+  assert len({*found, fingerprint.dataset(SECRET, source)}) == 3
+
+
+def test_other_first_weights_are_another_run(config, source, params) -> None:
+  """With one secret, two runs would otherwise add the same noise."""
+  mechanism = histograms.calibrate(config).mechanism
+  moved = jax.tree.map(np.array, params)
+  jax.tree.leaves(moved)[-1].flat[-1] += 1e-6
+  entry = ledger_lib.InheritedEntry(
+    ledger=ledger_lib.Ledger(
+      delta=mechanism.delta,
+      budget_epsilon=1.0,
+      entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=2),),
+    ).seal(),
+    source='the release of x',
+  )
+  keys = set()
+  for start, inherited in ((params, ()), (moved, ()), (params, (entry,))):
+    facts = fingerprint.make(
+      config, mechanism, source, SECRET, start, inherited
+    )
+    streams = key_streams.KeyStreams(
+      secret=SECRET, run_id=fingerprint.run_id(SECRET, facts)
+    )
+    keys.add(np.asarray(jax.random.key_data(streams.noise_keys(0))).tobytes())
+  assert len(keys) == 3

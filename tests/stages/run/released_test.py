@@ -1,0 +1,94 @@
+"""Images of an earlier release are no public images: their ledger counts."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import zipfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dp_diffusion import errors
+from dp_diffusion import release
+from dp_diffusion.data import registry
+from dp_diffusion.stages.run import released
+from tests.stages import releases
+
+
+def own(path: pathlib.Path) -> registry.DataConfig:
+  return registry.DataConfig(
+    name='folder', path=str(path), class_names=('a', 'b')
+  )
+
+
+@pytest.fixture
+def made(tmp_path):
+  return releases.make(tmp_path / 'release', with_images=True)
+
+
+def test_released_images_bring_their_ledger(made, tmp_path):
+  shard = release.shard_path(made, 0, 1)
+  expected = released.of_images(own(shard))
+  (entry,) = expected.entries
+  assert entry.ledger == releases.ledger() and not expected.is_insecure
+  assert 'shapes' in entry.source
+  # A folder of PNGs beside the statement, and a zip that holds it.
+  folder = tmp_path / 'pngs'
+  images, labels = release.read_dataset(made)
+  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+    (folder / 'ab'[label]).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[..., 0]).save(folder / 'ab'[label] / f'{i}.png')
+  assert not released.of_images(own(folder)).entries  # Nothing tells.
+  shutil.copyfile(made / 'privacy.json', folder / 'privacy.json')
+  with zipfile.ZipFile(tmp_path / 'z.zip', 'w') as archive:
+    for file in sorted(folder.rglob('*')):
+      archive.write(file, file.relative_to(folder))
+  copied = tmp_path / 'copied'
+  shutil.copytree(made, copied)
+  tfds = registry.DataConfig(
+    name='tfds:synthetic_t', tfds_dir=str(made / 'dataset' / 'tfds')
+  )
+  others = [own(p) for p in (folder, tmp_path / 'z.zip')]
+  others += [own(release.shard_path(copied, 0, 1)), tfds]
+  for data in others:
+    assert released.of_images(data) == expected
+  # What can be loaded still loads: marks and statements are no images.
+  loaded = registry.load(own(shard))
+  assert loaded.images.shape[1:] == (8, 8, 1)
+
+
+def test_marked_images_without_it_are_refused(made, tmp_path):
+  copy = tmp_path / 'far' / 'mine.npz'
+  copy.parent.mkdir()
+  shutil.copyfile(release.shard_path(made, 0, 1), copy)
+  with pytest.raises(errors.UsageError, match='Expected the ledger of'):
+    released.of_images(own(copy))
+
+
+def test_a_changed_statement_is_refused(made):
+  path = made / 'privacy.json'
+  path.write_text(path.read_text().replace('"shapes"', '"others"'))
+  with pytest.raises(errors.UsageError, match='its checksum differs'):
+    released.of_images(own(release.shard_path(made, 0, 1)))
+
+
+def test_one_release_counts_once(made, tmp_path):
+  one = released.of_images(own(release.shard_path(made, 0, 1)))
+  assert one + one == one
+  other = releases.make(
+    tmp_path / 'other', {'w': np.ones(2, np.float32)}, with_images=True
+  )
+  both = one + released.of_images(own(release.shard_path(other, 0, 1)))
+  assert len(both.entries) == 2  # The same events, drawn twice.
+
+
+def test_public_images_cost_nothing(tmp_path):
+  for data in (
+    registry.DataConfig(name='generated'),
+    registry.DataConfig(name='tfds:none_such', tfds_dir=str(tmp_path)),
+    own(tmp_path),
+    own(tmp_path / 'absent'),
+  ):
+    assert released.of_images(data) == released.Inherited()

@@ -1,0 +1,50 @@
+"""The secret of a run belongs to its workdir alone."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
+from tests.stages import command
+
+
+def load(secret_dir: pathlib.Path) -> config_lib.Config:
+  return config_lib.load(
+    command.DIGITS_SMOKE, {'privacy.secret_dir': str(secret_dir)}
+  )
+
+
+def test_a_secret_belongs_to_one_workdir(tmp_path: pathlib.Path) -> None:
+  config = load(tmp_path / 'secrets')
+  first = workdirs.open_workdir(str(tmp_path / 'a' / 'run'))
+  secret = run_secret.load_or_make(config, first)
+  second = workdirs.open_workdir(str(tmp_path / 'b' / 'run'))
+  with pytest.raises(errors.UsageError, match='no other workdir uses'):
+    run_secret.load_or_make(config, second)
+  # Also after the workdir was moved; it is the same run.
+  shutil.move(first.root, tmp_path / 'moved')
+  moved = workdirs.Workdir(workdirs.epath.Path(tmp_path / 'moved'))
+  assert run_secret.load_or_make(config, moved).value == secret.value
+
+
+def test_a_folder_that_cannot_hold_the_secret_is_named(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / 'file').write_text('')
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  with pytest.raises(errors.UsageError, match='privacy.secret_dir'):
+    run_secret.load_or_make(load(tmp_path / 'file' / 'in'), workdir)
+
+
+def test_the_secret_of_a_run_lies_in_private(tmp_path: pathlib.Path) -> None:
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  secret = run_secret.load_or_make(config, workdir)
+  assert (workdir.private / 'secret').read_bytes() == secret.value
+  assert run_secret.load_or_make(config, workdir).value == secret.value

@@ -1,0 +1,109 @@
+"""The working directory: modes, records, and the config it belongs to."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.stages.run import workdirs
+from tests.stages import command
+
+
+def load(**changes: str) -> config_lib.Config:
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
+  return config_lib.load(command.DIGITS_SMOKE, named)
+
+
+@pytest.fixture
+def workdir(tmp_path) -> workdirs.Workdir:
+  return workdirs.open_workdir(str(tmp_path / 'a' / 'run'))
+
+
+def test_private_folders_are_closed_to_others(workdir):
+  for folder in (workdir.private, workdir.evaluation):
+    assert stat.S_IMODE(folder.stat().mode) == 0o700
+    folder.chmod(0o755) if hasattr(folder, 'chmod') else None
+  workdirs.open_workdir(str(workdir.root))
+  assert stat.S_IMODE(workdir.private.stat().mode) == 0o700
+  assert sorted(p.name for p in workdir.root.iterdir()) == [
+    'evaluation',
+    'private',
+  ]
+
+
+def test_a_file_is_no_workdir(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UsageError, match='Give another --workdir'):
+    workdirs.open_workdir(str(tmp_path / 'file'))
+
+
+@pytest.mark.parametrize(
+  ('before', 'after', 'expected'),
+  [
+    ({'a': 1}, {'a': 1}, None),
+    ({'a': {'b': [1, 2]}}, {'a': {'b': [1, 3]}}, ('a.b', [1, 2], [1, 3])),
+    ({'a': 1}, {'a': 1, 'b': None}, None),
+    ({'a': 1}, {'a': 1, 'b': 2}, ('b', None, 2)),
+    ({'a': 1, 'b': 2}, {'b': 3}, ('a', 1, None)),
+    ({'a': {'b': 1}}, {'a': 2}, ('a', {'b': 1}, 2)),
+    ({'data': {'cache_dir': 'x'}}, {'data': {'cache_dir': 'y'}}, None),
+  ],
+)
+def test_first_difference(before, after, expected):
+  assert workdirs.first_difference(before, after) == expected
+
+
+def test_keys_that_move_work_about_exist():
+  """A key that is renamed must be renamed in the list too."""
+  config = config_lib.to_dict(load())
+  for key in workdirs._OPERATIONAL:
+    node = config
+    for part in key.split('.'):
+      node = node[part]
+
+
+def test_a_stage_belongs_to_its_config(workdir):
+  workdir.begin('pretrain', load())
+  workdir.begin('pretrain', load(pretrain__checkpoint_every_steps='7'))
+  workdir.check(load(sample__num_samples='7'))  # Not begun yet.
+  changed = load(model__channels='16')
+  for refuse in (
+    lambda: workdir.begin('pretrain', changed),
+    lambda: workdir.check(changed),
+  ):
+    with pytest.raises(errors.UsageError) as raised:
+      refuse()
+    message = str(raised.value)
+    assert 'model.channels=8' in message and 'model.channels=16' in message
+    assert '\n' not in message
+
+
+def test_an_evaluation_may_be_asked_for_anew(workdir):
+  workdir.begin('evaluate', load())
+  changed = load(evaluate__num_seeds='3')
+  assert workdir.differs('evaluate', changed)
+  assert not workdir.differs('evaluate', load())
+  workdir.check(changed)
+
+
+def test_complete_and_seconds(workdir):
+  assert not workdir.is_complete('pretrain') and not workdir.secs()
+  workdir.begin('pretrain', load())
+  workdir.add_secs('pretrain', 1.5)
+  assert not workdir.is_complete('pretrain')
+  workdir.complete('pretrain', 2.0)
+  assert workdir.is_complete('pretrain')
+  assert workdir.secs() == {'pretrain': 3.5}
+  workdir.begin('pretrain', load())  # Does not undo it.
+  assert workdir.is_complete('pretrain')
+  mode = (workdir.private / 'seconds.json').stat().mode
+  assert stat.S_IMODE(mode) == 0o600  # Times of private steps are private.
+
+
+def test_a_damaged_record_is_named(workdir):
+  workdir.config_path.write_text('{')
+  with pytest.raises(errors.UsageError, match='config.json is damaged'):
+    workdir.check(load())
