@@ -47,7 +47,8 @@ class Frame:
   index: int
 
 
-BytesOrError: TypeAlias = bytes | Frame | UnreadableError
+Encoded: TypeAlias = bytes | Frame | encoded.Stored
+BytesOrError: TypeAlias = Encoded | UnreadableError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,35 @@ def count_frames(data: bytes) -> int:
   return inspect_header(data).frames
 
 
-def inspect_header(data: bytes) -> encoded.Header:
+def inspect_header(data: Encoded) -> encoded.Header:
   """Reads a header; decodes nothing, see `encoded.inspect_header`."""
+  if isinstance(data, encoded.Stored):
+    return data.header()
+  if isinstance(data, Frame):
+    data = data.data
   if encoded.is_dicom(data):
     return dicom.inspect_header(data)
   return encoded.inspect_header(data)
+
+
+def inspect(
+  data: BytesOrError, config: registry.DataConfig
+) -> encoded.Header | UnreadableError:
+  """Reads a header and refuses what it forbids; decodes nothing.
+
+  Returns:
+    The header, or why the file cannot be used: an error is a result.
+  """
+  if isinstance(data, UnreadableError):
+    return data
+  try:
+    header = inspect_header(data)
+    _check_frames(header, config)
+    for size in header.sizes if config.frames == 'all' else header.sizes[:1]:
+      _check_num_pixels(size, config)
+  except UnreadableError as error:
+    return error
+  return header
 
 
 def decode(
@@ -148,12 +173,7 @@ def _decode(
   _check_frames(header, config)
   if not 0 <= frame < header.frames:
     raise UnreadableError(f'it has no image {frame}')
-  width, height = header.sizes[frame]
-  if width * height > config.max_image_pixels:
-    raise UnreadableError(
-      f'{width}x{height} pixels, more than '
-      f'data.max_image_pixels={config.max_image_pixels}'
-    )
+  _check_num_pixels(header.sizes[frame], config)
   with encoded.damage_named():
     if header.format == 'DICOM':
       stored = dicom.read(data, frame)
@@ -198,6 +218,31 @@ def _check_frames(
     raise UnreadableError(
       'its images differ in size: set data.image_size or save them apart'
     )
+
+
+def _check_num_pixels(
+  size: tuple[int, int], config: _Options | registry.DataConfig
+) -> None:
+  width, height = size
+  if width * height > config.max_image_pixels:
+    raise UnreadableError(
+      f'{width}x{height} pixels, more than '
+      f'data.max_image_pixels={config.max_image_pixels}'
+    )
+
+
+def _decode_array(
+  stored: encoded.Stored, config: registry.DataConfig
+) -> tuple[np.ndarray, values.Depth | None]:
+  """As `_decode`, of pixels that were never in an image file."""
+  is_shallow = stored.pixels.dtype == np.uint8
+  if is_shallow and tuple(config.value_range) in ((), (0, 255)):
+    pixels = stored.pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return fit(image, config.image_size, config.channels), None
+  if is_shallow:
+    _check_reach(config.value_range)
+  return _map(stored, config)
 
 
 def _check_reach(value_range: tuple[float, ...]) -> None:
@@ -376,9 +421,11 @@ def _decode_or_error(
 ) -> tuple[np.ndarray | UnreadableError, values.Depth | None]:
   if isinstance(data, UnreadableError):
     return data, None
-  if not isinstance(data, Frame):
+  if isinstance(data, bytes):
     data = Frame(data=data, index=0)
   try:
+    if isinstance(data, encoded.Stored):
+      return _decode_array(data, config)
     return _decode(data.data, config, data.index)
   except UnreadableError as error:
     return error, None
@@ -407,8 +454,8 @@ def load_or_decode(
     config: uses max_in_memory_bytes and cache_dir.
     name: of the cache entry; says everything that the arrays depend on.
     shape: (N, H, W, C) of what may come.
-    fill: writes the first n <= N images in place and returns the small arrays
-      that belong to them, each of length n.
+    fill: writes the first n <= N images in place and returns small arrays;
+      'labels' is one of them, of length n.
 
   Returns:
     (uint8[n, H, W, C], the small arrays).
@@ -429,6 +476,4 @@ def load_or_decode(
         f'({error}): set data.cache_dir to another, or raise '
         'data.max_in_memory_bytes.'
       ) from error
-  num_kept = {len(array) for array in small.values()}
-  assert len(num_kept) == 1, 'Small arrays differ in length.'
-  return images[: num_kept.pop()], small
+  return images[: len(small['labels'])], small

@@ -97,6 +97,17 @@ class Stored:
   window: tuple[float, float] | None = None
   view: np.ndarray | None = None
 
+  def header(self) -> Header:
+    """Of an array that was never in an image file."""
+    height, width, channels = self.pixels.shape
+    return Header(
+      format=f'array of {self.pixels.dtype}',
+      bits=8 * self.pixels.dtype.itemsize,
+      channels=channels,
+      sizes=((width, height),),
+      is_deep=self.pixels.dtype != np.uint8,
+    )
+
 
 @contextlib.contextmanager
 def damage_named() -> Iterator[None]:

@@ -28,7 +28,8 @@ import re
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
-from dp_diffusion.data import trees
+from dp_diffusion.data.own import labelling
+from dp_diffusion.data.own import trees
 
 SAME, OTHER_PART, DIFFERENT = 'same', 'other part', 'different'
 _OWN_FILES = 'folder'
@@ -236,9 +237,7 @@ def _tree(path: pathlib.Path, config: registry.DataConfig) -> trees.Tree | None:
   if path.suffix == '.npz':
     return None
   try:
-    if path.is_file():
-      return trees.open_zip(path, config.class_names)
-    return trees.open_folder(path)
+    return labelling.unwrap(trees.open_any(path), config.class_names)
   except (errors.UsageError, OSError):
     return None
 

@@ -12,12 +12,13 @@ from PIL import Image
 import pytest
 
 from dp_diffusion import errors
-from dp_diffusion.data import npz_images
 from dp_diffusion.data import registry
-from dp_diffusion.data import trees
+from dp_diffusion.data.own import npz_images
+from dp_diffusion.data.own import trees
 
 _CLASSES = ('cat', 'dog', 'newt')  # There is no newt: an empty class.
 _NUM_PER_CLASS = 15
+_SPLITS = ('train', 'test')
 
 
 def _value(name):
@@ -165,7 +166,10 @@ def test_persons_come_from_a_csv_and_stay_in_one_split(root, tmp_path):
   [
     ('file,who\na,b', 'columns'),
     ('', 'columns'),
-    ('file,person\ncat/deep/00.png,p1', 'names no person for 29 images.*14'),
+    (
+      'file,person\ncat/deep/00.png,p1',
+      'names no person for 29 images.*05.* and 24 more',
+    ),
     ('file,person\na,p1\na,p2', 'two persons'),
     ('file;person\na;p1', 'save it with commas'),
     ('file\tperson\na\tp1', 'save it with commas'),
@@ -193,7 +197,7 @@ def test_all_unreadable_files_are_named_and_refused(root):
     _load(root)
   message = str(caught.value)
   assert '\n' not in message
-  for name in ('cat/deep/02.png', 'dog/cut.png', *bad):
+  for name in ('cat/deep/02.png', 'dog/cut.png', bad[0], 'and 9 more'):
     assert name in message
   assert len(_all(root, skip_unreadable=True)) == 2 * _NUM_PER_CLASS - 1
 
@@ -350,7 +354,8 @@ def test_an_npz_is_resized_and_recoloured(tmp_path):
 @pytest.mark.parametrize(
   'changes, why',
   [
-    ({'images': np.zeros((40, 8, 8, 3))}, 'uint8'),
+    ({'images': np.zeros((40, 8, 8, 3))}, 'floating'),
+    ({'images': np.zeros((40, 8, 8, 3), bool)}, 'uint8'),
     ({'images': np.zeros((40, 8, 8, 2), np.uint8)}, '1 or 3'),
     ({'labels': np.zeros(39, int)}, 'labels'),
     ({'labels': np.zeros(40)}, 'labels'),
@@ -390,6 +395,64 @@ def test_a_divided_npz_keeps_its_division(tmp_path, shape):
   np.savez(path, **{k: v for k, v in arrays.items() if 'train' in k})
   with pytest.raises(errors.UsageError, match="'test'.* is empty"):
     _load(path, 'test')
+
+
+def test_a_divided_npz_leaves_copies_of_held_out_images_out(tmp_path):
+  path, rng = tmp_path / 'm.npz', np.random.default_rng(0)
+  images = rng.integers(0, 256, (30, 8, 8)).astype(np.uint8)
+  labels = np.zeros((30, 1), np.uint8)
+  np.savez(
+    path,
+    train_images=images[:22],
+    train_labels=labels[:22],
+    test_images=images[20:],
+    test_labels=labels[20:],
+  )
+  train, test = (_load(path, split) for split in ('train', 'test'))
+  np.testing.assert_array_equal(train.images[..., 0], images[:20])
+  np.testing.assert_array_equal(test.images[..., 0], images[20:])
+  assert [name for name, _, _ in train.skipped] == [
+    'train_images[20]',
+    'train_images[21]',
+  ]
+
+
+@pytest.mark.parametrize('bits', [12, 16])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_deep_arrays_are_mapped_by_a_range(tmp_path, bits, channels):
+  path, rng = tmp_path / 'x.npz', np.random.default_rng(0)
+  high = (1 << bits) - 1
+  stored = rng.integers(0, high + 1, (40, 8, 8, channels)).astype('>u2')
+  _write_npz(path, images=stored)
+  expected = (stored.astype(int) * 510 + high) // (2 * high)
+  ranges = [(0, high)] if bits < 16 else [(0, high), ()]
+  for value_range in ranges:
+    found = np.concatenate(
+      [_load(path, s, value_range=value_range).images for s in _SPLITS]
+    )
+    assert sorted(i.tobytes() for i in found) == sorted(
+      i.tobytes() for i in expected.astype(np.uint8)
+    )
+  if bits < 16:
+    with pytest.raises(errors.UsageError, match='data.value_range'):
+      _load(path)
+
+
+@pytest.mark.parametrize(
+  ('images', 'changes', 'why'),
+  [
+    (np.full((40, 8, 8), np.nan), {'value_range': (0, 1)}, 'NaN'),
+    (np.zeros((40, 8, 8), np.int16), {}, 'no fixed range'),
+    (np.zeros((40, 8, 8), np.uint8), {'value_range': (0, 999)}, 'its 8 bits'),
+    (np.zeros((0, 8, 8), np.uint8), {}, 'to hold images'),
+    (np.zeros((40, 8, 8), np.uint8), {'frames': 'first'}, 'data.frames'),
+  ],
+)
+def test_arrays_without_a_meaning_are_refused(tmp_path, images, changes, why):
+  path = tmp_path / 'x.npz'
+  _write_npz(path, images=images)
+  with pytest.raises(errors.UsageError, match=why):
+    _load(path, **changes)
 
 
 def test_labels_in_a_column_are_taken_and_several_are_refused(tmp_path):

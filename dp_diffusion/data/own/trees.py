@@ -75,12 +75,28 @@ def open_folder(path: pathlib.Path) -> Tree:
   )
 
 
-def open_zip(path: pathlib.Path, class_names: Sequence[str]) -> Tree:
-  """Lists a zip.
+def open_any(path: pathlib.Path) -> Tree:
+  """Lists a folder or a zip; see `open_folder` and `open_zip`."""
+  return open_folder(path) if path.is_dir() else open_zip(path)
 
-  Args:
-    path: of the zip.
-    class_names: one folder around everything that is no class is left out.
+
+def below(tree: Tree, folder: str) -> Tree:
+  """The part of a tree in one of its folders."""
+  start = f'{folder}/'
+  return Tree(
+    root=f'{tree.root}/{folder}',
+    names=tuple(n[len(start) :] for n in tree.names if n.startswith(start)),
+    read=lambda name: tree.read(start + name),
+    stamps=tuple(
+      (name[len(start) :], size, mark)
+      for name, size, mark in tree.stamps
+      if name.startswith(start)
+    ),
+  )
+
+
+def open_zip(path: pathlib.Path) -> Tree:
+  """Lists a zip.
 
   Returns:
     Its files but hidden ones.
@@ -92,16 +108,12 @@ def open_zip(path: pathlib.Path, class_names: Sequence[str]) -> Tree:
     archive = zipfile.ZipFile(path)
   except (zipfile.BadZipFile, OSError) as error:
     raise errors.UsageError(
-      f'Expected data.path={str(path)!r} to be a folder, a .zip or an .npz '
-      f'({error}).'
+      f'Expected data.path={str(path)!r} to be a folder, a .zip, an .npz or a '
+      f'.parquet file ({error}).'
     ) from error
   infos = [info for info in archive.infolist() if not info.is_dir()]
   _check_zip(path, infos)
   by_name = {i.filename: i for i in infos if not _is_ignored(i.filename)}
-  tops = {name.split('/')[0] for name in by_name}
-  if len(tops) == 1 and not tops & set(class_names):
-    # The folder itself was zipped, not what is in it.
-    by_name = {name.partition('/')[2]: i for name, i in by_name.items()}
 
   def read(name: str) -> bytes:
     if by_name[name].file_size > MAX_FILE_BYTES:

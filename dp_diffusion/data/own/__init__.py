@@ -1,0 +1,1 @@
+"""Own images in the forms that people have them: files, tables, arrays."""

@@ -1,0 +1,246 @@
+"""Own images with their labels: how they are checked and decoded."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from dp_diffusion import checks
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion.data import decoding
+from dp_diffusion.data import encoded
+from dp_diffusion.data import registry
+
+_MOST_SIZES = 20  # In a survey; the others are added up.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+  """Own images that are not decoded yet.
+
+  Attributes:
+    root: where they are, for messages.
+    names: of each, for messages; N of them, in the order of the source.
+    labels: int64[N].
+    persons: who is on each, or None.
+    is_held_out: bool[N], or None where the images come without a division.
+    read: the i-th one; raises OSError. Thread-safe.
+    stamps: JSON-able; changes when a file does.
+  """
+
+  root: str
+  names: tuple[str, ...]
+  labels: np.ndarray
+  persons: tuple[str, ...] | None
+  is_held_out: np.ndarray | None
+  read: Callable[[int], decoding.Encoded]
+  stamps: Any
+
+  def take(self, indices: Sequence[int]) -> ImageFiles:
+    """Some of them; one may come several times."""
+    some = np.asarray(indices, np.int64)
+    persons, divided = self.persons, self.is_held_out
+    return dataclasses.replace(
+      self,
+      names=tuple(self.names[i] for i in some),
+      labels=self.labels[some],
+      persons=None if persons is None else tuple(persons[i] for i in some),
+      is_held_out=None if divided is None else divided[some],
+      read=lambda index: self.read(some[index]),
+    )
+
+  def shape(self, config: registry.DataConfig) -> tuple[int, int, int]:
+    """Of all images: what the config says, else that of the first."""
+    size, channels = config.image_size, config.channels
+    if size and channels:
+      return size, size, channels
+    failed = {}
+    for index in range(len(self.names)):
+      image = decoding.decode_or_error(self.read_or_error(index), config)
+      if not isinstance(image, decoding.UnreadableError):
+        height, width, depth = image.shape
+        return height, width, depth
+      failed[index] = str(image)
+    raise self.refusal(failed)
+
+  def fill(
+    self, images: np.ndarray, config: registry.DataConfig
+  ) -> tuple[np.ndarray, dict[int, str]]:
+    """Decodes all that can be.
+
+    Args:
+      images: uint8[N, H, W, C]; the first n are written.
+      config: how, and whether others are left out.
+
+    Returns:
+      (int64[n], which ones they are; why the others are left out).
+
+    Raises:
+      UsageError: files that cannot be used.
+    """
+
+    def read(indices: Sequence[int]) -> list[decoding.BytesOrError]:
+      return [self.read_or_error(index) for index in indices]
+
+    kept = decoding.decode_all(read, images, config, 'reading images')
+    self.check_errors(kept.errors, config)
+    return kept.indices, kept.errors
+
+  def check(self, config: registry.DataConfig) -> bool:
+    """Looks at every header, and decodes one image of each class.
+
+    Returns:
+      Whether that is not enough: deep images without data.value_range are
+      judged as a set.
+
+    Raises:
+      UsageError: files that cannot be used.
+    """
+    failed: dict[int, str] = {}
+    headers: dict[int, encoded.Header] = {}
+    total = len(self.names)
+    with console.progress('checking files', 100) as advance:
+      for index in range(total):
+        header = decoding.inspect(self.read_or_error(index), config)
+        if isinstance(header, decoding.UnreadableError):
+          failed[index] = str(header)
+        else:
+          headers[index] = header
+        advance(100 * (index + 1) // total - 100 * index // total)
+    if not config.image_size:
+      failed |= _odd_sizes(headers)
+    seen: set[int] = set()
+    for index in sorted(set(headers) - set(failed)):
+      if (label := int(self.labels[index])) in seen:
+        continue
+      image = decoding.decode_or_error(self.read_or_error(index), config)
+      if isinstance(image, decoding.UnreadableError):
+        failed[index] = str(image)
+      else:
+        seen.add(label)
+    self.check_errors(failed, config)
+    is_deep = any(header.is_deep for header in headers.values())
+    return is_deep and not config.value_range
+
+  def survey(self) -> dict[str, Any]:
+    """Sizes, bit depths and formats as stored, with how many have them."""
+    found: dict[str, collections.Counter[str]] = collections.defaultdict(
+      collections.Counter
+    )
+    for index in range(len(self.names)):
+      try:
+        header = decoding.inspect_header(self.read(index))
+      except (OSError, decoding.UnreadableError):
+        found['formats']['unreadable'] += 1
+        continue
+      found['formats'][header.format] += 1
+      found['bits'][str(header.bits)] += 1
+      found['sizes'][f'{header.width}x{header.height}'] += 1
+    sizes = found['sizes'].most_common()
+    rest = sum(count for _, count in sizes[_MOST_SIZES:])
+    most = dict(sizes[:_MOST_SIZES]) | ({'others': rest} if rest else {})
+    return {name: dict(counts) for name, counts in found.items()} | {
+      'sizes': most
+    }
+
+  def read_or_error(self, index: int) -> decoding.BytesOrError:
+    """The i-th image, still encoded; an error is a result, not raised."""
+    try:
+      return self.read(index)
+    except OSError as error:
+      return decoding.UnreadableError(str(error))
+
+  def check_errors(
+    self, failed: Mapping[int, str], config: registry.DataConfig
+  ) -> None:
+    """Refuses files that cannot be used, unless they may be left out.
+
+    Raises:
+      UsageError: without data.skip_unreadable, or where a class would lose
+        more than half of its files.
+    """
+    if failed and not config.skip_unreadable:
+      raise self.refusal(failed)
+    why = 'cannot be used, too many for data.skip_unreadable'
+    self.check_rest(failed, range(len(self.names)), config, why)
+
+  def check_rest(
+    self,
+    left_out: Mapping[int, str],
+    among: Sequence[int],
+    config: registry.DataConfig,
+    why: str,
+  ) -> None:
+    """Raises UsageError where a class would lose more than half of some."""
+    num_labels = max(self.labels, default=0) + 1
+    num_files, lost = (
+      np.bincount(self.labels[list(indices)], minlength=num_labels)
+      for indices in (among, left_out)
+    )
+    for label in np.flatnonzero(2 * lost > num_files):
+      of_class = {i: e for i, e in left_out.items() if self.labels[i] == label}
+      raise errors.UsageError(
+        f'More than half of the files of class {config.class_names[label]!r} '
+        f'in {self.root} {why}: {self._listed(of_class)}.'
+      )
+
+  def refusal(self, failed: Mapping[int, str]) -> errors.UsageError:
+    """Names what cannot be used."""
+    return errors.UsageError(
+      f'Files of {self.root} that cannot be used (remove them, or set '
+      f'data.skip_unreadable=True): {self._listed(failed)}.'
+    )
+
+  def _listed(self, failed: Mapping[int, str]) -> str:
+    return checks.some(
+      [f'{self.names[i]} ({failed[i]})' for i in sorted(failed)]
+    )
+
+
+def some_of(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
+  """`max_images` images by name alone, evenly from the classes and sides."""
+  if not 0 < config.max_images < len(files.names):
+    return files
+  seed = f'{config.split_seed}/'.encode()
+  order = sorted(
+    (hashlib.sha256(seed + os.fsencode(name)).digest(), index)
+    for index, name in enumerate(files.names)
+  )
+  num_before: collections.Counter[Any] = collections.Counter()
+  ranked = []
+  for place, (_, index) in enumerate(order):
+    divided = files.is_held_out
+    group = files.labels[index], divided is not None and divided[index]
+    ranked.append((num_before[group], place, index))
+    num_before[group] += 1
+  return files.take(
+    sorted(i for _, _, i in sorted(ranked)[: config.max_images])
+  )
+
+
+def _odd_sizes(headers: Mapping[int, encoded.Header]) -> dict[int, str]:
+  """Errors of those that cannot have the shape of the first, even turned."""
+  failed = {}
+  expected: tuple[int, ...] | None = None
+  for index, header in headers.items():
+    found = tuple(sorted((header.width, header.height)))
+    expected = expected or found
+    if found != expected:
+      failed[index] = (
+        f'{header.width}x{header.height} pixels where the others have '
+        f'{"x".join(map(str, expected))}; set data.image_size'
+      )
+  return failed
+
+
+def codes(persons: Iterable[str]) -> np.ndarray:
+  """int32[N], the same for the same person."""
+  names = np.array(list(persons), object)
+  return np.unique(names, return_inverse=True)[1].astype(np.int32)

@@ -1,0 +1,247 @@
+"""Own images as one `.npz`.
+
+Either `images` and `labels` (and `person`), or, as MedMNIST publishes its sets,
+`train_images`, `train_labels` and the same of `val` and `test`: then the file
+says what is held out.
+
+It is untrusted, as image files are: nothing in it is run (no pickle), and one
+that says it is larger than what this machine can hold is refused unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import threading
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+from dp_diffusion import checks
+from dp_diffusion import errors
+from dp_diffusion.data import encoded
+from dp_diffusion.data import registry
+from dp_diffusion.data.own import image_files
+
+# What NumPy raises on files that are no .npz any more.
+_DAMAGED = (
+  *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
+  *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+)
+_PARTS = ('train', 'val', 'test')  # All but the first are held out.
+_OTHER_KEYS = ('frames', 'image_key', 'label_key')  # Of other forms.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+  """Arrays that belong together.
+
+  Attributes:
+    prefix: of their names, as 'train_', or ''.
+    shape: of the images, [N, H, W] or [N, H, W, C].
+  """
+
+  prefix: str
+  shape: tuple[int, ...]
+
+
+def open_npz(
+  path: pathlib.Path, config: registry.DataConfig
+) -> image_files.ImageFiles:
+  """Reads labels, persons and the shape of the images.
+
+  Args:
+    path: of the .npz.
+    config: uses class_names; what says something of image files must not be
+      set.
+
+  Raises:
+    UsageError: not an .npz of either form, or one too large.
+  """
+  _check_config(path, config)
+  with _damage_named(path):
+    with zipfile.ZipFile(path) as archive:
+      num_bytes = sum(info.file_size for info in archive.infolist())
+      if num_bytes > _most_bytes():
+        raise MemoryError(f'{num_bytes / 1e9:,.1f} GB when unpacked')
+      parts = [_part(archive, path, p) for p in _prefixes(path, archive)]
+    labels, persons = _small_arrays(path, parts)
+  if not config.class_names:
+    raise errors.UsageError(
+      f'Set data.class_names for {path}: label i is class_names[i].'
+    )
+  registry.check_labels(labels, len(config.class_names))
+  places = [(part, i) for part in parts for i in range(part.shape[0])]
+  is_divided = bool(parts[0].prefix)
+  status = path.stat()
+  arrays = _Arrays(path)
+  return image_files.ImageFiles(
+    root=os.fspath(path),
+    names=tuple(
+      f'{part.prefix}images[{i}]' if is_divided else str(i)
+      for part, i in places
+    ),
+    labels=labels.astype(np.int64),
+    persons=persons,
+    is_held_out=(
+      np.array([part.prefix != 'train_' for part, _ in places], bool)
+      if is_divided
+      else None
+    ),
+    read=lambda index: arrays.read(places[index][0], places[index][1]),
+    stamps=[status.st_size, status.st_mtime_ns],
+  )
+
+
+class _Arrays:
+  """Images of all parts, loaded when the first of a part is asked for."""
+
+  def __init__(self, path: pathlib.Path) -> None:
+    self._path, self._lock = path, threading.Lock()
+    self._load = functools.cache(self._read_array)
+
+  def read(self, part: _Part, index: int) -> encoded.Stored:
+    """Image `index` of a part."""
+    with self._lock:
+      array = self._load(f'{part.prefix}images')
+    pixels = array[index].reshape(*part.shape[1:3], -1)
+    is_unsigned = pixels.dtype.kind == 'u'
+    return encoded.Stored(
+      pixels=pixels,
+      largest=int(np.iinfo(pixels.dtype).max) if is_unsigned else None,
+    )
+
+  def _read_array(self, name: str) -> np.ndarray:
+    with _damage_named(self._path):
+      with np.load(self._path, allow_pickle=False) as f:
+        array = f[name]
+        return array.astype(array.dtype.newbyteorder('='), copy=False)
+
+
+def _check_config(path: pathlib.Path, config: registry.DataConfig) -> None:
+  if config.person_csv:
+    raise errors.UsageError(
+      f'Expected data.person_csv={config.person_csv!r} only for a folder or a '
+      f'.zip: put the persons of {path} into it, as an array of integers '
+      "named 'person', one per image."
+    )
+  for key in _OTHER_KEYS:
+    if getattr(config, key):
+      raise errors.UsageError(
+        f'Expected data.{key}={getattr(config, key)!r} not to be set for an '
+        f'.npz: {path} holds single images, in arrays of fixed names.'
+      )
+
+
+@contextlib.contextmanager
+def _damage_named(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except errors.UsageError:
+    raise
+  except MemoryError as error:
+    raise errors.UsageError(
+      f'data.path={str(path)!r} is too large for the memory of this machine '
+      f'({error}): give a folder or a .zip, which are read image by image.'
+    ) from error
+  except _DAMAGED as error:
+    line = (str(error).splitlines() or [''])[0]
+    raise errors.UsageError(
+      f'data.path={str(path)!r} cannot be read: {line or type(error).__name__}.'
+    ) from error
+
+
+def _most_bytes() -> int:
+  """Half of the machine's memory: what is decoded is a copy."""
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+
+
+def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
+  """[''], or the beginnings of the names of the parts."""
+  names = [name.removesuffix('.npy') for name in archive.namelist()]
+  divided = [f'{part}_' for part in _PARTS if f'{part}_images' in names]
+  if 'images' in names and divided:
+    raise errors.UsageError(
+      f'{path} has images and {divided[0]}images: leave one of them.'
+    )
+  prefixes = divided if 'train_' in divided else ['']
+  wanted = [f'{p}{what}' for p in prefixes for what in ('images', 'labels')]
+  missing = [name for name in wanted if name not in names]
+  if missing:
+    raise ValueError(
+      f'it lacks {checks.some(missing)} and has {checks.some(names)}'
+    )
+  return prefixes
+
+
+def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
+  """From the header of its images."""
+  name = f'{prefix}images'
+  with archive.open(f'{name}.npy') as f:
+    version = np.lib.format.read_magic(f)
+    if version == (1, 0):
+      shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+    else:
+      shape, _, dtype = np.lib.format.read_array_header_2_0(f)
+    num_bytes = archive.getinfo(f'{name}.npy').file_size - f.tell()
+  if dtype.itemsize * math.prod(shape) != num_bytes and not dtype.hasobject:
+    raise ValueError(f'{name} says it is {dtype}{list(shape)} and is not')
+  channels = (*shape, 1)[3] if len(shape) in (3, 4) else 0
+  if channels not in (1, 3) or dtype.kind not in 'iuf' or not min(shape[1:]):
+    raise errors.UsageError(
+      f'Expected {name} of {path} to be uint8[N, H, W, C] with 1 or 3 channels,'
+      f' or [N, H, W], or deeper numbers, found {dtype}{list(shape)}.'
+    )
+  if not shape[0]:
+    raise errors.UsageError(
+      f'Expected {name} of {path} to hold images, found {dtype}{list(shape)}.'
+    )
+  return _Part(prefix=prefix, shape=shape)
+
+
+def _small_arrays(
+  path: pathlib.Path, parts: list[_Part]
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+  """Labels int[N] of all parts, and persons."""
+  labels: list[np.ndarray] = []
+  persons: list[str] = []
+  with np.load(path, allow_pickle=False) as f:
+    for part in parts:
+      name, num_images = f'{part.prefix}labels', part.shape[0]
+      labels.append(_one_per_image(path, name, f[name], num_images))
+      if (name := f'{part.prefix}person') in f:
+        found = _one_per_image(path, name, f[name], num_images)
+        persons += [str(person) for person in found]
+  num_labels = sum(map(len, labels))
+  if persons and len(persons) != num_labels:
+    raise errors.UsageError(
+      f'Expected an array of persons for each part of {path}, or for none.'
+    )
+  return np.concatenate(labels), tuple(persons) or None
+
+
+def _one_per_image(
+  path: pathlib.Path, name: str, array: np.ndarray, num_images: int
+) -> np.ndarray:
+  """int[N], of [N] or [N, 1]."""
+  if array.ndim == 2 and array.shape[1] > 1:
+    raise errors.UsageError(
+      f'Expected one label per image in {path}, found {array.shape[1]} in '
+      f'{name}: with several answers that may all be true there is no one class'
+      ' to train or to sample. Choose one of them, as labels[:, 0], and save '
+      'that.'
+    )
+  array = array[:, 0] if array.ndim == 2 else array
+  if array.shape != (num_images,) or array.dtype.kind not in 'iu':
+    raise errors.UsageError(
+      f'Expected {name} of {path} to be int[{num_images}], found '
+      f'{array.dtype}{list(array.shape)}.'
+    )
+  return array
