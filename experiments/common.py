@@ -291,6 +291,7 @@ def _copies(report: Mapping[str, Any]) -> dict[str, Any]:
     'memorization': {
       source: {name: report['memorization'][source][name] for name in names}
       for source in ('synthetic', 'real')
+      if report['memorization'].get(source)
     }
   }
 

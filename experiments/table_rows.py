@@ -161,7 +161,7 @@ def fid(run: Mapping[str, Any]) -> float | None:
 
 def _quality(run: Mapping[str, Any], source: str, name: str) -> dict[str, Any]:
   """What one metric says of a source's images; {} where it was not taken."""
-  return run.get('quality', {}).get(source, {}).get(name, {})
+  return run.get('quality', {}).get(source, {}).get(name) or {}
 
 
 def accuracy(

@@ -35,7 +35,6 @@ MAX_PARAMETERS = 7  # Without `self`.
 _TORCH = 'torch is imported when used: its class and closures lie inside'
 OVER_THE_LIMITS = {
   'dp_diffusion/evaluation/classifiers/training.py:_compiled': 'to be divided',
-  'dp_diffusion/evaluation/metrics/fid.py:compare': 'names want a dataclass',
   'dp_diffusion/evaluation/metrics/memorization.py:compare': (
     'sets want a dataclass'
   ),
@@ -44,7 +43,6 @@ OVER_THE_LIMITS = {
   'dp_diffusion/evaluation/report/memorization_section.py:section': (
     'to be divided'
   ),
-  'dp_diffusion/evaluation/report/quality_section.py:section': 'to be divided',
   'dp_diffusion/privacy/clipping.py:clipped_grad_sum': 'wants a config',
   'dp_diffusion/stages/audit.py:_train': 'wants a dataclass',
   'dp_diffusion/stages/baseline_classifier.py:run': 'to be divided',

@@ -138,6 +138,27 @@ def _guessing(found: Mapping[str, Any], source: str) -> str:
   return f' ({names}: no better than guessing)'
 
 
+def _network_line(found: Mapping[str, Any]) -> Iterator[str]:
+  """Whether the feature network has learned anything: of public images alone.
+
+  Other reasons for which distances may be missing, such as how many images
+  there are, are told by the report: they are not public.
+  """
+  measured = found.get('quality', {}).get('features', {})
+  if test := measured.get('network'):
+    values = (test['accuracy'], test['chance'])
+    right, chance = (
+      'nothing' if value is None else f'{100 * value:.1f} %' for value in values
+    )
+    is_usable = test['is_better_than_chance'] and test['has_enough_live']
+    yield (
+      f'features     {measured["name"]}: right on {right} of held-out public'
+      f' images (always one class: {chance}), {test["num_live"]} of'
+      f' {test["num_features"]} features live'
+      f'{"" if is_usable else "; too little for distances, which are left out"}'
+    )
+
+
 def say_summary(workdir: workdirs.Workdir) -> None:
   """Prints epsilon, delta, accuracies and where the report is."""
   found = files.read_json(workdir.evaluation / 'report.json')
@@ -176,4 +197,6 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     console.say(
       f'accuracy     {100 * share:.1f} %: always one class, the commonest'
     )
+  for line in _network_line(found):
+    console.say(line)
   console.say(f'report       {report_path(workdir)}')

@@ -20,6 +20,7 @@ from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.metrics import features
+from dp_diffusion.evaluation.report import page as report_page
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages.evaluation import image_distances
 from dp_diffusion.stages.evaluation import measurements
@@ -34,8 +35,12 @@ def _report(workdir: pathlib.Path) -> dict:
 
 def test_distances_stand_beside_those_of_real_images(finished_run) -> None:
   quality = _report(finished_run.workdir)['quality']
-  assert set(quality) == {'synthetic', 'synthetic_at_equal_number', 'real'}
-  for part in quality.values():
+  parts = ('synthetic', 'synthetic_at_equal_number', 'real')
+  assert set(quality) == {'features', 'left_out', *parts}
+  network = quality['features']['network']
+  assert network['low'] > network['chance'] and not quality['left_out']
+  assert 'of held-out public images (always one class' in finished_run.stdout
+  for part in map(quality.get, parts):
     frechet = part['frechet']
     assert frechet['name'] == (
       'Frechet distance (small CNN on public images features)'
@@ -270,6 +275,118 @@ def test_the_summary_says_what_guessing_reaches(tmp_path, capsys):
   assert 'RBF SVM 70.0 % (CNN: no better than guessing): trained on' in said
   assert 'CNN 50.0 % (no better than guessing): trained on public' in said
   assert '61.2 %: always one class, the commonest' in said
+
+
+@pytest.mark.parametrize('is_learned', [True, False])
+def test_the_summary_says_whether_the_feature_network_learned(
+  tmp_path, capsys, is_learned
+):
+  report = {
+    'privacy': {'epsilon_pld': 9.99, 'epsilon_rdp': 11.2, 'delta': 1e-4},
+    'accuracy': {},
+    'quality': {
+      'features': {
+        'name': 'small CNN',
+        'num_features': 128,
+        'num_live': 77,
+        'network': {
+          'accuracy': 0.008,
+          'chance': 0.005,
+          'num_features': 128,
+          'num_live': 6,
+          'is_better_than_chance': is_learned,
+          'has_enough_live': True,
+        },
+      }
+    },
+  }
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation' / 'report.json').write_text(json.dumps(report))
+  evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
+  said = capsys.readouterr().out
+  assert 'small CNN: right on 0.8 %' in said and 'always one class: 0.5' in said
+  assert '6 of 128 features live' in said
+  assert '77' not in said  # Computed from the training images.
+  assert ('left out' in said) != is_learned
+
+
+@pytest.mark.parametrize(
+  'num_made, num_train, num_held_out, is_searched',
+  [
+    (30, 60, 19, True),
+    (30, 60, 2, True),
+    (30, 60, 1, True),
+    (1, 60, 1, True),
+    (30, 2, 1, True),
+    (30, 1, 30, False),
+    (30, 60, 0, False),
+  ],
+)
+def test_few_held_out_images_leave_the_distances_out_and_the_rest_in(
+  tmp_path, capsys, num_made, num_train, num_held_out, is_searched
+):
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.features': 'pixels'}
+  )
+  rng = np.random.default_rng(0)
+
+  def labelled(number):
+    images = rng.integers(0, 256, (number, 8, 8, 1)).astype(np.uint8)
+    return images, np.zeros(number, np.int32)
+
+  found = image_distances.sections(
+    config,
+    features.pixels((8, 8, 1)),
+    labelled(num_made),
+    labelled(num_train),
+    labelled(num_held_out),
+    epath.Path(tmp_path),
+    interrupts.Stop(''),
+  )
+  quality, memorization = found
+  reason = quality.data['quality']['left_out']
+  assert (f'{num_held_out} held-out real' in reason) == (num_held_out < 20)
+  assert 'at least 20 of each set' in reason
+  copies = memorization.data['memorization']
+  assert ('synthetic' in copies) == is_searched
+  assert (copies.get('real') is not None) == (is_searched and num_held_out > 1)
+  for section in found:
+    page = report_page.render('', '', '', '', [section, section])
+    assert 'nan' not in page.split('base64')[0].lower()
+  assert 'held-out' not in capsys.readouterr().out
+
+
+def test_a_network_that_learned_nothing_measures_nothing(tmp_path):
+  """Shuffled pixels came out as precise as real images in its features."""
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  images = np.zeros((30, 8, 8, 1), np.uint8)
+  labelled = images, np.zeros(30, np.int32)
+  untaught = features.NetExtractor(
+    name='small CNN',
+    num_features=128,
+    apply_fn=lambda *_: pytest.fail('No features are needed.'),
+    params=(),
+    network_test=features.NetworkTest(
+      accuracy=0.008,
+      low=0.004,
+      high=0.015,
+      chance=0.005,
+      num_images=2000,
+      num_features=128,
+      num_live=6,
+    ),
+  )
+  quality = image_distances.sections(
+    config,
+    untaught,
+    labelled,
+    labelled,
+    labelled,
+    epath.Path(tmp_path),
+    interrupts.Stop(''),
+  )[0]
+  assert 'learned too little' in quality.data['quality']['left_out']
+  assert set(quality.data['quality']) == {'left_out', 'features'}
 
 
 def test_the_search_for_copies_shows_progress_and_can_be_stopped(

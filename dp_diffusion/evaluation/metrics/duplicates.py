@@ -29,8 +29,9 @@ def equal_to_any(images: np.ndarray, others: np.ndarray) -> np.ndarray:
   >>> equal_to_any(a, a[1:2])
   array([False,  True, False])
   """
-  known = set(_digests(others))
-  found = [digest in known for digest in _digests(images)]
+  known = set(digests(others, np.arange(len(others))))
+  all_rows = np.arange(len(images))
+  found = [digest in known for digest in digests(images, all_rows)]
   return np.array(found, bool)
 
 
@@ -50,8 +51,17 @@ def is_blank(points: np.ndarray) -> np.ndarray:
   return (flat == flat[:, :1]).all(axis=(1, 2))
 
 
-def _digests(images: np.ndarray) -> Iterator[bytes]:
-  for start in range(0, len(images), _ROWS_AT_ONCE):
-    for image in np.asarray(images[start : start + _ROWS_AT_ONCE]):
+def digests(images: np.ndarray, rows: np.ndarray) -> Iterator[bytes]:
+  """SHA-256 of each image's content, in blocks.
+
+  Args:
+    images: uint8[N, H, W, C]; may be memory-mapped.
+    rows: int64[n], which of them.
+
+  Yields:
+    32 bytes per row.
+  """
+  for start in range(0, len(rows), _ROWS_AT_ONCE):
+    for image in np.asarray(images[rows[start : start + _ROWS_AT_ONCE]]):
       content = np.ascontiguousarray(image)
       yield hashlib.sha256(content.data).digest()

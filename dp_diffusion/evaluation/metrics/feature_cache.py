@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import hashlib
+import math
 import os
 import tempfile
 
@@ -59,22 +60,49 @@ def extract(
   return found
 
 
-def on_disk(shape: tuple[int, int], folder: epath.PathLike) -> np.ndarray:
-  """float32 zeros in a file of this process alone.
+def on_disk(
+  shape: tuple[int, ...], folder: epath.PathLike, dtype: type = np.float32
+) -> np.ndarray:
+  """Zeros in a file of this process alone.
 
   Args:
-    shape: [N, F].
+    shape: [N, F], or of images.
     folder: private, where the file takes its room but has no name; where it
       is at gs:// or the like, the machine's folder for temporary files.
+    dtype: of the zeros.
   """
   if not all(shape):
-    return np.zeros(shape, np.float32)
+    return np.zeros(shape, dtype)
   where = None
   if files.is_local(folder):
     where = os.fspath(folder)
     os.makedirs(where, mode=0o700, exist_ok=True)
   with tempfile.TemporaryFile(dir=where) as file:
-    return np.asarray(np.memmap(file, np.float32, 'w+', shape=shape))
+    return np.asarray(np.memmap(file, dtype, 'w+', shape=shape))
+
+
+def rows_of(
+  images: np.ndarray, rows: np.ndarray, folder: epath.PathLike, max_bytes: int
+) -> np.ndarray:
+  """Some of the images, in memory or, where they are many, on the disk.
+
+  Args:
+    images: uint8[N, H, W, C]; may be memory-mapped.
+    rows: int64[n], which of them.
+    folder: as of `on_disk`.
+    max_bytes: of memory for the result.
+
+  Returns:
+    uint8[n, H, W, C].
+  """
+  shape = (len(rows), *images.shape[1:])
+  if math.prod(shape) <= max_bytes:
+    return np.asarray(images[rows])
+  found = on_disk(shape, folder, np.uint8)
+  for start in range(0, len(rows), CHUNK_SIZE):
+    chunk = rows[start : start + CHUNK_SIZE]
+    found[start : start + len(chunk)] = images[chunk]
+  return found
 
 
 def _name(extractor: features_lib.FeatureExtractor, images: np.ndarray) -> str:

@@ -223,7 +223,6 @@ def compare(
   synthetic: np.ndarray,
   *,
   reference_name: str,
-  what: str = 'synthetic images',
   allow_few: bool = False,
   num_points: int = 15,
   seed: int = 0,
@@ -235,7 +234,6 @@ def compare(
     reference: moments of the reference's features.
     synthetic: float32[N, F], features of the synthetic images.
     reference_name: dataset and split, such as 'CIFAR-10 train'.
-    what: what stands in the place of synthetic images, for the message.
     allow_few: whether to go on with too few samples; see `check_enough`.
     num_points: sample sizes that the extrapolation uses.
     seed: of the order in which images join these samples.
@@ -245,7 +243,7 @@ def compare(
   """
   if not allow_few:
     check_enough(reference.num, extractor, 'reference images')
-    check_enough(len(synthetic), extractor, what)
+    check_enough(len(synthetic), extractor, 'synthetic images')
   root = symmetric_root(reference.covariance)
   curve = sample_size_curve(reference, synthetic, num_points, seed, root=root)
   return FrechetResult(

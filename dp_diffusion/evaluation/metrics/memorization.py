@@ -39,6 +39,8 @@ from dp_diffusion.evaluation.metrics import nearest_neighbors
 
 Persons = tuple[np.ndarray, np.ndarray]
 COPYING_Z = 3.0
+_MIN_TRAIN = 2  # A training image has a nearest neighbour.
+_MIN_HALVED = 2  # Held-out images that have halves.
 MIN_IN_CELL = 20  # Images on each side for a normal approximation.
 
 
@@ -160,6 +162,25 @@ class MemorizationResult:
     }
 
 
+def reason_for_none(num_synthetic: int, num_train: int, num_held: int) -> str:
+  """Why copies cannot be looked for at all; '' where they can.
+
+  >>> reason_for_none(60, 100, 1)
+  ''
+  """
+  found = (
+    ('synthetic', num_synthetic, 1),
+    ('training', num_train, _MIN_TRAIN),
+    ('held-out', num_held, 1),
+  )
+  few = [f'{n} {name}' for name, n, least in found if n < least]
+  if not few:
+    return ''
+  return (
+    f'Copies were not looked for: there are only {" and ".join(few)} images.'
+  )
+
+
 def compare(
   synthetic: np.ndarray,
   train: np.ndarray,
@@ -193,7 +214,7 @@ def compare(
   """
   for name, points, least in (
     ('synthetic', synthetic, 1),
-    ('train', train, 2),
+    ('train', train, _MIN_TRAIN),
     ('held_out', held_out, 1),
   ):
     checks.check_at_least(f'len({name})', len(points), least)
@@ -239,6 +260,8 @@ def num_queries(num_synthetic: int, num_held_out: int) -> int:
 
 def num_real_queries(num_held_out: int, persons: Persons | None = None) -> int:
   """Nearest neighbours that `compare_real` asks for, with seed 0."""
+  if num_held_out < _MIN_HALVED:
+    return 0
   stand_ins, rest = _halves(num_held_out, persons, seed=0)
   return num_queries(len(stand_ins), len(rest))
 
@@ -251,7 +274,7 @@ def compare_real(
   persons: Persons | None = None,
   seed: int = 0,
   advance: nearest_neighbors.Advance = lambda _: None,
-) -> MemorizationResult:
+) -> MemorizationResult | None:
   """The same tests of real images, for what they say without any copying.
 
   Args:
@@ -262,7 +285,12 @@ def compare_real(
     persons: as of `compare`.
     seed: of the halves.
     advance: as of `compare`; adds up to `num_real_queries`.
+
+  Returns:
+    None for a single held-out image, which has no halves.
   """
+  if len(held_out) < _MIN_HALVED:
+    return None
   stand_ins, rest = _halves(len(held_out), persons, seed)
   return compare(
     held_out[stand_ins],

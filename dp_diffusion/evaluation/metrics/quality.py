@@ -3,7 +3,8 @@
 A distance says little alone: its size depends on the features and, for most,
 on the number of images. So held-out real images are measured exactly as the
 synthetic ones are, and the synthetic ones also at the number of held-out
-images, where the two can be compared.
+images, where the two can be compared. Nor does it say anything in features
+that cannot tell images apart (`FeatureFacts`).
 """
 
 from __future__ import annotations
@@ -19,19 +20,74 @@ from dp_diffusion.evaluation.metrics import kid
 from dp_diffusion.evaluation.metrics import nearest_neighbors
 from dp_diffusion.evaluation.metrics import prdc
 
+MIN_IMAGES = 2 * kid.MIN_SUBSETS  # Of each set.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureFacts:
+  """What the distances are taken in, and whether that can tell images apart.
+
+  Attributes:
+    name: of the features.
+    num_features: F.
+    num_live: features that differ between the reference images; None where
+      they were not computed.
+    network: test of the network on public images, where it was trained here.
+  """
+
+  name: str
+  num_features: int
+  num_live: int | None = None
+  network: features_lib.NetworkTest | None = None
+
+  def to_dict(self) -> dict[str, Any]:
+    """Everything, JSON-able but for NaN."""
+    found = dataclasses.asdict(self)
+    if self.network:
+      found['network'] |= {
+        'required_accuracy': self.network.required,
+        'is_better_than_chance': self.network.is_better_than_chance,
+        'has_enough_live': self.network.has_enough_live,
+      }
+    return found
+
+
+def facts(
+  extractor: features_lib.FeatureExtractor, reference: np.ndarray | None = None
+) -> FeatureFacts:
+  """What is known of the features before any distance.
+
+  Args:
+    extractor: of the features.
+    reference: float32[M, F], features of the reference; None where they were
+      not computed.
+  """
+  return FeatureFacts(
+    name=extractor.name,
+    num_features=extractor.num_features,
+    num_live=None if reference is None else features_lib.num_live(reference),
+    network=extractor.network_test,
+  )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
-  """Distances of one set of images from the reference."""
+  """Distances of one set of images from the reference.
 
-  frechet: fid.FrechetResult
+  Attributes:
+    frechet: None where a sample has no more images than features.
+    kernel: the kernel distance.
+    precision_recall: precision and recall.
+  """
+
+  frechet: fid.FrechetResult | None
   kernel: kid.KernelResult
   precision_recall: prdc.PrecisionRecall
 
   def to_dict(self) -> dict[str, Any]:
     """Everything, JSON-able."""
     return {
-      'frechet': self.frechet.to_dict(),
+      'frechet': self.frechet.to_dict() if self.frechet else None,
       'kernel': self.kernel.to_dict(),
       'precision_recall': self.precision_recall.to_dict(),
     }
@@ -47,8 +103,10 @@ class Comparison:
       held-out ones (or all, where there are fewer), for the comparison with
       `real`.
     real: of the held-out real images (as many).
+    features: what they are taken in.
   """
 
+  features: FeatureFacts
   synthetic: Quality
   synthetic_at_equal_number: Quality
   real: Quality
@@ -80,28 +138,31 @@ def compare(
     held_out: float32[H, F], of real images that were not trained on.
     synthetic: float32[N, F].
     reference_name: dataset and split of the reference.
-    allow_few: whether to go on with samples of F images or fewer.
+    allow_few: whether samples of F images or fewer have a Frechet distance.
     seed: of orders and subsets.
     advance: called now and then with the neighbours found since, which add up
       to `num_queries`; what it raises ends the work.
 
   Raises:
-    UsageError: there are too few images.
+    UsageError: a set has fewer than `MIN_IMAGES` images.
   """
   moments = fid.moments(reference)
   reference_radii = prdc.radii(reference, advance=advance)
 
-  def measure(candidates: np.ndarray, what: str) -> Quality:
+  def measure(candidates: np.ndarray) -> Quality:
+    fewest = min(len(reference), len(candidates))
+    has_frechet = allow_few or fewest > extractor.num_features
     return Quality(
       frechet=fid.compare(
         extractor,
         moments,
         candidates,
         reference_name=reference_name,
-        what=what,
         allow_few=allow_few,
         seed=seed,
-      ),
+      )
+      if has_frechet
+      else None,
       kernel=kid.compare(
         extractor,
         reference,
@@ -120,17 +181,17 @@ def compare(
     )
 
   number = min(len(held_out), len(synthetic))
-  few = 'synthetic' if number == len(synthetic) else 'held-out real'
   rng = np.random.default_rng(seed)
   of_synthetic = np.sort(rng.permutation(len(synthetic))[:number])
   of_held_out = np.sort(rng.permutation(len(held_out))[:number])
-  everything = measure(synthetic, 'synthetic images')
+  everything = measure(synthetic)
   return Comparison(
+    features=facts(extractor, reference),
     synthetic=everything,
     synthetic_at_equal_number=everything
     if number == len(synthetic)
-    else measure(synthetic[of_synthetic], f'{few} images'),
-    real=measure(held_out[of_held_out], f'{few} images'),
+    else measure(synthetic[of_synthetic]),
+    real=measure(held_out[of_held_out]),
   )
 
 

@@ -12,12 +12,13 @@ from dp_diffusion.evaluation.report import figures
 from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
+TITLE = 'Copies of training images'
 _MAX_NAMED = 20  # Copies that are named in words.
 
 
 def section(
   synthetic: memorization.MemorizationResult,
-  real: memorization.MemorizationResult,
+  real: memorization.MemorizationResult | None,
   image_shape: tuple[int, int, int],
   pairs_path: str,
 ) -> page.Section:
@@ -25,12 +26,14 @@ def section(
 
   Args:
     synthetic: of the synthetic images.
-    real: of held-out real images in their place.
+    real: of held-out real images in their place; None where there are too
+      few of them.
     image_shape: (H, W, C), by which distances are shown per pixel value.
     pairs_path: where the figure of the closest pairs lies; it shows training
       images and so is not in the report.
   """
-  both = (synthetic, real)
+  both = (synthetic, real) if real else (synthetic,)
+  header = ('', 'Synthetic', 'Real, held out')[: 1 + len(both)]
   rows = [
     ('Images', *(len(r.train_distances) for r in both)),
     (
@@ -66,10 +69,10 @@ def section(
     ),
   )
   return page.Section(
-    'Copies of training images',
+    TITLE,
     (
       page.Text(verdict(synthetic)),
-      page.Table(('', 'Synthetic', 'Real, held out'), rows),
+      page.Table(header, rows),
       picture,
       page.Details(
         'What these numbers are', page.Text(_definitions(synthetic))
@@ -82,11 +85,17 @@ def section(
     {
       'memorization': {
         'synthetic': synthetic.to_dict(),
-        'real': real.to_dict(),
+        'real': real.to_dict() if real else None,
         'closest_pairs': pairs_path,
       }
     },
   )
+
+
+def left_out(reason: str) -> page.Section:
+  """Says in place of the tests why there are none."""
+  data = {'left_out': reason}
+  return page.Section(TITLE, (page.Text(reason),), {'memorization': data})
 
 
 def verdict(found: memorization.MemorizationResult) -> str:

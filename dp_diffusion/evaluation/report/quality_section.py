@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
 
 from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.metrics import quality
 from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
@@ -23,68 +25,171 @@ def section(found: quality.Comparison) -> page.Section:
   if found.synthetic_at_equal_number is not found.synthetic:
     columns['Synthetic, as many as real'] = found.synthetic_at_equal_number
   columns['Real, held out: what good is'] = found.real
-  first = found.synthetic.frechet
+  first = found.synthetic.kernel
   words = (
     f'How far the images are from the reference ({first.reference},'
     f' {formats.number(first.num_reference)} images), measured in features:'
     f' {first.features}. Real images that nobody trained on are'
     ' measured alike: no synthetic image can be expected to do better.'
   )
-  frechet_title = 'FID' if first.is_inception else 'Frechet distance'
-  kernel_title = 'KID' if first.is_inception else 'Kernel distance'
-  rows = [
-    ('Images', *(q.frechet.num_synthetic for q in columns.values())),
+  blocks: list[page.Block] = [
+    page.Text(words),
+    page.Text(_features_words(found.features)),
+    page.Table(('', *columns), _rows(columns)),
+    page.Details('What these numbers are', page.Text(_definitions(found))),
+  ]
+  if any(part.frechet is None for part in columns.values()):
+    title, number = _titles(found.synthetic)[0], found.features.num_features
+    blocks.insert(3, page.Text(_without_frechet(title, number)))
+  data = {'left_out': '', **found.to_dict()}
+  return page.Section('Distances', tuple(blocks), {'quality': data})
+
+
+def network_objection(test: features.NetworkTest) -> str:
+  """Why there are no distances in the features of this network; '' for none.
+
+  Computed from public images alone.
+  """
+  if not test.num_images:
+    return (
+      'No distance is shown: no public images could be held out to test the'
+      ' feature network on, so nothing says that it has learned anything.'
+      ' Take more public images, or other evaluate.features.'
+    )
+  if not test.is_better_than_chance:
+    return (
+      'No distance is shown: the feature network has learned too little to'
+      f' tell images from noise. {network_words(test)} An interval above that'
+      f' share and at least {formats.percent(test.required)} are asked for. A'
+      ' longer training on public images that have more in common, or other'
+      ' evaluate.features, would help.'
+    )
+  if not test.has_enough_live:
+    return (
+      'No distance is shown: too few features differ between public images.'
+      f' {network_words(test)} At least a tenth of the features are asked for.'
+    )
+  return ''
+
+
+def network_words(test: features.NetworkTest) -> str:
+  """How the feature network does on held-out public images."""
+  return (
+    f'It is right on {formats.percent(test.accuracy)} of'
+    f' {formats.number(test.num_images)} held-out public images (95 %'
+    f' interval {100 * test.low:.1f} – {formats.percent(test.high)}), where'
+    ' always answering the commonest class is right on'
+    f' {formats.percent(test.chance)}, and {formats.number(test.num_live)} of'
+    f' its {formats.number(test.num_features)} features are live (differ'
+    ' between these images).'
+  )
+
+
+def reason_for_none(
+  found: quality.FeatureFacts, counts: Mapping[str, int]
+) -> str:
+  """Why no distance can be measured at all; '' where one can.
+
+  Args:
+    found: what is known of the features.
+    counts: set of images ('training', 'held-out real', 'synthetic') -> how
+      many images it has.
+  """
+  if found.network and (objection := network_objection(found.network)):
+    return objection
+  few = [f'{n} {name}' for name, n in counts.items() if n < quality.MIN_IMAGES]
+  if few:
+    return (
+      f'No distance is shown: there are only {" and ".join(few)} images, and at'
+      f' least {quality.MIN_IMAGES} of each set are asked for.'
+    )
+  live, number = found.num_live, found.num_features
+  if live is not None and not features.are_enough_live(live, number):
+    return (
+      f'No distance is shown: only {formats.number(live)} of the'
+      f' {formats.number(number)} features differ between the reference images;'
+      ' at least a tenth of them are asked for.'
+    )
+  return ''
+
+
+def left_out(reason: str, found: quality.FeatureFacts) -> page.Section:
+  """Says in place of the distances why there are none.
+
+  Args:
+    reason: `reason_for_none`.
+    found: of the features that they would have been taken in.
+  """
+  start = 'No distance is shown'
+  reason_words = reason.replace(start, f'**{start}**', 1)
+  words = f'Features: {found.name}. {reason_words}'
+  data = {'left_out': reason, 'features': found.to_dict()}
+  return page.Section('Distances', (page.Text(words),), {'quality': data})
+
+
+def _features_words(found: quality.FeatureFacts) -> str:
+  """Whether these features can tell images apart."""
+  live = (
+    f'{formats.number(found.num_live)} of {formats.number(found.num_features)}'
+    ' features are live: they differ between the reference images.'
+  )
+  if found.network is None:
+    return live
+  return (
+    f'The feature network has learned from public images alone.'
+    f' {network_words(found.network)} Among the reference images {live}'
+  )
+
+
+def _without_frechet(title: str, num_features: int) -> str:
+  return (
+    f'{title} is left out where a set has no more images than there are'
+    f' features ({formats.number(num_features)}): it would be far too large.'
+    ' `evaluate.allow_few_images` shows it all the same.'
+  )
+
+
+def _titles(measured: quality.Quality) -> tuple[str, str]:
+  """Of Frechet and kernel distance: FID and KID for their features alone."""
+  if measured.kernel.is_inception:
+    return 'FID', 'KID'
+  return 'Frechet distance', 'Kernel distance'
+
+
+def _rows(
+  columns: Mapping[str, quality.Quality],
+) -> list[tuple[str | int, ...]]:
+  """A row per distance, a cell per set of images."""
+  parts = columns.values()
+  frechet_title, kernel_title = _titles(next(iter(parts)))
+  frechets = [part.frechet for part in parts]
+  kernels = [part.kernel for part in parts]
+  shares = [part.precision_recall for part in parts]
+  return [
+    ('Images', *(k.num_synthetic for k in kernels)),
     (
       frechet_title,
       *(
-        _with_error(q.frechet.value, q.frechet.std_error)
-        for q in columns.values()
+        _with_error(f.value, f.std_error) if f else formats.NOTHING
+        for f in frechets
       ),
     ),
     (
       f'{frechet_title} of infinitely many',
-      *(formats.number(q.frechet.value_at_infinity) for q in columns.values()),
+      *(formats.number(f and f.value_at_infinity) for f in frechets),
     ),
-    (
-      kernel_title,
-      *(
-        _with_error(q.kernel.value, q.kernel.std_error)
-        for q in columns.values()
-      ),
-    ),
-    (
-      'Precision',
-      *(
-        _share(q.precision_recall.precision, q.precision_recall.num_synthetic)
-        for q in columns.values()
-      ),
-    ),
-    (
-      'Recall',
-      *(
-        _share(q.precision_recall.recall, q.precision_recall.num_reference)
-        for q in columns.values()
-      ),
-    ),
+    (kernel_title, *(_with_error(k.value, k.std_error) for k in kernels)),
+    ('Precision', *(_share(s.precision, s.num_synthetic) for s in shares)),
+    ('Recall', *(_share(s.recall, s.num_reference) for s in shares)),
   ]
-  return page.Section(
-    'Distances',
-    (
-      page.Text(words),
-      page.Table(('', *columns), rows),
-      page.Details(
-        'What these numbers are',
-        page.Text(_definitions(found, frechet_title, kernel_title)),
-      ),
-    ),
-    {'quality': found.to_dict()},
-  )
 
 
-def _definitions(
-  found: quality.Comparison, frechet_title: str, kernel_title: str
-) -> str:
-  frechet, kernel = found.synthetic.frechet, found.synthetic.kernel
+def _definitions(found: quality.Comparison) -> str:
+  kernel = found.synthetic.kernel
+  frechet_title, kernel_title = _titles(found.synthetic)
+  extrapolated = ''
+  if found.synthetic.frechet:
+    extrapolated = f' over {len(found.synthetic.frechet.curve)} sample sizes'
   neighbors = found.synthetic.precision_recall.num_neighbors
   return '\n'.join(
     (
@@ -93,8 +198,8 @@ def _definitions(
       ' features. 0 is best. It is too large for few images, so compare at'
       ' equal numbers. ±: 1.96 standard errors over samples of the measured'
       ' images (jackknife over ten groups); the reference counts as fixed.',
-      f'- **{frechet_title} of infinitely many**: the same, extrapolated over'
-      f' {len(frechet.curve)} sample sizes to infinitely many images'
+      f'- **{frechet_title} of infinitely many**: the same, extrapolated'
+      f'{extrapolated} to infinitely many images'
       ' (arXiv 1911.07023). Its error is larger than that of the distance, and'
       ' not known.',
       f'- **{kernel_title}**: squared maximum mean discrepancy under a cubic'

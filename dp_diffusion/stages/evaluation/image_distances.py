@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import pathlib
 
@@ -72,12 +72,7 @@ def extractor(
     case 'pixels':
       return features_lib.pixels(shape, bind_fn)
     case 'public':
-      return public_features.extractor(
-        _public_classifier(config, private_dir, stop),
-        'small CNN on public images',
-        shape,
-        bind_fn,
-      )
+      return _public_network(config, private_dir, stop, bind_fn)
   return features_lib.from_npz(kind, batch_size, bind_fn)
 
 
@@ -102,10 +97,13 @@ def images_per_device(kind: str, platform: str) -> int:
   return _INCEPTION_BATCH_SIZE.get(platform, _OTHER_INCEPTION_BATCH_SIZE)
 
 
-def _public_classifier(
-  config: config_lib.Config, private_dir: epath.Path, stop: interrupts.Stop
-) -> downstream.NeuralClassifier:
-  """A small CNN that has learned the classes of the public images."""
+def _public_network(
+  config: config_lib.Config,
+  private_dir: epath.Path,
+  stop: interrupts.Stop,
+  bind_fn: features_lib.BindFn,
+) -> features_lib.NetExtractor:
+  """A small CNN that has learned the classes of public images, tested."""
   data = config.pretrain.data
   if len(data.class_names) < 2:
     raise errors.UsageError(
@@ -113,22 +111,40 @@ def _public_classifier(
       " evaluate.features='public'; or take 'pixels', or an .npz network."
     )
   public = registry.load(data)
+  persons = None if public.person is None else np.asarray(public.person)
+  train, held_out = public_features.divide(
+    public.images, _MAX_PUBLIC_IMAGES, persons
+  )
+  images = feature_cache.rows_of(
+    public.images, train, private_dir / 'features', data.max_in_memory_bytes
+  )
   members = members_lib.Members(
-    {'public': (public.images, public.labels)},
+    {'public': (images, np.asarray(public.labels)[train])},
     {'public': len(data.class_names)},
     private_dir / 'classifiers',
     stop.raise_if_asked,
   )
   member = members_lib.Member(
     source='public',
-    num_images=min(len(public.labels), _MAX_PUBLIC_IMAGES),
+    num_images=len(train),
     config=training.of_kind('small_cnn', config.evaluate.classifier),
     seed=config.seed,
   )
   members.train([member])
-  found = members.get(member)
-  assert isinstance(found, downstream.NeuralClassifier)
-  return found
+  classifier = members.get(member)
+  assert isinstance(classifier, downstream.NeuralClassifier)
+  return public_features.with_test(
+    public_features.extractor(
+      classifier,
+      'small CNN on public images',
+      (config.data.image_size, config.data.image_size, config.data.channels),
+      bind_fn,
+    ),
+    classifier,
+    np.asarray(public.images[held_out]),
+    np.asarray(public.labels)[held_out],
+    None if persons is None else persons[held_out],
+  )
 
 
 def sections(
@@ -155,7 +171,6 @@ def sections(
     persons: int32[T] of `train` and int32[M] of `held_out`, where known.
 
   Raises:
-    UsageError: there are too few images.
     Interrupted: the user asked to stop.
   """
   settings = config.evaluate
@@ -167,28 +182,60 @@ def sections(
   )
   found = []
   if extractor:
-    reference, fresh, made = (
-      _features(extractor, images, private_dir, stop)
-      for images, _ in (members_lib.subset(*train, most), held_out, synthetic)
-    )
-    total = quality.num_queries(len(reference), len(fresh), len(made))
-    with _progress('measuring distances', total, stop) as advance:
-      compared = quality.compare(
-        extractor,
-        reference,
-        fresh,
-        made,
-        reference_name=f'{config.data.name} {config.data.split}',
-        allow_few=settings.allow_few_images,
-        seed=config.seed,
-        advance=advance,
-      )
-    found.append(quality_section.section(compared))
+    subset = members_lib.subset(*train, most)[0]
+    sets = {
+      'training': subset,
+      'held-out real': held_out[0],
+      'synthetic': synthetic[0],
+    }
+    found.append(_distances(config, extractor, sets, private_dir, stop))
   if settings.memorization:
     found.append(
       _copies(synthetic, train[0], held_out, private_dir, stop, persons)
     )
   return found
+
+
+def _distances(
+  config: config_lib.Config,
+  extractor: features_lib.FeatureExtractor,
+  sets: Mapping[str, np.ndarray],
+  private_dir: epath.Path,
+  stop: interrupts.Stop,
+) -> page.Section:
+  """Distances, or why there are none.
+
+  Args:
+    config: uses data, evaluate, seed.
+    extractor: the features.
+    sets: 'training', 'held-out real' and 'synthetic', in this order ->
+      uint8[N, H, W, C].
+    private_dir: for features that take long.
+    stop: asked now and then.
+  """
+  counts = {name: len(images) for name, images in sets.items()}
+  facts = quality.facts(extractor)
+  if reason := quality_section.reason_for_none(facts, counts):
+    return quality_section.left_out(reason, facts)
+  reference, fresh, made = (
+    _features(extractor, images, private_dir, stop) for images in sets.values()
+  )
+  facts = quality.facts(extractor, reference)
+  if reason := quality_section.reason_for_none(facts, counts):
+    return quality_section.left_out(reason, facts)
+  total = quality.num_queries(len(reference), len(fresh), len(made))
+  with _progress('measuring distances', total, stop) as advance:
+    compared = quality.compare(
+      extractor,
+      reference,
+      fresh,
+      made,
+      reference_name=f'{config.data.name} {config.data.split}',
+      allow_few=config.evaluate.allow_few_images,
+      seed=config.seed,
+      advance=advance,
+    )
+  return quality_section.section(compared)
 
 
 @contextlib.contextmanager
@@ -231,6 +278,11 @@ def _copies(
   """Every synthetic image against every real one."""
   images, labels = synthetic
   fresh = np.asarray(held_out[0])
+  reason = memorization.reason_for_none(
+    len(images), len(train_images), len(fresh)
+  )
+  if reason:
+    return memorization_section.left_out(reason)
   total = memorization.num_queries(len(images), len(fresh))
   total += memorization.num_real_queries(len(fresh), persons)
   what = 'looking for copies of training images'

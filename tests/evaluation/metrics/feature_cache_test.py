@@ -89,3 +89,12 @@ def test_features_are_on_the_disk_and_not_in_memory(kind, tmp_path):
 def test_no_features_need_no_file(tmp_path):
   assert feature_cache.on_disk((0, 3), tmp_path).shape == (0, 3)
   assert feature_cache.on_disk((2, 3), 'gs://bucket/x').shape == (2, 3)
+
+
+@pytest.mark.parametrize('max_bytes', [0, 10**9])
+def test_rows_are_the_same_in_memory_and_on_the_disk(tmp_path, max_bytes):
+  images = np.arange(96, dtype=np.uint8).reshape(6, 4, 4, 1)
+  rows = np.array([1, 4, 5])
+  found = feature_cache.rows_of(images, rows, tmp_path, max_bytes)
+  np.testing.assert_array_equal(found, images[rows])
+  assert not list(tmp_path.iterdir())

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from dp_diffusion import errors
 from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.metrics import quality
 
@@ -70,16 +69,29 @@ def test_is_json_and_names_the_features():
   rng = np.random.default_rng(0)
   sets = [make_features(rng, 40) for _ in range(3)]
   stored = json.loads(json.dumps(compare(*sets).to_dict(), allow_nan=False))
-  assert set(stored) == {'synthetic', 'synthetic_at_equal_number', 'real'}
+  parts = {'synthetic', 'synthetic_at_equal_number', 'real'}
+  assert set(stored) == {'features'} | parts
   assert stored['real']['frechet']['name'] == (
     'Frechet distance (pixels features)'
   )
+  assert stored['features'] == {
+    'name': 'pixels',
+    'num_features': 4,
+    'num_live': 4,
+    'network': None,
+  }
 
 
-def test_too_few_held_out_images_are_refused_too():
+def test_too_few_images_for_a_covariance_leave_out_that_distance_alone():
   rng = np.random.default_rng(0)
-  sets = make_features(rng, 40), make_features(rng, 4), make_features(rng, 40)
-  with pytest.raises(
-    errors.UsageError, match='more than 4 held-out real images'
-  ):
-    compare(*sets)
+  wide = features.pixels((5, 5, 1))
+  sets = [rng.normal(size=(n, 25)) for n in (40, 22, 60)]
+  result = quality.compare(wide, *sets, reference_name='digits train')
+  assert result.synthetic.frechet and not result.real.frechet
+  assert not result.synthetic_at_equal_number.frechet
+  assert result.real.kernel.value < 1
+  assert json.dumps(result.to_dict())
+  allowed = quality.compare(
+    wide, *sets, reference_name='digits train', allow_few=True
+  )
+  assert allowed.real.frechet and allowed.real.frechet.num_synthetic == 22
