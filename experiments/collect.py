@@ -39,9 +39,9 @@ CLAIMS = {
 _HEADER = ('Data', 'Paper', 'Ours', 'Seeds', 'Hardware', 'Hours')
 _ABLATION_HEADER = ('What is varied', 'Found', 'Seeds', 'Hardware', 'Hours')
 _EXPLANATION = (
-  'Mean ± standard deviation over seeds; accuracies are of classifiers trained'
-  ' on synthetic images and tested on real ones. Hours are of all seeds of a'
-  ' row and their pre-training, one after the other.'
+  'Mean ± standard deviation over seeds (of two: both); accuracies are of'
+  ' classifiers trained on synthetic images and tested on real ones. Hours'
+  ' are of all seeds of a row and their pre-training, one after the other.'
 )
 
 
@@ -142,17 +142,24 @@ def _cells(row: Mapping[str, Any], hardware: str) -> tuple[str, ...]:
 
 
 def spread(values: Sequence[float], unit: str) -> str:
-  """Mean and, of several values, the sample standard deviation.
+  """Mean and, of three values or more, the sample standard deviation.
+
+  Two values stand beside their mean: their standard deviation says nothing.
 
   >>> spread([0.90, 0.92, 0.94], '%')
   '92.0 ± 2.0 %'
   >>> spread([9.8], '')
   '9.80'
+  >>> spread([0.9, 0.5], '%')
+  '70.0 (90.0 and 50.0) %'
   """
   mean = statistics.mean(values)
   scale, decimals = (100, 1) if unit == '%' else (1, 2 if mean < 10 else 1)
   text = f'{scale * mean:.{decimals}f}'
-  if len(values) > 1:
+  if len(values) == 2:
+    both = ' and '.join(f'{scale * value:.{decimals}f}' for value in values)
+    text += f' ({both})'
+  elif len(values) > 2:
     text += f' ± {scale * statistics.stdev(values):.{decimals}f}'
   return f'{text} {unit}'.rstrip()
 

@@ -117,6 +117,10 @@ def test_spread_is_that_of_a_sample():
   assert collect.spread([0.9], '%') == '90.0 %'
 
 
+def test_two_values_have_no_standard_deviation():
+  assert collect.spread([9.0, 11.0], '') == '10.0 (9.0 and 11.0)'
+
+
 def test_only_what_is_between_the_marks_changes():
   new = collect.insert(README, 'table')
   assert new == README.replace('old', 'table')

@@ -17,6 +17,7 @@ from sklearn import metrics
 
 _Z_95 = 1.959963984540054  # Standard normal quantile at 0.975.
 _NUM_RESAMPLES = 2000
+_MIN_SEEDS = 3  # That have a standard deviation worth showing.
 _BOOTSTRAP_SEED = 0
 
 
@@ -52,7 +53,9 @@ class Score:
   Attributes:
     accuracy: mean over the seeds; its interval is that of one classifier with
       the mean accuracy, so it says how far these test images decide.
-    std: sample standard deviation over the seeds; NaN for one seed.
+    of_seeds: accuracy of each seed's classifier.
+    std: sample standard deviation over the seeds; NaN for fewer than three,
+      whose spread says nothing.
     num_seeds: classifiers.
     per_class: mean accuracy among the examples of each class.
     majority_share: share of the commonest class, which is the accuracy of
@@ -69,6 +72,7 @@ class Score:
   """
 
   accuracy: Accuracy
+  of_seeds: tuple[float, ...]
   std: float
   num_seeds: int
   per_class: tuple[Accuracy, ...]
@@ -154,7 +158,10 @@ def score(
     distinct = _of_correct(mean[rest], _part(persons, rest))
   return Score(
     accuracy=_of_correct(mean, persons),
-    std=float(np.std(values, ddof=1)) if len(correct) > 1 else math.nan,
+    of_seeds=tuple(map(float, values)),
+    std=float(np.std(values, ddof=1))
+    if len(correct) >= _MIN_SEEDS
+    else math.nan,
     num_seeds=len(correct),
     per_class=per_class,
     majority_share=majority_share(labels),

@@ -38,6 +38,11 @@ _CLASSIFIER_NOTES = {
   'svm': ', scikit-learn’s with C = 10: a fixed reference from outside',
 }
 
+SPREAD_WORDS = (
+  '±: standard deviation over three seeds or more. Of two seeds, whose standard'
+  ' deviation says nothing, both values stand in brackets.'
+)
+
 Scores = Mapping[str, Mapping[str, scoring.Score]]
 
 
@@ -239,8 +244,8 @@ def _words(score: scoring.Score, has_auroc: bool) -> str:
     f'Share of {formats.number(number)} held-out real images that'
     ' are classified correctly, by classifiers that were trained on one source'
     ' of images each. An evaluation reads the held-out images once, when every'
-    f' choice has been made. {interval_words}; ± is the standard deviation over'
-    ' seeds. One answer (the dashed line): the accuracy of always answering the'
+    f' choice has been made. {interval_words}. {SPREAD_WORDS}'
+    ' One answer (the dashed line): the accuracy of always answering the'
     ' commonest class. Balanced: the mean over the classes, whatever their'
     f' size; {formats.percent(1 / max(1, score.num_classes_present))} by'
     f' guessing.{auroc}'
@@ -458,13 +463,12 @@ def interval(accuracy: scoring.Accuracy) -> str:
 
 
 def with_spread(score: scoring.Score) -> str:
-  """The mean over seeds with its standard deviation, in per cent."""
+  """The mean over seeds, with how far they differ; see `SPREAD_WORDS`."""
   value = formats.percent(score.accuracy.value)
-  return f'{value}{_spread(score)}'
-
-
-def _spread(score: scoring.Score) -> str:
-  if math.isnan(score.std):
-    return ''
-  space = '\N{NO-BREAK SPACE}'
-  return f'{space}±{space}{100 * score.std:.1f}'
+  if formats.is_finite(score.std):
+    space = '\N{NO-BREAK SPACE}'
+    return f'{value}{space}±{space}{100 * score.std:.1f}'
+  if score.num_seeds == 1 or not score.accuracy.num_examples:
+    return value
+  seeds = ' and '.join(f'{100 * of_one:.1f}' for of_one in score.of_seeds)
+  return f'{value} ({seeds})'

@@ -142,7 +142,8 @@ def _by_number(curves: Curves) -> page.Section:
     f'{title}, tested on the held-out real images. Sampling more images from'
     ' the released model costs no privacy. Every classifier takes the same'
     ' number of steps, whatever the number of images; smaller sets are parts of'
-    ' larger ones. ± is the standard deviation over seeds.'
+    f' larger ones. {accuracy_section.SPREAD_WORDS} In the figure: from the'
+    ' lowest seed to the highest.'
   )
   return page.Section(
     'Number of synthetic images',
@@ -163,7 +164,8 @@ def _chart(curves: Curves) -> bytes:
   numbers = [point.num_images for point in points]
   singles = [100 * point.single.accuracy.value for point in points]
   spreads = [
-    0.0 if math.isnan(p.single.std) else 100 * p.single.std for p in points
+    [mean - 100 * min(p.single.of_seeds) for mean, p in zip(singles, points)],
+    [100 * max(p.single.of_seeds) - mean for mean, p in zip(singles, points)],
   ]
   main = accuracy_section.main_classifier(scores)
   with charts.canvas() as (drawn, buffer):

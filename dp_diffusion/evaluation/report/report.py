@@ -121,6 +121,7 @@ def to_json(
     'accuracy': of_each(lambda s: s.accuracy.value),
     'accuracy_interval': of_each(lambda s: [s.accuracy.low, s.accuracy.high]),
     'accuracy_std': of_each(lambda s: s.std),
+    'accuracy_of_seeds': of_each(lambda s: s.of_seeds),
     'accuracy_num_seeds': of_each(lambda s: s.num_seeds),
     'accuracy_per_class': of_each(lambda s: [c.value for c in s.per_class]),
     'balanced_accuracy': of_each(lambda s: s.balanced_accuracy),

@@ -51,11 +51,14 @@ def test_score_is_the_mean_over_seeds():
   runs = [np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0])]
   score = scoring.score(runs, labels, 3)
   assert score.accuracy.value == 0.875 and score.accuracy.num_examples == 4
-  assert math.isclose(score.std, np.std([1, 0.75], ddof=1))
+  assert score.of_seeds == (1.0, 0.75)
   assert [a.value for a in score.per_class[:2]] == [1.0, 0.75]
   assert math.isnan(score.per_class[2].value)
   assert score.accuracy.low < 0.875 < score.accuracy.high
-  assert math.isnan(scoring.score(runs[:1], labels, 3).std)
+  for few in (1, 2):  # The spread of two says nothing.
+    assert math.isnan(scoring.score(runs[:few], labels, 3).std)
+  score = scoring.score([*runs, runs[0]], labels, 3)
+  assert math.isclose(score.std, np.std([1, 0.75, 1], ddof=1))
 
 
 def test_what_guessing_would_reach_stands_beside_the_accuracy():

@@ -138,8 +138,12 @@ def test_seeds_are_a_count_and_the_spread_is_of_the_accuracy():
     make_scores(labels, labels), scores={'synthetic': {'cnn': score}}
   )
   html = as_html(found)
-  assert 'data-title="Accuracy">50.0 % ± 70.7<' in html
+  assert 'data-title="Accuracy">50.0 % (100.0 and 0.0)<' in html
   assert 'data-title="Seeds">2<' in html
+  assert 'both values stand in brackets' in html
+  three = scoring.score([labels, labels, 1 - labels], labels, 2)
+  found = dataclasses.replace(found, scores={'synthetic': {'cnn': three}})
+  assert 'data-title="Accuracy">66.7 % ± 57.7<' in as_html(found)
 
 
 def test_confusions_are_a_square_or_the_worst_of_many():
