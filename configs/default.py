@@ -173,10 +173,10 @@ def _data() -> ml_collections.ConfigDict:
   data.manual_dir = ''  # Folder with archives placed by hand.
   data.path = ''  # Own images: folder, .zip or .npz.
   data.person_csv = ''  # Own images: CSV that says who is on which image.
-  data.file_column = 'file'  # Its column with the image's path.
-  data.person_column = 'person'  # Its column with the person.
+  data.file_column = 'file'  # Its column with the image's path; or file_name.
+  data.person_column = 'person'  # Its column with the person; or of labels.csv.
   data.image_key = ''  # TFDS feature; '' finds the only image.
-  data.label_key = ''  # TFDS feature; '' finds the only class label.
+  data.label_key = ''  # TFDS feature, column of labels.csv; '' finds it.
   data.person_key = ''  # TFDS feature; '' is none.
   data.image_size = 0  # Pixels, height and width.
   data.channels = 0  # 1 grey, 3 RGB.

@@ -1,4 +1,4 @@
-"""Own images: a folder with one subfolder per class, a zip of it, or an .npz.
+"""Own images: a folder, with class folders or a table, a zip of it, an .npz.
 
 Files are untrusted: a zip is read, never extracted, and refused when a path
 leaves it; image headers are checked before decoding (`decoding`). Files that
@@ -35,7 +35,7 @@ from dp_diffusion.data.own import npz_images
 from dp_diffusion.data.own import trees
 
 SPLITS = ('train', 'test')  # In this order in memory.
-READS = ('max_images', 'path', 'person_csv')
+READS = ('label_key', 'max_images', 'path', 'person_csv')
 _VERSION = 1  # Raise it when the same images are divided otherwise.
 _LEFT_OUT = 2  # After the places of the splits.
 # Decoded images that are in use, by the name of what they depend on.

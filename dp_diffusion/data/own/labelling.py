@@ -1,7 +1,8 @@
 """From files below a folder, or in a zip, to labels, persons and a division.
 
-One folder around all is left out. Folders named as parts of a division
-(`PARTS`) above the classes are one: what is not `train` is held out.
+Labels are class folders, or the column of a table beside the images
+(`tables`). Folders around all are left out. Folders named as parts of a
+division (`PARTS`) above the classes are one: what is not `train` is held out.
 """
 
 from __future__ import annotations
@@ -45,13 +46,24 @@ def list_tree(
   root = tree.root
   tree = unwrap(tree, config.class_names)
   parts = given_parts(_folders(tree.names), config.class_names, tree.root)
-  names, values = _in_class_folders(tree, bool(parts))
+  rows = tables.read_beside(tree, parts, config)
+  if rows.labels is not None:
+    names, labels = _tabled(tree, rows, config.class_names)
+    _check_folders(names, labels, bool(parts), rows, config.class_names)
+  else:
+    if config.label_key:
+      raise errors.UsageError(
+        f'Expected data.label_key={config.label_key!r} to be a column of '
+        f'{" or ".join(tables.BESIDE)} in {tree.root}.'
+      )
+    names, values = _in_class_folders(tree, bool(parts), rows)
+    labels = _of_folders(tree.root, values, config.class_names)
   prefix = tree.root.removeprefix(root).lstrip('/')
   return image_files.ImageFiles(
     root=tree.root,
     names=tuple(names),
-    labels=_of_folders(tree.root, values, config.class_names),
-    persons=_persons(names, prefix, config),
+    labels=labels,
+    persons=_persons(names, prefix, rows, config),
     is_held_out=_sides(names, parts),
     read=lambda index: tree.read(names[index]),
     stamps=tree.stamps,
@@ -63,10 +75,12 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
   while True:
     tops = _folders(tree.names)
     beside = [name for name in tree.names if '/' not in name]
-    if len(tops) != 1 or tops[0] in class_names or any(map(is_image, beside)):
+    is_here = any(is_image(n) or tables.is_beside(n) for n in beside)
+    if len(tops) != 1 or tops[0] in class_names or is_here:
       return tree
     below = trees.below(tree, tops[0])
-    if not _folders(below.names):
+    flat = [name for name in below.names if '/' not in name]
+    if not _folders(below.names) and not any(map(tables.is_beside, flat)):
       return tree
     tree = below
 
@@ -120,8 +134,92 @@ def _folders(names: Iterable[str]) -> list[str]:
   return sorted({name.split('/')[0] for name in names if '/' in name})
 
 
+def codes(
+  values: Sequence[str], class_names: Sequence[str], what: str
+) -> np.ndarray:
+  """Labels int64[N]: the place of each name, or whole numbers as they are.
+
+  >>> codes(['b', 'a'], ('a', 'b'), 'x'), codes(['1', '0'], ('a', 'b'), 'x')
+  (array([1, 0]), array([1, 0]))
+
+  Args:
+    values: class names, or numbers in which i means class_names[i]; where a
+      class name is itself a number, they are names.
+    class_names: of the config.
+    what: for messages.
+
+  Raises:
+    UsageError: a label outside the classes.
+  """
+  found = sorted(set(values))
+  if not class_names:
+    raise _no_class_names(what, found)
+  places = {name: place for place, name in enumerate(class_names)}
+  if set(found) <= set(places):
+    return np.array([places[value] for value in values], np.int64)
+  if _are_numbers(found) and not any(_are_numbers([c]) for c in class_names):
+    labels = np.array([int(value) for value in values], object)
+    registry.check_labels(labels, len(class_names))
+    return labels.astype(np.int64)
+  unknown = [value for value in found if value not in places]
+  if '-1' in unknown:
+    registry.check_labels(np.array([-1]), len(class_names))
+  raise errors.UsageError(
+    f'{what[:1].upper()}{what[1:]} that data.class_names={tuple(class_names)} '
+    f'does not list: {checks.some(unknown)}.'
+  )
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+  """Whether all are whole numbers."""
+  return all(name.removeprefix('-').isdecimal() for name in names)
+
+
+def _tabled(
+  tree: trees.Tree, rows: tables.Rows, class_names: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+  """Images, where a table has the labels, and these."""
+  labels = rows.labels or {}
+  unlisted = [n for n in tree.names if is_image(n) and n not in labels]
+  if unlisted:
+    raise errors.UsageError(
+      f'Images of {tree.root} that {rows.table} does not label: '
+      f'{checks.some(unlisted)}.'
+    )
+  if not labels:
+    raise errors.UsageError(f'{rows.table} labels no image.')
+  names = sorted(labels)
+  without = [name for name in names if not labels[name]]
+  if without:
+    raise errors.UsageError(
+      f'Images that have no label in {rows.table}: {checks.some(without)}.'
+    )
+  values = [labels[name] for name in names]
+  return names, codes(values, class_names, f'labels of {rows.table}')
+
+
+def _check_folders(
+  names: Sequence[str],
+  labels: np.ndarray,
+  is_divided: bool,
+  rows: tables.Rows,
+  class_names: Sequence[str],
+) -> None:
+  """Refuses a table that contradicts class folders."""
+  odd = []
+  for name, label in zip(names, labels.tolist()):
+    folder = name.split('/')[1 if is_divided else 0 : -1][:1]
+    if folder and folder[0] in class_names and folder[0] != class_names[label]:
+      odd.append(name)
+  if odd:
+    raise errors.UsageError(
+      f'Images to which {rows.table} gives another class than their folder: '
+      f'{checks.some(odd)}. Leave one of the two.'
+    )
+
+
 def _in_class_folders(
-  tree: trees.Tree, is_divided: bool
+  tree: trees.Tree, is_divided: bool, rows: tables.Rows
 ) -> tuple[list[str], list[str]]:
   """Names of the images and of their class folders."""
   names, values, astray = [], [], []
@@ -142,12 +240,14 @@ def _in_class_folders(
       )
   if astray:
     raise errors.UsageError(
-      f'Images of {tree.root} lie outside the class folders: '
-      f'{checks.some(astray)}.'
+      f'Images of {tree.root} lie outside the class folders, and no '
+      f'{" or ".join(tables.BESIDE)} labels them: {checks.some(astray)}. '
+      f'{rows.unread}'.strip()
     )
   if not names:
     raise errors.UsageError(
-      f'Expected {tree.root} to have one subfolder of images per class.'
+      f'Expected {tree.root} to have one subfolder of images per class, or '
+      f'images beside a {tables.BESIDE[0]}.'
     )
   return names, values
 
@@ -186,11 +286,25 @@ def _no_class_names(what: str, found: Sequence[str]) -> errors.UsageError:
 
 
 def _persons(
-  names: Sequence[str], prefix: str, config: registry.DataConfig
+  names: Sequence[str],
+  prefix: str,
+  rows: tables.Rows,
+  config: registry.DataConfig,
 ) -> tuple[str, ...] | None:
-  """The person of each image, from the CSV file; None without one."""
+  """The person of each image, from the CSV file or a table; None without."""
+  beside = None
+  if rows.persons is not None:
+    beside = [rows.persons.get(name, '') for name in names]
   if not config.person_csv:
-    return None
+    if beside is None:
+      return None
+    without = [name for name, person in zip(names, beside) if not person]
+    if without:
+      raise errors.UsageError(
+        f'Images without a person in column {config.person_column!r} of '
+        f'{rows.table}: {checks.some(without)}.'
+      )
+    return tuple(beside)
   path = pathlib.Path(config.person_csv).expanduser()
   known = _read_persons(path, config)
   found = {
@@ -204,7 +318,14 @@ def _persons(
       f' {config.file_column!r} begins with {next(iter(known), "")!r}, expected'
       f' as in {unknown[0]!r}. Without a person: {checks.some(unknown)}.'
     )
-  return tuple(found[name] or '' for name in names)
+  persons = tuple(found[name] or '' for name in names)
+  odd = [n for n, one, two in zip(names, persons, beside or ()) if one != two]
+  if odd:
+    raise errors.UsageError(
+      f'{path} and {rows.table} give two persons to {checks.some(odd)}: leave '
+      'data.person_csv out, or that column.'
+    )
+  return persons
 
 
 def _read_persons(

@@ -1,14 +1,23 @@
-"""CSV tables that say something of images."""
+"""CSV tables that say something of images: of labels, of persons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import io
+import posixpath
+import unicodedata
 
 from dp_diffusion import checks
 from dp_diffusion import errors
+from dp_diffusion.data import registry
+from dp_diffusion.data.own import trees
+
+BESIDE = ('labels.csv', 'metadata.csv')  # Names of tables beside images.
+_UNREAD = ('metadata.jsonl', 'metadata.parquet')  # Hugging Face's others.
+_FILE_COLUMN = 'file_name'  # What Hugging Face calls it.
+_LABEL_COLUMN = 'label'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,3 +81,163 @@ def parse(data: bytes, name: str) -> Table:
   except csv.Error as error:
     raise errors.UsageError(f'{name} cannot be read: {error}.') from error
   return Table(name=name, columns=columns, rows=rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+  """What the tables beside images say of them.
+
+  Attributes:
+    table: name of one of them, for messages; '' where none is read.
+    labels: file -> label, or None where no table has labels.
+    persons: file -> person, or None where no table has persons.
+    unread: why a table that is there is not read; '' where none is.
+  """
+
+  table: str = ''
+  labels: Mapping[str, str] | None = None
+  persons: Mapping[str, str] | None = None
+  unread: str = ''
+
+
+def is_beside(name: str) -> bool:
+  """Whether a file is called as a table beside images is."""
+  return posixpath.basename(name).casefold() in BESIDE
+
+
+def read_beside(
+  tree: trees.Tree, parts: Iterable[str], config: registry.DataConfig
+) -> Rows:
+  """Reads the table at the root, or those at the roots of the parts.
+
+  Args:
+    tree: where they lie; reads no image.
+    parts: folders of a division.
+    config: uses file_column, label_key and person_column.
+
+  Raises:
+    UsageError: several tables where one belongs, files that are not there, two
+      different rows of a file.
+  """
+  found = [
+    name
+    for folder in ('', *parts)
+    for name in tree.names
+    if posixpath.dirname(name) == folder and is_beside(name)
+  ]
+  folders = [posixpath.dirname(name) for name in found]
+  if len(set(folders)) < len(folders) or ('' in folders and len(folders) > 1):
+    raise errors.UsageError(
+      f'{tree.root} has several tables, {checks.some(found)}: leave one.'
+    )
+  unread = [
+    name
+    for name in tree.names
+    if posixpath.basename(name).casefold() in _UNREAD
+  ]
+  if unread and not found:
+    raise errors.UsageError(
+      f'{tree.root} has {unread[0]}: save it as {BESIDE[1]} with the columns '
+      f'{_FILE_COLUMN} and {_LABEL_COLUMN}.'
+    )
+  rows = Rows()
+  for name in found:
+    rows = _joined(rows, _rows(tree, name, config))
+  return rows
+
+
+def _joined(one: Rows, other: Rows) -> Rows:
+  """Of two parts."""
+  if other.unread or not one.table:
+    return dataclasses.replace(other, unread=one.unread or other.unread)
+  labels, persons = (
+    {**a, **b} if a is not None and b is not None else None
+    for a, b in ((one.labels, other.labels), (one.persons, other.persons))
+  )
+  if (labels is None) != (one.labels is None and other.labels is None) or (
+    persons is None
+  ) != (one.persons is None and other.persons is None):
+    raise errors.UsageError(
+      f'Expected the same columns in {one.table} and {other.table}.'
+    )
+  return Rows(table=one.table, labels=labels, persons=persons)
+
+
+def _rows(tree: trees.Tree, name: str, config: registry.DataConfig) -> Rows:
+  full = f'{tree.root}/{name}'
+  try:
+    table = parse(tree.read(name), full)
+  except OSError as error:
+    raise errors.UsageError(f'{full} cannot be read: {error}.') from error
+  columns = _columns(table, config)
+  if 'file' not in columns or len(columns) < 2:
+    wanted = config.label_key or _LABEL_COLUMN
+    table.check_columns(
+      [config.label_key] * bool(config.label_key), 'see data.label_key'
+    )
+    return Rows(
+      unread=f'{full} would, with the columns {_FILE_COLUMN!r} and {wanted!r};'
+      f' it has {list(table.columns)}.'
+    )
+  files = _files(tree, posixpath.dirname(name), table, columns['file'])
+  values = {
+    what: {file: row[columns[what]] for file, row in files.items()}
+    for what in ('label', 'person')
+    if what in columns
+  }
+  return Rows(
+    table=full, labels=values.get('label'), persons=values.get('person')
+  )
+
+
+def _columns(table: Table, config: registry.DataConfig) -> dict[str, str]:
+  """Which column is the 'file', the 'label' and the 'person', where there."""
+  found: dict[str, str] = {}
+  for what, names in {
+    'file': {config.file_column, _FILE_COLUMN},
+    'label': {config.label_key or _LABEL_COLUMN},
+    'person': {config.person_column},
+  }.items():
+    there = [name for name in table.columns if name in names]
+    if len(there) > 1:
+      raise errors.UsageError(
+        f'{table.name} has the columns {" and ".join(there)}: leave one of '
+        'them, or set data.file_column.'
+      )
+    if there:
+      found[what] = there[0]
+  return found
+
+
+def _files(
+  tree: trees.Tree, folder: str, table: Table, column: str
+) -> dict[str, dict[str, str]]:
+  """File of the tree -> its row."""
+  known = {_composed(name): name for name in tree.names}
+  found: dict[str, dict[str, str]] = {}
+  missing = []
+  for row in table.rows:
+    if not any(row.values()):
+      continue
+    path = posixpath.join(folder, row[column].replace('\\', '/'))
+    name = known.get(_composed(posixpath.normpath(path)))
+    if name is None:
+      missing.append(row[column])
+    elif found.setdefault(name, row) != row:
+      raise errors.UsageError(
+        f'{table.name} has two different rows for {row[column]!r}.'
+      )
+  if missing:
+    start = f'{folder}/' if folder else ''
+    there = [n.removeprefix(start) for n in tree.names if n.startswith(start)]
+    example = next((n for n in there if not is_beside(n)), '')
+    raise errors.UsageError(
+      f'Files that {table.name} names and that are not there (paths begin at '
+      f'its own folder; expected as in {example!r}): {checks.some(missing)}.'
+    )
+  return found
+
+
+def _composed(name: str) -> str:
+  """An umlaut may be one character or two."""
+  return unicodedata.normalize('NFC', name)

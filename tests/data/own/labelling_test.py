@@ -117,7 +117,7 @@ def test_images_of_no_class_in_a_part_are_refused(tmp_path):
   class_folders(tmp_path / 'train')
   class_folders(tmp_path / 'test', 20)
   put(tmp_path / 'test' / 'stray.png', image(0, 1))
-  refused(tmp_path, 'outside the class folders: test/stray.png')
+  refused(tmp_path, 'outside the class folders, .*: test/stray.png')
 
 
 def test_training_images_that_equal_a_held_out_one_are_left_out(tmp_path):
@@ -255,3 +255,186 @@ def test_some_images_of_a_division_are_of_both_sides(tmp_path):
   for split in ('train', 'test'):
     labels = load(tmp_path, split, max_images=8).labels
     assert np.bincount(labels).tolist() == [2, 2]
+
+
+def flat(root, start=0):
+  """Images in one folder; returns {file: label}."""
+  found = {}
+  for label in range(2):
+    for number in range(start, start + _NUM):
+      name = f'{label}_{number:02d}.png'
+      put(root / name, image(label, number))
+      found[name] = label
+  return found
+
+
+def table(path, columns, rows):
+  put(path, '\n'.join([columns, *(','.join(map(str, row)) for row in rows)]))
+
+
+def both(path, **changes):
+  """All (label, number), of which no two are alike."""
+  whole = found(path, 'train', **changes) + found(path, 'test', **changes)
+  assert len(set(whole)) == len(whole)
+  return set(whole)
+
+
+_ALL = {(label, number) for label in range(2) for number in range(_NUM)}
+
+
+@pytest.mark.parametrize('name', ['labels.csv', 'metadata.csv'])
+@pytest.mark.parametrize('value', [str, lambda label: _CLASSES[label]])
+@pytest.mark.parametrize('folder', ['', 'images/', 'cells/images/'])
+def test_a_table_labels_images(tmp_path, name, value, folder):
+  labels = flat(tmp_path / folder)
+  start = folder.removeprefix('cells/')
+  rows = [(start + file, value(label)) for file, label in labels.items()]
+  where = tmp_path / ('cells' if 'cells' in folder else '')
+  table(where / name, 'file_name,label', rows[::-1])
+  put(tmp_path / 'README.md', 'text')
+  assert both(tmp_path) == _ALL
+
+
+@pytest.mark.parametrize(
+  'rename',
+  [
+    lambda file: f'./{file}',
+    lambda file: f'sub/../{file}',
+    lambda file: f' {file} ',
+    lambda file: f'"{file}"',
+  ],
+)
+def test_paths_of_a_table_may_be_spelt_in_several_ways(tmp_path, rename):
+  rows = [(rename(file), label) for file, label in flat(tmp_path).items()]
+  table(tmp_path / 'labels.csv', '\ufefffile_name,label', rows)
+  assert both(tmp_path) == _ALL
+
+
+def test_backslashes_and_umlauts_of_other_systems_are_understood(tmp_path):
+  rows = []
+  for file, label in flat(tmp_path / 'scans').items():
+    name = f'a\u0308_{file}'  # As a Mac writes it.
+    (tmp_path / 'scans' / file).rename(tmp_path / 'scans' / name)
+    rows.append((f'scans\\\u00e4_{file}', label))
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  assert both(tmp_path) == _ALL
+
+
+def test_tables_of_the_parts_of_a_division(tmp_path):
+  for part, start in (('train', 0), ('test', 20)):
+    labels = flat(tmp_path / part, start)
+    table(tmp_path / part / 'metadata.csv', 'label,file_name', [
+      (label, file) for file, label in labels.items()])  # fmt: skip
+  assert numbers(tmp_path, 'train') == list(range(_NUM))
+  assert numbers(tmp_path, 'test') == list(range(20, 20 + _NUM))
+  for part in ('train', 'test'):
+    (tmp_path / part / 'metadata.csv').unlink()
+  rows = [
+    (f'{part}/{file}', label)
+    for part, start in (('train', 0), ('test', 20))
+    for file, label in flat(tmp_path / part, start).items()
+  ]
+  table(tmp_path / 'metadata.csv', 'file_name,label', rows)
+  assert numbers(tmp_path, 'train') == list(range(_NUM))
+  put(tmp_path / 'train' / 'labels.csv', 'file_name,label')
+  refused(tmp_path, 'several tables, metadata.csv, train/labels.csv')
+  (tmp_path / 'metadata.csv').unlink()
+  table(tmp_path / 'train' / 'labels.csv', 'file_name,label', [('0_01.png', 0)])
+  refused(tmp_path, 'does not label: test/0_20.png')
+  table(tmp_path / 'test' / 'labels.csv', 'file_name,person', [('0_20.png', 0)])
+  refused(tmp_path, 'the same columns in .*test/labels.csv and .*train/lab')
+
+
+def test_columns_of_other_names_and_persons(tmp_path):
+  rows = [(f, label, 'x', f'p{i % 5}') for i, (f, label) in
+          enumerate(flat(tmp_path).items())]  # fmt: skip
+  table(tmp_path / 'labels.csv', 'image_id,diagnosis,age,patient', rows)
+  keys = {'file_column': 'image_id', 'label_key': 'diagnosis'}
+  keys |= {'person_column': 'patient', 'unit': 'person', 'test_fraction': 0.5}
+  assert both(tmp_path, **keys) == _ALL
+  train, test = (load(tmp_path, s, **keys) for s in ('train', 'test'))
+  assert not set(train.person) & set(test.person)
+  assert set(train.person) | set(test.person) == set(range(5))
+  refused(tmp_path, "label_key='kind'", **(keys | {'label_key': 'kind'}))
+
+
+def test_a_table_of_persons_beside_class_folders(tmp_path):
+  class_folders(tmp_path / 'x')
+  rows = [(f'{c}/{n:02d}.png', f'p{n}') for c in _CLASSES for n in range(_NUM)]
+  table(tmp_path / 'x' / 'metadata.csv', 'file_name,person', rows)
+  source = load(tmp_path / 'x', unit='person')
+  assert source.person.tolist() == source.images[:, 0, 0, 1].tolist()
+  other = [(file, f'q{person}') for file, person in rows]
+  table(tmp_path / 'p.csv', 'file,person', rows[:-7] + other[-7:])
+  refused(
+    tmp_path / 'x',
+    'two persons to dog/03.png.* and 2 more',
+    person_csv=str(tmp_path / 'p.csv'),
+  )
+  table(tmp_path / 'x' / 'metadata.csv', 'file_name,person', rows[:-7])
+  refused(tmp_path / 'x', "person in column 'person' .* and 2 more")
+
+
+_FULL = [(f'{c}_{n:02d}.png', c) for c in range(2) for n in range(_NUM)]
+
+
+@pytest.mark.parametrize(
+  ('columns', 'rows', 'why'),
+  [
+    ('file_name,label', _FULL[:-6], 'does not label: 1_04.png.* and 1 more'),
+    ('file_name,label', [*_FULL, ('/d/x.png', 0)], "as in '0_00.png'.*: /d/x"),
+    ('file_name,label', [*_FULL, ('../x.png', 0)], 'not there .*: ../x.png'),
+    ('file_name,label', [*_FULL, ('1_09.png', 0)], 'two different rows'),
+    ('file_name,label', [*_FULL[1:], ('0_00.png', '')], 'no label in .*0_00'),
+    ('file_name,label', [*_FULL[1:], ('0_00.png', 7)], 'label=7'),
+    ('file_name,label', [*_FULL[1:], ('0_00.png', -1)], 'label=-1, which'),
+    ('file_name,label', [*_FULL[1:], ('0_00.png', 'x')], 'not list: 0, 1, x'),
+    ('file_name,label', [*_FULL[1:], ('0_00.png', '0.0')], 'not list: .*0.0'),
+    ('file_name,label', [], 'does not label'),
+    ('file_name,kind', _FULL, r"no labels.csv .* has \['file_name', 'kind'\]"),
+    ('file_name,label,label', [], 'two columns of one name'),
+    ('file,file_name,label', [], 'columns file and file_name'),
+    ('file_name,label', [(*_FULL[0], 'x'), *_FULL[1:]], 'more fields than'),
+    ('', [], 'no labels.csv'),
+  ],
+)
+def test_a_table_that_leaves_a_doubt_is_refused(tmp_path, columns, rows, why):
+  flat(tmp_path)
+  table(tmp_path / 'labels.csv', columns, rows)
+  refused(tmp_path, why)
+
+
+def test_rows_that_come_twice_and_empty_lines_do_no_harm(tmp_path):
+  flat(tmp_path)
+  rows = [*_FULL, _FULL[0], ('', ''), (' ', ' ')]
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  assert both(tmp_path) == _ALL
+
+
+def test_two_forms_at_once_are_refused(tmp_path):
+  class_folders(tmp_path)
+  rows = [(f'{c}/{n:02d}.png', c) for c in _CLASSES for n in range(_NUM)]
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  assert both(tmp_path) == _ALL  # They say the same.
+  put(tmp_path / 'metadata.csv', 'file_name,label')
+  refused(tmp_path, 'several tables, labels.csv, metadata.csv')
+  (tmp_path / 'metadata.csv').unlink()
+  rows[3] = ('cat/03.png', 'dog')
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  refused(tmp_path, 'another class than their folder: cat/03.png')
+
+
+def test_numbers_are_names_where_a_class_is_called_so(tmp_path):
+  flat(tmp_path)
+  table(tmp_path / 'labels.csv', 'file_name,label', _FULL)
+  assert both(tmp_path, class_names=('0', '1')) == _ALL
+  refused(tmp_path, 'does not list: 0', class_names=('1', '2'))
+  labels = load(tmp_path, class_names=('1', '0')).labels
+  assert labels.tolist() == (1 - load(tmp_path).labels).tolist()
+  refused(tmp_path, r"labels of .* are \('0', '1'\)", class_names=())
+
+
+def test_tables_of_other_kinds_are_named(tmp_path):
+  flat(tmp_path)
+  put(tmp_path / 'metadata.jsonl', '{}')
+  refused(tmp_path, 'has metadata.jsonl: save it as metadata.csv')
