@@ -4,8 +4,8 @@ r"""Your own images: where a hospital starts from.
    with `images` and `labels`). Class names are public: choose harmless ones.
 2. Say how many there are to train on, BEFORE looking further: a fifth is held
    out for evaluation. The number is published, and may be rounded.
-3. Take the variant whose size is nearest, and look at the plan, which reads no
-   image:
+3. Take the variant whose size is nearest, and look at the plan, which opens no
+   image and says what is wrong with the path:
 
      python -m dp_diffusion.main --config=configs/own_images.py:10k \
        --config.data.path=/data/scans \
@@ -15,7 +15,9 @@ r"""Your own images: where a hospital starts from.
        --config.pretrain.num_steps=0 --workdir=runs/scans --stage=plan
 
    (without the `pretrain` keys it plans, and does, the whole pre-training).
-4. Run the same without --stage=plan. Publish `release/`, nothing else.
+4. Look at them as the network will: the same with --stage=inspect writes
+   `private/training_images.png` and `private/survey.json`.
+5. Run the same without --stage. Publish `release/`, nothing else.
 
 If a person can be on several images, protect persons: a CSV with the columns
 `file` and `person` as --config.data.person_csv, --config.data.unit=person, and

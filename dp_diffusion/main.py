@@ -3,8 +3,11 @@
 Flags:
   --config=FILE[:VARIANT]   a file of configs/, and one of its variants
   --workdir=FOLDER          where everything is kept (default runs/NAME)
-  --stage=STAGE             plan, pretrain, finetune, sample, evaluate, all,
-                            or audit (public images only; exit 1: refuted)
+  --stage=STAGE             plan, pretrain, finetune, sample, evaluate, all;
+                            inspect (a look at the sensitive images, for
+                            private/), forget (removes decoded images from the
+                            cache folder), or audit (public images only; exit
+                            1: refuted)
   --config.KEY=VALUE        any key of configs/default.py
 
 Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
@@ -31,12 +34,14 @@ from dp_diffusion import xla_flags
 
 STAGES = (
   'plan',
+  'inspect',
   'pretrain',
   'finetune',
   'sample',
   'evaluate',
   'audit',
   'all',
+  'forget',
 )
 _FLAGS = ('--config', '--workdir', '--stage', '--help')
 

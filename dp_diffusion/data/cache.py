@@ -37,12 +37,13 @@ _UNREADABLE = (
 
 def folder(cache_dir: str) -> pathlib.Path:
   """Makes the cache folder; '' means $XDG_CACHE_HOME/dp_diffusion."""
-  path = _path(cache_dir)
+  path = place(cache_dir)
   path.mkdir(mode=0o700, parents=True, exist_ok=True)
   return path
 
 
-def _path(cache_dir: str) -> pathlib.Path:
+def place(cache_dir: str) -> pathlib.Path:
+  """Where the cache folder is or would be, see `folder`; makes nothing."""
   if cache_dir:
     return pathlib.Path(cache_dir).expanduser()
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
@@ -58,7 +59,7 @@ def decoded(cache_dir: str) -> list[pathlib.Path]:
   Returns:
     What `forget` would remove, sorted.
   """
-  path = _path(cache_dir)
+  path = place(cache_dir)
   if not path.is_dir():
     return []
   return sorted(

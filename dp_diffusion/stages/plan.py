@@ -14,6 +14,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages.evaluation import classifier_plan
 from dp_diffusion.stages.planning import cost_estimates
+from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import inherited_ledger
@@ -41,7 +42,12 @@ class Cost:
 
 
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Prints the plan. Touches no data and writes nothing."""
+  """Prints the plan. Opens no image and writes nothing.
+
+  Raises:
+    UsageError: the run would be refused, also for the names of its images,
+      which are looked at last.
+  """
   workdir.check(config)
   inherited = inherited_ledger.find(config, workdir).entries
   calibration = histograms.calibrate(config, inherited)
@@ -54,6 +60,8 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     *_cost_lines(config, calibration.mechanism.num_steps),
     *_road_lines(config, workdir),
   ):
+    console.say(line)
+  for line in data_checks.names_found(config):
     console.say(line)
 
 
@@ -222,13 +230,6 @@ def _road_lines(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> list[str]:
   root = workdir.root
-  splits = dict.fromkeys(
-    (config.data.split, config.data.test_split, config.evaluate.held_out_split)
-  )
-  splits.pop('', None)
-  are_public_read = (
-    _are_public_classified(config) or config.evaluate.features == 'public'
-  )
   public = f', {_named(config.pretrain.data)} (public)'
   roads = {
     'pretrain': (
@@ -245,8 +246,8 @@ def _road_lines(
     'sample': (f'{root}/release/model', f'{root}/release/dataset'),
     'evaluate': (
       f'{root}/release/dataset, {_named(config.data)} splits'
-      f' {" and ".join(splits)} (sensitive)'
-      + (public if are_public_read else ''),
+      f' {" and ".join(data_checks.splits(config))} (sensitive)'
+      + (public if data_checks.evaluates_public(config) else ''),
       f'{root}/evaluation, {root}/private/classifiers',
     ),
   }

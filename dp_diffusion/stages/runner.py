@@ -9,14 +9,16 @@ import time
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
-from dp_diffusion.data import registry
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
+from dp_diffusion.stages import forget
+from dp_diffusion.stages import inspect
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import run_secret
@@ -46,13 +48,17 @@ def run(
   """Runs one stage, or all of them.
 
   Raises:
-    UsageError: bad workdir, a missing earlier stage.
+    UsageError: bad workdir, a missing earlier stage, images that are not as
+      they should be.
     Interrupted: Ctrl-C; everything is saved.
   """
   if stage == 'plan':
     workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
     public_data.check_sources(config, workdir)
     plan.run(config, workdir)
+    return
+  if stage == 'forget':
+    forget.run(config)
     return
   processes.initialize(**dataclasses.asdict(config.distributed))
   console.silence(not processes.is_main())
@@ -76,14 +82,18 @@ def _run_stages(
 ) -> None:
   # Before anything is read; the audit reads public images in any case.
   public_data.check_sources(config, workdir, is_read=stage == 'audit')
+  if stage == 'inspect':
+    inspect.run(config, workdir)
+    return
   stages = workdirs.STAGES if stage == 'all' else (stage,)
-  is_whole = stage == 'all' and not workdir.is_complete('finetune')
-  if is_whole or stage == 'evaluate':
-    data, held_out = config.data, config.evaluate.held_out_split
-    splits = [s for s in (data.split, data.test_split, held_out) if s]
-    processes.on_main(lambda: registry.check_available(data, splits))
-  if is_whole:
-    processes.on_main(lambda: image_distances.check_features(config))
+  if stage == 'all':
+    if not workdir.is_complete('finetune'):
+      processes.on_main(lambda: image_distances.check_features(config))
+  elif not workdir.is_complete(stage):
+    _check_needs(stage, workdir)
+  data_checks.check(config, workdir, stage)
+  if stage in ('finetune', 'all') and not workdir.is_complete('finetune'):
+    inspect.run(config, workdir)  # Decodes all of them.
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
@@ -100,12 +110,7 @@ def _run_stage(
     if name == 'evaluate':
       evaluate.say_summary(workdir)
     return
-  for needed in _NEEDS[name]:
-    if not workdir.is_complete(needed):
-      raise errors.UsageError(
-        f'Expected the {needed} stage to be complete in {workdir.root} before'
-        f' {name}. Run --stage={needed} first, or --stage=all.'
-      )
+  _check_needs(name, workdir)
   if name == 'audit':  # Never complete: each one is a new experiment.
     audit.run(config, workdir, stop)
     return
@@ -125,6 +130,15 @@ def _run_stage(
   processes.on_main(lambda: workdir.complete(name, time.monotonic() - start))
   if name == 'evaluate':
     evaluate.say_summary(workdir)
+
+
+def _check_needs(name: str, workdir: workdirs.Workdir) -> None:
+  for needed in _NEEDS[name]:
+    if not workdir.is_complete(needed):
+      raise errors.UsageError(
+        f'Expected the {needed} stage to be complete in {workdir.root} before'
+        f' {name}. Run --stage={needed} first, or --stage=all.'
+      )
 
 
 def _has_done_nothing(name: str, workdir: workdirs.Workdir) -> bool:

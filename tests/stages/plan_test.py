@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import cost_estimates
+from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import workdirs
@@ -37,7 +40,7 @@ def _reads(tmp_path: pathlib.Path, capsys, **changed: str) -> dict[str, str]:
   assert not (tmp_path / 'run').exists()
   lines = capsys.readouterr().out.splitlines()
   found = {}
-  for line in lines[lines.index('stages') + 1 :]:
+  for line in lines[lines.index('stages') + 1 : lines.index('data')]:
     stage, reads, what = (line[2:22], line[22:28], line[29:])
     if reads == 'reads ':
       found[stage.strip()] = what
@@ -54,6 +57,14 @@ _GIVEN = {
 }
 
 
+def _write_scans(folder: pathlib.Path) -> pathlib.Path:
+  """Files with the names of images, and no image in them."""
+  for name in ('benign', 'malignant'):
+    (folder / 'scans' / name).mkdir(parents=True)
+    (folder / 'scans' / name / 'a.png').write_bytes(b'never opened')
+  return folder / 'scans'
+
+
 def test_sensitive_and_public_images_are_named(tmp_path, capsys) -> None:
   found = _reads(tmp_path, capsys, **_GIVEN)
   assert found['pretrain'] == 'glyphs (public)'
@@ -67,21 +78,20 @@ def test_sensitive_and_public_images_are_named(tmp_path, capsys) -> None:
 def test_public_images_of_other_classes_are_not_evaluated(
   tmp_path, capsys
 ) -> None:
+  scans = _write_scans(tmp_path)
   found = _reads(
     tmp_path,
     capsys,
     **_GIVEN,
     data__name='folder',
-    data__path='/data/scans',
+    data__path=str(scans),
     data__class_names="('benign', 'malignant')",
     pretrain__num_steps='0',
     pretrain__init_from='/runs/public',
     evaluate__features='pixels',
   )
   assert found['pretrain'] == '/runs/public'
-  assert found['finetune'].endswith(
-    'folder /data/scans split train (sensitive)'
-  )
+  assert found['finetune'].endswith(f'folder {scans} split train (sensitive)')
   assert found['evaluate'].endswith('train and test (sensitive)')
 
 
@@ -125,3 +135,60 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   assert f'spent               epsilon {spent:.6g} by PLD' in out
   assert f'left                epsilon {whole - spent:.6g} of {whole:g}' in out
   assert 'DP-SGD, 3 of 4 steps' in out
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'words'),
+  [
+    ({'data__path': '/absent/scans'}, "data.path='/absent/scans'"),
+    ({'data__path': '{}/empty'}, '{}/empty'),
+    ({'data__class_names': "('benign', 'other')"}, 'malignant'),
+    ({'data__test_split': 'val'}, "split='val'"),
+    ({'data__person_csv': '/absent.csv'}, "data.person_csv='/absent.csv'"),
+  ],
+)
+def test_a_plan_says_last_what_is_wrong_with_the_path(
+  wrong, words, tmp_path, capsys
+) -> None:
+  """In one line, after all that does not depend on it; opens no file."""
+  (tmp_path / 'empty').mkdir()
+  changed = {
+    'data__name': 'folder',
+    'data__path': str(_write_scans(tmp_path)),
+    'data__class_names': "('benign', 'malignant')",
+    'evaluate__features': 'pixels',
+    **_GIVEN,
+  }
+  changed |= {key: text.format(tmp_path) for key, text in wrong.items()}
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {k.replace('__', '.'): v for k, v in changed.items()}
+  )
+  workdir = workdirs.Workdir(workdirs.epath.Path(tmp_path / 'run'))
+  with pytest.raises(errors.UsageError) as error:
+    plan.run(config, workdir)
+  assert words.format(tmp_path) in str(error.value)
+  assert '\n' not in str(error.value)
+  assert '\nstages\n' in capsys.readouterr().out
+
+
+def test_a_plan_says_what_is_there_and_what_is_to_be_fetched(
+  tmp_path, capsys, monkeypatch
+) -> None:
+  """Nothing of a place was said, so nothing of it can be wrong."""
+
+  def refuse(data, splits):
+    is_public = data.name == 'glyphs'
+    assert splits == (('train',) if is_public else ('train', 'test'))
+    if is_public:
+      raise errors.UsageError('It is not prepared: get it.')
+
+  monkeypatch.setattr(registry, 'check_available', refuse)
+  _reads(tmp_path, capsys, **_GIVEN)
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {k.replace('__', '.'): v for k, v in _GIVEN.items()}
+  )
+  assert data_checks.names_found(config) == [
+    'data',
+    '  sensitive           there, by name; no image was read',
+    '  public              not there yet: It is not prepared: get it.',
+  ]

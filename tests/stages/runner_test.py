@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+import numpy as np
+from PIL import Image
 import pytest
 
 from dp_diffusion import config as config_lib
@@ -44,6 +46,98 @@ def test_missing_sensitive_images_end_a_run_before_pretraining(
   assert not (tmp_path / 'run' / 'public').exists()
   _run(tmp_path, 'pretrain', **data)  # Which does not read them.
   assert began == ['pretrain']
+
+
+def _faults(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Own images with one fault each; all but it is right."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (60, 8, 8), np.uint8)
+  labels = np.arange(60, dtype=np.int64) % 10
+  for name in ('late', 'deep'):
+    for index, (image, label) in enumerate(zip(images, labels)):
+      pixels = image.astype(np.uint16) if name == 'deep' else image
+      path = folder / name / str(label) / f'{index:02}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(pixels).save(path)
+  (folder / 'late' / '9' / '59.png').write_bytes(b'no image')
+  faulty = {
+    'flags': {'images': images > 9, 'labels': labels},
+    'labels': {'images': images, 'labels': labels + 1},
+    'only_train': {'train_images': images, 'train_labels': labels},
+  }
+  for name, arrays in faulty.items():
+    np.savez(folder / f'{name}.npz', **arrays)
+  (folder / 'no_zip.npz').write_bytes(b'no zip')
+  paths = {n: folder / n for n in ('late', 'deep')}
+  return paths | {n: folder / f'{n}.npz' for n in (*faulty, 'no_zip')}
+
+
+@pytest.mark.parametrize('stage', ['all', 'finetune'])
+@pytest.mark.parametrize(
+  ('fault', 'words'),
+  [
+    ('late', '9/59.png'),
+    ('deep', 'data.value_range'),
+    ('flags', 'uint8'),
+    ('labels', 'label=10'),
+    ('only_train', "'test'"),
+    ('no_zip', 'cannot be read'),
+  ],
+)
+def test_a_fault_in_the_images_costs_no_compute_and_no_budget(
+  stage: str, fault: str, words: str, tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  """Files, depths, labels and divisions, before any stage begins."""
+  began = []
+  for name in ('pretrain', 'finetune'):
+    monkeypatch.setitem(
+      runner._RUN, name, lambda *_, name=name: began.append(name)
+    )
+  path = _faults(tmp_path)[fault]
+  if stage == 'finetune':
+    _run(tmp_path, 'pretrain')
+    began.clear()
+  with pytest.raises(errors.UsageError, match=words) as error:
+    _run(tmp_path, stage, name='folder', path=str(path))
+  assert '\n' not in str(error.value) and not began
+  private = tmp_path / 'run' / 'private'
+  assert {p.name for p in private.iterdir()} <= {'.lock', 'seconds.json'}
+
+
+def test_pretraining_alone_warns_where_there_are_no_sensitive_images(
+  tmp_path: pathlib.Path, monkeypatch, capsys
+) -> None:
+  began = []
+  monkeypatch.setitem(
+    runner._RUN, 'pretrain', lambda *arguments: began.append('pretrain')
+  )
+  _run(tmp_path, 'pretrain', name='folder', path='/absent')
+  assert began == ['pretrain']
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and "data.path='/absent'" in lines[0]
+
+
+def test_public_images_that_only_the_evaluation_reads_are_looked_for(
+  tmp_path: pathlib.Path, monkeypatch
+) -> None:
+  """They would be missed after the budget is spent."""
+  began = []
+  monkeypatch.setitem(
+    runner._RUN, 'pretrain', lambda *arguments: began.append('pretrain')
+  )
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      'pretrain.num_steps': '0',
+      'pretrain.optimizer.warmup_steps': '0',
+      'pretrain.data.name': 'folder',
+      'pretrain.data.path': '/absent/public',
+      'pretrain.data.num_images': '0',
+    },
+  )
+  with pytest.raises(errors.UsageError, match='/absent/public'):
+    runner.run(config, str(tmp_path / 'run'), 'all', 'command')
+  assert not began
 
 
 @pytest.mark.parametrize('stage', ['finetune', 'sample', 'evaluate', 'audit'])

@@ -2,7 +2,8 @@
 
 config.json    resolved config of each stage, and which are complete
 public/        pre-training checkpoints and logs
-private/       mode 700: checkpoints, secret, un-noised metrics, timings
+private/       mode 700: checkpoints, secret, un-noised metrics, timings, and a
+               look at the images (training_images.png, survey.json)
 release/       all that the guarantee covers
 evaluation/    mode 700: computed from real images, not covered
 """

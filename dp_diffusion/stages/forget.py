@@ -1,0 +1,43 @@
+"""Removes decoded images from the user's cache folder.
+
+Sets that are large when decoded (`data.max_in_memory_bytes`) are kept there, so
+that the next run starts sooner. They are sensitive where the images are, and
+lie outside of every working directory.
+"""
+
+from __future__ import annotations
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion.data import cache
+
+
+def run(config: config_lib.Config) -> None:
+  """Removes them, of whatever dataset, and says from which folder.
+
+  Datasets that TFDS has prepared (`data.tfds_dir`) are no cache, and stay.
+
+  Args:
+    config: uses data.cache_dir and pretrain.data.cache_dir.
+
+  Raises:
+    UsageError: something could not be removed.
+  """
+  folders = dict.fromkeys(
+    (config.data.cache_dir, config.pretrain.data.cache_dir)
+  )
+  for cache_dir in folders:
+    place = cache.place(cache_dir)
+    try:
+      removed = cache.forget(cache_dir)
+    except OSError as error:
+      raise errors.UsageError(
+        f'Decoded images in {place} could not be removed ({error}): mend the'
+        ' permissions there, or remove the folder yourself.'
+      ) from error
+    console.say(
+      f'forget: decoded images removed from {place}'
+      if removed
+      else f'forget: no decoded images in {place}'
+    )

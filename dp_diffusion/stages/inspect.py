@@ -1,0 +1,97 @@
+"""A look at the sensitive images before the budget is spent: for their owner.
+
+Writes into `private/` what the network will see and what the dataset holds;
+the terminal says where, and nothing of it. Trains on nothing, releases nothing.
+
+Guarantees:
+  * What is found lies in `private/` alone, for the owner's eyes; the terminal
+    names the files and says no number.
+    `tests/stages/inspect_test.py::test_the_terminal_says_where_and_no_number`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import files
+from dp_diffusion import types
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation.report import figures
+from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import processes
+
+GRID_NAME = 'training_images.png'
+SURVEY_NAME = 'survey.json'
+_PER_CLASS = 10
+_MAX_CLASSES = 500  # Rows of the grid; the first classes, as the survey says.
+_MODE = 0o600
+_NOTICE = (
+  'Counted on sensitive images without noise, held-out ones included: never to'
+  ' be published.'
+)
+
+
+def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+  """Writes the grid and the survey, and says where they lie.
+
+  Args:
+    config: uses data.
+    workdir: writes private/.
+
+  Raises:
+    UsageError: the images cannot be loaded.
+  """
+  processes.on_main(lambda: write(config, workdir, registry.load(config.data)))
+
+
+def write(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  source: types.DataSource,
+) -> None:
+  """Writes both files anew, whole or not at all.
+
+  Args:
+    config: uses data.
+    workdir: writes private/.
+    source: the images that are trained on.
+
+  Raises:
+    UsageError: the held-out images cannot be loaded.
+  """
+  class_names = source.spec.class_names or ('all',)
+  picture = figures.class_grid(
+    source.images,
+    np.asarray(source.labels),
+    class_names,
+    per_class=_PER_CLASS,
+    max_classes=_MAX_CLASSES,
+    seed=int.from_bytes(os.urandom(8), 'little'),
+  )
+  found = {
+    'notice': _NOTICE,
+    'grid': {
+      'file': GRID_NAME,
+      'num_classes': min(len(class_names), _MAX_CLASSES),
+    },
+    **_counted(registry.survey(config.data)),
+  }
+  files.write_bytes(workdir.private / GRID_NAME, picture, _MODE)
+  files.write_json(workdir.private / SURVEY_NAME, found, _MODE)
+  console.say(
+    f'what the network will see: {workdir.private / GRID_NAME}; what the images'
+    f' are: {workdir.private / SURVEY_NAME} (never publish either)'
+  )
+
+
+def _counted(survey: dict[str, Any]) -> dict[str, Any]:
+  """With the files that were left out, counted for each class."""
+  counts: dict[str, int] = {}
+  for entry in survey['skipped']:
+    counts[entry['class']] = counts.get(entry['class'], 0) + 1
+  return {**survey, 'num_skipped_per_class': counts}
