@@ -190,7 +190,7 @@ def _data() -> ml_collections.ConfigDict:
   data.unit = 'image'  # One record: 'image', or 'person' (all their images).
   data.skip_unreadable = False  # Leave unreadable files out, or refuse.
   data.value_range = ()  # Stored values of black and white, for deep files.
-  data.frames = ''  # Of a stack or animation: 'first'; '' refuses it.
+  data.frames = ''  # Of a stack or animation: 'first', 'all'; '' refuses it.
   data.max_image_pixels = 64_000_000  # Larger files are refused unopened.
   data.max_in_memory_bytes = 1 << 30  # Larger sets are memory-mapped.
   data.cache_dir = ''  # '' is the user's cache folder.

@@ -47,10 +47,11 @@ Expected: below CIFAR-10's accuracy for fewer images; measure it, in
 Images of any size and kind are cut to their middle square and resized; alpha is
 dropped (a transparent pixel shows its hidden colour). Files deeper than 8 bits
 need data.value_range=(black, white) unless the set uses its whole depth; files
-of several images are refused unless data.frames='first'. DICOM needs
+of several images are refused unless data.frames='first' or 'all'. DICOM needs
 `pip install dp_diffusion[dicom]` and is mapped by data.value_range in modality
 units (Hounsfield), or by each file's own window. A class without images is no
-error. `:1k` measures no FID, which has more features.
+error. docs/inputs.md has all forms of input. `:1k` measures no FID, which has
+more features.
 
 Deviation: as in configs/cifar10.py (unit norm, EMA warm-up, bfloat16).
 Variants: `:1k`, `:10k` (also without a variant), `:100k`, and `:smoke`.

@@ -205,7 +205,7 @@ def _check_frames(
   if not config.frames:
     raise UnreadableError(
       f'it has {header.frames} images (a stack, pages or an animation): set '
-      "data.frames='first', or save them apart"
+      "data.frames='first' or 'all', or save them apart"
     )
   if config.frames == 'first':
     first = header.width * header.height

@@ -35,7 +35,7 @@ from dp_diffusion.data.own import npz_images
 from dp_diffusion.data.own import trees
 
 SPLITS = ('train', 'test')  # In this order in memory.
-READS = ('label_key', 'max_images', 'path', 'person_csv')
+READS = ('frames', 'label_key', 'max_images', 'path', 'person_csv')
 _VERSION = 1  # Raise it when the same images are divided otherwise.
 _LEFT_OUT = 2  # After the places of the splits.
 # Decoded images that are in use, by the name of what they depend on.
@@ -84,13 +84,15 @@ def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
   for split in splits:
     registry.check_split(split, SPLITS)
   files = _open(config)
-  if config.unit == 'person' and files.persons is None:
+  is_unknown = files.persons is None and config.frames != 'all'
+  if config.unit == 'person' and is_unknown and not files.may_name_persons:
     raise registry.no_persons(config)
 
 
 def check_readable(config: registry.DataConfig, splits: Sequence[str]) -> None:
   """See `registry.check_readable`."""
-  if _open(config).check(config):
+  files = image_files.name_persons(_open(config), config)
+  if files.check(config):
     for split in splits:
       load(config, split)
 
@@ -147,6 +149,8 @@ def _decoded(
   if images is not None:
     return images[: len(small['labels'])], small
   _in_use.clear()
+  files = image_files.name_persons(files, config)
+  files = image_files.expand(files, config)
   height, width, channels = files.shape(config)
 
   def fill(images: np.ndarray) -> dict[str, np.ndarray]:

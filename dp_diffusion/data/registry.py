@@ -28,7 +28,7 @@ from dp_diffusion import errors
 from dp_diffusion import types
 
 UNITS = ('image', 'person')
-FRAMES = ('', 'first')
+FRAMES = ('', 'first', 'all')
 _TFDS_PREFIX = 'tfds:'
 _PACKAGE = 'dp_diffusion.data'
 _MODULES = {
@@ -68,7 +68,8 @@ class DataConfig:
     num_images: how many such a source makes; 0 is its own default.
     max_images: of a folder, as many are looked at, chosen by `split_seed` and
       the names alone, evenly from the classes; 0 is all.
-    unit: what one record is, 'image' or 'person'.
+    unit: what one record is, 'image' or 'person'. Persons of DICOM files are
+      those of their headers (PatientID) where no table says who they are.
     skip_unreadable: leave unreadable own files out instead of refusing.
     value_range: stored values of black and of white, (low, high), the same
       for all images; below is black, above is white. Needed for files deeper
@@ -76,7 +77,8 @@ class DataConfig:
       floating pixels. () leaves 8 bits as they are. Of DICOM in modality
       units, as Hounsfield; () takes the window of each file.
     frames: what of a file with several images (a stack, pages, an animation)
-      is used: 'first'; '' refuses it.
+      is used: 'first' or 'all', each of which is an image of its own, and all
+      of one person: of the file itself where no other is known. '' refuses it.
     max_image_pixels: a file with more pixels is refused unopened.
     max_in_memory_bytes: a decoded set above this is memory-mapped from the
       cache folder instead of held in memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import os
 from typing import Any
@@ -15,6 +16,7 @@ from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion.data import decoding
+from dp_diffusion.data import dicom
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 
@@ -33,6 +35,7 @@ class ImageFiles:
     is_held_out: bool[N], or None where the images come without a division.
     read: the i-th one; raises OSError. Thread-safe.
     stamps: JSON-able; changes when a file does.
+    may_name_persons: whether some may be DICOM, as far as their names say.
   """
 
   root: str
@@ -42,6 +45,7 @@ class ImageFiles:
   is_held_out: np.ndarray | None
   read: Callable[[int], decoding.Encoded]
   stamps: Any
+  may_name_persons: bool = False
 
   def take(self, indices: Sequence[int]) -> ImageFiles:
     """Some of them; one may come several times."""
@@ -188,17 +192,18 @@ class ImageFiles:
       of_class = {i: e for i, e in left_out.items() if self.labels[i] == label}
       raise errors.UsageError(
         f'More than half of the files of class {config.class_names[label]!r} '
-        f'in {self.root} {why}: {self._listed(of_class)}.'
+        f'in {self.root} {why}: {self.listed(of_class)}.'
       )
 
   def refusal(self, failed: Mapping[int, str]) -> errors.UsageError:
     """Names what cannot be used."""
     return errors.UsageError(
       f'Files of {self.root} that cannot be used (remove them, or set '
-      f'data.skip_unreadable=True): {self._listed(failed)}.'
+      f'data.skip_unreadable=True): {self.listed(failed)}.'
     )
 
-  def _listed(self, failed: Mapping[int, str]) -> str:
+  def listed(self, failed: Mapping[int, str]) -> str:
+    """Some of the names, each with its reason."""
     return checks.some(
       [f'{self.names[i]} ({failed[i]})' for i in sorted(failed)]
     )
@@ -223,6 +228,87 @@ def some_of(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
   return files.take(
     sorted(i for _, _, i in sorted(ranked)[: config.max_images])
   )
+
+
+def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
+  """Whose each image is, where persons count and only headers say.
+
+  DICOM names a person (PatientID), of which a hash is kept. With
+  data.frames='all' each file of another kind is taken for a person.
+
+  Raises:
+    UsageError: a file that names nobody; it is named, and no value of it.
+  """
+  if config.unit != 'person' or files.persons is not None:
+    return files
+  persons: list[str] = []
+  failed: dict[int, str] = {}
+  has_dicom = False
+  for index, name in enumerate(files.names):
+    data = files.read_or_error(index)
+    persons.append(f'file {name}')
+    if isinstance(decoding.inspect(data, config), decoding.UnreadableError):
+      continue  # Refused, or left out, when it is decoded.
+    if not (isinstance(data, bytes) and encoded.is_dicom(data)):
+      failed[index] = 'it is no DICOM file'
+      continue
+    has_dicom = True
+    try:
+      person = dicom.person_of(data).encode()
+      persons[-1] = hashlib.sha256(person).hexdigest()
+    except decoding.UnreadableError as error:
+      failed[index] = str(error)
+  if has_dicom and failed:
+    raise errors.UsageError(
+      f'Files of {files.root} that do not say whose they are (give '
+      f'data.person_csv): {files.listed(failed)}.'
+    )
+  if not has_dicom and config.frames != 'all':
+    raise registry.no_persons(config)
+  if not has_dicom:
+    console.warn('no persons are given: each file is taken for one person')
+  return dataclasses.replace(files, persons=tuple(persons))
+
+
+def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
+  """One item for each image of a file, where data.frames='all'.
+
+  Reads the headers. All of a file share its person; where none is known, the
+  file is the person.
+
+  Raises:
+    UsageError: files that cannot be used.
+  """
+  if config.frames != 'all':
+    return files
+  owners: list[int] = []
+  frames: list[int] = []
+  failed: dict[int, str] = {}
+  for index in range(len(files.names)):
+    header = decoding.inspect(files.read_or_error(index), config)
+    num_frames = 1
+    if isinstance(header, decoding.UnreadableError):
+      failed[index] = str(header)
+    else:
+      num_frames = header.frames
+    owners += [index] * num_frames
+    frames += range(num_frames)
+  files.check_errors(failed, config)
+  read_file = functools.lru_cache(maxsize=2)(files.read)
+
+  def read(index: int) -> decoding.Frame:
+    data = read_file(owners[index])
+    assert isinstance(data, bytes), 'Arrays have no frames.'
+    return decoding.Frame(data=data, index=frames[index])
+
+  counts = collections.Counter(owners)
+  names = tuple(
+    files.names[owner] + (f' image {frame}' if counts[owner] > 1 else '')
+    for owner, frame in zip(owners, frames)
+  )
+  if files.persons is None:
+    files = dataclasses.replace(files, persons=files.names)
+  return dataclasses.replace(files.take(owners), names=names, read=read)
 
 
 def _odd_sizes(headers: Mapping[int, encoded.Header]) -> dict[int, str]:

@@ -67,6 +67,7 @@ def list_tree(
     is_held_out=_sides(names, parts),
     read=lambda index: tree.read(names[index]),
     stamps=tree.stamps,
+    may_name_persons=any(map(_may_be_dicom, names)),
   )
 
 
@@ -122,6 +123,11 @@ def given_parts(
 def is_image(name: str) -> bool:
   """Whether a file is called as images are."""
   return name.lower().endswith(_IMAGE_SUFFIXES)
+
+
+def _may_be_dicom(name: str) -> bool:
+  """Many have no ending, or a number for one."""
+  return not is_image(name) or name.lower().endswith('.dcm')
 
 
 def _sides(names: Sequence[str], parts: dict[str, bool]) -> np.ndarray | None:

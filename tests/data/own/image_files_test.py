@@ -1,0 +1,227 @@
+"""Frames of files, and whose the images of DICOM files are."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+import pydicom
+import pydicom.dataset
+import pydicom.uid
+import pytest
+
+from dp_diffusion import errors
+from dp_diffusion.data import registry
+
+_CLASSES = ('cat', 'dog')
+_NUM = 12
+_SECRET = 'Planted^Secret'
+
+
+def _config(path, **changes):
+  options = {'class_names': _CLASSES, 'image_size': 8} | changes
+  return registry.DataConfig(name='folder', path=str(path), **options)
+
+
+def _load(path, split='train', **changes):
+  config = _config(path, **changes)
+  registry.check_available(config, ('train', 'test'))
+  registry.check_readable(config, ('train', 'test'))
+  return registry.load(config, split)
+
+
+def _put(path, data):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(data)
+
+
+def _stack(label, number, frames, fmt='TIFF'):
+  images = [
+    Image.new('RGB', (8, 8), (label, number, frame)) for frame in range(frames)
+  ]
+  data = io.BytesIO()
+  images[0].save(data, fmt, save_all=True, append_images=images[1:])
+  return data.getvalue()
+
+
+@pytest.fixture
+def stacks(tmp_path):
+  """File `number` of a class has number % 4 + 1 frames."""
+  for label, name in enumerate(_CLASSES):
+    for number in range(_NUM):
+      data = _stack(label, number, number % 4 + 1)
+      _put(tmp_path / name / f'{number:02d}.tiff', data)
+  return tmp_path
+
+
+def test_each_frame_is_an_image_and_those_of_a_file_stay_together(stacks):
+  options = {'frames': 'all', 'test_fraction': 0.4}
+  sources = [_load(stacks, split, **options) for split in ('train', 'test')]
+  files, found = [], []
+  for source in sources:
+    pixels = source.images[:, 0, 0].tolist()
+    assert [label for label, _, _ in pixels] == source.labels.tolist()
+    found += [tuple(pixel) for pixel in pixels]
+    files.append({(label, number) for label, number, _ in pixels})
+    persons = {tuple(pixel[:2]): set() for pixel in pixels}
+    for pixel, person in zip(pixels, source.person.tolist()):
+      persons[tuple(pixel[:2])].add(person)
+    assert all(len(of_file) == 1 for of_file in persons.values())
+  assert sorted(found) == [
+    (label, number, frame)
+    for label in range(2)
+    for number in range(_NUM)
+    for frame in range(number % 4 + 1)
+  ]
+  assert not files[0] & files[1] and len(files[0] | files[1]) == 2 * _NUM
+
+
+def test_frames_are_of_the_person_of_their_file(stacks, tmp_path, capsys):
+  lines = [f'{c}/{n:02d}.tiff,p{n % 6}' for c in _CLASSES for n in range(_NUM)]
+  _put(tmp_path / 'p.csv', '\n'.join(['file,person', *lines]).encode())
+  options = {'frames': 'all', 'unit': 'person'}
+  source = _load(stacks, person_csv=str(tmp_path / 'p.csv'), **options)
+  numbers = source.images[:, 0, 0, 1]
+  assert (source.person == numbers % 6).all()
+  assert 'each file is taken' not in capsys.readouterr().err
+  _load(stacks, **options)  # Without a table the file is the person.
+  assert 'each file is taken for one person' in capsys.readouterr().err
+
+
+def test_frames_of_one_file_in_a_cache_and_some_files(stacks, tmp_path):
+  options = {'frames': 'all', 'cache_dir': str(tmp_path / 'cache')}
+  whole = _load(stacks, **options)
+  mapped = _load(stacks, max_in_memory_bytes=10, **options)
+  np.testing.assert_array_equal(whole.images, mapped.images)
+  some = [_load(stacks, s, max_images=6, frames='all') for s in
+          ('train', 'test')]  # fmt: skip
+  pixels = np.concatenate([source.images[:, 0, 0] for source in some])
+  assert len({tuple(pixel[:2]) for pixel in pixels.tolist()}) == 6
+
+
+def test_a_damaged_stack_is_named_and_counts_as_one_file(stacks):
+  _put(stacks / 'dog' / 'cut.tiff', _stack(1, 99, 3)[:60])
+  with pytest.raises(errors.UsageError, match='dog/cut.tiff'):
+    _load(stacks, frames='all')
+  source = _load(stacks, frames='all', skip_unreadable=True)
+  assert [name for name, _, _ in source.skipped] == ['dog/cut.tiff']
+  for number in range(_NUM):
+    _put(stacks / 'dog' / f'cut{number}.tiff', b'II*\0')
+  with pytest.raises(errors.UsageError, match="half .* class 'dog'"):
+    registry.load(_config(stacks, frames='all', skip_unreadable=True))
+
+
+def test_a_single_frame_needs_no_option_and_several_do(stacks):
+  with pytest.raises(errors.UsageError, match="frames='first' or 'all'"):
+    _load(stacks)
+  first = _load(stacks, frames='first')
+  assert (first.images[:, 0, 0, 2] == 0).all() and first.person is None
+
+
+def _dicom(label, number, person, frames=1):
+  """A grey file of 8 bits, whose pixels are 100 * label + number."""
+  meta = pydicom.dataset.FileMetaDataset()
+  meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+  file = pydicom.dataset.Dataset()
+  file.file_meta = meta
+  file.SOPClassUID = '1.2.840.10008.5.1.4.1.1.7'
+  file.SOPInstanceUID = '1.2.3'
+  file.PatientName = _SECRET
+  if person is not None:
+    file.PatientID = person
+  file.Rows = file.Columns = 8
+  file.SamplesPerPixel, file.PhotometricInterpretation = 1, 'MONOCHROME2'
+  file.BitsAllocated = file.BitsStored = 8
+  file.HighBit, file.PixelRepresentation = 7, 0
+  if frames > 1:
+    file.NumberOfFrames = frames
+  pixels = np.full((frames, 8, 8), 100 * label + number, np.uint8)
+  file.PixelData = pixels.tobytes()
+  data = io.BytesIO()
+  pydicom.dcmwrite(data, file, enforce_file_format=True)
+  return data.getvalue()
+
+
+def _series(path, ending='.dcm', frames=1):
+  """Image n of each class is of person n % 5."""
+  for label, name in enumerate(_CLASSES):
+    for number in range(_NUM):
+      data = _dicom(label, number, f'{_SECRET}-{number % 5}', frames)
+      _put(path / name / f'{number:02d}{ending}', data)
+
+
+_BY_PERSON = {'unit': 'person', 'channels': 1, 'test_fraction': 0.4}
+
+
+@pytest.mark.parametrize('ending', ['.dcm', '', '.1'])
+def test_the_person_of_dicom_files_is_that_of_their_header(tmp_path, ending):
+  _series(tmp_path, ending)
+  train, test = (_load(tmp_path, s, **_BY_PERSON) for s in ('train', 'test'))
+  seen = {}
+  for source in (train, test):
+    numbers = source.images[:, 0, 0, 0] % 100
+    for number, person in zip(numbers.tolist(), source.person.tolist()):
+      assert seen.setdefault(number % 5, person) == person
+  assert len(set(seen.values())) == 5
+  assert not set(train.person) & set(test.person)
+  by_image = _load(tmp_path, channels=1)
+  assert by_image.person is None
+
+
+def test_frames_of_dicom_files_are_of_their_persons(tmp_path):
+  _series(tmp_path, frames=3)
+  source = _load(tmp_path, frames='all', **_BY_PERSON)
+  assert len(np.unique(source.person)) < 5
+  assert len(source.labels) % 3 == 0
+
+
+@pytest.mark.parametrize('skip', [False, True])
+@pytest.mark.parametrize('person', [None, '', '  '])
+def test_dicom_files_of_nobody_are_refused(tmp_path, person, skip, capfd):
+  _series(tmp_path)
+  for number in range(7):
+    _put(tmp_path / 'dog' / f'{number:02d}.dcm', _dicom(1, number, person))
+  with pytest.raises(errors.UsageError, match='PatientID is empty') as caught:
+    _load(tmp_path, skip_unreadable=skip, **_BY_PERSON)
+  said = str(caught.value) + ''.join(capfd.readouterr())
+  assert 'dog/00.dcm' in said and 'and 2 more' in said
+  assert _SECRET not in said and '\n' not in str(caught.value)
+
+
+def test_a_file_of_another_kind_among_dicom_files_is_refused(tmp_path):
+  _series(tmp_path)
+  _put(tmp_path / 'dog' / 'a.png', _stack(1, 1, 1, 'PNG'))
+  with pytest.raises(errors.UsageError, match='dog/a.png .it is no DICOM'):
+    _load(tmp_path, **_BY_PERSON)
+
+
+def test_a_table_says_more_than_the_headers(tmp_path):
+  _series(tmp_path / 'x')
+  lines = [f'{c}/{n:02d}.dcm,p{n}' for c in _CLASSES for n in range(_NUM)]
+  _put(tmp_path / 'p.csv', '\n'.join(['file,person', *lines]).encode())
+  source = _load(tmp_path / 'x', person_csv=str(tmp_path / 'p.csv'),
+                 **_BY_PERSON)  # fmt: skip
+  numbers = (source.images[:, 0, 0, 0] % 100).astype(int)
+  of_number = dict(zip(numbers.tolist(), source.person.tolist()))
+  assert len(set(of_number.values())) == len(of_number) > 5
+
+
+def test_damaged_dicom_files_may_be_left_out(tmp_path):
+  _series(tmp_path)
+  _put(tmp_path / 'dog' / 'cut.dcm', _dicom(1, 99, 'x')[:150])
+  with pytest.raises(errors.UsageError, match='dog/cut.dcm'):
+    _load(tmp_path, **_BY_PERSON)
+  source = _load(tmp_path, skip_unreadable=True, **_BY_PERSON)
+  assert [name for name, _, _ in source.skipped] == ['dog/cut.dcm']
+
+
+def test_where_nobody_is_known_persons_are_no_unit(tmp_path):
+  for number in range(_NUM):
+    _put(tmp_path / 'dog' / f'{number}', _stack(1, number, 1, 'PNG'))
+  config = _config(tmp_path, unit='person')
+  registry.check_available(config, ('train',))  # Names say nothing.
+  with pytest.raises(errors.UsageError, match='knows persons'):
+    registry.check_readable(config, ('train', 'test'))
+  with pytest.raises(errors.UsageError, match='knows persons'):
+    registry.load(config)
