@@ -5,7 +5,7 @@
 Sensitive: 1,437 of scikit-learn's real handwritten digits, 360 held out.
 Public: digits rendered from fonts and strokes. Hardware: 2 CPU cores, about
 6 minutes. Not from the paper, which has no such data: the smallest run that
-goes the whole road.
+runs every stage.
 """
 
 from __future__ import annotations

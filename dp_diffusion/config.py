@@ -58,7 +58,7 @@ class DiffusionConfig:
     schedule: 'linear' or 'cosine'.
     num_timesteps: T.
     prediction: 'eps', 'x0' or 'v'.
-    loss_weighting: 'none' or 'min_snr'; see `schedules.DiffusionConfig`.
+    loss_weighting: 'none' or 'min_snr'; see `schedules.DiffusionProcess`.
     label_drop_prob: probability in [0, 1) that a draw trains the null class.
   """
 
@@ -304,11 +304,11 @@ class Config:
       image_channels=data.channels,
     )
 
-  def pretrain_diffusion(self) -> schedules.DiffusionConfig:
+  def pretrain_diffusion(self) -> schedules.DiffusionProcess:
     """The diffusion with the timesteps of pre-training."""
     return self._diffusion(self.pretrain)
 
-  def finetune_diffusion(self) -> schedules.DiffusionConfig:
+  def finetune_diffusion(self) -> schedules.DiffusionProcess:
     """The diffusion with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
 
@@ -344,8 +344,8 @@ class Config:
 
   def _diffusion(
     self, stage: PretrainConfig | FinetuneConfig
-  ) -> schedules.DiffusionConfig:
-    return schedules.DiffusionConfig(
+  ) -> schedules.DiffusionProcess:
+    return schedules.DiffusionProcess(
       **dataclasses.asdict(self.diffusion),
       mixture_boundaries=stage.mixture_boundaries,
       mixture_weights=stage.mixture_weights,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
   Key = jax.Array  # A typed PRNG key, `jax.random.key`, never raw uint32.
 PyTree = Any
 Params = PyTree  # Nested dict of float32 leaves.
+LabelledImages = tuple[np.ndarray, np.ndarray]  # uint8[N, H, W, C], int32[N].
 Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
 
 

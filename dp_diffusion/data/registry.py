@@ -1,12 +1,12 @@
-"""From `data.name` to images: the first step of every stage's road.
+"""Loads the images that `data.name` names.
 
 The table below is the only place that maps names to modules; each module is
 imported when its name is asked for, and offers `load(config, split)`. One that
 reads files also has `check_available(config, splits)`, `check_readable(config,
 splits)` and `survey_files(config)`; see the functions of these names here. Its
-`READS` are the keys of `DataConfig` that it and not every source reads.
-Any other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when
-`data.tfds_dir` says where prepared datasets lie.
+`READS` are the keys of `DataConfig` that it and not every source reads. Any
+other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when `data.tfds_dir`
+says where prepared datasets lie.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The training loss: ONE draw of ONE example, and no other.
 
 The stages join `draw_loss` with a model and augmentation into the `loss_fn` of
-the clipped sum. No batch loss exists here: what touches two sensitive images
-at once cannot be clipped per example.
+the clipped sum. No batch loss exists here: what touches two sensitive images at
+once cannot be clipped per example.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NULL_LABEL = -1  # "No class", outside every real class of every dataset.
 _MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556, their default.
 
 
-def loss_weights(config: schedules.DiffusionConfig) -> np.ndarray:
+def loss_weights(config: schedules.DiffusionProcess) -> np.ndarray:
   """What multiplies the squared error at each timestep, float32[T].
 
   'none' is 1 whatever the prediction. 'min_snr' is min(SNR, 5) as a weight of
@@ -38,7 +38,7 @@ def loss_weights(config: schedules.DiffusionConfig) -> np.ndarray:
 
 def draw_loss(
   denoise_fn: types.DenoiseFn,
-  config: schedules.DiffusionConfig,
+  config: schedules.DiffusionProcess,
   x0: types.Array,
   label: types.Array,
   key: types.Key,

@@ -46,7 +46,7 @@ def at_timestep(
 
 
 def _scales(
-  config: schedules.DiffusionConfig, timestep: types.Array, ndim: int
+  config: schedules.DiffusionProcess, timestep: types.Array, ndim: int
 ) -> tuple[types.Array, types.Array]:
   """Returns signal and noise scale at `timestep`, each of rank `ndim`."""
   return (
@@ -56,7 +56,7 @@ def _scales(
 
 
 def q_sample(
-  config: schedules.DiffusionConfig,
+  config: schedules.DiffusionProcess,
   x0: types.Array,
   timestep: types.Array,
   noise: types.Array,
@@ -77,7 +77,7 @@ def q_sample(
 
 
 def target(
-  config: schedules.DiffusionConfig,
+  config: schedules.DiffusionProcess,
   x0: types.Array,
   timestep: types.Array,
   noise: types.Array,
@@ -103,7 +103,7 @@ def target(
 
 
 def to_x0_eps(
-  config: schedules.DiffusionConfig,
+  config: schedules.DiffusionProcess,
   x_t: types.Array,
   timestep: types.Array,
   output: types.Array,

@@ -79,13 +79,13 @@ def num_evaluations(config: SamplerConfig) -> int:
 
 
 def timestep_sequence(
-  config: SamplerConfig, diffusion: schedules.DiffusionConfig
+  config: SamplerConfig, diffusion: schedules.DiffusionProcess
 ) -> np.ndarray:
   """Timesteps at which the network is evaluated, in order.
 
   The step after the last one reaches clean data, which has no timestep.
 
-  >>> linear = schedules.DiffusionConfig()
+  >>> linear = schedules.DiffusionProcess()
   >>> timestep_sequence(SamplerConfig(num_steps=5), linear)
   array([999, 562, 250,  62,   0], dtype=int32)
   >>> timestep_sequence(SamplerConfig(num_steps=5, spacing='log_snr'), linear)
@@ -124,7 +124,7 @@ def timestep_sequence(
 
 
 def _even_in_log_snr(
-  num_steps: int, diffusion: schedules.DiffusionConfig
+  num_steps: int, diffusion: schedules.DiffusionProcess
 ) -> np.ndarray:
   """Timesteps from 0 to T - 1 next to even steps of log-SNR: int64[S].
 
@@ -166,7 +166,7 @@ class Coefficients:
 
 @functools.lru_cache(maxsize=32)
 def coefficients(
-  config: SamplerConfig, diffusion: schedules.DiffusionConfig
+  config: SamplerConfig, diffusion: schedules.DiffusionProcess
 ) -> Coefficients:
   """Computes the numbers of every step in float64 and rounds them once.
 

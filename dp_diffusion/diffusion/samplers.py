@@ -1,12 +1,12 @@
-"""From noise to images: ancestral, DDIM and DPM-Solver++(2M) sampling.
+"""Sampling: from noise to images by ancestral, DDIM or DPM-Solver++(2M) steps.
 
-The last stop of the diffusion part. Every method is one and the same step,
+Every method takes the same kind of step,
 
   x <- coefficients.x * x + coefficients.x0 * x0_hat
        + coefficients.previous_x0 * (x0_hat of the step before)
        + coefficients.noise * noise,
 
-with numbers that `coefficients` computes beforehand, on the host, in float64.
+with factors that `coefficients` computes beforehand, on the host, in float64.
 So a step is a pure function of a state and a step number, which may be traced:
 a host loop compiles it once, and `sample` puts it into one `fori_loop`.
 
@@ -132,7 +132,7 @@ def _guided_output(
 def step_fn(
   denoise_fn: types.DenoiseFn,
   config: SamplerConfig,
-  diffusion: schedules.DiffusionConfig,
+  diffusion: schedules.DiffusionProcess,
 ) -> Callable[[SamplerState, types.Array, types.Array | int], SamplerState]:
   """Makes the function that takes one step.
 
@@ -176,7 +176,7 @@ def step_fn(
 def sample(
   denoise_fn: types.DenoiseFn,
   config: SamplerConfig,
-  diffusion: schedules.DiffusionConfig,
+  diffusion: schedules.DiffusionProcess,
   key: types.Key,
   labels: types.Array,
   image_shape: tuple[int, int, int],

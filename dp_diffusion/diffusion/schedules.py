@@ -1,9 +1,9 @@
-"""What the forward process is, and how much noise it holds at each timestep.
+"""The forward process: how much signal and noise x_t holds at each timestep.
 
-The first stop of the diffusion part: `DiffusionConfig` is what training
-(`losses`) and sampling (`samplers`) must agree on. Timesteps are int32 in
-[0, T); timestep t holds x_t = signal_scale[t] x0 + noise_scale[t] noise. Clean
-data has no timestep of its own.
+Training (`losses`) and sampling (`samplers`) must use the same
+`DiffusionProcess`. Timesteps are int32 in [0, T); timestep t holds x_t =
+signal_scale[t] x0 + noise_scale[t] noise. Clean data has no timestep of its
+own.
 
 Every table is computed on the host in float64, with NumPy, and rounded once.
 """
@@ -28,7 +28,7 @@ _MAX_BETA = 0.999  # As arXiv 2102.09672 section 3.2, against a singular end.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+class DiffusionProcess:
   """The forward process, what the network predicts, and how it is trained.
 
   Attributes:
@@ -111,7 +111,7 @@ def _check_mixture(
     )
 
 
-def betas(config: DiffusionConfig) -> np.ndarray:
+def betas(config: DiffusionProcess) -> np.ndarray:
   """Variance that each timestep adds, float64[T] in (0, 0.999].
 
   beta[t] = 1 - alpha_bar[t] / alpha_bar[t - 1], with alpha_bar[-1] = 1.
@@ -130,7 +130,7 @@ def betas(config: DiffusionConfig) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def alpha_bar_float64(config: DiffusionConfig) -> np.ndarray:
+def alpha_bar_float64(config: DiffusionProcess) -> np.ndarray:
   """Share of the variance of x_t that is signal, float64[T], read-only.
 
   arXiv 2006.11239 eq. 4. Strictly decreasing, in (0, 1).
@@ -140,7 +140,7 @@ def alpha_bar_float64(config: DiffusionConfig) -> np.ndarray:
   return result
 
 
-def alpha_bar(config: DiffusionConfig) -> np.ndarray:
+def alpha_bar(config: DiffusionProcess) -> np.ndarray:
   """`alpha_bar_float64` rounded to float32[T].
 
   Take 1 - alpha_bar from `noise_scale` instead: near t = 0 the difference of
@@ -149,17 +149,17 @@ def alpha_bar(config: DiffusionConfig) -> np.ndarray:
   return alpha_bar_float64(config).astype(np.float32)
 
 
-def signal_scale(config: DiffusionConfig) -> np.ndarray:
+def signal_scale(config: DiffusionProcess) -> np.ndarray:
   """What multiplies x0 in x_t: sqrt(alpha_bar), float32[T]."""
   return np.sqrt(alpha_bar_float64(config)).astype(np.float32)
 
 
-def noise_scale(config: DiffusionConfig) -> np.ndarray:
+def noise_scale(config: DiffusionProcess) -> np.ndarray:
   """What multiplies the noise in x_t: sqrt(1 - alpha_bar), float32[T]."""
   return np.sqrt(1 - alpha_bar_float64(config)).astype(np.float32)
 
 
-def snr(config: DiffusionConfig) -> np.ndarray:
+def snr(config: DiffusionProcess) -> np.ndarray:
   """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), float64[T]."""
   a = alpha_bar_float64(config)
   return a / (1 - a)

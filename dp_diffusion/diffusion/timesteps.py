@@ -14,7 +14,7 @@ from dp_diffusion import types
 from dp_diffusion.diffusion import schedules
 
 
-def probabilities(config: schedules.DiffusionConfig) -> np.ndarray:
+def probabilities(config: schedules.DiffusionProcess) -> np.ndarray:
   """Probability of each timestep under `sample`, float64[T], sums to 1."""
   if not config.mixture_boundaries:
     return np.full(config.num_timesteps, 1 / config.num_timesteps)
@@ -22,7 +22,7 @@ def probabilities(config: schedules.DiffusionConfig) -> np.ndarray:
   return np.repeat(np.asarray(config.mixture_weights) / widths, widths)
 
 
-def sample(config: schedules.DiffusionConfig, key: types.Key) -> types.Array:
+def sample(config: schedules.DiffusionProcess, key: types.Key) -> types.Array:
   """Draws the timestep of ONE draw.
 
   Without a mixture, uniform over [0, T). With one, an interval is drawn with

@@ -1,10 +1,10 @@
 """The 3x3 convolution whose per-example kernel gradients are cheap.
 
-On the road: every network of `models` is made of it, and the private step
-takes its gradient example by example (`jax.vmap(jax.grad(...))`), where the
-stock kernel gradient becomes a grouped convolution, the slowest operation of
-the whole step. Here it is ONE matrix product per example (three after an
-upsampling), in one of the forms of `kernel_gradients`.
+Every network of `models` is made of it. The private step takes its gradient
+example by example (`jax.vmap(jax.grad(...))`), where the stock kernel gradient
+becomes a grouped convolution, the slowest operation of the whole step. Here it
+is ONE matrix product per example (three after an upsampling), in one of the
+forms of `kernel_gradients`.
 
 The gradient is a primitive of its own, for what `vmap` makes of it: an axis
 that the kernel does not have (the draws of one example, inside its `grad`)
@@ -62,7 +62,7 @@ def conv3x3(
   checks.check_one_of('form', form, FORMS)
   if stride not in STRIDES:
     raise ValueError(f'Expected stride={stride} to be 1, 2 or 0.5.')
-  if form == 'boxes' and stride != upsampling.STRIDE:
+  if form == 'box_sums' and stride != upsampling.STRIDE:
     raise ValueError(f'Expected stride={stride} to be 0.5 with form={form!r}.')
   return _conv3x3(x, kernel, stride, form)
 

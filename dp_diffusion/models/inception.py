@@ -1,8 +1,8 @@
 """Inception-v3 as FID uses it: the TensorFlow graph of 2015.
 
-Stands at the end of the road: real and synthetic images become the 2048
-features whose Frechet distance is FID. Modules are named like the graph's
-nodes, so that its constants are the parameters (`inception_weights`).
+It turns real and synthetic images into the 2048 features whose Frechet distance
+is FID. Modules are named like the graph's nodes, so that its constants are the
+parameters (`inception_weights`).
 
 What differs from other Inception-v3 and decides the number:
   * images are resized to 299 as TensorFlow 1 did (`resize_bilinear_tf1`);
@@ -11,8 +11,8 @@ What differs from other Inception-v3 and decides the number:
   * average pools leave the padding out of the mean;
   * the pool branch of `mixed_10` takes the maximum.
 
-Source: Szegedy et al. 2016 (arXiv 1512.00567); Heusel et al. 2017
-(arXiv 1706.08500) for its use.
+Source: Szegedy et al. 2016 (arXiv 1512.00567); Heusel et al. 2017 (arXiv
+1706.08500) for its use.
 """
 
 from __future__ import annotations

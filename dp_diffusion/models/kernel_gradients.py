@@ -1,15 +1,16 @@
 """The forms of a 3x3 convolution's kernel gradient, and which one to take.
 
-On the road: `convolution` differentiates with these. A 3x3 convolution is nine
-shifts of its input, each times one [Ci, Co] block of the kernel. A form says
-which side carries the shifts into the product over the P pixels:
+`convolution` differentiates with these. A 3x3 convolution is nine shifts of its
+input, each times one [Ci, Co] block of the kernel. A form says which side
+carries the shifts into the product over the P pixels:
 
   'stock'  nothing: what `jax.lax.conv_general_dilated` does by itself.
   'x9'     all nine on the input:      [P, 9 Ci]^T [P, Co].
   'd9'     all nine on the output gradient: [P, Ci]^T [P, 9 Co].
   'x3d3'   three (horizontal) on the input, three (vertical) on the output
            gradient:                   [P, 3 Ci]^T [P, 3 Co].
-  'boxes'  of an image whose pixels are repeated, over the pixels of the small
+  'box_sums'
+           of an image whose pixels are repeated, over the pixels of the small
            one, with sums of 2x2 pixels of the output gradient: three times
                                        [P / 4, Ci]^T [P / 4, 3 Co].
 
@@ -32,7 +33,7 @@ from dp_diffusion.models import upsampling
 _Join = Callable[[Sequence[jax.Array]], jax.Array]
 _Sides = tuple[int, int]
 
-FORMS = ('stock', 'x9', 'd9', 'x3d3', 'boxes')
+FORMS = ('stock', 'x9', 'd9', 'x3d3', 'box_sums')
 _MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
 _MANY_PIXELS = 512
 
@@ -46,7 +47,7 @@ def choose_form(
   numbers; a side of a few channels carries all the shifts more cheaply; at
   stride 2 'x3d3' multiplies as many zeros as pixels, which matters in large
   images. On accelerators a gradient that is not per example is left to the
-  vendor's library. Repeated pixels are 'boxes' everywhere.
+  vendor's library. Repeated pixels are 'box_sums' everywhere.
 
   Args:
     x_shape: (groups, B, H, W, Ci); groups is 1 outside of `vmap(grad)`.
@@ -59,7 +60,7 @@ def choose_form(
   """
   groups, _, height, width, channels = x_shape
   if stride == upsampling.STRIDE:
-    return 'boxes'
+    return 'box_sums'
   if groups == 1 and platform != 'cpu':
     return 'stock'
   if channels < _MIN_CHANNELS:
@@ -115,7 +116,7 @@ def compute(
   """The kernel gradient of each group, in the given form.
 
   Args:
-    form: one of FORMS; 'boxes' for `upsampling.STRIDE` only.
+    form: one of FORMS; 'box_sums' for `upsampling.STRIDE` only.
     x: float[G, B, H, W, Ci].
     dy: float[G, B, H', W', Co].
     stride: 1, 2 or `upsampling.STRIDE`.
@@ -124,7 +125,7 @@ def compute(
   Returns:
     float[G, 3, 3, Ci, Co].
   """
-  x, step = (x, 1) if form == 'boxes' else _repeated(x, stride)
+  x, step = (x, 1) if form == 'box_sums' else _repeated(x, stride)
   shifts_x = form in ('x9', 'x3d3')
   join: _Join = _join_by_sum
   if platform == 'cpu':
@@ -213,7 +214,7 @@ def _gradient_x3d3(
   return product.transpose(0, 3, 1, 2, 4)
 
 
-def _gradient_boxes(
+def _gradient_box_sums(
   x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
   """Of the small image."""
@@ -233,7 +234,7 @@ _GRADIENTS = {
   'x9': _gradient_x9,
   'd9': _gradient_d9,
   'x3d3': _gradient_x3d3,
-  'boxes': _gradient_boxes,
+  'box_sums': _gradient_box_sums,
 }
 
 

@@ -1,8 +1,8 @@
 """Layers of the networks; none of them looks at another example.
 
-On the road: `unet`, `small_cnn` and `wide_resnet` are made of these. Images are
-float[B, H, W, C]. Parameters are float32; `dtype` is what is computed in
-(normalisation statistics and softmax always in float32).
+`unet`, `small_cnn` and `wide_resnet` are made of these. Images are float[B, H,
+W, C]. Parameters are float32; `dtype` is what is computed in (normalisation
+statistics and softmax always in float32).
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class Conv(nn.Module):
       bias = self.param(
         'bias', nn.initializers.zeros, (self.features,), jnp.float32
       )
-      y = add_to_all(y, bias[None, None, None])
-    return materialize.gradient_once(y)
+      y = broadcast_add(y, bias[None, None, None])
+    return materialize.keep_gradient(y)
 
 
 class Dense(nn.Module):
-  """`nn.Dense` whose bias has a float32 gradient, see `add_to_all`.
+  """`nn.Dense` whose bias has a float32 gradient, see `broadcast_add`.
 
   Attributes:
     features: output features.
@@ -98,10 +98,10 @@ class Dense(nn.Module):
     bias = self.param(
       'bias', nn.initializers.zeros, (self.features,), jnp.float32
     )
-    return add_to_all(y, bias[None])
+    return broadcast_add(y, bias[None])
 
 
-def add_to_all(y: jax.Array, value: jax.Array) -> jax.Array:
+def broadcast_add(y: jax.Array, value: jax.Array) -> jax.Array:
   """Adds in float32 what is broadcast, such as a bias over pixels.
 
   The gradient of a broadcast is a sum, which XLA takes in the dtype of the
@@ -223,7 +223,7 @@ class Attention(nn.Module):
     project = Conv(
       channels, kernel_size=1, is_zero_init=True, dtype=self.dtype, name='proj'
     )
-    return materialize.once(x + project(h))
+    return materialize.keep(x + project(h))
 
 
 class Downsample(nn.Module):

@@ -1,13 +1,13 @@
 """Values that are computed once on a CPU, and not by each of their readers.
 
-On the road: the U-Net's blocks and convolutions mark with it what many
-operations read, the sum of the residuals and its gradient above all. XLA's CPU
-compiler would fuse the whole chain of sums into each reader and compute it
-again there, which takes a fifth of a step's time.
+The U-Net's blocks and convolutions mark the values that many operations read,
+above all the sum of the residuals and its gradient. XLA's CPU compiler would
+fuse the whole chain of sums into each reader and compute it again there, which
+takes a fifth of a step's time.
 
 The mark is an optimization barrier. XLA drops barriers before it fuses on a CPU
 unless it is told not to: `xla_flags.keep_barriers`, for a whole process.
-Without that, and on accelerators, `once` and `gradient_once` do nothing; the
+Without that, and on accelerators, `keep` and `keep_gradient` do nothing; the
 values are the same up to rounding in any case.
 """
 
@@ -23,21 +23,21 @@ from jax.interpreters import batching
 from jax.interpreters import mlir
 
 
-def once(x: jax.Array) -> jax.Array:
-  """`x`, computed once; so is its gradient."""
+def keep(x: jax.Array) -> jax.Array:
+  """Keeps `x` in memory for all its readers, and its gradient too."""
   return _bind(x, forward=True, backward=True)
 
 
-def gradient_once(x: jax.Array) -> jax.Array:
-  """`x`, whose gradient is computed once."""
+def keep_gradient(x: jax.Array) -> jax.Array:
+  """Keeps the gradient of `x` in memory, and not `x`."""
   return _bind(x, forward=False, backward=True)
 
 
-_once_p = core.Primitive('once')
+_keep_p = core.Primitive('keep')
 
 
 def _bind(x: jax.Array, *, forward: bool, backward: bool) -> jax.Array:
-  return _once_p.bind(x, forward=forward, backward=backward)
+  return _keep_p.bind(x, forward=forward, backward=backward)
 
 
 def _on_cpu(x: jax.Array, *, forward: bool, backward: bool) -> jax.Array:
@@ -55,13 +55,13 @@ def _transpose(cotangent: Any, x: Any, *, forward: bool, backward: bool) -> Any:
   return [_bind(cotangent, forward=backward, backward=forward)]
 
 
-_once_p.def_impl(_elsewhere)
-_once_p.def_abstract_eval(_elsewhere)
-ad.deflinear2(_once_p, _transpose)
-batching.defvectorized(_once_p)
+_keep_p.def_impl(_elsewhere)
+_keep_p.def_abstract_eval(_elsewhere)
+ad.deflinear2(_keep_p, _transpose)
+batching.defvectorized(_keep_p)
 mlir.register_lowering(
-  _once_p, mlir.lower_fun(_elsewhere, multiple_results=False)
+  _keep_p, mlir.lower_fun(_elsewhere, multiple_results=False)
 )
 mlir.register_lowering(
-  _once_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform='cpu'
+  _keep_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform='cpu'
 )

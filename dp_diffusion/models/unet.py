@@ -1,8 +1,8 @@
 """The denoiser: a U-Net of the family of Dhariwal & Nichol 2021.
 
-arXiv 2105.05233, without its adaptive group normalisation unless
-`scale_shift`. On the road: pre-trained on public images, fine-tuned privately,
-then sampled from. Nothing in it looks at another example of the batch.
+arXiv 2105.05233, without its adaptive group normalisation unless `scale_shift`.
+It is pre-trained on public images, fine-tuned privately, then sampled from.
+Nothing in it looks at another example of the batch.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class ResBlock(nn.Module):
   ) -> jax.Array:
     """Maps [B, H, W, C], [B, E] to [B, H, W, features]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
-    x = materialize.once(x)
+    x = materialize.keep(x)
     h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
     h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
     factor = 2 if config.scale_shift else 1
@@ -133,7 +133,7 @@ class ResBlock(nn.Module):
       scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h, (shift, scale))
     else:
-      h = norm(layers.add_to_all(h, condition[:, None, None]))
+      h = norm(layers.broadcast_add(h, condition[:, None, None]))
     h = nn.silu(h)
     if config.dropout:
       h = nn.Dropout(config.dropout)(h, deterministic=not is_training)
@@ -144,7 +144,7 @@ class ResBlock(nn.Module):
       x = layers.Conv(
         self.features, kernel_size=1, dtype=dtype, name='shortcut'
       )(x)
-    return materialize.once(x + h)
+    return materialize.keep(x + h)
 
 
 class UNet(nn.Module):

@@ -1,10 +1,10 @@
 """A 3x3 convolution of an image whose pixels are repeated, at the small size.
 
-On the road: the U-Net's way up, by `convolution`. Under the 3x3 kernel lie 2x2
-pixels of the small image, which ones depends on whether row and column of the
-output are even or odd: four phases, each with the sums of the weights that fall
-on the same pixel as its kernel. So 16 products of blocks [Ci, Co] for each
-small pixel do the work of 36.
+`convolution` uses it in the upsampling half of the U-Net. Under the 3x3 kernel
+lie 2x2 pixels of the small image, which ones depends on whether row and column
+of the output are even or odd: four phases, each with the sums of the weights
+that fall on the same pixel as its kernel. So 16 products of blocks [Ci, Co] for
+each small pixel do the work of 36.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def convolve_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     for i in range(2)
     for j in range(2)
   ]
-  joined = materialize.once(jnp.concatenate(windows, axis=-1))
+  joined = materialize.keep(jnp.concatenate(windows, axis=-1))
   phases = jnp.dot(joined, _phase_kernels(kernel).reshape(4 * channels, -1))
   return _interleave(phases, features)
 
@@ -128,7 +128,7 @@ def _interleave(phases: jax.Array, features: int) -> jax.Array:
   Phase (a, b) of the pixels around the small pixel (h, w) stands at
   (h + a, w + b): an even row sees the small row above, an odd one that below.
   """
-  phases = materialize.once(phases)
+  phases = materialize.keep(phases)
   batch, height, width = phases.shape[0], *(n - 1 for n in phases.shape[1:3])
   phases = phases.reshape(batch, height + 1, width + 1, 2, 2, features)
   rows = [

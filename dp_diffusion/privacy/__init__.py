@@ -1,5 +1,5 @@
-"""What was promised, what was spent, and the noise that pays for it.
+"""Mechanisms, accounting, ledger and statement; selection, clipping and noise.
 
 `mechanism`, `accounting`, `ledger`, `statement` and `verify` are numbers only
-and import no jax; the others run on the road of a private step.
+and import no jax; the others run in a private step.
 """

@@ -1,10 +1,10 @@
 """A lower bound on epsilon, measured on one training run.
 
-Beside the private road: the accountant says what epsilon is at most, an audit
-what it is at least. Canaries are put into the dataset by fair coins, an
-attacker guesses from what training lets out which are in, and guesses that are
-too good refute the claim (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846).
-A bound below the claim proves nothing; one above it proves a fault.
+The accountant says what epsilon is at most, an audit what it is at least.
+Canaries are put into the dataset by fair coins, an attacker guesses from what
+training lets out which are in, and guesses that are too good refute the claim
+(Steinke, Nasr and Jagielski 2023, arXiv 2305.08846). A bound below the claim
+proves nothing; one above it proves a fault.
 
 Guarantees:
   * The bound is that of theorem 5.2, as its reference code computes it.

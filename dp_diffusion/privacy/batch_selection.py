@@ -1,9 +1,9 @@
 """Which records take part in a step: exact Poisson sampling, then fixed shapes.
 
-First station of the private road: the dataset's record numbers go in, the
-microbatches that `clipping` turns into a clipped sum come out. Runs on the
-host. Every process computes the whole selection (it is cheap: 8 bytes of
-SHAKE-256 per record) and works on its share of it.
+The first part of a private step: from the number of records to the microbatches
+that `clipping` turns into a clipped sum. Runs on the host. Every process
+computes the whole selection (it is cheap: 8 bytes of SHAKE-256 per record) and
+works on its share of it.
 
 Guarantees:
   * Each record takes part in each step by its own coin of probability

@@ -1,12 +1,12 @@
 """Per-example gradients, clipped and summed: what makes a step private.
 
-Second station of the private road: a microbatch goes in, the sum of its
-clipped gradients comes out and is summed further (over microbatches, then
-devices) before `noise` is added once.
+The second part of a private step: from a microbatch to the sum of its clipped
+gradients, which is summed further (over microbatches, then devices) before
+`noise` is added once.
 
-The gradient of an example is that of the MEAN loss over its K draws
-(arXiv 2302.13861, section 3; arXiv 2204.13650, section 3.2), clipped to l2
-norm C: g_i min(1, C / |g_i|) (arXiv 1607.00133, algorithm 1).
+The gradient of an example is that of the MEAN loss over its K draws (arXiv
+2302.13861, section 3; arXiv 2204.13650, section 3.2), clipped to l2 norm C: g_i
+min(1, C / |g_i|) (arXiv 1607.00133, algorithm 1).
 
 Deviation: the sum is divided by C (`rescale_to_unit_norm`, on by default), so
 that the learning rate and Adam's eps do not depend on C. The noise is scaled

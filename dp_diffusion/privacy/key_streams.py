@@ -1,13 +1,12 @@
 """The secret of a run, and every key that is drawn from it.
 
-Side road of the private path: `batch_selection` and `noise` get their
-randomness here, and processes compare data through the keyed hashes made
-here. Public randomness (initial weights, sampling) does not come from here
-but from `config.seed`.
+`batch_selection` and `noise` get their randomness here, and processes compare
+data through the keyed hashes made here. Public randomness (initial weights,
+sampling) does not come from here but from `config.seed`.
 
-Every key is BLAKE2b, keyed by the secret, of (purpose, run id, step, ...),
-with the purpose in the personalisation of the hash and each part prefixed by
-its type and length, so that no two purposes or argument lists share a message.
+Every key is BLAKE2b, keyed by the secret, of (purpose, run id, step, ...), with
+the purpose in the personalisation of the hash and each part prefixed by its
+type and length, so that no two purposes or argument lists share a message.
 
 Guarantees:
   * The secret is 256 bits of `os.urandom`, readable by its owner alone, and

@@ -1,8 +1,8 @@
 """How many records each class has, with noise: labels to sample by.
 
-Side road of the private path. The exact histogram of the sensitive labels is
-never used, written or shown; one with Gaussian noise is entered in the ledger
-before DP-SGD is calibrated, so that both together keep the promise.
+The exact histogram of the sensitive labels is never used, written or shown; one
+with Gaussian noise is entered in the ledger before DP-SGD is calibrated, so
+that both together spend the budget.
 
 Guarantees:
   * One record, a person with all their images too, moves the histogram by at

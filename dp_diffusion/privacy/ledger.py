@@ -1,11 +1,11 @@
 """What has been spent on the sensitive images, event by event.
 
-A ledger travels with the weights: it is saved in the same atomic step, grows
+A ledger is kept beside the weights: it is saved in the same atomic step, grows
 with every private step, refuses to go past its budget, and ends in the
 published statement. It never changes; each method returns a new one.
 
-Deviation: the run id is not part of it. It is derived from the secret and
-from the dataset, and what a ledger holds is published.
+Deviation: the run id is not part of it. It is derived from the secret and from
+the dataset, and what a ledger holds is published.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The mechanisms that touch sensitive images, as numbers.
 
-First on the private road: one object says how many records there are, how
-they are selected, how a gradient is clipped and how much noise is added. The
-sampler, the clip, the noise and the accountant all read it, so the event that
-was calibrated is the event that is spent.
+One object says how many records there are, how they are selected, how a
+gradient is clipped and how much noise is added. The sampler, the clip, the
+noise and the accountant all read it, so the event that was calibrated is the
+event that is spent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gaussian noise for a sum of clipped gradients.
 
-Third station of the private road, and called once per step: after the sum
-over microbatches and devices, before the division by the expected batch size
+The third part of a private step, called once per step: after the sum over
+microbatches and devices, before the division by the expected batch size
 (`training/private_step.py::apply`). The same keys on every replica give the
 same noise, so the replicas stay equal.
 

@@ -1,9 +1,9 @@
 """Norms and weighted sums of per-example gradients, quick on every platform.
 
-On the private road: `clipping` takes the norm of each example's gradient, and
-sums the gradients times what the clip makes of them. Both read as many numbers
-as the network has parameters for each example, so how they are read is what
-privacy costs once the gradients are there.
+`clipping` takes the norm of each example's gradient, and sums the gradients
+times what the clip makes of them. Both read as many numbers as the network has
+parameters for each example, so how they are read is what privacy costs once the
+gradients are there.
 
 A tree of gradients has leaves float32[B, ...], B examples; both ways to compute
 a result, that of a CPU and that of accelerators, agree up to rounding

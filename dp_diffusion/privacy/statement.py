@@ -1,7 +1,7 @@
 """What a release says about its privacy: `privacy.json`, and the card.
 
-Last on the private road. Everything follows from the ledger and from a few
-public facts, so that `verify` can say it again and compare.
+Everything follows from the ledger and from a few public facts, so that `verify`
+can write it again and compare.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measures what the private step lets out, and compares it with a claim.
 
-A job of its own: public images, and canaries that take part by secret coins,
-go through the loop, clip, noise and optimizer of private fine-tuning, with the
+A job of its own: public images, and canaries that take part by secret coins, go
+through the loop, clip, noise and optimizer of private fine-tuning, with the
 noise calibrated to `audit.epsilon`. Every run is a new one: new secret, new
 coins; results of earlier runs stay in `evaluation/audit.json`.
 
@@ -259,7 +259,7 @@ def _train(
     ),
     record_stats=lambda step, stats: None,
   )
-  begun = resume.Begun(
+  begun = resume.ResumedRun(
     run=private_run,
     streams=steps.streams,
     state=state,

@@ -62,7 +62,7 @@ def _run_on_main(
   sources: Sequence[str],
 ) -> None:
   start = time.monotonic()
-  places = measurements.Places(
+  places = measurements.EvaluationPaths(
     release=workdir.release,
     evaluation=workdir.evaluation,
     private=workdir.private,

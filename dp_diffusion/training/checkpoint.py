@@ -61,8 +61,10 @@ class Restored:
   Attributes:
     step: its number.
     state: structure of the template, leaves np.ndarray.
-    ledger, meta: as they were given to `save`.
-    lost_steps: newer ones, damaged now: so far the run once went.
+    ledger: as it was given to `save`.
+    meta: as it was given to `save`.
+    lost_steps: later steps whose checkpoints were saved and are damaged now;
+      the run had come as far as the latest of them.
   """
 
   step: int
@@ -140,7 +142,8 @@ class Checkpointer:
 
     Raises:
       ValueError: if the step, or a later one, is there already.
-      UsageError: a full disk, no permission; earlier steps are untouched.
+      UsageError: it cannot be written (a full disk, no permission); the steps
+        before it are untouched.
     """
     failure = ''
     if jax.process_index() == 0:

@@ -1,10 +1,10 @@
 """How many examples a device takes at a time: no more than fit its memory.
 
-Before training the step is compiled at two small sizes, without being run;
-what the compiler says of its memory is extended in a straight line. A private
-batch is drawn at random, so its last microbatch is filled up with padding:
-smaller microbatches waste less. The choice moves work about and nothing else:
-sums differ by rounding alone
+Before training the step is compiled at two small sizes, without being run; what
+the compiler says of its memory is extended in a straight line. A private batch
+is drawn at random, so its last microbatch is filled up with padding: smaller
+microbatches waste less. The choice moves work about and nothing else: sums
+differ by rounding alone
 (`parallel_test.py::test_microbatch_size_does_not_matter`).
 """
 
@@ -40,7 +40,7 @@ class CompileFn(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Need:
+class MemoryUse:
   """Memory of one device.
 
   Attributes:
@@ -54,16 +54,16 @@ class Need:
   def total_bytes(self, size: int) -> int:
     """At `size` examples at a time.
 
-    >>> Need(fixed_bytes=100, example_bytes=10).total_bytes(4)
+    >>> MemoryUse(fixed_bytes=100, example_bytes=10).total_bytes(4)
     140
     """
     return self.fixed_bytes + size * self.example_bytes
 
 
-def largest_that_fits(need: Need, share: int, available_bytes: int) -> int:
+def largest_that_fits(need: MemoryUse, share: int, available_bytes: int) -> int:
   """The largest power of two <= share whose memory is there.
 
-  >>> need = Need(fixed_bytes=100, example_bytes=10)
+  >>> need = MemoryUse(fixed_bytes=100, example_bytes=10)
   >>> largest_that_fits(need, 1000, 200), largest_that_fits(need, 6, 200)
   (8, 4)
 
@@ -88,10 +88,12 @@ def largest_that_fits(need: Need, share: int, available_bytes: int) -> int:
   return size
 
 
-def quickest_that_fits(need: Need, share: int, available_bytes: int) -> int:
+def quickest_that_fits(
+  need: MemoryUse, share: int, available_bytes: int
+) -> int:
   """The power of two <= share that fits and computes least on padding.
 
-  >>> need = Need(fixed_bytes=0, example_bytes=1)
+  >>> need = MemoryUse(fixed_bytes=0, example_bytes=1)
   >>> quickest_that_fits(need, 1024, 10**6), quickest_that_fits(need, 1024, 40)
   (128, 32)
 
@@ -119,7 +121,7 @@ def _mean_calls(share: int, size: int) -> float:
   )
 
 
-def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> Need | None:
+def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> MemoryUse | None:
   """Memory of a step, from what the compiler says at two sizes.
 
   Args:
@@ -134,7 +136,7 @@ def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> Need | None:
     return None
   few, many = (int(number or 0) for number in found)
   slope = max(0, -(-(many - few) // (SIZES[1] - SIZES[0])))
-  return Need(
+  return MemoryUse(
     fixed_bytes=resident_bytes + max(0, few - SIZES[0] * slope),
     example_bytes=slope,
   )
@@ -189,7 +191,7 @@ def private_compile_fn(
   state: train_state.TrainState,
   example: types.PyTree,
 ) -> CompileFn:
-  """Compiles `step.accumulate` for one device.
+  """Compiles `private_step.accumulate` for one device.
 
   Args:
     loss_fn: loss of one draw of one example.
@@ -241,7 +243,7 @@ def public_compile_fn(
 
 
 def resident_bytes(state: train_state.TrainState) -> int:
-  """What of the state is not among the arguments of `step.accumulate`."""
+  """Bytes of the state that `private_step.accumulate` does not take."""
   arguments = (state.params, state.frozen_params)
   return tree_bytes(state) - tree_bytes(arguments)
 

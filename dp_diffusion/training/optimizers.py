@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, built from a config.
 
-On the private road an optimizer sees noised gradients only, so nothing here
+In a private step an optimizer sees noised gradients only, so nothing here
 touches privacy; the same configs serve public pre-training.
 """
 

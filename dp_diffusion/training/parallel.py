@@ -159,7 +159,7 @@ class DataParallel:
   def pmap_accumulate(
     self, loss_fn: types.LossFn, config: private_step.GradConfig
   ) -> Callable[..., clipping.ClippedSum]:
-    """Compiles `step.accumulate`.
+    """Compiles `private_step.accumulate`.
 
     Args:
       loss_fn: loss of one draw of one example.
@@ -178,7 +178,7 @@ class DataParallel:
     optimizer: optax.GradientTransformation,
     config: private_step.ApplyConfig,
   ) -> Callable[..., train_state.TrainState]:
-    """Compiles `step.apply`.
+    """Compiles `private_step.apply`.
 
     Args:
       optimizer: what `optimizers.make` built.

@@ -4,7 +4,7 @@
 
 Timed side by side, at 64 images with one draw each and 16 with four:
 
-  private          `step.accumulate`: vmap(grad), clip, sum
+  private          `private_step.accumulate`: vmap(grad), clip, sum
   ordinary         gradient of the mean loss, with our convolution
   ordinary, stock  the same with jax's own; the faster of both is 'ordinary'
   vmap(grad)       jax's own convolution, clipped and summed alike
@@ -36,7 +36,7 @@ CLIP_NORM = 1e-3
 
 
 def private_fn(network: networks.Network, num_draws: int) -> Any:
-  """Jitted `step.accumulate`; (params, total, batch, key, indices, padding)."""
+  """Jits `accumulate`: (params, total, batch, key, indices, padding) -> total."""
   config = step_lib.GradConfig(
     l2_clip_norm=CLIP_NORM,
     num_draws=num_draws,

@@ -39,7 +39,7 @@ class _Recorder:
 @pytest.mark.parametrize('weighting', schedules.LOSS_WEIGHTINGS)
 @pytest.mark.parametrize('prediction', schedules.PREDICTIONS)
 def test_matches_numpy_oracle(prediction, weighting):
-  config = schedules.DiffusionConfig(
+  config = schedules.DiffusionProcess(
     prediction=prediction,
     loss_weighting=weighting,
     mixture_boundaries=(0, 100, 900, 1000),
@@ -78,18 +78,18 @@ def test_min_snr_weighs_the_same_error_the_same_whatever_the_prediction():
   # An error d of x0 is one of d sqrt(SNR) in eps and d sqrt(SNR + 1) in v.
   def weights(prediction):
     return losses.loss_weights(
-      schedules.DiffusionConfig(
+      schedules.DiffusionProcess(
         prediction=prediction, loss_weighting='min_snr', schedule='cosine'
       )
     ).astype(np.float64)
 
-  snr = schedules.snr(schedules.DiffusionConfig(schedule='cosine'))
+  snr = schedules.snr(schedules.DiffusionProcess(schedule='cosine'))
   np.testing.assert_allclose(weights('eps') * snr, weights('x0'), rtol=1e-5)
   np.testing.assert_allclose(weights('v') * (snr + 1), weights('x0'), rtol=1e-5)
 
 
 def test_perfect_network_has_no_loss():
-  config = schedules.DiffusionConfig(prediction='x0')
+  config = schedules.DiffusionProcess(prediction='x0')
   loss = losses.draw_loss(
     lambda x_t, t, y: X0[None], config, X0, jnp.int32(0), jax.random.key(3)
   )
@@ -100,7 +100,7 @@ def test_noise_is_standard_normal_and_new_for_each_draw():
   # The loss of the network "0" is the mean square of the noise of the draw.
   values = 4 * _draw_losses(
     lambda x_t, t, y: jnp.zeros_like(x_t),
-    schedules.DiffusionConfig(prediction='eps'),
+    schedules.DiffusionProcess(prediction='eps'),
     jnp.zeros((2, 2, 1)),
     label=0,
     seed=4,
@@ -113,7 +113,7 @@ def test_noise_is_standard_normal_and_new_for_each_draw():
 def test_draws_of_one_example_have_their_own_timesteps():
   values = _draw_losses(
     lambda x_t, t, y: jnp.full_like(x_t, t[0].astype(jnp.float32)),
-    schedules.DiffusionConfig(prediction='x0'),
+    schedules.DiffusionProcess(prediction='x0'),
     jnp.zeros((1, 1, 1)),
     label=0,
     seed=5,
@@ -126,7 +126,7 @@ def test_draws_of_one_example_have_their_own_timesteps():
 def test_labels_are_dropped_at_the_stated_rate(drop_prob):
   values = _draw_losses(
     lambda x_t, t, y: jnp.full_like(x_t, y[0].astype(jnp.float32)),
-    schedules.DiffusionConfig(prediction='x0', label_drop_prob=drop_prob),
+    schedules.DiffusionProcess(prediction='x0', label_drop_prob=drop_prob),
     jnp.zeros((1, 1, 1)),
     label=3,
     seed=6,
@@ -143,7 +143,7 @@ def test_labels_are_dropped_at_the_stated_rate(drop_prob):
 def test_bfloat16_network_gives_float32_loss():
   loss = losses.draw_loss(
     lambda x_t, t, y: x_t.astype(jnp.bfloat16),
-    schedules.DiffusionConfig(),
+    schedules.DiffusionProcess(),
     X0,
     jnp.int32(0),
     jax.random.key(7),

@@ -24,7 +24,7 @@ def _batch(seed=0):
 
 
 def test_q_sample_is_equation_4_row_by_row():
-  config = schedules.DiffusionConfig()
+  config = schedules.DiffusionProcess()
   x0, noise = _batch()
   timestep = jnp.array([0, 10, 500, 999], jnp.int32)
   x_t = parameterization.q_sample(config, x0, timestep, noise)
@@ -48,7 +48,7 @@ def test_targets_are_the_equations():
     'v': np.sqrt(a) * noise - np.sqrt(1 - a) * x0,
   }
   for prediction, value in expected.items():
-    config = schedules.DiffusionConfig(prediction=prediction)
+    config = schedules.DiffusionProcess(prediction=prediction)
     got = parameterization.target(config, x0, timestep, noise)
     np.testing.assert_allclose(got, value, atol=1e-6)
 
@@ -63,7 +63,7 @@ def test_targets_are_the_equations():
 def test_output_equal_to_the_target_gives_x0_and_noise_back(
   prediction, schedule, t, seed
 ):
-  config = schedules.DiffusionConfig(prediction=prediction, schedule=schedule)
+  config = schedules.DiffusionProcess(prediction=prediction, schedule=schedule)
   x0, noise = _batch(seed)
   timestep = jnp.int32(t)
   x_t = parameterization.q_sample(config, x0, timestep, noise)
@@ -78,7 +78,7 @@ def test_output_equal_to_the_target_gives_x0_and_noise_back(
 
 @pytest.mark.parametrize('prediction', schedules.PREDICTIONS)
 def test_parts_add_up_to_x_t_whatever_the_output(prediction):
-  config = schedules.DiffusionConfig(prediction=prediction)
+  config = schedules.DiffusionProcess(prediction=prediction)
   x_t, output = _batch(3)
   timestep = jnp.array([3, 100, 400, 800], jnp.int32)
   split = parameterization.to_x0_eps(config, x_t, timestep, output)
@@ -87,7 +87,7 @@ def test_parts_add_up_to_x_t_whatever_the_output(prediction):
 
 
 def test_traced_timestep_gives_the_same():
-  config = schedules.DiffusionConfig(prediction='v')
+  config = schedules.DiffusionProcess(prediction='v')
   x0, noise = _batch(4)
 
   def split(t):

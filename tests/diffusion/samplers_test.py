@@ -20,8 +20,8 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 
 MEAN, STD = 0.2, 0.5
-LINEAR = schedules.DiffusionConfig()
-COSINE = schedules.DiffusionConfig(schedule='cosine')
+LINEAR = schedules.DiffusionProcess()
+COSINE = schedules.DiffusionProcess(schedule='cosine')
 
 
 def _config(name, num_steps, **changes):
@@ -260,7 +260,7 @@ def test_ddim_with_eta_1_is_ancestral(num_steps):
 def test_coefficients_keep_noise_free_data_on_its_path(
   name, num_steps, schedule
 ):
-  diffusion = schedules.DiffusionConfig(schedule=schedule)
+  diffusion = schedules.DiffusionProcess(schedule=schedule)
   table = samplers.coefficients(_config(name, num_steps), diffusion)
   now = schedules.signal_scale(diffusion)[table.timestep].astype(np.float64)
   after = np.append(now[1:], 1.0)
@@ -280,7 +280,7 @@ def test_coefficients_keep_noise_free_data_on_its_path(
 def test_timestep_sequences_run_from_the_last_to_zero(
   spacing, schedule, num_timesteps
 ):
-  diffusion = schedules.DiffusionConfig(
+  diffusion = schedules.DiffusionProcess(
     schedule=schedule, num_timesteps=num_timesteps
   )
   for num_steps in {1, 2, 3, 7, num_timesteps // 2, num_timesteps}:
@@ -317,7 +317,7 @@ def _label_network(x, timestep, label):
 
 
 def test_guidance_is_the_formula_and_weight_zero_is_conditional():
-  diffusion = schedules.DiffusionConfig(prediction='x0')
+  diffusion = schedules.DiffusionProcess(prediction='x0')
   labels = jnp.array([0, 1, 2, -1], jnp.int32)
   conditional = np.array([0.2, 0.3, 0.4, 0.1])
   for weight in (0.0, 1.5):
@@ -340,7 +340,7 @@ def test_guidance_is_the_formula_and_weight_zero_is_conditional():
 
 def test_guidance_does_not_depend_on_the_prediction():
   def run(prediction):
-    diffusion = schedules.DiffusionConfig(prediction=prediction)
+    diffusion = schedules.DiffusionProcess(prediction=prediction)
     conditional = _gaussian_network(diffusion, mean=0.5, std=0.2)
     unconditional = _gaussian_network(diffusion, mean=0.0, std=0.4)
 
@@ -384,7 +384,7 @@ def test_image_does_not_depend_on_its_batch(name):
 
 def test_noise_of_each_step_is_new_and_standard_normal():
   # A network that sees no image leaves x <- coefficient * x + std * noise.
-  diffusion = schedules.DiffusionConfig(prediction='x0')
+  diffusion = schedules.DiffusionProcess(prediction='x0')
   config = _config('ancestral', 5)
   table = samplers.coefficients(config, diffusion)
   step = jax.jit(
@@ -437,7 +437,7 @@ def test_host_loop_compiles_once_and_equals_the_device_loop(name):
 
 @pytest.mark.parametrize('prediction', ['x0', 'eps'])
 def test_clip_x0_bounds_every_estimate(prediction):
-  diffusion = schedules.DiffusionConfig(prediction=prediction)
+  diffusion = schedules.DiffusionProcess(prediction=prediction)
   for clip, bound in ((True, 1.0), (False, math.inf)):
     config = _config('dpm_solver_pp_2m', 3, clip_x0=clip)
     step = samplers.step_fn(
@@ -495,6 +495,6 @@ def test_bad_values_are_refused_in_one_line(changes, message):
 
 def test_more_steps_than_timesteps_are_refused():
   config = samplers.SamplerConfig(num_steps=11)
-  diffusion = schedules.DiffusionConfig(num_timesteps=10)
+  diffusion = schedules.DiffusionProcess(num_timesteps=10)
   with pytest.raises(ValueError, match='num_steps=11 .* num_timesteps=10'):
     samplers.step_fn(_label_network, config, diffusion)

@@ -20,7 +20,7 @@ PAPER_MIXTURE = {
 
 
 def test_linear_matches_the_formula_in_plain_python():
-  table = schedules.alpha_bar(schedules.DiffusionConfig(schedule='linear'))
+  table = schedules.alpha_bar(schedules.DiffusionProcess(schedule='linear'))
   product = 1.0
   for t in range(1000):
     product *= 1 - (1e-4 + (0.02 - 1e-4) * t / 999)
@@ -31,7 +31,7 @@ def test_linear_matches_the_formula_in_plain_python():
 
 def test_linear_keeps_the_total_noise_when_t_changes():
   ends = [
-    schedules.alpha_bar_float64(schedules.DiffusionConfig(num_timesteps=num))[
+    schedules.alpha_bar_float64(schedules.DiffusionProcess(num_timesteps=num))[
       -1
     ]
     for num in (250, 1000, 4000)
@@ -41,7 +41,7 @@ def test_linear_keeps_the_total_noise_when_t_changes():
 
 def test_cosine_matches_the_formula_in_plain_python():
   num = 400
-  config = schedules.DiffusionConfig(schedule='cosine', num_timesteps=num)
+  config = schedules.DiffusionProcess(schedule='cosine', num_timesteps=num)
 
   def f(t: float) -> float:
     return math.cos((t / num + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -55,7 +55,7 @@ def test_cosine_matches_the_formula_in_plain_python():
 
 @pytest.mark.parametrize('schedule', schedules.SCHEDULES)
 def test_scales_are_exact_where_float32_would_cancel(schedule):
-  config = schedules.DiffusionConfig(schedule=schedule)
+  config = schedules.DiffusionProcess(schedule=schedule)
   beta = schedules.betas(config)
   noise = schedules.noise_scale(config)
   assert noise.dtype == np.float32
@@ -72,7 +72,7 @@ def test_scales_are_exact_where_float32_would_cancel(schedule):
   num_timesteps=st.integers(2, 5000),
 )
 def test_noise_only_grows(schedule, num_timesteps):
-  config = schedules.DiffusionConfig(
+  config = schedules.DiffusionProcess(
     schedule=schedule, num_timesteps=num_timesteps
   )
   table = schedules.alpha_bar_float64(config)
@@ -84,15 +84,15 @@ def test_noise_only_grows(schedule, num_timesteps):
 
 
 def test_cached_table_cannot_be_written():
-  table = schedules.alpha_bar_float64(schedules.DiffusionConfig())
+  table = schedules.alpha_bar_float64(schedules.DiffusionProcess())
   with pytest.raises(ValueError, match='read-only'):
     table[0] = 0.0
 
 
 def test_lists_become_tuples_so_that_the_config_hashes():
   lists = {name: list(value) for name, value in PAPER_MIXTURE.items()}
-  config = schedules.DiffusionConfig(**lists)
-  assert hash(config) == hash(schedules.DiffusionConfig(**PAPER_MIXTURE))
+  config = schedules.DiffusionProcess(**lists)
+  assert hash(config) == hash(schedules.DiffusionProcess(**PAPER_MIXTURE))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_lists_become_tuples_so_that_the_config_hashes():
 )
 def test_bad_values_are_refused_in_one_line(changes, message):
   with pytest.raises(ValueError, match=message) as error:
-    schedules.DiffusionConfig(**{**PAPER_MIXTURE, **changes})
+    schedules.DiffusionProcess(**{**PAPER_MIXTURE, **changes})
   assert '\n' not in str(error.value)
 
 
@@ -131,7 +131,7 @@ def test_every_known_combination_is_accepted():
   for schedule, prediction, weighting in itertools.product(
     schedules.SCHEDULES, schedules.PREDICTIONS, schedules.LOSS_WEIGHTINGS
   ):
-    schedules.DiffusionConfig(
+    schedules.DiffusionProcess(
       schedule=schedule,
       prediction=prediction,
       loss_weighting=weighting,

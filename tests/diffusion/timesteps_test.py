@@ -13,13 +13,13 @@ from dp_diffusion.diffusion import schedules
 from dp_diffusion.diffusion import timesteps
 
 NUM_SAMPLES = 20_000
-SMALL = schedules.DiffusionConfig(
+SMALL = schedules.DiffusionProcess(
   num_timesteps=20,
   mixture_boundaries=(0, 3, 12, 20),
   mixture_weights=(0.1, 0.7, 0.2),
 )
-UNIFORM = schedules.DiffusionConfig(num_timesteps=20)
-PAPER = schedules.DiffusionConfig(
+UNIFORM = schedules.DiffusionProcess(num_timesteps=20)
+PAPER = schedules.DiffusionProcess(
   mixture_boundaries=(0, 30, 600, 1000), mixture_weights=(0.015, 0.785, 0.2)
 )
 
@@ -74,7 +74,7 @@ def test_probabilities_step_exactly_at_the_boundaries():
   ],
 )
 def test_intervals_are_half_open_and_weight_zero_means_never(weights, allowed):
-  config = schedules.DiffusionConfig(
+  config = schedules.DiffusionProcess(
     num_timesteps=20, mixture_boundaries=(0, 3, 12, 20), mixture_weights=weights
   )
   assert set(_draw(config).tolist()) == set(allowed)

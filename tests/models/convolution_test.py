@@ -14,7 +14,7 @@ CASES = [
   (form, stride)
   for form in convolution.FORMS
   for stride in convolution.STRIDES
-  if form != 'boxes' or stride == 0.5
+  if form != 'box_sums' or stride == 0.5
 ]
 
 
@@ -143,7 +143,7 @@ def test_chosen_form_equals_stock(height, width, channels, features, stride):
 
 
 @pytest.mark.parametrize(
-  'form,stride', [('x9', 1), ('d9', 1), ('x3d3', 1), ('boxes', 0.5)]
+  'form,stride', [('x9', 1), ('d9', 1), ('x3d3', 1), ('box_sums', 0.5)]
 )
 def test_bfloat16_is_as_near_to_float32_as_stock(form, stride):
   args = _inputs(stride, dtype='bfloat16')
@@ -223,8 +223,10 @@ def test_refuses_unknown_form_and_stride():
     convolution.conv3x3(x, kernel, form='x8')
   with pytest.raises(ValueError, match='stride=3 to be 1, 2 or 0.5'):
     convolution.conv3x3(x, kernel, stride=3)
-  with pytest.raises(ValueError, match="stride=1 to be 0.5 with form='boxes'"):
-    convolution.conv3x3(x, kernel, form='boxes')
+  with pytest.raises(
+    ValueError, match="stride=1 to be 0.5 with form='box_sums'"
+  ):
+    convolution.conv3x3(x, kernel, form='box_sums')
 
 
 def test_repeated_pixels_are_never_made():

@@ -25,7 +25,7 @@ def test_every_choice_is_a_form():
       (groups, 4, side, side, channels), features, stride, platform
     )
     assert form in kernel_gradients.FORMS
-    assert (form == 'boxes') == (stride == 0.5)
+    assert (form == 'box_sums') == (stride == 0.5)
 
 
 @pytest.mark.parametrize('stride', [1, 2, 0.5])
@@ -41,7 +41,7 @@ def test_forms_agree(stride, sides):
     kernel_gradients.compute(form, x, dy, stride, platform)
     for platform in ('cpu', 'cuda')
     for form in kernel_gradients.FORMS
-    if form != 'boxes' or stride == 0.5
+    if form != 'box_sums' or stride == 0.5
   )
   for other in others:
     np.testing.assert_allclose(other, stock, rtol=0, atol=2e-5)
@@ -52,7 +52,7 @@ def test_forms_agree(stride, sides):
 def test_one_group_that_is_not_finite_changes_no_other(form, platform):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, 2, 4, 4, 5)).astype(np.float32)
-  stride, side = (0.5, 8) if form == 'boxes' else (1, 4)
+  stride, side = (0.5, 8) if form == 'box_sums' else (1, 4)
   dy = rng.normal(size=(3, 2, side, side, 4)).astype(np.float32)
   compute = functools.partial(kernel_gradients.compute, form)
   alone = compute(jnp.array(x), jnp.array(dy), stride, platform)

@@ -15,7 +15,7 @@ from dp_diffusion.models import unet
 from tests import conftest
 
 
-@pytest.mark.parametrize('fn', [materialize.once, materialize.gradient_once])
+@pytest.mark.parametrize('fn', [materialize.keep, materialize.keep_gradient])
 def test_it_is_the_identity_and_linear(fn):
   x = jnp.arange(6.0).reshape(2, 3)
   np.testing.assert_array_equal(fn(x), x)
@@ -35,7 +35,7 @@ def test_it_is_the_identity_and_linear(fn):
 
 @pytest.mark.parametrize(
   ('fn', 'forward', 'backward'),
-  [(materialize.once, 1, 2), (materialize.gradient_once, 0, 1)],
+  [(materialize.keep, 1, 2), (materialize.keep_gradient, 0, 1)],
 )
 def test_barriers_stand_on_a_cpu_alone(fn, forward, backward):
   def count(f, platform):

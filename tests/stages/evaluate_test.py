@@ -131,13 +131,13 @@ def _config() -> config_lib.Config:
 
 
 @pytest.fixture(name='places')
-def _places(tmp_path: pathlib.Path) -> measurements.Places:
+def _places(tmp_path: pathlib.Path) -> measurements.EvaluationPaths:
   """The dataset of another method: an .npz of the same form."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
   labels = np.arange(40, dtype=np.int32) % 10
   release.write_shard(tmp_path / 'other', 0, 1, images, labels)
-  return measurements.Places(
+  return measurements.EvaluationPaths(
     release=measurements.epath.Path(tmp_path / 'other'),
     evaluation=measurements.epath.Path(tmp_path / 'evaluation'),
     private=measurements.epath.Path(tmp_path / 'private'),
@@ -145,7 +145,7 @@ def _places(tmp_path: pathlib.Path) -> measurements.Places:
 
 
 def test_any_dataset_of_this_form_is_measured(
-  config: config_lib.Config, places: measurements.Places
+  config: config_lib.Config, places: measurements.EvaluationPaths
 ) -> None:
   stop = interrupts.Stop('again')
   found = measurements.measure(config, places, stop, sources=('synthetic',))
@@ -157,7 +157,7 @@ def test_any_dataset_of_this_form_is_measured(
 
 
 def test_held_out_images_are_read_once_and_last(
-  config: config_lib.Config, places: measurements.Places, monkeypatch
+  config: config_lib.Config, places: measurements.EvaluationPaths, monkeypatch
 ) -> None:
   events = []
   load, train = registry.load, downstream.train_classifier
@@ -178,7 +178,7 @@ def test_held_out_images_are_read_once_and_last(
 
 
 def test_a_missing_feature_file_is_said_before_any_training(
-  config: config_lib.Config, places: measurements.Places, monkeypatch
+  config: config_lib.Config, places: measurements.EvaluationPaths, monkeypatch
 ) -> None:
   monkeypatch.setattr(downstream, 'train_classifier', None)
   stop = interrupts.Stop('again')
@@ -194,7 +194,7 @@ def test_a_missing_feature_file_is_said_before_any_training(
 
 def test_features_of_a_file(
   config: config_lib.Config,
-  places: measurements.Places,
+  places: measurements.EvaluationPaths,
   shared_dir: pathlib.Path,
 ) -> None:
   net = shared_dir / 'nets' / 'mnist_lenet5.npz'
@@ -211,7 +211,7 @@ def test_features_of_a_file(
 
 
 def test_fid_is_called_so_and_its_features_are_kept(
-  config: config_lib.Config, places: measurements.Places, monkeypatch
+  config: config_lib.Config, places: measurements.EvaluationPaths, monkeypatch
 ) -> None:
   def inception(path, batch_size, bind_fn):
     # What only a checked file gives, with the pixels in its place.

@@ -100,7 +100,7 @@ def linear(params, example, draw_key):
 
 
 def white_box(seed) -> audit.OneRun:
-  """Audits `loop.private_step` as it is at this moment."""
+  """Audits `private_loop.private_step` as it is at this moment."""
   streams = key_streams.KeyStreams(
     secret=key_streams.Secret.insecure(seed), run_id='audit'
   )

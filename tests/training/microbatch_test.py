@@ -50,12 +50,12 @@ def test_need_is_a_line_through_two_sizes():
     return compiled(argument=50 + size, output=30, alias=30, temp=20 * size)
 
   need = microbatch.measure(compile_fn, resident_bytes=1000)
-  assert need == microbatch.Need(fixed_bytes=1050, example_bytes=21)
+  assert need == microbatch.MemoryUse(fixed_bytes=1050, example_bytes=21)
 
 
 def test_memory_that_shrinks_is_not_believed():
   need = microbatch.measure(lambda size: compiled(temp=100 - 10 * size))
-  assert need == microbatch.Need(fixed_bytes=80, example_bytes=0)
+  assert need == microbatch.MemoryUse(fixed_bytes=80, example_bytes=0)
 
 
 def test_a_compiler_that_says_nothing_gives_none():
@@ -76,13 +76,13 @@ def test_a_compiler_that_says_nothing_gives_none():
   ],
 )
 def test_largest_power_of_two_that_fits(share, available, expected):
-  need = microbatch.Need(fixed_bytes=1000, example_bytes=7)
+  need = microbatch.MemoryUse(fixed_bytes=1000, example_bytes=7)
   assert microbatch.largest_that_fits(need, share, available) == expected
 
 
 @pytest.mark.parametrize('share', [1, 3, 8, 100, 480, 1024, 2048])
 def test_quickest_size_computes_least_on_padding(share):
-  need = microbatch.Need(fixed_bytes=0, example_bytes=1)
+  need = microbatch.MemoryUse(fixed_bytes=0, example_bytes=1)
   found = microbatch.quickest_that_fits(need, share, 10**9)
   drawn = np.random.default_rng(0).poisson(share, 20_000)
 
@@ -95,7 +95,7 @@ def test_quickest_size_computes_least_on_padding(share):
 
 
 def test_quickest_size_fits():
-  need = microbatch.Need(fixed_bytes=1000, example_bytes=7)
+  need = microbatch.MemoryUse(fixed_bytes=1000, example_bytes=7)
   sizes = [
     microbatch.quickest_that_fits(need, 1024, 1000 + 7 * room)
     for room in (1, 40, 10**6)
@@ -104,7 +104,7 @@ def test_quickest_size_fits():
 
 
 def test_too_little_memory_says_what_to_do():
-  need = microbatch.Need(fixed_bytes=2**30, example_bytes=2**30)
+  need = microbatch.MemoryUse(fixed_bytes=2**30, example_bytes=2**30)
   with pytest.raises(errors.UsageError, match='draw_chunk_size') as error:
     microbatch.largest_that_fits(need, 8, 2**30)
   assert '2.0 GiB' in str(error.value)

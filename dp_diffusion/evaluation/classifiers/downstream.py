@@ -1,9 +1,9 @@
 """Classifiers trained on one set of images and tested on real ones.
 
-Last stretch of the road: how well does a classifier do on real images when it
-has seen nothing but synthetic ones? Every choice (early stopping, the best
-checkpoint) is made on a validation part of the training images themselves;
-`held_out.py` keeps the real test set closed until then.
+Measures how well a classifier does on real images when it was trained on
+synthetic ones alone. Every choice (early stopping, the best checkpoint) is made
+on a validation part of the training images themselves; `held_out.py` keeps the
+real test set closed until then.
 
 Neural classifiers train in a host loop around a jitted step: on a CPU a
 convolution inside `lax.scan` is several times slower.

@@ -5,9 +5,9 @@ tests all of them at the very end, as the held-out images are read once. So a
 trained one is written down and forgotten; a rerun trains what is missing, and
 one that asks for more trains no more than that.
 
-The files hold what real images taught without noise: they belong in
-`private/`. A file is named by a hash of all that it depends on, the training
-images among them, so that it can be used for nothing else.
+The files hold what real images taught without noise: they belong in `private/`.
+A file is named by a hash of all that it depends on, the training images among
+them, so that it can be used for nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from dp_diffusion import console
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.models import weights
@@ -29,8 +30,6 @@ from dp_diffusion.models import weights
 _VERSION = 1  # Raise it when training gives other weights.
 _ORDER_SEED = 0  # Of which images a part of a set holds.
 _VARIABLES = 'variables/'
-
-LabelledImages = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Members:
 
   def __init__(
     self,
-    sources: Mapping[str, LabelledImages],
+    sources: Mapping[str, types.LabelledImages],
     num_classes: Mapping[str, int],
     folder: epath.PathLike,
     check: Callable[[], None] = lambda: None,
@@ -167,7 +166,7 @@ class Members:
 
 def subset(
   images: np.ndarray, labels: np.ndarray, number: int
-) -> LabelledImages:
+) -> types.LabelledImages:
   """As many images as asked for, at random but always the same.
 
   Smaller subsets lie within larger ones.

@@ -1,11 +1,11 @@
 """The report: one JSON file for machines and one HTML page for people.
 
-End of the road. The page opens offline and holds what was found, the privacy
-card in plain words, images side by side, accuracies with their intervals, and
-the command and config that made them. Other metrics add a `page.Section`.
+The page opens offline and holds what was found, the privacy card in plain
+words, images side by side, accuracies with their intervals, and the command and
+config that made them. Other metrics add a `page.Section`.
 
-Both files are computed from real images and so are outside the guarantee:
-their first line says so.
+Both files are computed from real images and so are outside the guarantee: their
+first line says so.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from etils import epath
 import numpy as np
 
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import figures
 from dp_diffusion.evaluation.report import formats
@@ -36,7 +37,6 @@ _SET_TITLES = {
   'synthetic': 'Synthetic',
   'held_out': 'Real, held out',
 }
-LabelledImages = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Findings:
   class_names: Sequence[str]
   scores: accuracy_section.Scores
   num_train_images: Mapping[str, int]
-  images: Mapping[str, LabelledImages]
+  images: Mapping[str, types.LabelledImages]
   seconds: Mapping[str, float]
   command: str
   config: Mapping[str, Any]

@@ -13,6 +13,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import (
@@ -37,8 +38,6 @@ _BATCH_SIZE = 256  # Images per device.
 # Inception's images have 299 pixels a side: on a CPU 64 of them took 2 GB.
 _INCEPTION_BATCH_SIZE = {'cpu': 8}
 _OTHER_INCEPTION_BATCH_SIZE = 64
-
-LabelledImages = tuple[np.ndarray, np.ndarray]
 
 
 def extractor(
@@ -150,9 +149,9 @@ def _public_network(
 def sections(
   config: config_lib.Config,
   extractor: features_lib.FeatureExtractor | None,
-  synthetic: LabelledImages,
-  train: LabelledImages,
-  held_out: LabelledImages,
+  synthetic: types.LabelledImages,
+  train: types.LabelledImages,
+  held_out: types.LabelledImages,
   private_dir: epath.Path,
   stop: interrupts.Stop,
   persons: memorization.Persons | None = None,
@@ -268,9 +267,9 @@ def _features(
 
 
 def _copies(
-  synthetic: LabelledImages,
+  synthetic: types.LabelledImages,
   train_images: np.ndarray,
-  held_out: LabelledImages,
+  held_out: types.LabelledImages,
   private_dir: epath.Path,
   stop: interrupts.Stop,
   persons: memorization.Persons | None,

@@ -1,8 +1,8 @@
 """What a synthetic dataset is worth: everything that an evaluation measures.
 
 `measure` takes a folder with `dataset/*.npz`, as `release.write_shard` leaves
-it, whoever made it: our own release and the baselines go through the same
-code. `evaluate` adds the privacy statement and writes the report.
+it, whoever made it: our own release and the baselines go through the same code.
+`evaluate` adds the privacy statement and writes the report.
 
 It is called by process 0 alone while the others wait (`processes.on_main`):
 nothing here is collective. Feature networks use all devices of that process,
@@ -21,6 +21,7 @@ import numpy as np
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
+from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
 from dp_diffusion.evaluation.classifiers import scoring
@@ -37,11 +38,9 @@ from dp_diffusion.stages.run import interrupts
 
 SOURCES = accuracy_section.SOURCES
 
-LabelledImages = tuple[np.ndarray, np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Places:
+class EvaluationPaths:
   """The folders of an evaluation.
 
   Attributes:
@@ -68,13 +67,13 @@ class Measured:
   """
 
   accuracies: accuracy_section.Accuracies
-  images: Mapping[str, LabelledImages]
+  images: Mapping[str, types.LabelledImages]
   sections: Sequence[page.Section]
 
 
 def measure(
   config: config_lib.Config,
-  places: Places,
+  places: EvaluationPaths,
   stop: interrupts.Stop,
   sources: Sequence[str] = SOURCES,
 ) -> Measured:
@@ -159,10 +158,10 @@ def measure(
 
 def _sources(
   config: config_lib.Config,
-  synthetic: LabelledImages,
+  synthetic: types.LabelledImages,
   real: Any,
   names: Sequence[str],
-) -> dict[str, LabelledImages]:
+) -> dict[str, types.LabelledImages]:
   """Training images of each source, at most `max_train_images` of each."""
   # The public set is cut to the size of the release: as many images, no more.
   sets = {'synthetic': synthetic}

@@ -246,7 +246,9 @@ def _sample(config: config_lib.Config) -> Estimate:
   )
 
 
-def _estimate(size: int, secs: float, need: microbatch.Need | None) -> Estimate:
+def _estimate(
+  size: int, secs: float, need: microbatch.MemoryUse | None
+) -> Estimate:
   return Estimate(
     size=size,
     example_secs=secs / size,

@@ -21,7 +21,7 @@ from dp_diffusion.training import private_step as step_lib
 
 def make_loss_fn(
   model: unet.UNet,
-  diffusion: schedules.DiffusionConfig,
+  diffusion: schedules.DiffusionProcess,
   data: registry.DataConfig,
   full_params: Callable[[types.Params], types.Params] = lambda params: params,
 ) -> types.LossFn:

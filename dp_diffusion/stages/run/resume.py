@@ -31,7 +31,7 @@ from dp_diffusion.training import state as train_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Begun:
+class ResumedRun:
   """A private training at the step from which it goes on.
 
   Attributes:
@@ -58,7 +58,7 @@ def begin(
   *,
   num_steps: int,
   checkpoint_every_steps: int,
-) -> Begun:
+) -> ResumedRun:
   """Restores the last checkpoint that is whole, if there is one.
 
   Args:
@@ -95,7 +95,7 @@ def begin(
     checkpoint_every_steps=checkpoint_every_steps,
     record_stats=lambda step, stats: None,
   )
-  return Begun(
+  return ResumedRun(
     run=run,
     streams=streams,
     state=state,
@@ -107,7 +107,7 @@ def begin(
 
 
 def finish(
-  begun: Begun,
+  begun: ResumedRun,
   steps: private_loop.PrivateSteps,
   devices: parallel.DataParallel,
   stop: interrupts.Stop,

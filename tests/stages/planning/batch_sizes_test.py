@@ -46,7 +46,7 @@ def need(monkeypatch):
 
   def measure(compile_fn, resident_bytes=0):
     assert callable(compile_fn)
-    return microbatch.Need(fixed_bytes=500, example_bytes=1000)
+    return microbatch.MemoryUse(fixed_bytes=500, example_bytes=1000)
 
   monkeypatch.setattr(microbatch, 'measure', measure)
 
@@ -75,7 +75,7 @@ def test_memory_and_share_bound_the_records(
 def test_a_record_that_does_not_fit_is_an_error(
   config, state, monkeypatch
 ) -> None:
-  big = microbatch.Need(fixed_bytes=0, example_bytes=10**6)
+  big = microbatch.MemoryUse(fixed_bytes=0, example_bytes=10**6)
   monkeypatch.setattr(microbatch, 'measure', lambda *_: big)
   with pytest.raises(errors.UsageError, match='draw_chunk_size'):
     batch_sizes.private_size(config, state, _devices(1))
