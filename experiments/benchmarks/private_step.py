@@ -36,7 +36,7 @@ CLIP_NORM = 1e-3
 
 
 def private_fn(network: networks.Network, num_draws: int) -> Any:
-  """Jits `accumulate`: (params, total, batch, key, indices, padding) -> total."""
+  """Jits `accumulate`: params, total, batch, key, indices, padding -> total."""
   config = step_lib.GradConfig(
     l2_clip_norm=CLIP_NORM,
     num_draws=num_draws,
