@@ -30,6 +30,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import host_memory
+from dp_diffusion import jax_environment
 from dp_diffusion import xla_flags
 
 STAGES = (
@@ -115,6 +116,10 @@ def default_workdir(config_argument: str) -> str:
 
 def run(arguments: Arguments) -> None:
   """Loads the config and runs the stages asked for."""
+  if overruled := jax_environment.fix():
+    console.warn(
+      f'{", ".join(overruled)}: not followed, all runs compute in one way'
+    )
   # Imported here, so that --help and a mistyped flag answer at once.
   from dp_diffusion import config as config_lib  # noqa: PLC0415
   from dp_diffusion.stages import runner  # noqa: PLC0415

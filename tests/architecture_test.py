@@ -69,6 +69,7 @@ LAYERS = {
   'crash_points': 0,
   'files': 0,
   'host_memory': 0,
+  'jax_environment': 0,
   'release_marks': 0,
   'xla_flags': 0,
   'privacy': 1,

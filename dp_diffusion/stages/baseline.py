@@ -38,6 +38,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import jax_environment
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.baselines import dp_mepf
@@ -90,6 +91,7 @@ def run(
       another config.
     Interrupted: the user asked to stop; the same command goes on.
   """
+  jax_environment.fix()
   checks.check_one_of('method', method, settings.METHODS)
   _tie(config, workdir, method)
   report_path = workdir.evaluation / 'report.json'

@@ -9,6 +9,7 @@ import time
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
+from dp_diffusion import jax_environment
 from dp_diffusion.stages import audit
 from dp_diffusion.stages import evaluate
 from dp_diffusion.stages import finetune
@@ -52,6 +53,7 @@ def run(
       they should be.
     Interrupted: Ctrl-C; everything is saved.
   """
+  jax_environment.fix()  # A config file may have changed it.
   if stage == 'plan':
     workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
     public_data.check_sources(config, workdir)

@@ -19,6 +19,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -93,17 +94,7 @@ def private_step(
     devices.process_index,
     devices.process_count,
   ):
-    batch = steps.gather(slots.indices.reshape(-1), step)
-    batch = jax.tree.map(
-      lambda x: x.reshape(slots.indices.shape + x.shape[1:]),  # noqa: B023
-      batch,
-    )
-    arguments = (
-      devices.shard(batch),
-      draw_key,
-      devices.shard(slots.indices),
-      devices.shard(slots.is_padding),
-    )
+    arguments = _on_devices(steps, devices, slots, draw_key, step)
     # The batch was prepared while the device computed. A CPU goes no further
     # ahead: there, a call that waits holds its temporary memory already.
     if devices.is_cpu:
@@ -116,6 +107,62 @@ def private_step(
     )
   stats = steps.private_stats(total)
   return steps.apply(state, total, steps.streams.noise_keys(step)), stats
+
+
+def _on_devices(
+  steps: PrivateSteps,
+  devices: parallel_lib.DataParallel,
+  slots: batch_selection.Slots,
+  draw_key: types.Key,
+  step: int,
+) -> tuple[Any, ...]:
+  """One microbatch as `accumulate` takes it, after state and total."""
+  batch = steps.gather(slots.indices.reshape(-1), step)
+  batch = jax.tree.map(
+    lambda x: x.reshape(slots.indices.shape + x.shape[1:]), batch
+  )
+  return (
+    devices.shard(batch),
+    draw_key,
+    devices.shard(slots.indices),
+    devices.shard(slots.is_padding),
+  )
+
+
+def compile_private_step(
+  steps: PrivateSteps,
+  devices: parallel_lib.DataParallel,
+  state: train_state.TrainState,
+  step: int,
+) -> None:
+  """Compiles all that `private_step` calls; no record enters a computation.
+
+  What cannot be traced, compiled or read ends the run here, before the journal
+  says that a step was begun. The calls that follow find what was compiled.
+
+  Args:
+    steps: its parts.
+    devices: where it runs.
+    state: on devices; kept.
+    step: number of the next step.
+  """
+  draw_key = steps.streams.draw_key(step)
+  shape = (devices.num_devices, steps.microbatch_size)
+  padding = batch_selection.Slots(
+    indices=np.zeros(shape, np.int32), is_padding=np.ones(shape, np.bool_)
+  )
+  total = steps.zeros(state.params)
+  accumulate: Any = steps.accumulate
+  accumulate.lower(
+    state.params,
+    state.frozen_params,
+    total,
+    *_on_devices(steps, devices, padding, draw_key, step),
+  ).compile()
+  private_stats: Any = steps.private_stats
+  private_stats.lower(total).compile()
+  apply: Any = steps.apply
+  apply.lower(state, total, steps.streams.noise_keys(step)).compile()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,15 +216,19 @@ def train_private(
   """
   ledger.check_can_spend(run.num_steps - start_step)
   replicas = devices.replicate(state)
+  if start_step < run.num_steps:
+    compile_private_step(steps, devices, replicas, start_step)
   pending: list[tuple[int, Any]] = []
   step = start_step
-  saved_step = start_step
-  with console.progress(
-    'private training, step', run.num_steps, start_step, is_private=True
-  ) as advance:
+  with (
+    console.progress(
+      'private training, step', run.num_steps, start_step, is_private=True
+    ) as advance,
+    _journal(run, devices) as journal,
+  ):
     while step < run.num_steps:
-      if step == saved_step:
-        _begin(run, devices, step)
+      if journal:
+        journal.begin(step)
       replicas, stats = private_step(steps, devices, replicas, step)
       pending.append((step, stats))
       parallel_lib.wait_for_last_but_one(pending)
@@ -194,22 +245,25 @@ def train_private(
         run.checkpoints.save(
           step, devices.unreplicate(replicas), ledger.to_json(), run.meta
         )
-        saved_step = step
       advance()
       if is_stopped:
         break
   return devices.unreplicate(replicas), ledger, step
 
 
-def _begin(
-  run: PrivateRun, devices: parallel_lib.DataParallel, step: int
-) -> None:
-  """Writes down the steps that come before the next checkpoint."""
+def _journal(
+  run: PrivateRun, devices: parallel_lib.DataParallel
+) -> contextlib.AbstractContextManager[journal_lib.Journal | None]:
+  """The journal, on the process that writes."""
   if not devices.is_main:
-    return
-  every = run.checkpoint_every_steps
-  next_save = min(run.num_steps, (step // every + 1) * every)
-  journal_lib.begin(run.journal, run.meta['run_id'], step, next_save)
+    return contextlib.nullcontext()
+  return journal_lib.Journal(
+    run.journal,
+    run.meta['run_id'],
+    num_steps=run.num_steps,
+    checkpoint_every_steps=run.checkpoint_every_steps,
+    num_processes=devices.process_count,
+  )
 
 
 def _flush(

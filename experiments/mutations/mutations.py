@@ -270,8 +270,8 @@ ALL = (
   _one(
     'The loop forgets the step when it asks for noise',
     _LOOP,
-    'steps.streams.noise_keys(step)',
-    'steps.streams.noise_keys(0)',
+    'steps.apply(state, total, steps.streams.noise_keys(step))',
+    'steps.apply(state, total, steps.streams.noise_keys(0))',
     f'{_LOOP_TEST}::test_steps_are_those_of_the_mechanism',
   ),
   _one(
@@ -518,7 +518,7 @@ ALL = (
   _one(
     'Steps are begun before the journal knows of them',
     _LOOP,
-    '        _begin(run, devices, step)\n',
+    '        journal.begin(step)\n',
     '        pass\n',
     f'{_LOOP_TEST}::test_journal_is_written_before_the_steps',
   ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import types
 
@@ -60,6 +61,7 @@ class Job:
     self.stats = {}
     self.scale = 1
     self.steps_gathered = []
+    self.is_compiled = False
     self.kill_at_step = None
     self.kill_at_save = None
     self.run_id = 'problem'
@@ -76,7 +78,12 @@ class Job:
     return restored
 
   def gather(self, indices, step):
-    self.steps_gathered.append(step)
+    if self.is_compiled:
+      self.steps_gathered.append(step)
+    else:  # The first call is for what is compiled: padding alone.
+      assert not indices.any()
+      self.is_compiled = True
+      return {'x': private_problem.DATA[indices]}
     if step == self.kill_at_step:
       raise Killed
     return {'x': self.scale * private_problem.DATA[indices]}
@@ -94,6 +101,7 @@ class Job:
     if restored:
       step, state = restored.step, restored.state
       ledger = ledger_lib.Ledger.from_json(restored.ledger)
+    self.is_compiled = False
     run = self.run()
     ledger = journal.charge_lost_steps(
       run.journal, run.meta['run_id'], ledger, step
@@ -264,6 +272,74 @@ def test_journal_is_written_before_the_steps(job, monkeypatch):
   job.go_and_die(at_step=2)
   assert begun(job) == {'problem old': [[0, 4]]}
   assert (job.folder / 'begun_steps.json').stat().mode & 0o777 == 0o600
+
+
+class Refused(Exception):
+  """Stands for what JAX raises."""
+
+
+def refuse(*arguments):
+  raise Refused
+
+
+@pytest.mark.parametrize(
+  'part', ['zeros', 'accumulate', 'apply', 'private_stats']
+)
+def test_what_does_not_compile_is_not_charged(job, monkeypatch, part):
+  use_generator(monkeypatch, 'old')
+  steps = job.steps
+  program = jax.jit(refuse)
+  monkeypatch.setattr(
+    job, 'steps', lambda: dataclasses.replace(steps(), **{part: program})
+  )
+  with pytest.raises(Refused):
+    job.go()
+  assert not (job.folder / 'begun_steps.json').exists()
+  monkeypatch.setattr(job, 'steps', steps)
+  use_generator(monkeypatch, 'new')
+  assert num_replayed(job.go()[1]) == 0
+
+
+def test_records_that_cannot_be_read_are_not_charged(job, monkeypatch):
+  monkeypatch.setattr(job, 'gather', refuse)
+  with pytest.raises(Refused):
+    job.go()
+  assert not (job.folder / 'begun_steps.json').exists()
+
+
+@pytest.mark.parametrize('at_step', [0, 2, 4])
+def test_a_failure_charges_the_steps_that_ran(job, monkeypatch, at_step):
+  """A step counts from its first program on, and no step after it does."""
+  use_generator(monkeypatch, 'old')
+  gather = job.gather
+  monkeypatch.setattr(
+    job,
+    'gather',
+    lambda indices, step: (
+      refuse() if job.is_compiled and step == at_step else gather(indices, step)
+    ),
+  )
+  with pytest.raises(Refused):
+    job.go()
+  assert begun(job) == {'problem old': [[0, at_step + 1]]}
+  monkeypatch.setattr(job, 'gather', gather)
+  use_generator(monkeypatch, 'new')
+  assert num_replayed(job.go()[1]) == 1
+
+
+def test_after_a_stop_the_steps_that_are_left_cost_once(job, monkeypatch):
+  use_generator(monkeypatch, 'old')
+  answers = iter([False, False, True])
+  assert job.go(stop=lambda: next(answers))[2] == 3
+  assert begun(job) == {'problem old': [[0, 3]]}
+  use_generator(monkeypatch, 'new')
+  assert num_replayed(job.go()[1]) == 0
+
+
+def test_compiled_once(job):
+  job.trainer.loss.num_traces = 0
+  job.go()
+  assert job.trainer.loss.num_traces <= 1
 
 
 @pytest.mark.parametrize('at_step', [0, 3])

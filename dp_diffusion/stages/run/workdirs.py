@@ -233,7 +233,8 @@ def open_workdir(path: str) -> Workdir:
   """Makes the folders; private ones are for the owner only.
 
   Raises:
-    UsageError: the folder cannot be made or written.
+    UsageError: the folder, or one that a stage will write to, cannot be made
+      or written.
   """
   root = epath.Path(path)
   workdir = Workdir(root)
@@ -250,7 +251,34 @@ def open_workdir(path: str) -> Workdir:
       f'Expected --workdir={path} to be a folder that can be written'
       f' ({error.strerror or error}). Give another --workdir.'
     ) from None
+  _check_writable(workdir)
   return workdir
+
+
+def _check_writable(workdir: Workdir) -> None:
+  """Finds now what a stage would find after hours of training.
+
+  Raises:
+    UsageError: names a folder that is there and cannot be written.
+  """
+  folders = (
+    workdir.public,
+    workdir.public_weights.parent,
+    workdir.private,
+    workdir.private / 'checkpoints',
+    workdir.release,
+    workdir.release / 'model',
+    workdir.release / 'dataset',
+    workdir.evaluation,
+  )
+  for folder in folders:
+    if not files.is_local(folder) or not os.path.lexists(folder):
+      continue
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+      raise errors.UsageError(
+        f'Expected {folder} to be a folder that can be written: run chmod u+rwx'
+        ' on it, or give another --workdir.'
+      )
 
 
 def _resolved(stage: str, config: config_lib.Config) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion.stages import runner
 from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
@@ -32,6 +34,32 @@ def test_private_folders_are_closed_to_others(workdir):
     'evaluation',
     'private',
   ]
+
+
+@pytest.mark.parametrize(
+  'name', ['release', 'release/model', 'release/dataset', 'public']
+)
+def test_a_folder_that_cannot_be_written_is_found_first(
+  workdir, name, monkeypatch
+):
+  folder = workdir.root / name
+  folder.mkdir(parents=True, exist_ok=True)
+  os.chmod(folder, 0o555)
+  if os.geteuid() == 0:  # Whom no mode stops.
+    monkeypatch.setattr(
+      os, 'access', lambda path, mode: os.fspath(path) != os.fspath(folder)
+    )
+  with pytest.raises(errors.UsageError, match=f'{name} to be a') as error:
+    runner.run(load(), str(workdir.root), 'all', 'command')
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('is_link', [False, True])
+def test_a_release_that_is_no_folder_is_found_first(workdir, is_link):
+  release = workdir.root / 'release'
+  os.symlink('/absent', release) if is_link else release.write_text('')
+  with pytest.raises(errors.UsageError, match='release to be a folder'):
+    workdirs.open_workdir(str(workdir.root))
 
 
 def test_a_file_is_no_workdir(tmp_path):
