@@ -171,12 +171,12 @@ def _data() -> ml_collections.ConfigDict:
   data.test_split = 'test'  # The split that is held out for evaluation.
   data.tfds_dir = ''  # Folder of prepared TFDS datasets; '' is TFDS's own.
   data.manual_dir = ''  # Folder with archives placed by hand.
-  data.path = ''  # Own images: folder, .zip or .npz.
+  data.path = ''  # Own images: folder, .zip, .npz or .parquet.
   data.person_csv = ''  # Own images: CSV that says who is on which image.
   data.file_column = 'file'  # Its column with the image's path; or file_name.
   data.person_column = 'person'  # Its column with the person; or of labels.csv.
-  data.image_key = ''  # TFDS feature; '' finds the only image.
-  data.label_key = ''  # TFDS feature, column of labels.csv; '' finds it.
+  data.image_key = ''  # TFDS feature, parquet column; '' finds the only image.
+  data.label_key = ''  # TFDS feature, column of a table; '' finds it.
   data.person_key = ''  # TFDS feature; '' is none.
   data.image_size = 0  # Pixels, height and width.
   data.channels = 0  # 1 grey, 3 RGB.

@@ -116,6 +116,7 @@ FENCES = {
     'dp_diffusion/data/tfds_writer.py',
   },
   'clu': {'dp_diffusion/training/metrics.py'},
+  'pyarrow': {'dp_diffusion/data/own/parquet_images.py'},
   'pydicom': {'dp_diffusion/data/dicom.py'},
   'tifffile': {'dp_diffusion/data/encoded.py'},
   'imagecodecs': {'dp_diffusion/data/encoded.py'},
@@ -124,7 +125,7 @@ FENCES = {
 # Imported when used, so that all else runs where they are not installed.
 LAZY = {
   *('tensorflow', 'tensorflow_datasets', 'clu'),
-  *('pydicom', 'tifffile', 'imagecodecs'),
+  *('pyarrow', 'pydicom', 'tifffile', 'imagecodecs'),
 }
 
 WITHOUT_JAX = ('mechanism', 'accounting', 'ledger', 'verify')

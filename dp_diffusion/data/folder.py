@@ -1,4 +1,4 @@
-"""Own images: a folder, with class folders or a table, a zip of it, an .npz.
+"""Own images: a folder, by class or with a table, a zip of it, .npz, parquet.
 
 Files are untrusted: a zip is read, never extracted, and refused when a path
 leaves it; image headers are checked before decoding (`decoding`). Files that
@@ -23,6 +23,7 @@ import weakref
 
 import numpy as np
 
+from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.data import cache
@@ -32,10 +33,14 @@ from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import labelling
 from dp_diffusion.data.own import npz_images
+from dp_diffusion.data.own import parquet_images
+from dp_diffusion.data.own import tables
 from dp_diffusion.data.own import trees
 
 SPLITS = ('train', 'test')  # In this order in memory.
-READS = ('frames', 'label_key', 'max_images', 'path', 'person_csv')
+READS = (
+  *('frames', 'image_key', 'label_key', 'max_images', 'path', 'person_csv'),
+)
 _VERSION = 1  # Raise it when the same images are divided otherwise.
 _LEFT_OUT = 2  # After the places of the splits.
 # Decoded images that are in use, by the name of what they depend on.
@@ -125,13 +130,40 @@ def _open(config: registry.DataConfig) -> image_files.ImageFiles:
   if not config.path or not path.exists():
     raise errors.UsageError(
       f'Expected data.path={config.path!r} to be a folder with one subfolder '
-      'per class, a .zip of it, or an .npz file.'
+      'per class, a .zip of it, or an .npz or .parquet file.'
     )
   if path.is_file() and path.suffix.lower() == '.npz':
-    files = npz_images.open_npz(path, config)
+    return image_files.some_of(npz_images.open_npz(path, config), config)
+  if path.is_file() and path.suffix.lower() == parquet_images.SUFFIX:
+    files = parquet_images.open_files(path.parent, [path.name], config)
+    return image_files.some_of(files, config)
+  tree = trees.open_any(path)
+  if any(name.lower().endswith(parquet_images.SUFFIX) for name in tree.names):
+    _check_parquet(path, tree)
+    files = parquet_images.open_folder(path, tree.names, config)
+  elif config.image_key:
+    raise errors.UsageError(
+      f'Expected data.image_key={config.image_key!r} only for a column of '
+      f'parquet files; {path} has none.'
+    )
   else:
-    files = labelling.list_tree(trees.open_any(path), config)
+    files = labelling.list_tree(tree, config)
   return image_files.some_of(files, config)
+
+
+def _check_parquet(path: pathlib.Path, tree: trees.Tree) -> None:
+  """Refuses parquet files in a zip, and tables of image files beside them."""
+  if not path.is_dir():
+    raise errors.UsageError(
+      f'{path} has parquet files: unpack it, and set data.path to the folder.'
+    )
+  beside = [name for name in tree.names if tables.is_named(name)]
+  if beside:
+    raise errors.UsageError(
+      f'{path} has parquet files and {checks.some(beside)}: images and tables '
+      f'of them are read with {" or ".join(tables.BESIDE)}, parquet files '
+      'without.'
+    )
 
 
 def _decoded(

@@ -50,14 +50,14 @@ class DataConfig:
     test_split: the source's split that is held out.
     tfds_dir: folder of prepared TFDS datasets; '' means TFDS's default.
     manual_dir: folder where archives placed by hand lie.
-    path: folder, .zip or .npz of own images; see docs/inputs.md.
+    path: folder, .zip, .npz or .parquet of own images; see docs/inputs.md.
     person_csv: CSV file that names the person of each own image; '' for none.
     file_column: its column with the image's path. A table beside the images,
       labels.csv or metadata.csv, may call it 'file_name'.
     person_column: its column with the person, or that of such a table.
     image_key, label_key, person_key: features of a TFDS dataset; '' finds the
-      only image and the only class label, and no person. `label_key` is also
-      the column of a table beside own images; '' means 'label'.
+      only image and the only class label, and no person. The first two are also
+      columns of own tables and parquet files; there '' means 'label'.
     image_size: height and width in pixels; 0 keeps the stored size.
     channels: 1 (grey) or 3 (RGB); 0 keeps the stored ones.
     class_names: label i is class_names[i]. A label outside is an error, an

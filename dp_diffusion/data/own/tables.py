@@ -105,6 +105,11 @@ def is_beside(name: str) -> bool:
   return posixpath.basename(name).casefold() in BESIDE
 
 
+def is_named(name: str) -> bool:
+  """Whether a file is called as a table is, of a form that is read or not."""
+  return posixpath.basename(name).casefold() in (*BESIDE, *_UNREAD)
+
+
 def read_beside(
   tree: trees.Tree, parts: Iterable[str], config: registry.DataConfig
 ) -> Rows:
