@@ -1,17 +1,43 @@
-"""How the report looks: on a wide screen, on a telephone and on paper."""
+"""How the report looks: on wide and narrow screens, in the dark, on paper."""
 
 from __future__ import annotations
 
 STYLE = """\
 :root {
   color-scheme: light;
+  --paper: #fff;
   --ink: #1c2130;
   --muted: #565f6f;
   --line: #dfe3e8;
   --wash: #f6f7f9;
+  --link: #0b7285;
   --synthetic: #0b7285;
   --public: #8a94a3;
   --real: #343b4a;
+  --guessing: #b3403a;
+  --notice-paper: #fdf3e3;
+  --notice-ink: #5a3700;
+}
+@media screen and (prefers-color-scheme: dark) {
+  :root {
+    color-scheme: dark;
+    --paper: #14171d;
+    --ink: #e4e7ec;
+    --muted: #a3adbb;
+    --line: #343a45;
+    --wash: #1e232b;
+    --link: #5cc4d6;
+    --synthetic: #2291a6;
+    --public: #8a94a3;
+    --real: #c9d0da;
+    --guessing: #f08a83;
+    --notice-paper: #3a2a10;
+    --notice-ink: #f6d9a8;
+  }
+  .tile.main { --synthetic: #0b6375; }
+  /* Charts and grids are drawn for white paper. */
+  figure img { background: #fff; border-radius: 4px; }
+  figure img.chart { padding: .6rem; }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
@@ -20,20 +46,20 @@ body {
   padding: 0 clamp(1rem, 4vw, 2.5rem) 4rem;
   max-width: 66rem;
   color: var(--ink);
-  background: #fff;
+  background: var(--paper);
   font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto,
     "Helvetica Neue", "Liberation Sans", Arial, sans-serif;
-  overflow-wrap: break-word;
+  overflow-wrap: anywhere;
 }
 h1, h2, h3 { line-height: 1.2; text-wrap: balance; }
 h1 { margin: 0; font-size: clamp(1.9rem, 5vw, 2.9rem); letter-spacing: -.02em; }
 h2 { margin: 0 0 1.1rem; font-size: 1.4rem; letter-spacing: -.01em; }
 h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; }
 p { margin: 0 0 .8rem; }
-a { color: var(--synthetic); }
-:focus-visible { outline: 3px solid var(--synthetic); outline-offset: 2px; }
+a { color: var(--link); }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 section { margin-top: 3.5rem; scroll-margin-top: 1rem; }
-main > section:first-child { margin-top: 2rem; }
+main > section:first-child { margin-top: 1.5rem; }
 .text { max-width: 44rem; }
 .text > :first-child, figure h3 { margin-top: 0; }
 .text ul { margin: 0 0 .8rem; padding-left: 1.25rem; }
@@ -44,8 +70,8 @@ main > section:first-child { margin-top: 2rem; }
   padding: .8rem 1rem;
   border-left: 4px solid #d9822b;
   border-radius: 0 6px 6px 0;
-  background: #fdf3e3;
-  color: #5a3700;
+  background: var(--notice-paper);
+  color: var(--notice-ink);
   font-size: .95rem;
   line-height: 1.5;
 }
@@ -76,7 +102,7 @@ nav a:hover { text-decoration: underline; }
 
 .tiles {
   display: grid;
-  grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr));
+  grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr));
   gap: .9rem;
   margin: 0;
 }
@@ -123,10 +149,12 @@ figure img.chart { max-width: 34rem; }
 .figures h3 { margin-bottom: .6rem; }
 
 .columns { display: flex; flex-wrap: wrap; gap: 1rem 3rem; }
-.columns > .text { flex: 1 1 26rem; }
+.columns > .text { flex: 1 1 26rem; min-width: min(100%, 18rem); }
 .columns > .table { flex: 0 0 auto; max-width: 100%; margin-top: 0; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .95rem; }
+.table :is(th, td) { overflow-wrap: normal; }
+.table tbody th, td.words { overflow-wrap: anywhere; min-width: 8rem; }
 .tracks table { width: 100%; }
 .tracks tbody th { min-width: 10.75rem; }
 caption {
@@ -167,12 +195,16 @@ svg .grid { stroke: var(--line); }
 svg .synthetic { fill: var(--synthetic); }
 svg .public { fill: var(--public); }
 svg .real { fill: var(--real); }
-svg circle.public { fill: #fff; stroke: var(--public); stroke-width: 2.5; }
+svg circle.public {
+  fill: var(--paper); stroke: var(--public); stroke-width: 2.5;
+}
 svg .tick { stroke: var(--real); stroke-width: 4; }
-svg .halo { stroke: #fff; stroke-width: 4.5; }
-svg .whisker { stroke: #11151f; stroke-width: 1.6; }
-svg .under { stroke: #fff; stroke-width: 3.5; }
-svg .guessing { stroke: #b3403a; stroke-width: 2; stroke-dasharray: 4 2.5; }
+svg .halo { stroke: var(--paper); stroke-width: 4.5; }
+svg .whisker { stroke: var(--ink); stroke-width: 1.6; }
+svg .under { stroke: var(--paper); stroke-width: 3.5; }
+svg .guessing {
+  stroke: var(--guessing); stroke-width: 2; stroke-dasharray: 4 2.5;
+}
 svg .span { stroke: var(--synthetic); stroke-width: 1.6; }
 
 code, pre {

@@ -31,7 +31,7 @@ NOTICE = (
   'Computed from real images, training and held-out: this report is outside '
   'the privacy guarantee. Publishing it is your decision.'
 )
-IMAGE_SETS = ('public', 'synthetic', 'held_out')
+IMAGE_SETS = ('synthetic', 'held_out', 'public')
 _SET_TITLES = {
   'public': 'Public',
   'synthetic': 'Synthetic',
@@ -157,7 +157,6 @@ def to_html(findings: Findings, sections: Sequence[page.Section] = ()) -> str:
   standard = [
     _headline(findings),
     _privacy(findings),
-    _images(findings),
     accuracy_section.section(accuracies),
     accuracy_section.per_class_section(accuracies),
     accuracy_section.confusion_section(accuracies),
@@ -195,7 +194,8 @@ def _headline(findings: Findings) -> page.Section:
       f'at δ = {delta}' if is_private else 'no privacy guarantee',
     ),
   )
-  return page.Section('Headline', (page.Tiles(tuple(tiles)),))
+  blocks = (*_images(findings), page.Tiles(tuple(tiles)))
+  return page.Section('Images and headline', blocks)
 
 
 def _privacy(findings: Findings) -> page.Section:
@@ -248,7 +248,8 @@ def _epsilon(value: float | None, decimals: int = 2) -> str:
   return f'{math.ceil(round(value * unit, 6)) / unit:.6g}'
 
 
-def _images(findings: Findings) -> page.Section:
+def _images(findings: Findings) -> list[page.Block]:
+  """Synthetic beside real images: what a reader wants to see first."""
   names = list(findings.class_names) or ['']
   most = accuracy_section.MANY_CLASSES
   shown = [
@@ -273,14 +274,14 @@ def _images(findings: Findings) -> page.Section:
     if key in findings.images
   ]
   if not shown:
-    return page.Section('Images', ())
+    return []
   first = ' (the first classes)' if len(names) > most else ''
   words = page.Text(
     f'A row per class{first}: drawn at random from each set by the public seed'
     ' of the run. The synthetic ones are part of the release; the real ones are'
     ' not.'
   )
-  return page.Section('Images', (words, page.Figures(tuple(shown))))
+  return [page.Figures(tuple(shown)), words]
 
 
 def _timing(findings: Findings) -> page.Section:

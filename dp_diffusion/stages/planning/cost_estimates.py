@@ -74,21 +74,27 @@ def lines(
   for stage, estimate in found.items():
     secs = examples[stage] * estimate.example_secs / num_devices
     result.append(
-      f'  {stage:<19} {hours_text(secs)},'
+      f'  {stage:<19} {duration_text(secs)},'
       f' {estimate.size} at a time per device,'
       f' {size_text(estimate.peak_bytes)}'
     )
   return result
 
 
-def hours_text(secs: float) -> str:
-  """Three significant figures.
+def duration_text(secs: float) -> str:
+  """Three significant figures, in the largest unit that leaves a whole part.
 
-  >>> hours_text(3600 * 57_461), hours_text(90)
-  ('57,500 hours', '0.025 hours')
+  >>> duration_text(3600 * 57_461), duration_text(292), duration_text(3600)
+  ('57,500 hours', '4.87 minutes', '1 hour')
+  >>> duration_text(0.31), duration_text(59.99)
+  ('0.31 seconds', '1 minute')
   """
-  hours = float(f'{secs / _SECS_PER_HOUR:.3g}')
-  return f'{hours:,.0f} hours' if hours >= 100 else f'{hours:.3g} hours'
+  for unit, size in (('hour', _SECS_PER_HOUR), ('minute', 60.0)):
+    value = float(f'{secs / size:.3g}')
+    if value >= 1:
+      shown = f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+      return f'{shown} {unit}{"" if shown == "1" else "s"}'
+  return f'{secs:.3g} seconds'
 
 
 def size_text(num_bytes: float) -> str:
@@ -113,7 +119,7 @@ def _lines_on_cpu(
   ]
   for stage, count in flop.items():
     if count:
-      result.append(f'  {stage:<19} {hours_text(count / speed)}')
+      result.append(f'  {stage:<19} {duration_text(count / speed)}')
   draws = config.finetune.draw_chunk_size or config.finetune.augmult
   return [
     *result,

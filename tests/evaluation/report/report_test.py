@@ -140,7 +140,7 @@ def test_only_the_owner_may_read_it(written):
 
 def test_page_has_every_part_and_is_escaped(written):
   html = (written / 'report.html').read_text()
-  for part in ('Privacy', 'Images', 'Accuracy', 'Per class', 'Time'):
+  for part in ('Privacy', 'Accuracy', 'Per class', 'Time'):
     assert f'<h2>{part}</h2>' in html
   assert '95.0\N{NO-BREAK SPACE}%' in html  # Synthetic, small CNN.
   assert 'cat &lt;&amp;&gt;' in html and 'cat <&>' not in html
