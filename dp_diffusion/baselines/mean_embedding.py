@@ -109,12 +109,11 @@ def noised_mean(
     outside this function.
   """
   (entry,) = ledger.entries
-  assert isinstance(entry, ledger_lib.GaussianEntry)
   exact = _record_sum(feature_fn, source, records)
   noised = noise.add_noise(
     {'sum': exact.astype(np.float32)},
     streams.statistic_keys(_PURPOSE),
-    entry.mechanism.noise_std,
+    entry.noise_std,
   )
   return np.asarray(jax.device_get(noised['sum'])) / np.float32(num_examples)
 

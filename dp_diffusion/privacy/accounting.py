@@ -68,7 +68,7 @@ class Calibration:
       (for `epsilon` where it is computed); None if no noise suffices.
   """
 
-  mechanism: mechanism_lib.DpSgdMechanism
+  mechanism: mechanism_lib.TrainingMechanism
   epsilon_pld: float
   epsilon_rdp: float
   noise_multiplier_rdp: float | None
@@ -175,7 +175,7 @@ def calibrate(
   """
   problem = _Problem(config, _canonical(spent))
   if not config.is_private:
-    mechanism = problem.mechanism(0.0, config.num_steps or 1)
+    mechanism = problem.config.mechanism(0.0, config.num_steps or 1)
     return Calibration(
       mechanism=mechanism,
       epsilon_pld=math.inf,
@@ -296,24 +296,13 @@ class _Problem:
   config: PrivacyConfig
   spent: _Canonical
 
-  def mechanism(self, noise: float, steps: int) -> mechanism_lib.DpSgdMechanism:
-    return mechanism_lib.DpSgdMechanism(
-      num_examples=self.config.num_examples,
-      expected_batch_size=self.config.expected_batch_size,
-      num_steps=steps,
-      noise_multiplier=noise,
-      l2_clip_norm=self.config.l2_clip_norm,
-      delta=self.config.delta,
-      relation=self.config.relation,
-    )
-
   def total(self, noise: float, steps: int, accountant: str) -> float:
     """Epsilon of what was spent and of the mechanism."""
     events = [
       dp_accounting.SelfComposedDpEvent(event, count)
       for event, count in self.spent
     ]
-    events.append(self.mechanism(noise, steps).dp_event())
+    events.append(self.config.mechanism(noise, steps).dp_event())
     return _epsilon(_canonical(events), self.config.delta, accountant)
 
   def excess(
@@ -348,7 +337,7 @@ def _solve(problem: _Problem) -> Calibration:
   if target is None:
     target = problem.total(noise, steps, SMALLER)
   return Calibration(
-    mechanism=problem.mechanism(noise, steps),
+    mechanism=problem.config.mechanism(noise, steps),
     epsilon_pld=problem.total(noise, steps, 'pld'),
     epsilon_rdp=problem.total(noise, steps, 'rdp'),
     noise_multiplier_rdp=noise_search.smallest_noise(
@@ -407,7 +396,7 @@ def _load(problem: _Problem) -> Calibration | None:
     names = [field.name for field in dataclasses.fields(Calibration)]
     found = strict_json.fields('it', value['calibration'], names)
     noise_rdp = found['noise_multiplier_rdp']
-    mechanism = mechanism_lib.DpSgdMechanism.from_dict(found['mechanism'])
+    mechanism = problem.config.mechanism_type.from_dict(found['mechanism'])
     result = Calibration(
       mechanism=mechanism,
       epsilon_pld=strict_json.real('epsilon_pld', found['epsilon_pld']),
@@ -425,7 +414,7 @@ def _is_right(problem: _Problem, found: Calibration) -> bool:
   config, noise = problem.config, found.mechanism.noise_multiplier
   steps = found.mechanism.num_steps
   return (
-    found.mechanism == problem.mechanism(noise, steps)
+    found.mechanism == problem.config.mechanism(noise, steps)
     and config.noise_multiplier in (None, noise)
     and config.num_steps in (None, steps)
     and (config.epsilon is None or found.epsilon <= config.epsilon)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -25,7 +26,7 @@ from dp_diffusion.privacy import noise
 L2_SENSITIVITY = 1.0
 
 
-def entries(noise_multiplier: float) -> tuple[ledger.GaussianEntry, ...]:
+def entries(noise_multiplier: float) -> tuple[entries_lib.Entry, ...]:
   """What the histogram spends, for the ledger; none where it is not used.
 
   Args:
@@ -45,7 +46,7 @@ def noised(
   labels: np.ndarray,
   starts: np.ndarray,
   num_classes: int,
-  entry: ledger.GaussianEntry,
+  entry: entries_lib.Entry,
   streams: key_streams.KeyStreams,
 ) -> np.ndarray:
   """The histogram with noise: the only form in which it exists.
@@ -64,7 +65,7 @@ def noised(
   result = noise.add_noise(
     {'histogram': exact.astype(np.float32)},
     streams.statistic_keys('histogram of labels'),
-    entry.mechanism.noise_std,
+    entry.noise_std,
   )
   return np.asarray(jax.device_get(result['histogram']), np.float64)
 

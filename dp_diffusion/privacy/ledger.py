@@ -20,7 +20,9 @@ import dp_accounting
 from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 VERSION = 1
@@ -31,59 +33,41 @@ _ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DpSgdEntry:
-  """One DP-SGD training.
+class DpSgdEntry(entries_lib.TrainingEntry):
+  """One DP-SGD training."""
 
-  Attributes:
-    mechanism: with the steps that are planned.
-    num_steps: steps that the weights have seen.
-    num_replayed_steps: steps that were begun, lost, and run again with other
-      randomness. They are charged too.
-    is_sealed: weights of it have been released; it goes no further.
-  """
+  mechanism_type = mechanism_lib.DpSgdMechanism
 
-  kind: ClassVar[str] = 'dp_sgd'
-  mechanism: mechanism_lib.DpSgdMechanism
-  num_steps: int = 0
-  num_replayed_steps: int = 0
-  is_sealed: bool = False
+  def summary(self) -> str:
+    """Steps, noise and selection in one line."""
+    m = self.mechanism
+    return (
+      f'DP-SGD, {self.num_steps} of {m.num_steps} steps'
+      f' ({self.num_replayed_steps} replayed), noise multiplier'
+      f' {m.noise_multiplier:g}, sampling probability {m.sampling_prob:.6g}'
+    )
 
-  def __post_init__(self) -> None:
-    """Checks every value."""
-    _check_type('mechanism', self.mechanism, mechanism_lib.DpSgdMechanism)
-    for name in ('num_steps', 'num_replayed_steps'):
-      value = strict_json.integer(name, getattr(self, name), minimum=0)
-      object.__setattr__(self, name, value)
-    if self.num_steps > self.mechanism.num_steps:
-      raise ValueError(
-        f'Expected num_steps={self.num_steps} to be <= the'
-        f' {self.mechanism.num_steps} steps of the mechanism.'
-      )
-    strict_json.boolean('is_sealed', self.is_sealed)
+  def describe(self) -> list[str]:
+    """What each step did to the records."""
+    m = self.mechanism
+    text = (
+      f'DP-SGD: {self.num_steps} steps; at each, every one of {m.num_examples}'
+      f' records was selected with probability {m.sampling_prob:.6g}'
+      f' ({m.expected_batch_size} expected), its gradient clipped to norm'
+      f' {m.l2_clip_norm:g}, and Gaussian noise of {m.noise_multiplier:g} times'
+      ' the clip norm added to the sum.'
+    )
+    if self.num_replayed_steps:
+      text += f' {self.num_replayed_steps} lost steps are charged besides.'
+    return [text]
 
-  def dp_events(
-    self, num_more_steps: int = 0
-  ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Events of the steps done, of the replayed ones, and of some more."""
-    total = self.num_steps + self.num_replayed_steps + num_more_steps
-    return (self.mechanism.dp_event(total),) if total else ()
-
-  def to_json(self) -> dict[str, Any]:
-    """Returns what `from_json` reads."""
-    return {'kind': self.kind, **dataclasses.asdict(self)}
-
-  @classmethod
-  def from_json(cls, value: Any) -> DpSgdEntry:
-    """Reads `to_json` back."""
-    names = ('kind', *(field.name for field in dataclasses.fields(cls)))
-    found = dict(strict_json.fields('a dp_sgd event', value, names))
-    del found['kind']
-    mechanism = mechanism_lib.DpSgdMechanism.from_dict(found.pop('mechanism'))
-    return cls(mechanism=mechanism, **found)
+  def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
+    """Independent selection, the clip, and fresh noise at each step."""
+    return statement_words.OF_DP_SGD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianEntry:
+class GaussianEntry(entries_lib.Entry):
   """A noised statistic of the sensitive records; spent when it is entered.
 
   Attributes:
@@ -96,8 +80,20 @@ class GaussianEntry:
 
   def __post_init__(self) -> None:
     """Checks every value."""
-    _check_type('mechanism', self.mechanism, mechanism_lib.GaussianMechanism)
+    entries_lib.check_type(
+      'mechanism', self.mechanism, mechanism_lib.GaussianMechanism
+    )
     checks.check_one_of('kind', self.kind, GAUSSIAN_KINDS)
+
+  @property
+  def noise_multiplier(self) -> float:
+    """Std of the noise over the sensitivity of the statistic."""
+    return self.mechanism.noise_multiplier
+
+  @property
+  def noise_std(self) -> float:
+    """Std of the noise, in the unit of the statistic."""
+    return self.mechanism.noise_std
 
   def dp_events(
     self, num_more_steps: int = 0
@@ -117,9 +113,25 @@ class GaussianEntry:
     mechanism = mechanism_lib.GaussianMechanism.from_dict(found['mechanism'])
     return cls(kind=found['kind'], mechanism=mechanism)
 
+  def summary(self) -> str:
+    """What was computed, and the noise."""
+    return (
+      f'{self.mechanism.purpose}, noise multiplier'
+      f' {self.mechanism.noise_multiplier:g}'
+    )
+
+  def describe(self) -> list[str]:
+    """What was computed, how often, and the noise."""
+    m = self.mechanism
+    return [
+      f'{m.purpose} ({self.kind}), {m.count} time(s), with Gaussian noise of'
+      f' std {m.noise_std:g} (noise multiplier {m.noise_multiplier:g},'
+      f' sensitivity {m.l2_sensitivity:g}).'
+    ]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InheritedEntry:
+class InheritedEntry(entries_lib.Entry):
   """All that a release had spent before it was fine-tuned further.
 
   Attributes:
@@ -133,7 +145,7 @@ class InheritedEntry:
 
   def __post_init__(self) -> None:
     """Checks every value."""
-    _check_type('ledger', self.ledger, Ledger)
+    entries_lib.check_type('ledger', self.ledger, Ledger)
     if not strict_json.line('source', self.source):
       raise ValueError('Expected source to say which release it is.')
 
@@ -160,8 +172,33 @@ class InheritedEntry:
     ledger = Ledger.from_json(found['ledger'])
     return cls(ledger=ledger, source=found['source'])
 
+  def summary(self) -> str:
+    """Which release it is."""
+    return f'inherited: {self.source}'
 
-Entry = DpSgdEntry | GaussianEntry | InheritedEntry
+  def describe(self) -> list[str]:
+    """Every event of the release, below its name."""
+    below = [
+      f'  {line}' for entry in self.ledger.entries for line in entry.describe()
+    ]
+    return [f'Inherited from {self.source}:', *(below or ['  Nothing.'])]
+
+  def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
+    """Those of the trainings that the release had seen."""
+    return self.ledger.training_assumptions()
+
+  def declared_counts(self) -> tuple[int, ...]:
+    """Those of the trainings that the release had seen."""
+    return self.ledger.declared_counts()
+
+  def check_fits(self, delta: float, unit: str) -> None:
+    """Raises ValueError unless the release protects the same unit."""
+    del delta
+    if self.ledger.unit != unit:
+      raise ValueError(
+        f'Expected unit={unit!r} to be that of the inherited ledger,'
+        f' {self.ledger.unit!r}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,7 +232,7 @@ class Ledger:
   budget_epsilon: float = math.inf
   unit: str = 'image'
   relation: str = mechanism_lib.ADD_OR_REMOVE_ONE
-  entries: tuple[Entry, ...] = ()
+  entries: tuple[entries_lib.Entry, ...] = ()
 
   def __post_init__(self) -> None:
     """Checks every value, and that the entries speak of the same guarantee."""
@@ -209,9 +246,13 @@ class Ledger:
     checks.check_one_of('unit', self.unit, UNITS)
     mechanism_lib.check_relation(self.relation)
     for entry in self.entries:
-      self._check_entry(entry)
+      if type(entry) not in KINDS.values():
+        raise ValueError(
+          f'Expected an entry of a ledger, not {type(entry).__name__}.'
+        )
+      entry.check_fits(self.delta, self.unit)
 
-  def add(self, entry: Entry) -> Ledger:
+  def add(self, entry: entries_lib.Entry) -> Ledger:
     """Returns the ledger with one more entry.
 
     Raises:
@@ -231,11 +272,9 @@ class Ledger:
       ValueError: there is no training, or its mechanism has fewer steps.
     """
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
-    current = self._current()
+    last = self._last()
     self.check_can_spend(num_steps)
-    return self._with_current(
-      dataclasses.replace(current, num_steps=current.num_steps + num_steps)
-    )
+    return self._with_last(last.with_steps(num_steps))
 
   def charge_replayed(self, num_steps: int) -> Ledger:
     """Returns the ledger with steps that are lost, and run again differently.
@@ -243,17 +282,11 @@ class Ledger:
     They are spent already, so this never refuses; later steps may be.
     """
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
-    current = self._current()
-    total = current.num_replayed_steps + num_steps
-    return self._with_current(
-      dataclasses.replace(current, num_replayed_steps=total)
-    )
+    return self._with_last(self._last().with_replayed(num_steps))
 
   def seal(self) -> Ledger:
     """Returns the ledger of a training whose weights leave: it ends here."""
-    return self._with_current(
-      dataclasses.replace(self._current(), is_sealed=True)
-    )
+    return self._with_last(self._last().seal())
 
   def dp_events(
     self, num_more_steps: int = 0
@@ -272,7 +305,7 @@ class Ledger:
 
   def would_exceed(self, num_more_steps: int) -> bool:
     """Whether some more steps would spend more than the budget."""
-    num_planned = self._num_planned_steps()
+    num_planned = self.entries[-1].num_planned_steps if self.entries else 0
     # If all that is planned fits, so does less: one epsilon for all steps.
     if num_more_steps < num_planned and not self._exceeds(num_planned):
       return False
@@ -280,7 +313,7 @@ class Ledger:
 
   def check_can_spend(self, num_more_steps: int) -> None:
     """Raises UsageError if some more steps would break the promise."""
-    if self.entries and getattr(self.entries[-1], 'is_sealed', False):
+    if self.entries and self.entries[-1].is_sealed:
       raise errors.UsageError(
         'Expected a training that is not released yet: its ledger is sealed;'
         ' start a new workdir, or fine-tune the release.'
@@ -288,6 +321,16 @@ class Ledger:
     if num_more_steps and self.would_exceed(num_more_steps):
       what = f'{num_more_steps} more steps'
       raise errors.UsageError(_over_budget(self, num_more_steps, what))
+
+  def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
+    """What the accounting assumes of the trainings; () without one."""
+    return entries_lib.merge(
+      [entry.training_assumptions() for entry in self.entries]
+    )
+
+  def declared_counts(self) -> tuple[int, ...]:
+    """Declared numbers of records, one for each training."""
+    return tuple(n for entry in self.entries for n in entry.declared_counts())
 
   def summary(self) -> tuple[str, ...]:
     """Lines for a person: what is spent, and what is left."""
@@ -301,7 +344,7 @@ class Ledger:
       lines.append(
         f'left                epsilon {left:.6g} of {self.budget_epsilon:g}'
       )
-    lines += [f'event               {_describe(e)}' for e in self.entries]
+    lines += [f'event               {e.summary()}' for e in self.entries]
     return tuple(lines)
 
   def to_json(self) -> dict[str, Any]:
@@ -351,37 +394,14 @@ class Ledger:
       entries=entries,
     )
 
-  def _check_entry(self, entry: Entry) -> None:
-    if not isinstance(entry, Entry):
-      raise ValueError(
-        f'Expected an entry of a ledger, not {type(entry).__name__}.'
-      )
-    if isinstance(entry, DpSgdEntry) and entry.mechanism.delta != self.delta:
-      raise ValueError(
-        f'Expected delta={entry.mechanism.delta!r} of the mechanism to be that'
-        f' of its ledger, {self.delta!r}.'
-      )
-    if isinstance(entry, InheritedEntry) and entry.ledger.unit != self.unit:
-      raise ValueError(
-        f'Expected unit={self.unit!r} to be that of the inherited ledger,'
-        f' {entry.ledger.unit!r}.'
-      )
+  def _last(self) -> entries_lib.Entry:
+    """The entry that may go on."""
+    if not self.entries:
+      raise entries_lib.no_training()
+    return self.entries[-1]
 
-  def _current(self) -> DpSgdEntry:
-    """The training that goes on."""
-    last = self.entries[-1] if self.entries else None
-    if not isinstance(last, DpSgdEntry):
-      raise ValueError('Expected a ledger whose last entry is a DpSgdEntry.')
-    return last
-
-  def _with_current(self, entry: DpSgdEntry) -> Ledger:
+  def _with_last(self, entry: entries_lib.Entry) -> Ledger:
     return dataclasses.replace(self, entries=(*self.entries[:-1], entry))
-
-  def _num_planned_steps(self) -> int:
-    last = self.entries[-1] if self.entries else None
-    if not isinstance(last, DpSgdEntry):
-      return 0
-    return last.mechanism.num_steps - last.num_steps
 
   def _exceeds(self, num_more_steps: int) -> bool:
     if math.isinf(self.budget_epsilon):
@@ -392,11 +412,11 @@ class Ledger:
 
 
 def start(
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   config: accounting.PrivacyConfig,
   *,
   unit: str = 'image',
-  before: Sequence[Entry] = (),
+  before: Sequence[entries_lib.Entry] = (),
 ) -> Ledger:
   """The ledger before the first step.
 
@@ -424,7 +444,7 @@ def start(
     unit=unit,
     relation=config.relation,
   )
-  for entry in (*before, DpSgdEntry(mechanism=mechanism)):
+  for entry in (*before, begin(mechanism)):
     ledger = ledger.add(entry)
   return ledger
 
@@ -439,37 +459,28 @@ def _over_budget(ledger: Ledger, num_more_steps: int, what: str) -> str:
   )
 
 
-def _entry_from_json(value: Any) -> Entry:
+def begin(
+  mechanism: mechanism_lib.TrainingMechanism,
+) -> entries_lib.Entry:
+  """The entry of a training before its first step."""
+  return _TRAININGS[mechanism.kind](mechanism=mechanism)
+
+
+def _entry_from_json(value: Any) -> entries_lib.Entry:
   kind = value.get('kind') if isinstance(value, dict) else None
-  if kind == DpSgdEntry.kind:
-    return DpSgdEntry.from_json(value)
-  if kind == InheritedEntry.kind:
-    return InheritedEntry.from_json(value)
-  kinds = (DpSgdEntry.kind, InheritedEntry.kind, *GAUSSIAN_KINDS)
-  if kind not in kinds:
-    raise ValueError(f'Expected an event to have a kind, one of {kinds}.')
-  return GaussianEntry.from_json(value)
-
-
-def _describe(entry: Entry) -> str:
-  if isinstance(entry, DpSgdEntry):
-    m = entry.mechanism
-    return (
-      f'DP-SGD, {entry.num_steps} of {m.num_steps} steps'
-      f' ({entry.num_replayed_steps} replayed), noise multiplier'
-      f' {m.noise_multiplier:g}, sampling probability {m.sampling_prob:.6g}'
-    )
-  if isinstance(entry, GaussianEntry):
-    return (
-      f'{entry.mechanism.purpose}, noise multiplier'
-      f' {entry.mechanism.noise_multiplier:g}'
-    )
-  return f'inherited: {entry.source}'
-
-
-def _check_type(name: str, value: Any, wanted: type) -> None:
-  """Raises ValueError unless a value is of the type wanted."""
-  if not isinstance(value, wanted):
+  if not isinstance(kind, str) or kind not in KINDS:
     raise ValueError(
-      f'Expected {name} to be a {wanted.__name__}, not {type(value).__name__}.'
+      f'Expected an event to have a kind, one of {tuple(KINDS)}.'
     )
+  return KINDS[kind].from_json(value)
+
+
+# The closed table of kinds: a training is a row of the first part.
+_TRAININGS: Mapping[str, type[entries_lib.TrainingEntry]] = {
+  entry.mechanism_type.kind: entry for entry in (DpSgdEntry,)
+}
+KINDS: Mapping[str, type[entries_lib.Entry]] = {
+  **_TRAININGS,
+  InheritedEntry.kind: InheritedEntry,
+  **dict.fromkeys(GAUSSIAN_KINDS, GaussianEntry),
+}

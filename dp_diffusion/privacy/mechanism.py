@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import dp_accounting
 
@@ -29,23 +29,11 @@ def check_relation(relation: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DpSgdMechanism:
-  """DP-SGD with exact Poisson selection (Abadi et al. 2016, arXiv 1607.00133).
+class TrainingMechanism:
+  """What every private training by steps has; a kind of it adds its event.
 
-  At each step every record is selected on its own with `sampling_prob`; the
-  gradient of each is clipped; Gaussian noise is added once to their sum.
-
-  Guarantees:
-    * The event that is calibrated is the event that is spent, to the bit:
-      `ledger_test.py::test_event_calibrated_is_event_spent`.
-    * Its numbers are those of sampler, clip and noise, and the std of the
-      noise is relative to the sensitivity of the SUM:
-      `finetune_test.py::test_mechanism_reaches_every_part`,
-      `private_step_test.py::test_noise_std_of_an_update`.
-    * Nonsense cannot be constructed:
-      `mechanism_test.py::test_bad_value_is_refused`.
-    * Saved and loaded, it is the same mechanism:
-      `mechanism_test.py::test_round_trip`.
+  The sampler, the clip, the noise and the accountant ask this object, and not
+  which kind it is.
 
   Attributes:
     num_examples: records of the sensitive dataset (images, or persons where a
@@ -61,6 +49,7 @@ class DpSgdMechanism:
     relation: neighbouring datasets differ by adding or removing one record.
   """
 
+  kind: ClassVar[str]
   num_examples: int
   expected_batch_size: int
   num_steps: int
@@ -93,31 +82,65 @@ class DpSgdMechanism:
     """Whether any noise is added."""
     return self.noise_multiplier > 0
 
-  def dp_event(self, num_steps: int | None = None) -> dp_accounting.DpEvent:
+  def dp_event(
+    self, num_steps: int | None = None, num_replayed_steps: int = 0
+  ) -> dp_accounting.DpEvent:
     """The event that accountants read.
 
     Args:
       num_steps: steps done, >= 0; None means all of them.
+      num_replayed_steps: steps that were lost and run again with other
+        randomness, >= 0; they count besides.
     """
-    if num_steps is None:
-      num_steps = self.num_steps
-    num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
-    if num_steps == 0:  # SelfComposedDpEvent refuses a count of 0.
-      return dp_accounting.NoOpDpEvent()
-    step = dp_accounting.PoissonSampledDpEvent(
-      self.sampling_prob, dp_accounting.GaussianDpEvent(self.noise_multiplier)
-    )
-    return dp_accounting.SelfComposedDpEvent(step, num_steps)
+    raise NotImplementedError
 
   def to_dict(self) -> dict[str, Any]:
     """Returns what `from_dict` reads; JSON types only."""
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, value: Mapping[str, Any]) -> DpSgdMechanism:
+  def from_dict(cls, value: Mapping[str, Any]) -> Self:
     """Reads `to_dict` back; any other key or type is a ValueError."""
     names = [field.name for field in dataclasses.fields(cls)]
     return cls(**strict_json.fields('the DP-SGD mechanism', value, names))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpSgdMechanism(TrainingMechanism):
+  """DP-SGD with exact Poisson selection (Abadi et al. 2016, arXiv 1607.00133).
+
+  At each step every record is selected on its own with `sampling_prob`; the
+  gradient of each is clipped; Gaussian noise is added once to their sum.
+
+  Guarantees:
+    * The event that is calibrated is the event that is spent, to the bit:
+      `ledger_test.py::test_event_calibrated_is_event_spent`.
+    * Its numbers are those of sampler, clip and noise, and the std of the
+      noise is relative to the sensitivity of the SUM:
+      `finetune_test.py::test_mechanism_reaches_every_part`,
+      `private_step_test.py::test_noise_std_of_an_update`.
+    * Nonsense cannot be constructed:
+      `mechanism_test.py::test_bad_value_is_refused`.
+    * Saved and loaded, it is the same mechanism:
+      `mechanism_test.py::test_round_trip`.
+  """
+
+  kind: ClassVar[str] = 'dp_sgd'
+
+  def dp_event(
+    self, num_steps: int | None = None, num_replayed_steps: int = 0
+  ) -> dp_accounting.DpEvent:
+    """A selected Gaussian for each step, the replayed ones included."""
+    if num_steps is None:
+      num_steps = self.num_steps
+    num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
+    count = num_steps + num_replayed_steps
+    if count == 0:  # SelfComposedDpEvent refuses a count of 0.
+      return dp_accounting.NoOpDpEvent()
+    step = dp_accounting.PoissonSampledDpEvent(
+      self.sampling_prob, dp_accounting.GaussianDpEvent(self.noise_multiplier)
+    )
+    return dp_accounting.SelfComposedDpEvent(step, count)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,25 @@ class PrivacyConfig:
     """Whether noise is added."""
     return self.epsilon != math.inf and self.noise_multiplier != 0
 
+  @property
+  def mechanism_type(self) -> type[mechanism_lib.TrainingMechanism]:
+    """The kind of training that these keys choose."""
+    return mechanism_lib.DpSgdMechanism
+
+  def mechanism(
+    self, noise_multiplier: float, num_steps: int
+  ) -> mechanism_lib.TrainingMechanism:
+    """The mechanism of this config, with the numbers that are computed."""
+    return self.mechanism_type(
+      num_examples=self.num_examples,
+      expected_batch_size=self.expected_batch_size,
+      num_steps=num_steps,
+      noise_multiplier=noise_multiplier,
+      l2_clip_norm=self.l2_clip_norm,
+      delta=self.delta,
+      relation=self.relation,
+    )
+
   def _check_given(self, name: str) -> None:
     value = getattr(self, name)
     if name == self.solve_for and value is not None:

@@ -68,7 +68,8 @@ def statement(
   epsilon = _finite_or_none(min(by_pld, by_rdp))
   is_private = epsilon is not None
   insecure = strict_json.boolean('insecure_secret', insecure_secret)
-  is_trained = _has_training(ledger)
+  of_trainings = ledger.training_assumptions()
+  is_trained = bool(of_trainings)
   result = {
     'statement_version': VERSION,
     'statement': sentence(ledger, epsilon, insecure),
@@ -87,7 +88,7 @@ def statement(
     'public_data': [
       statement_words.check_public_data(entry) for entry in public_data
     ],
-    'accounting': _accounting(insecure, is_trained),
+    'accounting': _accounting(insecure, of_trainings),
     **ledger.to_json(),  # delta, relation, unit, events with all parameters.
     'whom_one_must_trust': list(statement_words.TRUST),
     'data_accesses_covered': _covered(is_trained),
@@ -142,9 +143,9 @@ def number(statement: Mapping[str, Any], name: str) -> float | None:
   """
   if name != 'noise_multiplier':
     return statement[name]
-  for event in reversed(statement['events']):
-    if event['kind'] == ledger_lib.DpSgdEntry.kind:
-      return event['mechanism']['noise_multiplier']
+  for entry in reversed(parse_ledger(statement).entries):
+    if entry.training_assumptions() and entry.noise_multiplier is not None:
+      return entry.noise_multiplier
   return None
 
 
@@ -289,7 +290,7 @@ def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
     f'delta is {ledger.delta:g}: for a record, the bound by epsilon may fail'
     ' with about that probability'
   )
-  counts = _counts(ledger)
+  counts = ledger.declared_counts()
   if not counts:
     return f'{text}. No event states a number of records.'
   num = max(counts)
@@ -303,27 +304,6 @@ def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
     text += '. That is too much: a mechanism that publishes a few whole records'
     return text + ' would pass.'
   return f'{text}.'
-
-
-def _counts(ledger: ledger_lib.Ledger) -> list[int]:
-  """Declared numbers of records, the inherited ones included."""
-  found = []
-  for entry in ledger.entries:
-    if isinstance(entry, ledger_lib.DpSgdEntry):
-      found.append(entry.mechanism.num_examples)
-    elif isinstance(entry, ledger_lib.InheritedEntry):
-      found.extend(_counts(entry.ledger))
-  return found
-
-
-def _has_training(ledger: ledger_lib.Ledger) -> bool:
-  """Whether any event is DP-SGD, the inherited ones included."""
-  return any(
-    _has_training(entry.ledger)
-    if isinstance(entry, ledger_lib.InheritedEntry)
-    else isinstance(entry, ledger_lib.DpSgdEntry)
-    for entry in ledger.entries
-  )
 
 
 def _covered(is_trained: bool) -> list[str]:
@@ -345,8 +325,12 @@ def _not_covered(unit: str) -> list[str]:
   return [*statement_words.NOT_COVERED, *extra]
 
 
-def _accounting(insecure: bool, is_trained: bool) -> dict[str, Any]:
-  found = statement_words.assumptions(insecure=insecure, is_trained=is_trained)
+def _accounting(
+  insecure: bool, of_trainings: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+  found = statement_words.assumptions(
+    of_trainings or statement_words.OF_SUMS, insecure=insecure
+  )
   return {
     'method': (
       'Two upper bounds of the same epsilon are computed from all events, and'
@@ -372,39 +356,9 @@ def _meaning(epsilon: float) -> str:
 
 
 def _events_in_words(statement: Mapping[str, Any]) -> str:
-  return _bullets(_event_lines(parse_ledger(statement)))
-
-
-def _event_lines(ledger: ledger_lib.Ledger) -> list[str]:
-  lines = []
-  for entry in ledger.entries:
-    if isinstance(entry, ledger_lib.InheritedEntry):
-      lines.append(f'Inherited from {entry.source}:')
-      lines.extend(f'  {line}' for line in _event_lines(entry.ledger))
-    elif isinstance(entry, ledger_lib.GaussianEntry):
-      m = entry.mechanism
-      lines.append(
-        f'{m.purpose} ({entry.kind}), {m.count} time(s), with Gaussian noise of'
-        f' std {m.noise_std:g} (noise multiplier {m.noise_multiplier:g},'
-        f' sensitivity {m.l2_sensitivity:g}).'
-      )
-    else:
-      lines.append(_training_in_words(entry))
-  return lines or ['Nothing.']
-
-
-def _training_in_words(entry: ledger_lib.DpSgdEntry) -> str:
-  m = entry.mechanism
-  text = (
-    f'DP-SGD: {entry.num_steps} steps; at each, every one of {m.num_examples}'
-    f' records was selected with probability {m.sampling_prob:.6g}'
-    f' ({m.expected_batch_size} expected), its gradient clipped to norm'
-    f' {m.l2_clip_norm:g}, and Gaussian noise of {m.noise_multiplier:g} times'
-    ' the clip norm added to the sum.'
-  )
-  if entry.num_replayed_steps:
-    text += f' {entry.num_replayed_steps} lost steps are charged besides.'
-  return text
+  entries = parse_ledger(statement).entries
+  lines = [line for entry in entries for line in entry.describe()]
+  return _bullets(lines or ['Nothing.'])
 
 
 def _bullets(lines: list[str]) -> str:

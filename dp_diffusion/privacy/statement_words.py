@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -176,42 +176,45 @@ def public_data_line(entry: Mapping[str, Any]) -> str:
   return text + (PART if entry['is_part_of_sensitive_dataset'] else '')
 
 
+# What the accounting assumes of events, each with whether it holds.
+OF_DP_SGD = (
+  (
+    'At each step every record is selected on its own, with the same'
+    ' probability; no batch is truncated, and an empty one is a step too.',
+    'yes',
+  ),
+  (
+    'One record moves the sum of clipped gradients by at most the clip norm.',
+    'yes, up to the rounding of 32-bit floating-point sums',
+  ),
+  (
+    'Gaussian noise is added once to that sum.',
+    'yes, up to the rounding of 32-bit floating-point numbers',
+  ),
+)
+OF_SUMS = (
+  (
+    'One record moves each sum by at most its sensitivity, stated with it.',
+    'yes, up to the rounding of 32-bit floating-point sums',
+  ),
+  (
+    'Gaussian noise is added once to each sum.',
+    'yes, up to the rounding of 32-bit floating-point numbers',
+  ),
+)
+
+
 def assumptions(
-  *, insecure: bool, is_trained: bool
+  of_events: Sequence[tuple[str, str]], *, insecure: bool
 ) -> tuple[tuple[str, str], ...]:
   """What the accounting assumes, and whether it holds.
 
   Args:
+    of_events: of the trainings; OF_SUMS where all events are noised sums.
     insecure: whether the secret was planted by a test.
-    is_trained: whether an event is DP-SGD; else all are noised sums.
   """
-  of_training = (
-    (
-      'At each step every record is selected on its own, with the same'
-      ' probability; no batch is truncated, and an empty one is a step too.',
-      'yes',
-    ),
-    (
-      'One record moves the sum of clipped gradients by at most the clip norm.',
-      'yes, up to the rounding of 32-bit floating-point sums',
-    ),
-    (
-      'Gaussian noise is added once to that sum.',
-      'yes, up to the rounding of 32-bit floating-point numbers',
-    ),
-  )
-  of_sums = (
-    (
-      'One record moves each sum by at most its sensitivity, stated with it.',
-      'yes, up to the rounding of 32-bit floating-point sums',
-    ),
-    (
-      'Gaussian noise is added once to each sum.',
-      'yes, up to the rounding of 32-bit floating-point numbers',
-    ),
-  )
   return (
-    *(of_training if is_trained else of_sums),
+    *of_events,
     (
       'Selection and noise are random to the adversary.',
       'NO, the secret was planted for a test'

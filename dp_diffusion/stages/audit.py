@@ -170,7 +170,7 @@ def on_public_images(config: config_lib.Config) -> config_lib.Config:
 
 
 def _facts(
-  config: config_lib.Config, mechanism: mechanism_lib.DpSgdMechanism
+  config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
 ) -> dict[str, Any]:
   """What an interrupted audit must share with the one that continues it."""
   return {
@@ -228,7 +228,7 @@ def _train(
   workdir: workdirs.Workdir,
   stop: interrupts.Stop,
   devices: parallel.DataParallel,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   steps: private_loop.PrivateSteps,
   state: train_state.TrainState,
   run_id: str,
@@ -241,7 +241,7 @@ def _train(
   ledger = ledger_lib.Ledger(
     delta=mechanism.delta,
     budget_epsilon=config.audit.epsilon,
-    entries=(ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=0),),
+    entries=(ledger_lib.begin(mechanism),),
   )
   start_step = 0
   if restored := checkpoints.restore(state):
@@ -280,7 +280,7 @@ def _released(
 def _conclude(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   state: train_state.TrainState,
   dataset: audit_records.Dataset,
   drop: np.ndarray,

@@ -243,10 +243,9 @@ def _embed(
   """The only reading of the sensitive images, noised once and kept."""
   ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
   (entry,) = ledger.entries
-  assert isinstance(entry, ledger_lib.GaussianEntry)
   console.say(
     f'{method}: one release, noise multiplier'
-    f' {entry.mechanism.noise_multiplier:.4g}; epsilon'
+    f' {entry.noise_multiplier:.4g}; epsilon'
     f' {ledger.epsilon():.4g} at delta {ledger.delta:g}'
   )
   statements.check_release_is_new(workdir)

@@ -153,7 +153,7 @@ def say_calibration(calibration: accounting.Calibration) -> None:
 
 def make_steps(
   config: config_lib.Config,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   source: types.DataSource,
   records: batching.Records,
   streams: key_streams.KeyStreams,
@@ -184,7 +184,7 @@ def make_steps(
 
 def wire_steps(
   finetune: config_lib.FinetuneConfig,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   loss_fn: types.LossFn,
   gather: Callable[[np.ndarray, int], types.PyTree],
   num_records: int,
@@ -237,7 +237,7 @@ def gather_batch(
 def _initial_state(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
 ) -> tuple[train_state.TrainState, Any]:
   """The state before the first private step, and its optimizer."""
   optimizer = optimizers.make(config.finetune.optimizer, mechanism.num_steps)

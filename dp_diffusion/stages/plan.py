@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 import dataclasses
 
 from dp_diffusion import config as config_lib
@@ -49,8 +48,8 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
       which are looked at last.
   """
   workdir.check(config)
-  inherited = inherited_ledger.find(config, workdir).entries
-  calibration = histograms.calibrate(config, inherited)
+  inherited = inherited_ledger.find(config, workdir)
+  calibration = histograms.calibrate(config, inherited.entries)
   for line in (
     *privacy_lines(calibration),
     *_inherited_lines(inherited),
@@ -95,13 +94,13 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
 
 
 def _inherited_lines(
-  inherited: Sequence[ledger_lib.InheritedEntry],
+  inherited: inherited_ledger.Inherited,
 ) -> list[str]:
   """What the weights that training starts from have cost; counts as spent."""
   return [
     f'  inherited           epsilon {entry.ledger.epsilon():.4g} of'
     f' {entry.source}'
-    for entry in inherited
+    for entry in inherited.entries
   ]
 
 

@@ -129,11 +129,7 @@ def charge_lost_steps(
     for first, end in journal.get(_randomness(run_id), ())
     if first <= start_step < end
   )
-  num_charged = sum(
-    entry.num_replayed_steps
-    for entry in ledger.entries[-1:]
-    if isinstance(entry, ledger_lib.DpSgdEntry)
-  )
+  num_charged = sum(entry.num_replayed_steps for entry in ledger.entries[-1:])
   num_lost = num_begun - start_step - num_repeated - num_charged
   if num_lost <= 0:
     return ledger

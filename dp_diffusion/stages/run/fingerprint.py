@@ -29,8 +29,8 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.models import weights
+from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
@@ -38,11 +38,11 @@ from dp_diffusion.stages.run import workdirs
 
 def make(
   config: config_lib.Config,
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   source: types.DataSource,
   secret: key_streams.Secret,
   params: types.Params,
-  inherited: Sequence[ledger_lib.InheritedEntry] = (),
+  inherited: Sequence[entries_lib.Entry] = (),
 ) -> dict[str, Any]:
   """What makes two runs the same run. Device count is not part of it.
 

@@ -19,21 +19,21 @@ from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import label_histogram
-from dp_diffusion.privacy import ledger
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 
 
-def entries(config: config_lib.Config) -> tuple[ledger.GaussianEntry, ...]:
+def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
   """What is spent before DP-SGD."""
   noise_multiplier = config.privacy.label_histogram_noise_multiplier
   return label_histogram.entries(noise_multiplier)
 
 
 def calibrate(
-  config: config_lib.Config, inherited: Sequence[ledger.Entry] = ()
+  config: config_lib.Config, inherited: Sequence[entries_lib.Entry] = ()
 ) -> accounting.Calibration:
   """The mechanism of DP-SGD, beside what the histogram spends.
 
