@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 _CLIPPING = 'dp_diffusion/privacy/clipping.py'
+_ENTRIES = 'dp_diffusion/privacy/entries.py'
 _KEYS = 'dp_diffusion/privacy/key_streams.py'
 _LEDGER = 'dp_diffusion/privacy/ledger.py'
 _NOISE = 'dp_diffusion/privacy/noise.py'
@@ -351,9 +352,9 @@ ALL = (
   ),
   _one(
     'Replayed steps not charged',
-    _LEDGER,
-    '    total = self.num_steps + self.num_replayed_steps + num_more_steps\n',
-    '    total = self.num_steps + num_more_steps\n',
+    _ENTRIES,
+    'dp_event(num_steps, self.num_replayed_steps)',
+    'dp_event(num_steps)',
     f'{_LEDGER_TEST}::test_replayed_steps_are_charged',
   ),
   _one(
@@ -426,8 +427,8 @@ ALL = (
   _one(
     'Labels sampled by exact counts',
     _HISTOGRAM,
-    '    entry.mechanism.noise_std,\n',
-    '    0.0 * entry.mechanism.noise_std,\n',
+    '    entry.noise_std,\n',
+    '    0.0 * entry.noise_std,\n',
     f'{_HISTOGRAM_TEST}::test_noise_std',
   ),
   _one(
@@ -511,8 +512,8 @@ ALL = (
   _one(
     'A released training goes on',
     _LEDGER,
-    "getattr(self.entries[-1], 'is_sealed', False)",
-    "getattr(self.entries[-1], 'was_sealed', False)",
+    'if self.entries and self.entries[-1].is_sealed:',
+    'if self.entries and self.entries[-1].is_sealed is None:',
     f'{_LEDGER_TEST}::test_sealed_training_goes_no_further',
   ),
   _one(
