@@ -223,8 +223,8 @@ def _fill(
       bearing,
       kept[~is_held_out].tolist(),
       config,
-      'that are to be trained on bear on held-out ones: take the division '
-      'away (put all into one part), and data.split_seed makes another',
+      'that are to be trained on equal held-out ones or show their persons: '
+      'put all into one part, and data.split_seed makes a division',
     )
   sides = is_held_out.astype(np.int8)
   sides[np.isin(kept, list(bearing))] = _LEFT_OUT

@@ -271,8 +271,8 @@ def no_persons(config: DataConfig) -> errors.UsageError:
   """What is wrong with unit='person' where nobody is known."""
   return errors.UsageError(
     f"Expected data.unit='person' only for a source that knows persons; "
-    f'{config.name!r} does not: give data.person_csv or data.person_key, '
-    "or set data.unit='image'."
+    f'{config.name!r} does not: give data.person_csv, data.person_column or '
+    "data.person_key, or set data.unit='image'."
   )
 
 

@@ -203,7 +203,10 @@ class ImageFiles:
     )
 
   def listed(self, failed: Mapping[int, str]) -> str:
-    """Some of the names, each with its reason."""
+    """Some of the names with their reasons; one that all share, once."""
+    names = [self.names[i] for i in sorted(failed)]
+    if len(reasons := set(failed.values())) == 1:
+      return f'{checks.some(names)} ({reasons.pop()})'
     return checks.some(
       [f'{self.names[i]} ({failed[i]})' for i in sorted(failed)]
     )

@@ -6,13 +6,11 @@ import io
 
 import numpy as np
 from PIL import Image
-import pydicom
-import pydicom.dataset
-import pydicom.uid
 import pytest
 
 from dp_diffusion import errors
 from dp_diffusion.data import registry
+from tests.data import own_files
 
 _CLASSES = ('cat', 'dog')
 _NUM = 12
@@ -120,27 +118,7 @@ def test_a_single_frame_needs_no_option_and_several_do(stacks):
 
 
 def _dicom(label, number, person, frames=1):
-  """A grey file of 8 bits, whose pixels are 100 * label + number."""
-  meta = pydicom.dataset.FileMetaDataset()
-  meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-  file = pydicom.dataset.Dataset()
-  file.file_meta = meta
-  file.SOPClassUID = '1.2.840.10008.5.1.4.1.1.7'
-  file.SOPInstanceUID = '1.2.3'
-  file.PatientName = _SECRET
-  if person is not None:
-    file.PatientID = person
-  file.Rows = file.Columns = 8
-  file.SamplesPerPixel, file.PhotometricInterpretation = 1, 'MONOCHROME2'
-  file.BitsAllocated = file.BitsStored = 8
-  file.HighBit, file.PixelRepresentation = 7, 0
-  if frames > 1:
-    file.NumberOfFrames = frames
-  pixels = np.full((frames, 8, 8), 100 * label + number, np.uint8)
-  file.PixelData = pixels.tobytes()
-  data = io.BytesIO()
-  pydicom.dcmwrite(data, file, enforce_file_format=True)
-  return data.getvalue()
+  return own_files.dicom(100 * label + number, person, frames, name=_SECRET)
 
 
 def _series(path, ending='.dcm', frames=1):

@@ -216,7 +216,7 @@ def test_a_class_that_loses_more_than_half_is_refused(tmp_path):
   put(tmp_path / 'dog' / 'cut_more.png', b'')
   refused(
     tmp_path,
-    "More than half .* class 'dog' .* dog/cut0.png .* and 6 more",
+    "More than half .* class 'dog' .* dog/cut0.png.* and 6 more",
     skip_unreadable=True,
   )
 
