@@ -14,6 +14,8 @@ from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.training import state as train_state
 
 _UPSAMPLED = 'convolve_repeated'  # The name of that function, compiled.
 _BATCH = 97  # No parameter has a side of so many.
@@ -46,6 +48,19 @@ def num_parameters(config: config_lib.Config) -> int:
   """Of the network, those of all classes of the sensitive data among them."""
   _, variables, _ = _traced(config)
   return sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
+
+
+def num_trained(config: config_lib.Config) -> int:
+  """Of the network's parameters, those that `finetune.trainable` names.
+
+  Raises:
+    UsageError: a pattern matches none.
+  """
+  _, variables, _ = _traced(config)
+  params = variables['params']
+  is_trained = weights.trainable_fn(params, config.finetune.trainable)
+  trained, _ = train_state.partition(params, is_trained)
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(trained))
 
 
 def activation_bytes(config: config_lib.Config) -> int:

@@ -1,0 +1,285 @@
+"""Are there enough records? Noise beside signal, and what was measured with it.
+
+All numbers are public: those of the mechanism, which the config declares. Two
+sizes of the noise are said. In one step its std per weight is
+
+  noise_over_batch = noise_multiplier / expected_batch_size,
+
+in units of the clip norm. Over the whole training its length, beside the
+longest that the clipped gradients of all steps can be together, is
+
+  noise_over_signal = noise_over_batch sqrt(num_weights / num_steps),
+
+as independent noise in `num_weights` directions and `num_steps` steps adds up
+in squares, and gradients of one direction as they are. Batch and steps nearly
+cancel in it: more records, a larger epsilon or a smaller network bring it down.
+
+Where other runs lie is in `measured_runs.json`, which
+`python -m experiments.measured_runs` writes from the results in `experiments/`.
+They are few, so the verdict is coarse: a setting is judged only by a run that
+had it no harder (or no easier) in noise, in the size of the images and in
+pre-training. Everything between is 'unclear'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import files
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.stages.planning import flop_counts
+
+ENOUGH = 'may be enough'
+UNCLEAR = 'unclear'
+TOO_FEW = 'too few'
+TABLE_PATH = pathlib.Path(__file__).with_name('measured_runs.json')
+_GOOD_SHARE = 0.9  # Of what real images teach above chance.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """What decides how hard a private training is.
+
+  Attributes:
+    noise_over_batch: std of the noise in a weight of the mean gradient, in
+      units of the clip norm.
+    noise_over_signal: the same over the whole training, see the module.
+    image_shape: (H, W, C).
+    is_pretrained: whether it starts from weights of public images.
+    num_records: images or persons, as declared.
+  """
+
+  noise_over_batch: float
+  noise_over_signal: float
+  image_shape: tuple[int, int, int]
+  is_pretrained: bool
+  num_records: int
+
+  def is_at_least_as_hard_as(self, other: Setting) -> bool:
+    """In every respect; neither may be so of the other."""
+    return (
+      self.noise_over_signal >= other.noise_over_signal
+      and math.prod(self.image_shape) >= math.prod(other.image_shape)
+      and self.is_pretrained <= other.is_pretrained
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuredRun:
+  """A run, or several that differ by their seed, and what came of it.
+
+  Attributes:
+    what: config and what was varied, a few words.
+    source: the results that it is taken from.
+    setting: how hard it was.
+    chance: accuracy of guessing among the classes.
+    synthetic: by seed: accuracy on real images of a network that was trained
+      on synthetic ones.
+    public: likewise, trained on public images alone; () where they have other
+      classes.
+    real: likewise, trained on the real training images.
+  """
+
+  what: str
+  source: str
+  setting: Setting
+  chance: float
+  synthetic: tuple[float, ...]
+  public: tuple[float, ...]
+  real: tuple[float, ...]
+
+  @property
+  def share(self) -> float:
+    """Of what real images teach above chance, synthetic ones taught so much."""
+    gained = _mean(self.synthetic) - self.chance
+    return gained / (_mean(self.real) - self.chance)
+
+  @property
+  def is_good(self) -> bool:
+    """Little was lost, and every seed was better than public images alone."""
+    return self.share >= _GOOD_SHARE and all(
+      ours > theirs for ours, theirs in zip(self.synthetic, self.public)
+    )
+
+  @property
+  def is_useless(self) -> bool:
+    """It started from public weights, and public images alone did as well."""
+    return (
+      self.setting.is_pretrained
+      and bool(self.public)
+      and _mean(self.synthetic) <= _mean(self.public)
+    )
+
+  def text(self) -> str:
+    """What it was and what it reached, for a sentence."""
+    height, width, channels = self.setting.image_shape
+    shown = f'{_percent(self.synthetic)} where real images gave'
+    if self.public:
+      shown = (
+        f'{_percent(self.synthetic)}, public images alone'
+        f' {_percent(self.public)} and real ones'
+      )
+    return (
+      f'{self.what} ({height}x{width}x{channels}, noise'
+      f' {_factor(self.setting.noise_over_signal)} times the signal) reached'
+      f' {shown} {_percent(self.real)} of accuracy'
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+  """What the measured runs say of a setting.
+
+  Attributes:
+    level: ENOUGH, UNCLEAR or TOO_FEW.
+    run: that it rests on; the nearest one where it is unclear.
+  """
+
+  level: str
+  run: MeasuredRun
+
+
+def setting(
+  config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
+) -> Setting:
+  """How hard a run is; reads no data.
+
+  Args:
+    config: uses data, model, pretrain, finetune.
+    mechanism: of its private steps.
+  """
+  data = config.data
+  noise = mechanism.noise_multiplier / mechanism.expected_batch_size
+  num_weights = flop_counts.num_trained(config)
+  return Setting(
+    noise_over_batch=noise,
+    noise_over_signal=noise * math.sqrt(num_weights / mechanism.num_steps),
+    image_shape=(data.image_size, data.image_size, data.channels),
+    is_pretrained=bool(config.pretrain.num_steps or config.pretrain.init_from),
+    num_records=mechanism.num_examples,
+  )
+
+
+def measured_runs() -> tuple[MeasuredRun, ...]:
+  """The table."""
+  return tuple(from_json(row) for row in files.read_json(TABLE_PATH)['runs'])
+
+
+def to_json(run: MeasuredRun) -> dict[str, Any]:
+  """JSON-able, for the table."""
+  return dataclasses.asdict(run)
+
+
+def from_json(row: Mapping[str, Any]) -> MeasuredRun:
+  """The inverse of `to_json`, after a way through a file."""
+  inner = dict(row['setting'])
+  inner['image_shape'] = tuple(inner['image_shape'])
+  lists = {name: tuple(row[name]) for name in ('synthetic', 'public', 'real')}
+  return MeasuredRun(**{**row, **lists, 'setting': Setting(**inner)})
+
+
+def judge(found: Setting, runs: Sequence[MeasuredRun]) -> Verdict:
+  """Finds the measured run that decides, or the nearest one.
+
+  Args:
+    found: what is asked about.
+    runs: what was measured; not empty.
+  """
+  too_few = [
+    run
+    for run in runs
+    if run.is_useless and found.is_at_least_as_hard_as(run.setting)
+  ]
+  if too_few:
+    return Verdict(level=TOO_FEW, run=_nearest(found, too_few))
+  enough = [
+    run
+    for run in runs
+    if run.is_good and run.setting.is_at_least_as_hard_as(found)
+  ]
+  if enough:
+    return Verdict(level=ENOUGH, run=_nearest(found, enough))
+  return Verdict(level=UNCLEAR, run=_nearest(found, runs))
+
+
+def lines(
+  config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
+) -> list[str]:
+  """What `plan` says of it; nothing where no noise is added."""
+  if not mechanism.is_private:
+    return []
+  found = setting(config, mechanism)
+  verdict = judge(found, measured_runs())
+  records = 'persons' if config.data.unit == 'person' else 'images'
+  reasons = {
+    TOO_FEW: 'with no more noise, on no larger images, nothing was gained:',
+    ENOUGH: 'with no less noise, on no smaller images, little was lost:',
+    UNCLEAR: 'no measured run decides it; the nearest:',
+  }
+  counted = f'{found.num_records:,} {records}'
+  words = {
+    TOO_FEW: f'{counted} are too few for images of this size',
+    ENOUGH: f'{counted} may be enough',
+    UNCLEAR: f'unclear whether {counted} are enough',
+  }
+  result = [
+    'is it enough?',
+    f'  noise over batch    {found.noise_over_batch:.4g} of the clip norm, per'
+    f' step and weight ({mechanism.noise_multiplier:.4g} over'
+    f' {mechanism.expected_batch_size} of {counted})',
+    f'  noise over signal   {_factor(found.noise_over_signal)}: length of all'
+    ' noise beside the most that all gradients together can have',
+    f'  verdict             {words[verdict.level]}',
+    f'  because             {reasons[verdict.level]}'
+    f' {verdict.run.text()} [{verdict.run.source}]',
+  ]
+  if verdict.level != ENOUGH:
+    result.append(f'  what would help     {"; ".join(_help(found))}')
+  return result
+
+
+def _help(found: Setting) -> list[str]:
+  helps = [
+    'more records',
+    'a larger epsilon (which promises less)',
+    'smaller images and a smaller network',
+  ]
+  if not found.is_pretrained:
+    helps.append('pre-training on public images')
+  return helps
+
+
+def _nearest(found: Setting, runs: Sequence[MeasuredRun]) -> MeasuredRun:
+  """By noise and by the size of the images, in factors of either."""
+
+  def distance(run: MeasuredRun) -> float:
+    noise = run.setting.noise_over_signal / found.noise_over_signal
+    size = math.prod(run.setting.image_shape) / math.prod(found.image_shape)
+    return abs(math.log(noise)) + abs(math.log(size))
+
+  is_alike = [
+    run for run in runs if run.setting.is_pretrained == found.is_pretrained
+  ]
+  return min(is_alike or runs, key=distance)
+
+
+def _mean(values: Sequence[float]) -> float:
+  return sum(values) / len(values)
+
+
+def _factor(value: float) -> str:
+  """Two figures.
+
+  >>> _factor(0.8816), _factor(4.27), _factor(241.5)
+  ('0.88', '4.3', '240')
+  """
+  return f'{float(f"{value:.2g}"):,g}'
+
+
+def _percent(values: Sequence[float]) -> str:
+  return f'{100 * _mean(values):.1f} %'
