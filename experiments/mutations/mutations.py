@@ -36,6 +36,7 @@ _STATEMENT = 'dp_diffusion/privacy/statement.py'
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
 _AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
+_BASELINE_TEST = 'tests/stages/baseline_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
 _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
@@ -693,5 +694,91 @@ ALL = (
     "not heading.startswith('# ') or not rest.startswith(f'{sentence}\\n')",
     'sentence not in rest',
     f'{_VERIFY_TEST}::test_a_card_that_hides_the_sentence_is_refused',
+  ),
+  _one(
+    'The classifier baseline trains with half the noise of its ledger',
+    'dp_diffusion/stages/baseline_classifier.py',
+    '    _finetune_config(config),\n    mechanism,\n',
+    '    _finetune_config(config),\n'
+    '    dataclasses.replace(\n'
+    '      mechanism, noise_multiplier=mechanism.noise_multiplier / 2\n'
+    '    ),\n',
+    f'{_BASELINE_TEST}::test_classifier_is_wired_by_its_mechanism',
+  ),
+  _one(
+    'The loop skips empty batches',
+    _LOOP,
+    '  draw_key = steps.streams.draw_key(step)\n  total = steps',
+    '  draw_key = steps.streams.draw_key(step)\n'
+    '  if not len(selected):\n'
+    '    return state, steps.private_stats(steps.zeros(state.params))\n'
+    '  total = steps',
+    f'{_LOOP_TEST}::test_an_empty_batch_is_a_step',
+  ),
+  _one(
+    "Adam's moments from the gradient without noise",
+    _STEP,
+    '  return train_state.update(state, grads, optimizer, config.ema_decay)\n',
+    '  size = config.expected_batch_size\n'
+    '  exact = jax.tree.map(lambda x: x / size, grad_sum)\n'
+    '  exact = train_state.update(state, exact, optimizer, config.ema_decay)\n'
+    '  after = train_state.update(state, grads, optimizer, config.ema_decay)\n'
+    '  return after.replace(opt_state=exact.opt_state)\n',
+    f'{_STEP_TEST}::test_optimizer_state_is_of_the_noised_gradient[adam]',
+  ),
+  _one(
+    'Events of equal noise and other selection are merged',
+    _ACCOUNTING,
+    '      counts[event] += count\n',
+    '      same = [e for e in counts if _noise(e) == _noise(event)]\n'
+    '      counts[(*same, event)[0]] += count\n',
+    f'{_ACCOUNTING_TEST}'
+    '::test_events_of_equal_noise_are_told_apart_by_their_selection[pld]',
+  ),
+  _one(
+    'A run id without the dataset',
+    _RUN_FACTS,
+    "if k != 'versions'}",
+    "if k not in ('versions', 'dataset')}",
+    f'{_RUN_FACTS_TEST}::test_every_fact_but_the_versions_names_the_run',
+  ),
+  _one(
+    'The last charge of lost steps replaces those before',
+    _ENTRIES,
+    '    total = current.num_replayed_steps + num_steps\n',
+    '    total = num_steps\n',
+    f'{_LEDGER_TEST}::test_charges_of_replayed_steps_add_up',
+  ),
+  _one(
+    'Noise that repeats every 2^16 elements',
+    _NOISE,
+    '    return total + jax.random.normal(key, (size,), jnp.float32), None\n',
+    '    few = jax.random.normal(key, (min(size, 2**16),), jnp.float32)\n'
+    '    return total + jnp.resize(few, (size,)), None\n',
+    f'{_NOISE_TEST}::test_noise_does_not_repeat_within_a_leaf',
+  ),
+  _one(
+    'Noise keys of the step modulo 2^16',
+    _KEYS,
+    "self._hash('noise', 8, step, i)",
+    "self._hash('noise', 8, step % 2**16, i)",
+    f'{_KEYS_TEST}::test_keys_do_not_come_back_after_many_steps[16]',
+  ),
+  _one(
+    'A published ledger that is not sealed',
+    _FINETUNE,
+    '    workdir, ledger.seal(), is_insecure=is_insecure, public_data=public\n',
+    '    workdir, ledger, is_insecure=is_insecure, public_data=public\n',
+    f'{_FINETUNE_TEST}::test_the_ledger_that_leaves_is_sealed',
+  ),
+  _one(
+    'A gradient that is not finite ends the run',
+    _LOOP,
+    '      run.record_stats(step, devices.unreplicate(stats))\n',
+    '      host_stats = devices.unreplicate(stats)\n'
+    '      run.record_stats(step, host_stats)\n'
+    '      if host_stats.num_non_finite:\n'
+    "        raise ValueError('Expected finite gradients.')\n",
+    f'{_LOOP_TEST}::test_gradients_that_are_not_finite_end_no_run',
   ),
 )

@@ -364,6 +364,26 @@ def test_order_and_splits_of_events_do_not_matter():
   assert accounting.epsilon([], 1e-5) == 0
 
 
+@pytest.mark.parametrize('accountant', ['pld', 'rdp'])
+def test_events_of_equal_noise_are_told_apart_by_their_selection(accountant):
+  """Each costs its own: the total lies between those of one probability."""
+
+  def step(prob):
+    gaussian = dp_accounting.GaussianDpEvent(2.0)
+    if prob == 1:
+      return dp_accounting.SelfComposedDpEvent(gaussian, 10)
+    selected = dp_accounting.PoissonSampledDpEvent(prob, gaussian)
+    return dp_accounting.SelfComposedDpEvent(selected, 10)
+
+  for low, high in ((0.05, 0.2), (0.2, 1)):
+    totals = [
+      accounting.epsilon([step(first), step(second)], 1e-5, accountant)
+      for first, second in ((low, low), (low, high), (high, low), (high, high))
+    ]
+    assert totals[1] == totals[2]
+    assert 1.1 * totals[0] < totals[1] < totals[3] / 1.1
+
+
 def test_spent_events_count():
   spent = [
     mechanism_lib.GaussianMechanism(

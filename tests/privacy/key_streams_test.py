@@ -151,6 +151,19 @@ def test_purposes_never_collide():
   assert len(set(collected.values())) == len(collected)
 
 
+@pytest.mark.parametrize('exponent', [8, 15, 16, 31, 32, 48])
+def test_keys_do_not_come_back_after_many_steps(exponent):
+  steps = (1, 1 + 2**exponent, 2**exponent)
+  stream = streams()
+  selector = stream.poisson_selector(64, 0.5)
+  for keys in (stream.noise_keys, stream.draw_key):
+    data = [np.asarray(jax.random.key_data(keys(step))) for step in steps]
+    assert len({x.tobytes() for x in data}) == len(steps)
+  assert len({stream.seed_bytes('x', step) for step in steps}) == len(steps)
+  selected = {selector.select(step).tobytes() for step in steps}
+  assert len(selected) == len(steps)
+
+
 def test_streams_are_functions_of_secret_run_and_step():
   assert all_keys(streams()) == all_keys(streams())
 

@@ -133,6 +133,13 @@ def test_planned_steps_are_accounted_once(ledger, monkeypatch):
     ledger = ledger.with_steps(1)
 
 
+def test_charges_of_replayed_steps_add_up(ledger):
+  twice = ledger.with_steps(4).charge_replayed(3).charge_replayed(2)
+  assert twice.entries[-1].num_replayed_steps == 5
+  assert twice == ledger.charge_replayed(2).with_steps(4).charge_replayed(3)
+  assert twice.dp_events()[0].count == 9
+
+
 def test_replayed_steps_are_charged(calibration, ledger):
   lost = ledger.with_steps(10).charge_replayed(5)
   assert lost.dp_events() == (calibration.mechanism.dp_event(15),)

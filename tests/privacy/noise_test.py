@@ -85,6 +85,19 @@ def test_elements_are_independent():
     assert abs(correlation) < 5 / np.sqrt(shifted.size)
 
 
+def test_noise_does_not_repeat_within_a_leaf():
+  """At no distance of 2^k elements, where a counter would wrap around."""
+  size = 2**18 + 3
+  tree = {'a': jnp.zeros(size // 2), 'b': jnp.zeros(size - size // 2)}
+  noised = add_noise(tree, STREAMS.noise_keys(0), 1.0)
+  x = np.concatenate([np.asarray(noised['a']), np.asarray(noised['b'])])
+  for exponent in range(18):
+    shift = 2**exponent
+    correlation = np.mean(x[shift:] * x[:-shift])
+    assert abs(correlation) < 6 / np.sqrt(size - shift), shift
+  assert len(np.unique(x)) > 0.9 * size
+
+
 @pytest.mark.parametrize('which', range(4))
 def test_every_key_matters(which):
   """Knowing three keys leaves noise of half the std."""

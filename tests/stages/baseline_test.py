@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import main
 from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
 from dp_diffusion.privacy import verify
+from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import parallel
 from experiments import baseline
 from tests.stages import command
 
@@ -132,6 +135,38 @@ def test_leftovers_in_a_release_are_refused(merf, tmp_path, method, capsys):
   assert run(tmp_path / 'run', method) == 2
   assert 'of another run' in capsys.readouterr().err
   assert command.contents(tmp_path / 'run' / 'release') == before
+
+
+def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
+  seen = {}
+
+  class Recorder(parallel.DataParallel):
+    def pmap_accumulate(self, loss_fn, config):
+      seen['grad'] = config
+      return super().pmap_accumulate(loss_fn, config)
+
+    def pmap_apply(self, optimizer, config):
+      seen['apply'] = config
+      return super().pmap_apply(optimizer, config)
+
+  def finish(begun, steps, devices, stop):
+    seen.update(begun=begun, steps=steps)
+    raise errors.Interrupted('Enough was seen.')
+
+  monkeypatch.setattr(parallel, 'DataParallel', Recorder)
+  monkeypatch.setattr(resume, 'finish', finish)
+  without = '--config.baseline.dp_classifier.num_public_steps=0'
+  assert run(tmp_path / 'run', 'dp_classifier', without) == 130
+  begun, steps = seen['begun'], seen['steps']
+  mechanism = begun.ledger.entries[-1].mechanism
+  assert mechanism.is_private
+  assert seen['grad'].l2_clip_norm == mechanism.l2_clip_norm
+  assert seen['apply'].noise_multiplier == mechanism.noise_multiplier
+  assert seen['apply'].expected_batch_size == mechanism.expected_batch_size
+  assert steps.selector.sampling_prob == mechanism.sampling_prob
+  assert begun.run.num_steps == mechanism.num_steps
+  assert steps.streams == begun.streams
+  assert begun.streams.run_id == begun.run.meta['run_id']
 
 
 @pytest.fixture(scope='module')

@@ -21,12 +21,14 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import verify
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
@@ -305,6 +307,18 @@ def test_a_lost_secret_is_not_made_anew(seen: Seen, workdir) -> None:
   with pytest.raises(errors.UsageError, match='cannot be resumed'):
     begin(load(), workdir)
   assert not (workdir.private / 'secret').exists()
+
+
+def test_the_ledger_that_leaves_is_sealed(seen: Seen, workdir) -> None:
+  """Else its training could go on, and a second trajectory leave."""
+  finetune.run(load(privacy__num_steps='1'), workdir, interrupts.Stop(''))
+  assert not seen.ledger.entries[-1].is_sealed
+  stored = statements.read(workdir)
+  ledger = ledger_lib.Ledger.from_json(stored['ledger'])
+  assert ledger.entries[-1].is_sealed and ledger.entries[-1].num_steps == 1
+  assert stored['is_insecure']  # The secret was planted.
+  found = verify.verify(pathlib.Path(workdir.release))
+  assert not found.mismatches
 
 
 def test_leftovers_in_the_release_are_refused(seen: Seen, workdir) -> None:

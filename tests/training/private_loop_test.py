@@ -496,6 +496,55 @@ def test_public_batch_must_be_shared_out(trainer, public_step, tmp_path):
     job.go()
 
 
+def test_an_empty_batch_is_a_step(job, trainer, monkeypatch):
+  """Its noise is part of what is accounted, and it hides that none came."""
+  steps = job.steps()
+  nobody = dataclasses.replace(
+    steps, selector=types.SimpleNamespace(select=lambda step: np.zeros(0, int))
+  )
+  state = trainer.initial_state()
+  before = job.devices.unreplicate(state)
+  state, stats = private_loop.private_step(nobody, job.devices, state, 0)
+  after = job.devices.unreplicate(state)
+  assert after.step == before.step + 1
+  assert np.std(after.params['noise'] - before.params['noise']) > 0
+  assert job.devices.unreplicate(stats).num_examples == 0
+
+
+def test_gradients_that_are_not_finite_end_no_run(
+  job, trainer, tmp_path, capfd
+):
+  """A stop at one would tell the terminal of a record."""
+  job.go()
+  said = capfd.readouterr()
+  other = Job(trainer, tmp_path / 'other')
+  other.scale = np.float32(np.nan)
+  _, ledger, step = other.go()
+  assert step == NUM_STEPS == ledger.entries[-1].num_steps
+  assert capfd.readouterr() == said
+  assert sum(s.num_non_finite for s in other.stats.values()) > 0
+
+
+def test_the_terminal_does_not_tell_how_many_were_selected(
+  job, trainer, tmp_path, monkeypatch, capfd
+):
+  job.go()
+  said = capfd.readouterr()
+  other = Job(trainer, tmp_path / 'other')
+  steps = other.steps()
+  selected = np.arange(0, private_problem.NUM_RECORDS, 2)
+  monkeypatch.setattr(
+    other,
+    'steps',
+    lambda: dataclasses.replace(
+      steps, selector=types.SimpleNamespace(select=lambda step: selected)
+    ),
+  )
+  other.go()
+  assert other.stats[0].num_examples != job.stats[0].num_examples
+  assert capfd.readouterr() == said
+
+
 @pytest.mark.parametrize('is_cpu', [True, False])
 def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch, is_cpu):
   events: list[str] = []

@@ -14,6 +14,7 @@ import pytest
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
+from dp_diffusion.training import optimizers
 from dp_diffusion.training import private_step
 from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
@@ -174,6 +175,35 @@ def test_ema_follows_the_noised_step():
   # Decay at t = 0 is 1 / 10; the average began at 0.
   np.testing.assert_allclose(state.ema_params['w'], 0.9 * params, rtol=1e-5)
   assert np.std(state.ema_params['w']) > 1e-3
+
+
+@pytest.mark.parametrize('name', ['adam', 'sgd'])
+def test_optimizer_state_is_of_the_noised_gradient(name, std_is_accepted):
+  """Moments without noise would leave with the weights of later steps."""
+  momentum = 0.9 if name == 'sgd' else 0.0
+  optimizer = optimizers.make(
+    optimizers.OptimizerConfig(name=name, momentum=momentum), 10
+  )
+  zeros = {'w': jnp.zeros(SIZE)}
+  state = private_step.apply(
+    train_state.create(zeros, optimizer),
+    make_total(zeros),
+    STREAMS.noise_keys(0),
+    optimizer=optimizer,
+    config=make_config(),
+  )
+  found = [
+    np.asarray(x)
+    for x in jax.tree.leaves(state.opt_state)
+    if np.shape(x) == (SIZE,)
+  ]
+  std = 2.0 / 50
+  if name == 'adam':
+    first, second = found
+    assert std_is_accepted(10 * first, std)  # 1 - b1 of it.
+    assert std_is_accepted(np.sqrt(1000 * second), std)  # 1 - b2.
+  else:
+    assert std_is_accepted(found[0], std)
 
 
 def test_ema_decay_ends_at_the_given_one():

@@ -125,6 +125,15 @@ def test_each_fact_is_told_apart(config, source, params) -> None:
   )
 
 
+def test_every_fact_but_the_versions_names_the_run() -> None:
+  names = 'mechanism training start dataset secret versions rng'.split()
+  facts = dict.fromkeys(names, 'before')
+  run_id = fingerprint.run_id(SECRET, facts)
+  for name in names:
+    is_same = fingerprint.run_id(SECRET, {**facts, name: 'now'}) == run_id
+    assert is_same == (name == 'versions'), name
+
+
 def test_the_persons_are_part_of_the_dataset(source) -> None:
   """Other persons are other records: their noise must be another draw."""
   spec = dataclasses.replace(source.spec, has_person=True)
