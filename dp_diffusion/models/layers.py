@@ -20,7 +20,7 @@ from dp_diffusion.models import materialize
 from dp_diffusion.models import upsampling
 
 Dtype = Any
-_GROUP_NORM_EPS = 1e-5
+GROUP_NORM_EPS = 1e-5
 _default_init = nn.initializers.lecun_normal()
 
 
@@ -128,10 +128,12 @@ class GroupNorm(nn.Module):
   Attributes:
     num_groups: must divide the channels.
     dtype: dtype of the result.
+    eps: added to the variance.
   """
 
   num_groups: int
   dtype: Dtype = jnp.float32
+  eps: float = GROUP_NORM_EPS
 
   @nn.compact
   def __call__(
@@ -157,7 +159,7 @@ class GroupNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
     x = x.astype(jnp.float32)
-    mean, rstd = _group_statistics(x, self.num_groups)
+    mean, rstd = _group_statistics(x, self.num_groups, self.eps)
     factor = rstd * scale[None]
     offset = bias[None] - mean * factor
     if shift_scale is not None:
@@ -169,7 +171,7 @@ class GroupNorm(nn.Module):
 
 
 def _group_statistics(
-  x: jax.Array, num_groups: int
+  x: jax.Array, num_groups: int, eps: float
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and 1 / std of each channel's group, float32[B, C] each."""
   batch, height, width, channels = x.shape
@@ -182,7 +184,7 @@ def _group_statistics(
   mean = group_mean(x.sum((1, 2)))
   mean_of_squares = group_mean(jnp.square(x).sum((1, 2)))
   variance = jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
-  rstd = jax.lax.rsqrt(variance + _GROUP_NORM_EPS)
+  rstd = jax.lax.rsqrt(variance + eps)
 
   def per_channel(grouped: jax.Array) -> jax.Array:
     return jnp.repeat(grouped, size, axis=-1)
@@ -200,18 +202,21 @@ class Attention(nn.Module):
     head_channels: channels of a head; must divide the channels.
     num_groups: of the normalisation.
     dtype: dtype of the computation.
+    norm_eps: of the normalisation.
   """
 
   head_channels: int
   num_groups: int
   dtype: Dtype = jnp.float32
+  norm_eps: float = GROUP_NORM_EPS
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps float[B, H, W, C] to the same shape."""
     batch, height, width, channels = x.shape
     check_divides('head_channels', self.head_channels, 'channels', channels)
-    h = GroupNorm(self.num_groups, self.dtype, name='norm')(x)
+    norm = GroupNorm(self.num_groups, self.dtype, self.norm_eps, name='norm')
+    h = norm(x)
     h = Conv(3 * channels, kernel_size=1, dtype=self.dtype, name='qkv')(h)
     shape = (batch, height * width, -1, self.head_channels)
     q, k, v = (part.reshape(shape) for part in jnp.split(h, 3, axis=-1))
@@ -232,22 +237,38 @@ class Downsample(nn.Module):
   Attributes:
     with_conv: which of the two.
     dtype: dtype of the computation.
+    may_be_odd: whether odd sides are rounded up, instead of refused.
   """
 
   with_conv: bool = True
   dtype: Dtype = jnp.float32
+  may_be_odd: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps float[B, H, W, C] to float[B, H / 2, W / 2, C]; even sides only."""
-    batch, height, width, channels = x.shape
-    if height % 2 or width % 2:
+    """Maps float[B, H, W, C] to float[B, H / 2, W / 2, C]."""
+    height, width, channels = x.shape[1:]
+    if (height % 2 or width % 2) and not self.may_be_odd:
       raise ValueError(f'Expected sides {height}x{width} to be even.')
     if self.with_conv:
       return Conv(channels, stride=2, dtype=self.dtype, name='conv')(x)
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(
-      (2, 4)
-    )
+    return halve(x)
+
+
+def halve(x: jax.Array) -> jax.Array:
+  """Means of 2x2 pixels; an odd side repeats its last pixels.
+
+  Args:
+    x: float[B, H, W, C].
+
+  Returns:
+    float[B, ceil(H / 2), ceil(W / 2), C].
+  """
+  batch, height, width, channels = x.shape
+  if height % 2 or width % 2:
+    rest = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    return halve(jnp.pad(x, rest, mode='edge'))
+  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 class Upsample(nn.Module):

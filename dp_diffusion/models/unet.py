@@ -8,14 +8,18 @@ Nothing in it looks at another example of the batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from dp_diffusion import checks
+from dp_diffusion import types
 from dp_diffusion.models import layers
 from dp_diffusion.models import materialize
+from dp_diffusion.models import upsampling
 
 NULL_LABEL = -1
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -40,6 +44,15 @@ class UNetConfig:
     num_classes: real classes; label -1 is the null class, beside them.
     image_channels: of input and output.
     compute_dtype: 'float32' or 'bfloat16'; parameters are float32 always.
+    num_heads: of every attention, whatever `head_channels` is; 0 takes that.
+    norm_eps: what normalisations add to the variance.
+    resblock_updown: whether sides halve and double inside a residual block
+      (arXiv 2105.05233 section 3), instead of in a convolution.
+    crop_odd_sides: takes sides that are no multiple of `side_divisor`: a level
+      of odd side is rounded up, and cut to it again on the way up.
+    time_scale: factor of the timestep before it is embedded.
+    time_offset: added to it then. A network of T = 4000 takes the cosine
+      schedule of T = 1000 with 4 t + 3.
   """
 
   channels: int = 192
@@ -54,6 +67,12 @@ class UNetConfig:
   num_classes: int = 10
   image_channels: int = 3
   compute_dtype: str = 'float32'
+  num_heads: int = 0
+  norm_eps: float = layers.GROUP_NORM_EPS
+  resblock_updown: bool = False
+  crop_odd_sides: bool = False
+  time_scale: float = 1.0
+  time_offset: float = 0.0
 
   def __post_init__(self) -> None:
     for name in ('channels', 'num_blocks', 'num_classes', 'image_channels'):
@@ -68,10 +87,19 @@ class UNetConfig:
     layers.check_divides(
       'num_groups', self.num_groups, 'channels', self.channels
     )
+    checks.check_non_negative('num_heads', self.num_heads)
     middle = self.channels * self.channel_multipliers[-1]
+    name = 'num_heads' if self.num_heads else 'head_channels'
     layers.check_divides(
-      'head_channels', self.head_channels, 'channels of the middle', middle
+      name, getattr(self, name), 'channels of the middle', middle
     )
+    for name in ('norm_eps', 'time_scale'):
+      if not 0 < getattr(self, name) < math.inf:
+        raise ValueError(f'Expected {name}={getattr(self, name)!r} to be > 0.')
+    if not math.isfinite(self.time_offset):
+      raise ValueError(
+        f'Expected time_offset={self.time_offset!r} to be finite.'
+      )
     if not 0 <= self.dropout < 1:
       raise ValueError(f'Expected dropout={self.dropout!r} to be in [0, 1).')
     checks.check_one_of('compute_dtype', self.compute_dtype, _DTYPES)
@@ -81,6 +109,12 @@ class UNetConfig:
     """Image sides must be multiples of this, pixels."""
     return 2 ** (len(self.channel_multipliers) - 1)
 
+  def sides(self, side: int) -> tuple[int, ...]:
+    """Sides of the levels, for images of a side; odd ones are rounded up."""
+    return tuple(
+      -(-side >> level) for level in range(len(self.channel_multipliers))
+    )
+
   def check_image_shape(self, height: int, width: int, channels: int) -> None:
     """Raises ValueError when the network cannot take images of this shape."""
     if channels != self.image_channels:
@@ -88,14 +122,15 @@ class UNetConfig:
         f'Expected images of {channels} channels to have '
         f'image_channels={self.image_channels}.'
       )
-    if height % self.side_divisor or width % self.side_divisor:
+    is_odd = height % self.side_divisor or width % self.side_divisor
+    if is_odd and not self.crop_odd_sides:
       raise ValueError(
         f'Expected image sides {height}x{width} to be multiples of '
         f'{self.side_divisor}, for {len(self.channel_multipliers)} levels '
-        f'(channel_multipliers={self.channel_multipliers!r}).'
+        f'(channel_multipliers={self.channel_multipliers!r}), or '
+        'crop_odd_sides=True.'
       )
-    side = max(height, width)
-    sides = [side >> level for level in range(len(self.channel_multipliers))]
+    sides = self.sides(max(height, width))
     unused = [r for r in self.attention_resolutions if r not in sides]
     if unused and len(unused) == len(self.attention_resolutions):
       raise ValueError(
@@ -110,25 +145,36 @@ class ResBlock(nn.Module):
   Attributes:
     features: output channels.
     config: of the network.
+    resample: 'down' or 'up' to halve or double the sides before the first
+      convolution, and in the shortcut; '' for neither.
   """
 
   features: int
   config: UNetConfig
+  resample: str = ''
 
   @nn.compact
   def __call__(
     self, x: jax.Array, embedding: jax.Array, is_training: bool
   ) -> jax.Array:
-    """Maps [B, H, W, C], [B, E] to [B, H, W, features]."""
+    """Maps [B, H, W, C], [B, E] to [B, H', W', features]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
+    norm_fn = functools.partial(
+      layers.GroupNorm, config.num_groups, dtype, config.norm_eps
+    )
     x = materialize.keep(x)
-    h = layers.GroupNorm(config.num_groups, dtype, name='norm_1')(x)
-    h = layers.Conv(self.features, dtype=dtype, name='conv_1')(nn.silu(h))
+    h = nn.silu(norm_fn(name='norm_1')(x))
+    stride: float = 1
+    if self.resample == 'down':
+      h, x = layers.halve(h), layers.halve(x)
+    elif self.resample == 'up':
+      stride, x = upsampling.STRIDE, upsampling.repeat(x)
+    h = layers.Conv(self.features, stride=stride, dtype=dtype, name='conv_1')(h)
     factor = 2 if config.scale_shift else 1
     condition = layers.Dense(
       factor * self.features, dtype=dtype, name='embedding'
     )(embedding)
-    norm = layers.GroupNorm(config.num_groups, dtype, name='norm_2')
+    norm = norm_fn(name='norm_2')
     if config.scale_shift:
       scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h, (shift, scale))
@@ -183,15 +229,35 @@ class UNet(nn.Module):
     embedding = nn.silu(self._embed(timestep, label))
     levels = tuple(enumerate(config.channel_multipliers))
 
-    def block(h: jax.Array, features: int, name: str) -> jax.Array:
-      return ResBlock(features, config, name=name)(h, embedding, is_training)
+    def block(
+      h: jax.Array, features: int, name: str, resample: str = ''
+    ) -> jax.Array:
+      module = ResBlock(features, config, resample, name=name)
+      return module(h, embedding, is_training)
 
     def attend(h: jax.Array, name: str, is_always: bool = False) -> jax.Array:
       if is_always or max(h.shape[1:3]) in config.attention_resolutions:
+        num_heads = config.num_heads
+        if num_heads:
+          layers.check_divides('num_heads', num_heads, name, h.shape[-1])
         h = layers.Attention(
-          config.head_channels, config.num_groups, dtype, name=name
+          h.shape[-1] // num_heads if num_heads else config.head_channels,
+          config.num_groups,
+          dtype,
+          config.norm_eps,
+          name=name,
         )(h)
       return h
+
+    def sample(h: jax.Array, level: int, way: str) -> jax.Array:
+      name = f'{way}_{level}_sample'
+      if config.resblock_updown:
+        return block(h, h.shape[-1], name, way)
+      if way == 'down':
+        return layers.Downsample(
+          config.conv_resample, dtype, config.crop_odd_sides, name=name
+        )(h)
+      return layers.Upsample(config.conv_resample, dtype, name=name)(h)
 
     h = layers.Conv(config.channels, dtype=dtype, name='stem')(x)
     skips = [h]
@@ -201,9 +267,7 @@ class UNet(nn.Module):
         h = attend(h, f'down_{level}_attention_{i}')
         skips.append(h)
       if level < len(levels) - 1:
-        h = layers.Downsample(
-          config.conv_resample, dtype, name=f'down_{level}_sample'
-        )(h)
+        h = sample(h, level, 'down')
         skips.append(h)
 
     h = block(h, h.shape[-1], 'middle_block_0')
@@ -216,11 +280,12 @@ class UNet(nn.Module):
         h = block(h, config.channels * multiplier, f'up_{level}_block_{i}')
         h = attend(h, f'up_{level}_attention_{i}')
       if level > 0:
-        h = layers.Upsample(
-          config.conv_resample, dtype, name=f'up_{level}_sample'
-        )(h)
+        h = _cut(sample(h, level, 'up'), *skips[-1].shape[1:3])
 
-    h = nn.silu(layers.GroupNorm(config.num_groups, dtype, name='norm_out')(h))
+    norm = layers.GroupNorm(
+      config.num_groups, dtype, config.norm_eps, name='norm_out'
+    )
+    h = nn.silu(norm(h))
     h = layers.Conv(
       config.image_channels, is_zero_init=True, dtype=dtype, name='out'
     )(h)
@@ -230,7 +295,10 @@ class UNet(nn.Module):
     """Embeds time and class, [B, 4 channels]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
     features = 4 * config.channels
-    h = layers.timestep_embedding(timestep, config.channels).astype(dtype)
+    time = timestep
+    if (config.time_scale, config.time_offset) != (1, 0):
+      time = timestep * config.time_scale + config.time_offset
+    h = layers.timestep_embedding(time, config.channels).astype(dtype)
     h = nn.silu(layers.Dense(features, dtype=dtype, name='time_1')(h))
     h = layers.Dense(features, dtype=dtype, name='time_2')(h)
     return h + layers.LabelEmbedding(
@@ -238,8 +306,14 @@ class UNet(nn.Module):
     )(label)
 
 
-def num_parameters(config: UNetConfig, height: int, width: int) -> int:
-  """Counts parameters without allocating any."""
+def _cut(h: jax.Array, height: int, width: int) -> jax.Array:
+  """The first rows and columns of float[B, H, W, C]."""
+  is_larger = h.shape[1:3] != (height, width)
+  return h[:, :height, :width] if is_larger else h
+
+
+def param_shapes(config: UNetConfig, height: int, width: int) -> types.Params:
+  """Shapes of the parameters, without allocating any."""
   variables = jax.eval_shape(
     UNet(config).init,
     jax.random.key(0),
@@ -247,4 +321,10 @@ def num_parameters(config: UNetConfig, height: int, width: int) -> int:
     jax.ShapeDtypeStruct((1,), 'int32'),
     jax.ShapeDtypeStruct((1,), 'int32'),
   )
-  return sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+  return variables['params']
+
+
+def num_parameters(config: UNetConfig, height: int, width: int) -> int:
+  """Counts parameters without allocating any."""
+  shapes = param_shapes(config, height, width)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))

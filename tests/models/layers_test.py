@@ -227,3 +227,14 @@ def test_batch_coupled_layer_is_refused():
   with pytest.raises(ValueError, match='batch statistics in coupled'):
     layers.check_private_safe(_WithBatchNorm().init(jax.random.key(0), x))
   layers.check_private_safe(nn.Dense(2), x)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(4, 6), (5, 4), (3, 7)])
+def test_halving_repeats_the_last_pixels(height, width):
+  x = np.arange(height * width, dtype=np.float32).reshape(1, height, width, 1)
+  got = np.asarray(layers.halve(jnp.asarray(x)))[0, ..., 0]
+  for i, j in np.ndindex(got.shape):
+    rows = np.minimum([2 * i, 2 * i + 1], height - 1)
+    columns = np.minimum([2 * j, 2 * j + 1], width - 1)
+    assert got[i, j] == x[0, rows][:, columns].mean()
+  assert got.shape == (-(-height // 2), -(-width // 2))

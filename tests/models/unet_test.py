@@ -236,8 +236,70 @@ def test_refuses_images_that_it_cannot_take(shape, message):
     ({'num_classes': 0}, 'num_classes=0'),
     ({'dropout': 1.0}, 'dropout=1.0'),
     ({'compute_dtype': 'float16'}, "compute_dtype='float16'"),
+    ({'num_heads': 5}, 'num_heads=5 to divide .*=16'),
+    ({'num_heads': -1}, 'num_heads=-1'),
+    ({'norm_eps': 0.0}, 'norm_eps=0.0'),
+    ({'time_scale': 0.0}, 'time_scale=0.0'),
+    ({'time_offset': float('nan')}, 'time_offset=nan'),
   ],
 )
 def test_refuses_a_network_that_cannot_be(change, message):
   with pytest.raises(ValueError, match=message):
     _with(**change)
+
+
+def test_heads_by_number_and_by_width_are_the_same(params, images):
+  """8 channels a head: 1 head of 8 channels, 2 heads of 16."""
+  args = (images, jnp.arange(NUM_LABELS), jnp.arange(NUM_LABELS) - 1)
+
+  def run(**changes):
+    return jax.jit(unet.UNet(_with(**changes)).apply)(params, *args)
+
+  by_width, by_number = run(head_channels=8), run(head_channels=5, num_heads=2)
+  np.testing.assert_array_equal(by_number, by_width)
+  assert np.abs(run(num_heads=1) - by_width).max() > 1e-3
+  assert np.abs(run(norm_eps=0.1) - by_width).max() > 1e-3
+
+
+def test_timesteps_of_another_length(params, apply, images):
+  steps, labels = jnp.arange(NUM_LABELS), jnp.zeros(NUM_LABELS, jnp.int32)
+  network = unet.UNet(_with(time_scale=4.0, time_offset=3.0))
+  np.testing.assert_array_equal(
+    jax.jit(network.apply)(params, images, steps, labels),
+    apply(params, images, 4 * steps + 3, labels),
+  )
+
+
+@pytest.mark.parametrize('conv_resample', [True, False])
+@pytest.mark.parametrize('resblock_updown', [True, False])
+def test_odd_sides_are_rounded_up(conv_resample, resblock_updown):
+  """28 pixels at four levels are 28, 14, 7 and 4."""
+  config = _with(
+    channel_multipliers=(1, 1, 1, 1),
+    attention_resolutions=(4,),
+    conv_resample=conv_resample,
+    resblock_updown=resblock_updown,
+    crop_odd_sides=True,
+  )
+  assert config.sides(28) == (28, 14, 7, 4)
+  shapes = unet.param_shapes(config, 28, 28)
+  assert 'down_3_attention_0' in shapes
+  same = dataclasses.replace(config, crop_odd_sides=False)
+  assert shapes == unet.param_shapes(same, 32, 32)
+  with pytest.raises(ValueError, match='crop_odd_sides=True'):
+    same.check_image_shape(28, 28, 1)
+  out = jax.eval_shape(
+    unet.UNet(config).apply, {'params': shapes}, *_shapes(config, 28)
+  )
+  assert out.shape == (2, 28, 28, 1)
+
+
+def test_blocks_that_halve_and_double():
+  """Such a block has the parameters of any other."""
+  config = _with(resblock_updown=True)
+  shapes = unet.param_shapes(config, 8, 8)
+  for name, same in (
+    ('down_0_sample', 'down_0_block_0'),
+    ('up_1_sample', 'middle_block_1'),
+  ):
+    assert shapes[name] == shapes[same]
