@@ -9,6 +9,8 @@ Guarantees:
     `tests/models/weights_test.py::test_transfer_names_what_it_resets`.
   * When the classes change only their rows are new; the null row is kept.
     `::test_only_rows_of_real_classes_are_reset`.
+  * Weights made without classes get zeros for them.
+    `::test_rows_beside_a_null_row_of_zeros_are_zeros`.
   * Another architecture is refused with the first leaves that differ.
     `::test_other_architecture_is_refused`.
 """
@@ -32,6 +34,7 @@ from dp_diffusion.models import key_map as key_maps
 
 RELEASED = 'released_under_differential_privacy'  # Array that is no weight.
 CLASS_ROWS = 'label/classes'  # Path of the rows of the real classes.
+NULL_ROW = 'label/null'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,20 @@ class TransferReport:
     copied: taken from the source.
     reset: in the target alone or of other classes: kept as the target has it.
     skipped: in the source alone: not used.
+    is_zero: whether what is reset is zero.
   """
 
   copied: tuple[str, ...]
   reset: tuple[str, ...]
   skipped: tuple[str, ...]
+  is_zero: bool = False
 
   def lines(self) -> list[str]:
     """One line for what was reset and one for what was skipped, if any."""
     lines = []
     if self.reset:
-      lines.append(f'new weights from the public seed: {", ".join(self.reset)}')
+      origin = 'zeros' if self.is_zero else 'new weights from the public seed'
+      lines.append(f'{origin}: {", ".join(self.reset)}')
     if self.skipped:
       lines.append(f'not used: {", ".join(self.skipped)}')
     return lines
@@ -117,6 +123,18 @@ def is_released(path: epath.PathLike) -> bool:
     return False  # Whoever reads it says so.
 
 
+def check_sha256(path: epath.Path, expected: str) -> None:
+  """Raises UsageError unless the file has this hex hash; '' checks nothing."""
+  if not expected:
+    return
+  found = files.sha256(path)
+  if found != expected.lower():
+    raise errors.UsageError(
+      f'Expected {path} to have sha256 {expected}, found {found}: it is another'
+      ' file or damaged.'
+    )
+
+
 def load_params(
   path: epath.PathLike, *, expected_sha256: str = '', key_map: str = ''
 ) -> types.Params:
@@ -136,18 +154,13 @@ def load_params(
     raise errors.UsageError(
       f'Expected weights at {path}, which does not exist.'
     )
-  if expected_sha256:
-    found = files.sha256(path)
-    if found != expected_sha256.lower():
-      raise errors.UsageError(
-        f'Expected {path} to have sha256 {expected_sha256}, found {found}: it'
-        ' is another file or damaged.'
-      )
+  check_sha256(path, expected_sha256)
   try:
     arrays = files.read_npz(path)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise errors.UsageError(
-      f'Expected {path} to be an .npz file of arrays: {error}.'
+      f'Expected {path} to be an .npz file of arrays: {error}. A file of'
+      ' another project needs pretrain.init_format.'
     ) from error
   arrays.pop(RELEASED, None)
   if key_map:
@@ -168,6 +181,8 @@ def transfer(
     target: fresh weights of the architecture that is wanted.
     reset_classes: whether the label sets differ, so that the rows of the real
       classes stay as the target has them. The null row is copied always.
+      Where that is zero the source was made without classes, which random
+      rows would disturb: theirs are zeros too.
 
   Returns:
     float32 weights, and what became of each leaf.
@@ -192,7 +207,11 @@ def transfer(
     path: fresh if path in reset else old[path].astype(np.float32)
     for path, fresh in new.items()
   }
+  is_zero = NULL_ROW in old and not old[NULL_ROW].any()
+  if is_zero:
+    merged.update({path: np.zeros_like(merged[path]) for path in reset})
   report = TransferReport(
+    is_zero=is_zero,
     copied=tuple(p for p in new if p not in reset),
     reset=tuple(sorted(reset)),
     skipped=tuple(sorted(set(old) - set(new))),

@@ -80,6 +80,15 @@ def test_only_rows_of_real_classes_are_reset(num_old):
     np.testing.assert_array_equal(merged['conv'][name], source['conv'][name])
 
 
+def test_rows_beside_a_null_row_of_zeros_are_zeros():
+  source, target = params(2), params(3)
+  source['label']['null'][:] = 0
+  merged, report = weights.transfer(source, target, reset_classes=True)
+  assert not merged['label']['classes'].any() and report.is_zero
+  assert merged['label']['classes'].shape == target['label']['classes'].shape
+  assert report.lines() == ['zeros: label/classes']
+
+
 def test_same_classes_are_all_copied():
   source = params()
   merged, report = weights.transfer(source, params(), reset_classes=False)
