@@ -211,6 +211,12 @@ def _model() -> ml_collections.ConfigDict:
   model.scale_shift = False  # Time embedding scales and shifts the norms [r].
   model.conv_resample = True  # Convolution when sides halve and double [r].
   model.compute_dtype = 'float32'  # Or 'bfloat16'; parameters are float32.
+  model.num_heads = 0  # Attention heads; 0 follows head_channels.
+  model.norm_eps = 1e-5  # Added to the variance in GroupNorm.
+  model.resblock_updown = False  # Residual blocks halve and double sides.
+  model.crop_odd_sides = False  # Sides need be no multiple of 2^(levels - 1).
+  model.time_scale = 1.0  # What is embedded is time_scale * timestep
+  model.time_offset = 0.0  # + time_offset, in steps.
   return model
 
 
@@ -251,10 +257,15 @@ def _pretrain() -> ml_collections.ConfigDict:
   pretrain.mixture_boundaries = ()  # Timestep mixture; () is uniform [r].
   pretrain.mixture_weights = ()  # One per interval.
   pretrain.init_from = ''  # A run, a release (its ledger counts) or an .npz.
-  pretrain.init_sha256 = ''  # The hash that the .npz must have.
+  pretrain.init_sha256 = ''  # The hash that its file must have.
   pretrain.init_key_map = ''  # JSON: our leaf -> its array, models/key_map.py.
   # A bare .npz was made with the model and diffusion of this config.
   pretrain.init_as_configured = False
+  # Or init_from is a file of another project, which sets model and diffusion:
+  # 'improved_diffusion', 'guided_diffusion' (docs/weights.md).
+  pretrain.init_format = ''
+  # With init_as_configured: guided-diffusion's use_new_attention_order.
+  pretrain.init_new_attention_order = False
   return pretrain
 
 

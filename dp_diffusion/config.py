@@ -15,6 +15,7 @@ import ml_collections
 from dp_diffusion import checks
 from dp_diffusion import config_sources
 from dp_diffusion import config_values
+from dp_diffusion import config_weights
 from dp_diffusion import errors
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
@@ -22,13 +23,21 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.models import unet
+from dp_diffusion.models.formats import foreign
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
 from dp_diffusion.training import optimizers
 
 UsageError = errors.UsageError
+_OF_INIT = ('init_sha256', 'init_key_map', 'init_as_configured', 'init_format')
 NUM_INCEPTION_FEATURES = 2048
+_LATER = 'later'  # Metadata of a field.
 NOISED_HISTOGRAM = 'noised_histogram'  # A way to choose the labels.
+
+
+def _later(default: Any) -> Any:
+  """A key that earlier versions did not have; see `to_dict`."""
+  return dataclasses.field(default=default, metadata={_LATER: True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,12 @@ class ModelConfig:
   scale_shift: bool
   conv_resample: bool
   compute_dtype: str
+  num_heads: int = _later(0)
+  norm_eps: float = _later(1e-5)
+  resblock_updown: bool = _later(False)
+  crop_odd_sides: bool = _later(False)
+  time_scale: float = _later(1.0)
+  time_offset: float = _later(0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,11 +97,17 @@ class PretrainConfig:
     checkpoint_every_steps: steps between checkpoints.
     mixture_boundaries: timestep mixture, () for uniform.
     mixture_weights: one per interval.
-    init_from: '' or a folder or .npz with weights to start from.
+    init_from: '' or a folder or .npz with weights to start from; or, with
+      `init_format`, a file that another project has published.
     init_sha256: '' or the hash that the file of `init_from` must have.
     init_key_map: '' or a JSON file that maps our leaves to foreign ones.
     init_as_configured: the user vouches that a bare .npz was made with the
-      model and diffusion of this config.
+      model and diffusion of this config; with `init_format`, with those keys
+      of them that no shape fixes (`foreign.UNSAID`).
+    init_format: '' or one of `foreign.FORMATS`, that of `init_from`: the keys
+      of model and diffusion are then those of its network.
+    init_new_attention_order: with `init_as_configured`, that weights in the
+      format of guided-diffusion have its `use_new_attention_order`.
   """
 
   data: registry.DataConfig
@@ -101,6 +122,8 @@ class PretrainConfig:
   init_sha256: str
   init_key_map: str
   init_as_configured: bool
+  init_format: str = _later('')
+  init_new_attention_order: bool = _later(False)
 
   def __post_init__(self) -> None:
     checks.check_non_negative('pretrain.num_steps', self.num_steps)
@@ -109,7 +132,22 @@ class PretrainConfig:
       'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
     )
     _check_decay('pretrain.ema_decay', self.ema_decay)
-    for name in ('init_sha256', 'init_key_map', 'init_as_configured'):
+    foreign.check_format(self.init_format)
+    if self.init_format and self.init_key_map:
+      raise ValueError(
+        f'Expected one of pretrain.init_format={self.init_format!r} and'
+        f' pretrain.init_key_map={self.init_key_map!r}: a format has its own'
+        ' names.'
+      )
+    if self.init_new_attention_order and not (
+      self.init_format == 'guided_diffusion' and self.init_as_configured
+    ):
+      raise ValueError(
+        'Expected pretrain.init_new_attention_order only with'
+        " pretrain.init_format='guided_diffusion' and"
+        ' pretrain.init_as_configured=True.'
+      )
+    for name in _OF_INIT:
       if getattr(self, name) and not self.init_from:
         raise ValueError(
           f'Expected pretrain.init_from to be set, as pretrain.{name} is.'
@@ -376,6 +414,7 @@ def load(
   for key, text in (overrides or {}).items():
     config_values.override(config, key, text, Config)
     config_sources.keep_typed(config, key)
+  config_weights.resolve(config, overrides or {})
   return freeze(config)
 
 
@@ -390,9 +429,20 @@ def freeze(config: ml_collections.ConfigDict) -> Config:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """A config dataclass as plain JSON values; infinity becomes 'inf'."""
+  """A config dataclass as plain JSON values; infinity becomes 'inf'.
+
+  Keys that were added later are left out at their default: what an earlier
+  version has recorded of a run stays the record of the same run.
+  """
 
   def plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+      return {
+        field.name: plain(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if not field.metadata.get(_LATER)
+        or getattr(value, field.name) != field.default
+      }
     if isinstance(value, dict):
       return {k: plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
@@ -401,4 +451,4 @@ def to_dict(config: Any) -> dict[str, Any]:
       return str(value)
     return value
 
-  return plain(dataclasses.asdict(config))
+  return plain(config)

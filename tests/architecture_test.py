@@ -83,6 +83,7 @@ LAYERS = {
   'config': 5,
   'config_sources': 4,
   'config_values': 4,
+  'config_weights': 4,
   'release_card': 4,
   'release': 5,
   'stages': 6,

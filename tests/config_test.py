@@ -220,3 +220,13 @@ def test_default_lists_every_key_with_a_comment() -> None:
 def test_a_config_is_json_with_infinity_in_words() -> None:
   config = config_lib.load(DIGITS, {'privacy.epsilon': 'inf'})
   assert config_lib.to_dict(config)['privacy']['epsilon'] == 'inf'
+
+
+def test_later_keys_are_recorded_where_they_are_set():
+  """So that the record of an earlier run stays that of the same run."""
+  as_before = config_lib.to_dict(config_lib.load(DIGITS))
+  assert 'num_heads' not in as_before['model']
+  assert 'init_format' not in as_before['pretrain']
+  assert as_before['model']['num_groups'] == 8
+  config = config_lib.load(DIGITS, {'model.num_heads': '2'})
+  assert config_lib.to_dict(config.model)['num_heads'] == 2

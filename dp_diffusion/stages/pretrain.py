@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_weights
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
@@ -93,26 +94,42 @@ def initial_params(config: config_lib.Config) -> types.Params:
     UsageError: the file is missing, has another hash or another architecture,
       or was made with another model or diffusion.
   """
-  fresh = assembly.init_params(config, config.pretrain.data)
+  data = config.pretrain.data
   if not config.pretrain.init_from:
-    return fresh
+    return assembly.init_params(config, data)
   path = inherited_ledger.init_path(config.pretrain)
   if path.exists():
     first_weights.check(config, path)
-  source = weights.load_params(
-    path,
-    expected_sha256=config.pretrain.init_sha256,
-    key_map=config.pretrain.init_key_map,
-  )
-  if not config.pretrain.init_sha256:
+  expected = config.pretrain.init_sha256
+  if config.pretrain.init_format:
+    weights.check_sha256(path, expected)
+    source = _foreign_params(config)
+  else:
+    source = weights.load_params(
+      path,
+      expected_sha256=expected,
+      key_map=config.pretrain.init_key_map,
+    )
+  if not expected:
     console.say(
       f'pretrain.init_from: {path} has sha256 {files.sha256(path)}; as'
       ' pretrain.init_sha256 it is held to it'
     )
+  fresh = assembly.init_params(config, data)
   params, report = weights.transfer(source, fresh, reset_classes=False)
   for line in report.lines():
     console.say(f'pretrain.init_from: {line}')
   return params
+
+
+def _foreign_params(config: config_lib.Config) -> types.Params:
+  """Weights of another project's file; says what they are."""
+  data = config.pretrain.data
+  found = config_weights.read(config)
+  params = found.params(config.unet_config(data), data.image_size)
+  for line in found.lines(config.unet_config(data)):
+    console.say(f'pretrain.init_from: {line}')
+  return weights.unflatten(params)
 
 
 def _train(

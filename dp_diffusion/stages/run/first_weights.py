@@ -15,14 +15,17 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from etils import epath
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_weights
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.models import key_map as key_maps
+from dp_diffusion.models.formats import foreign
 
 # What changes the meaning of weights, and not their shapes.
 KEYS = (
@@ -31,7 +34,17 @@ KEYS = (
   'diffusion.prediction',
   'model.num_groups',
   'model.head_channels',
+  'model.num_heads',
+  'model.norm_eps',
+  'model.time_scale',
+  'model.time_offset',
 )
+# Those of them that weights have where nothing says so.
+_DEFAULTS = {
+  f'model.{field.name}': field.default
+  for field in dataclasses.fields(config_lib.ModelConfig)
+  if field.default is not dataclasses.MISSING
+}
 
 
 def check(config: config_lib.Config, path: epath.Path) -> None:
@@ -45,6 +58,9 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
     UsageError: names the first key that differs, with both values; or a file
       of which nothing is known.
   """
+  if config.pretrain.init_format:
+    _check_foreign(config)
+    return
   made_with, where = _of_folder(path)
   key_map = config.pretrain.init_key_map
   if not where and key_map:
@@ -57,8 +73,7 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
         f' weights were made with: {where} says so.'
       )
     return
-  ours = config_lib.to_dict(config)
-  missing = [key for key in KEYS if key not in made_with]
+  missing = [key for key in KEYS if key not in {**_DEFAULTS, **made_with}]
   if missing:
     raise errors.UsageError(
       f'Nothing says what the weights of pretrain.init_from={path} were made'
@@ -67,12 +82,32 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
       ' pretrain.init_as_configured=True if they were made with the values of'
       ' this config.'
     )
-  for key in KEYS:
+  made_with = {key: {**_DEFAULTS, **made_with}[key] for key in KEYS}
+  _compare(
+    config, made_with, f'{config.pretrain.init_from} were made ({where})'
+  )
+
+
+def _check_foreign(config: config_lib.Config) -> None:
+  """The same for a file of another project, which says all of it."""
+  found = config_weights.read(config)
+  made_with = foreign.keys(found, config.data.image_size)
+  _compare(config, made_with, f'{found.path} were made')
+
+
+def _compare(
+  config: config_lib.Config, made_with: Mapping[str, Any], whose: str
+) -> None:
+  has_heads = made_with.get('model.num_heads')
+  for key, value in made_with.items():
+    if key == 'model.head_channels' and has_heads:
+      continue  # Not used.
     section, name = key.split('.')
-    if made_with[key] != ours[section][name]:
+    ours = getattr(getattr(config, section), name)
+    if ours != value:
       raise errors.UsageError(
-        f'Expected {key}={ours[section][name]!r} to be {made_with[key]!r}, with'
-        f' which the weights of pretrain.init_from={path} were made ({where}).'
+        f'Expected {key}={ours!r} to be {value!r}, with which the weights of'
+        f' pretrain.init_from={whose}.'
       )
 
 

@@ -36,6 +36,7 @@ from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
+from dp_diffusion.models.formats import foreign
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
@@ -114,11 +115,13 @@ def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
 
 
 def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
-  """The .npz that `pretrain.init_from` leads to; it must be set.
+  """The file that `pretrain.init_from` leads to; it must be set.
 
   Raises:
-    UsageError: a folder without weights.
+    UsageError: a folder without weights; a foreign file that is not there.
   """
+  if pretrain.init_format:
+    return foreign.find(pretrain.init_from)
   path = epath.Path(pretrain.init_from)
   if not path.is_dir():
     return path

@@ -1,0 +1,132 @@
+"""Reads first weights that another project has published.
+
+Where to start: `read` finds the network of a file, `keys` says which values of
+`config.model` and `config.diffusion` it needs, and `Network.params` gives its
+weights, in our names and layout.
+
+Guarantees:
+  * A converted network answers as its owner's code does.
+    `tests/models/formats/foreign_test.py::test_answers_as_its_owners_code`.
+  * Rows of classes that a file does not hold are zeros.
+    `tests/models/formats/foreign_test.py::test_absent_classes_are_zeros`.
+  * Names and shapes of another network are refused by name.
+    `tests/models/formats/foreign_test.py::test_other_networks_are_refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import difflib
+from typing import Any
+
+from etils import epath
+
+from dp_diffusion import errors
+from dp_diffusion.models.formats import network as networks
+from dp_diffusion.models.formats import openai_unet
+from dp_diffusion.models.formats import published
+from dp_diffusion.models.formats import torch_file
+
+_ENTRIES: Mapping[str, published.Entries] = {
+  'improved_diffusion': published.IMPROVED,
+  'guided_diffusion': published.GUIDED,
+}
+FORMATS = tuple(_ENTRIES)
+# What decides what weights mean, and is not fixed by their shapes.
+UNSAID = (
+  'model.num_heads',
+  'model.head_channels',
+  'model.num_groups',
+  'model.norm_eps',
+  'model.time_scale',
+  'model.time_offset',
+  'diffusion.schedule',
+  'diffusion.num_timesteps',
+  'diffusion.prediction',
+)
+_EDM = ('edm', 'edm2')
+
+
+def check_format(name: str) -> None:
+  """Raises ValueError unless `name` is a format, or '' for none."""
+  if name in _EDM:
+    raise ValueError(
+      f'Expected init_format={name!r} to be one of {", ".join(FORMATS)}: files'
+      ' of EDM are pickles that hold code to be run, and their licence forbids'
+      ' commercial use.'
+    )
+  if name and name not in FORMATS:
+    near = difflib.get_close_matches(name, FORMATS, n=1)
+    hint = f'; did you mean {near[0]}?' if near else '.'
+    raise ValueError(
+      f'Expected init_format={name!r} to be one of {", ".join(FORMATS)}{hint}'
+    )
+
+
+def find(init_from: epath.PathLike) -> epath.Path:
+  """The file that `pretrain.init_from` names.
+
+  Raises:
+    UsageError: it is not there, or a folder.
+  """
+  path = epath.Path(init_from)
+  if path.is_dir():
+    raise errors.UsageError(
+      f'Expected pretrain.init_from={path} to be a file of weights, not a'
+      ' folder.'
+    )
+  if not path.exists():
+    raise errors.UsageError(
+      f'Expected weights at {path}, which does not exist.'
+    )
+  return path
+
+
+def read(
+  format_name: str,
+  path: epath.Path,
+  *,
+  configured: Mapping[str, Any] | None = None,
+  is_new_order: bool = False,
+) -> networks.Network:
+  """Finds the network that a file holds; its arrays are not read yet.
+
+  Args:
+    format_name: one of FORMATS.
+    path: of the file.
+    configured: the values of UNSAID that the user vouches for; None takes them
+      from what is known of the file.
+    is_new_order: with `configured`, the order of queries, keys and values of
+      guided-diffusion, its `use_new_attention_order`.
+
+  Raises:
+    UsageError: the file is missing or damaged, holds another network, or
+      nothing says what it was made with.
+  """
+  found = openai_unet.read(
+    str(path),
+    torch_file.read(path),
+    _ENTRIES[format_name],
+    configured,
+    is_new_order,
+  )
+  if not found.said:
+    known = [name for e in _ENTRIES[format_name] for name in e.names]
+    raise errors.UsageError(
+      f'{path} is none of the published weights of {format_name}'
+      f' ({", ".join(known)}), so nothing says what it was made with. Give'
+      f' {", ".join(UNSAID)} as they were, and'
+      ' pretrain.init_as_configured=True.'
+    )
+  return found
+
+
+def keys(found: networks.Network, side: int) -> dict[str, Any]:
+  """Dotted config key -> value that the network needs.
+
+  Args:
+    found: the network.
+    side: of our images, pixels.
+  """
+  model = found.architecture.model_keys(side)
+  return {**{f'model.{k}': v for k, v in model.items()}, **found.said}
