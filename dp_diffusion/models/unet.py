@@ -237,27 +237,14 @@ class UNet(nn.Module):
 
     def attend(h: jax.Array, name: str, is_always: bool = False) -> jax.Array:
       if is_always or max(h.shape[1:3]) in config.attention_resolutions:
-        num_heads = config.num_heads
-        if num_heads:
-          layers.check_divides('num_heads', num_heads, name, h.shape[-1])
-        h = layers.Attention(
-          h.shape[-1] // num_heads if num_heads else config.head_channels,
-          config.num_groups,
-          dtype,
-          config.norm_eps,
-          name=name,
-        )(h)
+        h = _attention(config, h.shape[-1], name)(h)
       return h
 
-    def sample(h: jax.Array, level: int, way: str) -> jax.Array:
+    def sample(h: jax.Array, way: str, level: int) -> jax.Array:
       name = f'{way}_{level}_sample'
       if config.resblock_updown:
         return block(h, h.shape[-1], name, way)
-      if way == 'down':
-        return layers.Downsample(
-          config.conv_resample, dtype, config.crop_odd_sides, name=name
-        )(h)
-      return layers.Upsample(config.conv_resample, dtype, name=name)(h)
+      return _resampling(config, way, name)(h)
 
     h = layers.Conv(config.channels, dtype=dtype, name='stem')(x)
     skips = [h]
@@ -267,7 +254,7 @@ class UNet(nn.Module):
         h = attend(h, f'down_{level}_attention_{i}')
         skips.append(h)
       if level < len(levels) - 1:
-        h = sample(h, level, 'down')
+        h = sample(h, 'down', level)
         skips.append(h)
 
     h = block(h, h.shape[-1], 'middle_block_0')
@@ -280,7 +267,7 @@ class UNet(nn.Module):
         h = block(h, config.channels * multiplier, f'up_{level}_block_{i}')
         h = attend(h, f'up_{level}_attention_{i}')
       if level > 0:
-        h = _cut(sample(h, level, 'up'), *skips[-1].shape[1:3])
+        h = _cut(sample(h, 'up', level), *skips[-1].shape[1:3])
 
     norm = layers.GroupNorm(
       config.num_groups, dtype, config.norm_eps, name='norm_out'
@@ -304,6 +291,31 @@ class UNet(nn.Module):
     return h + layers.LabelEmbedding(
       config.num_classes, features, dtype, name='label'
     )(label)
+
+
+def _attention(config: UNetConfig, channels: int, name: str) -> nn.Module:
+  """Attention over `channels`, with the heads that the config says."""
+  head_channels = config.head_channels
+  if config.num_heads:
+    layers.check_divides('num_heads', config.num_heads, name, channels)
+    head_channels = channels // config.num_heads
+  return layers.Attention(
+    head_channels,
+    config.num_groups,
+    _DTYPES[config.compute_dtype],
+    config.norm_eps,
+    name=name,
+  )
+
+
+def _resampling(config: UNetConfig, way: str, name: str) -> nn.Module:
+  """What halves ('down') or doubles the sides outside of a residual block."""
+  dtype = _DTYPES[config.compute_dtype]
+  if way == 'down':
+    return layers.Downsample(
+      config.conv_resample, dtype, config.crop_odd_sides, name=name
+    )
+  return layers.Upsample(config.conv_resample, dtype, name=name)
 
 
 def _cut(h: jax.Array, height: int, width: int) -> jax.Array:
