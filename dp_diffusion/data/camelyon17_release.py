@@ -22,6 +22,7 @@ import urllib.request
 import uuid
 import zlib
 
+from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion.data import registry
@@ -103,7 +104,7 @@ def parse_metadata(lines: Iterator[str]) -> dict[str, Patch]:
   if missing:
     raise errors.UsageError(
       f'Expected metadata.csv of {NAME} to have the columns {missing}; it has '
-      f'{rows.fieldnames}.'
+      f'{checks.some(list(rows.fieldnames or ()))}.'
     )
   patches = {}
   for number, row in enumerate(rows, 2):
@@ -239,7 +240,8 @@ def _check_parquet_columns(path: pathlib.Path, names: list[str]) -> None:
   missing = [name for name in wanted if name not in names]
   if missing:
     raise errors.UsageError(
-      f'Expected {path} to have the columns {missing}; it has {names}.'
+      f'Expected {path} to have the columns {missing}; it has '
+      f'{checks.some(names)}.'
     )
 
 

@@ -144,11 +144,14 @@ class DataConfig:
       )
     if '' in self.class_names:
       raise ValueError(
-        f'Expected class_names={self.class_names!r} to have no empty name.'
+        f'Expected class_names=({checks.some(self.class_names)}) to have no '
+        'empty name.'
       )
-    if len(set(self.class_names)) != len(self.class_names):
+    seen = collections.Counter(self.class_names)
+    if len(seen) < len(self.class_names):
       raise ValueError(
-        f'Expected class_names={self.class_names!r} to have no repeats.'
+        'Expected class_names to have no repeats, found twice: '
+        + checks.some([n for n in seen if seen[n] > 1])
       )
 
 

@@ -64,7 +64,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
   if configs and not match['config']:
     raise errors.UsageError(
       f'Expected data.name={name!r} to name one of its configs: '
-      + ', '.join(repr(f'{match["name"]}/{c}') for c in configs)
+      + checks.some([repr(f'{match["name"]}/{c}') for c in configs])
       + '.'
     )
   return None
@@ -224,13 +224,22 @@ def is_online(url: str) -> bool:
 
 
 def check_split(builder: Any, split: str) -> None:
-  """Raises UsageError unless a prepared builder has the split."""
+  """Raises UsageError unless a prepared builder has images in the split."""
   known = sorted(builder.info.splits)  # Empty while it is not prepared.
-  try:
-    if known:
-      builder.info.splits[split]  # Parts, as 'train[:10%]', are made here.
+  if not known:
+    return
+  try:  # Parts, as 'train[:10%]', are made here.
+    num_images = [
+      builder.info.splits[part.strip()].num_examples
+      for part in split.split('+')
+    ]
   except (KeyError, ValueError):
     raise errors.UsageError(
       f'Expected split={split!r} to be one of {known} of '
       f"{builder.info.full_name!r}, or a part such as '{known[0]}[:10%]'."
     ) from None
+  if min(num_images) < 0 or not sum(num_images):  # Negative: [20:10].
+    raise errors.UsageError(
+      f'Split {split!r} of {builder.info.full_name!r} is empty: no image lies '
+      'between its bounds.'
+    )

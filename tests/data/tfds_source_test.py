@@ -124,6 +124,24 @@ def test_part_of_a_split_can_be_asked_for(data_dir):
   np.testing.assert_array_equal(part.images, whole.images[:3])
 
 
+@pytest.mark.parametrize(
+  'split',
+  [
+    *('train[:0]', 'train[30:]', 'train[:1%]', 'train[20:10]', 'train[9shard]'),
+    *('train[:0]+test[:0]', 'train+test[9:5]'),
+  ],
+)
+def test_a_part_without_images_is_said_to_be_empty(data_dir, split):
+  config = _config(data_dir)
+  for check in (
+    lambda: registry.check_available(config, ('train', split)),
+    lambda: registry.load(config, split),
+  ):
+    with pytest.raises(errors.UsageError) as caught:
+      check()
+    assert f"Split {split!r} of 'tiny/1.0.0' is empty" in str(caught.value)
+
+
 def test_size_and_channels_follow_the_config(data_dir):
   source = registry.load(_config(data_dir, image_size=4, channels=1))
   assert source.images.shape == (30, 4, 4, 1)

@@ -56,7 +56,9 @@ def list_tree(
         f'Expected data.label_key={config.label_key!r} to be a column of '
         f'{" or ".join(tables.BESIDE)} in {tree.root}.'
       )
-    names, values = _in_class_folders(tree, bool(parts), rows)
+    names, values = _in_class_folders(
+      tree, bool(parts), rows, config.class_names
+    )
     labels = _of_folders(tree.root, values, config.class_names)
   prefix = tree.root.removeprefix(root).lstrip('/')
   return image_files.ImageFiles(
@@ -171,8 +173,8 @@ def codes(
   if '-1' in unknown:
     registry.check_labels(np.array([-1]), len(class_names))
   raise errors.UsageError(
-    f'{what[:1].upper()}{what[1:]} that data.class_names={tuple(class_names)} '
-    f'does not list: {checks.some(unknown)}.'
+    f'{what[:1].upper()}{what[1:]} that data.class_names='
+    f'{_shown(class_names)} does not list: {checks.some(unknown)}.'
   )
 
 
@@ -225,7 +227,10 @@ def _check_folders(
 
 
 def _in_class_folders(
-  tree: trees.Tree, is_divided: bool, rows: tables.Rows
+  tree: trees.Tree,
+  is_divided: bool,
+  rows: tables.Rows,
+  class_names: Sequence[str],
 ) -> tuple[list[str], list[str]]:
   """Names of the images and of their class folders."""
   names, values, astray = [], [], []
@@ -239,11 +244,7 @@ def _in_class_folders(
     elif is_image(name):
       astray.append(name)
   for folder, below in deeper.items():
-    if given_parts(below, (), tree.root):
-      raise errors.UsageError(
-        f'The division {checks.some(sorted(below))} of {tree.root} lies '
-        f'below the class {folder!r}: put those folders above the classes.'
-      )
+    _check_below(tree.root, folder, below, class_names)
   if astray:
     raise errors.UsageError(
       f'Images of {tree.root} lie outside the class folders, and no '
@@ -256,6 +257,24 @@ def _in_class_folders(
       f'images beside a {tables.BESIDE[0]}.'
     )
   return names, values
+
+
+def _check_below(
+  root: str, folder: str, below: set[str], class_names: Sequence[str]
+) -> None:
+  """Refuses a class folder that holds a division, or other classes alone."""
+  if given_parts(below, (), root):
+    raise errors.UsageError(
+      f'The division {checks.some(sorted(below))} of {root} lies below the '
+      f'class {folder!r}: put those folders above the classes.'
+    )
+  known = set(class_names)
+  if folder in known and below and below <= known and below != {folder}:
+    raise errors.UsageError(
+      f'Folder {folder!r} of {root} is a class by its name and holds classes, '
+      f'{checks.some(sorted(below))}: set data.path to it, or rename one of '
+      'them.'
+    )
 
 
 def _of_folders(
@@ -275,20 +294,23 @@ def _of_folders(
       )
     raise errors.UsageError(
       f'{what[0].upper()}{what[1:]} that data.class_names='
-      f'{tuple(class_names)} does not list: {checks.some(unknown)}{hint}.'
+      f'{_shown(class_names)} does not list: {checks.some(unknown)}{hint}.'
     )
   places = {name: place for place, name in enumerate(class_names)}
   return np.array([places[value] for value in values], np.int64)
 
 
 def _no_class_names(what: str, found: Sequence[str]) -> errors.UsageError:
-  if len(found) > _MOST_NAMED:
-    return errors.UsageError(
-      f'Set data.class_names; the {what} are {checks.some(found)}.'
-    )
   return errors.UsageError(
-    f'Set data.class_names; the {what} are {tuple(found)}.'
+    f'Set data.class_names; the {what} are {_shown(found)}.'
   )
+
+
+def _shown(class_names: Sequence[str]) -> str:
+  """As they are typed, if they are few."""
+  if len(class_names) > _MOST_NAMED:
+    return f'({checks.some(class_names)})'
+  return str(tuple(class_names))
 
 
 def _persons(

@@ -368,18 +368,21 @@ def _image_column(
     if names.count(key) != 1 or not (is_image(key) or is_path(key)):
       raise errors.UsageError(
         f'Expected data.image_key={key!r} to be a column of images or paths '
-        f'of {path}, which has {names}.'
+        f'of {path}, which has {checks.some(names)}.'
       )
     return key, is_path(key)
   if len(set(names)) < len(names):
-    raise errors.UsageError(f'{path} has columns of one name: {names}.')
+    raise errors.UsageError(
+      f'{path} has columns of one name: {checks.some(names)}.'
+    )
   fits = [name for name in names if is_image(name)]
   if not fits:
     fits = [n for n in _PATH_COLUMNS if n in names and is_path(n)]
   if len(fits) != 1:
     raise errors.UsageError(
-      f'Expected {path} to have one column of images, found {fits} among '
-      f'{names}: set data.image_key.'
+      f'Expected {path} to have one column of images, found {len(fits)} of '
+      f'that kind ({checks.some(fits) or "none"}) among {checks.some(names)}: '
+      'set data.image_key.'
     )
   return fits[0], is_path(fits[0])
 
@@ -394,7 +397,7 @@ def _label_column(
   if name not in schema.names:
     raise errors.UsageError(
       f'Expected data.label_key={name!r} to be a column of {path}, which has '
-      f'{schema.names}.'
+      f'{checks.some(schema.names)}.'
     )
   return name
 

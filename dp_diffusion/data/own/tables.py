@@ -18,6 +18,7 @@ BESIDE = ('labels.csv', 'metadata.csv')  # Names of tables beside images.
 _UNREAD = ('metadata.jsonl', 'metadata.parquet')  # Hugging Face's others.
 _FILE_COLUMN = 'file_name'  # What Hugging Face calls it.
 _LABEL_COLUMN = 'label'
+_NO_COMMAS = 'save it with commas between the columns'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,15 +35,18 @@ class Table:
   columns: tuple[str, ...]
   rows: list[dict[str, str]]
 
+  def has_other_marks(self) -> bool:
+    """Whether something else than commas stands between its columns."""
+    return any(mark in ''.join(self.columns) for mark in ';\t|')
+
   def check_columns(self, wanted: Sequence[str], hint: str) -> None:
     """Raises UsageError unless it has the columns."""
     if set(wanted) <= set(self.columns):
       return
-    if any(mark in ''.join(self.columns) for mark in ';\t'):
-      hint = 'save it with commas between the columns'
+    hint = _NO_COMMAS if self.has_other_marks() else hint
     raise errors.UsageError(
       f'Expected {self.name} to have the columns {tuple(wanted)}, found '
-      f'{list(self.columns)}: {hint}.'
+      f'{checks.some(self.columns) or "none"}: {hint}.'
     )
 
 
@@ -182,7 +186,8 @@ def _rows(tree: trees.Tree, name: str, config: registry.DataConfig) -> Rows:
     )
     return Rows(
       unread=f'{full} would, with the columns {_FILE_COLUMN!r} and {wanted!r};'
-      f' it has {list(table.columns)}.'
+      f' it has {checks.some(table.columns) or "none"}'
+      + (f': {_NO_COMMAS}.' if table.has_other_marks() else '.')
     )
   files = _files(tree, posixpath.dirname(name), table, columns['file'])
   values = {

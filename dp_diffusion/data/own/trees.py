@@ -17,7 +17,8 @@ import zlib
 from dp_diffusion import errors
 
 MAX_FILE_BYTES = 1 << 28
-_NO_IMAGES = ('thumbs.db', 'desktop.ini')
+_NO_IMAGES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r')
+_NO_FOLDERS = ('__MACOSX', '@eaDir')  # Of a Mac's zip, a Synology's thumbnails.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,6 +165,6 @@ def _refuse_folder(error: OSError) -> None:
 def _is_ignored(name: str) -> bool:
   parts = name.split('/')
   return (
-    any(part.startswith('.') or part == '__MACOSX' for part in parts)
+    any(part.startswith('.') or part in _NO_FOLDERS for part in parts)
     or parts[-1].lower() in _NO_IMAGES
   )

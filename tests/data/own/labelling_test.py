@@ -96,7 +96,7 @@ def test_a_class_may_be_called_as_a_part_is(tmp_path):
   ('folders', 'why'),
   [
     (('train', 'test', 'extra'), 'extra, test, train; train, val and test ab'),
-    (('train', 'test', 'cat'), 'test, train; train, val and test above'),
+    (('train', 'test', 'cat'), "'cat' .* is a class by its name and holds"),
     (('train', 'training', 'test'), 'several training parts, train, training'),
     (('val', 'test'), 'does not list: test, val'),
   ],
@@ -111,6 +111,24 @@ def test_a_division_below_the_classes_is_refused(tmp_path):
   for name in _CLASSES:
     class_folders(tmp_path / name, classes=('train', 'test'))
   refused(tmp_path, "division test, train of .* lies below the class 'cat'")
+
+
+def test_classes_below_a_class_are_refused(tmp_path):
+  class_folders(tmp_path / 'cat')  # It is around all, and its own class.
+  refused(tmp_path, "'cat' .* is a class by its name and holds .*, cat, dog")
+  assert len(both(tmp_path / 'cat')) == 2 * _NUM
+
+
+def test_long_lists_of_names_are_cut(tmp_path):
+  names = [f'{n:03d}' for n in range(100)]
+  for name in names:
+    put(tmp_path / name / 'x.png', image(0, 1))
+  refused(tmp_path, '000, 001, 002, 003, 004 and 95 more', class_names=())
+  refused(tmp_path, 'not list: 000, 001, 002, 003, 004 and 95 more.$')
+  more = [f'class {n}' for n in range(100)]
+  refused(tmp_path, 'names=.class 0, .* class 4 and 95', class_names=more)
+  with pytest.raises(ValueError, match='twice: 000, 001, .* and 95 more$'):
+    registry.DataConfig(name='folder', class_names=[*names, *names])
 
 
 def test_images_of_no_class_in_a_part_are_refused(tmp_path):
@@ -184,9 +202,10 @@ def test_things_around_and_beside_are_left_out(tmp_path, prefix, is_divided):
       name = prefix + file.relative_to(root).as_posix()
       archive.write(file, name)
       archive.writestr(f'__MACOSX/{name}', 'resources')
-    for name in ('.DS_Store', 'Thumbs.db', 'README.txt', 'LICENSE'):
+    others = ('README.txt', 'LICENSE')
+    for name in ('.DS_Store', 'Thumbs.db', '@eaDir/00.png', *others):
       archive.writestr(name, 'text')
-      if name.startswith(('.', 'T')):
+      if name not in others:
         archive.writestr(f'{prefix}{"train/" * is_divided}cat/{name}', 'text')
   for split in ('train', 'test'):
     assert found(path, split) == found(root, split)
@@ -391,11 +410,12 @@ _FULL = [(f'{c}_{n:02d}.png', c) for c in range(2) for n in range(_NUM)]
     ('file_name,label', [*_FULL[1:], ('0_00.png', 'x')], 'not list: 0, 1, x'),
     ('file_name,label', [*_FULL[1:], ('0_00.png', '0.0')], 'not list: .*0.0'),
     ('file_name,label', [], 'does not label'),
-    ('file_name,kind', _FULL, r"no labels.csv .* has \['file_name', 'kind'\]"),
+    ('file_name,kind', _FULL, 'no labels.csv .* has file_name, kind'),
     ('file_name,label,label', [], 'two columns of one name'),
     ('file,file_name,label', [], 'columns file and file_name'),
     ('file_name,label', [(*_FULL[0], 'x'), *_FULL[1:]], 'more fields than'),
     ('', [], 'no labels.csv'),
+    ('file_name;label', [], 'save it with commas between'),
   ],
 )
 def test_a_table_that_leaves_a_doubt_is_refused(tmp_path, columns, rows, why):
