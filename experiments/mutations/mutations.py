@@ -745,7 +745,7 @@ ALL = (
   _one(
     'The last charge of lost steps replaces those before',
     _ENTRIES,
-    '    total = current.num_replayed_steps + num_steps\n',
+    '    total = self.num_replayed_steps + num_steps\n',
     '    total = num_steps\n',
     f'{_LEDGER_TEST}::test_charges_of_replayed_steps_add_up',
   ),
