@@ -124,7 +124,10 @@ def _classify_directly(
     predict = baseline_classifier.run(config, workdir, stop)
   test = held_out.open()
   score = scoring.score(
-    [predict(np.asarray(test.images))], test.labels, test.spec.num_classes
+    [predict(np.asarray(test.images))],
+    test.labels,
+    test.spec.num_classes,
+    persons=test.person,
   )
   workdir.add_secs('dp_classifier', time.monotonic() - start)
   _write_report(config, workdir, score, len(test.labels))

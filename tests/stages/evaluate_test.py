@@ -389,6 +389,34 @@ def test_a_network_that_learned_nothing_measures_nothing(tmp_path):
   assert set(quality.data['quality']) == {'left_out', 'features'}
 
 
+def test_distances_know_the_persons(tmp_path):
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {'evaluate.memorization': 'False', 'evaluate.max_distance_images': '40'},
+  )
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (60, 4, 4, 1)).astype(np.uint8)
+  labelled = images, np.zeros(60, np.int32)
+  of_two = np.arange(60, dtype=np.int32) % 2
+  widths = []
+  for persons in (None, (of_two, of_two)):
+    (found,) = image_distances.sections(
+      config,
+      features.pixels((4, 4, 1)),
+      labelled,
+      labelled,
+      labelled,
+      epath.Path(tmp_path),
+      interrupts.Stop(''),
+      persons,
+    )
+    shares = found.data['quality']['real']['precision_recall']
+    widths.append(
+      np.diff([shares['precision_interval'], shares['recall_interval']])[:, 0]
+    )
+  assert (widths[1] > 2 * widths[0]).all()
+
+
 def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   tmp_path, capsys
 ):

@@ -13,6 +13,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 _Z_95 = 1.959963984540054  # Standard normal quantile at 0.975.
@@ -212,8 +213,10 @@ def interval(
 
   Wilson's where examples are independent. Images of one person are not: with
   `persons`, whole persons are drawn with replacement (the cluster bootstrap,
-  2,000 times), and the interval is never narrower than Wilson's. Where all
-  persons are alike, Wilson's for as many trials as there are persons.
+  2,000 times), and the interval is never narrower than Wilson's, nor than
+  Student's t interval with the cluster-robust standard error, which allows for
+  how little a few persons say of the spread among them. Where all persons are
+  alike, Wilson's for as many trials as there are persons.
 
   Args:
     correct: float[N] in [0, 1], the share of seeds that were right.
@@ -239,8 +242,28 @@ def interval(
         rng.integers(0, num_persons, num_persons), minlength=num_persons
       )
       draws.append((times @ sums) / (times @ counts))
-    ends = tuple(np.quantile(draws, [0.025, 0.975]).tolist())
+    half = _student_half_width(sums, counts)
+    mean = sums.sum() / counts.sum()
+    bootstrap = np.quantile(draws, [0.025, 0.975]).tolist()
+    ends = (
+      max(0.0, min(bootstrap[0], mean - half)),
+      min(1.0, max(bootstrap[1], mean + half)),
+    )
   return min(low, ends[0]), max(high, ends[1])
+
+
+def _student_half_width(sums: np.ndarray, counts: np.ndarray) -> float:
+  """Half of the 95 % t interval of a ratio of totals of K persons.
+
+  Args:
+    sums: float64[K], what each person adds to the numerator.
+    counts: int64[K], and to the denominator.
+  """
+  num_persons = len(counts)
+  rest = sums - sums.sum() / counts.sum() * counts
+  scale = num_persons / (num_persons - 1)
+  std_error = math.sqrt(scale * float(rest @ rest)) / counts.sum()
+  return float(stats.t.ppf(0.975, num_persons - 1)) * std_error
 
 
 def wilson_interval(

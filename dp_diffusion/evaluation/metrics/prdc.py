@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.metrics import nearest_neighbors
+
+Persons = tuple[np.ndarray | None, np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,9 @@ class PrecisionRecall:
   Attributes:
     precision: in [0, 1].
     recall: in [0, 1].
+    precision_interval: 95 % interval over samples of the measured images, by
+      person where persons are known; the reference counts as fixed.
+    recall_interval: the same over samples of the reference.
     num_neighbors: k.
     features: name of the features.
     reference: what the reference images are: dataset and split.
@@ -33,6 +39,8 @@ class PrecisionRecall:
 
   precision: float
   recall: float
+  precision_interval: tuple[float, float]
+  recall_interval: tuple[float, float]
   num_neighbors: int
   features: str
   reference: str
@@ -53,6 +61,7 @@ def compare(
   num_neighbors: int = 3,
   block_size: int = nearest_neighbors.BLOCK_SIZE,
   reference_radii: np.ndarray | None = None,
+  persons: Persons = (None, None),
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> PrecisionRecall:
   """Measures precision and recall exactly.
@@ -65,6 +74,8 @@ def compare(
     num_neighbors: k; the paper's 3.
     block_size: rows of a tile of distances.
     reference_radii: `radii` of the reference, where they are known.
+    persons: int[M] who is on each image of the reference and int[N] of the
+      measured ones, for the intervals; None where not known.
     advance: called after each tile with the points that it completed, 2 N in
       all, and M more without `reference_radii`; what it raises ends the work.
 
@@ -87,6 +98,8 @@ def compare(
   return PrecisionRecall(
     precision=float(is_precise.mean()),
     recall=float(is_recalled.mean()),
+    precision_interval=scoring.interval(is_precise, persons[1]),
+    recall_interval=scoring.interval(is_recalled, persons[0]),
     num_neighbors=num_neighbors,
     features=features_name,
     reference=reference_name,

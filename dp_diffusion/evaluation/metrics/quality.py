@@ -127,6 +127,7 @@ def compare(
   reference_name: str,
   allow_few: bool = False,
   seed: int = 0,
+  persons: prdc.Persons = (None, None),
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> Comparison:
   """Measures synthetic and held-out images against the reference.
@@ -140,6 +141,8 @@ def compare(
     reference_name: dataset and split of the reference.
     allow_few: whether samples of F images or fewer have a Frechet distance.
     seed: of orders and subsets.
+    persons: int[M] who is on each image of the reference and int[H] of the
+      held-out ones, where known: for the intervals of precision and recall.
     advance: called now and then with the neighbours found since, which add up
       to `num_queries`; what it raises ends the work.
 
@@ -149,7 +152,9 @@ def compare(
   moments = fid.moments(reference)
   reference_radii = prdc.radii(reference, advance=advance)
 
-  def measure(candidates: np.ndarray) -> Quality:
+  def measure(
+    candidates: np.ndarray, of_candidates: np.ndarray | None = None
+  ) -> Quality:
     fewest = min(len(reference), len(candidates))
     has_frechet = allow_few or fewest > extractor.num_features
     return Quality(
@@ -176,6 +181,7 @@ def compare(
         features_name=extractor.name,
         reference_name=reference_name,
         reference_radii=reference_radii,
+        persons=(persons[0], of_candidates),
         advance=advance,
       ),
     )
@@ -191,7 +197,10 @@ def compare(
     synthetic_at_equal_number=everything
     if number == len(synthetic)
     else measure(synthetic[of_synthetic]),
-    real=measure(held_out[of_held_out]),
+    real=measure(
+      held_out[of_held_out],
+      None if persons[1] is None else persons[1][of_held_out],
+    ),
   )
 
 

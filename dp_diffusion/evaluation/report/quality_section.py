@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import math
 
-from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.metrics import quality
 from dp_diffusion.evaluation.report import formats
@@ -179,8 +178,8 @@ def _rows(
       *(formats.number(f and f.value_at_infinity) for f in frechets),
     ),
     (kernel_title, *(_with_error(k.value, k.std_error) for k in kernels)),
-    ('Precision', *(_share(s.precision, s.num_synthetic) for s in shares)),
-    ('Recall', *(_share(s.recall, s.num_reference) for s in shares)),
+    ('Precision', *(_share(s.precision, s.precision_interval) for s in shares)),
+    ('Recall', *(_share(s.recall, s.recall_interval) for s in shares)),
   ]
 
 
@@ -209,10 +208,13 @@ def _definitions(found: quality.Comparison) -> str:
       '- **Precision**: share of the measured images that lie among the'
       ' reference images, nearer to one of them than its neighbour number'
       f' {neighbors} (arXiv 1904.06991). High: images look real. In brackets:'
-      ' Wilson’s 95 % interval, the reference counts as fixed.',
+      ' 95 % interval (Wilson’s; by person where persons are known), the'
+      ' reference counts as fixed.',
       '- **Recall**: share of the reference images that lie among the measured'
       ' ones in the same way. High: the variety of the real images is there.'
       ' It falls with the number of images; compare at equal numbers.',
+      '- ± takes the images as independent of one another: it is too small'
+      ' where several are of one person.',
     )
   )
 
@@ -235,8 +237,8 @@ def _with_error(value: float, std_error: float) -> str:
   return f'{shown}{_SPACE}±{_SPACE}{half:.{decimals}f}'
 
 
-def _share(value: float, number: int) -> str:
-  low, high = scoring.wilson_interval(value * number, number)
+def _share(value: float, interval: tuple[float, float]) -> str:
+  low, high = interval
   return (
     f'{formats.percent(value)} ({100 * low:.1f}{_SPACE}–{_SPACE}'
     f'{100 * high:.1f})'

@@ -24,6 +24,7 @@ from dp_diffusion.evaluation.metrics import feature_cache
 from dp_diffusion.evaluation.metrics import features as features_lib
 from dp_diffusion.evaluation.metrics import memorization
 from dp_diffusion.evaluation.metrics import nearest_neighbors
+from dp_diffusion.evaluation.metrics import prdc
 from dp_diffusion.evaluation.metrics import public_features
 from dp_diffusion.evaluation.metrics import quality
 from dp_diffusion.evaluation.report import memorization_section
@@ -187,7 +188,13 @@ def sections(
       'held-out real': held_out[0],
       'synthetic': synthetic[0],
     }
-    found.append(_distances(config, extractor, sets, private_dir, stop))
+    of_sets: prdc.Persons = (None, None)
+    if persons:
+      of_train = members_lib.subset(persons[0], persons[0], most)[1]
+      of_sets = of_train, persons[1]
+    found.append(
+      _distances(config, extractor, sets, private_dir, stop, of_sets)
+    )
   if settings.memorization:
     found.append(
       _copies(synthetic, train[0], held_out, private_dir, stop, persons)
@@ -201,6 +208,7 @@ def _distances(
   sets: Mapping[str, np.ndarray],
   private_dir: epath.Path,
   stop: interrupts.Stop,
+  persons: prdc.Persons,
 ) -> page.Section:
   """Distances, or why there are none.
 
@@ -211,6 +219,7 @@ def _distances(
       uint8[N, H, W, C].
     private_dir: for features that take long.
     stop: asked now and then.
+    persons: who is on which training and held-out image, where known.
   """
   counts = {name: len(images) for name, images in sets.items()}
   facts = quality.facts(extractor)
@@ -232,6 +241,7 @@ def _distances(
       reference_name=f'{config.data.name} {config.data.split}',
       allow_few=config.evaluate.allow_few_images,
       seed=config.seed,
+      persons=persons,
       advance=advance,
     )
   return quality_section.section(compared)

@@ -119,6 +119,22 @@ def test_images_of_one_person_are_not_independent():
   assert min(widths) > 2 * np.diff(scoring.wilson_interval(700, 1000))
 
 
+@pytest.mark.parametrize('num_persons', [2, 4, 8])
+def test_a_few_persons_say_little(num_persons):
+  """Each with a share of their own: the bootstrap alone covers far less."""
+  rng = np.random.default_rng(0)
+  num_covered = 0
+  for _ in range(60):
+    shares = np.clip(rng.normal(0.6, 0.15, num_persons), 0, 1)
+    persons = np.repeat(np.arange(num_persons), 50)
+    low, high = scoring.interval(
+      rng.random(len(persons)) < shares[persons], persons
+    )
+    num_covered += low <= 0.6 <= high
+    assert 0 <= low < high <= 1
+  assert num_covered >= 53  # Of 60; 57 are expected.
+
+
 def test_an_interval_by_person_is_never_too_sure():
   all_right = np.ones(60)
   persons = np.repeat(np.arange(3), 20)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.metrics import prdc
 
 
@@ -77,3 +78,29 @@ def test_equal_distributions_score_high_on_both():
 def test_too_few_images_are_refused():
   with pytest.raises(ValueError, match='num_neighbors=3'):
     compare(np.zeros((3, 2)), np.zeros((9, 2)))
+
+
+def test_intervals_are_by_person_where_persons_are_known():
+  rng = np.random.default_rng(0)
+  reference, measured = rng.normal(size=(60, 2)), rng.normal(size=(40, 2))
+  of_reference, of_measured = np.arange(60) // 20, np.arange(40) // 10
+
+  def intervals(persons):
+    found = prdc.compare(
+      reference,
+      measured,
+      features_name='pixels',
+      reference_name='train',
+      persons=persons,
+    )
+    return found.precision_interval, found.recall_interval
+
+  precision, recall = intervals((None, None))
+  found = compare(reference, measured)
+  assert precision == scoring.wilson_interval(40 * found.precision, 40)
+  assert precision[0] < found.precision < precision[1]
+  assert recall[0] < found.recall < recall[1]
+  by_person = intervals((of_reference, of_measured))
+  assert np.diff(by_person[0]) > np.diff(precision)
+  assert np.diff(by_person[1]) > np.diff(recall)
+  assert intervals((None, of_measured)) == (by_person[0], recall)
