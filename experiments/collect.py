@@ -19,6 +19,7 @@ import sys
 from typing import Any
 
 from dp_diffusion import files
+from dp_diffusion.evaluation.report import formats
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 START, END = '<!-- results:start -->', '<!-- results:end -->'
@@ -152,12 +153,14 @@ def spread(values: Sequence[float], unit: str) -> str:
   '9.80'
   >>> spread([0.9, 0.5], '%')
   '70.0 (90.0 and 50.0) %'
+  >>> spread([-0.25], '')
+  '−0.25'
   """
   mean = statistics.mean(values)
   scale, decimals = (100, 1) if unit == '%' else (1, 2 if mean < 10 else 1)
-  text = f'{scale * mean:.{decimals}f}'
+  text = formats.signed(scale * mean, decimals)
   if len(values) == 2:
-    both = ' and '.join(f'{scale * value:.{decimals}f}' for value in values)
+    both = ' and '.join(formats.signed(scale * v, decimals) for v in values)
     text += f' ({both})'
   elif len(values) > 2:
     text += f' ± {scale * statistics.stdev(values):.{decimals}f}'

@@ -117,6 +117,8 @@ FENCES = {
     'dp_diffusion/data/tfds_writer.py',
   },
   'clu': {'dp_diffusion/training/metrics.py'},
+  'jinja2': {'dp_diffusion/evaluation/report/page.py'},
+  'markdown_it': {'dp_diffusion/evaluation/report/markdown.py'},
   'pyarrow': {'dp_diffusion/data/own/parquet_images.py'},
   'pydicom': {'dp_diffusion/data/dicom.py'},
   'tifffile': {'dp_diffusion/data/encoded.py'},

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 NOTHING = '–'  # Shown where there is no number.
+_SCIENTIFIC = re.compile(r'(?<![\w.-])\d+(\.\d+)?e[+-]\d+(?![\w-])')
+_NEGATIVE = re.compile(r'(?<![\w.)-])-(?=\d|\.\d|∞)')
 _SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
 
@@ -75,6 +78,18 @@ def with_minus(text: str) -> str:
   '−0.5'
   """
   return f'−{text[1:]}' if text.startswith('-') else text
+
+
+def in_text(text: str) -> str:
+  r"""Words in which numbers get the minus and the powers of the page.
+
+  >>> in_text('delta is 1e-05, z = -3.5, of 2.2e+04: k - 1')
+  'delta is 10⁻⁵, z = −3.5, of 22,000: k - 1'
+  >>> in_text('2026-11-29, x-1, --seed=3, wrn-16-4, 2e5b-1e-2, -∞')
+  '2026-11-29, x-1, --seed=3, wrn-16-4, 2e5b-1e-2, −∞'
+  """
+  text = _SCIENTIFIC.sub(lambda found: number(float(found[0])), text)
+  return _NEGATIVE.sub('−', text)
 
 
 def count(value: float) -> str:

@@ -1,78 +1,67 @@
-"""The little markdown that cards and captions need, as escaped HTML.
+"""The markdown of cards and captions, as HTML by markdown-it-py.
 
-Paragraphs, `## headings`, `- lists`, **bold**, `code` and ``` blocks. All else
-is text, HTML above all; the address of a link is shown and not followed.
+Paragraphs, headings, lists, **bold**, `code` and ``` blocks. All else is text,
+HTML above all; the address of a link is shown and not followed. Numbers are
+written as everywhere on the page (`formats.in_text`), but for those in code.
 """
 
 from __future__ import annotations
 
-import html
-import re
+from collections.abc import Sequence
+import functools
+
+import markdown_it
+from markdown_it import renderer
+from markdown_it import token as token_lib
+import markupsafe
+
+from dp_diffusion.evaluation.report import formats
+
+_Tokens = Sequence[token_lib.Token]
+_RULES = ('heading', 'list', 'fence', 'emphasis', 'backticks', 'link')
 
 
-def to_html(text: str) -> str:
+def to_html(text: str) -> markupsafe.Markup:
   """HTML of whole paragraphs."""
-  parts = re.split(r'^```[^\n]*\n(.*?)^```[ ]*$', text, flags=re.M | re.S)
-  out = []
-  for i, part in enumerate(parts):
-    if i % 2:
-      out.append(f'<pre tabindex="0">{escape(part.rstrip())}</pre>')
-    else:
-      out.extend(_paragraphs(part))
-  return '\n'.join(out)
+  return markupsafe.Markup(_parser().render(text).rstrip())
 
 
-def _paragraphs(text: str) -> list[str]:
-  """HTML of blocks of lines: headings, lists and paragraphs."""
-  out: list[str] = []
-  for block in re.split(r'\n\s*\n', text.strip()):
-    lines: list[str] = []
-    for line in block.splitlines():
-      heading = re.match(r'(#{1,6})\s+(.*)', line)
-      if heading:
-        out.extend(_lines(lines))
-        lines = []
-        out.append(f'<h3>{inline(heading[2])}</h3>')
-      else:
-        lines.append(line)
-    out.extend(_lines(lines))
-  return out
-
-
-def _lines(lines: list[str]) -> list[str]:
-  if not any(line.strip() for line in lines):
-    return []
-  out, items, words = [], [], []
-  for line in lines:
-    item = re.match(r'\s*[-*]\s+(.*)', line)
-    if item:
-      items.append(item[1])
-    elif items:
-      items[-1] += ' ' + line.strip()
-    else:
-      words.append(line.strip())
-  if words:
-    out.append(f'<p>{inline(" ".join(words))}</p>')
-  if items:
-    inside = ''.join(f'<li>{inline(item)}</li>' for item in items)
-    out.append(f'<ul>{inside}</ul>')
-  return out
-
-
-def inline(text: str) -> str:
+def inline(text: str) -> markupsafe.Markup:
   """HTML of a part of a paragraph."""
-  parts = re.split(r'`([^`]+)`', text)
-  out = []
-  for i, part in enumerate(parts):
-    part = escape(part)
-    if i % 2:
-      out.append(f'<code>{part}</code>')
-      continue
-    part = re.sub(r'\[([^\]]+)\]\(([^)\s]+)\)', r'\1 (\2)', part)
-    out.append(re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', part))
-  return ''.join(out)
+  return markupsafe.Markup(_parser().renderInline(text))
 
 
-def escape(text: str) -> str:
-  """Text that is no HTML, in an attribute either."""
-  return html.escape(text, quote=True)
+class _Renderer(renderer.RendererHTML):
+  """Shows addresses in brackets, and headings below those of the page."""
+
+  def text(self, tokens: _Tokens, index: int, *_: object) -> str:
+    """Escaped words, numbers as on the whole page."""
+    return markupsafe.escape(formats.in_text(tokens[index].content))
+
+  def link_open(self, *_: object) -> str:
+    """Nothing: no link is followed."""
+    return ''
+
+  def link_close(self, tokens: _Tokens, index: int, *_: object) -> str:
+    """The address."""
+    opened = [t for t in tokens[:index] if t.type == 'link_open']
+    return markupsafe.escape(f' ({opened[-1].attrs["href"]})')
+
+  def fence(self, tokens: _Tokens, index: int, *_: object) -> str:
+    """Preformatted text that can be reached by the keyboard, to scroll."""
+    code = markupsafe.escape(tokens[index].content.rstrip())
+    return f'<pre tabindex="0">{code}</pre>\n'
+
+  def heading_open(self, *_: object) -> str:
+    """All headings are of one level."""
+    return '<h3>'
+
+  def heading_close(self, *_: object) -> str:
+    """See `heading_open`."""
+    return '</h3>\n'
+
+
+@functools.cache
+def _parser() -> markdown_it.MarkdownIt:
+  parser = markdown_it.MarkdownIt('zero', renderer_cls=_Renderer)
+  return parser.enable(list(_RULES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from dp_diffusion.evaluation.report import report
 from tests.evaluation.report import browser
 
 SHA256 = '4364cee58dfabba06bc3f0bdf757f82d6a7f61a4e61c50d40e464b75cfd32532'
-CARD = f"""Everything is (10, 0.001)-differentially private.
+CARD = f"""Everything is (10, 1e-05)-differentially private:
+exp(10) = 2.2e+04, and -3 at most.
 
 - **Public data**: generated of seed 1, images of sha256 {SHA256}: made.
 - **Code**: `{SHA256}{SHA256}`
@@ -146,6 +148,14 @@ def test_the_browser_sees_what_is_wrong(chromium, tmp_path):
   assert look.overflow > 0 and '500px' in look.wide[0]
   assert '#ccc' in look.faint[0] and look.broken == 1
   assert look.errors
+
+
+def test_text_has_one_minus_sign(written):
+  """U+2212, as powers of ten are; code, which is to be copied, is as it is."""
+  text = written.read_text().partition('</style>')[2]
+  text = re.sub(r'<(pre|code)[^>]*>.*?</\1>|<[^>]*>', '\n', text, flags=re.S)
+  assert not re.findall(r'(?<![\w-])-[\d.∞].*|\de[-+]\d.*', text)
+  assert '(10, 10⁻⁵)' in text and 'exp(10) = 22,000' in text and '−3 at' in text
 
 
 def test_pictures_come_first(written):
