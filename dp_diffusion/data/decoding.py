@@ -41,10 +41,12 @@ class Frame:
   Attributes:
     data: the encoded file.
     index: which of its images, from 0.
+    header: of the file, where it is known already.
   """
 
   data: bytes
   index: int
+  header: encoded.Header | None = None
 
 
 Encoded: TypeAlias = bytes | Frame | encoded.Stored
@@ -80,7 +82,7 @@ def inspect_header(data: Encoded) -> encoded.Header:
   if isinstance(data, encoded.Stored):
     return data.header()
   if isinstance(data, Frame):
-    data = data.data
+    return data.header or inspect_header(data.data)
   if encoded.is_dicom(data):
     return dicom.inspect_header(data)
   return encoded.inspect_header(data)
@@ -148,7 +150,7 @@ def decode(
     value_range=value_range,
     frames=frames,
   )
-  array, depth = _decode(data, config, frame)
+  array, depth = _decode(Frame(data=data, index=frame), config)
   if depth is not None and not values.is_whole([depth]):
     raise UnreadableError(values.refusal([depth]))
   return array
@@ -166,10 +168,11 @@ class _Options:
 
 
 def _decode(
-  data: bytes, config: _Options | registry.DataConfig, frame: int
+  chosen: Frame, config: _Options | registry.DataConfig
 ) -> tuple[np.ndarray, values.Depth | None]:
   """One image, and how deep it is where that is to be judged by the set."""
-  header = inspect_header(data)
+  data, frame = chosen.data, chosen.index
+  header = chosen.header or inspect_header(data)
   _check_frames(header, config)
   if not 0 <= frame < header.frames:
     raise UnreadableError(f'it has no image {frame}')
@@ -426,7 +429,7 @@ def _decode_or_error(
   try:
     if isinstance(data, encoded.Stored):
       return _decode_array(data, config)
-    return _decode(data.data, config, data.index)
+    return _decode(data, config)
   except UnreadableError as error:
     return error, None
 

@@ -24,9 +24,24 @@ import numpy as np
 _MOST_BITS = 1 << 64
 
 
-def digest(content: bytes) -> bytes:
-  """SHA-256 of an image's pixels."""
-  return hashlib.sha256(content).digest()
+def contents(images: np.ndarray, has_persons: bool) -> list[bytes]:
+  """SHA-256 of each image's pixels.
+
+  Args:
+    images: uint8[N, H, W, C].
+    has_persons: whether persons are known; then an image of a single colour,
+      as a blank frame of a stack, equals no other: it says nothing of anybody,
+      and would join all whom it shows.
+
+  Returns:
+    [N], equal for equal images.
+  """
+  found = []
+  for index, image in enumerate(images):
+    is_blank = has_persons and bool((image == image[:1, :1]).all())
+    data = f'blank {index}'.encode() if is_blank else image.tobytes()
+    found.append(hashlib.sha256(data).digest())
+  return found
 
 
 def keys(
@@ -82,7 +97,9 @@ def is_held_out(
   """
   threshold = int(fraction * _MOST_BITS)
   prefix = f'{seed}/'.encode()  # A name need not be UTF-8.
-  coins = (digest(prefix + os.fsencode(name))[:8] for name in names)
+  coins = (
+    hashlib.sha256(prefix + os.fsencode(name)).digest()[:8] for name in names
+  )
   return np.array(
     [int.from_bytes(coin, 'little') < threshold for coin in coins], bool
   )

@@ -53,6 +53,7 @@ class Header:
     sizes: (width, height) of each frame.
     is_deep: whether its pixels need more than unsigned 8 bits.
     is_inverted: whether the smallest stored value is white.
+    pages: of a TIFF, which page of the file each frame is.
   """
 
   format: str
@@ -61,6 +62,7 @@ class Header:
   sizes: tuple[tuple[int, int], ...]
   is_deep: bool
   is_inverted: bool = False
+  pages: tuple[int, ...] = ()
 
   @property
   def width(self) -> int:
@@ -197,8 +199,7 @@ def read_shallow(data: bytes, header: Header, frame: int) -> Image.Image:
     if header.format == 'PPM' and header.frames > 1:
       data, frame = data[netpbm.headers(data)[frame].start :], 0
     if header.format == 'TIFF':
-      with _open_tiff(data) as tiff:
-        frame = _pages(tiff)[frame].index
+      frame = header.pages[frame]
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
       if frame:
         image.seek(frame)
@@ -214,7 +215,7 @@ def read_deep(data: bytes, header: Header, frame: int) -> Stored:
   """
   with damage_named():
     if header.format == 'TIFF':
-      return _read_tiff(data, frame)
+      return _read_tiff(data, header.pages[frame])
     if header.format == 'PNG':
       return _read_png(data, frame)
     if header.format == 'PPM' and (found := netpbm.headers(data)):
@@ -292,6 +293,7 @@ def _tiff_header(data: bytes) -> Header:
         for page in pages
       ),
       is_inverted=any(page.photometric == _WHITE_IS_ZERO for page in pages),
+      pages=tuple(page.index for page in pages),
     )
 
 
@@ -300,9 +302,9 @@ def _bits(page: Any) -> int:
   return max(bits) if isinstance(bits, tuple) else bits
 
 
-def _read_tiff(data: bytes, frame: int) -> Stored:
+def _read_tiff(data: bytes, index: int) -> Stored:
   with _open_tiff(data) as tiff:
-    page = _pages(tiff)[frame]
+    page = tiff.pages[index]
     bits, samples = _bits(page), page.samplesperpixel
     colours = 3 if page.photometric == _RGB else 1
     _check_tiff(page, colours)

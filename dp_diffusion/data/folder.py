@@ -205,8 +205,8 @@ def _fill(
   config: registry.DataConfig,
 ) -> dict[str, np.ndarray]:
   kept, skipped = files.fill(images, config)
-  contents = [division.digest(i.tobytes()) for i in images[: len(kept)]]
   persons = None if files.persons is None else [files.persons[i] for i in kept]
+  contents = division.contents(images[: len(kept)], persons is not None)
   if files.is_held_out is None:
     keys = division.keys(contents, persons)
     is_held_out = division.is_held_out(

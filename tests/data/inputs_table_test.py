@@ -30,9 +30,10 @@ pre-training; what only all pixels tell, before any budget is spent.
 Where data bring no division, images are divided by content: equal images (at
 the size and channels of the config) lie on one side, whatever their names, and
 so do all images of a person. The side follows from `data.split_seed` and the
-image or the person alone, so that another image moves no other. Where they
-bring one it is kept: what is not its training part is held out, and training
-images that equal a held-out one, or show its person, are left out.
+image or the person alone, so that another image moves no other. Where persons
+are known, an image of a single colour says nothing of anybody. Where data
+bring a division it is kept: what is not its training part is held out, and
+training images that equal a held-out one, or show its person, are left out.
 
 Columns and files that no row names are not read. Sets larger than
 `data.max_in_memory_bytes` are decoded into the user's cache folder

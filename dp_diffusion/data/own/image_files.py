@@ -286,14 +286,16 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
     return files
   owners: list[int] = []
   frames: list[int] = []
+  headers: dict[int, encoded.Header] = {}
   failed: dict[int, str] = {}
   for index in range(len(files.names)):
     header = decoding.inspect(files.read_or_error(index), config)
     num_frames = 1
     if isinstance(header, decoding.UnreadableError):
       failed[index] = str(header)
-    else:
+    elif header.frames > 1:
       num_frames = header.frames
+      headers[index] = header  # Long to read, for each of them anew.
     owners += [index] * num_frames
     frames += range(num_frames)
   files.check_errors(failed, config)
@@ -302,7 +304,8 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
   def read(index: int) -> decoding.Frame:
     data = read_file(owners[index])
     assert isinstance(data, bytes), 'Arrays have no frames.'
-    return decoding.Frame(data=data, index=frames[index])
+    header = headers.get(owners[index])
+    return decoding.Frame(data=data, index=frames[index], header=header)
 
   counts = collections.Counter(owners)
   names = tuple(

@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 import pytest
+import tifffile
 
 from dp_diffusion import errors
 from dp_diffusion.data import registry
@@ -96,6 +97,52 @@ def test_frames_of_one_file_in_a_cache_and_some_files(stacks, tmp_path):
           ('train', 'test')]  # fmt: skip
   pixels = np.concatenate([source.images[:, 0, 0] for source in some])
   assert len({tuple(pixel[:2]) for pixel in pixels.tolist()}) == 6
+
+
+def test_blank_frames_join_no_files(tmp_path):
+  """Each stack begins with one; equal ones would make all one group."""
+  rng = np.random.default_rng(0)
+  for label, name in enumerate(_CLASSES):
+    for number in range(_NUM):
+      frames = [np.zeros((8, 8), np.uint8)]
+      frames += list(rng.integers(0, 256, (2, 8, 8)).astype(np.uint8))
+      frames[1][0, 0], frames[1][0, 1] = 100 * label + number, 1
+      first, *rest = (Image.fromarray(frame) for frame in frames)
+      data = io.BytesIO()
+      first.save(data, 'TIFF', save_all=True, append_images=rest)
+      _put(tmp_path / name / f'{number}.tiff', data.getvalue())
+  options = {'frames': 'all', 'test_fraction': 0.4}
+  train, test = (_load(tmp_path, s, **options) for s in ('train', 'test'))
+  assert len(train.labels) + len(test.labels) == 6 * _NUM
+  assert not set(train.person) & set(test.person)
+
+
+def test_frames_of_deep_stacks_and_of_pages_that_are_thumbnails(tmp_path):
+  """Each frame is read by its own page."""
+  pixels = np.arange(16 * 64, dtype=np.uint16).reshape(16, 8, 8) * 60
+  for dtype in (np.uint16, np.uint8):
+    for label, name in enumerate(_CLASSES):
+      for number in range(4):
+        data = io.BytesIO()
+        with tifffile.TiffWriter(data) as tiff:
+          for frame in range(2):
+            index = 8 * label + 2 * number + frame
+            page = (pixels[index] >> (8 * (dtype == np.uint8))).astype(dtype)
+            tiff.write(page, photometric='minisblack')
+            tiff.write(page[::2, ::2], subfiletype=1, photometric='minisblack')
+        _put(tmp_path / name / f'{number}.tiff', data.getvalue())
+    options = {'frames': 'all', 'channels': 1, 'test_fraction': 0.5}
+    if dtype == np.uint16:
+      options['value_range'] = (0, 65535)
+    found = np.concatenate(
+      [_load(tmp_path, s, **options).images for s in ('train', 'test')]
+    )
+    expected = np.floor(pixels.astype(int) * 255 / 65535 + 0.5)
+    if dtype == np.uint8:
+      expected = pixels >> 8
+    assert sorted(i.tobytes() for i in found) == sorted(
+      i.tobytes() for i in expected.astype(np.uint8)
+    )
 
 
 def test_a_damaged_stack_is_named_and_counts_as_one_file(stacks):
