@@ -200,6 +200,27 @@ def test_few_orders_bound_from_above():
     assert all_orders <= few < math.inf
 
 
+@settings(max_examples=8)
+@given(
+  sigma=st.floats(0.2, 100.0),
+  q=st.sampled_from([1e-5, 1e-3, 0.05, 0.4, 0.99, 1.0]),
+  steps=st.integers(1, 100_000),
+  delta=st.sampled_from([1e-3, 1e-6, 1e-12]),
+  other=st.sampled_from([0.5, 4.0, 60.0]),
+)
+@example(2.0, 0.4, 150, 1e-5, 1e9)
+@example(0.3, 0.01, 20, 1e-5, 1e9)  # The lowest orders do not converge.
+@example(35.0, 0.44, 40_000, 1e-7, 1e9)  # Orders between are overstated.
+@example(50.0, 4e-4, 20, 1e-4, 1e9)  # Too little for the bound by orders.
+def test_best_order_is_that_of_all(sigma, q, steps, delta, other):
+  events = [subsampled(sigma, q, steps), dp_accounting.GaussianDpEvent(other)]
+  accountant = dp_accounting.rdp.RdpAccountant()
+  for event in events:
+    accountant.compose(event)
+  got = accounting.epsilon(events, delta, 'rdp')
+  assert got == accountant.get_epsilon(delta)
+
+
 def test_oracles_are_complete():
   assert len(PUBLISHED) == 26 and len(EXACT) == 14
   assert all(row['source'] for row in ORACLES)
