@@ -6,6 +6,7 @@ the processes that tests start inherit them.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -58,6 +59,14 @@ hypothesis.settings.register_profile(
   'explore', deadline=None, max_examples=500, print_blob=True
 )
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+  """Modules stay: looking for garbage among them costs a tenth of the time."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture(scope='session', autouse=True)
