@@ -18,7 +18,7 @@ def _normal(seed, *shape):
 
 def _randomised(module, *inputs):
   """Variables of a module, none of them zero."""
-  variables = module.init(jax.random.key(0), *inputs)
+  variables = jax.jit(module.init)(jax.random.key(0), *inputs)
   return jax.tree.map(
     lambda leaf: leaf + 0.3 * _normal(leaf.size, *leaf.shape), variables
   )
@@ -44,7 +44,8 @@ def test_group_norm_equals_naive(num_groups):
   variables = _randomised(module, x)
   params = variables['params']
   want = _naive_group_norm(x, params['scale'], params['bias'], num_groups)
-  np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
+  got = jax.jit(module.apply)(variables, x)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_group_norm_shift_and_scale():
@@ -81,7 +82,8 @@ def test_pointwise_convolution_is_a_product():
     params = variables['params']
     want = x[:, ::stride, ::stride] @ params['kernel'][0, 0]
     want = want + params['bias'][None, None, None]
-    np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
+    got = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_convolution_computes_in_dtype_with_float32_parameters():
@@ -153,7 +155,8 @@ def test_attention_equals_naive():
       out[b][:, head] = weights @ v[b][:, head]
   out = out @ params['proj']['kernel'][0, 0] + params['proj']['bias']
   want = np.asarray(x) + out.reshape(2, 2, 3, 4)
-  np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
+  got = jax.jit(module.apply)(variables, x)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_attention_starts_as_identity():

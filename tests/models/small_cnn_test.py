@@ -11,13 +11,14 @@ from dp_diffusion.models import small_cnn
 
 def test_logits_and_parameters():
   model = small_cnn.SmallCNN(num_classes=7, features=8, hidden=16)
-  x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1), minval=-1.0)
-  variables = model.init(jax.random.key(1), x)
+  x = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)).astype('float32')
+  variables = jax.jit(model.init)(jax.random.key(1), x)
   assert set(variables) == {'params'}
-  logits = model.apply(variables, x, train=True)
+  apply = jax.jit(model.apply, static_argnames='train')
+  logits = apply(variables, x, train=True)
   assert logits.shape == (3, 7) and logits.dtype == jnp.float32
   np.testing.assert_allclose(
-    model.apply(variables, x[1:2])[0], logits[1], rtol=1e-4, atol=1e-5
+    apply(variables, x[1:2])[0], logits[1], rtol=1e-4, atol=1e-5
   )  # No image depends on its batch.
 
 

@@ -50,11 +50,17 @@ def _count(config, side):
 
 
 @pytest.fixture(scope='module')
-def params():
+def first(images):
+  """Output and parameters of TINY at its start."""
+  zeros = jnp.zeros(NUM_LABELS, jnp.int32)
+  init = jax.jit(unet.UNet(TINY).init_with_output)
+  return init(jax.random.key(0), images, zeros, zeros)
+
+
+@pytest.fixture(scope='module')
+def params(first):
   """Parameters of TINY, none of them zero."""
-  x = jnp.zeros((1, 8, 8, 1))
-  zero = jnp.zeros(1, jnp.int32)
-  params = jax.jit(unet.UNet(TINY).init)(jax.random.key(0), x, zero, zero)
+  _, params = first
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype('float32'),
@@ -133,12 +139,8 @@ def test_bfloat16_computes_in_bfloat16(params, apply, images):
   assert 0 < np.abs(got - want).max() < 0.1 * np.abs(want).max()
 
 
-def test_starts_at_zero(images):
-  net = unet.UNet(TINY)
-  zeros = jnp.zeros(NUM_LABELS, jnp.int32)
-  out, _ = jax.jit(net.init_with_output)(
-    jax.random.key(0), images, zeros, zeros
-  )
+def test_starts_at_zero(first):
+  out, _ = first
   assert not np.asarray(out).any()
 
 
@@ -199,7 +201,7 @@ def test_dropout_acts_in_training_only(params, apply, images):
   first, second = train(jax.random.key(0)), train(jax.random.key(1))
   assert np.abs(first - second).max() > 1e-3
   np.testing.assert_allclose(
-    net.apply(params, *args), apply(params, *args), atol=1e-5
+    jax.jit(net.apply)(params, *args), apply(params, *args), atol=1e-5
   )
 
 
