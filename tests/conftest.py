@@ -61,6 +61,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Tests of a shared run come first, so that one process has them all.
+
+  The other one would wait until the run is finished.
+  """
+  runs = ('finished_run', 'finetuned_run')
+
+  def first_run(item: pytest.Item) -> int:
+    needs = getattr(item, 'fixturenames', ())
+    return next((i for i, run in enumerate(runs) if run in needs), len(runs))
+
+  items.sort(key=first_run)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
   """Modules stay: looking for garbage among them costs a tenth of the time."""
