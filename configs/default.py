@@ -298,6 +298,8 @@ def _privacy() -> ml_collections.ConfigDict:
   privacy.relation = 'add_or_remove_one'  # Which datasets are neighbours.
   privacy.allow_large_delta = False  # Allow delta > 1 / num_examples.
   privacy.secret_dir = ''  # '' is private/; else a folder of this run alone.
+  # Bands of noise that is correlated over steps; 1 is independent noise.
+  privacy.num_bands = 1
   # std of the noise on the label histogram, in records per class; 0 is none.
   privacy.label_histogram_noise_multiplier = 0.0
   return privacy

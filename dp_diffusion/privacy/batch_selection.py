@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import dataclasses
 import fractions
+import functools
 import hashlib
 import math
 import struct
@@ -34,6 +35,7 @@ import numpy as np
 from dp_diffusion import checks
 
 _DOMAIN = b'dp_diffusion/poisson/1'
+_GROUP_DOMAIN = b'dp_diffusion/group/1'
 _WORD_RANGE = 2**64
 _RECORDS_PER_BLOCK = 1 << 20  # 8 MiB of hash at a time.
 
@@ -73,12 +75,15 @@ class PoissonSelector:
     num_records: N, records that exist. q does not follow from it: it comes
       from the mechanism, whose N is declared.
     sampling_prob: q in (0, 1], a float or an exact fraction.
+    num_groups: groups that take turns, each record's drawn on its own; at step
+      t those of group t mod num_groups are selected, each with q.
   """
 
   secret: bytes = dataclasses.field(repr=False)
   run_id: str
   num_records: int
   sampling_prob: float | fractions.Fraction
+  num_groups: int = 1
 
   def __post_init__(self) -> None:
     checks.check_at_least('len(secret)', len(self.secret), 32)
@@ -87,6 +92,7 @@ class PoissonSelector:
       raise ValueError(
         f'Expected num_records={self.num_records!r} to be < 2**31.'
       )
+    checks.check_at_least('num_groups', self.num_groups, 1)
     selection_threshold(self.sampling_prob)
 
   def select(self, step: int) -> np.ndarray:
@@ -102,22 +108,41 @@ class PoissonSelector:
       ValueError: the step is negative.
     """
     checks.check_non_negative('step', step)
+    if self.num_groups == 1:
+      return self._select(step)
+    selected = self._select(step)
+    group = step % self.num_groups
+    return selected[self._groups[selected] == group]
+
+  @functools.cached_property
+  def _groups(self) -> np.ndarray:
+    """Each record's group: uint64[N]."""
+    return np.concatenate(
+      [
+        self._words(_GROUP_DOMAIN, 0, start) % np.uint64(self.num_groups)
+        for start in range(0, self.num_records, _RECORDS_PER_BLOCK)
+      ]
+    )
+
+  def _select(self, step: int) -> np.ndarray:
+    """The records that would take part if it were the turn of all groups."""
     threshold = selection_threshold(self.sampling_prob)
     if threshold == _WORD_RANGE:  # q = 1: no 64-bit word reaches it.
       return np.arange(self.num_records, dtype=np.int64)
     taking_part = [
-      np.flatnonzero(self._words(step, start) < np.uint64(threshold)) + start
+      np.flatnonzero(self._words(_DOMAIN, step, start) < np.uint64(threshold))
+      + start
       for start in range(0, self.num_records, _RECORDS_PER_BLOCK)
     ]
     return np.concatenate(taking_part).astype(np.int64)
 
-  def _words(self, step: int, start: int) -> np.ndarray:
+  def _words(self, domain: bytes, step: int, start: int) -> np.ndarray:
     """One uniform word per record of the block: uint64[n], n <= block size."""
     run_id = self.run_id.encode()
     seed = b''.join(
       [
-        struct.pack('<Q', len(_DOMAIN)),
-        _DOMAIN,
+        struct.pack('<Q', len(domain)),
+        domain,
         struct.pack('<Q', len(self.secret)),
         self.secret,
         struct.pack('<Q', len(run_id)),

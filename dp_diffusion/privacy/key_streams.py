@@ -319,7 +319,10 @@ class KeyStreams:
     return self._hash(f'seed/{purpose}', 32, step)
 
   def poisson_selector(
-    self, num_records: int, sampling_prob: float | fractions.Fraction
+    self,
+    num_records: int,
+    sampling_prob: float | fractions.Fraction,
+    num_groups: int = 1,
   ) -> batch_selection.PoissonSelector:
     """The selector of this run's batches."""
     return batch_selection.PoissonSelector(
@@ -327,6 +330,7 @@ class KeyStreams:
       run_id=self.run_id,
       num_records=num_records,
       sampling_prob=sampling_prob,
+      num_groups=num_groups,
     )
 
   def _hash(self, purpose: str, size: int, *parts: int) -> bytes:

@@ -20,6 +20,7 @@ import dp_accounting
 from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import banded_sgd
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement_words
@@ -477,7 +478,8 @@ def _entry_from_json(value: Any) -> entries_lib.Entry:
 
 # The closed table of kinds: a training is a row of the first part.
 _TRAININGS: Mapping[str, type[entries_lib.TrainingEntry]] = {
-  entry.mechanism_type.kind: entry for entry in (DpSgdEntry,)
+  entry.mechanism_type.kind: entry
+  for entry in (DpSgdEntry, banded_sgd.BandedSgdEntry)
 }
 KINDS: Mapping[str, type[entries_lib.Entry]] = {
   **_TRAININGS,

@@ -78,9 +78,36 @@ class TrainingMechanism:
     return self.expected_batch_size / self.num_examples
 
   @property
+  def num_groups(self) -> int:
+    """Groups of records that take turns; 1 where all take part at each step."""
+    return 1
+
+  @property
+  def selection(self) -> str:
+    """How records are selected, for the plan."""
+    return (
+      f'exact Poisson, probability {self.sampling_prob:.6g}'
+      f' ({self.expected_batch_size} expected)'
+    )
+
+  @property
+  def noise_strategy(self) -> tuple[float, ...]:
+    """Coefficients of `correlated_noise`; a single 1 is independent noise."""
+    return (1.0,)
+
+  @property
   def is_private(self) -> bool:
     """Whether any noise is added."""
     return self.noise_multiplier > 0
+
+  def selected_gaussians(self, count: int) -> dp_accounting.DpEvent:
+    """So many steps that select with `sampling_prob`, as one event."""
+    if count == 0:  # SelfComposedDpEvent refuses a count of 0.
+      return dp_accounting.NoOpDpEvent()
+    step = dp_accounting.PoissonSampledDpEvent(
+      self.sampling_prob, dp_accounting.GaussianDpEvent(self.noise_multiplier)
+    )
+    return dp_accounting.SelfComposedDpEvent(step, count)
 
   def dp_event(
     self, num_steps: int | None = None, num_replayed_steps: int = 0
@@ -134,13 +161,7 @@ class DpSgdMechanism(TrainingMechanism):
     if num_steps is None:
       num_steps = self.num_steps
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
-    count = num_steps + num_replayed_steps
-    if count == 0:  # SelfComposedDpEvent refuses a count of 0.
-      return dp_accounting.NoOpDpEvent()
-    step = dp_accounting.PoissonSampledDpEvent(
-      self.sampling_prob, dp_accounting.GaussianDpEvent(self.noise_multiplier)
-    )
-    return dp_accounting.SelfComposedDpEvent(step, count)
+    return self.selected_gaussians(num_steps + num_replayed_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,7 @@ def add_noise(
   grad_sum: types.PyTree,
   noise_keys: types.Key,
   noise_std: float | types.Array,
+  correlate: Callable[[types.Array], types.Array] | None = None,
 ) -> types.PyTree:
   """Adds independent Gaussian noise to every element.
 
@@ -39,6 +42,8 @@ def add_noise(
     grad_sum: tree of float32, the sum over ALL examples of the step.
     noise_keys: typed keys[4], fresh for each step, equal on every replica.
     noise_std: std of the noise on the SUM: noise_multiplier x sensitivity.
+    correlate: from the independent noise of the step, float32[size] of
+      variance 1, to what is added; None for the noise itself.
 
   Returns:
     A tree like `grad_sum`.
@@ -52,15 +57,16 @@ def add_noise(
     )
   leaves, treedef = jax.tree.flatten(grad_sum)
   ends = np.cumsum([leaf.size for leaf in leaves])
-  unit_noise = jnp.split(_unit_noise(noise_keys, int(ends[-1])), ends[:-1])
+  drawn = unit_noise(noise_keys, int(ends[-1]))
+  drawn = drawn if correlate is None else correlate(drawn)
   noised = [
     leaf.astype(jnp.float32) + noise_std * noise.reshape(leaf.shape)
-    for leaf, noise in zip(leaves, unit_noise, strict=True)
+    for leaf, noise in zip(leaves, jnp.split(drawn, ends[:-1]), strict=True)
   ]
   return jax.tree.unflatten(treedef, noised)
 
 
-def _unit_noise(noise_keys: types.Key, size: int) -> types.Array:
+def unit_noise(noise_keys: types.Key, size: int) -> types.Array:
   """Sum of four independent standard normals, halved: unit variance.
 
   One vector for all leaves, and a scan over the keys: a network has hundreds

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from dp_diffusion import checks
+from dp_diffusion.privacy import banded_sgd
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import strict_json
 
@@ -35,6 +36,8 @@ class PrivacyConfig:
     allow_large_delta: accept a delta above 1 / num_examples.
     secret_dir: local folder of the secret, of no other run; '' for the
       workdir's `private/`.
+    num_bands: bands of correlated noise, see `banded_sgd`; 1 for independent
+      noise.
     label_histogram_noise_multiplier: std of the noise on each class of the
       label histogram, in records; 0 where no histogram is made.
   """
@@ -50,6 +53,7 @@ class PrivacyConfig:
   relation: str = mechanism_lib.ADD_OR_REMOVE_ONE
   allow_large_delta: bool = False
   secret_dir: str = ''
+  num_bands: int = 1
   label_histogram_noise_multiplier: float = 0.0
 
   def __post_init__(self) -> None:
@@ -62,6 +66,10 @@ class PrivacyConfig:
       strict_json.integer(name, getattr(self, name), minimum=1)
     mechanism_lib.check_batch_size(self.expected_batch_size, self.num_examples)
     strict_json.real('l2_clip_norm', self.l2_clip_norm, positive=True)
+    strict_json.integer('num_bands', self.num_bands, minimum=1)
+    banded_sgd.check_bands(
+      self.num_bands, self.expected_batch_size, self.num_examples
+    )
     strict_json.boolean('allow_large_delta', self.allow_large_delta)
     strict_json.real(
       'label_histogram_noise_multiplier', self.label_histogram_noise_multiplier
@@ -87,6 +95,8 @@ class PrivacyConfig:
   @property
   def mechanism_type(self) -> type[mechanism_lib.TrainingMechanism]:
     """The kind of training that these keys choose."""
+    if self.num_bands > 1:
+      return banded_sgd.BandedSgdMechanism
     return mechanism_lib.DpSgdMechanism
 
   def mechanism(
@@ -101,6 +111,7 @@ class PrivacyConfig:
       l2_clip_norm=self.l2_clip_norm,
       delta=self.delta,
       relation=self.relation,
+      **({'num_bands': self.num_bands} if self.num_bands > 1 else {}),
     )
 
   def _check_given(self, name: str) -> None:

@@ -177,16 +177,17 @@ def public_data_line(entry: Mapping[str, Any]) -> str:
 
 
 # What the accounting assumes of events, each with whether it holds.
+CLIPPED = (
+  'One record moves the sum of clipped gradients by at most the clip norm.',
+  'yes, up to the rounding of 32-bit floating-point sums',
+)
 OF_DP_SGD = (
   (
     'At each step every record is selected on its own, with the same'
     ' probability; no batch is truncated, and an empty one is a step too.',
     'yes',
   ),
-  (
-    'One record moves the sum of clipped gradients by at most the clip norm.',
-    'yes, up to the rounding of 32-bit floating-point sums',
-  ),
+  CLIPPED,
   (
     'Gaussian noise is added once to that sum.',
     'yes, up to the rounding of 32-bit floating-point numbers',

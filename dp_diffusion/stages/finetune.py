@@ -49,6 +49,7 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import metrics
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
+from dp_diffusion.training import past_noise
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import private_step as step_lib
 from dp_diffusion.training import processes
@@ -205,9 +206,12 @@ def wire_steps(
     noise_multiplier=mechanism.noise_multiplier,
     expected_batch_size=mechanism.expected_batch_size,
     ema_decay=finetune.ema_decay,
+    noise_strategy=mechanism.noise_strategy,
   )
   return private_loop.PrivateSteps(
-    selector=streams.poisson_selector(num_records, mechanism.sampling_prob),
+    selector=streams.poisson_selector(
+      num_records, mechanism.sampling_prob, mechanism.num_groups
+    ),
     streams=streams,
     gather=gather,
     microbatch_size=finetune.microbatch_size or DEFAULT_MICROBATCH,
@@ -215,6 +219,9 @@ def wire_steps(
     accumulate=devices.pmap_accumulate(loss_fn, grad_config),
     apply=devices.pmap_apply(optimizer, apply_config),
     private_stats=devices.pmap_private_stats(),
+    past_noise=past_noise.PastNoise(mechanism.noise_strategy, streams, devices)
+    if len(mechanism.noise_strategy) > 1
+    else past_noise.none,
   )
 
 

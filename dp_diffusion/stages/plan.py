@@ -73,9 +73,7 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
     'privacy',
     f'  records             {mechanism.num_examples} (declared),'
     f' {mechanism.relation.replace("_", " ")}',
-    f'  selection           exact Poisson, probability'
-    f' {mechanism.sampling_prob:.6g}'
-    f' ({mechanism.expected_batch_size} expected)',
+    f'  selection           {mechanism.selection}',
     f'  steps               {mechanism.num_steps}',
     f'  clip norm           {mechanism.l2_clip_norm:g}',
   ]

@@ -185,8 +185,9 @@ class DataParallel:
       config: what the mechanism fixes.
 
     Returns:
-      (state, total, noise_keys) -> state. State and total are on devices; the
-      typed keys[4] are given once. The given state is donated.
+      (state, total, noise_keys) -> state, with the past noise as fourth where
+      the noise is correlated. All on devices, the typed keys[4] apart, which
+      are given once. The given state is donated.
     """
     fn = functools.partial(
       private_step.apply,
@@ -194,7 +195,8 @@ class DataParallel:
       config=config,
       axis_name=AXIS_NAME,
     )
-    return self.pmap(fn, in_axes=(0, 0, None), donate_argnums=(0,))
+    of_noise = (None, 0) if len(config.noise_strategy) > 1 else (None,)
+    return self.pmap(fn, in_axes=(0, 0, *of_noise), donate_argnums=(0,))
 
   def pmap_private_stats(
     self,

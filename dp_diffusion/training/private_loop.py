@@ -36,6 +36,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import journal as journal_lib
 from dp_diffusion.training import parallel as parallel_lib
+from dp_diffusion.training import past_noise
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
@@ -55,6 +56,8 @@ class PrivateSteps:
     accumulate: compiled, see `pmap_accumulate`.
     apply: compiled, see `pmap_apply`.
     private_stats: compiled, see `pmap_private_stats`.
+    past_noise: (params, step) -> further arguments of `apply`: the noise of
+      earlier steps, where that of this one depends on it.
   """
 
   selector: batch_selection.PoissonSelector
@@ -65,6 +68,7 @@ class PrivateSteps:
   accumulate: Callable[..., Any]
   apply: Callable[..., Any]
   private_stats: Callable[..., Any]
+  past_noise: Callable[..., tuple[types.Array, ...]] = past_noise.none
 
 
 def private_step(
@@ -106,7 +110,9 @@ def private_step(
       *arguments,
     )
   stats = steps.private_stats(total)
-  return steps.apply(state, total, steps.streams.noise_keys(step)), stats
+  noise_keys = steps.streams.noise_keys(step)
+  past = steps.past_noise(state.params, step)
+  return steps.apply(state, total, noise_keys, *past), stats
 
 
 def _on_devices(
@@ -162,7 +168,8 @@ def compile_private_step(
   private_stats: Any = steps.private_stats
   private_stats.lower(total).compile()
   apply: Any = steps.apply
-  apply.lower(state, total, steps.streams.noise_keys(step)).compile()
+  past = steps.past_noise(state.params, step)
+  apply.lower(state, total, steps.streams.noise_keys(step), *past).compile()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 
 import jax
@@ -43,6 +44,7 @@ import optax
 from dp_diffusion import checks
 from dp_diffusion import types
 from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import correlated_noise
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.training import state as train_state
@@ -91,11 +93,14 @@ class ApplyConfig:
       none (not private).
     expected_batch_size: B, over all devices; the constant divisor.
     ema_decay: final decay of the moving average, in [0, 1).
+    noise_strategy: coefficients of `correlated_noise`; (1,) for noise that is
+      independent of that of other steps.
   """
 
   noise_multiplier: float
   expected_batch_size: int
   ema_decay: float
+  noise_strategy: tuple[float, ...] = (1.0,)
 
   def __post_init__(self) -> None:
     checks.check_non_negative('noise_multiplier', self.noise_multiplier)
@@ -180,6 +185,7 @@ def apply(
   state: train_state.TrainState,
   total: clipping.ClippedSum,
   noise_keys: types.Key,
+  past_noise: types.Array | None = None,
   *,
   optimizer: optax.GradientTransformation,
   config: ApplyConfig,
@@ -191,6 +197,8 @@ def apply(
     state: the same on every replica.
     total: this device's sum; zero where it had no example.
     noise_keys: typed keys[4] of the step, the same on every replica.
+    past_noise: float32[b - 1, size], state of `correlated_noise` before the
+      step; None where the noise is independent.
     optimizer: what `optimizers.make` built.
     config: what the mechanism fixes.
     axis_name: axis of the devices, None for one device.
@@ -204,9 +212,25 @@ def apply(
     grad_sum,
     noise_keys,
     noise_std(config.noise_multiplier, total.l2_sensitivity),
+    _correlate(past_noise, config),
   )
   grads = jax.tree.map(lambda x: x / config.expected_batch_size, noised_sum)
   return train_state.update(state, grads, optimizer, config.ema_decay)
+
+
+def _correlate(
+  past: types.Array | None, config: ApplyConfig
+) -> Callable[[types.Array], types.Array] | None:
+  if (past is None) != (len(config.noise_strategy) == 1):
+    raise ValueError(
+      'Expected past_noise where noise_strategy has several coefficients, and'
+      ' there alone.'
+    )
+  if past is None:
+    return None
+  return functools.partial(
+    correlated_noise.correlate, past=past, strategy=config.noise_strategy
+  )
 
 
 def noise_std(noise_multiplier: float, l2_sensitivity: float) -> float:

@@ -272,8 +272,8 @@ ALL = (
   _one(
     'The loop forgets the step when it asks for noise',
     _LOOP,
-    'steps.apply(state, total, steps.streams.noise_keys(step))',
-    'steps.apply(state, total, steps.streams.noise_keys(0))',
+    'noise_keys = steps.streams.noise_keys(step)',
+    'noise_keys = steps.streams.noise_keys(0)',
     f'{_LOOP_TEST}::test_steps_are_those_of_the_mechanism',
   ),
   _one(
@@ -405,10 +405,8 @@ ALL = (
   _one(
     'Sampling probability from the number of records found',
     _FINETUNE,
-    'poisson_selector(num_records, mechanism.sampling_prob),',
-    'poisson_selector(\n'
-    '      num_records, mechanism.expected_batch_size / num_records\n'
-    '    ),',
+    '      num_records, mechanism.sampling_prob, mechanism.num_groups\n',
+    '      num_records, mechanism.expected_batch_size / num_records\n',
     f'{_FINETUNE_TEST}::test_mechanism_reaches_every_part',
   ),
   _one(

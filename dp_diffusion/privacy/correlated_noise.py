@@ -1,0 +1,47 @@
+"""Noise that takes back part of the noise of earlier steps, as a filter.
+
+With a strategy c of b coefficients (`mechanism.TrainingMechanism`), the noise
+of step t is w_t = (z_t - c_1 w_(t-1) - ... - c_(b-1) w_(t-b+1)) / c_0, where
+z_t is the independent noise of the step. That is w = C^-1 z for the lower
+triangular Toeplitz matrix C whose first column is c. The filter's state is
+the last b - 1 of the w; with one coefficient there is none.
+
+Guarantees:
+  * It solves C w = z. `correlated_noise_test.py::test_is_the_inverse_matrix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import types
+
+
+def start(strategy: Sequence[float], size: int) -> np.ndarray:
+  """The state before the first step: float32[b - 1, size], newest first."""
+  return np.zeros((len(strategy) - 1, size), np.float32)
+
+
+def correlate(
+  fresh: types.Array, past: types.Array, strategy: Sequence[float]
+) -> types.Array:
+  """The noise of one step, in units of the fresh noise.
+
+  Args:
+    fresh: float32[size], z_t: independent, of variance 1.
+    past: float32[b - 1, size], w of the steps before, newest first.
+    strategy: b coefficients.
+
+  Returns:
+    float32[size], w_t.
+  """
+  weights = np.asarray(strategy, np.float32)
+  return (fresh - jnp.sum(weights[1:, None] * past, axis=0)) / weights[0]
+
+
+def push(past: types.Array, noise: types.Array) -> types.Array:
+  """The state after a step: its noise first, the oldest gone."""
+  return jnp.concatenate([noise[None], past])[: len(past)]
