@@ -11,8 +11,10 @@ Guarantees:
     `batch_selection_test.py::test_participation_is_binomial`,
     `::test_steps_and_records_are_independent`,
     `::test_threshold_is_exact`.
-  * A record's coin does not depend on the other records.
-    `::test_appending_a_record_changes_its_own_coin_only`.
+  * A record's coin does not depend on the other records, nor does its group
+    where groups take turns.
+    `::test_appending_a_record_changes_its_own_coin_only`,
+    `banded_sgd_test.py::test_a_record_more_changes_no_other`.
   * No record is dropped, repeated or truncated on its way into microbatches,
     an empty batch is an empty sequence, not a redraw.
     `::test_microbatches_are_a_partition`, `::test_empty_batches_happen`.
@@ -119,7 +121,7 @@ class PoissonSelector:
     """Each record's group: uint64[N]."""
     return np.concatenate(
       [
-        self._words(_GROUP_DOMAIN, 0, start) % np.uint64(self.num_groups)
+        self._words(0, start, _GROUP_DOMAIN) % np.uint64(self.num_groups)
         for start in range(0, self.num_records, _RECORDS_PER_BLOCK)
       ]
     )
@@ -130,13 +132,14 @@ class PoissonSelector:
     if threshold == _WORD_RANGE:  # q = 1: no 64-bit word reaches it.
       return np.arange(self.num_records, dtype=np.int64)
     taking_part = [
-      np.flatnonzero(self._words(_DOMAIN, step, start) < np.uint64(threshold))
-      + start
+      np.flatnonzero(self._words(step, start) < np.uint64(threshold)) + start
       for start in range(0, self.num_records, _RECORDS_PER_BLOCK)
     ]
     return np.concatenate(taking_part).astype(np.int64)
 
-  def _words(self, domain: bytes, step: int, start: int) -> np.ndarray:
+  def _words(
+    self, step: int, start: int, domain: bytes = _DOMAIN
+  ) -> np.ndarray:
     """One uniform word per record of the block: uint64[n], n <= block size."""
     run_id = self.run_id.encode()
     seed = b''.join(

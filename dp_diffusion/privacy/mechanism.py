@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any, ClassVar, Self
 
 import dp_accounting
@@ -94,6 +95,25 @@ class TrainingMechanism:
   def noise_strategy(self) -> tuple[float, ...]:
     """Coefficients of `correlated_noise`; a single 1 is independent noise."""
     return (1.0,)
+
+  @property
+  def accumulated_noise(self) -> float:
+    """Std of the noise of all steps added up, over the sensitivity of one sum.
+
+    By it, mechanisms of different noise strategies can be compared.
+    """
+    strategy = self.noise_strategy
+    if len(strategy) == 1:
+      return self.noise_multiplier * math.sqrt(self.num_steps)
+    response: list[float] = []  # What z of one step adds to later noise.
+    total, squares = 0.0, 0.0
+    for step in range(self.num_steps):
+      past = zip(strategy[1:], reversed(response), strict=False)
+      fresh = 0.0 if step else 1.0
+      response.append((fresh - sum(c * r for c, r in past)) / strategy[0])
+      total += response[-1]
+      squares += total**2
+    return self.noise_multiplier * math.sqrt(squares)
 
   @property
   def is_private(self) -> bool:

@@ -88,6 +88,8 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
       if calibration.noise_multiplier_rdp
       else ''
     ),
+    f'  noise of all steps  {mechanism.accumulated_noise:.4g} times what one'
+    ' record adds at most',
     f'  epsilon             {calibration.epsilon_pld:.4g} by PLD,'
     f' {calibration.epsilon_rdp:.4g} by RDP, at delta {mechanism.delta:g}',
   ]

@@ -36,6 +36,7 @@ _STATEMENT = 'dp_diffusion/privacy/statement.py'
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
 _AUDIT_STAGE_TEST = 'tests/stages/audit_test.py'
+_BANDED_TEST = 'tests/privacy/banded_sgd_test.py'
 _BASELINE_TEST = 'tests/stages/baseline_test.py'
 _BATCHING_TEST = 'tests/data/batching_test.py'
 _CHECKPOINT_TEST = 'tests/training/checkpoint_test.py'
@@ -301,6 +302,27 @@ ALL = (
     '  return -(-num_selected // (microbatch_size * global_device_count))\n',
     '  return num_selected // (microbatch_size * global_device_count)\n',
     f'{_SELECTION_TEST}::test_microbatches_are_a_partition',
+  ),
+  _one(
+    'Records of every group selected at each step, accounted as in turn',
+    _SELECTION,
+    'selected[self._groups[selected] == group]',
+    'selected',
+    f'{_BANDED_TEST}::test_records_take_part_in_turn',
+  ),
+  _one(
+    'A round of the groups begun, and not accounted',
+    'dp_diffusion/privacy/banded_sgd.py',
+    '-(-num_steps // self.num_bands)',
+    'max(1, num_steps // self.num_bands)',
+    f'{_BANDED_TEST}::test_part_of_a_training_costs_its_rounds',
+  ),
+  _one(
+    'Correlated noise forgotten at a resume',
+    'dp_diffusion/training/past_noise.py',
+    'self._devices.replicate(start), 0\n',
+    'self._devices.replicate(start), step\n',
+    'tests/training/past_noise_test.py::test_resumed_equals_uninterrupted',
   ),
   _one(
     'Records selected a little too often',

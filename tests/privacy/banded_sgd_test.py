@@ -206,3 +206,16 @@ def test_statement_says_what_was_done():
   assert statement_lib.number(found, 'noise_multiplier') == 2.0
   assert 'noise of 4 bands' in ledger.summary()[-1]
   assert 'from 1 of 4 groups' in MECHANISM.selection
+
+
+def test_accumulated_noise_is_that_of_the_matrix():
+  matrix = sum(
+    c * np.eye(10, k=-k) for k, c in enumerate(MECHANISM.noise_strategy)
+  )
+  # Row t of the prefix sums of C^-1 is the noise of t + 1 steps together.
+  last = np.tril(np.ones((10, 10)))[-1] @ np.linalg.inv(matrix)
+  assert MECHANISM.accumulated_noise == pytest.approx(
+    2.0 * np.linalg.norm(last)
+  )
+  plain = dataclasses.replace(CONFIG, num_bands=1).mechanism(2.0, 10)
+  assert plain.accumulated_noise == pytest.approx(2.0 * np.sqrt(10))

@@ -569,6 +569,7 @@ def test_the_next_microbatch_is_ready_when_the_device_is(monkeypatch, is_cpu):
     accumulate=record('accumulate', 0),
     apply=record('apply', 'state'),
     private_stats=record('stats'),
+    past_noise=lambda params, step: (),
   )
   state = types.SimpleNamespace(params={}, frozen_params={})
   private_loop.private_step(steps, devices, state, 0)
