@@ -10,15 +10,14 @@ _NUM_NAMED = 5
 
 
 def some(names: Sequence[str]) -> str:
-  """The first names of a list that may be long, for a message.
+  """The first names of a list that may be long, for a message of one line.
 
   >>> some(['a', 'b', 'c', 'd', 'e', 'f', 'g'])
   'a, b, c, d, e and 2 more'
   """
+  shown = [n if n.isprintable() else ascii(n) for n in names[:_NUM_NAMED]]
   rest = len(names) - _NUM_NAMED
-  return ', '.join(names[:_NUM_NAMED]) + (
-    f' and {rest} more' if rest > 0 else ''
-  )
+  return ', '.join(shown) + (f' and {rest} more' if rest > 0 else '')
 
 
 def check_positive(name: str, value: float) -> None:

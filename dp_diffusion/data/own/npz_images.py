@@ -176,7 +176,8 @@ def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
   missing = [name for name in wanted if name not in names]
   if missing:
     raise ValueError(
-      f'it lacks {checks.some(missing)} and has {checks.some(names)}'
+      f'it lacks {checks.some(missing)} and has '
+      f'{checks.some(names) or "no array"}'
     )
   return prefixes
 

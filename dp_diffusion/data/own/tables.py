@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -115,7 +115,7 @@ def is_named(name: str) -> bool:
 
 
 def read_beside(
-  tree: trees.Tree, parts: Iterable[str], config: registry.DataConfig
+  tree: trees.Tree, parts: Collection[str], config: registry.DataConfig
 ) -> Rows:
   """Reads the table at the root, or those at the roots of the parts.
 
@@ -151,7 +151,7 @@ def read_beside(
     )
   rows = Rows()
   for name in found:
-    rows = _joined(rows, _rows(tree, name, config))
+    rows = _joined(rows, _rows(tree, name, bool(parts), config))
   return rows
 
 
@@ -172,7 +172,9 @@ def _joined(one: Rows, other: Rows) -> Rows:
   return Rows(table=one.table, labels=labels, persons=persons)
 
 
-def _rows(tree: trees.Tree, name: str, config: registry.DataConfig) -> Rows:
+def _rows(
+  tree: trees.Tree, name: str, is_divided: bool, config: registry.DataConfig
+) -> Rows:
   full = f'{tree.root}/{name}'
   try:
     table = parse(tree.read(name), full)
@@ -189,6 +191,12 @@ def _rows(tree: trees.Tree, name: str, config: registry.DataConfig) -> Rows:
       f' it has {checks.some(table.columns) or "none"}'
       + (f': {_NO_COMMAS}.' if table.has_other_marks() else '.')
     )
+  if 'split' in table.columns and 'label' in columns and not is_divided:
+    if len({row['split'] for row in table.rows}) > 1:
+      raise errors.UsageError(
+        f"{full} has a column 'split', which is not read: put the images into "
+        'folders train and test, or take the column away.'
+      )
   files = _files(tree, posixpath.dirname(name), table, columns['file'])
   values = {
     what: {file: row[columns[what]] for file, row in files.items()}

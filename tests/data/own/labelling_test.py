@@ -454,6 +454,25 @@ def test_numbers_are_names_where_a_class_is_called_so(tmp_path):
   refused(tmp_path, r"labels of .* are \('0', '1'\)", class_names=())
 
 
+def test_a_division_in_a_column_is_refused_not_dropped(tmp_path):
+  flat(tmp_path)
+  rows = [(*row, 'train' if i % 3 else 'test') for i, row in enumerate(_FULL)]
+  table(tmp_path / 'labels.csv', 'file_name,label,split', rows)
+  refused(tmp_path, "a column 'split', which is not read: put the images into")
+  rows = [(*row, 'train') for row in _FULL]
+  table(tmp_path / 'labels.csv', 'file_name,label,split', rows)
+  assert both(tmp_path) == _ALL
+
+
+def test_names_of_several_lines_come_in_one(tmp_path):
+  flat(tmp_path)
+  put(tmp_path / 'a\nb.png', image(0, 1))
+  table(tmp_path / 'labels.csv', 'file_name,label', [*_FULL, ('"x\ny"', 0)])
+  refused(tmp_path, r"not there .*: 'x\\ny'")
+  table(tmp_path / 'labels.csv', 'file_name,label', _FULL)
+  refused(tmp_path, r"does not label: 'a\\nb.png'")
+
+
 def test_tables_of_other_kinds_are_named(tmp_path):
   flat(tmp_path)
   put(tmp_path / 'metadata.jsonl', '{}')
