@@ -389,6 +389,49 @@ def test_a_network_that_learned_nothing_measures_nothing(tmp_path):
   assert set(quality.data['quality']) == {'left_out', 'features'}
 
 
+@pytest.mark.parametrize('is_blind', [False, True])
+def test_a_network_that_takes_noise_for_images_measures_nothing(
+  tmp_path, is_blind
+):
+  """Colours alone, which shuffled pixels keep; a file says no accuracy."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.memorization': 'False'}
+  )
+  rng = np.random.default_rng(0)
+  images = np.zeros((60, 8, 8, 1), np.uint8)  # A bright square, somewhere.
+  for image, (row, column) in zip(images, rng.integers(0, 5, (60, 2))):
+    image[row : row + 4, column : column + 4] = rng.integers(100, 256)
+  labelled = images, np.zeros(60, np.int32)
+
+  def colours(params, x):
+    del params
+    flat = x.reshape(len(x), -1).astype(np.float32)
+    return np.stack([flat.mean(axis=1), flat.max(axis=1)], axis=1)
+
+  pixels = features.pixels((8, 8, 1))
+  extractor = features.NetExtractor(
+    name='net of a file',
+    num_features=2 if is_blind else 64,
+    apply_fn=colours if is_blind else pixels.apply_fn,
+    params=(),
+    bind_fn=lambda fn, params: lambda x: fn(params, x),
+  )
+  (found,) = image_distances.sections(
+    config,
+    extractor,
+    labelled,
+    labelled,
+    labelled,
+    epath.Path(tmp_path),
+    interrupts.Stop(''),
+  )
+  measured = found.data['quality']
+  assert ('take noise for images' in measured['left_out']) == is_blind
+  assert ('synthetic' in measured) != is_blind
+  noise = measured['features']['noise']
+  assert noise['is_taken_for_images'] == is_blind and noise['num_images'] == 60
+
+
 def test_distances_know_the_persons(tmp_path):
   config = config_lib.load(
     command.DIGITS_SMOKE,

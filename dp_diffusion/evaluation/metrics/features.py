@@ -124,6 +124,10 @@ class FeatureExtractor(Protocol):
     """Whether a Frechet distance in these features is FID."""
 
   @property
+  def is_learned(self) -> bool:
+    """Whether they are of a network, and not the pixels themselves."""
+
+  @property
   def network_test(self) -> NetworkTest | None:
     """Of a network trained here; None for others and for pixels."""
 
@@ -164,6 +168,7 @@ class NetExtractor:
     bind_fn: how it is compiled, and for which devices.
     network_test: how the network does on public images, where it was trained
       here.
+    is_learned: whether it is a network, and not the pixels themselves.
   """
 
   name: str
@@ -173,6 +178,7 @@ class NetExtractor:
   batch_size: int = 256
   bind_fn: BindFn = jit_bind
   network_test: NetworkTest | None = None
+  is_learned: bool = True
 
   def __post_init__(self) -> None:
     checks.check_at_least('batch_size', self.batch_size, 1)
@@ -335,6 +341,7 @@ def pixels(
     apply_fn=_pixel_features,
     params=(),
     bind_fn=bind_fn,
+    is_learned=False,
   )
 
 

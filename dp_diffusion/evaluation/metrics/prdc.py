@@ -108,6 +108,27 @@ def compare(
   )
 
 
+def is_on_manifold(
+  points: np.ndarray, reference: np.ndarray, reference_radii: np.ndarray
+) -> np.ndarray:
+  """Which points lie among those of the reference, as precision counts them.
+
+  Args:
+    points: float32[N, F].
+    reference: float32[M, F].
+    reference_radii: float64[M], `radii` of the reference.
+
+  Returns:
+    bool[N].
+  """
+  found = np.zeros(len(points), bool)
+  tiles = nearest_neighbors.squared_tiles(points, reference)
+  for rows, columns, tile in tiles:
+    within = np.sqrt(tile) <= reference_radii[columns][None, :]
+    found[rows] |= within.any(axis=1)
+  return found
+
+
 def radii(
   points: np.ndarray,
   num_neighbors: int = 3,

@@ -20,7 +20,29 @@ from dp_diffusion.evaluation.metrics import kid
 from dp_diffusion.evaluation.metrics import nearest_neighbors
 from dp_diffusion.evaluation.metrics import prdc
 
+MAX_NOISE_IMAGES = 1000
+_NOISE_SHARE = 0.5
 MIN_IMAGES = 2 * kid.MIN_SUBSETS  # Of each set.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+  """How precise noise comes out in features: pixels of real images, shuffled.
+
+  Attributes:
+    precision: of held-out images whose pixels were shuffled.
+    real_precision: of the same images as they are.
+    num_images: how many.
+  """
+
+  precision: float
+  real_precision: float
+  num_images: int
+
+  @property
+  def is_taken_for_images(self) -> bool:
+    """Whether noise is at least half as precise as real images are."""
+    return 0 < self.precision >= _NOISE_SHARE * self.real_precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,16 +55,20 @@ class FeatureFacts:
     num_live: features that differ between the reference images; None where
       they were not computed.
     network: test of the network on public images, where it was trained here.
+    noise: what these features make of noise; None where that was not tried.
   """
 
   name: str
   num_features: int
   num_live: int | None = None
   network: features_lib.NetworkTest | None = None
+  noise: Noise | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """Everything, JSON-able but for NaN."""
     found = dataclasses.asdict(self)
+    if self.noise:
+      found['noise']['is_taken_for_images'] = self.noise.is_taken_for_images
     if self.network:
       found['network'] |= {
         'required_accuracy': self.network.required,
@@ -118,6 +144,22 @@ class Comparison:
     }
 
 
+def shuffled(images: np.ndarray, seed: int = 0) -> np.ndarray:
+  """Noise of the same colours: the pixels of each image in random order.
+
+  Args:
+    images: uint8[N, H, W, C].
+    seed: of the orders.
+
+  Returns:
+    uint8[N, H, W, C].
+  """
+  rng = np.random.default_rng(seed)
+  pixels = images.reshape(len(images), -1, images.shape[-1])
+  noise = [rng.permutation(image) for image in pixels]
+  return np.reshape(noise, images.shape)
+
+
 def compare(
   extractor: features_lib.FeatureExtractor,
   reference: np.ndarray,
@@ -128,6 +170,7 @@ def compare(
   allow_few: bool = False,
   seed: int = 0,
   persons: prdc.Persons = (None, None),
+  noise: np.ndarray | None = None,
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> Comparison:
   """Measures synthetic and held-out images against the reference.
@@ -143,6 +186,8 @@ def compare(
     seed: of orders and subsets.
     persons: int[M] who is on each image of the reference and int[H] of the
       held-out ones, where known: for the intervals of precision and recall.
+    noise: float32[n, F], features of the first n held-out images `shuffled`;
+      None leaves that out.
     advance: called now and then with the neighbours found since, which add up
       to `num_queries`; what it raises ends the work.
 
@@ -192,7 +237,12 @@ def compare(
   of_held_out = np.sort(rng.permutation(len(held_out))[:number])
   everything = measure(synthetic)
   return Comparison(
-    features=facts(extractor, reference),
+    features=dataclasses.replace(
+      facts(extractor, reference),
+      noise=None
+      if noise is None
+      else _noise(noise, held_out, reference, reference_radii),
+    ),
     synthetic=everything,
     synthetic_at_equal_number=everything
     if number == len(synthetic)
@@ -201,6 +251,22 @@ def compare(
       held_out[of_held_out],
       None if persons[1] is None else persons[1][of_held_out],
     ),
+  )
+
+
+def _noise(
+  noise: np.ndarray,
+  held_out: np.ndarray,
+  reference: np.ndarray,
+  reference_radii: np.ndarray,
+) -> Noise:
+  """Precision of noise [n, F] and of the same images as they are."""
+  shares = [
+    float(prdc.is_on_manifold(x, reference, reference_radii).mean())
+    for x in (noise, held_out[: len(noise)])
+  ]
+  return Noise(
+    precision=shares[0], real_precision=shares[1], num_images=len(noise)
   )
 
 

@@ -84,6 +84,20 @@ def network_words(test: features.NetworkTest) -> str:
   )
 
 
+def noise_objection(found: quality.FeatureFacts) -> str:
+  """Why measured distances are not shown: noise passes; '' where it does not.
+
+  Args:
+    found: of the features of a network, `noise` with it.
+  """
+  if not found.noise or not found.noise.is_taken_for_images:
+    return ''
+  return (
+    'No distance is shown: these features take noise for images.'
+    f' {noise_words(found.noise)} Noise has to come out below half of that.'
+  )
+
+
 def reason_for_none(
   found: quality.FeatureFacts, counts: Mapping[str, int]
 ) -> str:
@@ -132,11 +146,22 @@ def _features_words(found: quality.FeatureFacts) -> str:
     f'{formats.number(found.num_live)} of {formats.number(found.num_features)}'
     ' features are live: they differ between the reference images.'
   )
-  if found.network is None:
-    return live
+  words = live
+  if found.network is not None:
+    words = (
+      'The feature network has learned from public images alone.'
+      f' {network_words(found.network)} Among the reference images {live}'
+    )
+  return f'{words} {noise_words(found.noise)}' if found.noise else words
+
+
+def noise_words(found: quality.Noise) -> str:
+  """What the features make of noise."""
   return (
-    f'The feature network has learned from public images alone.'
-    f' {network_words(found.network)} Among the reference images {live}'
+    f'Noise, {formats.number(found.num_images)} held-out images with their'
+    f' pixels shuffled, comes out at a precision of'
+    f' {formats.percent(found.precision)}; the same images as they are, at'
+    f' {formats.percent(found.real_precision)}.'
   )
 
 

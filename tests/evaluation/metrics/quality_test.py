@@ -79,6 +79,7 @@ def test_is_json_and_names_the_features():
     'num_features': 4,
     'num_live': 4,
     'network': None,
+    'noise': None,
   }
 
 
@@ -95,3 +96,29 @@ def test_too_few_images_for_a_covariance_leave_out_that_distance_alone():
     wide, *sets, reference_name='digits train', allow_few=True
   )
   assert allowed.real.frechet and allowed.real.frechet.num_synthetic == 22
+
+
+def test_shuffled_images_are_noise_of_the_same_colours():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (5, 6, 7, 3)).astype(np.uint8)
+  found = quality.shuffled(images, seed=1)
+  assert found.dtype == np.uint8 and found.shape == images.shape
+  for image, noise in zip(images, found):
+    pixels = [sorted(map(tuple, x.reshape(-1, 3))) for x in (image, noise)]
+    assert pixels[0] == pixels[1] and (image != noise).any()
+  assert (found == quality.shuffled(images, seed=1)).all()
+  assert (found != quality.shuffled(images, seed=2)).any()
+
+
+def test_noise_is_measured_beside_real_images():
+  rng = np.random.default_rng(0)
+  reference, held_out, made = (make_features(rng, n) for n in (200, 60, 50))
+  far = compare(reference, held_out, made, noise=held_out[:30] + 99)
+  assert far.features.noise.precision == 0
+  assert far.features.noise.real_precision > 0.5
+  assert far.features.noise.num_images == 30
+  assert not far.features.noise.is_taken_for_images
+  near = compare(reference, held_out, made, noise=make_features(rng, 30))
+  assert near.features.noise.is_taken_for_images
+  stored = json.loads(json.dumps(near.to_dict()))
+  assert stored['features']['noise']['is_taken_for_images']
