@@ -19,6 +19,7 @@ import types
 import typing
 from typing import Any
 
+from dp_diffusion import checks
 from dp_diffusion import errors
 
 UsageError = errors.UsageError
@@ -106,7 +107,7 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
       node = node[part]
   leaf = parts[-1]
   if hasattr(node[leaf], 'get_type'):
-    inside = ', '.join(f'{key}.{k}' for k in node[leaf])
+    inside = checks.some([f'{key}.{k}' for k in node[leaf]])
     raise UsageError(
       f'Expected --config.{key} to name one value; it holds {inside}.'
     )

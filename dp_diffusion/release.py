@@ -28,6 +28,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import errors
@@ -288,7 +289,7 @@ def seal(
   if foreign := [name for name in names if not _OURS.fullmatch(name)]:
     raise errors.UsageError(
       f'Expected no files of others in {release_dir}, no guarantee covers them:'
-      f' move {", ".join(foreign)} away and run again.'
+      f' move {checks.some(foreign)} away and run again.'
     )
   hashes = {name: files.sha256(release_dir / name) for name in names}
   sealed = {**statement, 'files': hashes}

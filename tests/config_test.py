@@ -26,6 +26,7 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ),
     ('augmult', '5', 'did you mean finetune.augmult'),
     ('privacy', '5', 'to name one value; it holds privacy.'),
+    ('data', '5', 'data.file_column, data.flip and '),
     ('privacy.epsilon', 'ten', 'privacy.epsilon=ten to be of type float'),
     ('privacy.epsilon', '0', 'Expected epsilon=0.0 to be > 0'),
     ('privacy.epsilon', '-1', 'Expected epsilon=-1.0 to be > 0'),

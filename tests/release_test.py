@@ -165,6 +165,15 @@ def test_seal_covers_no_file_of_others(tmp_path, name):
   assert (tmp_path / 'privacy.json').read_bytes() == before
 
 
+def test_many_files_of_others_are_named_in_part(tmp_path):
+  write_dataset(tmp_path)
+  for i in range(9):
+    (tmp_path / f'scan{i}.png').write_bytes(b'x')
+  with pytest.raises(errors.UsageError, match='scan4.png and 4 more') as raised:
+    release.seal(tmp_path, STATEMENT)
+  assert 'scan5' not in str(raised.value)
+
+
 def test_card_tells_of_what_is_there(tmp_path):
   release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
   release.write_card(tmp_path, '# Card\n\nNo promise.\n\nMore.\n\n## Why\n')

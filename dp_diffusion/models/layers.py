@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dp_diffusion import checks
 from dp_diffusion.models import convolution
 from dp_diffusion.models import materialize
 from dp_diffusion.models import upsampling
@@ -382,5 +383,5 @@ def check_private_safe(
     )
     raise ValueError(
       'Expected no batch-coupled layer in a private model, found batch '
-      f'statistics in {", ".join(layers)}.'
+      f'statistics in {checks.some(layers)}.'
     )

@@ -28,7 +28,8 @@ from dp_diffusion.training import processes
 GRID_NAME = 'training_images.png'
 SURVEY_NAME = 'survey.json'
 _PER_CLASS = 10
-_MAX_CLASSES = 500  # Rows of the grid; the first classes, as the survey says.
+_MAX_PIXELS = 64_000_000  # Of the grid.
+_TILE = 96  # Pixels of a tile's side that small images take, at most.
 _MODE = 0o600
 _NOTICE = (
   'Counted on sensitive images without noise, held-out ones included: never to'
@@ -40,13 +41,21 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Writes the grid and the survey, and says where they lie.
 
   Args:
-    config: uses data.
+    config: uses data, and which split the evaluation reads besides.
     workdir: writes private/.
 
   Raises:
-    UsageError: the images cannot be loaded.
+    UsageError: the images of a split cannot be loaded.
   """
-  processes.on_main(lambda: write(config, workdir, registry.load(config.data)))
+
+  def look() -> None:
+    write(config, workdir, registry.load(config.data))
+    # Its fault would show after the budget is spent.
+    held_out = config.evaluate.held_out_split
+    if held_out not in ('', config.data.split, config.data.test_split):
+      registry.load(config.data, held_out)
+
+  processes.on_main(look)
 
 
 def write(
@@ -65,19 +74,21 @@ def write(
     UsageError: the held-out images cannot be loaded.
   """
   class_names = source.spec.class_names or ('all',)
+  num_rows, num_columns = grid_size(len(class_names), source.spec.image_shape)
   picture = figures.class_grid(
     source.images,
     np.asarray(source.labels),
     class_names,
-    per_class=_PER_CLASS,
-    max_classes=_MAX_CLASSES,
+    per_class=num_columns,
+    max_classes=num_rows,
     seed=int.from_bytes(os.urandom(8), 'little'),
   )
   found = {
     'notice': _NOTICE,
     'grid': {
       'file': GRID_NAME,
-      'num_classes': min(len(class_names), _MAX_CLASSES),
+      'num_classes': num_rows,
+      'num_per_class': num_columns,
     },
     **_counted(registry.survey(config.data)),
   }
@@ -87,6 +98,22 @@ def write(
     f'what the network will see: {workdir.private / GRID_NAME}; what the images'
     f' are: {workdir.private / SURVEY_NAME} (never publish either)'
   )
+
+
+def grid_size(
+  num_classes: int, image_shape: tuple[int, int, int]
+) -> tuple[int, int]:
+  """Rows and columns of a grid that fits into memory.
+
+  Many large images leave columns out first, and then the last classes.
+
+  >>> grid_size(10, (32, 32, 3)), grid_size(1000, (256, 256, 3))
+  ((10, 10), (976, 1))
+  """
+  tile = max(_TILE, *image_shape[:2]) ** 2
+  num_columns = min(_PER_CLASS, max(1, _MAX_PIXELS // (num_classes * tile)))
+  num_rows = min(num_classes, max(1, _MAX_PIXELS // (num_columns * tile)))
+  return num_rows, num_columns
 
 
 def _counted(survey: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,14 @@ def test_the_grid_is_what_the_network_will_see(tmp_path):
   assert not names
 
 
+def test_a_grid_of_many_large_images_fits_into_memory():
+  for num_classes, side in ((1, 5000), (1000, 32), (20_000, 512), (2, 50_000)):
+    rows, columns = inspect.grid_size(num_classes, (side, side, 3))
+    assert 1 <= rows <= num_classes and 1 <= columns <= 10
+    assert rows * columns == 1 or rows * columns * side**2 <= 64_000_000
+  assert inspect.grid_size(40, (64, 64, 1)) == (40, 10)
+
+
 def test_the_survey_counts_classes_and_what_was_left_out(tmp_path):
   _write_folder(tmp_path / 'data', 20, 5)
   (tmp_path / 'data' / 'first' / 'broken.png').write_bytes(b'no image')
@@ -80,6 +88,26 @@ def test_the_survey_counts_classes_and_what_was_left_out(tmp_path):
   per_class = [s['num_per_class'] for s in found['splits'].values()]
   assert sum(c['first'] for c in per_class) == 20
   assert sum(c['second'] for c in per_class) == 5
+  assert found['num_skipped_per_class'] == {'first': 1}
+  (entry,) = found['skipped']
+  assert entry['name'] == 'first/broken.png' and entry['reason']
+
+
+def test_a_split_that_only_the_evaluation_reads_is_loaded_too(
+  tmp_path, monkeypatch
+):
+  asked, load = [], registry.load
+
+  def note(config, split=None):
+    asked.append(split or config.split)
+    return load(config, None if split == 'val' else split)
+
+  monkeypatch.setattr(registry, 'load', note)
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.held_out_split': 'val'}
+  )
+  _inspect(tmp_path, config)
+  assert asked == ['train', 'val']
 
 
 def test_skipped_files_are_counted_per_class(tmp_path, monkeypatch):
