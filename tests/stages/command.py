@@ -1,8 +1,11 @@
-"""Runs the command line in a process of its own, as a user does."""
+"""Runs the command line in a process of its own, as a user does.
+
+The process is a fork of one that has imported the project, or a fresh one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import shutil
@@ -12,29 +15,34 @@ import sys
 
 from dp_diffusion.privacy import key_streams
 from tests import conftest
+from tests.stages import fork_server
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DIGITS_SMOKE = str(ROOT / 'configs' / 'digits.py') + ':smoke'
 TIMEOUT_SECS = 600
-_STAGES_IN_ORDER = """
-import sys
-from dp_diffusion import main
-for stage in sys.argv[1].split(','):
-  code = main.main([*sys.argv[2:], f'--stage={stage}'])
-  if code:
-    sys.exit(code)
-"""
 
 
 def run(
   environment: Mapping[str, str],
   *arguments: str,
   config: str = DIGITS_SMOKE,
-  cwd: pathlib.Path | None = None,
   num_devices: int = 2,
   crash_at: str = '',
+  is_fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-  """`python -m dp_diffusion.main --config=... ARGUMENTS`, output as text."""
+  """`python -m dp_diffusion.main --config=... ARGUMENTS`, output as text.
+
+  Args:
+    environment: what `process_environment` adds to.
+    *arguments: beside the config.
+    config: FILE[:VARIANT].
+    num_devices: of the process.
+    crash_at: the crash point at which it is killed.
+    is_fresh: as a user starts it; what importing prints is seen too.
+  """
+  environment = process_environment(environment, num_devices, crash_at)
+  if not is_fresh:
+    return _fork((f'--config={config}', *arguments), ('',), environment, ROOT)
   return subprocess.run(
     [
       sys.executable,
@@ -43,12 +51,33 @@ def run(
       f'--config={config}',
       *arguments,
     ],
-    env=process_environment(environment, num_devices, crash_at),
-    cwd=cwd or ROOT,
+    env=environment,
+    cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=TIMEOUT_SECS,
     check=False,
+  )
+
+
+def _fork(
+  arguments: Sequence[str],
+  stages: Sequence[str],
+  environment: Mapping[str, str],
+  folder: pathlib.Path,
+) -> subprocess.CompletedProcess[str]:
+  """The command line, once for each stage; '' is what `arguments` say."""
+  return fork_server.run(
+    fork_server.Job(
+      argv=(str(ROOT / 'dp_diffusion' / 'main.py'), *arguments),
+      commands=[
+        (*arguments, f'--stage={stage}') if stage else arguments
+        for stage in stages
+      ],
+      environment=environment,
+      folder=str(folder),
+      timeout_secs=TIMEOUT_SECS,
+    )
   )
 
 
@@ -83,21 +112,11 @@ def succeed_stages(
 
   Fails the test on an error.
   """
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      _STAGES_IN_ORDER,
-      stages,
-      f'--config={config}',
-      *arguments,
-    ],
-    env=process_environment(environment),
-    cwd=cwd or ROOT,
-    capture_output=True,
-    text=True,
-    timeout=TIMEOUT_SECS,
-    check=False,
+  done = _fork(
+    (f'--config={config}', *arguments),
+    stages.split(','),
+    process_environment(environment),
+    cwd or ROOT,
   )
   _check(done)
   return done

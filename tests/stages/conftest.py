@@ -35,7 +35,7 @@ def finished_run(
   return _once(
     of_all_workers(tmp_path_factory) / 'road',
     lambda workdir: command.succeed(
-      subprocess_environment, f'--workdir={workdir}'
+      subprocess_environment, f'--workdir={workdir}', is_fresh=True
     ),
   )
 

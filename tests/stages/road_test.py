@@ -281,7 +281,10 @@ def test_stage_before_its_time_names_the_missing_one(
   subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
   done = command.run(
-    subprocess_environment, f'--workdir={tmp_path}', '--stage=sample'
+    subprocess_environment,
+    f'--workdir={tmp_path}',
+    '--stage=sample',
+    is_fresh=True,
   )
   assert done.returncode == 2
   assert 'finetune' in done.stderr and done.stderr.count('\n') == 1
