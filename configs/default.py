@@ -262,7 +262,7 @@ def _pretrain() -> ml_collections.ConfigDict:
   # A bare .npz was made with the model and diffusion of this config.
   pretrain.init_as_configured = False
   # Or init_from is a file of another project, which sets model and diffusion:
-  # 'improved_diffusion', 'guided_diffusion' (docs/weights.md).
+  # 'improved_diffusion', 'guided_diffusion', 'diffusers' (docs/weights.md).
   pretrain.init_format = ''
   # With init_as_configured: guided-diffusion's use_new_attention_order.
   pretrain.init_new_attention_order = False

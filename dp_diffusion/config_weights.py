@@ -78,7 +78,7 @@ def read(config: Any) -> networks.Network:
     }
   return foreign.read(
     pretrain.init_format,
-    foreign.find(pretrain.init_from),
+    foreign.find(pretrain.init_format, pretrain.init_from),
     configured=configured,
     is_new_order=pretrain.init_new_attention_order,
   )

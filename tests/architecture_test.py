@@ -123,12 +123,13 @@ FENCES = {
   'pydicom': {'dp_diffusion/data/dicom.py'},
   'tifffile': {'dp_diffusion/data/encoded.py'},
   'imagecodecs': {'dp_diffusion/data/encoded.py'},
+  'safetensors': {'dp_diffusion/models/formats/safetensors_file.py'},
   'jax._src': set(),
 }
 # Imported when used, so that all else runs where they are not installed.
 LAZY = {
   *('tensorflow', 'tensorflow_datasets', 'clu'),
-  *('pyarrow', 'pydicom', 'tifffile', 'imagecodecs'),
+  *('pyarrow', 'pydicom', 'tifffile', 'imagecodecs', 'safetensors'),
 }
 
 WITHOUT_JAX = ('mechanism', 'accounting', 'ledger', 'verify')

@@ -8,10 +8,6 @@ from typing import Any
 
 from dp_diffusion.models.formats import published
 
-PACKAGES = {
-  'improved_diffusion': 'improved_diffusion',
-  'guided_diffusion': 'guided_diffusion',
-}
 _ENTRIES = {
   'improved_diffusion': published.IMPROVED,
   'guided_diffusion': published.GUIDED,
@@ -134,7 +130,6 @@ _IMPROVED = (
     unet={
       **_SMALL,
       'out_channels': 3,
-      'conv_resample': False,
       'use_scale_shift_norm': False,
       'num_heads': 1,
     },
@@ -213,6 +208,14 @@ _GUIDED = (
     },
     num_classes=5,
   ),
+  Case(
+    name='small guided, means of pixels',  # Improved-diffusion has none.
+    format_name='guided_diffusion',
+    flags={'learn_sigma': True, 'noise_schedule': 'linear'},
+    unet={**_SMALL, 'image_size': 16, 'conv_resample': False},
+    typed=_typed('linear', model__num_heads='4'),
+    num_classes=3,
+  ),
 )
 
 
@@ -237,9 +240,65 @@ def _true_size(format_name: str) -> list[Case]:
   return cases
 
 
+_TINY_DIFFUSERS = {
+  'in_channels': 3,
+  'out_channels': 3,
+  'block_out_channels': (8, 16),
+  'layers_per_block': 1,
+  'norm_num_groups': 4,
+  'attention_head_dim': 4,
+  'down_block_types': ('DownBlock2D', 'AttnDownBlock2D'),
+  'up_block_types': ('AttnUpBlock2D', 'UpBlock2D'),
+}
+_DIFFUSERS = (
+  Case(
+    name='tiny diffusers',
+    format_name='diffusers',
+    unet=_TINY_DIFFUSERS,
+    num_classes=3,
+    dtype='float16',
+    sides=(8,),
+    sampled_sides=(8,),
+    is_fixture=True,
+  ),
+  Case(
+    name='small diffusers, five classes, scales, one head, velocity',
+    format_name='diffusers',
+    unet={
+      **_TINY_DIFFUSERS,
+      'block_out_channels': (32, 64, 64),
+      'layers_per_block': 2,
+      'norm_num_groups': 32,
+      'attn_norm_num_groups': 32,
+      'attention_head_dim': None,
+      'norm_eps': 1e-6,
+      'resnet_time_scale_shift': 'scale_shift',
+      'num_class_embeds': 5,
+      'down_block_types': ('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
+      'up_block_types': ('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+    },
+    scheduler={
+      'beta_schedule': 'squaredcos_cap_v2',
+      'prediction_type': 'v_prediction',
+    },
+    num_classes=5,
+    sides=(16, 12),
+  ),
+  Case(
+    name='UNet2DModel with its defaults',
+    format_name='diffusers',
+    num_classes=3,
+    sides=(32,),
+    sampled_sides=(),
+    timesteps=(3, 500, 998),
+    labels=(0, 2, 1),
+  ),
+)
+
 CASES: Sequence[Case] = (
   *_IMPROVED,
   *_GUIDED,
+  *_DIFFUSERS,
   *_true_size('improved_diffusion'),
   *_true_size('guided_diffusion'),
 )

@@ -70,6 +70,7 @@ def _openai(case: dict[str, Any]) -> dict[str, np.ndarray]:
       output = wrapped(x, steps, **keywords)
     made[f'x_{side}'] = _ours(x)
     made[f'output_{side}'] = _ours(output[:, :3])
+  made['sampler_timesteps'] = np.array(case['sampler_timesteps'])
   for side in case['sampled_sides']:
     spaced = respace.SpacedDiffusion(
       use_timesteps=[(t + 1) * factor - 1 for t in case['sampler_timesteps']],
@@ -141,11 +142,13 @@ def _diffusers(case: dict[str, Any]) -> dict[str, np.ndarray]:
 
   model = diffusers.UNet2DModel(**case['unet']).eval()
   _randomize(model)
-  folder = pathlib.Path(case['folder'])
-  scheduler = diffusers.DDIMScheduler(**case['scheduler'])
-  diffusers.DDPMPipeline(
-    model, diffusers.DDPMScheduler(**case['scheduler'])
-  ).save_pretrained(folder)
+  if case['dtype'] == 'float16':
+    model.half()  # Half the bytes; the model is rounded with it.
+  scheduler = diffusers.DDIMScheduler(
+    timestep_spacing='trailing', **case['scheduler']
+  )
+  diffusers.DDIMPipeline(model, scheduler).save_pretrained(case['folder'])
+  model.float()
   made = {'num_parameters': np.int64(_count(model))}
   labels = torch.tensor(case['labels'])
   keywords = {'class_labels': labels} if model.class_embedding else {}
@@ -161,7 +164,9 @@ def _diffusers(case: dict[str, Any]) -> dict[str, np.ndarray]:
     made[f'noise_{side}'] = _ours(x)
     for t in scheduler.timesteps:
       output = model(x, t, **keywords).sample
-      x = scheduler.step(output, t, x).prev_sample
+      x = scheduler.step(
+        output, t, x, use_clipped_model_output=True
+      ).prev_sample
     made[f'sampled_{side}'] = _ours(x)
   return made
 

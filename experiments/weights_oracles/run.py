@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +67,12 @@ def main() -> None:
   arguments = parser.parse_args()
   python = prepare(arguments.owners)
   path = FOLDER / 'results.json'
-  rows = json.loads(path.read_text()) if path.exists() else {}
   for case in cases_lib.CASES:
     if arguments.only in case.name:
-      rows[case.name] = compare(case, arguments.owners, python)
-      print(json.dumps(rows[case.name]))
+      row = compare(case, arguments.owners, python)
+      print(json.dumps(row), flush=True)
+      rows = json.loads(path.read_text()) if path.exists() else {}
+      rows[case.name] = row
       order = [c.name for c in cases_lib.CASES if c.name in rows]
       rows = {name: rows[name] for name in order}
       path.write_text(json.dumps(rows, indent=2) + '\n')
@@ -107,11 +109,12 @@ def _compare(
   python: pathlib.Path,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  file = folder / 'weights.pt'
+  is_diffusers = case.format_name == 'diffusers'
+  file = folder / ('unet' if is_diffusers else 'weights.pt')
   asked = {
     **dataclasses.asdict(case),
     'owner': case.format_name,
-    'package': cases_lib.PACKAGES[case.format_name],
+    'package': case.format_name,
     'source': str(owners / case.format_name.split('_')[0]),
     'folder': str(folder),
     'seed': 0,
@@ -126,9 +129,7 @@ def _compare(
   with np.load(folder / 'answers.npz') as archive:
     answers = dict(archive)
   if case.is_fixture:
-    stem = case.name.replace(' ', '_')
-    shutil.copy(file, FIXTURES / f'{stem}.pt')
-    shutil.copy(folder / 'answers.npz', FIXTURES / f'{stem}.npz')
+    keep_fixture(case, folder)
   row: dict[str, Any] = {
     'format': case.format_name,
     'num_parameters': int(answers['num_parameters']),
@@ -148,7 +149,9 @@ def _compare(
       _add(row, 'output_difference', output - answers[f'output_{side}'])
       _add(row, 'largest_output', output)
     if f'noise_{side}' in answers:
-      sampled = network.sample(answers[f'noise_{side}'])
+      sampled = network.sample(
+        answers[f'noise_{side}'], answers['sampler_timesteps']
+      )
       _add(row, 'sample_difference', sampled - answers[f'sampled_{side}'])
   largest = max(1.0, row['largest_output'])
   row['is_equal'] = (
@@ -156,6 +159,28 @@ def _compare(
     and row['sample_difference'] <= TOLERANCE
   )
   return row
+
+
+def fixture(case: cases_lib.Case) -> pathlib.Path:
+  """Where the quick test finds the folder of a case."""
+  return FIXTURES / case.name.replace(' ', '_')
+
+
+def keep_fixture(case: cases_lib.Case, folder: pathlib.Path) -> None:
+  """Copies what the quick test reads."""
+  target = fixture(case)
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir(parents=True)
+  for name in (
+    'answers.npz',
+    'weights.pt',
+    'unet/config.json',
+    'unet/diffusion_pytorch_model.safetensors',
+    'scheduler/scheduler_config.json',
+  ):
+    if (folder / name).exists():
+      (target / name).parent.mkdir(exist_ok=True)
+      shutil.copy(folder / name, target / name)
 
 
 def _add(row: dict[str, Any], key: str, values: np.ndarray) -> None:
@@ -183,16 +208,22 @@ class Network:
     apply = jax.jit(self._model.apply)
     return np.asarray(apply({'params': self._params}, x, steps, self._labels))
 
-  def sample(self, noise: np.ndarray) -> np.ndarray:
-    """Of DDIM from this noise."""
+  def sample(self, noise: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """Of DDIM from this noise, at these timesteps."""
+    config = samplers.SamplerConfig(name='ddim', num_steps=len(timesteps))
     denoise = assembly.make_denoise_fn(self._model, self._params)
-    step = samplers.step_fn(
-      denoise, _sampler(self._case), self._config.pretrain_diffusion()
-    )
+    sampler_steps.coefficients.cache_clear()
+    with mock.patch.object(
+      sampler_steps, 'timestep_sequence', lambda *_: np.asarray(timesteps)
+    ):
+      step = samplers.step_fn(
+        denoise, config, self._config.pretrain_diffusion()
+      )
+    sampler_steps.coefficients.cache_clear()
     step = jax.jit(step)
     state = samplers.init_state(jax.random.key(0), noise.shape)
     state = dataclasses.replace(state, x=jnp.asarray(noise))
-    for i in range(1, self._case.num_sampler_steps + 1):
+    for i in range(len(timesteps)):
       state = step(state, self._labels, i)
     return np.asarray(state.x)
 
@@ -219,19 +250,10 @@ def load(
   )
 
 
-def _sampler(case: cases_lib.Case) -> samplers.SamplerConfig:
-  # The first is left out: timestep T - 1 of the cosine schedule depends on T.
-  return samplers.SamplerConfig(
-    name='ddim', num_steps=case.num_sampler_steps + 1, spacing='uniform'
-  )
-
-
 def _timesteps(case: cases_lib.Case) -> list[int]:
-  diffusion = config_lib.schedules.DiffusionConfig(
-    num_timesteps=case.num_timesteps
-  )
-  sequence = sampler_steps.timestep_sequence(_sampler(case), diffusion)
-  return [int(t) for t in sequence[1:]]
+  """Even ones; without T - 1, of which the cosine schedule depends on T."""
+  share = np.arange(case.num_sampler_steps, -1, -1) / case.num_sampler_steps
+  return [int(t) for t in np.rint((case.num_timesteps - 1) * share)[1:]]
 
 
 if __name__ == '__main__':

@@ -20,7 +20,8 @@ from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
 FILE = (
-  pathlib.Path(__file__).parent.parent / 'models/formats/data/tiny_improved.pt'
+  pathlib.Path(__file__).parent.parent
+  / 'models/formats/data/tiny_improved/weights.pt'
 )
 GIVEN = {
   'pretrain.init_from': str(FILE),

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from dp_diffusion import errors
+from dp_diffusion.models.formats import diffusers_unet
 from dp_diffusion.models.formats import network as networks
 from dp_diffusion.models.formats import openai_unet
 from dp_diffusion.models.formats import published
@@ -31,7 +32,7 @@ _ENTRIES: Mapping[str, published.Entries] = {
   'improved_diffusion': published.IMPROVED,
   'guided_diffusion': published.GUIDED,
 }
-FORMATS = tuple(_ENTRIES)
+FORMATS = (*_ENTRIES, 'diffusers')
 # What decides what weights mean, and is not fixed by their shapes.
 UNSAID = (
   'model.num_heads',
@@ -63,13 +64,15 @@ def check_format(name: str) -> None:
     )
 
 
-def find(init_from: epath.PathLike) -> epath.Path:
+def find(format_name: str, init_from: epath.PathLike) -> epath.Path:
   """The file that `pretrain.init_from` names.
 
   Raises:
-    UsageError: it is not there, or a folder.
+    UsageError: it is not there, or a folder (but one of diffusers).
   """
   path = epath.Path(init_from)
+  if path.is_dir() and format_name == 'diffusers':
+    return diffusers_unet.find(path)
   if path.is_dir():
     raise errors.UsageError(
       f'Expected pretrain.init_from={path} to be a file of weights, not a'
@@ -103,6 +106,8 @@ def read(
     UsageError: the file is missing or damaged, holds another network, or
       nothing says what it was made with.
   """
+  if format_name == 'diffusers':
+    return diffusers_unet.read(path, configured)
   found = openai_unet.read(
     str(path),
     torch_file.read(path),

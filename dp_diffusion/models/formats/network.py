@@ -97,11 +97,13 @@ class Network:
       config: of our network.
     """
     a = self.architecture
-    what = ' or '.join(self.names) or 'as configured'
+    what = f'for {" or ".join(self.names)}' if self.names else 'as configured'
     keys = {**a.model_keys(0), **self.said}
     del keys['attention_resolutions'], keys['crop_odd_sides']
+    if keys.get('model.num_heads'):
+      keys.pop('model.head_channels', None)  # Not used.
     said = ', '.join(f'{k.split(".")[-1]}={v}' for k, v in keys.items())
-    lines = [f'{self.path} is taken for {what}: {said}']
+    lines = [f'{self.path} is taken {what}: {said}']
     if a.has_variance:
       lines.append('the learned variance is not used, only the mean')
     absent = [CLASS_ROWS, NULL_ROW]

@@ -86,7 +86,9 @@ def read(
     said=said,
     names=entry.names if entry and configured is None else (),
     arrays={
-      ours: _lazy(found[leaf.theirs], leaf.kind, architecture, heads)
+      ours: arrays.changed(
+        found[leaf.theirs], _change(leaf.kind, architecture, heads)
+      )
       for ours, leaf in leaves.items()
     },
     their_names={ours: leaf.theirs for ours, leaf in leaves.items()},
@@ -270,23 +272,6 @@ def _sample(
     yield from _pair(f'{ours}/conv', f'{theirs}.{conv}', 'conv')
 
 
-def _lazy(
-  array: arrays.LazyArray,
-  kind: str,
-  a: network.Architecture,
-  heads: Callable[[int], int] | None,
-) -> arrays.LazyArray:
-  """An array in our layout."""
-  change = _change(kind, a, heads)
-  try:
-    shape = change(np.broadcast_to(np.float32(0), array.shape)).shape
-  except ValueError:  # Of another rank: named when it is compared.
-    return array
-  return arrays.LazyArray(
-    shape, lambda: np.ascontiguousarray(change(array.load()))
-  )
-
-
 def _change(
   kind: str,
   a: network.Architecture,
@@ -295,9 +280,9 @@ def _change(
   if kind == 'as_is':
     return lambda x: x
   if kind == 'dense':
-    return lambda x: x.transpose(1, 0)
+    return arrays.matrix
   if kind == 'conv':
-    return lambda x: x.transpose(2, 3, 1, 0)
+    return arrays.kernel
   if kind == 'conv_1d':
     return _of_conv_1d
   if kind == 'mean':
@@ -313,7 +298,7 @@ def _of_conv_1d(x: np.ndarray) -> np.ndarray:
 
 def _kernel(x: np.ndarray) -> np.ndarray:
   """A kernel, or its bias."""
-  return x.transpose(2, 3, 1, 0) if x.ndim > 1 else x
+  return arrays.kernel(x) if x.ndim > 1 else x
 
 
 def _qkv(x: np.ndarray, heads: Callable[[int], int] | None) -> np.ndarray:

@@ -121,7 +121,7 @@ def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
     UsageError: a folder without weights; a foreign file that is not there.
   """
   if pretrain.init_format:
-    return foreign.find(pretrain.init_from)
+    return foreign.find(pretrain.init_format, pretrain.init_from)
   path = epath.Path(pretrain.init_from)
   if not path.is_dir():
     return path

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from etils import epath
 import jax
 import numpy as np
@@ -23,24 +21,24 @@ from experiments.weights_oracles import cases as cases_lib
 from experiments.weights_oracles import run
 from tests.models.formats import torch_files
 
-DATA = pathlib.Path(__file__).parent / 'data'
 CASES = {case.name: case for case in cases_lib.CASES if case.is_fixture}
 IMPROVED = CASES['tiny improved']
 
 
 def file_of(case):
-  return DATA / f'{case.name.replace(" ", "_")}.pt'
+  name = 'unet' if case.format_name == 'diffusers' else 'weights.pt'
+  return run.fixture(case) / name
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_answers_as_its_owners_code(name):
   case = CASES[name]
-  with np.load(file_of(case).with_suffix('.npz')) as answers:
+  with np.load(run.fixture(case) / 'answers.npz') as answers:
     network = run.Network(case, file_of(case), 8)
     output = network.output(answers['x_8'])
     assert np.abs(answers['output_8']).max() > 0.5
     np.testing.assert_allclose(output, answers['output_8'], atol=1e-4)
-    sampled = network.sample(answers['noise_8'])
+    sampled = network.sample(answers['noise_8'], answers['sampler_timesteps'])
     np.testing.assert_allclose(sampled, answers['sampled_8'], atol=1e-4)
 
 
