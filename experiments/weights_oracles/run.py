@@ -211,20 +211,23 @@ class Network:
   def sample(self, noise: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
     """Of DDIM from this noise, at these timesteps."""
     config = samplers.SamplerConfig(name='ddim', num_steps=len(timesteps))
-    denoise = assembly.make_denoise_fn(self._model, self._params)
+    diffusion = self._config.pretrain_diffusion()
+
+    def step(params: Any, state: Any, i: jax.Array) -> Any:
+      denoise = assembly.make_denoise_fn(self._model, params)
+      step_fn = samplers.step_fn(denoise, config, diffusion)
+      return step_fn(state, self._labels, i)
+
+    step = jax.jit(step)
+    state = samplers.init_state(jax.random.key(0), noise.shape)
+    state = dataclasses.replace(state, x=jnp.asarray(noise))
     sampler_steps.coefficients.cache_clear()
     with mock.patch.object(
       sampler_steps, 'timestep_sequence', lambda *_: np.asarray(timesteps)
     ):
-      step = samplers.step_fn(
-        denoise, config, self._config.pretrain_diffusion()
-      )
+      for i in range(len(timesteps)):
+        state = step(self._params, state, i)
     sampler_steps.coefficients.cache_clear()
-    step = jax.jit(step)
-    state = samplers.init_state(jax.random.key(0), noise.shape)
-    state = dataclasses.replace(state, x=jnp.asarray(noise))
-    for i in range(len(timesteps)):
-      state = step(state, self._labels, i)
     return np.asarray(state.x)
 
 
