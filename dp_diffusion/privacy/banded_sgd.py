@@ -8,9 +8,9 @@ bands, the first b coefficients of the square root of the prefix sum (Kalinin
 and Lampert 2024, arXiv 2405.13763), scaled to columns of norm 1. Noise of
 later steps takes back part of that of earlier ones.
 
-The accounting is exact (Choquette-Choo et al. 2023, arXiv 2306.08153, theorem
-4): what a record adds at steps b apart meets independent parts of z, so the
-training costs what ceil(num_steps / b) steps of DP-SGD with the probability
+The accounting is exact (Choquette-Choo et al. 2023, arXiv 2306.08153): what a
+record adds at steps b apart meets independent parts of z, so the training costs
+what ceil(num_steps / b) steps of DP-SGD with the probability
 of the group's steps would. Where the privacy per step is high already, as with
 many epochs, plain DP-SGD adds less noise; few epochs and a large epsilon gain.
 
