@@ -345,8 +345,9 @@ def test_few_held_out_images_leave_the_distances_out_and_the_rest_in(
   )
   quality, memorization = found
   reason = quality.data['quality']['left_out']
-  assert (f'{num_held_out} held-out real' in reason) == (num_held_out < 20)
-  assert 'at least 20 of each set' in reason
+  shown = f'held-out real images: {num_held_out}'
+  assert (shown in reason) == (num_held_out < 20)
+  assert 'at least 20 images of each set' in reason
   copies = memorization.data['memorization']
   assert ('synthetic' in copies) == is_searched
   assert (copies.get('real') is not None) == (is_searched and num_held_out > 1)

@@ -173,12 +173,10 @@ def reason_for_none(num_synthetic: int, num_train: int, num_held: int) -> str:
     ('training', num_train, _MIN_TRAIN),
     ('held-out', num_held, 1),
   )
-  few = [f'{n} {name}' for name, n, least in found if n < least]
+  few = [f'{name} images: {n}' for name, n, least in found if n < least]
   if not few:
     return ''
-  return (
-    f'Copies were not looked for: there are only {" and ".join(few)} images.'
-  )
+  return f'Copies were not looked for: too few images ({", ".join(few)}).'
 
 
 def compare(

@@ -110,11 +110,15 @@ def reason_for_none(
   """
   if found.network and (objection := network_objection(found.network)):
     return objection
-  few = [f'{n} {name}' for name, n in counts.items() if n < quality.MIN_IMAGES]
+  few = [
+    f'{name} images: {n}'
+    for name, n in counts.items()
+    if n < quality.MIN_IMAGES
+  ]
   if few:
     return (
-      f'No distance is shown: there are only {" and ".join(few)} images, and at'
-      f' least {quality.MIN_IMAGES} of each set are asked for.'
+      f'No distance is shown: at least {quality.MIN_IMAGES} images of each set'
+      f' are asked for ({", ".join(few)}).'
     )
   live, number = found.num_live, found.num_features
   if live is not None and not features.are_enough_live(live, number):

@@ -118,7 +118,7 @@ def test_a_set_of_fewer_than_20_images_has_no_distances(few):
   facts = quality.facts(features.pixels((2, 2, 1)), np.eye(4))
   assert quality_section.reason_for_none(facts, counts) == ''
   reason = quality_section.reason_for_none(facts, counts | {few: 19})
-  assert f'19 {few} images' in reason and 'at least 20' in reason
+  assert f'({few} images: 19)' in reason and 'at least 20' in reason
 
 
 def test_features_that_hardly_differ_give_no_distances():
