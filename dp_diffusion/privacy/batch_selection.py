@@ -20,6 +20,8 @@ Guarantees:
     `::test_microbatches_are_a_partition`, `::test_empty_batches_happen`.
   * Every process yields the same number of microbatches.
     `::test_every_process_yields_as_many`.
+  * No more records are taken than an exact sum can hold.
+    `::test_too_many_records_are_refused`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import struct
 import numpy as np
 
 from dp_diffusion import checks
+from dp_diffusion.privacy import fixed_point
 
 _DOMAIN = b'dp_diffusion/poisson/1'
 _GROUP_DOMAIN = b'dp_diffusion/group/1'
@@ -90,9 +93,10 @@ class PoissonSelector:
   def __post_init__(self) -> None:
     checks.check_at_least('len(secret)', len(self.secret), 32)
     checks.check_at_least('num_records', self.num_records, 1)
-    if self.num_records >= 2**31:
+    if self.num_records > fixed_point.MAX_RECORDS:
       raise ValueError(
-        f'Expected num_records={self.num_records!r} to be < 2**31.'
+        f'Expected num_records={self.num_records!r} to be <='
+        f' {fixed_point.MAX_RECORDS}, the most that an exact sum holds.'
       )
     checks.check_at_least('num_groups', self.num_groups, 1)
     selection_threshold(self.sampling_prob)

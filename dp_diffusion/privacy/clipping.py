@@ -12,12 +12,26 @@ Deviation: the sum is divided by C (`rescale_to_unit_norm`, on by default), so
 that the learning rate and Adam's eps do not depend on C. The noise is scaled
 alike, because the sum carries its own sensitivity.
 
+Rounding: a clipped gradient is cut to a grid of 2^-24 C and summed exactly from
+there on (`fixed_point`), so nothing is left of the order of a sum. What float32
+does before that, in the norm, the factor and the product, can lengthen a term
+by `_rounding_margin` of it at most; the gradients are clipped that much
+shorter, and the sensitivity is C and no more (docs/privacy.md).
+
 Guarantees:
   * Whatever the loss, the data and the parameters, an example adds at most
-    `ClippedSum.l2_sensitivity` to the sum, in l2 norm.
+    `ClippedSum.l2_sensitivity` to the sum, in l2 norm, in a network of many
+    leaves and in a sum of many examples too.
     `clipping_test.py::test_every_contribution_is_bounded`,
     `::test_neighbours_differ_by_at_most_the_sensitivity`,
-    `::test_enormous_gradients_are_clipped`.
+    `::test_enormous_gradients_are_clipped`,
+    `::test_long_sums_move_by_at_most_the_sensitivity`,
+    `::test_what_a_norm_loses_is_paid_for`,
+    `per_example_gradients_test.py::test_norms_are_hardly_too_small`.
+  * The sum is the same to the bit in every order of its terms and in
+    microbatches of any size, so that a record that comes or goes, and moves
+    others to other slots, changes its own term only.
+    `::test_any_slots_and_microbatches_give_equal_bits`.
   * An example whose gradient is not finite adds zero, and spoils nothing.
     `::test_non_finite_gradient_adds_zero`.
   * An example's term depends on nothing but itself and its keys.
@@ -41,12 +55,15 @@ import jax.numpy as jnp
 
 from dp_diffusion import checks
 from dp_diffusion import types
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import per_example_gradients
 
-# Clipped gradients end this much below the bound, so that the rounding of
-# float32 norms and products never carries one above it.
-_ROUNDING_MARGIN = 2.0**-18
+# Of other roundings than those of the norm's sum, in units of 2^-24: 1/2 of the
+# squares, 4 of the root, 4 of the quotient, 1 of its numerator and the product,
+# 2 of the std of the noise and its product with a sample; and as much again.
+_FEW_ROUNDINGS = 32 * 2.0**-24
 _MIN_CLIP_NORM = 1e-9
+_MAX_CLIP_NORM = 1e30
 
 _ExampleGradFn: TypeAlias = Callable[
   [types.Params, types.PyTree, types.Key],
@@ -77,15 +94,23 @@ class ClippedSum(struct.PyTreeNode):
   """A sum of clipped gradients that knows its sensitivity.
 
   Attributes:
-    grad_sum: tree of float32, shaped like the parameters.
+    exact: the sum on its grid, shaped like the parameters.
     stats: of the same examples; private.
-    l2_sensitivity: bound of what one example adds to `grad_sum` (l2 norm over
-      the whole tree); static.
+    l2_sensitivity: bound of what one example adds to `exact` (l2 norm over the
+      whole tree); static.
   """
 
-  grad_sum: types.PyTree
+  exact: fixed_point.FixedPointSum
   stats: GradStats
   l2_sensitivity: float = struct.field(pytree_node=False)
+
+  @property
+  def grad_sum(self) -> types.PyTree:
+    """The sum as a tree of float32, which rounds it. For a look, not for noise.
+
+    The noise is added to `exact`.
+    """
+    return self.exact.to_floats()
 
   def __add__(self, other: ClippedSum) -> ClippedSum:
     """Adds the sum of other examples.
@@ -98,7 +123,10 @@ class ClippedSum(struct.PyTreeNode):
         f'Expected l2_sensitivity={other.l2_sensitivity!r} to be'
         f' {self.l2_sensitivity!r}, as in the sum that it is added to.'
       )
-    return jax.tree.map(jnp.add, self, other)
+    return self.replace(
+      exact=self.exact + other.exact,
+      stats=jax.tree.map(jnp.add, self.stats, other.stats),
+    )
 
 
 def sum_sensitivity(
@@ -110,17 +138,20 @@ def sum_sensitivity(
   (1.0, 0.1)
 
   Args:
-    l2_clip_norm: C >= 1e-9; infinite (no clip) only without rescaling.
+    l2_clip_norm: C, in [1e-9, 1e30].
     rescale_to_unit_norm: whether the sum is divided by C.
 
   Raises:
-    ValueError: C is below 1e-9 (squares of gradients that small underflow),
-      or infinite with rescaling.
+    ValueError: C is below 1e-9 (squares of gradients that small underflow), or
+      above 1e30 (a sum of so many times C would be infinite in float32).
   """
   checks.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
+  if not l2_clip_norm <= _MAX_CLIP_NORM:
+    raise ValueError(
+      f'Expected l2_clip_norm={l2_clip_norm!r} to be <= {_MAX_CLIP_NORM!r}.'
+    )
   if not rescale_to_unit_norm:
     return float(l2_clip_norm)
-  checks.check_finite('l2_clip_norm', l2_clip_norm)
   return 1.0
 
 
@@ -137,8 +168,9 @@ def zeros(
     l2_clip_norm: as for `clipped_grad_sum`.
     rescale_to_unit_norm: as for `clipped_grad_sum`.
   """
+  sensitivity = sum_sensitivity(l2_clip_norm, rescale_to_unit_norm)
   return ClippedSum(
-    grad_sum=jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params),
+    exact=fixed_point.zeros(params, fixed_point.unit_of(sensitivity)),
     stats=GradStats(
       loss_sum=jnp.zeros((), jnp.float32),
       norm_sum=jnp.zeros((), jnp.float32),
@@ -146,7 +178,7 @@ def zeros(
       num_non_finite=jnp.zeros((), jnp.int32),
       num_examples=jnp.zeros((), jnp.int32),
     ),
-    l2_sensitivity=sum_sensitivity(l2_clip_norm, rescale_to_unit_norm),
+    l2_sensitivity=sensitivity,
   )
 
 
@@ -171,7 +203,7 @@ def clipped_grad_sum(
     batch: leaves [B, ...], or [B, K, ...] with `batch_has_draw_axis`.
     draw_keys: typed keys[B, K].
     is_padding: bool[B]; what stands in a padding slot does not matter.
-    l2_clip_norm: C >= 1e-9.
+    l2_clip_norm: C, in [1e-9, 1e30].
     rescale_to_unit_norm: whether to divide the sum by C (see `Deviation`).
     draw_chunk_size: draws differentiated at a time, a divisor of K; None for
       all K. Fewer need less memory.
@@ -179,7 +211,7 @@ def clipped_grad_sum(
       person unit: each draw shows one image of the person).
 
   Returns:
-    float32 sums over the examples that are no padding.
+    Sums over the examples that are no padding.
 
   Raises:
     ValueError: shapes do not agree, or an argument is out of range.
@@ -196,21 +228,30 @@ def clipped_grad_sum(
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
 
-  bound = l2_clip_norm * (1 - _ROUNDING_MARGIN)
-  coefficients = jnp.minimum(1.0, bound / norms)
-  if rescale_to_unit_norm:
-    coefficients = coefficients / l2_clip_norm
+  # In units of the grid, which is relative to C whether or not the sum is. Not
+  # C / norm: that may underflow, and a number of few bits be twice too large.
+  one = 2.0**fixed_point.UNIT_BITS
+  margin = _rounding_margin(grads)
+  coefficients = jnp.minimum(one / l2_clip_norm, one * (1 - margin) / norms)
+  is_clipped = norms > l2_clip_norm * (1 - margin)
   return ClippedSum(
-    grad_sum=per_example_gradients.weighted_sum(grads, coefficients, is_used),
+    exact=per_example_gradients.weighted_sum(
+      grads, coefficients, is_used, fixed_point.unit_of(sensitivity)
+    ),
     stats=GradStats(
       loss_sum=per_example_gradients.masked_sum(losses, is_used),
       norm_sum=per_example_gradients.masked_sum(norms, is_used),
-      num_clipped=jnp.sum(is_used & (norms > bound), dtype=jnp.int32),
+      num_clipped=jnp.sum(is_used & is_clipped, dtype=jnp.int32),
       num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
     ),
     l2_sensitivity=sensitivity,
   )
+
+
+def _rounding_margin(grads: types.PyTree) -> float:
+  """How much longer float32 may make a clipped gradient than it should be."""
+  return per_example_gradients.norm_error(grads) + _FEW_ROUNDINGS
 
 
 def _check_shapes(

@@ -6,8 +6,9 @@ that both together spend the budget.
 
 Guarantees:
   * One record, a person with all their images too, moves the histogram by at
-    most 1 in l2 norm.
-    `label_histogram_test.py::test_one_record_moves_it_by_at_most_one`.
+    most 1 in l2 norm: shares are cut to a grid, and their sum is exact.
+    `label_histogram_test.py::test_one_record_moves_it_by_at_most_one`,
+    `::test_order_of_records_does_not_matter`.
   * The noise has the std of its mechanism, and four keys of its own.
     `label_histogram_test.py::test_noise_std`.
 """
@@ -18,12 +19,14 @@ import jax
 import numpy as np
 
 from dp_diffusion.privacy import entries as entries_lib
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise
 
 L2_SENSITIVITY = 1.0
+_UNIT = fixed_point.unit_of(L2_SENSITIVITY)
 
 
 def entries(noise_multiplier: float) -> tuple[entries_lib.Entry, ...]:
@@ -63,11 +66,11 @@ def noised(
   """
   exact = _histogram(labels, starts, num_classes)
   result = noise.add_noise(
-    {'histogram': exact.astype(np.float32)},
+    fixed_point.from_host(exact, _UNIT),
     streams.statistic_keys('histogram of labels'),
     entry.noise_std,
   )
-  return np.asarray(jax.device_get(result['histogram']), np.float64)
+  return np.asarray(jax.device_get(result), np.float64)
 
 
 def _histogram(
@@ -77,7 +80,11 @@ def _histogram(
 
   >>> _histogram(np.array([0, 1, 1, 1]), np.array([0, 2, 4]), 3)
   array([0.5, 1.5, 0. ])
+
+  Returns:
+    float64[num_classes], multiples of the grid's unit.
   """
   sizes = np.diff(starts)
   shares = np.repeat(1.0 / sizes, sizes)
-  return np.bincount(labels, weights=shares, minlength=num_classes)
+  units = fixed_point.cut_on_host(shares, _UNIT)  # float64 adds them exactly.
+  return np.bincount(labels, weights=units, minlength=num_classes) * _UNIT

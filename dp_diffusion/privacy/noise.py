@@ -15,6 +15,8 @@ Guarantees:
     each: 256 bits must be guessed, and a sum of four is less exposed to
     attacks on the floating-point grid of one normal sample (arXiv 2107.10138).
     `::test_every_key_matters`.
+  * It is added before the exact sum becomes a float32 number.
+    `::test_is_added_to_the_exact_sum`.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import types
+from dp_diffusion.privacy import fixed_point
 
 NUM_KEYS = 4
 
 
 def add_noise(
-  grad_sum: types.PyTree,
+  exact: fixed_point.FixedPointSum,
   noise_keys: types.Key,
   noise_std: float | types.Array,
   correlate: Callable[[types.Array], types.Array] | None = None,
@@ -39,31 +42,41 @@ def add_noise(
   """Adds independent Gaussian noise to every element.
 
   Args:
-    grad_sum: tree of float32, the sum over ALL examples of the step.
+    exact: the sum over ALL examples of the step.
     noise_keys: typed keys[4], fresh for each step, equal on every replica.
     noise_std: std of the noise on the SUM: noise_multiplier x sensitivity.
     correlate: from the independent noise of the step, float32[size] of
       variance 1, to what is added; None for the noise itself.
 
   Returns:
-    A tree like `grad_sum`.
+    A tree of float32, of the shapes of the sum.
 
   Raises:
-    ValueError: there are not four keys.
+    ValueError: there are not four keys, or the std is more than the grid holds.
   """
   if noise_keys.shape != (NUM_KEYS,):
     raise ValueError(
       f'Expected noise_keys.shape={noise_keys.shape} to be ({NUM_KEYS},).'
     )
-  leaves, treedef = jax.tree.flatten(grad_sum)
+  most = fixed_point.MAX_NOISE_MULTIPLIER * 2**fixed_point.UNIT_BITS
+  if isinstance(noise_std, float) and not noise_std <= most * exact.unit:
+    raise ValueError(
+      f'Expected noise_std={noise_std!r} to be <= {most * exact.unit!r}:'
+      ' noise_multiplier is over 2^18; choose a larger epsilon.'
+    )
+  leaves, treedef = jax.tree.flatten(exact.high)
   ends = np.cumsum([leaf.size for leaf in leaves])
   drawn = unit_noise(noise_keys, int(ends[-1]))
   drawn = drawn if correlate is None else correlate(drawn)
-  noised = [
-    leaf.astype(jnp.float32) + noise_std * noise.reshape(leaf.shape)
-    for leaf, noise in zip(leaves, jnp.split(drawn, ends[:-1]), strict=True)
+  std_in_units = noise_std / exact.unit
+  noise = [
+    std_in_units * sample.reshape(leaf.shape)
+    for leaf, sample in zip(leaves, jnp.split(drawn, ends[:-1]), strict=True)
   ]
-  return jax.tree.unflatten(treedef, noised)
+  rounded = fixed_point.from_units(
+    jax.tree.unflatten(treedef, noise), exact.unit
+  )
+  return (exact + rounded).to_floats()
 
 
 def unit_noise(noise_keys: types.Key, size: int) -> types.Array:

@@ -3,8 +3,8 @@
 Before training the step is compiled at two small sizes, without being run; what
 the compiler says of its memory is extended in a straight line. A private batch
 is drawn at random, so its last microbatch is filled up with padding: smaller
-microbatches waste less. The choice moves work about and nothing else: sums
-differ by rounding alone
+microbatches waste less. The choice moves work about and nothing else:
+gradients differ by rounding alone, and sums are exact
 (`parallel_test.py::test_microbatch_size_does_not_matter`).
 """
 

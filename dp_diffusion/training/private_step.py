@@ -45,6 +45,7 @@ from dp_diffusion import checks
 from dp_diffusion import types
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import correlated_noise
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.training import state as train_state
@@ -105,6 +106,11 @@ class ApplyConfig:
   def __post_init__(self) -> None:
     checks.check_non_negative('noise_multiplier', self.noise_multiplier)
     checks.check_finite('noise_multiplier', self.noise_multiplier)
+    if self.noise_multiplier > fixed_point.MAX_NOISE_MULTIPLIER:
+      raise ValueError(
+        f'Expected noise_multiplier={self.noise_multiplier!r} to be <= 2^18;'
+        ' choose a larger epsilon.'
+      )
     checks.check_positive('expected_batch_size', self.expected_batch_size)
     train_state.check_ema_decay(self.ema_decay)
 
@@ -165,7 +171,11 @@ def accumulate(
     draw_chunk_size=config.draw_chunk_size,
     batch_has_draw_axis=config.batch_has_draw_axis,
   )
-  return total + clipped.replace(grad_sum=_move_back(clipped.grad_sum, axes))
+  exact = clipped.exact.replace(
+    high=_move_back(clipped.exact.high, axes),
+    low=_move_back(clipped.exact.low, axes),
+  )
+  return total + clipped.replace(exact=exact)
 
 
 def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
@@ -207,9 +217,9 @@ def apply(
     The state after the step, the same on every replica. It depends on
     examples only through the noised sum.
   """
-  grad_sum = _psum(total.grad_sum, axis_name)
+  exact = fixed_point.psum(total.exact, axis_name)
   noised_sum = noise.add_noise(
-    grad_sum,
+    exact,
     noise_keys,
     noise_std(config.noise_multiplier, total.l2_sensitivity),
     _correlate(past_noise, config),

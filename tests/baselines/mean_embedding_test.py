@@ -119,6 +119,26 @@ def test_neighbours_differ_by_at_most_the_sensitivity(labels, seed, unit):
     assert moved > 0.99  # The bound is reached: it is no looser than it is.
 
 
+def test_order_of_records_does_not_matter():
+  """To the bit, and across batches: a record changes its own term only."""
+  person = np.arange(600) // 3
+  source = make_source(np.arange(600) % 3, person)
+  whole = exact(source, 'person')
+  turned = subset(source, np.arange(600)[::-1])
+  np.testing.assert_array_equal(exact(turned, 'person'), whole)
+  rest = exact(subset(source, person != 7), 'person')
+  alone = exact(subset(source, person == 7), 'person')
+  np.testing.assert_array_equal(whole - rest, alone)
+
+
+def test_features_are_bounded_in_float64(monkeypatch):
+  """A float32 norm may be too small: here by far, so that it is seen."""
+  monkeypatch.setattr(mean_embedding, 'bound', lambda features: 1.5 * features)
+  source = make_source([0, 1])
+  found = exact(source, feature_fn=large_features)
+  assert 0.99 < np.linalg.norm(found[0]) <= 1 - 2.0**-25
+
+
 def test_features_that_are_not_finite_add_zero():
   """Of one image: the others count as before."""
 
@@ -169,7 +189,7 @@ def test_one_mechanism_everywhere(monkeypatch):
 
   def add_noise(tree, keys, std):
     asked.append(std)
-    return tree
+    return tree.to_floats()
 
   monkeypatch.setattr(gaussian_calibration, 'calibrate', keep)
   monkeypatch.setattr(mean_embedding.noise, 'add_noise', add_noise)

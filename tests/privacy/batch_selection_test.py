@@ -195,6 +195,13 @@ def test_bad_arguments():
     next(batch_selection.microbatches(np.arange(3), 0, 1))
 
 
+def test_too_many_records_are_refused():
+  """An exact sum holds 2^26 of them in one place."""
+  assert make(num_records=2**26).num_records == 2**26
+  with pytest.raises(ValueError, match='num_records=67108865'):
+    make(num_records=2**26 + 1)
+
+
 def test_repr_hides_the_secret():
   assert SECRET.hex() not in repr(make())
   assert repr(SECRET) not in repr(make())

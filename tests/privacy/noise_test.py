@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 
@@ -15,7 +16,14 @@ STREAMS = key_streams.KeyStreams(
   secret=key_streams.Secret.insecure(0), run_id='noise'
 )
 SHAPES = {'a': (100, 200), 'b': (30,), 'c': (100, 200), 'd': ()}
-add_noise = jax.jit(noise.add_noise)
+UNIT = fixed_point.unit_of(1.0)
+
+
+@jax.jit
+def add_noise(tree, keys, std):
+  """`noise.add_noise` to the sum that has these values."""
+  units = jax.tree.map(lambda x: x / UNIT, tree)
+  return noise.add_noise(fixed_point.from_units(units, UNIT), keys, std)
 
 
 def zeros():
@@ -120,4 +128,37 @@ def test_no_noise_leaves_the_sum_as_it_is():
 def test_needs_four_keys():
   keys = jax.random.split(jax.random.key(0), 3)
   with pytest.raises(ValueError, match=r'\(3,\)'):
-    noise.add_noise(zeros(), keys, 1.0)
+    noise.add_noise(fixed_point.zeros(zeros(), UNIT), keys, 1.0)
+
+
+def test_is_added_to_the_exact_sum():
+  """A sum that noise nearly cancels is left to the last unit.
+
+  The noise is rounded to the grid, and float32 holds it exactly; of a sum that
+  became float32 before, what is left would be 0 or 128 units.
+  """
+  std = 2.0**6
+  pure = add_noise(zeros(), STREAMS.noise_keys(4), std)
+  units = {name: np.round(np.float64(x) / UNIT) for name, x in pure.items()}
+  assert np.abs(units['a']).max() > 2**30
+  parts = {
+    name: fixed_point.from_host((5 - x) * UNIT, UNIT)
+    for name, x in units.items()
+  }
+  exact = fixed_point.from_words(
+    (
+      {name: part.high for name, part in parts.items()},
+      {name: part.low for name, part in parts.items()},
+    ),
+    UNIT,
+  )
+  left = jax.jit(noise.add_noise)(exact, STREAMS.noise_keys(4), std)
+  for x in left.values():
+    np.testing.assert_array_equal(x, np.full(x.shape, 5 * UNIT))
+
+
+def test_too_much_noise_is_refused():
+  """The words would not hold it."""
+  total = fixed_point.zeros(zeros(), UNIT)
+  with pytest.raises(ValueError, match='noise_std=300000.0'):
+    noise.add_noise(total, STREAMS.noise_keys(5), 3e5)

@@ -151,18 +151,19 @@ def white_box(seed) -> audit.OneRun:
   )
 
 
-def without_clip(
-  original, *args, l2_clip_norm, rescale_to_unit_norm, **keywords
-):
-  """A clipped sum that forgot to clip, and says what a clipped one says."""
-  total = original(
-    *args, l2_clip_norm=1e6, rescale_to_unit_norm=False, **keywords
+def without_clip(original, *args, l2_clip_norm, **keywords):
+  """A clipped sum that forgot to clip, and says what a clipped one says.
+
+  It is one that is clipped 2^10 times later, with its units made as large.
+  """
+  total = original(*args, l2_clip_norm=2**10 * l2_clip_norm, **keywords)
+  high, low = total.exact.high, total.exact.low
+  exact = total.exact.replace(
+    high=jax.tree.map(lambda h, w: (h << 10) + (w >> 10), high, low),
+    low=jax.tree.map(lambda w: (w & (2**10 - 1)) << 10, low),
   )
-  assert rescale_to_unit_norm
-  return total.replace(
-    grad_sum=jax.tree.map(lambda x: x / l2_clip_norm, total.grad_sum),
-    l2_sensitivity=1.0,
-  )
+  assert total.l2_sensitivity == 1.0
+  return total.replace(exact=exact)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import errors
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_step
@@ -115,6 +116,31 @@ def test_microbatch_size_does_not_matter(trainers, trained):
   assert_close(trainer.data_parallel.unreplicate(state), trained[1][0])
 
 
+def linear_loss(params, example, draw_key):
+  """Its gradient is the example: the same number in any program."""
+  del draw_key
+  return jnp.sum(params['w'] * example['x'])
+
+
+def test_sum_is_the_same_to_the_bit():
+  """However many devices there are, and examples in a microbatch."""
+  found = []
+  for num_devices, size in ((1, 40), (1, 3), (2, 7), (8, 2)):
+    place = make_place(num_devices)
+    trainer = problem.Trainer(place)
+    trainer.accumulate = place.pmap_accumulate(linear_loss, problem.GRAD)
+    total = trainer.total(
+      trainer.initial_state(), 0, np.arange(60)[::-1], microbatch_size=size
+    )
+    add = place.pmap(lambda exact: fixed_point.psum(exact, parallel.AXIS_NAME))
+    found.append(place.unreplicate(add(total.exact)))
+  for other in found[1:]:
+    jax.tree.map(np.testing.assert_array_equal, other, found[0])
+  factors = np.minimum(1, 0.5 / np.linalg.norm(problem.DATA, axis=1)) / 0.5
+  expected = np.sum(problem.DATA * factors[:, None], axis=0)
+  assert_close(found[0].to_floats()['w'], expected)
+
+
 @pytest.mark.parametrize('num_devices', [1, 8])
 def test_empty_batch_still_steps(trainers, num_devices, std_is_accepted):
   trainer = trainers[num_devices]
@@ -188,7 +214,7 @@ def test_donated_accumulator_is_released(trainers):
     place.shard(indices),
     place.shard(np.zeros((8, 2), bool)),
   )
-  assert total.grad_sum['noise'].is_deleted()
+  assert total.exact.high['noise'].is_deleted()
   assert not state.params['noise'].is_deleted()
 
 
@@ -211,8 +237,9 @@ def test_devices_are_summed_once_a_step(trainers):
   apply = trainer.apply.lower(state, total, keys).as_text()
   for word in ('all_reduce', 'all_gather', 'collective_permute', 'all_to_all'):
     assert word not in accumulate
-  # One for each trained leaf, which the compiler joins; none for statistics.
-  assert apply.count('stablehlo.all_reduce') == len(total.grad_sum)
+  # For both words of each trained leaf; the compiler joins them. None for
+  # statistics.
+  assert apply.count('stablehlo.all_reduce') == 2 * len(total.grad_sum)
 
 
 def test_public_step_does_not_depend_on_devices():

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.training import optimizers
@@ -65,13 +66,20 @@ def accumulate(batch, indices, is_padding, total=None, params=TRAINED):
 
 
 def assert_close(actual, expected):
+  actual, expected = (
+    (total.grad_sum, total.stats) for total in (actual, expected)
+  )
   check = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
   jax.tree.map(check, actual, expected)
 
 
 def make_total(grad_sum, l2_sensitivity=1.0):
   total = private_step.zeros(grad_sum, GRAD)
-  return total.replace(grad_sum=grad_sum, l2_sensitivity=l2_sensitivity)
+  unit = fixed_point.unit_of(l2_sensitivity)
+  exact = fixed_point.from_units(
+    jax.tree.map(lambda x: x / unit, grad_sum), unit
+  )
+  return total.replace(exact=exact, l2_sensitivity=l2_sensitivity)
 
 
 def make_config(**changes):
@@ -125,7 +133,9 @@ def test_std_takes_the_sensitivity_of_a_real_sum():
 def test_empty_batch_is_a_step_of_pure_noise():
   zeros = {'w': jnp.zeros(SIZE)}
   state = apply(zeros)
-  pure = noise.add_noise(zeros, STREAMS.noise_keys(0), 2.0)['w']
+  pure = noise.add_noise(make_total(zeros).exact, STREAMS.noise_keys(0), 2.0)[
+    'w'
+  ]
   np.testing.assert_allclose(
     state.params['w'], -LEARNING_RATE * np.asarray(pure) / 50, atol=1e-7
   )
@@ -409,6 +419,7 @@ def test_public_microbatch_must_divide_the_batch():
   [
     (make_config, {'noise_multiplier': -1.0}),
     (make_config, {'noise_multiplier': float('nan')}),
+    (make_config, {'noise_multiplier': 3e5}),
     (make_config, {'expected_batch_size': 0}),
     (make_config, {'ema_decay': 1.0}),
     (

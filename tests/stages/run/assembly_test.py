@@ -62,7 +62,9 @@ def test_bfloat16_computes_and_float32_adds_up() -> None:
     jax.ShapeDtypeStruct((_BATCH,), 'bool'),
   )
   assert 'bf16[2,' in str(jaxpr)
-  assert _floats((total.grad_sum, total.stats)) == {'float32'}
+  grad_sum = jax.eval_shape(lambda total: total.grad_sum, total)
+  assert _floats((grad_sum, total.stats)) == {'float32'}
+  assert _floats(total.exact) == set()
 
   optimizer = optimizers.make(config.pretrain.optimizer, 3)
   after, loss = jax.eval_shape(
