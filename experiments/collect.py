@@ -217,7 +217,7 @@ def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
   """What both READMEs have to be."""
   first, second = root / 'README.md', root / 'experiments' / 'README.md'
   results = read_results(root / 'experiments')
-  measured = [result for result in results if 'mutations' not in result]
+  measured = [result for result in results if 'experiment' in result]
   is_ablation = [r['experiment'].startswith('ablation_') for r in measured]
   ablations = [r for r, yes in zip(measured, is_ablation) if yes]
   others = [r for r, yes in zip(measured, is_ablation) if not yes]
