@@ -407,11 +407,11 @@ def _audit() -> ml_collections.ConfigDict:
   audit.epsilon = 1.0  # The claim that is tested, in a job of its own.
   audit.delta = 1e-5  # Of the claim.
   audit.num_steps = 50  # Private steps.
-  audit.expected_batch_size = 60  # Records per step, were all canaries in.
+  audit.expected_batch_size = 90  # Records per step, were all canaries in.
   audit.num_filler = 1000  # Public images that are in, at most.
-  audit.num_canaries = 1000  # Gradient canaries, in by fair coins.
+  audit.num_canaries = 10_000  # Gradient canaries, in by fair coins.
   audit.num_image_canaries = 1000  # Images of noise, likewise; 0 is none.
-  audit.num_guesses_in = 100  # Highest scores, guessed in.
+  audit.num_guesses_in = 400  # Highest scores, guessed in.
   audit.num_guesses_out = 0  # Lowest scores, guessed out.
   audit.confidence = 0.95  # Of the lower bound on epsilon.
   return audit

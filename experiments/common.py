@@ -306,7 +306,11 @@ def _audit(path: pathlib.Path) -> dict[str, Any]:
       'is_passed': found['is_passed'],
       'claim': found['claim'],
       'confidence': found['confidence'],
-      'epsilon_lower_bound': found['white_box']['epsilon_lower_bound'],
+      'epsilon_lower_bound': max(
+        found[name]['epsilon_lower_bound']
+        for name in ('white_box', 'steps')
+        if name in found
+      ),
       'measured_noise_multiplier': found['measured_noise_multiplier'],
       'num_earlier_audits': len(found['earlier_runs']),
     }

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -39,6 +40,8 @@ from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit as audit_lib
+from dp_diffusion.privacy import audit_steps
+from dp_diffusion.privacy import audit_tradeoff
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -106,11 +109,7 @@ def run(
     canaries.observe(coordinates, mechanism.num_steps),
     optimizers.make(config.finetune.optimizer, mechanism.num_steps),
   )
-  loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(config.data)),
-    config.finetune_diffusion(),
-    config.data,
-  )
+  loss_fn = _loss_fn(config)
   steps = finetune.wire_steps(
     config.finetune,
     mechanism,
@@ -131,11 +130,53 @@ def run(
     config, workdir, stop, devices, mechanism, steps, state, streams.run_id
   )
   losses = audit_records.ImageLosses(config, dataset, loss_fn, devices, size)
-  drop = losses(public) - losses(_released(config, state))
-  seconds = time.monotonic() - start
-  processes.on_main(
-    lambda: _conclude(config, workdir, mechanism, state, dataset, drop, seconds)
+  seen = _Seen(
+    observed=_observed(config, mechanism, state),
+    is_selected=dataset.participation(steps.selector, mechanism.num_steps),
+    drop=losses(public) - losses(_released(config, state)),
+    seconds=time.monotonic() - start,
   )
+  processes.on_main(
+    lambda: _conclude(config, workdir, mechanism, dataset, seen)
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seen:
+  """What the attacker and the auditor have seen.
+
+  Attributes:
+    observed: float64[T, m], the noised sum of each step at each gradient
+      canary's coordinate, over its sensitivity.
+    is_selected: bool[T, m], which gradient canary was selected when.
+    drop: float64[n], how far the loss of each image canary fell.
+    seconds: how long the audit took.
+  """
+
+  observed: np.ndarray
+  is_selected: np.ndarray
+  drop: np.ndarray
+  seconds: float
+
+
+def _loss_fn(config: config_lib.Config) -> types.LossFn:
+  """That of fine-tuning."""
+  return assembly.make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+
+
+def _observed(
+  config: config_lib.Config,
+  mechanism: mechanism_lib.TrainingMechanism,
+  state: train_state.TrainState,
+) -> np.ndarray:
+  """See `_Seen`."""
+  unit = 1.0 if config.finetune.rescale_to_unit_norm else mechanism.l2_clip_norm
+  rows = np.asarray(state.opt_state[0].rows, np.float64)
+  return rows * (mechanism.expected_batch_size / unit)
 
 
 def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
@@ -281,48 +322,22 @@ def _conclude(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
   mechanism: mechanism_lib.TrainingMechanism,
-  state: train_state.TrainState,
   dataset: audit_records.Dataset,
-  drop: np.ndarray,
-  seconds: float,
+  seen: _Seen,
 ) -> None:
   """Guesses the coins, writes what was found, and fails if it must."""
-  audit = config.audit
-  unit = 1.0 if config.finetune.rescale_to_unit_norm else mechanism.l2_clip_norm
-  rows = np.asarray(state.opt_state[0].rows, np.float64)
-  observed = rows * (mechanism.expected_batch_size / unit)
-  scores = audit_lib.participation_scores(observed, mechanism.sampling_prob)
-  white_box = audit_lib.one_run(
-    scores,
-    dataset.gradient_coins,
-    num_guesses_in=audit.num_guesses_in,
-    num_guesses_out=audit.num_guesses_out,
-    delta=audit.delta,
-    confidence=audit.confidence,
+  scores = audit_lib.participation_scores(
+    seen.observed, mechanism.sampling_prob
   )
-  black_box = None
-  if len(drop):
-    black_box = audit_lib.one_run(
-      drop,
-      dataset.image_coins,
-      num_guesses_in=min(audit.num_guesses_in, len(drop)),
-      num_guesses_out=0,
-      delta=audit.delta,
-      confidence=audit.confidence,
-    ).to_dict()
   path = workdir.evaluation / 'audit.json'
   before = files.read_json(path) if path.exists() else None
   result = {
-    'is_passed': white_box.epsilon_lower_bound <= audit.epsilon,
-    'claim': {'epsilon': audit.epsilon, **mechanism.to_dict()},
-    'confidence': audit.confidence,
-    'white_box': white_box.to_dict(),
-    'black_box': black_box,
-    'measured_noise_multiplier': audit_lib.noise_scale(observed),
+    **_tests(config.audit, mechanism, dataset, seen, scores),
+    'measured_noise_multiplier': audit_lib.noise_scale(seen.observed),
     'num_filler': dataset.num_filler,
     'num_gradient_canaries_in': int(dataset.gradient_coins.sum()),
     'num_image_canaries_in': int(dataset.image_coins.sum()),
-    'seconds': seconds,
+    'seconds': seen.seconds,
     'earlier_runs': _earlier_runs(before),
   }
   picture = audit_section.plot(scores, dataset.gradient_coins, result)
@@ -340,6 +355,79 @@ def _conclude(
     )
 
 
+def _tests(
+  audit: audit_lib.AuditConfig,
+  mechanism: mechanism_lib.TrainingMechanism,
+  dataset: audit_records.Dataset,
+  seen: _Seen,
+  scores: np.ndarray,
+) -> dict[str, Any]:
+  """What each test bounds, and whether all of them stay below the claim."""
+  assert isinstance(mechanism, mechanism_lib.DpSgdMechanism)  # On its curve.
+  guess = functools.partial(
+    audit_lib.one_run, delta=audit.delta, confidence=audit.confidence
+  )
+  guesses = guess(
+    scores,
+    dataset.gradient_coins,
+    num_guesses_in=audit.num_guesses_in,
+    num_guesses_out=audit.num_guesses_out,
+  )
+  # Either may refute the claim: the chance of a wrong word is shared.
+  significance = (1 - audit.confidence) / 2
+  whole = _whole_run(mechanism, guesses, significance)
+  steps = _each_step(mechanism, seen.observed, seen.is_selected, significance)
+  black_box = None
+  if num_images := len(seen.drop):
+    guesses = guess(
+      seen.drop,
+      dataset.image_coins,
+      num_guesses_in=min(audit.num_guesses_in, num_images),
+      num_guesses_out=0,
+    )
+    black_box = _whole_run(mechanism, guesses, 1 - audit.confidence)
+  found = max(whole['epsilon_lower_bound'], steps['epsilon_lower_bound'])
+  return {
+    'is_passed': found <= audit.epsilon,
+    'claim': {'epsilon': audit.epsilon, **mechanism.to_dict()},
+    'confidence': audit.confidence,
+    'white_box': whole,
+    'steps': steps,
+    'black_box': black_box,
+  }
+
+
+def _whole_run(
+  mechanism: mechanism_lib.DpSgdMechanism,
+  guesses: audit_lib.OneRun,
+  significance: float,
+) -> dict[str, Any]:
+  """Guesses of who took part at all, and what they bound."""
+  by_guesses = guesses.to_dict()
+  # By (epsilon, delta) alone, whatever the mechanism's curve.
+  by_guesses['epsilon_of_any_mechanism'] = by_guesses.pop('epsilon_lower_bound')
+  found = audit_tradeoff.bound(mechanism, guesses, significance)
+  return {**by_guesses, **dataclasses.asdict(found)}
+
+
+def _each_step(
+  mechanism: mechanism_lib.DpSgdMechanism,
+  observed: np.ndarray,
+  is_selected: np.ndarray,
+  significance: float,
+) -> dict[str, Any]:
+  """Steps and canaries as trials, and what they bound."""
+  steps = audit_steps.bound(observed, is_selected, significance)
+  found = audit_tradeoff.Bound(
+    largest_noise=steps.largest_noise,
+    epsilon_lower_bound=audit_tradeoff.epsilon_at(
+      mechanism, steps.largest_noise
+    ),
+    ceiling=audit_tradeoff.epsilon_at(mechanism, steps.ceiling(significance)),
+  )
+  return {**steps.to_dict(), **dataclasses.asdict(found)}
+
+
 def _earlier_runs(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
   """Short records of all earlier audits: none is forgotten."""
   if before is None:
@@ -348,5 +436,8 @@ def _earlier_runs(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     'is_passed': before['is_passed'],
     'epsilon': before['claim']['epsilon'],
     'epsilon_lower_bound': before['white_box']['epsilon_lower_bound'],
+    'epsilon_lower_bound_by_steps': before.get('steps', {}).get(
+      'epsilon_lower_bound'
+    ),
   }
   return [*before['earlier_runs'], last]

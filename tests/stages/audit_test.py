@@ -105,6 +105,14 @@ def test_right_mechanism_passes(workdir, config, capsys):
   found, claim = result['white_box'], result['claim']
   assert found['epsilon_lower_bound'] < claim['epsilon'] < found['ceiling']
   assert (found['num_canaries'], found['num_guesses']) == (400, 50)
+  assert found['epsilon_of_any_mechanism'] <= found['epsilon_lower_bound'] + 0.1
+  # Some hundred times a canary was selected: nearly all of the claim is seen.
+  steps = result['steps']
+  assert 0.2 < steps['epsilon_lower_bound'] <= claim['epsilon']
+  assert claim['epsilon'] < steps['ceiling']
+  assert 120 < steps['num_with'] < 280
+  assert steps['num_with'] + steps['num_without'] == 400 * claim['num_steps']
+  assert 1 / steps['mu'] == pytest.approx(steps['largest_noise'])
   assert 150 < result['num_gradient_canaries_in'] < 250
   assert result['black_box']['num_canaries'] == 40
   # The noise is what the mechanism says, the network's own parameters apart.
@@ -116,6 +124,7 @@ def test_right_mechanism_passes(workdir, config, capsys):
   for name in ('audit.json', 'audit.png'):
     mode = (workdir / 'evaluation' / name).stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
+  assert 'Step by step' in out and 'From the whole run' in out
   (section,) = audit.sections(workdirs.open_workdir(str(workdir)))
   assert section.data['audit'] == result
   assert not (workdir / 'release').exists()
@@ -171,7 +180,9 @@ def test_faults_end_with_exit_code_1(
   assert run_main(workdir, 'audit') == 1
   result = read(workdir)
   assert not result['is_passed']
-  assert result['white_box']['epsilon_lower_bound'] > result['claim']['epsilon']
+  claimed = result['claim']['epsilon']
+  assert result['white_box']['epsilon_lower_bound'] > claimed
+  assert result['steps']['epsilon_lower_bound'] > claimed
   error = capsys.readouterr().err
   assert 'failed: ' in error and 'REFUTES' in error
 
@@ -241,6 +252,22 @@ def test_no_sensitive_image_is_read(workdir, config, no_training, monkeypatch):
   run_main(workdir, 'audit')
   sensitive = config_lib.load(command.DIGITS_SMOKE).data.name
   assert loaded == [config.pretrain.data.name] and sensitive not in loaded
+
+
+def test_participation_is_that_of_the_dataset(config):
+  """A canary counts at the steps that gather its coordinate, at no other."""
+  streams = key_streams.KeyStreams(
+    secret=key_streams.Secret.insecure(3), run_id='x'
+  )
+  coordinates = np.arange(400, dtype=np.int32)[::-1] + 7
+  dataset = audit_records.make_dataset(config, coordinates, streams)
+  selector = streams.poisson_selector(len(dataset.labels), 0.3)
+  found = dataset.participation(selector, 5)
+  assert found.shape == (5, 400) and found.any()
+  for step in range(5):
+    batch = dataset.gather(selector.select(step), step)
+    seen = batch['coordinate'][batch['coordinate'] >= 0]
+    assert sorted(coordinates[found[step]]) == sorted(seen)
 
 
 def test_canaries_left_out_are_not_in_the_dataset(config):

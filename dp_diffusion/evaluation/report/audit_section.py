@@ -25,19 +25,29 @@ def sentence(result: Mapping[str, Any]) -> str:
   Args:
     result: content of `audit.json`.
   """
-  found, claim = result['white_box'], result['claim']
+  whole, claim = result['white_box'], result['claim']
+  steps = result.get('steps')  # None in audits of earlier versions.
   verdict = (
     'which does not contradict it'
     if result['is_passed']
     else 'which REFUTES it: the mechanism is not what it says'
   )
+  by_steps = (
+    f' Step by step ({steps["num_with"]} times a canary was selected,'
+    f' {steps["num_without"]} times not): at least'
+    f' {steps["epsilon_lower_bound"]:.3g} of at most {steps["ceiling"]:.3g},'
+    ' if records are selected as the accountant takes it.'
+    if steps
+    else ''
+  )
   return (
     f'Claimed: epsilon {claim["epsilon"]:g} at delta {claim["delta"]:g}.'
-    f' Measured on {found["num_canaries"]} canaries ({found["num_correct"]} of'
-    f' {found["num_guesses"]} guesses right): at least'
-    f' {found["epsilon_lower_bound"]:.3g} with {100 * result["confidence"]:g} %'
-    f' confidence, {verdict}. All guesses right would have shown'
-    f' {found["ceiling"]:.3g}, the most that this audit can show.'
+    f' Measured, with {100 * result["confidence"]:g} % confidence,'
+    f' {verdict}.{by_steps} From the whole run, knowing nothing of its'
+    f' selection ({whole["num_correct"]} of {whole["num_guesses"]} guesses on'
+    f' {whole["num_canaries"]} canaries right): at least'
+    f' {whole["epsilon_lower_bound"]:.3g}; {whole["ceiling"]:.3g} is the most'
+    ' that this audit can show.'
   )
 
 
@@ -73,7 +83,10 @@ def plot(
   top.set(xlabel='score of a canary', ylabel='canaries')
   top.legend(frameon=False)
   bottom.barh(0, found['ceiling'], color='#c3c8d0', label='most it can show')
-  bottom.barh(0, found['epsilon_lower_bound'], color=_IN, label='lower bound')
+  bounds = [found['epsilon_lower_bound']]
+  if steps := result.get('steps'):
+    bounds.append(steps['epsilon_lower_bound'])
+  bottom.barh(0, max(bounds), color=_IN, label='lower bound')
   bottom.axvline(result['claim']['epsilon'], color=_CLAIM, label='claim')
   bottom.set(xlabel='epsilon', yticks=[], xlim=(0, None))
   # Above the axes: beside the bars it would cover the line of the claim.
@@ -93,19 +106,35 @@ def section(result: Mapping[str, Any], picture: bytes) -> page.Section:
     picture: what `plot` drew.
   """
   attacks = {
-    'Gradient canaries, every step seen': 'white_box',
-    'Image canaries, the model alone seen': 'black_box',
+    'Gradient canaries, every step seen': (
+      'white_box',
+      'the trade-off curve is that of the accountant',
+    ),
+    'Image canaries, the model alone seen': ('black_box', 'the same'),
   }
-  rows = [
+  rows: list[tuple[Any, ...]] = [
     (
       name,
-      f'{found["num_correct"]} of {found["num_guesses"]}',
+      f'{found["num_correct"]} of {found["num_guesses"]} guesses right',
       found['epsilon_lower_bound'],
       found['ceiling'],
+      assumed,
     )
-    for name, key in attacks.items()
+    for name, (key, assumed) in attacks.items()
     if (found := result[key])
   ]
+  if steps := result.get('steps'):
+    rows.insert(
+      0,
+      (
+        'Gradient canaries, every step and its selection known',
+        f'{steps["num_missed"]} of {steps["num_with"]} missed,'
+        f' {steps["num_false"]} of {steps["num_without"]} false alarms',
+        steps['epsilon_lower_bound'],
+        steps['ceiling'],
+        'records are selected as the accountant takes it',
+      ),
+    )
   earlier = len(result['earlier_runs'])
   words = (
     f'{sentence(result)}\n\nThe audit is a training of its own, on public'
@@ -118,7 +147,8 @@ def section(result: Mapping[str, Any], picture: bytes) -> page.Section:
     (
       page.Text(words),
       page.Table(
-        ('Attack', 'Right guesses', 'ε is at least', 'Most it can show'), rows
+        ('Attack', 'Seen', 'ε is at least', 'Most it can show', 'Assumes that'),
+        rows,
       ),
       page.Figure(
         picture,

@@ -15,6 +15,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
+from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import canaries
 from dp_diffusion.training import parallel
@@ -57,6 +58,29 @@ class Dataset:
       'label': self.labels[indices],
       'coordinate': self.coordinates[indices],
     }
+
+  def participation(
+    self, selector: batch_selection.PoissonSelector, num_steps: int
+  ) -> np.ndarray:
+    """Which gradient canary was selected at which step.
+
+    Only who owns the secret can know.
+
+    Args:
+      selector: of the run.
+      num_steps: T.
+
+    Returns:
+      bool[T, m]; never where the coin of a canary left it out.
+    """
+    canaries_in = np.flatnonzero(self.gradient_coins)
+    last = self.num_filler + len(canaries_in)
+    found = np.zeros((num_steps, len(self.gradient_coins)), np.bool_)
+    for step in range(num_steps):
+      selected = selector.select(step)
+      places = selected[(selected >= self.num_filler) & (selected < last)]
+      found[step, canaries_in[places - self.num_filler]] = True
+    return found
 
 
 def make_dataset(
