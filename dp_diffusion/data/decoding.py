@@ -269,7 +269,7 @@ def _map(
     pixels = pixels if stored.view is None else stored.view
   if not value_range:
     depth = values.measure(pixels, stored.largest)
-    value_range = (0, stored.largest or depth.high)
+    value_range = (0, stored.largest or depth.high or 1)  # Judged by the set.
   array = fit_values(
     pixels,
     value_range,

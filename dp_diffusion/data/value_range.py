@@ -17,6 +17,9 @@ import numpy as np
 _MOST_EXACT = 1 << 52  # Larger bounds are computed in float64.
 # Of an image's pixels; fewer, as of a burnt-in marker, do not count.
 _SHARE_OF_IMAGE = 0.01
+_MOST_OF_MARKER = 0.05  # Of an image: what is burnt in covers less.
+_NARROW = 1 / 8  # Of the depth: images within so little of it do not use it,
+_BLANK = 1 / 256  # and within so little they say nothing.
 _SHARE_OF_SET = 0.9  # Of the images, that must use the whole depth.
 
 
@@ -104,9 +107,11 @@ class Depth:
 
   Attributes:
     is_whole: whether it uses them up to the largest; None where it is black
-      and says nothing.
-    low: 0, or a negative power of two below nearly all pixels.
-    high: a power of two less one (for floats at most one: 1) above them.
+      or blank and says nothing.
+    low: 0, or a negative power of two below nearly all pixels; of an image
+      within a narrow band of large values, a multiple of the band's width.
+    high: a power of two less one (for floats at most one: 1) above them, or
+      the end of such a band.
     is_declared: whether the file says how large a value can be.
   """
 
@@ -142,7 +147,10 @@ def measure(pixels: np.ndarray, largest: int | None) -> Depth:
     num_upper - marker > _SHARE_OF_IMAGE * values.size
     or num_upper > values.size / 2
   )
-  if not is_whole and upper.any():
+  if is_whole and _is_marker(common, counts, bound):
+    is_whole, inner = False, common <= bound / 4
+    common, counts = common[inner], counts[inner]
+  elif not is_whole and upper.any():
     where = int(np.flatnonzero(upper)[counts[upper].argmax()])
     if counts[where] < values.size:
       common, counts = np.delete(common, where), np.delete(counts, where)
@@ -151,12 +159,40 @@ def measure(pixels: np.ndarray, largest: int | None) -> Depth:
   last_index = int(np.searchsorted(shares, 1 - _SHARE_OF_IMAGE))
   last = common[min(last_index, len(common) - 1)]
   is_integer = pixels.dtype.kind in 'iub'
+  low = -_coarse(-float(first), is_integer, 0)
+  high = _coarse(float(last), is_integer, 1)
+  has_black = values.size < (1 - _SHARE_OF_IMAGE) * pixels.size
+  span = float(last) - (0 if has_black else float(first))
+  if is_whole and largest is not None and span < _NARROW * largest:
+    is_whole = None if span < _BLANK * largest else False
+    width = int(_coarse(span, True, 1)) + 1
+    low = int(first) // width * width
+    high = min(int(last) // width * width + width - 1, largest)
   return Depth(
-    is_whole=bool(is_whole) and largest is not None,
-    low=-_coarse(-float(first), is_integer, 0),
-    high=_coarse(float(last), is_integer, 1),
+    is_whole=is_whole if is_whole is None else bool(is_whole and largest),
+    low=low,
+    high=high,
     is_declared=largest is not None,
   )
+
+
+def _is_marker(common: np.ndarray, counts: np.ndarray, bound: float) -> bool:
+  """Whether the upper half holds a marker and its soft edges alone.
+
+  They are few, and below them, down to a quarter, are fewer. Of an image whose
+  bright pixels are rare there are more.
+
+  Args:
+    common: stored values, each once, ascending.
+    counts: how often each comes.
+    bound: the largest value that the file can hold.
+  """
+  upper = common > bound / 2
+  num_upper = counts[upper].sum()
+  num_between = counts[(common > bound / 4) & ~upper].sum()
+  num_below = counts.sum() - num_upper - num_between
+  most = _MOST_OF_MARKER * counts.sum()
+  return num_below > 0 and num_between < num_upper <= most
 
 
 def _coarse(value: float, is_integer: bool, less: int) -> float:

@@ -116,6 +116,46 @@ def test_a_burnt_in_marker_changes_nothing():
   np.testing.assert_array_equal(found, naive(stored, 0, 4095))
 
 
+@pytest.mark.parametrize(
+  'marker',
+  [
+    [65535] * 4 + [60000, 50000, 45000, 40000, 30000, 20000],  # Soft edges.
+    [65535] * 5 + [60000] * 5,
+  ],
+)
+@pytest.mark.parametrize('bits', [10, 12, 14])
+def test_markers_of_several_values_do_not_hide_a_depth(bits, marker):
+  stored = ramp(bits)
+  stored[0, : len(marker)] = marker
+  proposed = rf'\(0, {(1 << bits) - 1}\)'
+  with pytest.raises(decoding.UnreadableError, match=proposed):
+    decode(imagecodecs.png_encode(stored))
+
+
+def test_rare_bright_pixels_are_no_marker():
+  rng = np.random.default_rng(0)
+  bright = rng.exponential(8000, (64, 64)).clip(0, 65535).astype(np.uint16)
+  assert decode(imagecodecs.png_encode(bright)).max() > 200
+
+
+@pytest.mark.parametrize(
+  'first, proposed',
+  [(30720, r'\(28672, 36863\)'), (61440, r'\(61440, 65535\)')],
+)
+def test_a_narrow_band_of_large_values_is_refused(first, proposed):
+  """Signed values are often stored with half of the depth added."""
+  for stored in (first + ramp(12), first + ramp(12)[::-1]):
+    with pytest.raises(decoding.UnreadableError, match=proposed):
+      decode(imagecodecs.png_encode(stored.astype(np.uint16)))
+
+
+@pytest.mark.parametrize('kind', [np.int16, np.float32])
+def test_pixels_below_zero_alone_need_a_range(kind):
+  data = tiff(-1000 - ramp(8).astype(kind))
+  with pytest.raises(decoding.UnreadableError, match=r'\(-2048'):
+    decode(data)
+
+
 def test_signed_and_floating_pixels_need_a_range():
   signed = ramp(12).astype(np.int16) - 1024
   floats = ramp(12).astype(np.float32) / 4095
@@ -180,6 +220,12 @@ def load(root, **changes):
 
 def test_a_dark_image_in_a_good_set_is_taken(tmp_path):
   make_set(tmp_path, [ramp(16)] * 29 + [ramp(12)])
+  assert load(tmp_path).images.max() == 255
+
+
+def test_blank_images_say_nothing_of_a_set(tmp_path):
+  blank = (60000 + ramp(6)).astype(np.uint16)
+  make_set(tmp_path, [ramp(16)] * 12 + [blank] * 8)
   assert load(tmp_path).images.max() == 255
 
 
