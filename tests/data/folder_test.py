@@ -393,8 +393,45 @@ def test_a_divided_npz_keeps_its_division(tmp_path, shape):
     )
   assert train.labels.tolist() == [i % 3 for i in range(20)]
   np.savez(path, **{k: v for k, v in arrays.items() if 'train' in k})
-  with pytest.raises(errors.UsageError, match="'test'.* is empty"):
+  with pytest.raises(errors.UsageError, match='has train_images alone'):
     _load(path, 'test')
+
+
+def _write_parts(path, *parts, **others):
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for part in parts:
+    arrays[f'{part}_images'] = rng.integers(0, 256, (9, 8, 8), np.uint8)
+    arrays[f'{part}_labels'] = np.arange(9) % 3
+  np.savez(path, **arrays, **others)
+
+
+@pytest.mark.parametrize(
+  'parts', [('train', 'valid', 'test'), ('Training', 'Validation', 'dev')]
+)
+def test_parts_of_an_npz_may_be_called_as_folders_are(tmp_path, parts):
+  path = tmp_path / 'm.npz'
+  _write_parts(path, *parts)
+  assert [len(_load(path, s).images) for s in ('train', 'test')] == [9, 18]
+
+
+@pytest.mark.parametrize(
+  'parts, others, why',
+  [
+    (('test',), {}, 'has test_images alone'),
+    (('test', 'val'), {}, 'has val_images, test_images alone'),
+    (('train', 'test', 'extra'), {}, 'and also extra_images: leave'),
+    (('train', 'test'), {'images': np.zeros((9, 8, 8))}, 'and also images'),
+    (('train',), {'test_labels': np.zeros(9, int)}, 'lacks test_images'),
+    (('train',), {'test_images': np.zeros((9, 8, 8))}, 'lacks test_labels'),
+    (('train', 'training', 'test'), {}, 'several training parts'),
+  ],
+)
+def test_images_of_an_npz_are_not_dropped_unsaid(tmp_path, parts, others, why):
+  path = tmp_path / 'm.npz'
+  _write_parts(path, *parts, **others)
+  with pytest.raises(errors.UsageError, match=why):
+    _load(path)
 
 
 def test_a_divided_npz_leaves_copies_of_held_out_images_out(tmp_path):

@@ -385,7 +385,7 @@ def _(root):
   return {'path': root / 'x'}
 
 
-@row(_DIVIDED, '`train` alone', note='a folder around all')
+@row(_DIVIDED, '`train` alone', note='the terminal says so')
 def _(root):
   class_folders(root / 'x/train')
   return {'path': root / 'x'}
@@ -444,6 +444,13 @@ def _(root):
   table(root / 'x', 'labels.csv', ['image_id,diagnosis', *lines])
   keys = {'file_column': 'image_id', 'label_key': 'diagnosis'}
   return {'path': root / 'x', **keys}
+
+
+@refused(_TABLES, 'a column that divides the images')
+def _(root):
+  lines = [f'{n},{i},{("train", "test")[i]}' for n, i in flat(root / 'x')]
+  table(root / 'x', 'labels.csv', ['file_name,label,part', *lines])
+  return {'path': root / 'x'}
 
 
 @refused(_TABLES, 'images that the table does not label')
@@ -570,6 +577,12 @@ def medmnist(**changes: np.ndarray) -> dict[str, np.ndarray]:
 @row(_NPZ, 'a MedMNIST file: `train_images`, `train_labels` [N, 1], ...')
 def _(root):
   return npz(root, **medmnist())
+
+
+@refused(_NPZ, 'parts, and images that are of none')
+def _(root):
+  found = arrays()
+  return npz(root, **medmnist(extra_images=found['images']))
 
 
 @row(_NPZ, 'uint16 that use the whole depth')

@@ -2,7 +2,8 @@
 
 Labels are class folders, or the column of a table beside the images
 (`tables`). Folders around all are left out. Folders named as parts of a
-division (`PARTS`) above the classes are one: what is not `train` is held out.
+division (`parts`) above the classes are one: what is not `train` is held out.
+A part without its other side is divided by content, and the terminal says so.
 """
 
 from __future__ import annotations
@@ -18,15 +19,10 @@ from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
+from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import tables
 from dp_diffusion.data.own import trees
 
-# Of Hugging Face and of well-known datasets; whether they are held out.
-PARTS = {
-  **dict.fromkeys(('train', 'training'), False),
-  **dict.fromkeys(('val', 'valid', 'validation', 'dev'), True),
-  **dict.fromkeys(('test', 'testing', 'eval', 'evaluation'), True),
-}
 _IMAGE_SUFFIXES = (
   *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
   *('.tif', '.tiff', '.webp'),
@@ -45,7 +41,9 @@ def list_tree(
   """
   root = tree.root
   tree = unwrap(tree, config.class_names)
-  parts = given_parts(_folders(tree.names), config.class_names, tree.root)
+  folders = _folders(tree.names)
+  parts = parts_lib.given(folders, config.class_names, tree.root)
+  prefix = tree.root.removeprefix(root).lstrip('/')
   rows = tables.read_beside(tree, parts, config)
   if rows.labels is not None:
     names, labels = _tabled(tree, rows, config.class_names)
@@ -60,7 +58,9 @@ def list_tree(
       tree, bool(parts), rows, config.class_names
     )
     labels = _of_folders(tree.root, values, config.class_names)
-  prefix = tree.root.removeprefix(root).lstrip('/')
+  if not parts:
+    around = [n for n in prefix.split('/') if parts_lib.are_parts([n])]
+    parts_lib.say_one_sided(around or folders, config.class_names, root)
   return image_files.ImageFiles(
     root=tree.root,
     names=tuple(names),
@@ -86,40 +86,6 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
     if not _folders(below.names) and not any(map(tables.is_beside, flat)):
       return tree
     tree = below
-
-
-def given_parts(
-  names: Iterable[str], class_names: Sequence[str], root: str
-) -> dict[str, bool]:
-  """Which names are held out, where they are parts of a division; else {}.
-
-  >>> given_parts(['train', 'Valid'], (), '')
-  {'train': False, 'Valid': True}
-  >>> given_parts(['train', 'plane'], (), ''), given_parts(['train'], (), '')
-  ({}, {})
-
-  Args:
-    names: of folders or files, without what comes after the part.
-    class_names: a class may be called 'train'.
-    root: for messages.
-
-  Raises:
-    UsageError: two names of the training part.
-  """
-  names = list(names)
-  folded = [name.casefold() for name in names]
-  if set(names) & set(class_names) or not set(folded) <= set(PARTS):
-    return {}
-  parts = {name: PARTS[name.casefold()] for name in names}
-  trained = [name for name, is_held_out in parts.items() if not is_held_out]
-  if not trained or len(trained) == len(names):
-    return {}
-  if len(trained) > 1:
-    raise errors.UsageError(
-      f'{root} has several training parts, {checks.some(trained)}: leave'
-      ' one of them.'
-    )
-  return parts
 
 
 def is_image(name: str) -> bool:
@@ -263,7 +229,7 @@ def _check_below(
   root: str, folder: str, below: set[str], class_names: Sequence[str]
 ) -> None:
   """Refuses a class folder that holds a division, or other classes alone."""
-  if given_parts(below, (), root):
+  if parts_lib.given(below, (), root):
     raise errors.UsageError(
       f'The division {checks.some(sorted(below))} of {root} lies below the '
       f'class {folder!r}: put those folders above the classes.'
@@ -287,7 +253,7 @@ def _of_folders(
   unknown = [name for name in found if name not in class_names]
   if unknown:
     hint = ''
-    if any(name.casefold() in PARTS for name in unknown):
+    if any(name.casefold() in parts_lib.PARTS for name in unknown):
       hint = (
         '; train, val and test above the classes are a division where nothing '
         'else lies beside them'

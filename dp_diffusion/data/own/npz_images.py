@@ -1,8 +1,8 @@
 """Own images as one `.npz`.
 
 Either `images` and `labels` (and `person`), or, as MedMNIST publishes its sets,
-`train_images`, `train_labels` and the same of `val` and `test`: then the file
-says what is held out.
+`train_images`, `train_labels` and the same of `val` and `test` (or other names
+of `parts`): then the file says what is held out.
 
 It is untrusted, as image files are: nothing in it is run (no pickle), and one
 that says it is larger than what this machine can hold is refused unread.
@@ -29,13 +29,13 @@ from dp_diffusion import errors
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
+from dp_diffusion.data.own import parts as parts_lib
 
 # What NumPy raises on files that are no .npz any more.
 _DAMAGED = (
   *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
   *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
 )
-_PARTS = ('train', 'val', 'test')  # All but the first are held out.
 _OTHER_KEYS = ('frames', 'image_key', 'label_key')  # Of other forms.
 
 
@@ -91,7 +91,7 @@ def open_npz(
     labels=labels.astype(np.int64),
     persons=persons,
     is_held_out=(
-      np.array([part.prefix != 'train_' for part, _ in places], bool)
+      np.array([parts_lib.is_held_out(p.prefix[:-1]) for p, _ in places], bool)
       if is_divided
       else None
     ),
@@ -164,20 +164,45 @@ def _most_bytes() -> int:
 
 
 def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
-  """[''], or the beginnings of the names of the parts."""
+  """[''], or the beginnings of the names of the parts, in the order of PARTS.
+
+  Raises:
+    UsageError: images of no part beside those of parts, or one side alone.
+    ValueError: an array that belongs to another is not there.
+  """
   names = [name.removesuffix('.npy') for name in archive.namelist()]
-  divided = [f'{part}_' for part in _PARTS if f'{part}_images' in names]
-  if 'images' in names and divided:
-    raise errors.UsageError(
-      f'{path} has images and {divided[0]}images: leave one of them.'
-    )
-  prefixes = divided if 'train_' in divided else ['']
+  found = {
+    name.rpartition('_')[0]
+    for name in names
+    if name.endswith(('_images', '_labels'))
+  }
+  listed = [part for part in found if parts_lib.are_parts([part])]
+  listed.sort(
+    key=lambda part: (list(parts_lib.PARTS).index(part.lower()), part)
+  )
+  prefixes = [f'{part}_' for part in listed] or ['']
   wanted = [f'{p}{what}' for p in prefixes for what in ('images', 'labels')]
   missing = [name for name in wanted if name not in names]
   if missing:
     raise ValueError(
       f'it lacks {checks.some(missing)} and has '
       f'{checks.some(names) or "no array"}'
+    )
+  others = [
+    name
+    for name in names
+    if (name == 'images' or name.endswith('_images')) and name not in wanted
+  ]
+  if others:
+    raise errors.UsageError(
+      f'{path} has the images {checks.some(wanted[::2])} and also '
+      f'{checks.some(others)}: leave one of them.'
+    )
+  if listed and not parts_lib.given(listed, (), os.fspath(path)):
+    raise errors.UsageError(
+      f'{path} has {checks.some(wanted[::2])} alone, and none on the other '
+      'side of a division into train, val and test: call them images and '
+      'labels, and they are divided by content.'
     )
   return prefixes
 

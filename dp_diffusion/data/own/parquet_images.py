@@ -26,6 +26,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import labelling
+from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import trees
 
 SUFFIX = '.parquet'
@@ -98,6 +99,9 @@ def open_folder(
     for name in names
     if labelling.is_image(name) and str((root / name).resolve()) not in used
   ]
+  if files.is_held_out is None:
+    found = _part_names(parquet, root).values()
+    parts_lib.say_one_sided(found, (), os.fspath(root))
   if others:
     raise errors.UsageError(
       f'{root} has parquet files, {checks.some(parquet)}, and images that they '
@@ -126,7 +130,9 @@ def open_files(
       'parquet files say who is on an image in a column data.person_column.'
     )
   parts = _parts(names, root)
-  tables = [_read_table(root / name, root, config) for name in names]
+  tables = [
+    _read_table(root / name, root, config, bool(parts)) for name in names
+  ]
   for table in tables[1:]:
     if table.columns != tables[0].columns:
       raise errors.UsageError(
@@ -252,10 +258,15 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
 
 def _read_table(
-  path: pathlib.Path, root: pathlib.Path, config: registry.DataConfig
+  path: pathlib.Path,
+  root: pathlib.Path,
+  config: registry.DataConfig,
+  is_divided: bool,
 ) -> _Table:
   with _opened(path) as file:
     columns = _find_columns(path, file.schema_arrow, config)
+    if not is_divided:
+      _check_no_division(path, file, columns)
     wanted = [columns.label, *filter(None, [columns.person])]
     table = file.read(columns=wanted + [columns.image] * columns.is_path)
     groups = []
@@ -313,6 +324,30 @@ def _find_images(
       f'folder): {checks.some(missing)}.'
     )
   return images
+
+
+def _check_no_division(
+  path: pathlib.Path, file: Any, columns: _Columns
+) -> None:
+  """Refuses a column that divides the images: it would be dropped unsaid."""
+  import pyarrow
+
+  read = {columns.image, columns.label, columns.person}
+  for field in file.schema_arrow:
+    kind = field.type
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    is_text = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(
+      kind
+    )
+    if not is_text or field.name in read:
+      continue
+    values: set[str] = set()
+    for group in range(file.num_row_groups):
+      column = file.read_row_group(group, columns=[field.name]).column(0)
+      values |= {str(v).strip().casefold() for v in column.unique().to_pylist()}
+      if not parts_lib.are_parts(values):
+        break
+    parts_lib.check_no_division(field.name, values, os.fspath(path))
 
 
 def _find_columns(
@@ -444,22 +479,8 @@ def _texts(path: pathlib.Path, name: str, column: Any) -> list[str]:
 
 
 def _parts(names: Sequence[str], root: pathlib.Path) -> dict[str, bool]:
-  """Whether each file is held out, by its name or that of its folder."""
-  found, folders = {}, set()
-  for name in names:
-    path = pathlib.PurePosixPath(name)
-    match = _PART.match(path.name)
-    part, folder = match[1] if match else '', path.parent
-    if part.casefold() not in labelling.PARTS and folder.name:
-      if folder.name.casefold() in labelling.PARTS:
-        part, folder = folder.name, folder.parent
-    found[name] = part if part.casefold() in labelling.PARTS else ''
-    folders.add(folder)
-  if len(folders) > 1:
-    raise errors.UsageError(
-      f'Parquet files of {root} lie in several folders, '
-      f'{checks.some(sorted(map(str, folders)))}: set data.path to one of them.'
-    )
+  """Whether each file is held out, where their names are a division."""
+  found = _part_names(names, root)
   others = [name for name in names if not found[name]]
   if 0 < len(others) < len(names):
     raise errors.UsageError(
@@ -467,8 +488,28 @@ def _parts(names: Sequence[str], root: pathlib.Path) -> dict[str, bool]:
       f'val and test: {checks.some(others)}. Move them away.'
     )
   listed = sorted(set(found.values()))
-  parts = labelling.given_parts(listed, (), os.fspath(root))
+  parts = parts_lib.given(listed, (), os.fspath(root))
   return {name: parts[part] for name, part in found.items()} if parts else {}
+
+
+def _part_names(names: Sequence[str], root: pathlib.Path) -> dict[str, str]:
+  """The part that a file or its folder is called after; '' for none."""
+  found, folders = {}, set()
+  for name in names:
+    path = pathlib.PurePosixPath(name)
+    match = _PART.match(path.name)
+    part, folder = match[1] if match else '', path.parent
+    if part.casefold() not in parts_lib.PARTS and folder.name:
+      if folder.name.casefold() in parts_lib.PARTS:
+        part, folder = folder.name, folder.parent
+    found[name] = part if part.casefold() in parts_lib.PARTS else ''
+    folders.add(folder)
+  if len(folders) > 1:
+    raise errors.UsageError(
+      f'Parquet files of {root} lie in several folders, '
+      f'{checks.some(sorted(map(str, folders)))}: set data.path to one of them.'
+    )
+  return found
 
 
 def _check_shards(names: Sequence[str], root: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import unicodedata
 from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion.data import registry
+from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import trees
 
 BESIDE = ('labels.csv', 'metadata.csv')  # Names of tables beside images.
@@ -191,12 +192,10 @@ def _rows(
       f' it has {checks.some(table.columns) or "none"}'
       + (f': {_NO_COMMAS}.' if table.has_other_marks() else '.')
     )
-  if 'split' in table.columns and 'label' in columns and not is_divided:
-    if len({row['split'] for row in table.rows}) > 1:
-      raise errors.UsageError(
-        f"{full} has a column 'split', which is not read: put the images into "
-        'folders train and test, or take the column away.'
-      )
+  if 'label' in columns and not is_divided:
+    for column in set(table.columns) - set(columns.values()):
+      marks = {row[column] for row in table.rows}
+      parts_lib.check_no_division(column, marks, full)
   files = _files(tree, posixpath.dirname(name), table, columns['file'])
   values = {
     what: {file: row[columns[what]] for file, row in files.items()}

@@ -83,6 +83,37 @@ def test_a_division_above_the_classes_is_kept(tmp_path, train, held_out):
     assert numbers(tmp_path, 'train', split_seed=seed) == list(range(_NUM))
 
 
+@pytest.mark.parametrize('part', ['train', 'Test', 'val'])
+@pytest.mark.parametrize('kind', ['classes', 'table', 'zip'])
+def test_one_side_of_a_division_alone_is_said(tmp_path, capsys, part, kind):
+  root = path = tmp_path / 'x'
+  if kind == 'table':
+    flat(root / part)
+    rows = [(f'{part}/{name}', label) for name, label in _FULL]
+    table(root / 'labels.csv', 'file_name,label', rows)
+  else:
+    class_folders(root / part)
+  (root / 'dev').mkdir()  # No file tells that it is there.
+  if kind == 'zip':
+    path = tmp_path / 'x.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+      for file in root.rglob('*.png'):
+        archive.write(file, file.relative_to(tmp_path).as_posix())
+  assert both(path) == _ALL
+  said = capsys.readouterr().err
+  assert said.count(f'has images in {part} alone') == 1
+  assert 'divided by content' in said
+
+
+def test_a_division_and_classes_called_so_say_nothing(tmp_path, capsys):
+  class_folders(tmp_path / 'x/train')
+  class_folders(tmp_path / 'x/test', 20)
+  load(tmp_path / 'x')
+  class_folders(tmp_path / 'y', classes=('train', 'test'))
+  load(tmp_path / 'y', class_names=('train', 'test'))
+  assert 'warning' not in capsys.readouterr().err
+
+
 def test_a_class_may_be_called_as_a_part_is(tmp_path):
   class_folders(tmp_path, classes=('train', 'test'))
   both = [found(tmp_path, s, class_names=('train', 'test')) for s in
@@ -452,6 +483,18 @@ def test_numbers_are_names_where_a_class_is_called_so(tmp_path):
   labels = load(tmp_path, class_names=('1', '0')).labels
   assert labels.tolist() == (1 - load(tmp_path).labels).tolist()
   refused(tmp_path, r"labels of .* are \('0', '1'\)", class_names=())
+
+
+@pytest.mark.parametrize('column', ['Split', 'partition', 'set', 'x'])
+def test_a_division_in_a_column_of_any_name_is_refused(tmp_path, column):
+  flat(tmp_path)
+  parts = ('Train', 'Test', 'val')
+  rows = [(*row, parts[i % 3]) for i, row in enumerate(_FULL)]
+  table(tmp_path / 'labels.csv', f'file_name,label,{column}', rows)
+  refused(tmp_path, f"a column '{column}', which is not read: put the images")
+  rows = [(*row, 'a' * (i % 3)) for i, row in enumerate(_FULL)]
+  table(tmp_path / 'labels.csv', 'file_name,label,note', rows)
+  assert both(tmp_path) == _ALL
 
 
 def test_a_division_in_a_column_is_refused_not_dropped(tmp_path):

@@ -91,6 +91,29 @@ def test_images_in_structs_as_hugging_face_writes_them(tmp_path):
   refused(path, r"labels of .* are \('cat', 'dog'\)", class_names=())
 
 
+@pytest.mark.parametrize('is_coded', [False, True])
+def test_a_division_in_a_column_is_refused_not_dropped(tmp_path, is_coded):
+  images, labels = structs()
+  parts = pa.array([('train', 'test')[i % 3 == 0] for i in range(len(labels))])
+  notes = pa.array(['x', 'test'] * _NUM)
+  columns = {'image': images, 'label': labels, 'note': notes}
+  columns['part'] = parts.dictionary_encode() if is_coded else parts
+  path = write(tmp_path / 'x.parquet', columns)
+  refused(path, "a column 'part', which is not read: put the images into")
+  columns['part'] = pa.array(['train'] * len(labels))
+  assert both(write(path, columns)) == _ALL
+
+
+def test_one_side_of_a_division_alone_is_said(tmp_path, capsys):
+  images, labels = structs()
+  columns = {'image': images, 'label': labels}
+  path = write(tmp_path / 'train-00000-of-00001.parquet', columns)
+  assert both(path) == _ALL
+  assert 'warning' not in capsys.readouterr().err  # The file itself is named.
+  assert both(tmp_path) == _ALL
+  assert capsys.readouterr().err.count('has images in train alone') == 1
+
+
 @pytest.mark.parametrize(
   'values',
   [
