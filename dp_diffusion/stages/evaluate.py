@@ -117,23 +117,30 @@ def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
   return {name: statement_lib.number(statement, name) for name in names}
 
 
-def _ensembles(found: Mapping[str, Any], source: str) -> Iterator[str]:
-  """The main classifier's ensemble, if there is one."""
+def _ensemble(
+  found: Mapping[str, Any], source: str
+) -> tuple[str, Mapping[str, float]] | None:
+  """The main classifier's ensemble, if there is one: its name and accuracy."""
   ensembles = found.get('ensembles', {})
   accuracy = ensembles.get('accuracy', {}).get(source, {})
   if classifier_plan.MAIN in accuracy:
-    value = 100 * accuracy[classifier_plan.MAIN]['value']
-    yield f'ensemble of {ensembles["num_members"]} CNNs {value:.1f} %'
+    title = f'ensemble of {ensembles["num_members"]} CNNs'
+    return title, accuracy[classifier_plan.MAIN]
+  return None
 
 
 def _guessing(found: Mapping[str, Any], source: str) -> str:
   """Says which classifiers are no better than guessing, if any."""
-  flags = found.get('is_no_better_than_guessing', {}).get(source, {})
+  flags = dict(found.get('is_no_better_than_guessing', {}).get(source, {}))
+  titles = accuracy_section.CLASSIFIER_TITLES
+  if ensemble := _ensemble(found, source):
+    title, accuracy = ensemble
+    share = found.get('majority_share') or 1.0
+    flags[title] = share < 1 and accuracy['low'] <= share
   if not any(flags.values()):
     return ''
   if all(flags.values()):
     return ' (no better than guessing)'
-  titles = accuracy_section.CLASSIFIER_TITLES
   names = ' and '.join(titles.get(n, n) for n, flag in flags.items() if flag)
   return f' ({names}: no better than guessing)'
 
@@ -188,8 +195,8 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       for name, value in accuracies.items()
       if value is not None
     )
-    for of_source in _ensembles(found, source):
-      shown += f', {of_source}'
+    if ensemble := _ensemble(found, source):
+      shown += f', {ensemble[0]} {100 * ensemble[1]["value"]:.1f} %'
     shown += _guessing(found, source)
     console.say(f'accuracy     {shown}: {words[source]}')
   share = found.get('majority_share')  # Older reports have none.

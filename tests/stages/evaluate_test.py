@@ -277,6 +277,31 @@ def test_the_summary_says_what_guessing_reaches(tmp_path, capsys):
   assert '61.2 %: always one class, the commonest' in said
 
 
+@pytest.mark.parametrize(
+  'low, words',
+  [
+    (0.6, 'CNN and ensemble of 3 CNNs: no better than guessing'),
+    (0.62, 'CNN: no better than guessing'),
+  ],
+)
+def test_the_summary_judges_ensembles_too(tmp_path, capsys, low, words):
+  report = {
+    'privacy': {'epsilon_pld': None, 'epsilon_rdp': None, 'delta': 1e-4},
+    'accuracy': {'synthetic': {'cnn': 0.555, 'svm': 0.9}},
+    'ensembles': {
+      'num_members': 3,
+      'accuracy': {'synthetic': {'cnn': {'value': 0.7, 'low': low}}},
+    },
+    'majority_share': 0.612,
+    'is_no_better_than_guessing': {'synthetic': {'cnn': True, 'svm': False}},
+  }
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation' / 'report.json').write_text(json.dumps(report))
+  evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
+  said = capsys.readouterr().out
+  assert f'ensemble of 3 CNNs 70.0 % ({words}): trained on' in said
+
+
 @pytest.mark.parametrize('is_learned', [True, False])
 def test_the_summary_says_whether_the_feature_network_learned(
   tmp_path, capsys, is_learned

@@ -46,6 +46,15 @@ class Accuracy:
     fields = dataclasses.asdict(self)
     return {k: None if math.isnan(v) else v for k, v in fields.items()}
 
+  def is_guessing(self, majority_share: float) -> bool:
+    """Whether the interval does not lie above always answering one class.
+
+    Args:
+      majority_share: of the commonest class; 1 where there is one class alone,
+        and nothing to guess.
+    """
+    return majority_share < 1 and self.low <= majority_share
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Score:
@@ -87,9 +96,7 @@ class Score:
   @property
   def is_guessing(self) -> bool:
     """Whether the interval does not lie above always answering one class."""
-    return (
-      self.num_classes_present > 1 and self.accuracy.low <= self.majority_share
-    )
+    return self.accuracy.is_guessing(self.majority_share)
 
   @property
   def missed_classes(self) -> tuple[int, ...]:

@@ -68,6 +68,14 @@ def sections(curves: Curves) -> list[page.Section]:
 
 def _ensembles(curves: Curves) -> page.Section:
   size, found = curves.ensemble_size, curves.found
+  guessing = [
+    f'- {accuracy_section.source_title(source)},'
+    f' {accuracy_section.classifier_title(found, key)}, ensemble of {size}:'
+    ' **no better than guessing**.'
+    for source in accuracy_section.SOURCES
+    for key, accuracy in curves.ensembles.get(source, {}).items()
+    if accuracy.is_guessing(found.scores[source][key].majority_share)
+  ]
   rows = [
     (
       f'{accuracy_section.source_title(source)},'
@@ -100,6 +108,7 @@ def _ensembles(curves: Curves) -> page.Section:
         ),
         rows,
       ),
+      *([page.Text('\n'.join(guessing))] if guessing else []),
     ),
     {
       'ensembles': {
@@ -132,17 +141,20 @@ def _by_number(curves: Curves) -> page.Section:
         if point.ensemble
         else ()
       ),
+      formats.percent(point.single.majority_share),
     )
     for point in curves.points
   ]
   header = ('Synthetic images', 'One', '95 % interval') + (
     (f'Ensemble of {size}', '95 % interval') if has_ensemble else ()
   )
+  header += ('One answer',)
   words = (
     f'{title}, tested on the held-out real images. Sampling more images from'
     ' the released model costs no privacy. Every classifier takes the same'
     ' number of steps, whatever the number of images; smaller sets are parts of'
-    f' larger ones. {accuracy_section.SPREAD_WORDS} In the figure: from the'
+    f' larger ones. {accuracy_section.SPREAD_WORDS} One answer: always the'
+    ' commonest class. In the figure: from the'
     ' lowest seed to the highest.'
   )
   return page.Section(

@@ -7,9 +7,21 @@ from dp_diffusion.evaluation.report import charts
 from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
+_DEFINITIONS = (
+  '- **Rank correlation**: 1 if both scores order the settings alike, 0 if'
+  ' they have nothing to do with one another. p: two-sided, of no'
+  ' correlation.\n'
+  '- **Lost by choosing**: real accuracy of the best setting less that of the'
+  ' setting which is best on synthetic images (top-1 regret), in percentage'
+  ' points; blindly: of all settings on average.'
+)
+
 
 def section(
-  found: model_selection.SelectionResult, num_seeds: int, num_held_out: int
+  found: model_selection.SelectionResult,
+  num_seeds: int,
+  num_held_out: int,
+  majority_share: float,
 ) -> page.Section:
   """Rank correlations, what the choice costs, and the scatter figure.
 
@@ -17,6 +29,7 @@ def section(
     found: what was compared.
     num_seeds: classifiers per setting; scores are means over them.
     num_held_out: real images that they were tested on.
+    majority_share: of the commonest class among these.
   """
   chosen, best = found.points[found.chosen], found.points[found.best]
   rows = [
@@ -38,14 +51,11 @@ def section(
     f' {formats.percent(chosen.real_score)} on real images; the best setting,'
     f' **{best.label}**, reaches {formats.percent(best.real_score)}.'
   )
-  definitions = (
-    '- **Rank correlation**: 1 if both scores order the settings alike, 0 if'
-    ' they have nothing to do with one another. p: two-sided, of no'
-    ' correlation.\n'
-    '- **Lost by choosing**: real accuracy of the best setting less that of the'
-    ' setting which is best on synthetic images (top-1 regret), in percentage'
-    ' points; blindly: of all settings on average.'
-  )
+  if majority_share < 1:
+    words += (
+      ' Always answering the commonest class is right on'
+      f' {formats.percent(majority_share)}.'
+    )
   settings = '\n'.join(
     f'- {point.label}: {formats.percent(point.synthetic_score)} synthetic,'
     f' {formats.percent(point.real_score)} real'
@@ -57,14 +67,14 @@ def section(
       page.Text(words),
       page.Table(('', ''), rows),
       page.Figure(
-        _scatter(found),
+        _scatter(found, majority_share),
         alt='Real accuracy against synthetic accuracy, a dot per setting.',
         caption=(
           'A dot per setting. Filled: the choice on synthetic images. Ring: the'
-          ' best on real ones.'
+          ' best on real ones. Dotted: always one class.'
         ),
       ),
-      page.Details('What these numbers are', page.Text(definitions)),
+      page.Details('What these numbers are', page.Text(_DEFINITIONS)),
       page.Details('Every setting', page.Text(settings)),
     ),
     {'model_selection': found.to_dict() | {'num_seeds': num_seeds}},
@@ -81,7 +91,9 @@ def _points(value: float) -> str:
   return f'{100 * value:.1f} points'
 
 
-def _scatter(found: model_selection.SelectionResult) -> bytes:
+def _scatter(
+  found: model_selection.SelectionResult, majority_share: float
+) -> bytes:
   synthetic = [100 * point.synthetic_score for point in found.points]
   real = [100 * point.real_score for point in found.points]
   with charts.canvas() as (drawn, buffer):
@@ -98,6 +110,10 @@ def _scatter(found: model_selection.SelectionResult) -> bytes:
       linewidths=2,
       s=170,
     )
+    if majority_share < 1:
+      axes.axhline(
+        100 * majority_share, color=charts.GUESSING, linestyle='dotted'
+      )
     axes.set(
       xlabel='accuracy on synthetic validation images, %',
       ylabel='accuracy on real images, %',

@@ -128,6 +128,7 @@ def sections(
         model_selection.compare(points),
         len(plan.grid[0][1]),
         len(tester.labels),
+        accuracy_section.majority_share(found.scores) or 1.0,
       )
     )
   return made

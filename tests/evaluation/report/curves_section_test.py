@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,28 @@ def test_every_number_is_said():
   assert (first['num_images'], last['num_images']) == (5000, 50_000)
   assert first['accuracy']['value'] == 0.79 and first['num_seeds'] == 3
   assert last['ensemble']['value'] == 0.91
+
+
+def test_guessing_is_said_beside_every_accuracy():
+  labels = np.r_[np.zeros(60, np.int32), np.ones(40, np.int32)]
+  right = scoring.score([labels], labels, 2)
+  guess = np.zeros(100, np.int32)
+  guessed = scoring.score([guess], labels, 2)
+  scores = {'synthetic': {'cnn': guessed}, 'real': {'cnn': right}}
+  curves = make_curves(
+    ensembles={
+      'synthetic': {'cnn': scoring.accuracy(guess, labels)},
+      'real': {'cnn': scoring.accuracy(labels, labels)},
+    },
+    points=[curves_section.Point(num_images=9, single=guessed, ensemble=None)],
+    found=dataclasses.replace(make_curves().found, scores=scores),
+  )
+  ensembles, curve = (
+    as_html([made]) for made in curves_section.sections(curves)
+  )
+  assert ensembles.count('no better than guessing') == 1
+  assert 'Synthetic images, WRN-40-4, ensemble of 2: <strong>no' in ensembles
+  assert 'One answer' in curve and '60.0 %' in curve
 
 
 def test_single_networks_without_a_spread():

@@ -7,7 +7,7 @@ from dp_diffusion.evaluation.report import page
 from dp_diffusion.evaluation.report import selection_section
 
 
-def render(points):
+def render(points, majority_share=1.0):
   found = model_selection.compare(
     [
       model_selection.Point(
@@ -16,7 +16,7 @@ def render(points):
       for rate, s, r in points
     ]
   )
-  section = selection_section.section(found, num_seeds=3, num_held_out=200)
+  section = selection_section.section(found, 3, 200, majority_share)
   html = page.render('n', 'e', 't', 'l', [page.Section('', ()), section])
   return section, html.replace('\N{NO-BREAK SPACE}', ' ')
 
@@ -30,6 +30,13 @@ def test_choice_best_and_regret_are_said():
   data = section.data['model_selection']
   assert data['num_seeds'] == 3 and len(data['points']) == 3
   assert f'−{-data["spearman"]:.2f} (p = ' in html
+
+
+def test_what_guessing_reaches_stands_beside_the_choice():
+  points = [(0.1, 0.9, 0.5), (0.2, 0.95, 0.6)]
+  _, html = render(points, 0.625)
+  assert 'answering the commonest class is right on 62.5 %' in html
+  assert 'the commonest class' not in render(points)[1]
 
 
 def test_equal_scores_have_no_correlation():
