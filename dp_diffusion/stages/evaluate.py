@@ -131,7 +131,9 @@ def _ensemble(
 
 def _guessing(found: Mapping[str, Any], source: str) -> str:
   """Says which classifiers are no better than guessing, if any."""
-  flags = dict(found.get('is_no_better_than_guessing', {}).get(source, {}))
+  flags: dict[str, bool] = dict(
+    found.get('is_no_better_than_guessing', {}).get(source, {})
+  )
   titles = accuracy_section.CLASSIFIER_TITLES
   if ensemble := _ensemble(found, source):
     title, accuracy = ensemble
