@@ -129,6 +129,8 @@ def _foreign_params(config: config_lib.Config) -> types.Params:
   params = found.params(config.unet_config(data), data.image_size)
   for line in found.lines(config.unet_config(data)):
     console.say(f'pretrain.init_from: {line}')
+  if not config.pretrain.num_steps:
+    console.say('pretrain.init_from: taken as it is, pretrain.num_steps=0')
   return weights.unflatten(params)
 
 

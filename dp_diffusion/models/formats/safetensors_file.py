@@ -45,6 +45,8 @@ def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
         f'Expected {name} of {path} to be one of {", ".join(_DTYPES)}, found'
         f' {dtype}.'
       )
+    if not name.isprintable():
+      raise _refused(path, ValueError(f'the name {name!r}'))
   return {
     name: arrays.LazyArray(shape, functools.partial(_load, path, name))
     for name, shape in shapes.items()

@@ -110,7 +110,7 @@ def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
       elif start == _LEGACY_START:
         tensors, fetch = _of_legacy(path, f)
       else:
-        raise ValueError(_other(start))
+        raise ValueError(_other(start, f))
     tensors = _checked(tensors)
   except _UNREADABLE as error:
     raise refused(path, error) from error
@@ -141,10 +141,12 @@ def refused(path: epath.Path, error: Exception) -> errors.UsageError:
   )
 
 
-def _other(start: bytes) -> str:
+def _other(start: bytes, f: IO[bytes]) -> str:
+  """What a file is that torch.save has not written."""
   if not start:
     return 'an empty file'
-  if start[:1] == b'\x80':
+  if start[:1] == b'\x80':  # Refused by the first name of code in it.
+    pickle_program.load(f, _names(), _storage)
     return 'a pickle that torch.save has not written'
   return f'a file that starts with {start[:8]!r}'
 
@@ -286,6 +288,8 @@ def _checked(found: Any) -> dict[str, _Tensor]:
   for name, value in found.items():
     if not isinstance(name, str) or not isinstance(value, _Tensor):
       raise ValueError(f'no tensor as {name!r} ({type(value).__name__})')
+    if not name.isprintable():
+      raise ValueError(f'the name {name!r}')
   if not 0 < len(found) <= _MAX_TENSORS:
     raise ValueError(f'{len(found)} tensors')
   return found

@@ -39,6 +39,7 @@ KEYS = (
   'model.time_scale',
   'model.time_offset',
 )
+_FOREIGN = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.safetensors')
 # Those of them that weights have where nothing says so.
 _DEFAULTS = {
   f'model.{field.name}': field.default
@@ -61,6 +62,11 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
   if config.pretrain.init_format:
     _check_foreign(config)
     return
+  if path.suffix in _FOREIGN:
+    raise errors.UsageError(
+      f'Expected pretrain.init_format to name the format of {path}, one of'
+      f' {", ".join(foreign.FORMATS)}: without it weights are an .npz.'
+    )
   made_with, where = _of_folder(path)
   key_map = config.pretrain.init_key_map
   if not where and key_map:

@@ -77,6 +77,9 @@ def test_code_is_refused_by_name(tmp_path, monkeypatch):
   with pytest.raises(errors.UsageError, match='posix.system'):
     torch_file.read(tmp_path / 'x.pt')
   (tmp_path / 'x.pt').write_bytes(evil)
+  with pytest.raises(errors.UsageError, match='posix.system'):
+    torch_file.read(tmp_path / 'x.pt')
+  (tmp_path / 'x.pt').write_bytes(pickle.dumps([1], 2))
   with pytest.raises(errors.UsageError, match='torch.save has not written'):
     torch_file.read(tmp_path / 'x.pt')
   assert not (tmp_path / 'ran').exists()
@@ -86,6 +89,9 @@ def test_edm_is_refused_with_the_reason(tmp_path):
   code = 'torch_utils.persistence._reconstruct_persistent_obj'
   program = b'\x80\x02' + torch_files.name(code) + b')R.'
   assert 'licence' in wrong(tmp_path, program)
+  (tmp_path / 'x.pkl').write_bytes(program)  # As they are published.
+  with pytest.raises(errors.UsageError, match='EDM .* licence'):
+    torch_file.read(tmp_path / 'x.pkl')
 
 
 def test_no_tensor_exceeds_its_storage(tmp_path):
@@ -109,6 +115,7 @@ def test_no_tensor_exceeds_its_storage(tmp_path):
     (b'\x80\x02}' + torch_files.text('step') + b'K\x01s.', "'step' .int"),
     (b'\x80\x02}K\x01K\x01s.', 'no tensor as 1'),
     (b'\x80\x02', 'exhausted'),
+    (torch_files.state_dict({'a\nb': np.ones(1, '<f4')}), 'the name'),
   ],
 )
 def test_other_contents(tmp_path, program, words):

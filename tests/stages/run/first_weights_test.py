@@ -97,3 +97,10 @@ def test_what_is_known_is_not_vouched_for(tmp_path):
   pretrain = dataclasses.replace(config.pretrain, init_as_configured=True)
   with pytest.raises(errors.UsageError, match='config.json says so'):
     first_weights.check(dataclasses.replace(config, pretrain=pretrain), path)
+
+
+@pytest.mark.parametrize('ending', ['pt', 'safetensors', 'pkl'])
+def test_a_file_of_another_project_needs_its_format(tmp_path, ending):
+  path = epath.Path(tmp_path / f'x.{ending}')
+  with pytest.raises(errors.UsageError, match='init_format .*diffusers'):
+    first_weights.check(load(path), path)
