@@ -79,7 +79,8 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
     tops = _folders(tree.names)
     beside = [name for name in tree.names if '/' not in name]
     is_here = any(is_image(n) or tables.is_beside(n) for n in beside)
-    if len(tops) != 1 or tops[0] in class_names or is_here:
+    is_class = any(_is_same(tops[0], name) for name in class_names if tops)
+    if len(tops) != 1 or is_class or is_here:
       return tree
     below = trees.below(tree, tops[0])
     flat = [name for name in below.names if '/' not in name]
@@ -125,10 +126,11 @@ def codes(
   Raises:
     UsageError: a label outside the classes.
   """
+  values = [tables.composed(value) for value in values]
   found = sorted(set(values))
   if not class_names:
     raise _no_class_names(what, found)
-  places = {name: place for place, name in enumerate(class_names)}
+  places = _places(class_names)
   if set(found) <= set(places):
     return np.array([places[value] for value in values], np.int64)
   if _are_numbers(found) and not any(_are_numbers([c]) for c in class_names):
@@ -142,6 +144,16 @@ def codes(
     f'{what[:1].upper()}{what[1:]} that data.class_names='
     f'{_shown(class_names)} does not list: {checks.some(unknown)}.'
   )
+
+
+def _places(class_names: Sequence[str]) -> dict[str, int]:
+  """Class name, composed, -> label."""
+  return {tables.composed(name): i for i, name in enumerate(class_names)}
+
+
+def _is_same(one: str, other: str) -> bool:
+  """Whether two names are, though an umlaut be one character or two."""
+  return tables.composed(one) == tables.composed(other)
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
@@ -183,7 +195,10 @@ def _check_folders(
   odd = []
   for name, label in zip(names, labels.tolist()):
     folder = name.split('/')[1 if is_divided else 0 : -1][:1]
-    if folder and folder[0] in class_names and folder[0] != class_names[label]:
+    place = _places(class_names).get(
+      tables.composed(folder[0] if folder else '')
+    )
+    if place is not None and place != label:
       odd.append(name)
   if odd:
     raise errors.UsageError(
@@ -205,7 +220,7 @@ def _in_class_folders(
     folders = name.split('/')[1 if is_divided else 0 : -1]
     if folders:
       names.append(name)
-      values.append(folders[0])
+      values.append(tables.composed(folders[0]))
       deeper.setdefault(folders[0], set()).update(folders[1:2])
     elif is_image(name):
       astray.append(name)
@@ -250,7 +265,8 @@ def _of_folders(
   found = sorted(set(values))
   if not class_names:
     raise _no_class_names(what, found)
-  unknown = [name for name in found if name not in class_names]
+  places = _places(class_names)
+  unknown = [name for name in found if name not in places]
   if unknown:
     hint = ''
     if any(name.casefold() in parts_lib.PARTS for name in unknown):
@@ -262,7 +278,6 @@ def _of_folders(
       f'{what[0].upper()}{what[1:]} that data.class_names='
       f'{_shown(class_names)} does not list: {checks.some(unknown)}{hint}.'
     )
-  places = {name: place for place, name in enumerate(class_names)}
   return np.array([places[value] for value in values], np.int64)
 
 

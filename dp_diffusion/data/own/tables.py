@@ -230,14 +230,14 @@ def _files(
   tree: trees.Tree, folder: str, table: Table, column: str
 ) -> dict[str, dict[str, str]]:
   """File of the tree -> its row."""
-  known = {_composed(name): name for name in tree.names}
+  known = {composed(name): name for name in tree.names}
   found: dict[str, dict[str, str]] = {}
   missing = []
   for row in table.rows:
     if not any(row.values()):
       continue
     path = posixpath.join(folder, row[column].replace('\\', '/'))
-    name = known.get(_composed(posixpath.normpath(path)))
+    name = known.get(composed(posixpath.normpath(path)))
     if name is None:
       missing.append(row[column])
     elif found.setdefault(name, row) != row:
@@ -255,6 +255,6 @@ def _files(
   return found
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
   """An umlaut may be one character or two."""
   return unicodedata.normalize('NFC', name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_one_side_of_a_division_alone_is_said(tmp_path, capsys, part, kind):
   said = capsys.readouterr().err
   assert said.count(f'has images in {part} alone') == 1
   assert 'divided by content' in said
+
+
+@pytest.mark.parametrize('part', ['', 'train'])
+@pytest.mark.parametrize('form', ['NFC', 'NFD'])
+def test_class_folders_with_umlauts_of_other_systems(tmp_path, form, part):
+  names = [unicodedata.normalize(form, name) for name in ('Läsion', 'é')]
+  class_folders(tmp_path / part, classes=names)
+  for typed in ('NFC', 'NFD'):
+    classes = [unicodedata.normalize(typed, name) for name in names]
+    assert both(tmp_path, class_names=classes) == _ALL
+  only = tmp_path / 'only'
+  class_folders(only, classes=names[:1])
+  load(only, class_names=[unicodedata.normalize('NFC', names[0]), 'x'])
 
 
 def test_a_division_and_classes_called_so_say_nothing(tmp_path, capsys):
