@@ -802,4 +802,153 @@ ALL = (
     "        raise ValueError('Expected finite gradients.')\n",
     f'{_LOOP_TEST}::test_gradients_that_are_not_finite_end_no_run',
   ),
+  _one(
+    'The selection of a step comes back after 2^16 steps',
+    _SELECTION,
+    "struct.pack('<QQ', step, start)",
+    "struct.pack('<QQ', step % 2**16, start)",
+    f'{_KEYS_TEST}::test_keys_do_not_come_back_after_many_steps[16]',
+  ),
+  _one(
+    'All blocks of records share their coins',
+    _SELECTION,
+    "struct.pack('<QQ', step, start)",
+    "struct.pack('<QQ', step, 0)",
+    f'{_SELECTION_TEST}::test_selection_goes_on_beyond_one_block',
+  ),
+  _one(
+    'The budget may be spent twice',
+    _LEDGER,
+    '_ROUNDING = 1e-9\n',
+    '_ROUNDING = 1.0\n',
+    f'{_LEDGER_TEST}::test_spending_past_the_budget_is_refused',
+  ),
+  _one(
+    'Lost steps in the journal are not looked for',
+    _RESUMING,
+    '    ledger=journal.charge_lost_steps(\n'
+    "      run.journal, run.meta['run_id'], ledger, start_step\n"
+    '    ),\n',
+    '    ledger=ledger,\n',
+    f'{_FINETUNE_TEST}::test_lost_steps_in_the_journal_are_charged',
+  ),
+  _one(
+    'Private checkpoints that others can read',
+    _RESUMING,
+    "'checkpoints', is_private=True",
+    "'checkpoints', is_private=False",
+    f'{_FINETUNE_TEST}::test_checkpoints_are_closed_to_others',
+  ),
+  _one(
+    'A planted secret is not said',
+    _FINETUNE,
+    'is_insecure=secret.is_insecure or inherited.is_insecure,',
+    'is_insecure=inherited.is_insecure,',
+    f'{_FINETUNE_TEST}::test_the_ledger_that_leaves_is_sealed',
+  ),
+  _one(
+    'A training on persons is stated as one on images',
+    _FINETUNE,
+    '      unit=config.data.unit,\n',
+    "      unit='image',\n",
+    f'{_FINETUNE_TEST}::test_a_person_is_one_record',
+  ),
+  _one(
+    'The same image of a person at every step',
+    _FINETUNE,
+    "streams.seed_bytes('image of a person', step)",
+    "streams.seed_bytes('image of a person', 0)",
+    f'{_FINETUNE_TEST}::test_a_person_shows_other_images_at_other_steps',
+  ),
+  _one(
+    'The embedding of a baseline gets half the noise of its ledger',
+    'dp_diffusion/baselines/mean_embedding.py',
+    '    entry.noise_std,\n',
+    '    0.5 * entry.noise_std,\n',
+    'tests/baselines/mean_embedding_test.py::test_noise_std',
+  ),
+  _one(
+    'A classifier whose published ledger is not sealed',
+    'dp_diffusion/stages/baseline_classifier.py',
+    '    ledger.seal(),\n',
+    '    ledger,\n',
+    f'{_BASELINE_TEST}::test_classifier_spends_its_own_ledger',
+  ),
+  _one(
+    'Classes without images get no noise in the histogram',
+    _HISTOGRAM,
+    '  return np.asarray(jax.device_get(result), np.float64)\n',
+    '  return np.where(\n'
+    '    exact == 0, 0.0, np.asarray(jax.device_get(result), np.float64)\n'
+    '  )\n',
+    f'{_HISTOGRAM_TEST}::test_noise_std',
+  ),
+  _one(
+    'A secret of 64 bits',
+    _KEYS,
+    '    secret = cls(value=os.urandom(SECRET_BYTES))\n',
+    '    secret = cls(value=os.urandom(8) * 4)\n',
+    f'{_KEYS_TEST}::test_secrets_come_from_the_operating_system',
+  ),
+  _one(
+    'Keyed hashes without their key',
+    _KEYS,
+    'hashlib.blake2b(key=secret.value, person=person, digest_size=size)',
+    'hashlib.blake2b(person=person, digest_size=size)',
+    f'{_KEYS_TEST}::test_fingerprint_depends_on_purpose_and_secret',
+  ),
+  _one(
+    'Sizes of batches on the terminal',
+    _LOOP,
+    '  draw_key = steps.streams.draw_key(step)\n  total = steps',
+    '  draw_key = steps.streams.draw_key(step)\n'
+    "  console.say(f'{len(selected)} records')\n"
+    '  total = steps',
+    f'{_LOOP_TEST}::test_the_terminal_does_not_tell_how_many_were_selected',
+  ),
+  _one(
+    'A failure takes the step that ran out of the journal',
+    _JOURNAL,
+    '        self._write(self._begun)\n',
+    '        self._write(self._begun - 1)\n',
+    f'{_LOOP_TEST}::test_a_failure_charges_the_steps_that_ran[2]',
+  ),
+  _one(
+    'The journal forgets with which generator a step was begun',
+    _JOURNAL,
+    "  return f'{run_id} {key_streams.rng_test_vector()}'\n",
+    '  return run_id\n',
+    f'{_LOOP_TEST}::test_changed_randomness_charges_replayed_steps[2-2]',
+  ),
+  _one(
+    'Steps are charged that could not be compiled',
+    _LOOP,
+    '  if start_step < run.num_steps:\n'
+    '    compile_private_step(steps, devices, replicas, start_step)\n',
+    '',
+    f'{_LOOP_TEST}::test_what_does_not_compile_is_not_charged[apply]',
+  ),
+  _one(
+    "JAX's environment chooses the generator of public keys",
+    'dp_diffusion/jax_environment.py',
+    "  'jax_default_prng_impl': 'threefry2x32',\n",
+    '',
+    'tests/jax_environment_test.py::test_pinned_options_do_not_change_a_bit',
+  ),
+  _one(
+    'The audit of steps takes rates as they are, not their bounds',
+    'dp_diffusion/privacy/audit_steps.py',
+    '  return float(scipy.stats.beta.isf(significance, count + 1,'
+    ' total - count))\n',
+    '  return count / total\n',
+    'tests/privacy/audit_steps_test.py::test_mu_of_counts',
+  ),
+  _one(
+    'The audit by guesses takes their share as the significance',
+    'dp_diffusion/privacy/audit_tradeoff.py',
+    '  right = significance * num_correct / num_canaries\n',
+    '  right = num_correct / num_canaries\n',
+    'tests/privacy/audit_tradeoff_test.py'
+    '::test_equals_jax_privacy_on_its_curve',
+  ),
 )

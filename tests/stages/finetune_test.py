@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -165,6 +166,38 @@ def test_a_person_is_one_record(
   for leaf in batch.values():
     np.testing.assert_array_equal(leaf[0], leaf[2])
   np.testing.assert_array_equal(batch['image'][1, 0], source.images[1436])
+
+
+def test_a_person_shows_other_images_at_other_steps(
+  seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = registry.load(load().data)
+  person = np.arange(NUM_IMAGES, dtype=np.int32) // 4
+  spec = dataclasses.replace(source.spec, has_person=True)
+  source = dataclasses.replace(source, spec=spec, person=person)
+  monkeypatch.setattr(registry, 'load', lambda *_: source)
+  begin(load(data__unit='person', privacy__num_examples='350'), workdir)
+  first, second, again = (
+    seen.steps.gather(np.arange(300), step)['image'] for step in (0, 1, 0)
+  )
+  np.testing.assert_array_equal(first, again)
+  is_other = np.any(first != second, axis=(2, 3, 4))
+  assert 0.6 < is_other.mean() < 0.9  # One of four.
+
+
+def test_lost_steps_in_the_journal_are_charged(seen: Seen, workdir) -> None:
+  """Of a run without a checkpoint, on other images or with another seed."""
+  journal = workdir.private / 'begun_steps.json'
+  journal.write_text('{"begun_steps": {"another run": [[0, 3]]}}')
+  begin(load(), workdir)
+  assert seen.ledger.entries[-1].num_replayed_steps == 3
+  assert seen.ledger.dp_events()[0].count == 3
+
+
+def test_checkpoints_are_closed_to_others(seen: Seen, workdir) -> None:
+  begin(load(), workdir)
+  mode = (workdir.private / 'checkpoints').stat().mode
+  assert stat.S_IMODE(mode) == 0o700
 
 
 WITH_HISTOGRAM = {
