@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dp_diffusion import files
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from experiments import common
 
 MACHINE = {
@@ -54,13 +56,20 @@ def write(
     },
     'config': {'privacy': {'epsilon': epsilon}},
   }
-  mechanism = {'noise_multiplier': 0.0 if epsilon is None else 20 / epsilon}
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=1437,
+    expected_batch_size=100,
+    num_steps=10,
+    noise_multiplier=0.0 if epsilon is None else 20 / epsilon,
+    l2_clip_norm=1.0,
+    delta=1e-4,
+  )
+  entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=10)
   privacy = {
+    **ledger_lib.Ledger(delta=1e-4, entries=(entry,)).to_json(),
     'private': epsilon is not None,
     'epsilon_pld': epsilon,
     'epsilon_rdp': None if epsilon is None else 1.1 * epsilon,
-    'delta': 1e-4,
-    'events': [{'kind': 'dp_sgd', 'mechanism': mechanism}],
     'code_revision': 'abc',
     'versions': {'jax': '0.0'},
   }
