@@ -45,6 +45,9 @@ _CLIPPING_TEST = 'tests/privacy/clipping_test.py'
 _PUBLIC_DATA_TEST = 'tests/stages/run/public_data_test.py'
 _PER_EXAMPLE_TEST = 'tests/privacy/per_example_gradients_test.py'
 _FINETUNE_TEST = 'tests/stages/finetune_test.py'
+_FIXED_POINT_TEST = 'tests/privacy/fixed_point_test.py'
+_MEAN_EMBEDDING = 'dp_diffusion/baselines/mean_embedding.py'
+_MEAN_EMBEDDING_TEST = 'tests/baselines/mean_embedding_test.py'
 _HISTOGRAM_TEST = 'tests/privacy/label_histogram_test.py'
 _INHERITANCE_TEST = 'tests/stages/run/inherited_ledger_test.py'
 _KEYS_TEST = 'tests/privacy/key_streams_test.py'
@@ -203,12 +206,20 @@ ALL = (
     'key_streams.draw_keys(draw_key, jnp.arange(indices.shape[0]), ',
     f'{_STEP_TEST}::test_slot_does_not_matter',
   ),
-  _one(
-    'Sensitivity too small by a factor of 2',
-    _CLIPPING,
-    '    return float(l2_clip_norm)\n  return 1.0\n',
-    '    return float(l2_clip_norm)\n  return 0.5\n',
-    f'{_CLIPPING_TEST}::test_the_sensitivity_is_tight',
+  Mutation(
+    name='Sensitivity too small by a factor of 2',
+    edits=tuple(
+      Edit(
+        path=_CLIPPING,
+        old=f'{before},\n    ),\n    l2_sensitivity=sensitivity,\n',
+        new=f'{before},\n    ),\n    l2_sensitivity=sensitivity / 2,\n',
+      )
+      for before in (
+        'num_examples=jnp.zeros((), jnp.int32)',
+        'num_examples=jnp.sum(~is_padding, dtype=jnp.int32)',
+      )
+    ),
+    test=f'{_CLIPPING_TEST}::test_the_sensitivity_is_tight',
   ),
   _one(
     'Clip of the sum instead of each example',
@@ -229,7 +240,7 @@ ALL = (
     f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(
-    'Padding masked by multiplication (0 * NaN)',
+    'Padding summed with the examples',
     _PER_EXAMPLE,
     'jnp.where(is_used[i], term, 0.0)',
     'term',
@@ -490,11 +501,91 @@ ALL = (
     f'{_CLIPPING_TEST}::test_non_finite_gradient_adds_zero[nan]',
   ),
   _one(
-    'Rounding carries an example above its bound',
+    'The factor that pays for the rounding of norms left out',
     _CLIPPING,
     '  return per_example_gradients.norm_error(grads) + _FEW_ROUNDINGS\n',
     '  del grads\n  return 0.0\n',
     f'{_CLIPPING_TEST}::test_what_a_norm_loses_is_paid_for',
+  ),
+  _one(
+    'Squares of all leaves in one running float32 sum',
+    _PER_EXAMPLE,
+    '  return _sum_in_loops(jnp.concatenate(sums, axis=1))\n',
+    '  rows = jnp.concatenate(sums, axis=1)\n'
+    '  return jax.lax.fori_loop(\n'
+    '    0,\n'
+    '    rows.shape[1],\n'
+    '    lambda i, total: total + rows[:, i],\n'
+    '    jnp.zeros(len(rows)),\n'
+    '  )\n',
+    f'{_PER_EXAMPLE_TEST}'
+    '::test_norms_are_hardly_too_small[0.00024-_norms_by_one_sum_or_two]',
+  ),
+  _one(
+    'Terms rounded up to the grid, not toward zero',
+    _FIXED_POINT,
+    '  return _to_int32(units)\n',
+    '  return _to_int32(jnp.sign(units) * jnp.ceil(jnp.abs(units)))\n',
+    f'{_FIXED_POINT_TEST}::test_cutting_never_lengthens',
+  ),
+  _one(
+    'Microbatches added in float32',
+    _FIXED_POINT,
+    '    high = jax.tree.map(jnp.add, self.high, other.high)\n'
+    '    return from_words(add_to_low((high, self.low), other.low),'
+    ' self.unit)\n',
+    '    both = jax.tree.map(jnp.add, self.to_floats(), other.to_floats())\n'
+    '    units = jax.tree.map(lambda x: x / self.unit, both)\n'
+    '    return from_units(units, self.unit)\n',
+    f'{_CLIPPING_TEST}::test_long_sums_move_by_at_most_the_sensitivity[64]',
+  ),
+  _one(
+    'Examples of a microbatch added in float32',
+    _PER_EXAMPLE,
+    '  words = jax.lax.platform_dependent(\n'
+    '    grads, weights, is_used, cpu=_sum_by_loop, default=_sum_by_reduction\n'
+    '  )\n'
+    '  return fixed_point.from_words(words, unit)\n',
+    '  def add(i: Any, total: Any) -> Any:\n'
+    '    return jax.tree.map(\n'
+    '      lambda t, g: t + jnp.where(is_used[i], weights[i] * g[i], 0.0),\n'
+    '      total,\n'
+    '      grads,\n'
+    '    )\n\n'
+    '  start = jax.tree.map(lambda g: jnp.zeros(g.shape[1:]), grads)\n'
+    '  units = jax.lax.fori_loop(0, len(weights), add, start)\n'
+    '  return fixed_point.from_units(units, unit)\n',
+    f'{_CLIPPING_TEST}::test_long_sums_move_by_at_most_the_sensitivity[16384]',
+  ),
+  _one(
+    'Noise added after the sum became float32',
+    _NOISE,
+    '  return (exact + rounded).to_floats()\n',
+    '  return jax.tree.map(jnp.add, exact.to_floats(), rounded.to_floats())\n',
+    f'{_NOISE_TEST}::test_is_added_to_the_exact_sum',
+  ),
+  _one(
+    'Low words of devices added without their carry',
+    _FIXED_POINT,
+    '  return from_words(add_to_low((high, _zeros(low)), low), total.unit)\n',
+    '  low = jax.tree.map(lambda x: x & _LOW_MASK, low)\n'
+    '  return from_words((high, low), total.unit)\n',
+    f'{_FIXED_POINT_TEST}::test_devices_are_summed_exactly',
+  ),
+  _one(
+    'Norms of features trusted as float32 found them',
+    _MEAN_EMBEDDING,
+    '    found = _bound_on_host(found) * weights[:, None]\n',
+    '    found = found * weights[:, None]\n',
+    f'{_MEAN_EMBEDDING_TEST}::test_features_are_bounded_in_float64',
+  ),
+  _one(
+    'Shares of a histogram added in floating point',
+    _HISTOGRAM,
+    '  units = fixed_point.cut_on_host(shares, _UNIT)  # float64 adds them'
+    ' exactly.\n',
+    '  units = shares / _UNIT\n',
+    f'{_HISTOGRAM_TEST}::test_order_of_records_does_not_matter',
   ),
   _one(
     'Chunks of draws summed, not averaged',
