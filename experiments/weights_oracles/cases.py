@@ -183,6 +183,7 @@ _GUIDED = (
     unet={
       **_SMALL,
       'image_size': 16,
+      'channel_mult': (1, 1, 2, 2),
       'resblock_updown': True,
       'num_head_channels': 16,
     },

@@ -66,7 +66,7 @@ def _openai(case: dict[str, Any]) -> dict[str, np.ndarray]:
   for side in case['sides']:
     x = _noise(len(labels), side)
     steps = (torch.tensor(case['timesteps']) + 1) * factor - 1
-    with _Cut(unet):
+    with _Cut(unet, model):
       output = wrapped(x, steps, **keywords)
     made[f'x_{side}'] = _ours(x)
     made[f'output_{side}'] = _ours(output[:, :3])
@@ -105,11 +105,15 @@ def diffusion_betas(flags: dict[str, Any], package: str) -> np.ndarray:
 class _Cut:
   """Lets the owners' network take a side of 28, which it cannot by itself.
 
-  What is doubled from 4 to 8 pixels is cut to the 7 that it is joined with.
+  What is doubled from 4 to 8 pixels is cut to the 7 that it is joined with, and
+  means of pixels take what there is at an odd end. Even sides stay as they are.
   """
 
-  def __init__(self, unet: Any) -> None:
+  def __init__(self, unet: Any, model: Any) -> None:
     self._unet = unet
+    for module in model.modules():
+      if isinstance(module, torch.nn.AvgPool2d):
+        module.ceil_mode = True
 
   def __enter__(self) -> None:
     torch_of = self._torch = self._unet.th
