@@ -47,7 +47,9 @@ def test_last_lines_say_privacy_accuracy_and_report(finished_run) -> None:
   assert lines[-6].startswith('privacy') and 'delta 0.0001' in lines[-6]
   assert lines[-5].startswith('accuracy') and 'synthetic' in lines[-5]
   assert lines[-3].endswith('always one class, the commonest')
-  assert lines[-2].startswith('features     public: right on ')
+  assert lines[-2].startswith(
+    'features     small CNN on public images: right on '
+  )
   assert lines[-1].endswith('evaluation/report.html')
 
 
