@@ -110,7 +110,7 @@ def curve(noise_multiplier: float, sampling_prob: float, count: int) -> Curve:
 
 
 def largest_noise(
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   *,
   num_canaries: int,
   num_guesses: int,
@@ -179,7 +179,7 @@ class Bound:
 
 
 def bound(
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   guesses: audit.OneRun,
   significance: float,
 ) -> Bound:
@@ -208,7 +208,7 @@ def bound(
 
 
 def epsilon_at(
-  mechanism: mechanism_lib.DpSgdMechanism, noise_multiplier: float | None
+  mechanism: mechanism_lib.TrainingMechanism, noise_multiplier: float | None
 ) -> float:
   """What the mechanism costs with that noise; 0 without a bound on it."""
   if noise_multiplier is None:

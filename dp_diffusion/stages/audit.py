@@ -363,7 +363,7 @@ def _tests(
   scores: np.ndarray,
 ) -> dict[str, Any]:
   """What each test bounds, and whether all of them stay below the claim."""
-  assert isinstance(mechanism, mechanism_lib.DpSgdMechanism)  # On its curve.
+  assert mechanism.num_groups == 1  # On the curve of independent noise.
   guess = functools.partial(
     audit_lib.one_run, delta=audit.delta, confidence=audit.confidence
   )
@@ -398,7 +398,7 @@ def _tests(
 
 
 def _whole_run(
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   guesses: audit_lib.OneRun,
   significance: float,
 ) -> dict[str, Any]:
@@ -411,7 +411,7 @@ def _whole_run(
 
 
 def _each_step(
-  mechanism: mechanism_lib.DpSgdMechanism,
+  mechanism: mechanism_lib.TrainingMechanism,
   observed: np.ndarray,
   is_selected: np.ndarray,
   significance: float,
