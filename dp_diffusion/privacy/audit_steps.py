@@ -116,7 +116,7 @@ def mu_lower_bound(
   """Lower bound of mu from the counts; 0 where they say nothing.
 
   >>> round(mu_lower_bound(1000, 500, 100_000, 15_866, 0.05), 2)
-  0.93
+  0.92
 
   Args:
     num_with: trials with the canary.

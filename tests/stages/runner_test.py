@@ -80,7 +80,7 @@ def _faults(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     ('deep', 'data.value_range'),
     ('flags', 'uint8'),
     ('labels', 'label=10'),
-    ('only_train', "'test'"),
+    ('only_train', 'has train_images alone'),
     ('no_zip', 'cannot be read'),
   ],
 )

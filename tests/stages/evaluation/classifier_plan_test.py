@@ -8,7 +8,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.stages.evaluation import classifier_plan
 
-DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py')
+DIGITS = str(pathlib.Path(__file__).parents[3] / 'configs' / 'digits.py')
 NUM_IMAGES = {'synthetic': 60, 'real': 50}
 
 
