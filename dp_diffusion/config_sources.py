@@ -65,9 +65,8 @@ def _resolved(data: Mapping[str, Any]) -> dict[str, Any]:
       class_names=data['class_names'] or STAND_IN_CLASSES,
     )
   reads = registry.reads(resolved['name'])
-  for key in ('max_images', 'num_images', 'source_seed'):  # The variant's own.
-    if key not in reads:
-      resolved[key] = 0
+  if 'max_images' not in reads:
+    resolved['max_images'] = 0
   if 'tfds_dir' not in reads:  # Only TFDS knows the slice of a split.
     for key in ('split', 'test_split'):
       resolved[key] = resolved[key].partition('[')[0]

@@ -25,15 +25,6 @@ def _names(config: config_lib.Config) -> tuple[str, str]:
   return config.data.name, config.pretrain.data.name
 
 
-@pytest.mark.parametrize('key', ['num_images', 'source_seed'])
-def test_what_makes_up_images_is_refused_for_own_ones(key: str) -> None:
-  changed = {'data__path': '/x', f'data__{key}': '5'}
-  why = f"data.{key}=5 would not be read by data.name='folder', only by 'gen"
-  with pytest.raises(errors.UsageError, match=re.escape(why)):
-    _load('own_images:1k', **changed)
-  assert getattr(_load('own_images:smoke', data__path='/x').data, key) == 0
-
-
 @pytest.mark.parametrize(
   ('name', 'changed', 'expected'),
   [
