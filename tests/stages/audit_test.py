@@ -165,7 +165,14 @@ def quick_filler(monkeypatch):
   )
 
 
-@pytest.mark.parametrize('fault', ['noise off', 'noise at a third', 'clip off'])
+@pytest.mark.parametrize(
+  'fault',
+  [
+    'noise off',
+    pytest.param('noise at a third', marks=pytest.mark.slow),
+    pytest.param('clip off', marks=pytest.mark.slow),
+  ],
+)
 def test_faults_end_with_exit_code_1(
   fault, workdir, quick_filler, monkeypatch, capsys
 ):

@@ -22,7 +22,7 @@ _QUICK = (  # The first variant trains the whole network.
 @pytest.mark.parametrize(
   ('variant', 'unit', 'stages', 'overrides'),
   [
-    ('', 'image', 'all', ()),
+    pytest.param('', 'image', 'all', (), marks=pytest.mark.slow),
     # Persons without colour: finetune_test, inheritance_test, run_facts_test.
     pytest.param(
       *(':person', 'person', 'pretrain,finetune', _QUICK),
