@@ -28,6 +28,7 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_step
 from tests.stages import command
+from tests.training import private_problem
 
 OVERRIDES = {
   'pretrain.num_steps': '0',  # Fresh weights do.
@@ -132,21 +133,6 @@ def test_right_mechanism_passes(workdir, config, capsys):
   assert set(record) == {'pretrain'}  # Never complete, so never skipped.
 
 
-def without_clip(original, *args, l2_clip_norm, **keywords):
-  """A clipped sum that forgot to clip, and says what a clipped one says.
-
-  It is one that is clipped 2^10 times later, with its units made as large.
-  """
-  total = original(*args, l2_clip_norm=2**10 * l2_clip_norm, **keywords)
-  high, low = total.exact.high, total.exact.low
-  exact = total.exact.replace(
-    high=jax.tree.map(lambda h, w: (h << 10) + (w >> 10), high, low),
-    low=jax.tree.map(lambda w: (w & (2**10 - 1)) << 10, low),
-  )
-  assert total.l2_sensitivity == 1.0
-  return total.replace(exact=exact)
-
-
 @pytest.fixture
 def quick_filler(monkeypatch):
   """Filler and image canaries without the network, which takes long to compile.
@@ -182,7 +168,9 @@ def test_faults_end_with_exit_code_1(
   elif fault == 'noise at a third':
     monkeypatch.setattr(private_step, 'noise_std', lambda m, s: std(m, s) / 3)
   else:
-    broken = functools.partial(without_clip, clipping.clipped_grad_sum)
+    broken = functools.partial(
+      private_problem.without_clip, clipping.clipped_grad_sum
+    )
     monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)
   assert run_main(workdir, 'audit') == 1
   result = read(workdir)

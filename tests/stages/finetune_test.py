@@ -148,14 +148,20 @@ def test_mechanism_reaches_every_part(seen: Seen, workdir) -> None:
   assert seen.ledger.budget_epsilon == pytest.approx(whole.epsilon())
 
 
-def test_a_person_is_one_record(
-  seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def show_persons(monkeypatch: pytest.MonkeyPatch) -> registry.ArraySource:
+  """The digits as four images of each person, for whoever loads them."""
   source = registry.load(load().data)
   person = np.arange(NUM_IMAGES, dtype=np.int32) // 4
   spec = dataclasses.replace(source.spec, has_person=True)
   source = dataclasses.replace(source, spec=spec, person=person)
   monkeypatch.setattr(registry, 'load', lambda *_: source)
+  return source
+
+
+def test_a_person_is_one_record(
+  seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = show_persons(monkeypatch)
   begin(load(data__unit='person', privacy__num_examples='350'), workdir)
   assert seen.steps.selector.num_records == 360
   assert seen.steps.selector.sampling_prob == 32 / 350
@@ -171,11 +177,7 @@ def test_a_person_is_one_record(
 def test_a_person_shows_other_images_at_other_steps(
   seen: Seen, workdir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  source = registry.load(load().data)
-  person = np.arange(NUM_IMAGES, dtype=np.int32) // 4
-  spec = dataclasses.replace(source.spec, has_person=True)
-  source = dataclasses.replace(source, spec=spec, person=person)
-  monkeypatch.setattr(registry, 'load', lambda *_: source)
+  show_persons(monkeypatch)
   begin(load(data__unit='person', privacy__num_examples='350'), workdir)
   first, second, again = (
     seen.steps.gather(np.arange(300), step)['image'] for step in (0, 1, 0)

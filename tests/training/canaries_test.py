@@ -22,6 +22,7 @@ from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import private_step
 from dp_diffusion.training import state as train_state
+from tests.training import private_problem
 
 PARAMS = {
   'a': {'w': np.linspace(0.1, 0.6, 6, dtype=np.float32).reshape(2, 3)},
@@ -151,21 +152,6 @@ def white_box(seed) -> audit.OneRun:
   )
 
 
-def without_clip(original, *args, l2_clip_norm, **keywords):
-  """A clipped sum that forgot to clip, and says what a clipped one says.
-
-  It is one that is clipped 2^10 times later, with its units made as large.
-  """
-  total = original(*args, l2_clip_norm=2**10 * l2_clip_norm, **keywords)
-  high, low = total.exact.high, total.exact.low
-  exact = total.exact.replace(
-    high=jax.tree.map(lambda h, w: (h << 10) + (w >> 10), high, low),
-    low=jax.tree.map(lambda w: (w & (2**10 - 1)) << 10, low),
-  )
-  assert total.l2_sensitivity == 1.0
-  return total.replace(exact=exact)
-
-
 @pytest.fixture
 def break_mechanism(monkeypatch):
   """Puts a fault into the real step, by its name."""
@@ -177,7 +163,9 @@ def break_mechanism(monkeypatch):
     elif name == 'noise at a third':
       monkeypatch.setattr(private_step, 'noise_std', lambda m, s: std(m, s) / 3)
     elif name == 'clip off':
-      broken = functools.partial(without_clip, clipping.clipped_grad_sum)
+      broken = functools.partial(
+        private_problem.without_clip, clipping.clipped_grad_sum
+      )
       monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)
 
   return apply_fault

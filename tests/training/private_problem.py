@@ -173,5 +173,20 @@ def _fail_on_one(index):
     return f'{type(error).__name__}: {error}'
 
 
+def without_clip(original, *args, l2_clip_norm, **keywords):
+  """A clipped sum that forgot to clip, and says what a clipped one says.
+
+  It is one that is clipped 2^10 times later, with its units made as large.
+  """
+  total = original(*args, l2_clip_norm=2**10 * l2_clip_norm, **keywords)
+  high, low = total.exact.high, total.exact.low
+  exact = total.exact.replace(
+    high=jax.tree.map(lambda h, w: (h << 10) + (w >> 10), high, low),
+    low=jax.tree.map(lambda w: (w & (2**10 - 1)) << 10, low),
+  )
+  assert total.l2_sensitivity == 1.0
+  return total.replace(exact=exact)
+
+
 if __name__ == '__main__':
   run_process(sys.argv[1])
