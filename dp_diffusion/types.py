@@ -1,6 +1,6 @@
 """Shape letters, array types and protocols that every other module shares.
 
-Lowest layer of the project: it imports nothing of it.
+This is the lowest layer: it imports no other module of the package.
 
 Shape letters, used in every docstring:
   B  examples in a (micro)batch         N  records in a dataset
@@ -32,7 +32,10 @@ Example = Mapping[str, 'Array']  # {'image': uint8[H, W, C], 'label': int32[]}
 
 
 def __getattr__(name: str) -> Any:
-  """Imports jax only for who asks: a statement is verified without it."""
+  """Imports jax when `Array` or `Key` is first asked for.
+
+  A published statement can so be verified where jax is not installed.
+  """
   if name in ('Array', 'Key'):
     import jax
 
@@ -41,9 +44,10 @@ def __getattr__(name: str) -> Any:
 
 
 class LossFn(Protocol):
-  """Loss of ONE draw of ONE example: augmentation, timestep, noise, label drop.
+  """Loss of ONE draw of ONE example.
 
-  No loss over a batch exists on the private path.
+  A draw includes its augmentation, timestep, noise and label drop. No loss over
+  a batch exists on the private path.
   """
 
   def __call__(self, params: Params, example: Example, draw_key: Key) -> Array:

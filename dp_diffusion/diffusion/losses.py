@@ -1,8 +1,8 @@
-"""The training loss: ONE draw of ONE example, and no other.
+"""The training loss of ONE draw of ONE example.
 
-The stages join `draw_loss` with a model and augmentation into the `loss_fn` of
-the clipped sum. No batch loss exists here: what touches two sensitive images at
-once cannot be clipped per example.
+The stages combine `draw_loss` with a model and an augmentation into the
+`loss_fn` whose gradients are clipped and summed. There is no loss over a batch:
+a gradient that depends on two sensitive images cannot be clipped per example.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.diffusion import timesteps
 
-NULL_LABEL = -1  # "No class", outside every real class of every dataset.
+NULL_LABEL = -1  # Means "no class"; real classes start at 0.
 
-_MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556, their default.
+_MIN_SNR_GAMMA = 5.0  # The default of arXiv 2303.09556.
 
 
 def loss_weights(config: schedules.DiffusionProcess) -> np.ndarray:
-  """What multiplies the squared error at each timestep, float32[T].
+  """Weight of the squared error at each timestep, float32[T] in (0, 5].
 
-  'none' is 1 whatever the prediction. 'min_snr' is min(SNR, 5) as a weight of
-  the error of x0, translated to the error of the prediction (arXiv 2303.09556
-  section 3.4): the squared errors of eps and v are SNR and SNR + 1 times it.
+  'none' gives 1 everywhere. 'min_snr' weighs the squared error of x0 by
+  min(SNR, 5) (arXiv 2303.09556 section 3.4). The squared error of eps is SNR
+  times that of x0, and the squared error of v is SNR + 1 times that of x0, so
+  the weight is divided by that factor.
+
+  Args:
+    config: gives the schedule, the prediction and the kind of weighting.
   """
   snr = schedules.snr(config)
   if config.loss_weighting == 'none':
@@ -43,20 +47,21 @@ def draw_loss(
   label: types.Array,
   key: types.Key,
 ) -> types.Array:
-  """Loss of ONE draw of ONE example: own timestep, own noise, own label drop.
+  """Computes the loss of ONE draw of ONE example.
 
-  The mean over H, W and C of the squared error of the prediction (arXiv
-  2006.11239 eq. 14), times `loss_weights`.
+  The timestep, the noise and the label drop are drawn from `key`. The loss is
+  the mean over H, W and C of the squared error of the prediction (arXiv
+  2006.11239 eq. 14), times the weight of the timestep (`loss_weights`).
 
   Args:
     denoise_fn: the network with its weights bound; called with a batch of one.
-    config: the process.
+    config: the forward process and the prediction.
     x0: float32[H, W, C] in [-1, 1], already augmented.
     label: int32[], a class, or NULL_LABEL.
     key: typed PRNG key of this draw, consumed.
 
   Returns:
-    float32[].
+    float32[], at least 0.
   """
   timestep_key, noise_key, drop_key = jax.random.split(key, 3)
   timestep = timesteps.sample(config, timestep_key)

@@ -1,8 +1,9 @@
-"""From images to noisy images, and from a network's output back to both.
+"""Noisy images, training targets, and what a network's output says of x0.
 
-All three predictions say the same thing once x_t is known; these functions
-convert between them. They work on any image shape: `timestep` is int32[], or
-has the leading axes of the images (int32[B] for float32[B, H, W, C]).
+A network predicts the noise eps, the image x0 or the velocity v. Given x_t,
+each of the three determines the other two; the functions here convert between
+them. They work on any image shape: `timestep` is int32[], or has the leading
+axes of the images (int32[B] for float32[B, H, W, C]).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dp_diffusion.diffusion import schedules
 
 
 class X0Eps(NamedTuple):
-  """A split of x_t into its parts, x_t = signal_scale x0 + noise_scale eps.
+  """The two parts of x_t = signal_scale x0 + noise_scale eps.
 
   Attributes:
-    x0: float32[..., H, W, C], the image; in [-1, 1] if the network is right.
+    x0: float32[..., H, W, C], the image. An estimate by a network may lie
+      outside [-1, 1].
     eps: float32[..., H, W, C], the noise, of unit variance.
   """
 
@@ -31,11 +33,11 @@ class X0Eps(NamedTuple):
 def at_timestep(
   table: np.ndarray, timestep: types.Array, ndim: int
 ) -> types.Array:
-  """Looks `table` float32[T] up and shapes it to multiply an array of `ndim`.
+  """Returns the entries of `table`, shaped to multiply an array of rank `ndim`.
 
   Args:
     table: float32[T].
-    timestep: int32[...] in [0, T); outside it the nearest entry is taken.
+    timestep: int32[...] in [0, T).
     ndim: rank of the array to multiply, at least that of `timestep`.
 
   Returns:
@@ -48,7 +50,7 @@ def at_timestep(
 def _scales(
   config: schedules.DiffusionProcess, timestep: types.Array, ndim: int
 ) -> tuple[types.Array, types.Array]:
-  """Returns signal and noise scale at `timestep`, each of rank `ndim`."""
+  """Returns the signal and the noise scale at `timestep`, of rank `ndim`."""
   return (
     at_timestep(schedules.signal_scale(config), timestep, ndim),
     at_timestep(schedules.noise_scale(config), timestep, ndim),
@@ -61,10 +63,10 @@ def q_sample(
   timestep: types.Array,
   noise: types.Array,
 ) -> types.Array:
-  """Diffuses images to a timestep: x_t of arXiv 2006.11239 eq. 4.
+  """Adds the noise of a timestep to images: x_t of arXiv 2006.11239 eq. 4.
 
   Args:
-    config: gives the schedule.
+    config: the forward process.
     x0: float32[..., H, W, C] in [-1, 1].
     timestep: int32[] or int32[...] in [0, T).
     noise: float32[..., H, W, C], standard normal.
@@ -82,11 +84,12 @@ def target(
   timestep: types.Array,
   noise: types.Array,
 ) -> types.Array:
-  """What the network should output for `q_sample(config, x0, ...)`.
+  """Returns what the network should output for `q_sample(config, x0, ...)`.
 
   Args:
-    config: `prediction` says which: 'eps' is the noise, 'x0' the image, 'v' is
-      signal_scale noise - noise_scale x0 (arXiv 2202.00512 section 4).
+    config: its `prediction` names the target: 'eps' is the noise, 'x0' the
+      image, 'v' is signal_scale noise - noise_scale x0 (arXiv 2202.00512
+      section 4).
     x0: float32[..., H, W, C] in [-1, 1].
     timestep: int32[] or int32[...] in [0, T).
     noise: float32[..., H, W, C], the noise in x_t.
@@ -108,16 +111,18 @@ def to_x0_eps(
   timestep: types.Array,
   output: types.Array,
 ) -> X0Eps:
-  """Reads the image and the noise off a network's output. Inverts `target`.
+  """Computes the image and the noise that a network's output implies.
+
+  This inverts `target`.
 
   Args:
-    config: `prediction` says what `output` estimates.
-    x_t: float32[..., H, W, C], what the network saw.
-    timestep: int32[] or int32[...] in [0, T), that of x_t.
-    output: float32[..., H, W, C], what the network said.
+    config: its `prediction` says what `output` estimates.
+    x_t: float32[..., H, W, C], the input of the network.
+    timestep: int32[] or int32[...] in [0, T), the timestep of x_t.
+    output: float32[..., H, W, C], the output of the network.
 
   Returns:
-    The image and the noise, consistent with x_t.
+    The image and the noise, float32[..., H, W, C], of which x_t is composed.
   """
   signal, noise_scale = _scales(config, timestep, x_t.ndim)
   if config.prediction == 'eps':

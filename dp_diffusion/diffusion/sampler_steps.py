@@ -1,7 +1,7 @@
-"""The numbers of every sampling step, computed on the host in float64.
+"""Timesteps and coefficients of the sampling steps, computed in float64.
 
-Each method of `samplers` is one linear step; here are its coefficients, with
-the equation that each comes from.
+Every sampler of `samplers` takes linear steps that differ in their coefficients
+only. This module computes them on the host and cites the equation of each.
 """
 
 from __future__ import annotations
@@ -16,33 +16,37 @@ from dp_diffusion.diffusion import schedules
 
 SAMPLERS = ('ancestral', 'ddim', 'dpm_solver_pp_2m')
 SPACINGS = ('uniform', 'quadratic', 'log_snr')
-_MIN_HALF_LOG_SNR = -5.0  # Below, no image is seen.
+_MIN_HALF_LOG_SNR = -5.0  # Below this, x_t holds no visible image.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-  """How to sample. It costs no privacy, and may differ from run to run.
+  """Method, number and spacing of the sampling steps.
+
+  Sampling costs no privacy, so these values may differ from run to run.
 
   Attributes:
-    name: 'ancestral' (arXiv 2006.11239 algorithm 2, the posterior's variance),
-      'ddim' (arXiv 2010.02502 eq. 12) or 'dpm_solver_pp_2m' (arXiv 2211.01095
-      algorithm 2).
+    name: 'ancestral' (arXiv 2006.11239 algorithm 2 with the variance of the
+      posterior), 'ddim' (arXiv 2010.02502 eq. 12) or 'dpm_solver_pp_2m' (arXiv
+      2211.01095 algorithm 2).
     num_steps: steps from noise to image, in [1, T].
-    spacing: which timesteps are visited. 'quadratic' (arXiv 2010.02502
-      appendix D.2) is denser near the image, where the noise falls fastest;
-      'uniform' is the plain stride; 'log_snr' has even steps of the log-SNR
-      (arXiv 2206.00927 section 5.1). The same when num_steps = T. Along the
-      linear schedule quadratic steps are as good as even ones of the log-SNR.
-      Along the cosine one they leave the pure noise in few long steps, in
-      which brightness and layout of an image of many pixels are decided: 20 of
-      them lose more than half of its contrast, and even ones keep it.
-    guidance_weight: w of classifier-free guidance (arXiv 2207.12598 eq. 6),
-      (1 + w) conditional - w unconditional. 0 is none, at half the cost.
-    eta: 'ddim' only: 0 is deterministic, 1 is 'ancestral'.
+    spacing: which timesteps are visited; all of them if num_steps = T.
+      'uniform' takes equal strides. 'quadratic' (arXiv 2010.02502 appendix
+      D.2) takes shorter strides near the image, where the noise falls fastest.
+      'log_snr' takes equal steps of the log-SNR (arXiv 2206.00927 section
+      5.1). With the linear schedule, 'quadratic' is as good as 'log_snr'. With
+      the cosine schedule, 'quadratic' leaves the pure noise in a few long
+      steps, which decide the brightness and the layout of a large image: 20
+      quadratic steps lose more than half of its contrast, and 20 steps of
+      'log_snr' keep it.
+    guidance_weight: w of classifier-free guidance (arXiv 2207.12598 eq. 6): the
+      output is (1 + w) conditional - w unconditional. At 0 there is no
+      guidance, and a step needs one network evaluation instead of two.
+    eta: for 'ddim' only: 0 is deterministic, 1 equals 'ancestral'.
     clip_x0: whether each step clips its estimate of the image to [-1, 1].
 
   Raises:
-    ValueError: at construction, for a value outside what is said above.
+    ValueError: at construction, for a value that the list above excludes.
   """
 
   name: str = 'ancestral'
@@ -68,7 +72,7 @@ class SamplerConfig:
 
 
 def num_evaluations(config: SamplerConfig) -> int:
-  """Network evaluations per image.
+  """Returns the number of network evaluations per image.
 
   >>> num_evaluations(SamplerConfig(num_steps=50))
   50
@@ -81,9 +85,9 @@ def num_evaluations(config: SamplerConfig) -> int:
 def timestep_sequence(
   config: SamplerConfig, diffusion: schedules.DiffusionProcess
 ) -> np.ndarray:
-  """Timesteps at which the network is evaluated, in order.
+  """Returns the timesteps at which the network is evaluated, in order.
 
-  The step after the last one reaches clean data, which has no timestep.
+  The last step leads to clean data, which has no timestep.
 
   >>> linear = schedules.DiffusionProcess()
   >>> timestep_sequence(SamplerConfig(num_steps=5), linear)
@@ -92,11 +96,11 @@ def timestep_sequence(
   array([999, 716, 296,  30,   0], dtype=int32)
 
   Args:
-    config: num_steps = S and the spacing.
-    diffusion: the process, of T timesteps.
+    config: gives the number of steps S and the spacing.
+    diffusion: the process, which has T timesteps.
 
   Returns:
-    int32[S], strictly decreasing from T - 1 to 0 (only T - 1 for S = 1).
+    int32[S], strictly decreasing from T - 1 to 0; [T - 1] if S = 1.
 
   Raises:
     ValueError: if S > T.
@@ -116,8 +120,8 @@ def timestep_sequence(
     share = index / index[-1]
     power = {'uniform': 1, 'quadratic': 2}[config.spacing]
     ascending = np.rint((num_timesteps - 1) * share**power).astype(np.int64)
-  # Neighbours that round to one timestep are pushed up until all differ, and
-  # down again where there is no room above.
+  # Neighbours that round to the same timestep are moved up until all differ,
+  # then down where that went past T - 1.
   ascending = np.maximum.accumulate(ascending - index) + index
   ascending = np.minimum(ascending, num_timesteps - 1 - index[::-1])
   return ascending[::-1].astype(np.int32)
@@ -126,9 +130,10 @@ def timestep_sequence(
 def _even_in_log_snr(
   num_steps: int, diffusion: schedules.DiffusionProcess
 ) -> np.ndarray:
-  """Timesteps from 0 to T - 1 next to even steps of log-SNR: int64[S].
+  """Returns the timesteps closest to even steps of the log-SNR, int64[S].
 
-  The nearly signal-free end of the cosine schedule is one step.
+  They ascend from 0 to T - 1. The end of the cosine schedule, where x_t holds
+  almost no signal, is covered by one step.
   """
   alpha_bar = schedules.alpha_bar_float64(diffusion)
   falling = _half_log_snr(alpha_bar)
@@ -141,20 +146,20 @@ def _even_in_log_snr(
 
 
 def _half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
-  """Lambda of arXiv 2211.01095, section 2.2."""
+  """Returns lambda of arXiv 2211.01095 section 2.2, half the log of the SNR."""
   return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coefficients:
-  """The numbers of each of S steps. Step i goes from timestep[i] on.
+  """Coefficients of the S sampling steps; step i starts at timestep[i].
 
   Attributes:
-    timestep: int32[S].
-    x: float32[S], of the current noisy image.
-    x0: float32[S], of the estimate of the clean image.
-    previous_x0: float32[S], of the estimate made one step earlier.
-    noise: float32[S], std of the noise added.
+    timestep: int32[S] in [0, T).
+    x: float32[S], factor of the current noisy image.
+    x0: float32[S], factor of the estimate of the clean image.
+    previous_x0: float32[S], factor of the estimate made one step earlier.
+    noise: float32[S], std of the noise that the step adds.
   """
 
   timestep: np.ndarray
@@ -168,15 +173,15 @@ class Coefficients:
 def coefficients(
   config: SamplerConfig, diffusion: schedules.DiffusionProcess
 ) -> Coefficients:
-  """Computes the numbers of every step in float64 and rounds them once.
+  """Computes the coefficients of every step in float64 and rounds them once.
 
   Args:
-    config: the method.
-    diffusion: the process.
+    config: the method, the number of steps and their spacing.
+    diffusion: the process that the network was trained on.
 
   Returns:
-    The coefficients. The last step's are x0 = 1 and 0 otherwise: it returns
-    the estimate of the clean image.
+    The coefficients. In the last step that of x0 is 1 and the others are 0, so
+    the step returns the estimate of the clean image.
 
   Raises:
     ValueError: if there are more steps than timesteps.
@@ -205,14 +210,14 @@ def coefficients(
 
 
 def _posterior_variance(now: np.ndarray, after: np.ndarray) -> np.ndarray:
-  """Variance of x_after given x_now and x0: arXiv 2006.11239 eq. 7."""
+  """Returns the variance of x_after given x_now, x0: arXiv 2006.11239 eq. 7."""
   return (1 - after) / (1 - now) * (1 - now / after)
 
 
 def _ancestral(
   now: np.ndarray, after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Draws from the posterior of arXiv 2006.11239 eq. 6 and 7.
+  """Steps that draw from the posterior of arXiv 2006.11239 eq. 6 and 7.
 
   Args:
     now: float64[S], alpha_bar before each step.
@@ -221,7 +226,7 @@ def _ancestral(
   Returns:
     float64[S] coefficients of x, of x0 and of the noise.
   """
-  alpha = now / after  # 1 - beta of the stride.
+  alpha = now / after  # 1 - beta of one step over the whole stride.
   x = np.sqrt(alpha) * (1 - after) / (1 - now)
   x0 = np.sqrt(after) * (1 - alpha) / (1 - now)
   return x, x0, np.sqrt(_posterior_variance(now, after))
@@ -230,7 +235,7 @@ def _ancestral(
 def _ddim(
   now: np.ndarray, after: np.ndarray, eta: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """ArXiv 2010.02502 eq. 12 and 16, the noise written in x and x0.
+  """Steps of arXiv 2010.02502 eq. 12 and 16, with eps written in x and x0.
 
   Args:
     now: float64[S], alpha_bar before each step.
@@ -249,12 +254,12 @@ def _ddim(
 def _dpm_solver_pp_2m(
   now: np.ndarray, after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """ArXiv 2211.01095 algorithm 2, with first-order steps at both ends.
+  """Steps of arXiv 2211.01095 algorithm 2, of first order at both ends.
 
-  The first step has no earlier estimate. The last one ends at an infinite
-  log-SNR. The one before it spans most of the remaining log-SNR: extrapolating
-  over it is worse than not, so it is of first order too, which leaves the
-  whole of second order.
+  The first step is of first order because no earlier estimate exists, the last
+  one because it ends at an infinite log-SNR. The step before the last spans
+  most of the remaining log-SNR, where an extrapolation makes the error larger;
+  it is of first order too. The method as a whole remains of second order.
 
   Args:
     now: float64[S], alpha_bar before each step.
@@ -265,7 +270,7 @@ def _dpm_solver_pp_2m(
   """
   x, first_order, _ = _ddim(now, after, eta=0.0)
   extrapolation = np.zeros_like(now)  # 1 / (2 r) of the paper.
-  # The step to clean data is not among these.
+  # `step` leaves out the step to clean data, whose log-SNR is infinite.
   step = np.diff(_half_log_snr(now))
   extrapolation[1:-2] = step[1:-1] / (2 * step[:-2])
   return x, first_order * (1 + extrapolation), -first_order * extrapolation

@@ -1,14 +1,15 @@
-"""Sampling: from noise to images by ancestral, DDIM or DPM-Solver++(2M) steps.
+"""Samples images from noise with ancestral, DDIM or DPM-Solver++(2M) steps.
 
-Every method takes the same kind of step,
+Every method takes a step of the same form,
 
   x <- coefficients.x * x + coefficients.x0 * x0_hat
        + coefficients.previous_x0 * (x0_hat of the step before)
        + coefficients.noise * noise,
 
 with factors that `coefficients` computes beforehand, on the host, in float64.
-So a step is a pure function of a state and a step number, which may be traced:
-a host loop compiles it once, and `sample` puts it into one `fori_loop`.
+A step is therefore a pure function of a state and a step number, and the number
+may be traced: a loop on the host compiles the step once, and `sample` puts it
+into one `fori_loop`.
 
 Guarantees:
   - Sample j depends on the key and j, not on its batch, shard or device
@@ -42,10 +43,11 @@ coefficients = sampler_steps.coefficients
 
 @struct.dataclass
 class SamplerState:
-  """Where a batch of samples stands.
+  """A batch of samples between two steps.
 
   Attributes:
-    x: float32[B, H, W, C], noisy images. `finalize` after the last step.
+    x: float32[B, H, W, C], noisy images; after the last step, images that
+      `finalize` clips.
     keys: typed keys [B], one per sample, the same at every step.
     previous_x0: float32[B, H, W, C], the estimate made by the step before.
   """
@@ -61,13 +63,13 @@ def init_state(
   *,
   first_index: types.Array | int = 0,
 ) -> SamplerState:
-  """Draws the noise to start from.
+  """Draws the noise from which a batch of samples starts.
 
   Args:
     key: typed PRNG key of the whole set of samples.
     shape: (B, H, W, C).
-    first_index: int32[], number of this batch's first sample in the whole set:
-      row j is sample first_index + j, and the same in any batch.
+    first_index: int32[], index of this batch's first sample in the whole set.
+      Row j is sample first_index + j, which is the same in any batch.
 
   Returns:
     The state before step 0.
@@ -83,7 +85,11 @@ def _noise(
   position: types.Array | int,
   image_shape: tuple[int, ...],
 ) -> types.Array:
-  """Standard normal float32[B, H, W, C]; position 0 starts, i + 1 is step i."""
+  """Draws standard normal noise, float32[B, H, W, C].
+
+  Position 0 is the noise that sampling starts from; position i + 1 is the noise
+  of step i.
+  """
 
   def one(key: types.Key) -> types.Array:
     step_key = jax.random.fold_in(key, position)
@@ -99,14 +105,15 @@ def _guided_output(
   timestep: types.Array,
   labels: types.Array,
 ) -> types.Array:
-  """The network's output, guided: arXiv 2207.12598 eq. 6.
+  """Returns the network's output under guidance, arXiv 2207.12598 eq. 6.
 
-  The weights add up to 1 and every prediction is affine in every other, so it
-  is the same for eps, x0 and v. Both halves go through the network at once.
+  One formula serves eps, x0 and v: its weights add up to 1, and each of the
+  three is an affine function of each other. The conditional and the
+  unconditional half go through the network as one batch.
 
   Args:
-    denoise_fn: the network.
-    weight: w, 0 for no guidance.
+    denoise_fn: the network with its weights bound.
+    weight: the guidance weight w, 0 for no guidance.
     x: float32[B, H, W, C].
     timestep: int32[].
     labels: int32[B].
@@ -138,12 +145,12 @@ def step_fn(
 
   Args:
     denoise_fn: the network with its weights bound.
-    config: the method.
+    config: the method, the number of steps and the guidance.
     diffusion: the process that the network was trained on.
 
   Returns:
-    A pure function of (state, labels int32[B], i int32[] in [0, num_steps)) to
-    the next state. `i` may be traced.
+    A pure function that maps (state, labels int32[B], i int32[] in
+    [0, num_steps)) to the next state. `i` may be traced.
 
   Raises:
     ValueError: if there are more steps than timesteps.
@@ -183,16 +190,18 @@ def sample(
   *,
   first_index: types.Array | int = 0,
 ) -> types.Array:
-  """Samples a batch in one compiled loop. Pure: jit or pmap it.
+  """Samples a batch in one compiled loop.
+
+  The function is pure; wrap it in `jit` or `pmap`.
 
   Args:
     denoise_fn: the network with its weights bound.
-    config: the method.
+    config: the method, the number of steps and the guidance.
     diffusion: the process that the network was trained on.
     key: typed PRNG key of the whole set of samples.
     labels: int32[B], classes, or -1 for no class.
     image_shape: (H, W, C).
-    first_index: int32[], number of the first of these samples in the whole set.
+    first_index: int32[], index of the first of these samples in the whole set.
 
   Returns:
     float32[B, H, W, C] in [-1, 1].
@@ -208,14 +217,14 @@ def sample(
 
 
 def finalize(x: types.Array) -> types.Array:
-  """Clips samples to the range of images, float32[..., H, W, C] in [-1, 1]."""
+  """Clips samples, float32[..., H, W, C], to the range [-1, 1] of images."""
   return jnp.clip(x, -1.0, 1.0)
 
 
 def to_uint8(x: types.Array) -> types.Array:
-  """Rounds images from float32 in [-1, 1] to uint8 in [0, 255].
+  """Rounds images from float32[...] in [-1, 1] to uint8[...] in [0, 255].
 
-  Inverts `image / 127.5 - 1`; values outside [-1, 1] are clipped.
+  This inverts `image / 127.5 - 1`. Values outside [-1, 1] are clipped.
 
   >>> to_uint8(jnp.array([-1.0, 0.0, 1.0, 2.0])).tolist()
   [0, 128, 255, 255]

@@ -1,9 +1,8 @@
 """The forward process: how much signal and noise x_t holds at each timestep.
 
 Training (`losses`) and sampling (`samplers`) must use the same
-`DiffusionProcess`. Timesteps are int32 in [0, T); timestep t holds x_t =
-signal_scale[t] x0 + noise_scale[t] noise. Clean data has no timestep of its
-own.
+`DiffusionProcess`. Timesteps are int32 in [0, T). At timestep t the noisy image
+is x_t = signal_scale[t] x0 + noise_scale[t] noise. Clean data has no timestep.
 
 Every table is computed on the host in float64, with NumPy, and rounded once.
 """
@@ -24,7 +23,8 @@ SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('eps', 'x0', 'v')
 LOSS_WEIGHTINGS = ('none', 'min_snr')
 
-_MAX_BETA = 0.999  # As arXiv 2102.09672 section 3.2, against a singular end.
+# Avoids a singularity at t = T (arXiv 2102.09672 section 3.2).
+_MAX_BETA = 0.999
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,15 @@ class DiffusionProcess:
     mixture_boundaries: edges 0 = b_0 < b_1 < ... < b_n = T of the half-open
       intervals [b_i, b_{i+1}) that training timesteps are drawn from. Empty:
       uniform over [0, T).
-    mixture_weights: probability of each interval; uniform within it. They add
-      up to 1.
+    mixture_weights: probability of each interval, adding up to 1. Within an
+      interval, every timestep is equally likely.
     label_drop_prob: probability that a training draw sees the null label, for
       classifier-free guidance.
     loss_weighting: 'none' is the simple loss (arXiv 2006.11239 eq. 14);
       'min_snr' multiplies by the weights of arXiv 2303.09556 with gamma = 5.
 
   Raises:
-    ValueError: at construction, for a value outside what is said above.
+    ValueError: at construction, for a value that the list above excludes.
   """
 
   schedule: str = 'linear'
@@ -61,7 +61,7 @@ class DiffusionProcess:
   loss_weighting: str = 'none'
 
   def __post_init__(self) -> None:
-    # Lists (of a JSON config) become tuples: a config is a cache key.
+    # Lists (from JSON) become tuples: the config is hashed as a cache key.
     for name in ('mixture_boundaries', 'mixture_weights'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     checks.check_one_of('schedule', self.schedule, SCHEDULES)
@@ -80,7 +80,7 @@ class DiffusionProcess:
 
 
 def check_integer(name: str, value: object) -> None:
-  """Raises ValueError unless value is an integer, not merely equal to one."""
+  """Raises ValueError unless `value` is an integer; 3.0 and True are not."""
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise ValueError(f'Expected {name}={value!r} to be an integer.')
 
@@ -112,13 +112,14 @@ def _check_mixture(
 
 
 def betas(config: DiffusionProcess) -> np.ndarray:
-  """Variance that each timestep adds, float64[T] in (0, 0.999].
+  """Returns the variance that each timestep adds, float64[T] in (0, 0.999].
 
-  beta[t] = 1 - alpha_bar[t] / alpha_bar[t - 1], with alpha_bar[-1] = 1.
+  beta[t] = 1 - alpha_bar[t] / alpha_bar[t - 1], where alpha_bar[-1] = 1.
   """
   num = config.num_timesteps
   if config.schedule == 'linear':
-    # arXiv 2006.11239 section 4; the scale keeps the total noise of T = 1000.
+    # arXiv 2006.11239 section 4. The scale makes the total noise that of
+    # T = 1000.
     scale = 1000 / num
     raw = np.linspace(scale * 1e-4, scale * 0.02, num, dtype=np.float64)
   else:
@@ -131,9 +132,10 @@ def betas(config: DiffusionProcess) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def alpha_bar_float64(config: DiffusionProcess) -> np.ndarray:
-  """Share of the variance of x_t that is signal, float64[T], read-only.
+  """Returns the share of signal in the variance of x_t, float64[T] in (0, 1).
 
-  arXiv 2006.11239 eq. 4. Strictly decreasing, in (0, 1).
+  It decreases strictly (arXiv 2006.11239 eq. 4). The array is cached and
+  read-only.
   """
   result = np.cumprod(1 - betas(config))
   result.flags.writeable = False
@@ -141,25 +143,28 @@ def alpha_bar_float64(config: DiffusionProcess) -> np.ndarray:
 
 
 def alpha_bar(config: DiffusionProcess) -> np.ndarray:
-  """`alpha_bar_float64` rounded to float32[T].
+  """Returns `alpha_bar_float64` rounded to float32[T].
 
-  Take 1 - alpha_bar from `noise_scale` instead: near t = 0 the difference of
-  float32 numbers has few places left.
+  Do not compute 1 - alpha_bar from it: near t = 0 the difference has few
+  correct digits in float32. Square `noise_scale` instead.
   """
   return alpha_bar_float64(config).astype(np.float32)
 
 
 def signal_scale(config: DiffusionProcess) -> np.ndarray:
-  """What multiplies x0 in x_t: sqrt(alpha_bar), float32[T]."""
+  """Returns the factor of x0 in x_t, sqrt(alpha_bar), float32[T]."""
   return np.sqrt(alpha_bar_float64(config)).astype(np.float32)
 
 
 def noise_scale(config: DiffusionProcess) -> np.ndarray:
-  """What multiplies the noise in x_t: sqrt(1 - alpha_bar), float32[T]."""
+  """Returns the factor of the noise in x_t, sqrt(1 - alpha_bar), float32[T]."""
   return np.sqrt(1 - alpha_bar_float64(config)).astype(np.float32)
 
 
 def snr(config: DiffusionProcess) -> np.ndarray:
-  """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), float64[T]."""
+  """Returns the signal-to-noise ratio alpha_bar / (1 - alpha_bar), float64[T].
+
+  It is the ratio of variances, not of standard deviations.
+  """
   a = alpha_bar_float64(config)
   return a / (1 - a)

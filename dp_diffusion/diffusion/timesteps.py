@@ -1,7 +1,7 @@
-"""Which timestep a training draw sees.
+"""The distribution from which training draws take their timestep.
 
-Each of the K draws of an example calls `sample` with a key of its own: one
-timestep repeated K times would waste the draws.
+Each of the K draws of an example calls `sample` with its own key, so the draws
+see different timesteps; K draws at one timestep would tell less.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dp_diffusion.diffusion import schedules
 
 
 def probabilities(config: schedules.DiffusionProcess) -> np.ndarray:
-  """Probability of each timestep under `sample`, float64[T], sums to 1."""
+  """Returns the probability of each timestep, float64[T], adding up to 1."""
   if not config.mixture_boundaries:
     return np.full(config.num_timesteps, 1 / config.num_timesteps)
   widths = np.diff(config.mixture_boundaries)
@@ -23,14 +23,15 @@ def probabilities(config: schedules.DiffusionProcess) -> np.ndarray:
 
 
 def sample(config: schedules.DiffusionProcess, key: types.Key) -> types.Array:
-  """Draws the timestep of ONE draw.
+  """Draws the timestep of ONE training draw.
 
-  Without a mixture, uniform over [0, T). With one, an interval is drawn with
-  the mixture's weights, then a timestep uniformly within it (arXiv 2302.13861
-  section 4.2). The loss is not divided by the resulting probability.
+  Without a mixture, the timestep is uniform over [0, T). With a mixture, an
+  interval is drawn by the weights, then a timestep uniformly within it (arXiv
+  2302.13861 section 4.2). The loss is not divided by the probability of the
+  timestep.
 
   Args:
-    config: `mixture_boundaries` and `mixture_weights` say the distribution.
+    config: `mixture_boundaries` and `mixture_weights` give the distribution.
     key: typed PRNG key, consumed.
 
   Returns:
