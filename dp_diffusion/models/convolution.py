@@ -1,16 +1,16 @@
-"""The 3x3 convolution whose per-example kernel gradients are cheap.
+"""A 3x3 convolution whose per-example kernel gradients are cheap.
 
-Every network of `models` is made of it. The private step takes its gradient
-example by example (`jax.vmap(jax.grad(...))`), where the stock kernel gradient
-becomes a grouped convolution, the slowest operation of the whole step. Here it
-is ONE matrix product per example (three after an upsampling), in one of the
-forms of `kernel_gradients`.
+Every network of `models` uses it. The private step computes one gradient per
+example (`jax.vmap(jax.grad(...))`). JAX's own kernel gradient then becomes a
+grouped convolution, the slowest operation of the whole step. Here the kernel
+gradient is ONE matrix product per example (three after an upsampling), in one
+of the forms of `kernel_gradients`.
 
-The gradient is a primitive of its own, for what `vmap` makes of it: an axis
-that the kernel does not have (the draws of one example, inside its `grad`)
-joins the pixels of the product, so that there is one kernel gradient per
-EXAMPLE, never one per draw; an axis outside the `grad` (the examples) becomes
-an axis of groups, a batched product.
+The gradient is a primitive of its own so that this module decides what `vmap`
+does with it. An axis that the kernel lacks (the draws of one example, mapped
+inside `grad`) is joined with the pixels of the product: there is one kernel
+gradient per EXAMPLE, never one per draw. An axis outside `grad` (the examples)
+becomes an axis of groups, and the product a batched one.
 """
 
 from __future__ import annotations
@@ -40,24 +40,23 @@ STRIDES = (1, 2, upsampling.STRIDE)
 def conv3x3(
   x: jax.Array, kernel: jax.Array, stride: float = 1, form: str = 'auto'
 ) -> jax.Array:
-  """3x3 convolution, one pixel of zero padding on each side.
+  """Convolves with a 3x3 kernel and one pixel of zero padding on each side.
 
-  Differentiable once (in either mode).
+  It can be differentiated once, in forward or in reverse mode.
 
   Args:
     x: float[B, H, W, Ci].
     kernel: float[3, 3, Ci, Co], the dtype of x.
     stride: 1, 2 or 0.5; output side = ceil(side / stride). With 0.5 every
-      pixel is repeated first, 2x2.
-    form: how the kernel gradient is computed, one of FORMS; 'auto' takes
-      `kernel_gradients.choose_form` of what is differentiated, on the backend
-      it runs on.
+      pixel is first repeated to 2x2 pixels.
+    form: how the kernel gradient is computed, one of FORMS. 'auto' lets
+      `kernel_gradients.choose_form` choose by the shapes and the backend.
 
   Returns:
     float[B, ceil(H / stride), ceil(W / stride), Co], the dtype of x.
 
   Raises:
-    ValueError: unknown form, another stride, or a form that it has not.
+    ValueError: an unknown form or stride, or a form that the stride lacks.
   """
   checks.check_one_of('form', form, FORMS)
   if stride not in STRIDES:
@@ -87,7 +86,7 @@ def _conv3x3_jvp(
   primals: _Pair,
   tangents: _Pair,
 ) -> _Pair:
-  """Adds conv(x', kernel) and, by a primitive, conv(x, kernel')."""
+  """Adds conv(x', kernel) and conv(x, kernel'); the latter is a primitive."""
   x, kernel = primals
   x_dot, kernel_dot = tangents
   symbolic_zero = jax.custom_derivatives.SymbolicZero
@@ -107,7 +106,7 @@ def _conv3x3_jvp(
 _conv3x3.defjvp(_conv3x3_jvp, symbolic_zeros=True)
 
 
-# The tangent: conv(x, kernel), linear in the kernel. Leading axes are groups:
+# The tangent conv(x, kernel) is linear in the kernel. Leading axes are groups:
 # x[*groups, B, H, W, Ci], kernel[*groups, 3, 3, Ci, Co].
 _tangent_p = core.Primitive('conv3x3_kernel_tangent')
 
@@ -135,7 +134,7 @@ def _tangent_batch(
 ) -> tuple[jax.Array, int]:
   x, kernel = args
   x_axis, kernel_axis = axes
-  if kernel_axis is None:  # Draws of one example: they join the batch.
+  if kernel_axis is None:  # An axis of draws of one example joins the batch.
     assert x_axis is not None
     axis = x.ndim - 5
     x = jnp.moveaxis(x, x_axis, axis)
@@ -158,8 +157,8 @@ def _tangent_transpose(
   return None, _gradient_p.bind(x, y_bar, stride=stride, form=form)
 
 
-# Its transpose: the kernel gradient of x[*groups, B, H, W, Ci] and
-# dy[*groups, B, H', W', Co], kernel-shaped [*groups, 3, 3, Ci, Co].
+# The transpose of the tangent is the kernel gradient [*groups, 3, 3, Ci, Co] of
+# x[*groups, B, H, W, Ci] and dy[*groups, B, H', W', Co].
 _gradient_p = core.Primitive('conv3x3_kernel_gradient')
 
 
@@ -177,7 +176,10 @@ def _gradient_batch(
 
 
 def _leading(args: _Pair, axes: _Axes) -> list[jax.Array]:
-  """Both arguments with the mapped axis in front, repeated where absent."""
+  """Moves the mapped axis of both arguments to the front.
+
+  An argument that lacks the axis is repeated along it.
+  """
   size = next(
     a.shape[axis]
     for a, axis in zip(args, axes, strict=True)
@@ -192,7 +194,7 @@ def _leading(args: _Pair, axes: _Axes) -> list[jax.Array]:
 
 
 def _gradient_on(platform: str) -> Callable[..., jax.Array]:
-  """The kernel gradient as computed on a platform."""
+  """Returns the function that computes kernel gradients on a platform."""
 
   def gradient(
     x: jax.Array, dy: jax.Array, *, stride: float, form: str

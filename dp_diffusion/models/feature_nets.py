@@ -1,10 +1,10 @@
-"""Small feature networks kept in a .npz file: LeNet-5 and CIFAR ResNets.
+"""Small feature networks whose weights are in a .npz file.
 
-They stand in for Inception where it does not fit (28x28 grey) or cannot be
-had. A distance in their features is never called FID. The arrays have
-PyTorch's names and layouts; which network it is, and how deep, is read from
-them. Both return their features and their logits, so that a stated accuracy
-can be checked.
+LeNet-5 and the CIFAR ResNets replace Inception where it does not suit the
+images (28x28 grey) or cannot be obtained. A distance in their features is never
+called FID. The arrays have PyTorch's names and layouts, and these tell which
+network it is and how deep. Both networks return their logits beside their
+features, so that a stated accuracy can be checked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Weights = Mapping[str, jax.Array | np.ndarray]
-# (weights, images, tap=...) -> (features, logits); `tap` sees activations.
+# (weights, images, tap=...) -> (features, logits). `tap` is called with the
+# activations of each layer.
 Net = Callable[..., tuple[jax.Array, jax.Array]]
 Tap = Callable[[jax.Array], object]
 
@@ -28,16 +29,16 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def kind_of(weights: Weights) -> tuple[str, Net]:
-  """Tells which network an .npz holds.
+  """Finds out which network the arrays belong to.
 
   Args:
-    weights: its arrays.
+    weights: the arrays of an .npz file, by name.
 
   Returns:
     (name such as 'lenet5' or 'resnet56', network).
 
   Raises:
-    ValueError: it is neither of the two.
+    ValueError: the arrays are of neither network.
   """
   if 'convnet.c1.weight' in weights and 'fc.f7.weight' in weights:
     return 'lenet5', lenet5
@@ -52,17 +53,18 @@ def kind_of(weights: Weights) -> tuple[str, Net]:
 
 
 def _no_tap(activation: jax.Array) -> None:
-  """Sees nothing."""
+  """Ignores the activation."""
 
 
 def lenet5(
   weights: Weights, images: jax.Array, tap: Tap = _no_tap
 ) -> tuple[jax.Array, jax.Array]:
-  """LeNet-5 on grey pixels in [0, 1] at 32x32, with tanh.
+  """Runs LeNet-5 with tanh, on grey pixels in [0, 1] at 32x32.
 
   Args:
     weights: arrays of the .npz.
-    images: uint8 or float32[B, H, W, C] in [0, 255]; RGB becomes luma.
+    images: uint8 or float32[B, H, W, C] in [0, 255]. They are resized to 32x32
+      and scaled to [0, 1]; of RGB the luma is taken.
     tap: called with the activations [B, ...] of every layer, in order.
 
   Returns:
@@ -84,14 +86,15 @@ def lenet5(
 def resnet(
   weights: Weights, images: jax.Array, tap: Tap = _no_tap
 ) -> tuple[jax.Array, jax.Array]:
-  """CIFAR ResNet of He et al. 2015 (arXiv 1512.03385, section 4.2).
+  """Runs a CIFAR ResNet of He et al. 2015 (arXiv 1512.03385, section 4.2).
 
   Shortcuts that change the shape take every second pixel and pad the
   channels with zeros on both sides (option A).
 
   Args:
     weights: arrays of the .npz.
-    images: uint8 or float32[B, H, W, C] in [0, 255]; grey is repeated.
+    images: uint8 or float32[B, H, W, C] in [0, 255]. A grey channel is repeated
+      to three.
     tap: called with the activations [B, ...] of every block, in order.
 
   Returns:
@@ -141,7 +144,10 @@ def _conv(
   padding: str,
   stride: int = 1,
 ) -> jax.Array:
-  """Convolution by an OIHW kernel; 'TORCH' pads half the kernel all around."""
+  """Convolves with an OIHW kernel.
+
+  The padding 'TORCH' adds half the kernel's size on every side.
+  """
   half = kernel.shape[-1] // 2
   pads = ((half, half), (half, half)) if padding == 'TORCH' else padding
   return jax.lax.conv_general_dilated(
@@ -170,12 +176,12 @@ def _dense(x: jax.Array, weights: Weights, name: str) -> jax.Array:
 def _row(
   values: tuple[float, ...] | jax.Array | np.ndarray, ndim: int
 ) -> jax.Array:
-  """Shapes [C] so that it broadcasts along the last of `ndim` axes."""
+  """Reshapes [C] so that it broadcasts along the last of `ndim` axes."""
   return jnp.asarray(values, jnp.float32).reshape((1,) * (ndim - 1) + (-1,))
 
 
 def _fit(images: jax.Array, channels: int) -> jax.Array:
-  """Brings images to float32[B, 32, 32, channels], still in [0, 255]."""
+  """Converts images to float32[B, 32, 32, channels] in [0, 255]."""
   x = images.astype(jnp.float32)
   if channels == 1 and x.shape[-1] == 3:
     x = jnp.sum(x * _row(_LUMA, 4), axis=-1, keepdims=True)

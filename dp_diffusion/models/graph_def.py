@@ -1,9 +1,9 @@
 """Reads a TensorFlow GraphDef file without TensorFlow.
 
-A frozen graph keeps its weights in constant nodes. This module decodes as
-much of the protobuf wire format as these need: node names, operations, the
-boolean and float attributes, and constant tensors of float32.
-`inception_weights` is the one caller.
+A frozen graph keeps its weights in constant nodes. This module decodes the part
+of the protobuf wire format that those nodes need: node names, operations,
+boolean and float attributes, and constant tensors of float32. It is used by
+`inception_weights`.
 
 Wire format: protobuf.dev/programming-guides/encoding. Field numbers:
 tensorflow/core/framework/{graph,node_def,attr_value,tensor,tensor_shape}.proto.
@@ -30,8 +30,8 @@ class Node:
   Attributes:
     name: path such as 'mixed/tower/conv'.
     op: operation such as 'Const' or 'Relu'.
-    scalars: its bool and float attributes by name.
-    value: float32 array of a constant; None for any other node and for
+    scalars: bool and float attributes of the node, by name.
+    value: the float32 array of a constant; None for every other node and for
       constants of other types.
   """
 
@@ -51,7 +51,7 @@ def read_nodes(data: bytes) -> dict[str, Node]:
     The nodes by name, in the file's order. Arrays share memory with `data`.
 
   Raises:
-    ValueError: the bytes are not a GraphDef, or a constant is not whole.
+    ValueError: the bytes are not a GraphDef, or a constant is incomplete.
   """
   try:
     nodes = [_node(v) for f, v in _fields(memoryview(data)) if f == 1]
@@ -61,7 +61,7 @@ def read_nodes(data: bytes) -> dict[str, Node]:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
-  """Yields (field number, int or memoryview) of one message."""
+  """Yields (field number, value) of one message; int or memoryview."""
   at = 0
   value: int | memoryview
   while at < len(view):
@@ -104,7 +104,7 @@ def _node(view: memoryview) -> Node:
       name = bytes(content).decode()
     elif field == 2:
       op = bytes(content).decode()
-    elif field == 5:  # A map entry: key=1, value=2 (AttrValue).
+    elif field == 5:  # A map entry; its fields are 1, key, and 2, AttrValue.
       entry = dict(_fields(content))
       key = bytes(entry[1]).decode()
       for kind, attribute in _fields(entry.get(2, memoryview(b''))):
@@ -118,7 +118,7 @@ def _node(view: memoryview) -> Node:
 
 
 def _tensor(view: memoryview) -> np.ndarray | None:
-  """Decodes a TensorProto of float32; None for other types."""
+  """Decodes a TensorProto of float32; returns None for other types."""
   dtype, content = 0, []
   shape: tuple[int, ...] = ()
   for field, part in _fields(view):
@@ -126,7 +126,7 @@ def _tensor(view: memoryview) -> np.ndarray | None:
       dtype = part
     elif field == 2:
       shape = tuple(_dim_size(d) for f, d in _fields(part) if f == 2)
-    elif field in (4, 5):  # tensor_content, or float_val packed or one by one.
+    elif field in (4, 5):  # tensor_content, or float_val (packed or not).
       content.append(part)
   if dtype != _DT_FLOAT:
     return None

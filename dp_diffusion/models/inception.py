@@ -1,13 +1,13 @@
 """Inception-v3 as FID uses it: the TensorFlow graph of 2015.
 
-It turns real and synthetic images into the 2048 features whose Frechet distance
-is FID. Modules are named like the graph's nodes, so that its constants are the
-parameters (`inception_weights`).
+It maps images to the 2048 features whose Frechet distance is FID. The modules
+are named like the nodes of the graph, whose constants become their parameters
+(`inception_weights`).
 
-What differs from other Inception-v3 and decides the number:
+It differs from other versions of Inception-v3, and FID depends on it:
   * images are resized to 299 as TensorFlow 1 did (`resize_bilinear_tf1`);
-  * (x - 128) * 0.0078125, not a division by 127.5;
-  * batch normalisation with epsilon 1e-3;
+  * pixels are scaled as (x - 128) * 0.0078125, not divided by 127.5;
+  * batch normalisation has epsilon 1e-3;
   * average pools leave the padding out of the mean;
   * the pool branch of `mixed_10` takes the maximum.
 
@@ -52,10 +52,10 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-  """Branches side by side, joined along the channels.
+  """Parallel branches, concatenated along the channels.
 
-  A branch is (name, layers); layers of the branch '' are named after the
-  block alone. A branch may end in a nested `Mixed`.
+  A branch is (name, layers). Layers of the branch named '' have the name of
+  the block alone. A branch may end in a nested `Mixed`.
   """
 
   name: str
@@ -66,7 +66,7 @@ Layer = Conv | Pool | Mixed
 
 
 def _block_35(name: str, pool_channels: int) -> Mixed:
-  """Blocks at 35x35: 1x1, 5x5, two 3x3, pool."""
+  """Returns a block at 35x35 with branches 1x1, 5x5, two 3x3, and pool."""
   return Mixed(
     name,
     (
@@ -86,7 +86,7 @@ def _block_35(name: str, pool_channels: int) -> Mixed:
 
 
 def _block_17(name: str, inner: int) -> Mixed:
-  """Blocks at 17x17: 1x1, one and two factorised 7x7, pool."""
+  """Returns a block at 17x17: 1x1, one and two factorised 7x7, and pool."""
   return Mixed(
     name,
     (
@@ -115,7 +115,10 @@ def _block_17(name: str, inner: int) -> Mixed:
 
 
 def _block_8(name: str, pool: str) -> Mixed:
-  """Blocks at 8x8: 1x1, 3x3 and two 3x3 that end in 1x3 beside 3x1, pool."""
+  """Returns a block at 8x8: 1x1, 3x3, two 3x3, and pool.
+
+  The 3x3 branches end in a 1x3 and a 3x1 convolution side by side.
+  """
   fork = Mixed(
     'mixed',
     (
@@ -188,7 +191,7 @@ LAYERS: tuple[Layer, ...] = (
 def conv_paths(
   layers: tuple[Layer, ...] = LAYERS, prefix: str = ''
 ) -> dict[str, Conv]:
-  """Every convolution by the path of its node, such as 'mixed/tower/conv_1'.
+  """Returns the convolutions by node path, such as 'mixed/tower/conv_1'.
 
   >>> len(conv_paths())
   94
@@ -209,7 +212,7 @@ class ConvUnit(nn.Module):
 
   Attributes:
     spec: kernel size, stride and padding.
-    channels: output channels, when they are not the specification's.
+    channels: output channels; they replace those of `spec`.
   """
 
   spec: Conv
@@ -246,8 +249,8 @@ class InceptionV3(nn.Module):
   """The network up to `pool_3:0`.
 
   Attributes:
-    channels: output channels of the convolutions, by node path, where they
-      are not those of `LAYERS` (a narrow network for tests).
+    channels: output channels by node path, where they differ from `LAYERS`
+      (tests use a narrow network).
   """
 
   channels: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -283,12 +286,12 @@ class InceptionV3(nn.Module):
           ],
           axis=-1,
         )
-      self.sow('intermediates', f'{path}:0', x)  # The tensor's name.
+      self.sow('intermediates', f'{path}:0', x)  # Named as in TensorFlow.
     return x
 
 
 def module_name(path: str) -> str:
-  """Name of a node's module: Flax paths end at '/', so '.' stands for it.
+  """Returns the name of a node's module, with '.' for '/', which Flax splits.
 
   >>> module_name('mixed/tower/conv_1')
   'mixed.tower.conv_1'
@@ -300,8 +303,8 @@ def preprocess(images: jax.Array) -> jax.Array:
   """Resizes and scales images as the graph does.
 
   Args:
-    images: uint8 or float32[B, H, W, C] in [0, 255]. C is 3, or 1, which is
-      repeated (FID of grey images is not defined by its authors).
+    images: uint8 or float32[B, H, W, C] in [0, 255], with C 3 or 1. A grey
+      channel is repeated to three; FID's authors do not define it for grey.
 
   Returns:
     float32[B, 299, 299, 3] in [-1, 1).
@@ -313,10 +316,10 @@ def preprocess(images: jax.Array) -> jax.Array:
 
 
 def resize_bilinear_tf1(x: jax.Array, size: int) -> jax.Array:
-  """Bilinear resize with align_corners and half_pixel_centers both false.
+  """Resizes bilinearly, with align_corners and half_pixel_centers both false.
 
   The source coordinate is target * in / out, clamped at the last pixel, and
-  nothing is smoothed when shrinking; `jax.image.resize` does neither.
+  shrinking does not smooth. `jax.image.resize` differs in both.
 
   Args:
     x: float32[B, H, W, C].
@@ -328,7 +331,7 @@ def resize_bilinear_tf1(x: jax.Array, size: int) -> jax.Array:
   y_low, y_high, y_part = _source(x.shape[1], size)
   x_low, x_high, x_part = _source(x.shape[2], size)
   y_part, x_part = y_part[None, :, None, None], x_part[None, None, :, None]
-  # Along the width first: the smaller array is read twice.
+  # The width is resized first, so that the smaller array is read twice.
   left, right = x[:, :, x_low], x[:, :, x_high]
   rows = left + (right - left) * x_part
   top, bottom = rows[:, y_low], rows[:, y_high]
@@ -336,7 +339,10 @@ def resize_bilinear_tf1(x: jax.Array, size: int) -> jax.Array:
 
 
 def _source(size_in: int, size_out: int) -> tuple[np.ndarray, ...]:
-  """Source pixels and weight of the second, float32 as TensorFlow does."""
+  """Returns the two source pixels of each target, and the second's weight.
+
+  The weights are computed in float32, as TensorFlow does.
+  """
   scale = np.float32(size_in) / np.float32(size_out)
   at = np.arange(size_out, dtype=np.float32) * scale
   low = np.floor(at).astype(np.int32)

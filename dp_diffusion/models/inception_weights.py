@@ -1,8 +1,8 @@
-"""The weights of FID's Inception-v3: found, checked and read.
+"""Finds, checks and reads the weights of FID's Inception-v3.
 
-They are the constants of the frozen graph of 2015. The file is fetched on
-first use, or placed by hand; either way its SHA-256 must be the known one, as
-any other weights give a number that is not FID.
+The weights are the constants of the frozen graph of 2015. The file is
+downloaded on first use or placed by hand. In both cases its SHA-256 must be the
+known one: with other weights the distance would not be FID.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SECS_TO_CONNECT = 20.0
 
 
 def cache_folder() -> pathlib.Path:
-  """Where the file is looked for, `~/.cache/dp_diffusion` by default.
+  """Returns the folder of the file, `~/.cache/dp_diffusion` by default.
 
   Returns:
-    A local folder of the user's cache ($XDG_CACHE_HOME). It may not exist.
+    A local folder in the user's cache ($XDG_CACHE_HOME). It may not exist.
   """
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(base).expanduser() / 'dp_diffusion'
@@ -47,17 +47,18 @@ def cache_folder() -> pathlib.Path:
 def find(
   path: str = '', download: Callable[[], bytes] | None = None
 ) -> pathlib.Path:
-  """Finds the graph file, fetching it when it is in no cache.
+  """Finds the graph file, and downloads it if it is not in the cache.
 
   Args:
-    path: the file, when it is not in the cache folder.
-    download: returns the archive's bytes; over HTTP by default.
+    path: the file; '' looks in the cache folder.
+    download: returns the bytes of the archive; None downloads over HTTP.
 
   Returns:
     The path of a file whose SHA-256 is the known one.
 
   Raises:
-    UsageError: the file cannot be had, or is not the known one.
+    UsageError: the file is missing and cannot be downloaded, or has another
+      SHA-256.
   """
   target = pathlib.Path(path) if path else cache_folder() / FILE_NAME
   if not target.exists():
@@ -77,7 +78,10 @@ def find(
 
 
 def load(path: str = '') -> dict[str, dict[str, np.ndarray]]:
-  """Loads FID's own weights; see `find`.
+  """Loads the weights of FID.
+
+  Args:
+    path: the file; '' looks in the cache folder, see `find`.
 
   Returns:
     {module name: {kernel, gamma, beta, moving_mean, moving_variance}}, for
@@ -90,13 +94,13 @@ def load(path: str = '') -> dict[str, dict[str, np.ndarray]]:
 
 
 def read_params(data: bytes) -> dict[str, dict[str, np.ndarray]]:
-  """Reads the parameters of any graph with these nodes.
+  """Reads the parameters from a graph with the nodes of Inception-v3.
 
   Args:
     data: a serialized GraphDef.
 
   Returns:
-    As `load`. Channel counts are those of the constants.
+    The parameters, as `load` returns them, with the channels of the constants.
 
   Raises:
     ValueError: a node is missing, or does not have the expected kernel size
@@ -110,7 +114,7 @@ def read_params(data: bytes) -> dict[str, dict[str, np.ndarray]]:
 
 
 def channels(params: dict[str, dict[str, np.ndarray]]) -> dict[str, int]:
-  """Output channels by node path, for a network of other widths."""
+  """Returns the output channels of `params`, by node path."""
   return {
     path: params[inception.module_name(path)]['kernel'].shape[-1]
     for path in inception.conv_paths()
@@ -133,7 +137,7 @@ def _unit(
   if not np.isclose(epsilon, inception.BATCH_NORM_EPSILON):
     raise ValueError(f'Expected {path} to have epsilon 1e-3; it has {epsilon}.')
   if not scalars.get('scale_after_normalization', True):
-    unit['gamma'] = np.ones_like(unit['gamma'])  # The operation ignores it.
+    unit['gamma'] = np.ones_like(unit['gamma'])  # The node does not scale.
   return unit
 
 
@@ -145,7 +149,7 @@ def _constant(nodes: dict[str, graph_def.Node], name: str) -> np.ndarray:
 
 
 def _fetch(target: pathlib.Path, download: Callable[[], bytes]) -> None:
-  """Writes the graph to `target`, or says where to put it."""
+  """Writes the graph to `target`; an error says where to put it by hand."""
   console.say(f'Fetching the Inception graph of FID to {target}.')
   try:
     with tarfile.open(fileobj=io.BytesIO(download()), mode='r:gz') as archive:

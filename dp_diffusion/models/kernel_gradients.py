@@ -1,22 +1,21 @@
-"""The forms of a 3x3 convolution's kernel gradient, and which one to take.
+"""Computes the kernel gradient of a 3x3 convolution, in one of several forms.
 
-`convolution` differentiates with these. A 3x3 convolution is nine shifts of its
-input, each times one [Ci, Co] block of the kernel. A form says which side
-carries the shifts into the product over the P pixels:
-
-  'stock'  nothing: what `jax.lax.conv_general_dilated` does by itself.
-  'x9'     all nine on the input:      [P, 9 Ci]^T [P, Co].
-  'd9'     all nine on the output gradient: [P, Ci]^T [P, 9 Co].
-  'x3d3'   three (horizontal) on the input, three (vertical) on the output
-           gradient:                   [P, 3 Ci]^T [P, 3 Co].
+A 3x3 convolution is a sum over nine shifts of its input, each times one
+[Ci, Co] block of the kernel. The kernel gradient is therefore a matrix product
+over the P pixels. The forms differ in which factor is shifted:
+  'stock'  neither: the gradient of `jax.lax.conv_general_dilated`.
+  'x9'     the input, nine times:           [P, 9 Ci]^T [P, Co].
+  'd9'     the output gradient, nine times: [P, Ci]^T [P, 9 Co].
+  'x3d3'   the input three times along the width, the output gradient three
+           times along the height:          [P, 3 Ci]^T [P, 3 Co].
   'box_sums'
-           of an image whose pixels are repeated, over the pixels of the small
-           one, with sums of 2x2 pixels of the output gradient: three times
-                                       [P / 4, Ci]^T [P / 4, 3 Co].
-
-Every form is the same sum in another order. All take images x[G, B, H, W, Ci]
-and output gradients dy[G, B, H', W', Co] of G groups (the examples of a private
-step, each with its B draws) and give [G, 3, 3, Ci, Co].
+           for an image whose pixels are repeated: the output gradient is summed
+           over 2x2 pixels, and the product runs over the pixels of the small
+           image, three times               [P / 4, Ci]^T [P / 4, 3 Co].
+Every form computes the same sum in another order. All take images
+x[G, B, H, W, Ci] and output gradients dy[G, B, H', W', Co] of G groups (the
+examples of a private step, each with its B draws), and return
+[G, 3, 3, Ci, Co]. `convolution` uses them for its derivative.
 """
 
 from __future__ import annotations
@@ -34,24 +33,25 @@ _Join = Callable[[Sequence[jax.Array]], jax.Array]
 _Sides = tuple[int, int]
 
 FORMS = ('stock', 'x9', 'd9', 'x3d3', 'box_sums')
-_MIN_CHANNELS = 8  # Fewer are few: that side carries all the shifts.
+_MIN_CHANNELS = 8  # A factor with fewer channels is shifted nine times.
 _MANY_PIXELS = 512
 
 
 def choose_form(
   x_shape: Sequence[int], features: int, stride: float, platform: str
 ) -> str:
-  """The fastest form of a kernel gradient.
+  """Chooses the fastest form of a kernel gradient.
 
-  On CPU by measurement (`experiments/benchmarks`): 'x3d3' moves the fewest
-  numbers; a side of a few channels carries all the shifts more cheaply; at
-  stride 2 'x3d3' multiplies as many zeros as pixels, which matters in large
-  images. On accelerators a gradient that is not per example is left to the
-  vendor's library. Repeated pixels are 'box_sums' everywhere.
+  The choice on a CPU was measured (`experiments/benchmarks`). 'x3d3' moves the
+  fewest numbers. Where one factor has few channels it is cheaper to shift that
+  factor nine times. At stride 2 'x3d3' multiplies as many zeros as pixels,
+  which costs time in large images. On accelerators, a gradient that is not per
+  example is left to the vendor's library. Repeated pixels use 'box_sums' on
+  every platform.
 
   Args:
     x_shape: (groups, B, H, W, Ci); groups is 1 outside of `vmap(grad)`.
-    features: Co.
+    features: output channels Co.
     stride: 1, 2 or `upsampling.STRIDE`.
     platform: 'cpu', 'cuda', 'tpu', ...
 
@@ -73,10 +73,10 @@ def choose_form(
 
 
 def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
-  """The order of axes in which a gradient comes out of its product.
+  """Returns the order of axes in which the matrix product yields a gradient.
 
-  Whoever holds per-example gradients in this order spares moving them: as many
-  numbers as there are parameters, for each example.
+  Per-example gradients that are kept in this order need not be transposed,
+  which would move every gradient of every example.
 
   >>> gradient_axes((3, 3, 64, 32)), gradient_axes((3, 3, 1, 32))
   ((1, 2, 0, 3), (0, 1, 2, 3))
@@ -84,11 +84,11 @@ def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
   ((1, 0), (0,))
 
   Args:
-    shape: of a parameter.
+    shape: shape of a parameter.
 
   Returns:
-    What `transpose` takes: the order of 'x3d3' for a kernel of that form,
-    [out, in] for a matrix, the parameter's own for whatever else.
+    A permutation for `transpose`: the order of 'x3d3' for a kernel that uses
+    it, [out, in] for a matrix, and the parameter's own order otherwise.
   """
   is_kernel = len(shape) == 4 and tuple(shape[:2]) == (3, 3)
   if is_kernel and min(shape[2:]) >= _MIN_CHANNELS:
@@ -99,7 +99,7 @@ def gradient_axes(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def stock(x: jax.Array, kernel: jax.Array, stride: float) -> jax.Array:
-  """3x3 convolution by jax itself; see `convolution.conv3x3`."""
+  """Convolves with a 3x3 kernel by JAX alone; see `convolution.conv3x3`."""
   x, step = _repeated(x, stride)
   return lax.conv_general_dilated(
     x,
@@ -113,14 +113,14 @@ def stock(x: jax.Array, kernel: jax.Array, stride: float) -> jax.Array:
 def compute(
   form: str, x: jax.Array, dy: jax.Array, stride: float, platform: str = 'cpu'
 ) -> jax.Array:
-  """The kernel gradient of each group, in the given form.
+  """Computes the kernel gradient of each group, in the given form.
 
   Args:
-    form: one of FORMS; 'box_sums' for `upsampling.STRIDE` only.
+    form: one of FORMS; 'box_sums' works with `upsampling.STRIDE` only.
     x: float[G, B, H, W, Ci].
     dy: float[G, B, H', W', Co].
     stride: 1, 2 or `upsampling.STRIDE`.
-    platform: that it is to be quick on; the values are the same.
+    platform: platform to optimise for; the result is the same on each.
 
   Returns:
     float[G, 3, 3, Ci, Co].
@@ -131,9 +131,9 @@ def compute(
   if platform == 'cpu':
     x = _widen_after(x, dy) if shifts_x else x
   else:
-    # What is made of x waits for dy, as in `_widen_after`. And each convolution
-    # has its own numbers of parts: XLA would make one kernel of all the shifts
-    # that share them, and keep the images of all until then.
+    # The barrier delays the shifts of x until dy is there, as in
+    # `_widen_after`. `which` differs per convolution, since XLA would merge all
+    # shifts that share it into one kernel and keep all their images until then.
     x, dy, which = lax.optimization_barrier((x, dy, lax.iota(jnp.int32, 3)))
     x = _pad(x, (0, 0), (1, 1)) if shifts_x else x
     join = functools.partial(_join_on_accelerator, which=which)
@@ -141,7 +141,7 @@ def compute(
 
 
 def _repeated(x: jax.Array, stride: float) -> tuple[jax.Array, int]:
-  """The image of which a convolution has an integer stride, and that."""
+  """Returns the image after any repetition of pixels, and an integer stride."""
   if stride == upsampling.STRIDE:
     return upsampling.repeat(x), 1
   return x, int(stride)
@@ -168,7 +168,7 @@ def _gradient_stock(
 def _gradient_x9(
   x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
-  """Of x with a column of padding on either side."""
+  """Computes 'x9'; x has a column of padding on either side."""
   groups, _, _, _, channels = x.shape
   _, _, height, width, features = dy.shape
   x = _pad(x, (1, 1), (0, 0))
@@ -203,13 +203,13 @@ def _gradient_d9(
 def _gradient_x3d3(
   x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
-  """Of x with a column of padding on either side."""
+  """Computes 'x3d3'; x has a column of padding on either side."""
   groups, _, height, _, channels = x.shape
   width, features = dy.shape[3:]
   dy = _dilate(dy, (stride, 1), (height, width))
   x3 = join([_window(x, 3, j, width, stride) for j in range(3)])
   d3 = join([_pad(dy, (i, 2 - i), (0, 0)) for i in range(3)])
-  d3 = _window(d3, 2, 1, height)  # Above and below, x is padding.
+  d3 = _window(d3, 2, 1, height)  # Drops the rows where x is padding.
   product = _product(x3, d3).reshape(groups, 3, channels, 3, features)
   return product.transpose(0, 3, 1, 2, 4)
 
@@ -217,7 +217,7 @@ def _gradient_x3d3(
 def _gradient_box_sums(
   x: jax.Array, dy: jax.Array, stride: int, join: _Join
 ) -> jax.Array:
-  """Of the small image."""
+  """Computes 'box_sums'; x is the small image."""
   del stride
   groups, channels, features = x.shape[0], x.shape[-1], dy.shape[-1]
   products = [
@@ -239,9 +239,9 @@ _GRADIENTS = {
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-  """[G, B, H, W, M], [G, B, H, W, N] to [G, M, N], over all pixels.
+  """Multiplies [G, B, H, W, M] and [G, B, H, W, N] over pixels to [G, M, N].
 
-  The pixels are one axis before the product: with several contracted axes XLA
+  The pixels are first joined into one axis: with several contracted axes XLA
   copies an operand into another layout on the CPU.
   """
   groups = a.shape[0]
@@ -255,15 +255,15 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _join_on_accelerator(
   parts: Sequence[jax.Array], which: jax.Array
 ) -> jax.Array:
-  """Concatenates channels.
+  """Concatenates channels in one pass over memory on a GPU.
 
-  Of three parts each element is selected: XLA makes that one pass on a GPU,
-  with the shifts in it, where a concatenation of three is two passes. Of nine
-  the concatenation is one pass.
+  For three parts, each element is selected from one of them: XLA fuses that
+  and the shifts into one pass, where a concatenation of three takes two. A
+  concatenation of nine takes one pass.
 
   Args:
-    parts: images, of the same shape.
-    which: int32[3], the numbers of three parts.
+    parts: three or nine images of the same shape.
+    which: int32[3], the indices 0, 1, 2 of three parts.
   """
   if len(parts) > 3:
     return jnp.concatenate(parts, axis=-1)
@@ -274,10 +274,11 @@ def _join_on_accelerator(
 
 
 def _join_by_sum(parts: Sequence[jax.Array]) -> jax.Array:
-  """Concatenates channels as padded sums.
+  """Concatenates channels as a sum of zero-padded parts.
 
-  A CPU does these vectorised, and copies element by element. A GPU computes
-  every sum of every element: a sixth of a step of the 80M network.
+  On a CPU the sum is vectorised, while a concatenation copies element by
+  element. On a GPU every element would be a sum over all parts, which takes a
+  sixth of a step of the 80M network.
   """
   channels = parts[0].shape[-1]
   lengths = [(0, 0)] * (parts[0].ndim - 1)
@@ -294,13 +295,13 @@ def _pad(x: jax.Array, rows: _Sides, columns: _Sides) -> jax.Array:
 
 
 def _widen_after(x: jax.Array, dy: jax.Array) -> jax.Array:
-  """Pads x by a column of zeros on either side, which wait for dy.
+  """Pads x by a column of zeros on either side, once dy has been computed.
 
-  A scheduler may otherwise prepare the shifts of x in the forward pass and keep
-  them: three to nine images instead of one. XLA drops barriers before it
-  schedules for a CPU, so the zeros on the left are made of dy; to add them to
-  all of x took up to a fifth of the gradient's time. A dy that is not finite
-  makes the gradient of its group non-finite in any case.
+  Otherwise XLA may prepare the shifts of x in the forward pass and keep them,
+  three to nine images instead of one. XLA drops barriers before it schedules
+  for a CPU, so the zeros on the left are computed from dy. Adding zeros made
+  of dy to all of x would take up to a fifth of the gradient's time. A dy that
+  is not finite makes the gradient of its group non-finite in any case.
   """
   shape = (*x.shape[:3], 1, x.shape[4])
   left = jnp.broadcast_to(0 * dy[:, :1, :1, :1, :1], shape)
@@ -310,7 +311,7 @@ def _widen_after(x: jax.Array, dy: jax.Array) -> jax.Array:
 def _dilate(
   dy: jax.Array, strides: tuple[int, int], sides: tuple[int, int]
 ) -> jax.Array:
-  """Spreads [G, B, H', W', C] to the pixels it was computed at, of `sides`."""
+  """Puts zeros between the pixels of [G, B, H', W', C], to the given sides."""
   if strides == (1, 1):
     return dy
   config = [(0, 0, 0)] * 5
@@ -323,6 +324,6 @@ def _dilate(
 def _window(
   x: jax.Array, axis: int, start: int, size: int, stride: int = 1
 ) -> jax.Array:
-  """x[start::stride][:size] along an axis."""
+  """Returns x[start::stride][:size] along an axis."""
   limit = start + (size - 1) * stride + 1
   return lax.slice_in_dim(x, start, limit, stride, axis)

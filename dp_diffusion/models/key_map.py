@@ -1,9 +1,10 @@
-"""Names and layouts of published weights, turned into ours.
+"""Renames the arrays of published weights and changes their layout.
 
-A key map is a JSON object with one entry for each leaf of our network: the name
-of the array in the foreign .npz or, where that is laid out in another way, what
-to do with it. So a convolution, [Cout, Cin, H, W] there and [H, W, Cin, Cout]
-here, and the bias of six heads whose queries, keys and values are interleaved:
+A key map is a JSON object with one entry for each leaf of our network. The
+entry is the name of the array in the foreign .npz; where the layout differs, it
+also lists the operations that convert it. The example shows a convolution,
+[Cout, Cin, H, W] there and [H, W, Cin, Cout] here, and the bias of six heads
+whose queries, keys and values are interleaved:
 
   {"stem/bias": "input_blocks.0.0.bias",
    "stem/kernel": {"array": "input_blocks.0.0.weight",
@@ -13,15 +14,15 @@ here, and the bias of six heads whose queries, keys and values are interleaved:
                                           ["transpose", [1, 0, 2]],
                                           ["reshape", [-1]]]}}
 
-What the weights were made with may stand beside them, and is compared with the
-config before they are used (`stages/run/first_weights.py` lists the keys):
+The map may also state the settings with which the weights were trained. They
+are compared with the config (`stages/run/first_weights.py` lists the keys):
 
   {"made_with": {"diffusion.prediction": "eps", "model.num_groups": 32, ...}}
 
-All names of ours are in `public/model/params.npz` of any run of the network, as
-of `--stage=pretrain --config.pretrain.num_steps=0`. A network that was trained
-without a null class has no row for it ('label/null'): put one into the .npz,
-the mean of the classes' rows for instance.
+To list our names, run `--stage=pretrain --config.pretrain.num_steps=0`: they
+are in its `public/model/params.npz`. Weights that were trained without a null
+class lack its embedding ('label/null'). Add one to the .npz, for instance the
+mean of the embeddings of the classes.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ _MADE_WITH = 'made_with'
 
 
 def made_with(key_map: epath.PathLike) -> Mapping[str, Any]:
-  """What a key map says of the model and diffusion of its weights.
+  """Returns the settings that a key map states for its weights.
 
   Args:
     key_map: path of a JSON file, see the module.
 
   Returns:
-    Dotted config key -> JSON value; empty where it says nothing.
+    JSON values by dotted config key; empty if the map states none.
 
   Raises:
-    UsageError: no such map, or not an object.
+    UsageError: the file is missing or is not a JSON object.
   """
   found = _read(key_map).get(_MADE_WITH, {})
   if not isinstance(found, dict):
@@ -69,19 +70,19 @@ def made_with(key_map: epath.PathLike) -> Mapping[str, Any]:
 def apply(
   key_map: epath.PathLike, arrays: Mapping[str, np.ndarray], name: str
 ) -> dict[str, np.ndarray]:
-  """Renames arrays, and lays them out, as a key map says.
+  """Renames arrays and changes their layout as a key map says.
 
   Args:
     key_map: path of a JSON file, see the module.
-    arrays: by foreign name.
-    name: of where they come from, for messages.
+    arrays: the arrays by their foreign names.
+    name: name of their source, for messages.
 
   Returns:
-    Arrays by our name.
+    The arrays by our names.
 
   Raises:
-    UsageError: no such map, an entry of another form, an array that is not
-      there or does not have the shape for what is to be done with it.
+    UsageError: the map is missing or malformed, it names an array that is
+      missing, or an array's shape does not allow an operation.
   """
   mapping = {k: v for k, v in _read(key_map).items() if k != _MADE_WITH}
   entries = {ours: _parse(key_map, ours, mapping[ours]) for ours in mapping}
@@ -124,7 +125,7 @@ def _read(key_map: epath.PathLike) -> dict[str, Any]:
 def _parse(
   key_map: epath.PathLike, ours: str, entry: Any
 ) -> tuple[str, Sequence[tuple[str, Any]]]:
-  """The foreign array, and the operations on it."""
+  """Returns the name of the foreign array, and the operations on it."""
   if isinstance(entry, str):
     return entry, ()
   if isinstance(entry, dict) and set(entry) == {'array', 'then'}:

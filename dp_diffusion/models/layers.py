@@ -1,8 +1,8 @@
-"""Layers of the networks; none of them looks at another example.
+"""Layers of the networks. In each, an example's output depends on it alone.
 
-`unet`, `small_cnn` and `wide_resnet` are made of these. Images are float[B, H,
-W, C]. Parameters are float32; `dtype` is what is computed in (normalisation
-statistics and softmax always in float32).
+`unet`, `small_cnn` and `wide_resnet` use them. Images are float[B, H, W, C].
+Parameters are float32. `dtype` is the dtype of the computation, except that
+statistics of a normalisation and softmax are always computed in float32.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: 3 or 1.
-    stride: 1 or 2, or 0.5 of a 3x3 kernel, which repeats every pixel first;
-      output side = ceil(side / stride).
+    stride: 1 or 2, or with a 3x3 kernel 0.5, which first repeats every pixel to
+      2x2; output side = ceil(side / stride).
     is_zero_init: whether the kernel starts at zero.
     use_bias: whether a bias is added.
-    kernel_init: initializer when not `is_zero_init`.
+    kernel_init: initializer of the kernel, unless `is_zero_init`.
     dtype: dtype of the computation.
-    form: of the kernel gradient, see `convolution`.
+    form: form of the kernel gradient, see `convolution`.
   """
 
   features: int
@@ -80,7 +80,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """`nn.Dense` whose bias has a float32 gradient, see `broadcast_add`.
+  """`nn.Dense` whose bias gradient is summed in float32 (`broadcast_add`).
 
   Attributes:
     features: output features.
@@ -103,11 +103,11 @@ class Dense(nn.Module):
 
 
 def broadcast_add(y: jax.Array, value: jax.Array) -> jax.Array:
-  """Adds in float32 what is broadcast, such as a bias over pixels.
+  """Adds a value that is broadcast, such as a bias over pixels, in float32.
 
-  The gradient of a broadcast is a sum, which XLA takes in the dtype of the
-  addition: in bfloat16 a sum over pixels stops growing at 256 times its terms.
-  The casts are fused; the result is what is stored.
+  The gradient of a broadcast is a sum, which XLA computes in the dtype of the
+  addition. In bfloat16 a sum over pixels stops growing at 256 times its terms.
+  XLA fuses the casts, so only the result, in the dtype of `y`, is stored.
 
   Args:
     y: of any float dtype.
@@ -122,12 +122,12 @@ def broadcast_add(y: jax.Array, value: jax.Array) -> jax.Array:
 class GroupNorm(nn.Module):
   """Group normalisation (Wu & He 2018, arXiv 1803.08494), float32 statistics.
 
-  The statistics become one factor and one offset per channel of each example,
-  into which scale, bias and a conditioning shift are folded: the image itself
-  is read twice and written once.
+  The statistics, the scale, the bias and a conditioning shift are combined into
+  one factor and one offset per channel of each example, so that the image is
+  read only twice and written once.
 
   Attributes:
-    num_groups: must divide the channels.
+    num_groups: number of groups; it must divide the number of channels.
     dtype: dtype of the result.
     eps: added to the variance.
   """
@@ -146,8 +146,8 @@ class GroupNorm(nn.Module):
 
     Args:
       x: float[B, H, W, C].
-      shift_scale: two of float[B, C]: the result is
-        normalised * (1 + scale) + shift.
+      shift_scale: (shift, scale), each float[B, C]; the result is
+        normalised * (1 + scale) + shift. None leaves it out.
 
     Returns:
       [B, H, W, C] of `dtype`.
@@ -174,7 +174,7 @@ class GroupNorm(nn.Module):
 def _group_statistics(
   x: jax.Array, num_groups: int, eps: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean and 1 / std of each channel's group, float32[B, C] each."""
+  """Returns mean and 1 / std of each channel's group, float32[B, C] each."""
   batch, height, width, channels = x.shape
   size = channels // num_groups
 
@@ -196,14 +196,15 @@ def _group_statistics(
 class Attention(nn.Module):
   """Multi-head self-attention over pixels, added to its input.
 
-  As in Dhariwal & Nichol 2021 (arXiv 2105.05233): normalise, project to
-  queries, keys and values, softmax in float32, project back from zero.
+  As in Dhariwal & Nichol 2021 (arXiv 2105.05233), it normalises, projects to
+  queries, keys and values, takes the softmax in float32, and projects back with
+  weights that start at zero.
 
   Attributes:
-    head_channels: channels of a head; must divide the channels.
-    num_groups: of the normalisation.
+    head_channels: channels of a head; they must divide the channels of x.
+    num_groups: number of groups of the normalisation.
     dtype: dtype of the computation.
-    norm_eps: of the normalisation.
+    norm_eps: constant that the normalisation adds to the variance.
   """
 
   head_channels: int
@@ -233,12 +234,12 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Halves the sides: a 3x3 convolution of stride 2, or a 2x2 mean.
+  """Halves the sides by a 3x3 convolution of stride 2, or by a 2x2 mean.
 
   Attributes:
-    with_conv: which of the two.
+    with_conv: True for the convolution, False for the mean.
     dtype: dtype of the computation.
-    may_be_odd: whether odd sides are rounded up, instead of refused.
+    may_be_odd: whether an odd side is rounded up; otherwise it is refused.
   """
 
   with_conv: bool = True
@@ -257,7 +258,7 @@ class Downsample(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-  """Means of 2x2 pixels; an odd side repeats its last pixels.
+  """Returns the means of 2x2 pixels; an odd side repeats its last pixel.
 
   Args:
     x: float[B, H, W, C].
@@ -273,7 +274,7 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 class Upsample(nn.Module):
-  """Doubles the sides by repeating pixels, then a 3x3 convolution if wanted.
+  """Doubles the sides by repeating pixels; a 3x3 convolution may follow.
 
   Attributes:
     with_conv: whether the convolution follows.
@@ -295,18 +296,18 @@ class Upsample(nn.Module):
 def timestep_embedding(
   timestep: jax.Array, features: int, max_period: float = 10_000.0
 ) -> jax.Array:
-  """Sinusoids of geometrically spaced frequencies (arXiv 2006.11239, app. B).
+  """Returns sinusoids of geometric frequencies (arXiv 2006.11239, app. B).
 
   Args:
     timestep: int32[B] or float32[B], in steps.
-    features: even number.
-    max_period: longest wavelength over 2 pi, in steps.
+    features: number of values per timestep; it must be even.
+    max_period: longest wavelength divided by 2 pi, in steps.
 
   Returns:
     float32[B, features]: cosines, then sines.
 
   Raises:
-    ValueError: odd `features`.
+    ValueError: `features` is odd.
   """
   if features % 2:
     raise ValueError(f'Expected features={features} to be even.')
@@ -319,11 +320,12 @@ def timestep_embedding(
 
 
 class LabelEmbedding(nn.Module):
-  """A row per real class, and the null class as a leaf of its own.
+  """Embeds labels. The null class is a parameter apart from the real classes.
 
   Attributes:
-    num_classes: real classes; the parameter `classes` has as many rows.
-    features: of a row.
+    num_classes: number of real classes; the parameter `classes` has one row
+      for each.
+    features: length of an embedding.
     dtype: dtype of the result.
   """
 
@@ -335,14 +337,14 @@ class LabelEmbedding(nn.Module):
   def __call__(self, label: jax.Array) -> jax.Array:
     """Maps int32[B] in [-1, num_classes) to [B, features]; -1 is null.
 
-    A label outside that range gets a NaN row, so that it cannot go unnoticed.
+    The embedding of a label outside that range is NaN, so that the error shows.
     """
     init = nn.initializers.normal(1.0)
     classes = self.param(
       'classes', init, (self.num_classes, self.features), jnp.float32
     )
     null = self.param('null', init, (self.features,), jnp.float32)
-    # A product, not a gather: its per-example gradient is no scatter.
+    # A product replaces a gather, whose per-example gradient is a slow scatter.
     one_hot = jax.nn.one_hot(label, self.num_classes, dtype=jnp.float32)
     rows = jnp.dot(one_hot, classes, precision=jax.lax.Precision.HIGHEST)
     is_null = (label == -1)[:, None]
@@ -352,7 +354,7 @@ class LabelEmbedding(nn.Module):
 
 
 def check_divides(name: str, divisor: int, total_name: str, total: int) -> None:
-  """Raises ValueError, naming both, unless divisor divides total."""
+  """Raises ValueError, naming both values, unless divisor divides total."""
   if divisor < 1 or total % divisor:
     raise ValueError(
       f'Expected {name}={divisor} to divide {total_name}={total}.'
@@ -362,15 +364,15 @@ def check_divides(name: str, divisor: int, total_name: str, total: int) -> None:
 def check_private_safe(
   model: nn.Module | Mapping[str, Any], *inputs: Any
 ) -> None:
-  """Raises when a layer couples the examples of a batch.
+  """Raises ValueError if a layer couples the examples of a batch.
 
   Args:
-    model: variables as `init` returns them; or a module, whose variables'
-      names are then found without computing anything.
-    *inputs: of the module (arrays or shapes), when a module is given.
+    model: variables as `init` returns them, or a module. The names of a
+      module's variables are found without computing anything.
+    *inputs: inputs of the module (arrays or shapes), if a module is given.
 
   Raises:
-    ValueError: naming the layers that keep batch statistics.
+    ValueError: names the layers that keep batch statistics.
   """
   variables = model
   if isinstance(model, nn.Module):

@@ -1,13 +1,13 @@
-"""Values that are computed once on a CPU, and not by each of their readers.
+"""Makes XLA compute a value once on a CPU, not once per operation that uses it.
 
-The U-Net's blocks and convolutions mark the values that many operations read,
-above all the sum of the residuals and its gradient. XLA's CPU compiler would
-fuse the whole chain of sums into each reader and compute it again there, which
-takes a fifth of a step's time.
+The U-Net's blocks and convolutions mark values that many operations read, above
+all the sum of the residuals and its gradient. Otherwise XLA's CPU compiler
+fuses the whole chain of sums into each of these operations and computes it
+again there, which takes a fifth of a step's time.
 
-The mark is an optimization barrier. XLA drops barriers before it fuses on a CPU
-unless it is told not to: `xla_flags.keep_barriers`, for a whole process.
-Without that, and on accelerators, `keep` and `keep_gradient` do nothing; the
+The mark is an optimization barrier. On a CPU, XLA drops barriers before it
+fuses operations, unless `xla_flags.keep_barriers` was called for the process.
+Without that, and on accelerators, `keep` and `keep_gradient` do nothing. The
 values are the same up to rounding in any case.
 """
 
@@ -24,12 +24,12 @@ from jax.interpreters import mlir
 
 
 def keep(x: jax.Array) -> jax.Array:
-  """Keeps `x` in memory for all its readers, and its gradient too."""
+  """Returns `x`; it and its gradient are computed once and kept in memory."""
   return _bind(x, forward=True, backward=True)
 
 
 def keep_gradient(x: jax.Array) -> jax.Array:
-  """Keeps the gradient of `x` in memory, and not `x`."""
+  """Returns `x`; only its gradient is computed once and kept in memory."""
   return _bind(x, forward=False, backward=True)
 
 

@@ -11,9 +11,9 @@ class SmallCNN(nn.Module):
   """Two stages of two 3x3 convolutions each, then a dense layer.
 
   Attributes:
-    num_classes: width of the output.
+    num_classes: number of logits.
     features: channels of the first stage; the second has twice as many.
-    hidden: width of the dense layer.
+    hidden: width of the dense layer before the logits.
   """
 
   num_classes: int
@@ -24,9 +24,9 @@ class SmallCNN(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes].
 
-    The intermediate 'features' is float32[B, hidden].
+    It also sows the intermediate 'features', float32[B, hidden].
     """
-    del train  # No dropout and no batch statistics.
+    del train  # There is neither dropout nor batch normalisation.
     for stage in range(2):
       for _ in range(2):
         x = nn.Conv(self.features * 2**stage, (3, 3))(x)

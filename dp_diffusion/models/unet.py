@@ -1,8 +1,8 @@
-"""The denoiser: a U-Net of the family of Dhariwal & Nichol 2021.
+"""The denoiser, a U-Net after Dhariwal & Nichol 2021 (arXiv 2105.05233).
 
-arXiv 2105.05233, without its adaptive group normalisation unless `scale_shift`.
-It is pre-trained on public images, fine-tuned privately, then sampled from.
-Nothing in it looks at another example of the batch.
+Its adaptive group normalisation is optional here (`scale_shift`). The network
+is pre-trained on public images, fine-tuned privately, then used for sampling.
+An example's output does not depend on the other examples of the batch.
 """
 
 from __future__ import annotations
@@ -27,32 +27,34 @@ _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-  """Shape of the network; the defaults are the 80.4M one of CIFAR-10.
+  """Shape of the network. The default is that for CIFAR-10, 80.4M parameters.
 
   Attributes:
-    channels: of the first level.
-    channel_multipliers: one per level, each level half the side of the last.
+    channels: channels of the first level; even.
+    channel_multipliers: one per level. Each level has half the side of the
+      level before.
     num_blocks: residual blocks per level (one more on the way up).
-    attention_resolutions: side lengths (longer side, pixels) of the levels
-      with attention; the middle block always has it.
+    attention_resolutions: longer sides, in pixels, of the levels that have
+      attention; the middle block always has it.
     head_channels: channels of an attention head.
-    num_groups: of every normalisation; must divide `channels`.
+    num_groups: groups of every normalisation; they must divide `channels`.
     dropout: probability, inside residual blocks, in [0, 1).
     scale_shift: whether the embedding scales and shifts the normalisation
       instead of being added before it.
     conv_resample: whether down- and upsampling have a convolution.
-    num_classes: real classes; label -1 is the null class, beside them.
-    image_channels: of input and output.
-    compute_dtype: 'float32' or 'bfloat16'; parameters are float32 always.
-    num_heads: of every attention, whatever `head_channels` is; 0 takes that.
-    norm_eps: what normalisations add to the variance.
+    num_classes: number of real classes; label -1 is the null class.
+    image_channels: channels of input and output.
+    compute_dtype: 'float32' or 'bfloat16'; parameters are always float32.
+    num_heads: heads of every attention block; 0 takes as many as have
+      `head_channels` each.
+    norm_eps: constant that normalisations add to the variance.
     resblock_updown: whether sides halve and double inside a residual block
       (arXiv 2105.05233 section 3), instead of in a convolution.
-    crop_odd_sides: takes sides that are no multiple of `side_divisor`: a level
-      of odd side is rounded up, and cut to it again on the way up.
-    time_scale: factor of the timestep before it is embedded.
-    time_offset: added to it then. A network of T = 4000 takes the cosine
-      schedule of T = 1000 with 4 t + 3.
+    crop_odd_sides: whether sides may be no multiple of `side_divisor`. Half of
+      an odd side is then rounded up, and the upsampling half cuts the surplus.
+    time_scale: the network embeds time_scale * timestep + time_offset.
+    time_offset: see `time_scale`. For instance, a network trained with T = 4000
+      on the cosine schedule serves T = 1000 at timestep 4 t + 3.
   """
 
   channels: int = 192
@@ -106,11 +108,11 @@ class UNetConfig:
 
   @property
   def side_divisor(self) -> int:
-    """Image sides must be multiples of this, pixels."""
+    """Image sides must be multiples of this number of pixels."""
     return 2 ** (len(self.channel_multipliers) - 1)
 
   def sides(self, side: int) -> tuple[int, ...]:
-    """Sides of the levels, for images of a side; odd ones are rounded up."""
+    """Returns the side of each level, in pixels; halves are rounded up."""
     return tuple(
       -(-side >> level) for level in range(len(self.channel_multipliers))
     )
@@ -144,9 +146,9 @@ class ResBlock(nn.Module):
 
   Attributes:
     features: output channels.
-    config: of the network.
-    resample: 'down' or 'up' to halve or double the sides before the first
-      convolution, and in the shortcut; '' for neither.
+    config: config of the network.
+    resample: 'down' halves and 'up' doubles the sides, before the first
+      convolution and in the shortcut; '' does neither.
   """
 
   features: int
@@ -157,7 +159,7 @@ class ResBlock(nn.Module):
   def __call__(
     self, x: jax.Array, embedding: jax.Array, is_training: bool
   ) -> jax.Array:
-    """Maps [B, H, W, C], [B, E] to [B, H', W', features]."""
+    """Maps float[B, H, W, C] and float[B, E] to float[B, H', W', features]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
     norm_fn = functools.partial(
       layers.GroupNorm, config.num_groups, dtype, config.norm_eps
@@ -197,7 +199,7 @@ class UNet(nn.Module):
   """The denoiser.
 
   Attributes:
-    config: its shape.
+    config: shape of the network.
   """
 
   config: UNetConfig
@@ -210,13 +212,13 @@ class UNet(nn.Module):
     label: jax.Array,
     is_training: bool = False,
   ) -> jax.Array:
-    """Predicts what the diffusion config says (noise, image or velocity).
+    """Predicts the noise, the image or the velocity, as it was trained to.
 
     Args:
-      x: float32[B, H, W, C], a noised image.
+      x: float32[B, H, W, C], noisy images.
       timestep: int32[B] in [0, T).
       label: int32[B] in [-1, num_classes); -1 is the null class.
-      is_training: whether dropout (rng 'dropout') acts.
+      is_training: whether dropout is applied; it needs the rng 'dropout'.
 
     Returns:
       float32[B, H, W, C].
@@ -279,7 +281,7 @@ class UNet(nn.Module):
     return h.astype(jnp.float32)
 
   def _embed(self, timestep: jax.Array, label: jax.Array) -> jax.Array:
-    """Embeds time and class, [B, 4 channels]."""
+    """Embeds timestep and label, [B, 4 * channels]."""
     config, dtype = self.config, _DTYPES[self.config.compute_dtype]
     features = 4 * config.channels
     time = timestep
@@ -294,7 +296,7 @@ class UNet(nn.Module):
 
 
 def _attention(config: UNetConfig, channels: int, name: str) -> nn.Module:
-  """Attention over `channels`, with the heads that the config says."""
+  """Returns an attention layer for `channels`, with the config's heads."""
   head_channels = config.head_channels
   if config.num_heads:
     layers.check_divides('num_heads', config.num_heads, name, channels)
@@ -309,7 +311,7 @@ def _attention(config: UNetConfig, channels: int, name: str) -> nn.Module:
 
 
 def _resampling(config: UNetConfig, way: str, name: str) -> nn.Module:
-  """What halves ('down') or doubles the sides outside of a residual block."""
+  """Returns the layer that halves ('down') or doubles ('up') the sides."""
   dtype = _DTYPES[config.compute_dtype]
   if way == 'down':
     return layers.Downsample(
@@ -319,13 +321,13 @@ def _resampling(config: UNetConfig, way: str, name: str) -> nn.Module:
 
 
 def _cut(h: jax.Array, height: int, width: int) -> jax.Array:
-  """The first rows and columns of float[B, H, W, C]."""
+  """Cuts float[B, H, W, C] to its first `height` rows and `width` columns."""
   is_larger = h.shape[1:3] != (height, width)
   return h[:, :height, :width] if is_larger else h
 
 
 def param_shapes(config: UNetConfig, height: int, width: int) -> types.Params:
-  """Shapes of the parameters, without allocating any."""
+  """Returns the shapes of the parameters, without allocating any."""
   variables = jax.eval_shape(
     UNet(config).init,
     jax.random.key(0),
@@ -337,6 +339,6 @@ def param_shapes(config: UNetConfig, height: int, width: int) -> types.Params:
 
 
 def num_parameters(config: UNetConfig, height: int, width: int) -> int:
-  """Counts parameters without allocating any."""
+  """Returns the number of parameters, without allocating any."""
   shapes = param_shapes(config, height, width)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))

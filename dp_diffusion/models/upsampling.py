@@ -1,10 +1,10 @@
-"""A 3x3 convolution of an image whose pixels are repeated, at the small size.
+"""Convolves an image whose pixels are repeated, without repeating them.
 
-`convolution` uses it in the upsampling half of the U-Net. Under the 3x3 kernel
-lie 2x2 pixels of the small image, which ones depends on whether row and column
-of the output are even or odd: four phases, each with the sums of the weights
-that fall on the same pixel as its kernel. So 16 products of blocks [Ci, Co] for
-each small pixel do the work of 36.
+`convolution` uses it in the upsampling half of the U-Net. Each 3x3 window of
+the large image covers 2x2 pixels of the small one. Which weights meet the same
+pixel depends on whether the row and the column are even or odd. These four
+phases have a 2x2 kernel each, whose weights are sums of the 3x3 kernel's. Each
+small pixel then needs 16 products with a [Ci, Co] block instead of 36.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from dp_diffusion.models import materialize
 
-STRIDE = 0.5  # Of such a convolution: output side = side / stride.
+STRIDE = 0.5  # Stride of such a convolution; output side = side / stride.
 
 
 def repeat(x: jax.Array) -> jax.Array:
-  """Every pixel four times: [..., H, W, C] to [..., 2 H, 2 W, C]."""
+  """Repeats every pixel 2x2: [..., H, W, C] to [..., 2 H, 2 W, C]."""
   *lead, height, width, channels = x.shape
   shape = (*lead, height, 2, width, 2, channels)
   x = jnp.broadcast_to(x[..., :, None, :, None, :], shape)
@@ -28,9 +28,10 @@ def repeat(x: jax.Array) -> jax.Array:
 
 @jax.jit
 def convolve_repeated(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3 convolution, zero-padded by 1, of `repeat(x)`.
+  """Convolves `repeat(x)` with a 3x3 kernel and one pixel of zero padding.
 
-  Compiled under its name, by which `stages.planning.flop_counts` counts it.
+  It is compiled as a function of this name, by which
+  `stages.planning.flop_counts` recognises it.
 
   Args:
     x: float[B, H, W, Ci].
@@ -51,10 +52,10 @@ def convolve_repeated(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`convolve_repeated` as one matrix product, for the sake of its transpose.
+  """Computes `convolve_repeated` as one matrix product.
 
-  The gradient of `x` is four times as fast on a CPU as by a transposed
-  convolution; forwards that one is the faster.
+  It is used for the gradient of `x`, which is then four times as fast on a CPU
+  as by a transposed convolution. The forward pass is slower than the other.
 
   Args:
     x: float[B, H, W, Ci].
@@ -77,15 +78,15 @@ def convolve_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def box_sums(dy: jax.Array, axis: int) -> list[jax.Array]:
-  """What each of the three weights along an axis meets of each small pixel.
+  """Sums the output gradient over the two copies of each small pixel.
 
   Args:
-    dy: float[..., 2 n, ...], of the large image.
-    axis: of the 2 n pixels, not the last one.
+    dy: float[..., 2 n, ...], output gradient of the large image.
+    axis: the axis of the 2 n pixels; it must not be the last one.
 
   Returns:
-    Three of float[..., n, ...]: sums of two neighbours, where the image, moved
-    by 1, 0 and -1 pixels, has the two copies of a small pixel.
+    Three arrays float[..., n, ...], one per weight along the axis: sums of two
+    neighbours of dy, moved by 1, 0 and -1 pixels.
   """
   size = dy.shape[axis] // 2
   pairs = dy.reshape(*dy.shape[:axis], size, 2, *dy.shape[axis + 1 :])
@@ -100,20 +101,23 @@ def box_sums(dy: jax.Array, axis: int) -> list[jax.Array]:
 
 
 def _moved(x: jax.Array, axis: int, by: int) -> jax.Array:
-  """The image moved along an axis by 1 or -1, zero where it comes from."""
+  """Moves the image along an axis by 1 or -1 and fills the gap with zeros."""
   config = [(0, 0, 0)] * x.ndim
   config[axis] = (by, -by, 0)
   return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _phase_kernels(kernel: jax.Array) -> jax.Array:
-  """[3, 3, Ci, Co] to [2, 2, Ci, 2, 2, Co]: rows, columns, Ci, phases, Co."""
+  """Sums [3, 3, Ci, Co] to [2, 2, Ci, 2, 2, Co]: rows, columns, Ci, phases, Co.
+
+  The 2x2 phases are those of an even or odd row and column of the output.
+  """
   both = _halves(_halves(kernel.astype(jnp.float32), 0), 2)
   return both.transpose(1, 3, 4, 0, 2, 5).astype(kernel.dtype)
 
 
 def _halves(kernel: jax.Array, axis: int) -> jax.Array:
-  """[..., 3, ...] to [..., 2, 2, ...]: phase, and which of the two pixels."""
+  """Sums [..., 3, ...] to [..., 2, 2, ...]: phase, then pixel of the two."""
   first, middle, last = (
     lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(3)
   )
@@ -123,10 +127,11 @@ def _halves(kernel: jax.Array, axis: int) -> jax.Array:
 
 
 def _interleave(phases: jax.Array, features: int) -> jax.Array:
-  """[B, H + 1, W + 1, 4 Co] to [B, 2 H, 2 W, Co].
+  """Interleaves the phases [B, H + 1, W + 1, 4 Co] to [B, 2 H, 2 W, Co].
 
-  Phase (a, b) of the pixels around the small pixel (h, w) stands at
-  (h + a, w + b): an even row sees the small row above, an odd one that below.
+  Phase (a, b) of the four output pixels of the small pixel (h, w) is at
+  (h + a, w + b): an even output row uses the small row above, an odd row uses
+  the small row below.
   """
   phases = materialize.keep(phases)
   batch, height, width = phases.shape[0], *(n - 1 for n in phases.shape[1:3])

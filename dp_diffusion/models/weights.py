@@ -1,15 +1,15 @@
-"""Weights on disk and on their way from public to private training.
+"""Reads and writes weights, and transfers public ones to private training.
 
 A weights file is an `.npz` with one float32 array per leaf, named by its path
 ('down_0_block_0/conv_1/kernel'). Published weights have other names and
-layouts: `key_map` turns them into ours.
+layouts; `key_map` converts them.
 
 Guarantees:
   * Every leaf that is reset or left out is named.
     `tests/models/weights_test.py::test_transfer_names_what_it_resets`.
-  * When the classes change only their rows are new; the null row is kept.
+  * When the classes change, only their rows are new; the null row is kept.
     `::test_only_rows_of_real_classes_are_reset`.
-  * Weights made without classes get zeros for them.
+  * Weights trained without classes get zeros for the class rows.
     `::test_rows_beside_a_null_row_of_zeros_are_zeros`.
   * Another architecture is refused with the first leaves that differ.
     `::test_other_architecture_is_refused`.
@@ -32,20 +32,21 @@ from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.models import key_map as key_maps
 
-RELEASED = 'released_under_differential_privacy'  # Array that is no weight.
+RELEASED = 'released_under_differential_privacy'  # A mark, not a weight.
 CLASS_ROWS = 'label/classes'  # Path of the rows of the real classes.
 NULL_ROW = 'label/null'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferReport:
-  """What became of each leaf; paths like 'label/classes'.
+  """Which leaves were copied, reset or skipped, by paths as 'label/classes'.
 
   Attributes:
-    copied: taken from the source.
-    reset: in the target alone or of other classes: kept as the target has it.
-    skipped: in the source alone: not used.
-    is_zero: whether what is reset is zero.
+    copied: leaves taken from the source.
+    reset: leaves that keep the target's value, because the source lacks them
+      or has them for other classes.
+    skipped: leaves of the source that the target lacks.
+    is_zero: whether the reset leaves are zeros.
   """
 
   copied: tuple[str, ...]
@@ -54,7 +55,7 @@ class TransferReport:
   is_zero: bool = False
 
   def lines(self) -> list[str]:
-    """One line for what was reset and one for what was skipped, if any."""
+    """Returns a line for the reset leaves and one for the skipped ones."""
     lines = []
     if self.reset:
       origin = 'zeros' if self.is_zero else 'new weights from the public seed'
@@ -65,7 +66,7 @@ class TransferReport:
 
 
 def flatten(params: types.Params) -> dict[str, np.ndarray]:
-  """Path -> array, in sorted order.
+  """Returns the arrays by path, in sorted order.
 
   >>> list(flatten({'b': {'w': np.zeros(2)}, 'a': np.ones(1)}))
   ['a', 'b/w']
@@ -84,7 +85,7 @@ def flatten(params: types.Params) -> dict[str, np.ndarray]:
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> types.Params:
-  """Undoes `flatten`."""
+  """Inverts `flatten`."""
   params: dict[str, Any] = {}
   for path, array in flat.items():
     node = params
@@ -101,13 +102,14 @@ def save_npz(
   *,
   is_released: bool = False,
 ) -> None:
-  """Writes weights, whole or not at all; equal weights give equal bytes.
+  """Writes weights, whole or not at all. Equal weights give equal bytes.
 
   Args:
-    path: .npz file.
+    path: the .npz file to write.
     params: nested dict of arrays.
-    is_released: whether sensitive images have shaped them; the file is marked,
-      so that it does not pass for public weights where its ledger is gone.
+    is_released: whether the weights were trained on sensitive images. The file
+      is then marked, so that it cannot be used as public weights even when its
+      ledger is missing.
   """
   mark = {RELEASED: np.array(True)} if is_released else {}
   files.write_npz(path, 0o644, **flatten(params), **mark)
@@ -120,11 +122,11 @@ def is_released(path: epath.PathLike) -> bool:
     with path.open('rb') as f, zipfile.ZipFile(f) as archive:
       return f'{RELEASED}.npy' in archive.namelist()
   except (OSError, zipfile.BadZipFile):
-    return False  # Whoever reads it says so.
+    return False  # Reading the weights reports the error.
 
 
 def check_sha256(path: epath.Path, expected: str) -> None:
-  """Raises UsageError unless the file has this hex hash; '' checks nothing."""
+  """Raises UsageError unless the file has this SHA-256; '' checks nothing."""
   if not expected:
     return
   found = files.sha256(path)
@@ -141,9 +143,9 @@ def load_params(
   """Reads weights.
 
   Args:
-    path: .npz file.
+    path: the .npz file to read.
     expected_sha256: hex hash that the file must have; '' does not check.
-    key_map: JSON file, see `key_map`; '' takes names as paths.
+    key_map: JSON file of module `key_map`; '' takes the names as paths.
 
   Raises:
     UsageError: the file is missing, unreadable or has another hash, or the
@@ -174,21 +176,21 @@ def transfer(
   *,
   reset_classes: bool,
 ) -> tuple[types.Params, TransferReport]:
-  """Puts the source's weights into the target's architecture.
+  """Copies the source's weights into the target's architecture.
 
   Args:
     source: public weights.
-    target: fresh weights of the architecture that is wanted.
-    reset_classes: whether the label sets differ, so that the rows of the real
-      classes stay as the target has them. The null row is copied always.
-      Where that is zero the source was made without classes, which random
-      rows would disturb: theirs are zeros too.
+    target: newly initialised weights of the architecture to be trained.
+    reset_classes: whether the label sets differ. The rows of the real classes
+      then keep the target's values, and the null row is copied. A null row of
+      zeros means that the source was trained without classes; the class rows
+      are then zeros too, since random ones would disturb the network.
 
   Returns:
-    float32 weights, and what became of each leaf.
+    float32 weights, and a report of the leaves.
 
   Raises:
-    UsageError: leaves other than the class rows do not fit; names the first.
+    UsageError: names the first leaves whose shapes differ; class rows may.
   """
   old, new = flatten(source), flatten(target)
   reset = {CLASS_ROWS} & set(new) if reset_classes else set()
@@ -224,15 +226,17 @@ def trainable_fn(
   patterns: Sequence[str],
   reset: Sequence[str] = (),
 ) -> Callable[[str], bool]:
-  """Which leaves train, for `training.state.partition`.
+  """Returns a function that tells which leaves are trained.
 
   Args:
     params: the weights.
-    patterns: shell patterns of paths, as 'mid*' or '*/kernel'; '*' is all.
-    reset: leaves with new weights, which must not be frozen.
+    patterns: shell patterns of paths, such as 'mid*' or '*/kernel'; '*' trains
+      all leaves.
+    reset: paths of leaves with new weights, which must not be frozen.
 
   Returns:
-    path -> whether it trains.
+    A function from a path to whether that leaf is trained, for
+    `training.state.partition`.
 
   Raises:
     UsageError: a pattern matches nothing, or a reset leaf would be frozen.

@@ -1,4 +1,4 @@
-"""Wide residual networks (arXiv 1605.07146), the paper's classifiers."""
+"""Wide residual networks (arXiv 1605.07146), the classifiers of the paper."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-  """WRN-depth-width; WRN-40-4 has 8.9M parameters on 10 classes.
+  """The network WRN-depth-width; WRN-40-4 for 10 classes has 8.9M parameters.
 
   Attributes:
-    num_classes: width of the output.
-    depth: 6 n + 4 layers.
-    width: factor of the channels 16, 32, 64.
-    norm: 'batch', or 'group' where examples must not be coupled.
+    num_classes: number of logits.
+    depth: number of layers, 6 n + 4 for an integer n.
+    width: factor by which the channels 16, 32, 64 are multiplied.
+    norm: 'batch' for batch normalisation, or 'group' for group normalisation,
+      which does not couple examples.
   """
 
   num_classes: int
@@ -64,7 +65,7 @@ class WideResNet(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps float32[B, H, W, C] in [-1, 1] to float32[B, num_classes].
 
-    The intermediate 'features' is float32[B, 64 * width].
+    It also sows the intermediate 'features', float32[B, 64 * width].
     """
     checks.check_one_of('norm', self.norm, _NORMS)
     if self.depth < 10 or (self.depth - 4) % 6:

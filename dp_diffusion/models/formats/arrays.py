@@ -1,4 +1,4 @@
-"""An array of a file that is not read yet, and its layout."""
+"""Arrays of a file whose values are read on demand, and changes of layout."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-  """Shape at once, values when asked for.
+  """An array whose shape is known and whose values are read on demand.
 
   Attributes:
-    shape: of the array.
-    load: returns float32 of that shape; raises ValueError when the file is
-      damaged.
+    shape: shape of the array.
+    load: reads the values, float32 of that shape. It raises ValueError when
+      the file is damaged.
   """
 
   shape: tuple[int, ...]
@@ -25,15 +25,16 @@ class LazyArray:
 def changed(
   array: LazyArray, change: Callable[[np.ndarray], np.ndarray]
 ) -> LazyArray:
-  """An array in another layout.
+  """Returns an array in another layout, still to be read on demand.
 
   Args:
-    array: of the file.
-    change: of its values; a ValueError for another rank leaves it as it is,
-      to be named when shapes are compared.
+    array: an array of the file.
+    change: changes the layout of the values. Where it raises ValueError, for an
+      array of another rank, the array is returned as it is; a later comparison
+      of shapes then names it.
 
   Returns:
-    The array that `change` makes, contiguous.
+    The array in the layout that `change` makes, contiguous once read.
   """
   try:
     shape = change(np.broadcast_to(np.float32(0), array.shape)).shape
@@ -43,10 +44,10 @@ def changed(
 
 
 def kernel(x: np.ndarray) -> np.ndarray:
-  """[Cout, Cin, H, W] to [H, W, Cin, Cout]."""
+  """Transposes a kernel from [Cout, Cin, H, W] to [H, W, Cin, Cout]."""
   return x.transpose(2, 3, 1, 0)
 
 
 def matrix(x: np.ndarray) -> np.ndarray:
-  """[out, in] to [in, out]."""
+  """Transposes a matrix from [out, in] to [in, out]."""
   return x.transpose(1, 0)

@@ -1,12 +1,12 @@
-"""The `UNet2DModel` of Hugging Face's diffusers, made ours.
+"""Converts the `UNet2DModel` of Hugging Face's diffusers to our network.
 
-Its folder says all: `config.json` beside the weights, and the scheduler in
-`../scheduler/scheduler_config.json` of a pipeline. Every value that our network
-cannot reproduce is refused by key: an embedding with sines first or shifted
-frequencies, a convolution that is padded on one side, and so on. That leaves
-out `google/ddpm-cifar10-32` and its like.
+`config.json` beside the weights describes the network, and a pipeline's
+`../scheduler/scheduler_config.json` describes the diffusion. Every value that
+our network cannot reproduce is refused by its key: an embedding with sines
+first or with shifted frequencies, a convolution that is padded on one side, and
+so on. For this reason `google/ddpm-cifar10-32` and similar ones are refused.
 
-Facts: `UNet2DModel`, `unet_2d_blocks`, `DDPMScheduler` of diffusers.
+Sources: `UNet2DModel`, `unet_2d_blocks`, `DDPMScheduler` of diffusers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dp_diffusion.models.formats import torch_file
 WEIGHTS = 'diffusion_pytorch_model'
 _DOWN = {'DownBlock2D': False, 'AttnDownBlock2D': True}
 _UP = {'UpBlock2D': False, 'AttnUpBlock2D': True}
-# key: (the values that our network has, the value where the file has none).
+# key: (the values that our network supports, the default of diffusers).
 _FIXED: Mapping[str, tuple[tuple[Any, ...], Any]] = {
   '_class_name': (('UNet2DModel',), 'UNet2DModel'),
   'center_input_sample': ((False,), False),
@@ -62,14 +62,19 @@ _Leaves = Iterator[tuple[str, 'Leaf']]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """Arrays of the file that become one of ours: joined, then laid out."""
+  """Arrays of the file that are concatenated into one of our arrays.
+
+  Attributes:
+    theirs: names of the arrays in the file.
+    change: changes the layout of the concatenated array; None keeps it.
+  """
 
   theirs: tuple[str, ...]
   change: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def find(path: epath.Path) -> epath.Path:
-  """The file of weights in a folder of a pipeline or of its network."""
+  """Finds the file of weights in the folder of a pipeline or of its network."""
   for folder in (path, path / 'unet'):
     for ending in ('.safetensors', '.bin'):
       if (folder / f'{WEIGHTS}{ending}').exists():
@@ -83,15 +88,17 @@ def find(path: epath.Path) -> epath.Path:
 def read(
   path: epath.Path, configured: Mapping[str, Any] | None
 ) -> network.Network:
-  """Finds the network of a file, by the config beside it.
+  """Describes the network in a file, from the config beside it.
 
   Args:
-    path: of the weights, .safetensors or .bin.
-    configured: dotted key -> value that the user vouches for; of them the
-      diffusion is taken, which may have no file. None wants its file.
+    path: the file of weights, .safetensors or .bin.
+    configured: dotted key -> value that the user vouches for. The keys of the
+      diffusion are taken from here, since the scheduler's file may be missing.
+      None requires that file.
 
   Raises:
-    UsageError: names what is missing, or cannot be exact.
+    UsageError: names a file that is missing or a value that our network
+      cannot reproduce.
   """
   config = _Values(path.parent / 'config.json', _FIXED)
   architecture = _architecture(config)
@@ -131,7 +138,7 @@ def read(
 
 
 class _Values:
-  """A JSON file of diffusers, with the values that we can reproduce."""
+  """Values of a JSON file of diffusers; unsupported ones are refused."""
 
   def __init__(
     self,
@@ -157,18 +164,18 @@ class _Values:
     return self._values.get(key, default)
 
   def refused(self, key: str, expected: str) -> errors.UsageError:
-    """The line for a value."""
+    """Returns the error for a value that is not supported."""
     return errors.UsageError(
       f'Expected {key}={self[key]!r} of {self.path} to be {expected}: the'
       ' network would not be the same here.'
     )
 
   def is_none(self, key: str) -> bool:
-    """Whether the file says none, and not nothing."""
+    """Whether the file has the key, with the value null."""
     return key in self._values and self._values[key] is None
 
   def integer(self, key: str, default: int | None = None) -> int:
-    """A positive integer."""
+    """Returns the positive integer at a key."""
     value = self[key]
     value = default if value is None else value
     if type(value) is not int or value < 1:
@@ -176,7 +183,7 @@ class _Values:
     return value
 
   def integers(self, key: str) -> tuple[int, ...]:
-    """Some positive integers."""
+    """Returns the list of positive integers at a key."""
     value = self[key]
     is_right = isinstance(value, list) and value
     if not is_right or any(type(v) is not int or v < 1 for v in value):
@@ -184,7 +191,7 @@ class _Values:
     return tuple(value)
 
   def one_of_each(self, key: str, known: Mapping[str, bool]) -> list[bool]:
-    """What known names stand for."""
+    """Replaces each name of the list at a key by its entry in `known`."""
     value = self[key]
     if not isinstance(value, list) or any(v not in known for v in value):
       raise self.refused(key, f'of {" and ".join(known)}')
@@ -224,12 +231,12 @@ def _architecture(config: _Values) -> network.Architecture:
 
 
 def _model(config: _Values) -> dict[str, Any]:
-  """Keys of the model that no shape fixes."""
+  """Returns the values of `config.model` that no shape determines."""
   eps = config['norm_eps']
   eps = 1e-5 if eps is None else eps
   if not isinstance(eps, float) or not 0 < eps < 1:
     raise config.refused('norm_eps', 'a small positive number')
-  heads = {'model.num_heads': 1}  # One as wide as its level, where None.
+  heads = {'model.num_heads': 1}  # None means one head as wide as its level.
   if not config.is_none('attention_head_dim'):
     heads = {
       'model.num_heads': 0,
@@ -262,7 +269,7 @@ def _diffusion(scheduler: _Values) -> dict[str, Any]:
 
 
 def _leaves(a: network.Architecture) -> _Leaves:
-  """Our path and their arrays, for the whole network."""
+  """Yields each of our paths with the arrays of the file that it takes."""
   levels = range(len(a.channel_multipliers))
   widths = [a.channels * m for m in a.channel_multipliers]
   yield from _dense('time_1', 'time_embedding.linear_1')
@@ -340,7 +347,10 @@ def _block(ours: str, theirs: str, width: int, features: int) -> _Leaves:
 
 
 def _attention(ours: str, theirs: str) -> _Leaves:
-  """Queries, keys and values are one projection here, and three there."""
+  """Yields the leaves of an attention block.
+
+  Queries, keys and values are one projection here, and three in the file.
+  """
   yield from _norm(f'{ours}/norm', f'{theirs}.group_norm')
   parts = [f'{theirs}.to_{part}' for part in 'qkv']
   weights = tuple(f'{part}.weight' for part in parts)
@@ -352,7 +362,7 @@ def _attention(ours: str, theirs: str) -> _Leaves:
 
 
 def _pointwise(x: np.ndarray) -> np.ndarray:
-  """[out, in] as a 1x1 kernel."""
+  """Turns a matrix [out, in] into a 1x1 kernel [1, 1, in, out]."""
   return x.transpose(1, 0)[None, None]
 
 
@@ -362,7 +372,8 @@ def _lazy(found: Mapping[str, arrays.LazyArray], leaf: Leaf) -> Any:
   if len(parts) > 1:
     shapes = {part.shape for part in parts}
     if len(shapes) > 1 or not parts[0].shape:
-      return next(part for part in parts)  # Named when shapes are compared.
+      # A comparison of shapes names it later.
+      return next(part for part in parts)
     first, *rest = parts[0].shape
     joined = arrays.LazyArray(
       (len(parts) * first, *rest), functools.partial(_join, parts)

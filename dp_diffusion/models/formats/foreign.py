@@ -1,15 +1,15 @@
-"""Reads first weights that another project has published.
+"""Reads weights that another project has published, to start training from.
 
-Where to start: `read` finds the network of a file, `keys` says which values of
-`config.model` and `config.diffusion` it needs, and `Network.params` gives its
-weights, in our names and layout.
+`read` finds which network a file holds, `keys` gives the values of
+`config.model` and `config.diffusion` that this network needs, and
+`Network.params` returns its weights in our names and layout.
 
 Guarantees:
-  * A converted network answers as its owner's code does.
+  * A converted network gives the same output as its owner's code.
     `tests/models/formats/foreign_test.py::test_answers_as_its_owners_code`.
   * Rows of classes that a file does not hold are zeros.
     `tests/models/formats/foreign_test.py::test_absent_classes_are_zeros`.
-  * Names and shapes of another network are refused by name.
+  * A file with names or shapes of another network is refused, naming them.
     `tests/models/formats/foreign_test.py::test_other_networks_are_refused`.
 """
 
@@ -33,7 +33,7 @@ _ENTRIES: Mapping[str, published.Entries] = {
   'guided_diffusion': published.GUIDED,
 }
 FORMATS = (*_ENTRIES, 'diffusers')
-# What decides what weights mean, and is not fixed by their shapes.
+# Keys that decide what the weights mean and that their shapes do not show.
 UNSAID = (
   'model.num_heads',
   'model.head_channels',
@@ -65,10 +65,14 @@ def check_format(name: str) -> None:
 
 
 def find(format_name: str, init_from: epath.PathLike) -> epath.Path:
-  """The file that `pretrain.init_from` names.
+  """Returns the file of weights that `pretrain.init_from` names.
+
+  Args:
+    format_name: one of FORMATS.
+    init_from: a file; for diffusers a folder will also do.
 
   Raises:
-    UsageError: it is not there, or a folder (but one of diffusers).
+    UsageError: the path does not exist, or is a folder of another format.
   """
   path = epath.Path(init_from)
   if path.is_dir() and format_name == 'diffusers':
@@ -92,19 +96,19 @@ def read(
   configured: Mapping[str, Any] | None = None,
   is_new_order: bool = False,
 ) -> networks.Network:
-  """Finds the network that a file holds; its arrays are not read yet.
+  """Finds which network a file holds. Its arrays are not read yet.
 
   Args:
     format_name: one of FORMATS.
-    path: of the file.
+    path: the file.
     configured: the values of UNSAID that the user vouches for; None takes them
-      from what is known of the file.
-    is_new_order: with `configured`, the order of queries, keys and values of
-      guided-diffusion, its `use_new_attention_order`.
+      from the table of published weights or from the files beside the weights.
+    is_new_order: the flag `use_new_attention_order` of guided-diffusion, the
+      order of queries, keys and values. It is used with `configured` only.
 
   Raises:
     UsageError: the file is missing or damaged, holds another network, or
-      nothing says what it was made with.
+      the values of UNSAID are not known.
   """
   if format_name == 'diffusers':
     return diffusers_unet.read(path, configured)
@@ -127,11 +131,11 @@ def read(
 
 
 def keys(found: networks.Network, side: int) -> dict[str, Any]:
-  """Dotted config key -> value that the network needs.
+  """Returns the values of the config that a network needs, by dotted key.
 
   Args:
     found: the network.
-    side: of our images, pixels.
+    side: side length of our images, in pixels.
   """
   model = found.architecture.model_keys(side)
   return {**{f'model.{k}': v for k, v in model.items()}, **found.said}

@@ -1,9 +1,9 @@
-"""What a foreign file says of its network, whatever its format.
+"""The network of a foreign file, described alike for every format.
 
-Shapes and names of a file fix the size of a network; they do not say how many
-heads its attention has, along which schedule it was trained, or in which unit
-it takes time. Where a format writes that down it is in `said`; for weights that
-are known (`published`) the format's module adds it.
+The names and shapes of the arrays determine the size of the network. They do
+not tell how many heads its attention has, with which schedule it was trained,
+or in which unit it takes the timestep. These values are in `said` where the
+file states them, or where the weights are well-known ones (`published`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ CLASS_ROWS, NULL_ROW = weights.CLASS_ROWS, weights.NULL_ROW
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-  """What names and shapes fix; two networks of one may still differ.
+  """What the names and shapes of the arrays determine of a network.
+
+  Two networks of the same architecture may still differ, in their schedule for
+  instance.
 
   Attributes:
-    channels: of the first level.
+    channels: channels of the first level.
     channel_multipliers: one per level.
     num_blocks: residual blocks per level.
-    attention_levels: levels with attention, 0 for the first.
+    attention_levels: indices of the levels with attention; 0 is the first.
     scale_shift: as in `unet.UNetConfig`.
     conv_resample: as in `unet.UNetConfig`.
     resblock_updown: as in `unet.UNetConfig`.
-    image_channels: of the input.
-    has_variance: whether the output has a variance beside the mean.
-    num_classes: rows of classes in the file, 0 for none.
+    image_channels: channels of the input.
+    has_variance: whether the network outputs a variance beside the mean.
+    num_classes: number of class embeddings in the file; 0 if it has none.
   """
 
   channels: int
@@ -52,7 +55,7 @@ class Architecture:
   num_classes: int
 
   def model_keys(self, side: int) -> dict[str, Any]:
-    """Values of `config.model`, for images of a side in pixels."""
+    """Returns the values of `config.model` for images of `side` pixels."""
     levels = len(self.channel_multipliers)
     sides = [-(-side >> level) for level in range(levels)]
     return {
@@ -72,14 +75,14 @@ class Network:
   """A network in a file.
 
   Attributes:
-    path: of the file.
-    architecture: what its shapes fix.
-    said: dotted key -> value that shapes do not fix and that is known; a key
-      that is not there is the user's to give.
-    names: of published weights of this architecture; empty where none are
+    path: path of the file.
+    architecture: what the shapes determine.
+    said: dotted key -> value that the shapes do not show, where it is known. A
+      key that is absent must be given by the user.
+    names: names of published weights of this architecture; empty if none are
       known.
-    arrays: our path -> values in our layout; without rows of classes that the
-      file does not hold.
+    arrays: our path -> values in our layout. Class embeddings are absent where
+      the file has none.
     their_names: our path -> name in the file.
   """
 
@@ -91,17 +94,17 @@ class Network:
   their_names: Mapping[str, str]
 
   def lines(self, config: unet.UNetConfig) -> list[str]:
-    """What became of the file in a network of ours, for the terminal.
+    """Returns lines for the terminal that say how the file is used.
 
     Args:
-      config: of our network.
+      config: the config of our network.
     """
     a = self.architecture
     what = f'for {" or ".join(self.names)}' if self.names else 'as configured'
     keys = {**a.model_keys(0), **self.said}
     del keys['attention_resolutions'], keys['crop_odd_sides']
     if keys.get('model.num_heads'):
-      keys.pop('model.head_channels', None)  # Not used.
+      keys.pop('model.head_channels', None)  # `num_heads` replaces it.
     said = ', '.join(f'{k.split(".")[-1]}={v}' for k, v in keys.items())
     lines = [f'{self.path} is taken {what}: {said}']
     if a.has_variance:
@@ -113,21 +116,21 @@ class Network:
     return lines
 
   def params(self, config: unet.UNetConfig, side: int) -> dict[str, np.ndarray]:
-    """All weights of a network of ours, by path.
+    """Returns all weights of our network, by path.
 
-    Rows of classes are those of the file where it has as many; else they are
-    zeros, and so is the row of the null class: a network without classes then
-    answers as it did, whatever the label.
+    The class embeddings are those of the file if it has the same number of
+    classes. Otherwise they are zeros, and so is the null class's: the network
+    then gives the same output for every label, that of the original.
 
     Args:
-      config: of our network, with the keys of this one.
-      side: of its images, pixels.
+      config: the config of our network, which holds the values of `keys`.
+      side: side length of its images, in pixels.
 
     Returns:
       float32 arrays by path.
 
     Raises:
-      UsageError: names an array that does not fit, or is damaged.
+      UsageError: names an array that has another shape or is damaged.
     """
     shapes = jax.tree.map(
       lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),

@@ -1,17 +1,18 @@
-"""The networks of improved-diffusion and guided-diffusion, made ours.
+"""Converts networks of improved-diffusion and guided-diffusion to ours.
 
-Both repositories of OpenAI (2102.09672, 2105.05233) save a state dict of one
-`UNetModel`; the second adds blocks that halve and double, and another order of
-queries, keys and values. Names: `input_blocks.N`, `middle_block.N` and
-`output_blocks.N` count blocks through all levels.
+Both repositories of OpenAI (arXiv 2102.09672, 2105.05233) save the state dict
+of a `UNetModel`. The second one adds residual blocks that halve or double the
+sides, and another order of queries, keys and values. The names
+`input_blocks.N`, `middle_block.N` and `output_blocks.N` number the blocks
+through all levels.
 
-What differs from our layout:
-  * Convolutions are [Cout, Cin, H, W], dense layers [out, in], the projections
-    of attention one-dimensional convolutions [out, in, 1].
-  * Rows of `qkv` lie as [heads, 3, channels of a head] ("legacy", all of
-    improved-diffusion), or as ours, [3, heads, channels of a head].
-  * Where the variance is learned the output has twice the channels; the mean is
-    the first half, and the rest is left out.
+Their layout differs from ours:
+  * Convolutions are [Cout, Cin, H, W], dense layers are [out, in], and the
+    projections of attention are one-dimensional convolutions [out, in, 1].
+  * The rows of `qkv` are ordered as [heads, 3, channels of a head] ("legacy",
+    in all of improved-diffusion) or, as ours, [3, heads, channels of a head].
+  * Where the variance is learned, the output has twice the channels. The first
+    half is the mean; the second half is dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-  """One array: its name in the file, and how it becomes ours."""
+  """An array's name in the file, and the kind of its layout."""
 
   theirs: str
   kind: str  # One of _SHAPES.
@@ -48,18 +49,19 @@ def read(
   configured: Mapping[str, Any] | None,
   is_new_order: bool,
 ) -> network.Network:
-  """Finds the network that a state dict belongs to.
+  """Describes the network that a state dict belongs to.
 
   Args:
-    path: of the file, for messages.
-    found: its arrays.
-    entries: published weights of the format.
-    configured: dotted key -> value that the user vouches for, instead of what
-      is known of published weights; None where there is no vouching.
-    is_new_order: of queries, keys and values, where the user vouches.
+    path: path of the file, for messages.
+    found: the arrays of the file, by name.
+    entries: the published weights of this format.
+    configured: dotted key -> value that the user vouches for; None takes the
+      values from `entries`.
+    is_new_order: whether the rows of `qkv` are ordered as ours. It is used with
+      `configured` only.
 
   Raises:
-    UsageError: names of another network.
+    UsageError: the arrays are those of another network.
   """
   try:
     architecture = _architecture(found)
@@ -103,7 +105,7 @@ def _no_network(path: str, reason: str) -> errors.UsageError:
 
 
 def _heads_fn(said: Mapping[str, Any]) -> Callable[[int], int]:
-  """Channels -> number of heads."""
+  """Returns the function from channels to the number of heads."""
 
   def heads(channels: int) -> int:
     number = said.get('model.num_heads', 0)
@@ -113,7 +115,12 @@ def _heads_fn(said: Mapping[str, Any]) -> Callable[[int], int]:
 
 
 def _architecture(found: _Arrays) -> network.Architecture:
-  """Reads an architecture off names and shapes; KeyError or ValueError."""
+  """Infers the architecture from the names and shapes of the arrays.
+
+  Raises:
+    KeyError: an array is missing.
+    ValueError: an array has a shape that no such network has.
+  """
 
   def shape(name: str, rank: int) -> tuple[int, ...]:
     if name not in found:
@@ -163,7 +170,7 @@ def _architecture(found: _Arrays) -> network.Architecture:
 
 
 def _count(found: _Arrays, group: str) -> int:
-  """Blocks of a group, from the largest number that is named."""
+  """Returns the number of blocks in a group, from the largest index named."""
   numbers = [
     int(match[1])
     for name in found
@@ -175,21 +182,25 @@ def _count(found: _Arrays, group: str) -> int:
 
 
 def _period(found: _Arrays, num_outputs: int) -> tuple[int, str]:
-  """Blocks of a level on the way up, and how its sides double."""
+  """Returns the blocks per level of the upsampling half, and how it upsamples.
+
+  The second value is 'conv', 'block' or 'none', for an upsampling that has a
+  convolution, lies in a residual block, or has no arrays of its own.
+  """
   for n in range(num_outputs):
     for place in (1, 2):
       if f'output_blocks.{n}.{place}.conv.weight' in found:
         return n + 1, 'conv'
       if f'output_blocks.{n}.{place}.in_layers.0.weight' in found:
         return n + 1, 'block'
-  for n in range(1, num_outputs):  # Without arrays of its own.
+  for n in range(1, num_outputs):  # An upsampling may have no arrays.
     if f'input_blocks.{n}.0.in_layers.0.weight' not in found:
       return n, 'none'
   return num_outputs, 'conv'
 
 
 def _leaves(a: network.Architecture) -> Iterator[tuple[str, _Leaf]]:
-  """Our path and their leaf, for the whole network."""
+  """Yields each of our paths with the leaf of the file that it takes."""
   period = a.num_blocks + 1
   levels = range(len(a.channel_multipliers))
   widths = [a.channels * m for m in a.channel_multipliers]
@@ -292,17 +303,17 @@ def _change(
 
 
 def _of_conv_1d(x: np.ndarray) -> np.ndarray:
-  """[out, in, 1] as a 1x1 kernel."""
+  """Turns [out, in, 1] into a 1x1 kernel [1, 1, in, out]."""
   return x.transpose(2, 1, 0)[None]
 
 
 def _kernel(x: np.ndarray) -> np.ndarray:
-  """A kernel, or its bias."""
+  """Changes the layout of a kernel; a bias stays as it is."""
   return arrays.kernel(x) if x.ndim > 1 else x
 
 
 def _qkv(x: np.ndarray, heads: Callable[[int], int] | None) -> np.ndarray:
-  """Kernel or bias with outputs [3, heads, channels of a head]."""
+  """Orders outputs of a kernel or bias as [3, heads, channels of a head]."""
   channels = x.shape[0] // 3
   if heads is not None:
     parted = x.reshape(heads(channels), 3, -1, *x.shape[1:])

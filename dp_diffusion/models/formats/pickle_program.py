@@ -1,8 +1,9 @@
-"""Reads a pickle without running it.
+"""Reads a pickle without running the code that it names.
 
-A pickle is a program, and its own interpreter calls whatever the program names.
-This one knows the opcodes that plain data need; a name means something only if
-the caller's table says what, and nothing else is imported, called or changed.
+A pickle is a program, and Python's interpreter of it calls whatever function
+the program names. The interpreter here has only the opcodes that plain data
+need. It looks names up in the caller's table and refuses every other; it
+imports nothing and calls nothing else.
 
 Guarantees:
   * No code that a pickle names is imported or run.
@@ -19,7 +20,7 @@ import dataclasses
 import pickletools
 from typing import IO, Any, cast
 
-MAX_BYTES = 4 * 2**20  # Of a program; that of 1,000 tensors has 0.2 MB.
+MAX_BYTES = 4 * 2**20  # Largest program; 1,000 tensors need 0.2 MB.
 _MARK = object()
 _CONSTANTS = {
   'NONE': None,
@@ -42,11 +43,11 @@ _NO_EFFECT = ('PROTO', 'FRAME')
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-  """What may be called, instead of the code that a pickle names.
+  """A function of ours that is called in place of one that a pickle names.
 
   Attributes:
-    function: of positional arguments; raises ValueError or TypeError for
-      others than it expects.
+    function: takes positional arguments, and raises ValueError or TypeError if
+      they are not what it expects.
   """
 
   function: Callable[..., Any]
@@ -64,17 +65,18 @@ def load(
   {'a': (1, [2.5, None])}
 
   Args:
-    stream: binary; stands behind the program afterwards.
-    names: 'module.name' -> what stands for it: a `Call`, or a constant.
-    persistent: what stands for a persistent id, that of outside data.
+    stream: a binary stream, left at the end of the program.
+    names: 'module.name' -> its replacement, a `Call` or a constant.
+    persistent: maps a persistent id, which refers to data outside the pickle,
+      to its replacement. None refuses such ids.
 
   Returns:
-    The object, of dicts with str or int keys, lists, tuples, numbers, text,
-    None, and what `names` and `persistent` give.
+    An object made of dicts with str or int keys, lists, tuples, numbers, text,
+    None and the replacements of `names` and `persistent`.
 
   Raises:
-    ValueError: a name outside `names`, an opcode that plain data do not need,
-      a damaged program, or one of more than MAX_BYTES.
+    ValueError: the program has a name outside `names` or an opcode that plain
+      data do not need, is damaged, or has more than MAX_BYTES.
   """
   machine = _Machine(names, persistent)
   limited = cast(IO[bytes], _Limited(stream))
@@ -89,7 +91,7 @@ def load(
 
 
 class _Limited:
-  """A stream that gives no more than MAX_BYTES."""
+  """A stream that raises ValueError after MAX_BYTES bytes."""
 
   def __init__(self, stream: IO[bytes]) -> None:
     self._stream = stream
@@ -109,7 +111,7 @@ class _Limited:
 
 
 class _Machine:
-  """Stack and memo of a program."""
+  """The stack and the memo of a running program."""
 
   def __init__(
     self,
@@ -128,7 +130,7 @@ class _Machine:
     return value
 
   def do(self, name: str, argument: Any) -> None:
-    """One opcode."""
+    """Executes one opcode."""
     if name in _NO_EFFECT:
       return
     if name in _CONSTANTS:
@@ -185,7 +187,8 @@ class _Machine:
   def _set(self, values: list[Any]) -> None:
     target = self._top(dict)
     for key, value in zip(values[::2], values[1::2], strict=True):
-      if type(key) not in (str, int):  # Hashing a deep tuple recurs.
+      # Hashing a deeply nested tuple would overflow the stack.
+      if type(key) not in (str, int):
         raise ValueError(f'a {type(key).__name__} as a key')
       target[key] = value
 
@@ -221,7 +224,7 @@ class _Machine:
     self._stack.append(call.function(*arguments))
 
   def _do_build(self, _: Any) -> None:
-    """Attributes of a dict, such as the `_metadata` of PyTorch: left out."""
+    """Drops the attributes of a dict, such as the `_metadata` of PyTorch."""
     self.pop()
     self._top(dict)
 

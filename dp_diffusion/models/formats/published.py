@@ -1,6 +1,6 @@
-"""Weights that are known: what their files do not say, and where they are.
+"""Published weights: their addresses, and the settings their files do not hold.
 
-The flags are those of the README of each repository; `docs/weights.md` is
+The flags are those of the README of each repository. `docs/weights.md` is
 written from this table by `experiments/weights_oracles`.
 """
 
@@ -20,8 +20,8 @@ _COSINE = {
 }
 _LINEAR = {**_COSINE, 'diffusion.schedule': 'linear'}
 _NORMS = {'model.num_groups': 32, 'model.norm_eps': 1e-5}
-# T = 4000 along the cosine is T = 1000 at 4 t + 3; the network of a `rescaled`
-# time takes a quarter of that.
+# Timestep t of the cosine schedule with T = 1000 is timestep 4 t + 3 of that
+# with T = 4000. A network with `rescale_timesteps` takes a quarter of it.
 _RESCALED = {'model.time_scale': 1.0, 'model.time_offset': 0.75}
 _OF_4000 = {'model.time_scale': 4.0, 'model.time_offset': 3.0}
 _OF_1000 = {'model.time_scale': 1.0, 'model.time_offset': 0.0}
@@ -31,16 +31,17 @@ _HEADS_OF_64 = {'model.num_heads': 0, 'model.head_channels': 64}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-  """Published weights of one architecture, and of one meaning.
+  """Published weights of one architecture, made with the same settings.
 
   Attributes:
-    names: of the files, without what their training counts.
-    urls: of the files, in that order.
-    licence: of the repository that they are part of.
-    architecture: what their arrays fix.
-    said: dotted key -> value that they do not fix.
-    is_new_order: of queries, keys and values, see `openai_unet`.
-    flags: of the owner's own code, for the proof.
+    names: names of the files, without their numbers of training steps.
+    urls: addresses of the files, in the order of `names`.
+    licence: licence of the repository that publishes them.
+    architecture: what the arrays determine.
+    said: dotted key -> value that the arrays do not determine.
+    is_new_order: whether the rows of `qkv` are ordered as ours, see
+      `openai_unet`.
+    flags: flags of the owner's code, with which the tests compare outputs.
   """
 
   names: tuple[str, ...]
@@ -56,7 +57,7 @@ Entries = Sequence[Entry]
 
 
 def find(entries: Entries, architecture: network.Architecture) -> Entry | None:
-  """The entry of an architecture, if there is one."""
+  """Returns the entry with this architecture, or None."""
   return next((e for e in entries if e.architecture == architecture), None)
 
 
@@ -67,7 +68,7 @@ def _improved(
     channels=channels,
     channel_multipliers=multipliers,
     num_blocks=3,
-    # At 16 and 8 pixels, of 32 or of 64.
+    # Attention is at sides of 16 and 8 pixels, for images of 32 or 64.
     attention_levels=(1, 2) if multipliers[-1] == 2 else (2, 3),
     scale_shift=True,
     conv_resample=True,

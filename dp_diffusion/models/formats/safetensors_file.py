@@ -1,4 +1,4 @@
-"""Reads the tensors of a safetensors file, through its library."""
+"""Reads the tensors of a safetensors file with the safetensors library."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DTYPES = ('F64', 'F32', 'F16')
 
 
 def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
-  """Finds the tensors of a file, and reads none of them yet.
+  """Lists the tensors of a file. Their values are read on demand.
 
   Args:
-    path: of the .safetensors file, on this machine.
+    path: path of the .safetensors file, on this machine.
 
   Returns:
-    Name -> array.
+    The arrays by name.
 
   Raises:
-    UsageError: one line: the file is missing, damaged or of another dtype.
+    UsageError: the file is missing or damaged, or holds an unsupported dtype.
   """
   if not files.is_local(path) or not os.path.exists(path):
     raise errors.UsageError(
@@ -37,7 +37,7 @@ def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
       found = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
       shapes = {k: tuple(v.get_shape()) for k, v in found.items()}
       dtypes = {k: v.get_dtype() for k, v in found.items()}
-  except Exception as error:  # The library's own, which is no ValueError.
+  except Exception as error:  # The library's error is not a ValueError.
     raise _refused(path, error) from error
   for name, dtype in dtypes.items():
     if dtype not in _DTYPES:

@@ -1,17 +1,17 @@
 """Reads the tensors of a PyTorch `.pt` file, without PyTorch.
 
 `torch.save(state_dict)` writes a pickle in which every tensor refers to a
-storage, a flat array that follows the pickle. Since PyTorch 1.6 the file is a
-.zip (`NAME/data.pkl`, `NAME/data/KEY`); before, and still on demand, it is five
-pickles and the storages one after the other ("legacy"). Both are read; the tar
+storage, a flat array outside the pickle. Since PyTorch 1.6 the file is a .zip
+(`NAME/data.pkl`, `NAME/data/KEY`). The older format, which can still be asked
+for, is five pickles followed by the storages ("legacy"). Both are read; the tar
 files of 2016 are not.
 
-Facts: torch/serialization.py and torch/_utils.py of PyTorch.
+Sources: torch/serialization.py and torch/_utils.py of PyTorch.
 
 Guarantees:
-  * What the file names is never run: see `pickle_program`.
+  * Code that the file names is never run: see `pickle_program`.
     `tests/models/formats/torch_file_test.py::test_code_is_refused_by_name`.
-  * A damaged file gives one line.
+  * A damaged file gives an error of one line.
     `tests/models/formats/torch_file_test.py::test_damaged_files`.
   * No array is larger than what lies in the file.
     `tests/models/formats/torch_file_test.py::test_no_tensor_exceeds_its_storage`.
@@ -51,9 +51,9 @@ _ZIP_START = b'PK\x03\x04'
 _OTHER_ORDER = 'numbers of the other byte order'
 _MAX_TENSORS = 100_000
 _MAX_AXES = 8
-_NUM_CACHED = 4  # Storages; flat ones hold many tensors.
-_MAX_QUOTED = 200  # Letters of what a file says.
-_UNREADABLE = (  # What damaged bytes raise in `zipfile`, `struct` and here.
+_NUM_CACHED = 4  # Storages kept in memory; one may hold many tensors.
+_MAX_QUOTED = 200  # Longest part of a file that a message quotes, in letters.
+_UNREADABLE = (  # Raised by `zipfile`, `struct` and here for damaged bytes.
   OSError,
   EOFError,
   ValueError,
@@ -67,7 +67,13 @@ _EDM = ('torch_utils.persistence', 'dnnlib.')
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-  """A flat array of the file: its key, dtype and number of elements."""
+  """A flat array of the file.
+
+  Attributes:
+    key: its name in the file.
+    dtype: dtype of its elements.
+    size: number of its elements.
+  """
 
   key: str
   dtype: np.dtype
@@ -80,7 +86,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-  """Part of a storage; strides in elements, as PyTorch has them."""
+  """A view of a storage; offset and strides count elements, as in PyTorch."""
 
   storage: _Storage
   offset: int
@@ -89,16 +95,16 @@ class _Tensor:
 
 
 def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
-  """Finds the tensors of a state dict, and reads none of them yet.
+  """Lists the tensors of a state dict. Their values are read on demand.
 
   Args:
-    path: of the .pt file.
+    path: path of the .pt file.
 
   Returns:
-    Name -> array.
+    The arrays by name.
 
   Raises:
-    UsageError: one line: the file is missing, damaged or holds something else.
+    UsageError: the file is missing, damaged or holds something else.
   """
   path = epath.Path(path)
   try:
@@ -124,7 +130,7 @@ def read(path: epath.PathLike) -> dict[str, arrays.LazyArray]:
 
 
 def refused(path: epath.Path, error: Exception) -> errors.UsageError:
-  """The line for a file that cannot be read."""
+  """Returns the error for a file that cannot be read."""
   if isinstance(error, FileNotFoundError):
     return errors.UsageError(
       f'Expected weights at {path}, which does not exist.'
@@ -142,17 +148,17 @@ def refused(path: epath.Path, error: Exception) -> errors.UsageError:
 
 
 def _other(start: bytes, f: IO[bytes]) -> str:
-  """What a file is that torch.save has not written."""
+  """Describes a file that `torch.save` did not write, by its first bytes."""
   if not start:
     return 'an empty file'
-  if start[:1] == b'\x80':  # Refused by the first name of code in it.
+  if start[:1] == b'\x80':  # The first byte of a pickle.
     pickle_program.load(f, _names(), _storage)
     return 'a pickle that torch.save has not written'
   return f'a file that starts with {start[:8]!r}'
 
 
 def _names() -> dict[str, Any]:
-  """All that a state dict may name."""
+  """Returns the replacements of all names that a state dict may hold."""
   return {
     'collections.OrderedDict': pickle_program.Call(_empty_dict),
     'torch._utils._rebuild_tensor': pickle_program.Call(_rebuild),
@@ -173,7 +179,7 @@ def _of_parameter(tensor: Any, *_: Any) -> Any:
 def _rebuild(
   storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> _Tensor:
-  """A tensor that lies within its storage; ValueError for any other."""
+  """Returns a tensor; raises ValueError unless it lies within its storage."""
   numbers = (offset, *shape, *strides)
   if (
     not isinstance(storage, _Storage)
@@ -192,7 +198,7 @@ def _rebuild(
 
 
 def _storage(found: Any) -> _Storage:
-  """What stands for a persistent id of `torch.save`."""
+  """Returns the storage that a persistent id of `torch.save` describes."""
   if not isinstance(found, tuple) or len(found) < 5:
     raise ValueError('a damaged storage')
   kind, dtype, key, _, size, *view = found
@@ -266,7 +272,7 @@ def _of_legacy(path: epath.Path, f: IO[bytes]) -> _Found:
   at = f.tell()
   length = f.seek(0, io.SEEK_END)
   places = {}
-  for key in keys:  # Each with its number of elements before it.
+  for key in keys:  # The number of elements precedes each storage.
     f.seek(at)
     size, places[key] = *struct.unpack('<q', f.read(8)), at + 8
     at += 8 + storages[key].num_bytes
@@ -282,7 +288,7 @@ def _of_legacy(path: epath.Path, f: IO[bytes]) -> _Found:
 
 
 def _checked(found: Any) -> dict[str, _Tensor]:
-  """The tensors of a state dict; ValueError for anything else."""
+  """Returns the tensors by name; raises ValueError for anything else."""
   if not isinstance(found, dict):
     raise ValueError(f'a {type(found).__name__} instead of tensors by name')
   for name, value in found.items():
@@ -296,7 +302,7 @@ def _checked(found: Any) -> dict[str, _Tensor]:
 
 
 def _load(path: epath.Path, fetch: _Fetch, tensor: _Tensor) -> np.ndarray:
-  """Values of one tensor, float32."""
+  """Reads the values of one tensor as float32."""
   storage = tensor.storage
   try:
     data = fetch(storage)
