@@ -145,8 +145,8 @@ def alpha_bar_float64(config: DiffusionProcess) -> np.ndarray:
 def alpha_bar(config: DiffusionProcess) -> np.ndarray:
   """Returns `alpha_bar_float64` rounded to float32[T].
 
-  Do not compute 1 - alpha_bar from it: near t = 0 the difference has few
-  correct digits in float32. Square `noise_scale` instead.
+  Do not compute 1 - alpha_bar from it: near t = 0 the difference has a
+  large relative error in float32. Square `noise_scale` instead.
   """
   return alpha_bar_float64(config).astype(np.float32)
 
