@@ -106,7 +106,7 @@ def stock_convolutions() -> Iterator[None]:
   """What is traced inside uses `stock_conv3x3`, and XLA fuses as it will."""
   with (
     mock.patch.object(convolution, 'conv3x3', stock_conv3x3),
-    mock.patch.object(materialize, 'once', lambda x: x),
-    mock.patch.object(materialize, 'gradient_once', lambda x: x),
+    mock.patch.object(materialize, 'keep', lambda x: x),
+    mock.patch.object(materialize, 'keep_gradient', lambda x: x),
   ):
     yield

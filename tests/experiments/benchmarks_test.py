@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import files
+from dp_diffusion.models import convolution
 from experiments.benchmarks import convolutions
 from experiments.benchmarks import gpu_mfu
 from experiments.benchmarks import harness
@@ -38,6 +39,12 @@ def test_turns_are_taken_and_warmups_do_not_count():
 
 def test_ratio_is_of_the_rounds():
   assert harness.ratio([2.0, 90.0, 4.0], [1.0, 3.0, 2.0]) == 2.0
+
+
+def test_the_stock_convolution_takes_the_place_of_ours():
+  with networks.stock_convolutions():
+    assert convolution.conv3x3 is networks.stock_conv3x3
+  assert convolution.conv3x3 is not networks.stock_conv3x3
 
 
 def test_a_miss_is_not_rounded_away():
