@@ -37,6 +37,7 @@ _MODULES = {
   'folder': 'folder',
   'generated': 'generated',
   'glyphs': 'glyphs',
+  'rendered': 'rendered',
 }
 
 

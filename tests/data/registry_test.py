@@ -88,7 +88,7 @@ def test_persons_must_be_known_where_they_are_the_unit():
 
 
 def test_sources_that_make_their_images_are_always_available():
-  for name in ('digits', 'glyphs', 'generated'):
+  for name in ('digits', 'glyphs', 'generated', 'rendered'):
     registry.check_available(registry.DataConfig(name=name), ('train',))
 
 
@@ -104,7 +104,7 @@ def test_an_image_without_a_label_is_said_to_have_none():
 
 
 def test_sources_that_make_their_images_are_always_readable():
-  for name in ('digits', 'glyphs', 'generated'):
+  for name in ('digits', 'glyphs', 'generated', 'rendered'):
     registry.check_readable(registry.DataConfig(name=name), ('train',))
 
 

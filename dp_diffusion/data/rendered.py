@@ -1,0 +1,136 @@
+"""Public images by formula, of any size, in grey or colour: nothing is read.
+
+A class is a family of `rendered_families`: textures, soft blobs, discs as of
+cells with and without spots, strokes, slices, tissue. An image depends on
+`source_seed`, split, size, channels and its place alone, not on how many there
+are. They are drawn once for each of these and cached.
+
+NumPy's elementary functions may differ in the last bit between processors:
+there, a pixel in many thousands may differ by one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dp_diffusion import checks
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import types
+from dp_diffusion.data import cache
+from dp_diffusion.data import registry
+from dp_diffusion.data import rendered_colours
+from dp_diffusion.data import rendered_families
+from dp_diffusion.data import rendered_shapes
+
+IS_RENDERED = True
+CLASS_NAMES = tuple(rendered_families.FAMILIES)
+VERSION = 1  # Raise it when the same seed gives other images.
+DEFAULT_NUM_IMAGES = 20_000
+DEFAULT_SIZE = 32
+DEFAULT_CHANNELS = 3
+_SPLITS = ('train', 'test')
+_TOGETHER = 16  # Images of a class that are drawn together.
+_CHUNK = _TOGETHER * len(CLASS_NAMES)
+
+
+def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
+  """Draws, or reads from the cache, `config.num_images` images.
+
+  Args:
+    config: uses num_images (default 20,000), source_seed, image_size (default
+      32), channels (default 3) and cache_dir.
+    split: 'train', or 'test' (other random numbers, an eighth as many).
+
+  Returns:
+    Images whose classes take turns.
+
+  Raises:
+    UsageError: an unknown split, or classes that are not the families.
+  """
+  registry.check_split(split, _SPLITS)
+  if config.class_names not in ((), CLASS_NAMES):
+    raise errors.UsageError(
+      f'Expected class_names=({checks.some(config.class_names)}) of'
+      f' {config.name!r} to be left out, or its own:'
+      f' {",".join(CLASS_NAMES)}.'
+    )
+  size = config.image_size or DEFAULT_SIZE
+  channels = config.channels or DEFAULT_CHANNELS
+  num_images = config.num_images or DEFAULT_NUM_IMAGES
+  if split == 'test':
+    num_images = max(len(CLASS_NAMES), num_images // 8)
+  shape = (num_images, size, size, channels)
+  seed = (config.source_seed, _SPLITS.index(split))
+
+  def fill(images: np.ndarray) -> dict[str, np.ndarray]:
+    _fill(images, seed)
+    return {}
+
+  key = cache.key_of(
+    version=VERSION, shape=shape, seed=seed, numpy=np.__version__
+  )
+  try:
+    images, _ = cache.mapped(config.cache_dir, f'rendered-{key}', shape, fill)
+  except OSError as error:
+    console.warn(f'rendered images are not kept: {error}')
+    images = np.empty(shape, np.uint8)
+    fill(images)
+  return registry.ArraySource(
+    spec=types.DatasetSpec(
+      name=config.name, image_shape=shape[1:], class_names=CLASS_NAMES
+    ),
+    images=images,
+    labels=labels(num_images),
+  )
+
+
+def labels(num_images: int) -> np.ndarray:
+  """int32[N]: the classes in turn.
+
+  >>> labels(22)[-4:]
+  array([18, 19,  0,  1], dtype=int32)
+  """
+  return (np.arange(num_images) % len(CLASS_NAMES)).astype(np.int32)
+
+
+def render(
+  num_images: int, size: int, channels: int, seed: tuple[int, ...]
+) -> np.ndarray:
+  """Draws the first images of a seed.
+
+  Args:
+    num_images: N.
+    size: pixels of height and width.
+    channels: 1 or 3.
+    seed: integers >= 0.
+
+  Returns:
+    uint8[N, size, size, channels]; image i is of class i modulo their number,
+    and is the same for every N.
+  """
+  images = np.empty((num_images, size, size, channels), np.uint8)
+  _fill(images, seed)
+  return images
+
+
+def _fill(images: np.ndarray, seed: tuple[int, ...]) -> None:
+  starts = range(0, len(images), _CHUNK)
+  with console.progress('rendering public images', len(starts)) as advance:
+    for number, start in enumerate(starts):
+      part = images[start : start + _CHUNK]
+      part[:] = _chunk(images.shape[1:], (*seed, number))[: len(part)]
+      advance()
+
+
+def _chunk(shape: tuple[int, ...], seed: tuple[int, ...]) -> np.ndarray:
+  """uint8[_CHUNK, H, W, C], the classes in turn."""
+  size, _, channels = shape
+  plane = rendered_shapes.Plane(num_images=_TOGETHER, size=size)
+  images = np.empty((_TOGETHER, len(CLASS_NAMES), *shape), np.uint8)
+  for label, family in enumerate(rendered_families.FAMILIES.values()):
+    rng = np.random.default_rng((*seed, label))
+    painter = rendered_colours.Painter(rng, plane, channels)
+    family(rng, painter)
+    images[:, label] = painter.finish()
+  return images.reshape(_CHUNK, *shape)
