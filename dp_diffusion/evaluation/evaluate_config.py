@@ -1,4 +1,4 @@
-"""What an evaluation measures: the section `evaluate` of a config, checked."""
+"""The section `evaluate` of a config: what an evaluation measures."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _AXES = {  # Axis of a grid -> field of a classifier.
   'weight_decays': 'weight_decay',
   'label_smoothings': 'label_smoothing',
 }
-FEATURES = ('', 'inception', 'public', 'pixels')  # Or a path of an .npz.
+FEATURES = ('', 'inception', 'public', 'pixels')  # Or the path of an .npz.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-  """A grid of classifier settings; off where every axis is ().
+  """A grid of classifier settings. There is no grid if every axis is ().
 
-  An axis that is () stays as it is in the main classifier; another network
-  comes with its own recipe (`classifiers.RECIPES`).
+  An axis that is () keeps the value of the main classifier. A network other
+  than the main one has its usual settings (`training.RECIPES`).
 
   Attributes:
-    names: networks.
-    num_steps: optimizer steps.
-    learning_rates: peaks.
-    weight_decays: per unit of learning rate.
-    label_smoothings: in [0, 1).
+    names: kinds of networks.
+    num_steps: numbers of optimizer steps.
+    learning_rates: peak learning rates.
+    weight_decays: weight decays, per unit of learning rate.
+    label_smoothings: label smoothings, in [0, 1).
   """
 
   names: tuple[str, ...]
@@ -47,7 +47,7 @@ class SelectionConfig:
   def settings(
     self, main: training.ClassifierConfig
   ) -> list[tuple[dict[str, Any], training.ClassifierConfig]]:
-    """Every setting: (what differs within the grid, the classifier).
+    """Returns every setting: (values that differ in the grid, classifier).
 
     Args:
       main: the main classifier.
@@ -69,29 +69,31 @@ class SelectionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-  """Measuring the released dataset on real held-out images.
+  """What an evaluation of the released dataset measures.
 
   Attributes:
     classifier: the main network, trained on each source of images.
-    classifiers: others, each by its own recipe (`classifiers.RECIPES`) but
-      with the steps, batches, augmentation and validation of the main one.
-    num_seeds: classifiers per source; their mean is reported.
-    ensemble_size: how many of them are also put together; 0 for none.
-    size_shares: shares of the synthetic images, in (0, 1], that the main
-      classifier is also trained on; () for none.
-    selection: a grid of settings, for choosing them on synthetic images.
-    svm: also train the fixed outside reference, scikit-learn's RBF SVM.
-    max_train_images: at most so many images per source; 0 for all.
-    features: what the distances between sets of images are taken in: '' for
-      no distances, 'inception' (FID), 'public' (a small CNN trained on the
-      public images), 'pixels', or the path of an .npz with a LeNet-5 or a
-      CIFAR ResNet.
-    inception_path: the file of Inception's weights; '' is the user's cache,
-      fetched on first use.
-    held_out_split: held-out images of the distribution that was trained on,
-      for distances and memorization; '' is data.test_split.
-    max_distance_images: at most so many images of a set enter distances.
-    allow_few_images: go on with fewer images than features.
+    classifiers: further networks. Each has its usual settings
+      (`training.RECIPES`), but the steps, batch size, augmentation and
+      validation of the main one.
+    num_seeds: number of classifiers per source; the report shows their mean.
+    ensemble_size: number of these classifiers in an ensemble; 0 for none.
+    size_shares: shares of the synthetic images, in (0, 1], on which the main
+      classifier is also trained; () for none.
+    selection: a grid of settings, to test choosing them on synthetic images.
+    svm: whether to train the fixed reference too, scikit-learn's RBF SVM.
+    max_train_images: largest number of images per source; 0 takes all.
+    features: features in which distances between sets of images are measured:
+      'inception' (FID), 'public' (a small CNN trained on the public images),
+      'pixels', or the path of an .npz with a LeNet-5 or a CIFAR ResNet; ''
+      measures no distances.
+    inception_path: the file of Inception's weights; '' takes the user's cache
+      and downloads the file on first use.
+    held_out_split: split of held-out images from the same distribution as the
+      training images, for distances and memorization; '' is data.test_split.
+    max_distance_images: largest number of images of a set in a distance.
+    allow_few_images: whether to measure distances with fewer images than
+      features.
     memorization: whether to look for copies of training images.
   """
 
@@ -145,7 +147,7 @@ class EvaluateConfig:
   def _check_selection(self) -> None:
     if not self.selection.is_on:
       return
-    settings = self.selection.settings(self.classifier)  # Checks each.
+    settings = self.selection.settings(self.classifier)  # This checks each.
     if len(settings) < 2:
       raise ValueError('Expected selection to give at least two settings.')
     if any(config.name == 'svm' for _, config in settings) or (

@@ -1,12 +1,12 @@
-"""Classifiers trained on one set of images and tested on real ones.
+"""Trains classifiers on one set of images, to be tested on real ones.
 
-Measures how well a classifier does on real images when it was trained on
-synthetic ones alone. Every choice (early stopping, the best checkpoint) is made
-on a validation part of the training images themselves; `held_out.py` keeps the
-real test set closed until then.
+The aim is to measure how well a classifier does on real images when it was
+trained on synthetic images alone. Every choice (early stopping, the best
+checkpoint) is made on a validation part of the training images; `held_out.py`
+makes sure that the real test images are not read before.
 
-Neural classifiers train in a host loop around a jitted step: on a CPU a
-convolution inside `lax.scan` is several times slower.
+Neural classifiers are trained by a loop on the host around a jitted step, since
+a convolution inside `lax.scan` is several times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PREDICT_BATCH = 500
 
 
 class Classifier(Protocol):
-  """Whatever was trained to tell the classes apart."""
+  """A trained classifier of any kind."""
 
   def predict_proba(self, images: np.ndarray) -> np.ndarray:
     """Maps uint8[N, H, W, C] to float32[N, num_classes]; rows sum to 1."""
@@ -38,7 +38,7 @@ class Classifier(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ensemble:
-  """Mean of the members' probabilities."""
+  """Several classifiers whose predicted probabilities are averaged."""
 
   members: tuple[Classifier, ...]
 
@@ -50,11 +50,11 @@ class Ensemble:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationScore:
-  """How a checkpoint does on the validation part of the training images.
+  """Score of a checkpoint on the validation part of the training images.
 
   Attributes:
-    step: steps taken.
-    accuracy: in [0, 1].
+    step: number of training steps before the checkpoint.
+    accuracy: share of correct predictions, in [0, 1].
     loss: mean cross-entropy in nats.
   """
 
@@ -63,7 +63,7 @@ class ValidationScore:
   loss: float
 
   def is_better_than(self, other: ValidationScore) -> bool:
-    """Higher accuracy, then lower loss."""
+    """Whether the accuracy is higher, or equal and the loss is lower."""
     return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
@@ -72,10 +72,10 @@ class NeuralClassifier:
   """A trained flax module.
 
   Attributes:
-    variables: its collections, 'params' among them.
-    validation: scores in the order they were taken; empty without validation.
-    best_step: the step whose weights these are.
-    fns: its compiled functions.
+    variables: the collections of the module, among them 'params'.
+    validation: scores in the order of training; empty without validation.
+    best_step: training step from which the weights are.
+    fns: compiled functions of the module.
   """
 
   variables: types.PyTree
@@ -85,7 +85,7 @@ class NeuralClassifier:
 
   @property
   def validation_accuracy(self) -> float:
-    """Of these weights, on the validation part; NaN without one."""
+    """Accuracy of these weights on the validation part; NaN without one."""
     taken = {score.step: score.accuracy for score in self.validation}
     return taken.get(self.best_step, math.nan)
 
@@ -97,10 +97,10 @@ class NeuralClassifier:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SvmClassifier:
-  """scikit-learn's support vector machine; its vote counts as certain.
+  """A support vector machine of scikit-learn, with probabilities 0 and 1.
 
-  A fitted `SVC` has no probabilities of its own: those of Platt scaling cost
-  five more fits and need not agree with its predictions.
+  A fitted `SVC` predicts classes, not probabilities. Platt scaling would give
+  some, at the cost of five more fits, and they may contradict the predictions.
   """
 
   svc: svm.SVC | dummy.DummyClassifier
@@ -124,23 +124,23 @@ def train_classifier(
   """Trains one classifier.
 
   Args:
-    config: which one, and how.
+    config: the kind of classifier and its hyper-parameters.
     images: uint8[N, H, W, C]; may be memory-mapped.
     labels: int32[N] in [0, num_classes).
-    num_classes: how many classes there are, seen in `labels` or not.
-    seed: of initial weights, batches, augmentation and validation part.
+    num_classes: number of classes, including any that `labels` lacks.
+    seed: seed of initial weights, batches, augmentation and validation part.
     advance: called after each step.
 
   Returns:
-    The classifier at its best validation score.
+    The classifier with the weights of its best validation score.
 
   Raises:
-    ValueError: images and labels do not fit together.
+    ValueError: images or labels have a wrong shape, dtype or range.
   """
   _check_training_set(images, labels, num_classes)
   if config.name == 'svm':
     svc = svm.SVC(C=10, kernel='rbf', gamma='scale')
-    if len(np.unique(labels)) == 1:  # Nothing to tell apart; an SVC refuses.
+    if len(np.unique(labels)) == 1:  # An SVC refuses a single class.
       svc = dummy.DummyClassifier(strategy='most_frequent')
     svc.fit(_flat_pixels(images), labels)
     return SvmClassifier(svc=svc, num_classes=num_classes)
@@ -168,7 +168,7 @@ def train_ensemble(
 
 
 def predictions(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-  """Most probable classes, int32[N], of uint8[N, H, W, C]."""
+  """Returns the most probable classes, int32[N], of uint8[N, H, W, C]."""
   return np.argmax(classifier.predict_proba(images), axis=1).astype(np.int32)
 
 
@@ -180,7 +180,7 @@ def _train_neural(
   seed: int,
   advance: console.Advance | None,
 ) -> NeuralClassifier:
-  """Host loop; keeps the weights of the best validation score."""
+  """Trains in a loop on the host; keeps the best weights by validation."""
   fns = training.compiled(config, num_classes)
   rng = np.random.default_rng(seed)
   train, validation = _split(len(labels), config.validation_fraction, rng)
@@ -207,7 +207,8 @@ def _train_neural(
       scores.append(_score(step, logits, val_labels))
       if best is None or scores[-1].is_better_than(best):
         best = scores[-1]
-        best_variables = jax.tree.map(np.array, state[0])  # Step donates it.
+        # A copy, because the next step donates the state.
+        best_variables = jax.tree.map(np.array, state[0])
       if _is_out_of_patience(scores, best, config.patience):
         break
   return NeuralClassifier(
@@ -219,7 +220,7 @@ def _train_neural(
 
 
 def _is_validation_step(step: int, config: training.ClassifierConfig) -> bool:
-  """Evenly spaced, the last step among them."""
+  """Whether to validate after a step: evenly spaced, and after the last."""
   every = -(-config.num_steps // config.num_validations)
   return step % every == 0 or step == config.num_steps
 
@@ -233,7 +234,7 @@ def _is_out_of_patience(
 def _score(
   step: int, logits: np.ndarray, labels: np.ndarray
 ) -> ValidationScore:
-  """Scores float32[N, num_classes] against int32[N] in float64."""
+  """Scores logits float32[N, num_classes] by labels int32[N], in float64."""
   logits = logits.astype(np.float64)
   true_logits = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
   losses = special.logsumexp(logits, axis=1) - true_logits
@@ -247,7 +248,7 @@ def _score(
 def _split(
   num_examples: int, validation_fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Random indices int64[N - V] to train on and int64[V] to validate on."""
+  """Splits indices at random: int64[N - V] to train, int64[V] to validate."""
   shuffled = rng.permutation(num_examples)
   num_validation = min(
     round(num_examples * validation_fraction), num_examples - 1
@@ -258,7 +259,7 @@ def _split(
 def _batches(
   indices: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-  """Endless int64[batch_size], epoch after shuffled epoch."""
+  """Yields batches int64[batch_size] forever, shuffled anew in each epoch."""
   queue = indices[:0]
   while True:
     while len(queue) < batch_size:
@@ -272,7 +273,7 @@ def _batched(
   variables: types.PyTree,
   images: np.ndarray,
 ) -> np.ndarray:
-  """Logits float32[N, num_classes] in padded batches of one compiled size."""
+  """Computes logits float32[N, num_classes] in batches padded to one size."""
   logits = []
   for start in range(0, len(images), _PREDICT_BATCH):
     batch = np.asarray(images[start : start + _PREDICT_BATCH])
@@ -284,7 +285,7 @@ def _batched(
 
 
 def _flat_pixels(images: np.ndarray) -> np.ndarray:
-  """uint8[N, H, W, C] to float64[N, H * W * C] in [-1, 1]."""
+  """Converts uint8[N, H, W, C] to float64[N, H * W * C] in [-1, 1]."""
   return images.reshape(len(images), -1) / 127.5 - 1.0
 
 

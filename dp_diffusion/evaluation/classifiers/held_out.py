@@ -1,4 +1,4 @@
-"""The real test images, which no choice may see."""
+"""The real test images, on which no choice may depend."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dp_diffusion import types
 
 
 class HeldOut:
-  """The real test images: closed while choices are made, read once, at the end.
+  """The real test images, which can be read once, after all choices are made.
 
-  Nothing is loaded before `open`. Choices go inside `closed()`; opening the
-  set in there raises, and so does making choices after it was opened, or
-  opening it again.
+  `open` loads the images. Code that makes choices runs in a block
+  `with closed():`. It is an error to open the set inside such a block, to enter
+  a block after the set was opened, or to open the set twice.
 
   >>> held_out = HeldOut(lambda: 'the test set')
   >>> with held_out.closed():
@@ -27,17 +27,17 @@ class HeldOut:
   """
 
   def __init__(self, read_fn: Callable[[], types.DataSource]) -> None:
-    """Keeps `read_fn` for later; it is not called here."""
+    """Stores `read_fn`, which only `open` calls."""
     self._read_fn = read_fn
     self._is_open = False
     self._num_choosing = 0
 
   @contextlib.contextmanager
   def closed(self) -> Iterator[None]:
-    """A block in which choices are made.
+    """Marks a block in which choices are made.
 
     Raises:
-      RuntimeError: the held-out images have been read.
+      RuntimeError: the held-out images have been read before.
     """
     if self._is_open:
       raise RuntimeError(
@@ -50,10 +50,11 @@ class HeldOut:
       self._num_choosing -= 1
 
   def open(self) -> types.DataSource:
-    """Reads the images, once.
+    """Reads and returns the images.
 
     Raises:
-      RuntimeError: read before, or choices are being made.
+      RuntimeError: the images have been read before, or a `closed` block is
+        active.
     """
     if self._num_choosing:
       raise RuntimeError(

@@ -1,10 +1,11 @@
-"""Can hyper-parameters be chosen on synthetic data alone?
+"""Measures whether hyper-parameters can be chosen on synthetic data alone.
 
-Who has only the synthetic images picks the classifier setting that scores
-best on them. Here a grid of settings is scored twice, on synthetic and on
-real held-out images, and the two orders are compared: rank correlations, and
-what the choice costs on real images (top-1 regret). The claim is of the
-paper (arXiv 2302.13861); the measures are our choice.
+Somebody who has only the synthetic images chooses the classifier setting that
+scores best on them. This module scores a grid of settings twice, on synthetic
+and on real held-out images, and compares the two rankings: by rank
+correlations, and by the accuracy on real images that the choice loses (top-1
+regret). The paper (arXiv 2302.13861) claims that such a choice works; the
+measures are ours.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ ScoreFn = Callable[[ConfigT], tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-  """One setting: a dot of the scatter figure.
+  """Scores of one setting, a dot of the scatter figure.
 
   Attributes:
     setting: the hyper-parameters that differ within the grid.
-    synthetic_score: on synthetic images, higher is better.
-    real_score: on real held-out images.
+    synthetic_score: score on synthetic images; higher is better.
+    real_score: score on real held-out images; higher is better.
   """
 
   setting: dict[str, Any]
@@ -40,26 +41,27 @@ class Point:
 
   @property
   def label(self) -> str:
-    """For the figure: 'learning_rate=0.1, weight_decay=0'."""
+    """Label in the figure, such as 'learning_rate=0.1, weight_decay=0'."""
     return ', '.join(f'{k}={v}' for k, v in self.setting.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionResult:
-  """How well the order on synthetic images is that on real ones.
+  """How well the ranking on synthetic images agrees with that on real ones.
 
   Attributes:
     points: one per setting, in the order of the grid.
-    spearman: rank correlation; None where a side is constant.
-    spearman_p_value: two-sided, exact by permutation for up to 7 settings,
-      else by Student's t; None as above.
-    kendall: tau-b; None as above.
-    kendall_p_value: two-sided; None as above.
-    top1_regret: best real score less that of the setting that is best on
-      synthetic images; the mean over these where several are equally best.
-    random_regret: the same for a setting picked blindly.
-    chosen: index of the (first) setting that is best on synthetic images.
-    best: index of the (first) setting that is best on real ones.
+    spearman: Spearman's rank correlation; None if all scores of a side are
+      equal, as for the three values that follow.
+    spearman_p_value: two-sided p-value, exact by permutation for up to 7
+      settings, else by Student's t.
+    kendall: Kendall's tau-b.
+    kendall_p_value: two-sided p-value.
+    top1_regret: best real score minus the real score of the setting that is
+      best on synthetic images. If several are equally best there, the mean.
+    random_regret: best real score minus the mean real score of all settings.
+    chosen: index of the first setting that is best on synthetic images.
+    best: index of the first setting that is best on real images.
   """
 
   points: tuple[Point, ...]
@@ -73,19 +75,19 @@ class SelectionResult:
   best: int
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything, JSON-able: the points are the scatter figure."""
+    """Returns all fields as JSON values."""
     return dataclasses.asdict(self)
 
 
 def grid(base: ConfigT, axes: Mapping[str, Sequence[Any]]) -> list[ConfigT]:
-  """Every combination of some fields' values.
+  """Returns a config for every combination of the values of some fields.
 
   Args:
-    base: a frozen dataclass, for the other fields.
+    base: a frozen dataclass that gives the other fields.
     axes: values by field; the last field varies fastest.
 
   Returns:
-    The configs.
+    The configs, in that order.
 
   Raises:
     ValueError: a field is unknown or has no values.
@@ -103,10 +105,10 @@ def grid(base: ConfigT, axes: Mapping[str, Sequence[Any]]) -> list[ConfigT]:
 def run(
   base: ConfigT, axes: Mapping[str, Sequence[Any]], score_fn: ScoreFn[ConfigT]
 ) -> SelectionResult:
-  """Scores a grid and compares the two orders.
+  """Scores a grid on synthetic and real images, and compares the rankings.
 
   Args:
-    base: a frozen dataclass, for the fields that are not varied.
+    base: a frozen dataclass that gives the fields that are not varied.
     axes: values by field.
     score_fn: trains and scores one config.
   """
@@ -121,13 +123,13 @@ def run(
 
 
 def compare(points: Sequence[Point]) -> SelectionResult:
-  """Compares the order of settings on synthetic images with that on real ones.
+  """Compares the ranking of settings on synthetic images with that on real.
 
   Args:
     points: at least two settings with their scores.
 
   Raises:
-    ValueError: there are fewer than two, or a score is not finite.
+    ValueError: there are fewer than two settings, or a score is not finite.
   """
   checks.check_at_least('len(points)', len(points), 2)
   synthetic = np.array([p.synthetic_score for p in points], np.float64)
@@ -155,7 +157,10 @@ def compare(points: Sequence[Point]) -> SelectionResult:
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-  """Correlation of ranks; the p-value is exact for up to 7 settings."""
+  """Returns the rank correlation and its p-value, exact for up to 7 settings.
+
+  For more settings the p-value is that of Student's t.
+  """
   found = _pair(stats.spearmanr(x, y))
   if len(x) > 7:
     return found

@@ -1,9 +1,10 @@
-"""Accuracies with their intervals: how classifiers do on the same images.
+"""Scores predictions of classifiers: accuracies with intervals, and more.
 
-An accuracy says little alone: where most images are of one class, always
-answering that class is right on most of them. So each score also holds that
-share, the balanced accuracy (the mean over classes), the area under the ROC
-curve for two classes, and the confusion matrix.
+An accuracy alone says little: where most images are of one class, a classifier
+that always answers this class is right on most of them. Each score therefore
+also holds the share of the commonest class, the balanced accuracy (the mean
+over classes), the area under the ROC curve for two classes, and the confusion
+matrix.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sklearn import metrics
 
 _Z_95 = 1.959963984540054  # Standard normal quantile at 0.975.
 _NUM_RESAMPLES = 2000
-_MIN_SEEDS = 3  # That have a standard deviation worth showing.
+_MIN_SEEDS = 3  # Fewer seeds have no meaningful standard deviation.
 _BOOTSTRAP_SEED = 0
 
 
@@ -30,9 +31,9 @@ class Accuracy:
     value: in [0, 1]; NaN when there is no example.
     low: lower end of the interval; see `interval`.
     high: upper end of the interval.
-    num_examples: predictions that were judged.
-    num_persons: of whom these examples are, where the interval allows for
-      several of one person; 0 where examples count as independent.
+    num_examples: number of predictions.
+    num_persons: number of persons on these examples, if the interval allows
+      for several examples of one person; 0 if examples count as independent.
   """
 
   value: float
@@ -42,43 +43,45 @@ class Accuracy:
   num_persons: int = 0
 
   def to_dict(self) -> dict[str, float | int | None]:
-    """JSON form; NaN becomes None."""
+    """Returns the fields as JSON values; NaN becomes None."""
     fields = dataclasses.asdict(self)
     return {k: None if math.isnan(v) else v for k, v in fields.items()}
 
   def is_guessing(self, majority_share: float) -> bool:
-    """Whether the interval does not lie above always answering one class.
+    """Whether the accuracy may be no better than always answering one class.
+
+    This is so if the interval does not lie above `majority_share`.
 
     Args:
-      majority_share: of the commonest class; 1 where there is one class alone,
-        and nothing to guess.
+      majority_share: share of the commonest class; 1 if there is only one class
+        (the result is then False).
     """
     return majority_share < 1 and self.low <= majority_share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Score:
-  """How classifiers that differ by their seed do on the same images.
+  """Scores on the same images of classifiers that differ only by their seed.
 
   Attributes:
-    accuracy: mean over the seeds; its interval is that of one classifier with
-      the mean accuracy, so it says how far these test images decide.
+    accuracy: mean over the seeds. Its interval is that of one classifier with
+      the mean accuracy: it covers the choice of test images, not of seeds.
     of_seeds: accuracy of each seed's classifier.
-    std: sample standard deviation over the seeds; NaN for fewer than three,
-      whose spread says nothing.
-    num_seeds: classifiers.
-    per_class: mean accuracy among the examples of each class.
+    std: sample standard deviation over the seeds; NaN for fewer than three
+      seeds, too few to estimate it.
+    num_seeds: number of classifiers.
+    per_class: mean accuracy on the examples of each class.
     majority_share: share of the commonest class, which is the accuracy of
       always answering it; NaN without examples.
-    balanced_accuracy: mean of `per_class` over the classes that are there
-      (scikit-learn's); guessing has 1 / their number.
-    auroc: area under the ROC curve, mean over seeds; NaN for other than two
-      classes, or where there are no probabilities.
-    confusion_matrix: float64[K, K], examples of each class (row) by what they
-      were taken for (column), mean over the seeds.
-    num_classes_present: classes with examples.
-    without_duplicates: accuracy on the images that equal no training image;
-      None where all do so.
+    balanced_accuracy: mean of `per_class` over the classes that have examples,
+      as scikit-learn defines it; guessing reaches 1 / number of these classes.
+    auroc: area under the ROC curve, mean over seeds; NaN unless there are two
+      classes and the classifiers give probabilities.
+    confusion_matrix: float64[K, K] for K classes, number of examples by true
+      class (row) and predicted class (column), mean over the seeds.
+    num_classes_present: number of classes that have examples.
+    without_duplicates: accuracy on the test images that equal no training
+      image; None if duplicates are unknown or no image is left.
   """
 
   accuracy: Accuracy
@@ -95,12 +98,12 @@ class Score:
 
   @property
   def is_guessing(self) -> bool:
-    """Whether the interval does not lie above always answering one class."""
+    """Whether the accuracy may be no better than always answering one class."""
     return self.accuracy.is_guessing(self.majority_share)
 
   @property
   def missed_classes(self) -> tuple[int, ...]:
-    """Classes with examples, none of which was recognised by any seed."""
+    """Classes of whose examples no seed's classifier recognised any."""
     return tuple(
       label for label, found in enumerate(self.per_class) if found.value == 0
     )
@@ -109,12 +112,12 @@ class Score:
 def accuracy(
   predicted: np.ndarray, labels: np.ndarray, persons: np.ndarray | None = None
 ) -> Accuracy:
-  """Share of `predicted` int[N] equal to `labels` int[N].
+  """Returns the share of correct predictions and its interval.
 
   Args:
-    predicted: int[N].
-    labels: int[N].
-    persons: int[N], who is on each image, where known; see `interval`.
+    predicted: int[N], predicted classes.
+    labels: int[N], true classes.
+    persons: int[N], the person on each image; None if unknown. See `interval`.
   """
   _check_shapes(predicted, labels)
   return _of_correct(np.asarray(predicted) == np.asarray(labels), persons)
@@ -126,7 +129,17 @@ def per_class_accuracy(
   num_classes: int,
   persons: np.ndarray | None = None,
 ) -> tuple[Accuracy, ...]:
-  """Accuracy among the examples of each class (its recall), in label order."""
+  """Returns the accuracy on the examples of each class (its recall).
+
+  Args:
+    predicted: int[N], predicted classes.
+    labels: int[N], true classes.
+    num_classes: number of classes.
+    persons: int[N], the person on each image; None if unknown.
+
+  Returns:
+    One accuracy per class, in label order.
+  """
   _check_shapes(predicted, labels)
   labels = np.asarray(labels)
   correct = np.asarray(predicted) == labels
@@ -142,15 +155,17 @@ def score(
   persons: np.ndarray | None = None,
   is_duplicate: np.ndarray | None = None,
 ) -> Score:
-  """Judges predictions of one classifier per seed.
+  """Scores the predictions of classifiers that differ only by their seed.
 
   Args:
-    predicted_per_seed: int[N] each.
-    labels: int[N].
-    num_classes: K.
-    probs_per_seed: float[N, K] each, for `Score.auroc`; () for none.
-    persons: int[N], who is on each image, where known.
-    is_duplicate: bool[N], which images equal a training image.
+    predicted_per_seed: int[N] of each seed, predicted classes.
+    labels: int[N], true classes.
+    num_classes: number of classes K.
+    probs_per_seed: float[N, K] of each seed, for `Score.auroc`; () if there are
+      no probabilities.
+    persons: int[N], the person on each image; None if unknown.
+    is_duplicate: bool[N], whether the image equals a training image; None if
+      unknown.
   """
   labels = np.asarray(labels)
   for predicted in predicted_per_seed:
@@ -182,7 +197,7 @@ def score(
 
 
 def majority_share(labels: np.ndarray) -> float:
-  """Share of the commonest of int[N] labels; NaN for none.
+  """Returns the share of the commonest label among int[N]; NaN if N = 0.
 
   >>> majority_share(np.array([0, 1, 1, 1]))
   0.75
@@ -193,15 +208,15 @@ def majority_share(labels: np.ndarray) -> float:
 
 
 def auroc(probs_per_seed: Sequence[np.ndarray], labels: np.ndarray) -> float:
-  """Area under the ROC curve of two classes, mean over the seeds.
+  """Returns the area under the ROC curve of two classes, mean over the seeds.
 
   Args:
-    probs_per_seed: float[N, K] each.
-    labels: int[N].
+    probs_per_seed: float[N, K] of each seed, probabilities of K classes.
+    labels: int[N], true classes.
 
   Returns:
-    NaN for K other than 2, where a class has no example, or where a seed
-    votes (every probability is 0 or 1), so that there is no curve.
+    The area in [0, 1]. NaN if K is not 2, if a class has no example, or if a
+    seed's probabilities are all 0 or 1, since there is no curve then.
   """
   if len(np.unique(labels)) != 2:
     return math.nan
@@ -216,21 +231,21 @@ def auroc(probs_per_seed: Sequence[np.ndarray], labels: np.ndarray) -> float:
 def interval(
   correct: np.ndarray, persons: np.ndarray | None = None
 ) -> tuple[float, float]:
-  """95 % interval of the mean of `correct`.
+  """Returns the 95 % interval of the mean of `correct`.
 
-  Wilson's where examples are independent. Images of one person are not: with
-  `persons`, whole persons are drawn with replacement (the cluster bootstrap,
-  2,000 times), and the interval is never narrower than Wilson's, nor than
-  Student's t interval with the cluster-robust standard error, which allows for
-  how little a few persons say of the spread among them. Where all persons are
-  alike, Wilson's for as many trials as there are persons.
+  For independent examples it is Wilson's interval. Images of one person are not
+  independent. With `persons`, whole persons are drawn with replacement (the
+  cluster bootstrap, 2,000 times), and the interval is widened where needed to
+  cover Wilson's and Student's t interval with the cluster-robust standard
+  error; the latter allows for a small number of persons. If all persons have
+  the same mean, the result is Wilson's interval for as many trials as persons.
 
   Args:
     correct: float[N] in [0, 1], the share of seeds that were right.
-    persons: int[N]; None where they are not known.
+    persons: int[N], the person on each image; None if unknown.
 
   Returns:
-    (low, high); (0, 1) for nothing, or for one person, who shows no spread.
+    (low, high); (0, 1) without examples, or if all are of one person.
   """
   low, high = wilson_interval(float(correct.sum()), len(correct))
   if persons is None or not len(correct):
@@ -260,11 +275,11 @@ def interval(
 
 
 def _student_half_width(sums: np.ndarray, counts: np.ndarray) -> float:
-  """Half of the 95 % t interval of a ratio of totals of K persons.
+  """Returns half the width of the 95 % t interval of a ratio of two totals.
 
   Args:
-    sums: float64[K], what each person adds to the numerator.
-    counts: int64[K], and to the denominator.
+    sums: float64[K], what each of K persons adds to the numerator.
+    counts: int64[K], what each person adds to the denominator.
   """
   num_persons = len(counts)
   rest = sums - sums.sum() / counts.sum() * counts
@@ -276,11 +291,11 @@ def _student_half_width(sums: np.ndarray, counts: np.ndarray) -> float:
 def wilson_interval(
   num_correct: float, num_examples: int, z: float = _Z_95
 ) -> tuple[float, float]:
-  """Score interval of a binomial proportion (Wilson 1927, eq. 4).
+  """Returns the score interval of a binomial proportion (Wilson 1927, eq. 4).
 
   Args:
-    num_correct: successes; a mean of several counts is allowed.
-    num_examples: trials.
+    num_correct: number of successes; it may be a mean of several counts.
+    num_examples: number of trials.
     z: standard normal quantile; the default gives 95 %.
 
   Returns:
@@ -301,7 +316,12 @@ def wilson_interval(
 
 
 def _of_correct(correct: np.ndarray, persons: np.ndarray | None) -> Accuracy:
-  """Accuracy of float[N] or bool[N], right or not (or a share of seeds)."""
+  """Returns the mean of `correct` with its interval.
+
+  Args:
+    correct: bool[N], or float[N] in [0, 1], the share of seeds that were right.
+    persons: int[N], the person on each image; None if unknown.
+  """
   low, high = interval(correct, persons)
   return Accuracy(
     value=float(correct.mean()) if len(correct) else math.nan,
@@ -318,7 +338,7 @@ def _by_class(
   num_classes: int,
   persons: np.ndarray | None,
 ) -> tuple[Accuracy, ...]:
-  """Accuracy among the examples of each class."""
+  """Returns the accuracy on the examples of each class."""
   masks = (labels == label for label in range(num_classes))
   return tuple(_of_correct(correct[m], _part(persons, m)) for m in masks)
 
@@ -332,7 +352,7 @@ def _confusion_matrix(
   labels: np.ndarray,
   num_classes: int,
 ) -> np.ndarray:
-  """Mean over the seeds: float64[K, K]."""
+  """Returns the confusion matrix float64[K, K], mean over the seeds."""
   total = np.zeros((num_classes, num_classes))
   for predicted in predicted_per_seed:
     np.add.at(total, (labels, np.asarray(predicted)), 1)

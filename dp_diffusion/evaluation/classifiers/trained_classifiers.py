@@ -1,13 +1,14 @@
-"""The classifiers of an evaluation, each kept in a file once it is trained.
+"""Trains the classifiers of an evaluation and keeps each in a file.
 
-An evaluation trains dozens of classifiers, hours each at the paper's size, and
-tests all of them at the very end, as the held-out images are read once. So a
-trained one is written down and forgotten; a rerun trains what is missing, and
-one that asks for more trains no more than that.
+An evaluation trains dozens of classifiers, which takes hours each at the
+paper's size, and tests all of them at the end, since the held-out images may be
+read only once. Each trained classifier is therefore saved to a file and dropped
+from memory. A rerun trains only the classifiers whose files are missing.
 
-The files hold what real images taught without noise: they belong in `private/`.
-A file is named by a hash of all that it depends on, the training images among
-them, so that it can be used for nothing else.
+Some classifiers are trained on real images without noise: the folder must lie
+in `private/`. The name of a file contains a hash of everything that the
+classifier depends on, including its training images, so a file is never used
+for another classifier.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.models import weights
 
-_VERSION = 1  # Raise it when training gives other weights.
-_ORDER_SEED = 0  # Of which images a part of a set holds.
+_VERSION = 1  # Increase it when a change of the training changes the weights.
+_ORDER_SEED = 0  # Seed for choosing a subset of images.
 _VARIABLES = 'variables/'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Member:
-  """One classifier.
+  """What to train one classifier on, and how.
 
   Attributes:
-    source: name of the set of images that it is trained on.
-    num_images: how many of them; see `subset`.
-    config: which classifier, and how it is trained.
-    seed: of its weights, batches and validation part.
+    source: name of the set of training images.
+    num_images: number of images taken from the set; see `subset`.
+    config: the kind of classifier and its hyper-parameters.
+    seed: seed of weights, batches and validation part.
   """
 
   source: str
@@ -59,13 +60,14 @@ class Members:
     folder: epath.PathLike,
     check: Callable[[], None] = lambda: None,
   ) -> None:
-    """Nothing is trained here.
+    """Stores the arguments; `train` trains.
 
     Args:
-      sources: name -> (images uint8[N, H, W, C], labels int32[N]).
-      num_classes: name -> how many classes its labels may have.
-      folder: where members are kept; private.
-      check: called at every step; what it raises ends the training.
+      sources: (images uint8[N, H, W, C], labels int32[N]) by name of the set.
+      num_classes: number of classes by name of the set.
+      folder: private folder for the files of the classifiers.
+      check: called at every step; an exception that it raises ends the
+        training.
     """
     self._sources = sources
     self._num_classes = num_classes
@@ -75,13 +77,13 @@ class Members:
     self._in_memory: dict[Member, downstream.Classifier] = {}
 
   def train(self, members: Iterable[Member]) -> None:
-    """Trains those that are not there.
+    """Trains the members whose files are missing.
 
     Args:
-      members: in the order of training; repeated ones are trained once.
+      members: members in the order of training; repeated ones are trained once.
 
     Raises:
-      Exception: what `check` raised; finished members are kept.
+      Exception: the exception of `check`. Finished members are kept.
     """
     members = list(dict.fromkeys(members))
     there = [m for m in members if self._is_there(m)]
@@ -89,7 +91,7 @@ class Members:
     missing = [m for m in members if not self._is_there(m)]
     if not missing:
       return
-    # Real images are among the sources: no time is said.
+    # Real images are among the sources, so no time is shown.
     with console.progress(
       'training classifiers, step', total, done, is_private=True
     ) as advance:
@@ -98,10 +100,10 @@ class Members:
         self._train(member, advance)
 
   def get(self, member: Member) -> downstream.Classifier:
-    """A trained member.
+    """Loads a trained member.
 
     Raises:
-      FileNotFoundError: it has not been trained.
+      FileNotFoundError: the member has not been trained.
     """
     if member in self._in_memory:
       return self._in_memory[member]
@@ -111,7 +113,7 @@ class Members:
     )
 
   def validation_accuracy(self, member: Member) -> float:
-    """Of a trained network, on the part of its own images kept for that."""
+    """Returns a trained network's accuracy on its validation images."""
     classifier = self.get(member)
     assert isinstance(classifier, downstream.NeuralClassifier)
     return classifier.validation_accuracy
@@ -139,7 +141,7 @@ class Members:
       files.write_npz(path, 0o600, **_pack(classifier))
     else:
       self._in_memory[member] = classifier
-    advance(_num_steps([member]) - taken)  # Where it stopped early.
+    advance(_num_steps([member]) - taken)  # Early stopping leaves some steps.
 
   def _is_there(self, member: Member) -> bool:
     return member in self._in_memory or (
@@ -167,17 +169,17 @@ class Members:
 def subset(
   images: np.ndarray, labels: np.ndarray, number: int
 ) -> types.LabelledImages:
-  """As many images as asked for, at random but always the same.
+  """Chooses a random subset of the images, the same in every call.
 
-  Smaller subsets lie within larger ones.
+  A smaller subset is part of every larger one.
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
     labels: int32[N].
-    number: how many, at most N.
+    number: size of the subset, at most N.
 
   Returns:
-    (uint8[number, H, W, C], int32[number]), in the order of the images.
+    (uint8[number, H, W, C], int32[number]), in the order of `images`.
   """
   if number >= len(labels):
     return images, np.asarray(labels)
@@ -187,14 +189,17 @@ def subset(
 
 
 def _num_steps(members: Iterable[Member]) -> int:
-  """The reference is fitted in one."""
+  """Returns the number of training steps; the SVM counts as one."""
   return sum(
     1 if m.config.name == 'svm' else m.config.num_steps for m in members
   )
 
 
 def fingerprint(array: np.ndarray) -> str:
-  """Hex SHA-256 of shape, type and content; may be memory-mapped."""
+  """Returns the hex SHA-256 of shape, dtype and content of an array.
+
+  The array may be memory-mapped.
+  """
   digest = hashlib.sha256(repr((array.shape, str(array.dtype))).encode())
   for start in range(0, len(array), 4096):
     digest.update(np.ascontiguousarray(array[start : start + 4096]).data)

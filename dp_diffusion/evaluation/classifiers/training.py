@@ -1,4 +1,4 @@
-"""Which classifiers there are, and one compiled step of training them."""
+"""The kinds of classifiers, their settings, and a compiled training step."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ _SMALL = {
   'weight_decay': 1e-2,
   'warmup_steps': 50,
 }
-# How each is usually trained. Wide ResNets: arXiv 1605.07146, section 3, with a
-# cosine in place of its steps. Its coupled weight decay of 5e-4 counts tenfold
-# under a momentum of 0.9, and ours is decoupled.
+# Usual settings of each kind. Those of wide ResNets are from arXiv 1605.07146,
+# section 3, with a cosine in place of its stepwise learning rate. Its weight
+# decay of 5e-4 is coupled and acts tenfold under a momentum of 0.9; ours is
+# decoupled and therefore ten times as large.
 RECIPES: dict[str, dict[str, Any]] = {
   'small_cnn': _SMALL,
   'wrn_40_4': _WIDE_RESNET,
@@ -57,26 +58,30 @@ State = tuple[Any, optax.OptState]  # (flax variables, optimizer state)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-  """A classifier and how it is trained.
+  """The kind of a classifier and its hyper-parameters.
 
-  `svm` is an outside reference and ignores every other field: scikit-learn's
-  `SVC(C=10, kernel='rbf', gamma='scale')` on pixels in [-1, 1].
+  'svm' is a fixed reference, scikit-learn's `SVC(C=10, kernel='rbf',
+  gamma='scale')` on pixels in [-1, 1]. It ignores every other field.
 
   Attributes:
     name: one of `NAMES`.
     num_steps: optimizer steps.
     batch_size: images per step.
     optimizer: 'adamw', or 'sgd' (Nesterov momentum 0.9).
-    learning_rate: peak; linear warm-up, then a cosine to zero.
+    learning_rate: peak learning rate, after a linear warm-up and before a
+      cosine to zero.
     warmup_steps: steps of the warm-up.
-    weight_decay: decoupled, of matrices and kernels only, times the rate.
-    label_smoothing: in [0, 1).
-    reflect_pad: pixels of reflected border for the random crop; 0 = none.
-    flip: random left-right flips.
-    validation_fraction: part of the TRAINING images kept to pick the best
+    weight_decay: decoupled weight decay per unit of learning rate, of matrices
+      and kernels only.
+    label_smoothing: probability mass spread over all classes, in [0, 1).
+    reflect_pad: width in pixels of the reflected border for random crops; 0
+      does not crop.
+    flip: whether images are flipped left to right at random.
+    validation_fraction: share of the TRAINING images kept for choosing the best
       checkpoint, in [0, 1); 0 keeps the last weights.
-    num_validations: how often the validation part is scored, evenly spaced.
-    patience: stop after so many validations without a better one; 0 = never.
+    num_validations: number of validations, evenly spaced over the training.
+    patience: number of validations without improvement after which training
+      stops; 0 never stops early.
   """
 
   name: str = 'small_cnn'
@@ -110,12 +115,12 @@ class ClassifierConfig:
 
 
 def of_kind(name: str, like: ClassifierConfig) -> ClassifierConfig:
-  """Another classifier by its own recipe.
+  """Returns the config of a kind of classifier with its usual settings.
 
   Args:
     name: one of `NAMES`.
-    like: gives batches, steps, augmentation and validation; all of it where
-      it has this name.
+    like: gives batch size, steps, augmentation and validation. If it already
+      has this name it is returned.
   """
   if name == like.name:
     return like
@@ -123,16 +128,16 @@ def of_kind(name: str, like: ClassifierConfig) -> ClassifierConfig:
 
 
 class Fns(NamedTuple):
-  """Compiled parts of the training of one network.
+  """Compiled functions for training one network.
 
   Attributes:
     init: (key, image uint8[1, H, W, C]) -> (variables, opt_state).
     step: (state, key, step int, numbers, images uint8[B, H, W, C], labels
-      int32[B]) -> state; donates the state. The numbers are those of
-      `step_numbers`.
+      int32[B]) -> state. It donates the state. `step_numbers` returns the
+      numbers.
     logits: (variables, images uint8[B, H, W, C]) -> float32[B, num_classes].
-    features: (variables, images uint8[B, H, W, C]) -> float32[B, F], what the
-      last layer sees.
+    features: (variables, images uint8[B, H, W, C]) -> float32[B, F], the input
+      of the last layer.
   """
 
   init: Callable[..., State]
@@ -142,20 +147,24 @@ class Fns(NamedTuple):
 
 
 def compiled(config: ClassifierConfig, num_classes: int) -> Fns:
-  """Shared by every config that differs in numbers alone, as in a grid."""
+  """Returns the compiled functions of a config.
+
+  Configs that differ only in the values of `step_numbers`, as in a grid, share
+  them.
+  """
   return _compiled(
     config.name, config.optimizer, config.reflect_pad, config.flip, num_classes
   )
 
 
 def step_numbers(config: ClassifierConfig, step: int) -> np.ndarray:
-  """What a step takes of the config: rate, weight decay, label smoothing.
+  """Returns the learning rate, weight decay and label smoothing of a step.
 
-  The rate warms up linearly from 0 and falls to 0 along a cosine.
+  The rate rises linearly from 0 and then falls to 0 along a cosine.
 
   Args:
-    config: of the classifier.
-    step: from 1.
+    config: config of the classifier.
+    step: number of the step, counted from 1.
 
   Returns:
     float32[3].
@@ -277,6 +286,6 @@ def _module(name: str, num_classes: int) -> nn.Module:
 def _augment(
   key: jax.Array, images: jax.Array, config: augment.CropAndFlip
 ) -> jax.Array:
-  """uint8[B, H, W, C] to float32 in [-1, 1], each image with its own draw."""
+  """Augments uint8[B, H, W, C] to float32 in [-1, 1], each image by itself."""
   draw = functools.partial(augment.augment, config=config)
   return jax.vmap(draw)(images, jax.random.split(key, len(images)))

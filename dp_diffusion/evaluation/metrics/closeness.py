@@ -1,9 +1,10 @@
-"""Are training images nearest to synthetic ones more often than by chance?
+"""Tests whether synthetic images lie nearer to training than to held-out ones.
 
-If it did not matter which real images were trained on, which of them are so
-would be a random choice. Where persons are held out, and not images, it is a
-choice of persons: images of one of them are near one another, and to take each
-for a choice of its own would find copying where there is none.
+If the model did not copy, it would not matter which real images were trained
+on, and that choice would be a random one. Where whole persons were held out it
+is a random choice of persons: the images of a person are close to one another,
+and a test that treats each image as its own choice would report copying where
+there is none.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from scipy import stats
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CloserToTrain:
-  """Which real image is nearest: one trained on, or one held out?
+  """How often the real image nearest to a synthetic one is a training image.
 
   Attributes:
     fraction: share of synthetic images whose nearest real image is a training
       image; a tie counts half.
-    expected: that share if it did not matter which were trained on.
+    expected: expected share if the model copied nothing.
     z: (fraction - expected) in standard deviations over permutations of
       which real images, or persons, were trained on.
-    p_value: one-sided, of a fraction as large or larger, from z.
-    binomial_p_value: the same if synthetic images had neighbours of their
-      own; too small where they share them. Ties are left out.
+    p_value: one-sided p-value of z, for a fraction as large or larger.
+    binomial_p_value: p-value of a binomial test, which assumes that no two
+      synthetic images share their nearest real image; otherwise it is too
+      small. Ties are left out.
   """
 
   fraction: float
@@ -47,21 +49,24 @@ def closer_to_train(
 ) -> CloserToTrain:
   """Tests whether training images are nearest more often than by chance.
 
-  Let w_j be how many synthetic images have an image of unit j as their nearest
-  (among both sets; ties halved). Under the null hypothesis the labels
-  'trained on' are a random choice of T of the T + M units, so the sum of w_j
-  over those trained on has mean S T / (T + M) and the variance of sampling
-  without replacement.
+  A unit is what was trained on or held out as a whole: an image or a person.
+  Let w_j be the number of synthetic images whose nearest real image is of unit
+  j; a tie between the two sets counts half. Under the null hypothesis, the T
+  units trained on are a random choice from all T + M units. The sum of w_j over
+  them then has mean S T / (T + M), where S is the sum of all w_j, and the
+  variance of sampling without replacement.
 
   Args:
-    to_train: float64[N], distance to the nearest training image.
-    to_held_out: float64[N], to the nearest held-out image.
-    nearest_train: int64[N], which training image.
-    nearest_held_out: int64[N], which held-out image.
-    train_units: int[number of training images], the unit of each that was
-      trained on or held out as a whole: itself, or a person. T differ.
-    held_out_units: int[number of held-out images], of which M differ; numbers
-      of the two sets have nothing to do with one another.
+    to_train: float64[N], distance of each synthetic image to the nearest
+      training image.
+    to_held_out: float64[N], distance to the nearest held-out image.
+    nearest_train: int64[N], index of the nearest training image.
+    nearest_held_out: int64[N], index of the nearest held-out image.
+    train_units: int[number of training images], the unit of each; there are T
+      different ones.
+    held_out_units: int[number of held-out images], the unit of each; there are
+      M different ones. They are never the same units as in `train_units`, even
+      if the numbers are equal.
   """
   train_share = np.where(to_train == to_held_out, 0.5, to_train < to_held_out)
   of_train = _by_unit(nearest_train, train_share, train_units)
@@ -87,6 +92,15 @@ def closer_to_train(
 def _by_unit(
   nearest: np.ndarray, share: np.ndarray, units: np.ndarray
 ) -> np.ndarray:
-  """How many synthetic images are nearest to each unit: float64[units]."""
+  """Returns how many synthetic images are nearest to each unit.
+
+  Args:
+    nearest: int64[N], index of the image nearest to each synthetic image.
+    share: float64[N], how much each synthetic image counts.
+    units: int[number of images], the unit of each image.
+
+  Returns:
+    float64[number of units].
+  """
   of_images = np.bincount(nearest, share, len(units))
   return np.bincount(np.unique(units, return_inverse=True)[1], of_images)

@@ -1,8 +1,8 @@
-"""Which images equal others to the bit, as decoded at the size of the run.
+"""Finds images that are equal to the bit, decoded at the size of the run.
 
-Real datasets hold images twice. A held-out image that was also trained on is
-no test, and a synthetic image that equals a training image is a copy wherever
-else that image lies.
+Real datasets contain some images twice. A held-out image that was also trained
+on does not test anything. A synthetic image that equals a training image is a
+copy, even if a held-out image equals it too.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _ROWS_AT_ONCE = 1024
 
 
 def equal_to_any(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-  """Which images equal one of the others.
+  """Finds the images that equal one of the others.
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    others: uint8[M, H, W, C], likewise.
+    others: uint8[M, H, W, C]; may be memory-mapped.
 
   Returns:
-    bool[N].
+    bool[N], whether the image equals one of `others`.
 
   >>> a = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
   >>> equal_to_any(a, a[1:2])
@@ -36,13 +36,13 @@ def equal_to_any(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def is_blank(points: np.ndarray) -> np.ndarray:
-  """Which images have one colour alone.
+  """Finds the images that have a single colour.
 
   Args:
-    points: [N, H, W, C], or [N, F] features.
+    points: images [N, H, W, C], or features [N, F].
 
   Returns:
-    bool[N].
+    bool[N], whether all pixels, or all features, of the row are equal.
   """
   if not len(points):
     return np.zeros(0, bool)
@@ -52,14 +52,14 @@ def is_blank(points: np.ndarray) -> np.ndarray:
 
 
 def digests(images: np.ndarray, rows: np.ndarray) -> Iterator[bytes]:
-  """SHA-256 of each image's content, in blocks.
+  """Computes the SHA-256 of the content of some images, reading in blocks.
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    rows: int64[n], which of them.
+    rows: int64[n], indices of the images to read.
 
   Yields:
-    32 bytes per row.
+    32 bytes for each of `rows`, in order.
   """
   for start in range(0, len(rows), _ROWS_AT_ONCE):
     for image in np.asarray(images[rows[start : start + _ROWS_AT_ONCE]]):

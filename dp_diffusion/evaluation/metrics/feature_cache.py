@@ -1,12 +1,13 @@
-"""Features on the disk: those that take hours are kept, none fills the memory.
+"""Keeps features of images on the disk.
 
-For Inception on a CPU an interrupted evaluation continues where it stopped,
-and evaluations of several releases share the features of the real images: a
-file holds those of a few thousand images, and belongs in `private/`.
+Inception takes hours on a CPU, so its features are saved in files of a few
+thousand images each. An interrupted evaluation then continues where it stopped,
+and evaluations of several releases share the features of the real images. The
+files belong in `private/`.
 
-Three sets of 50,000 images have a gigabyte of Inception features. `on_disk`
-gives room for them in a file that has no name and ends with the process, so
-that the memory they take is given back when something else needs it.
+The Inception features of three sets of 50,000 images have a gigabyte. `on_disk`
+puts them into a file without a name, which ends with the process, so that the
+system can free their memory when it is needed.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ def extract(
   check: Callable[[], None] = lambda: None,
   chunk_size: int = CHUNK_SIZE,
 ) -> np.ndarray:
-  """Computes the features that are not there yet.
+  """Returns the features of images; computes those that are not saved yet.
 
   Args:
-    extractor: its name must say which weights it has.
+    extractor: the feature network; its name must identify its weights.
     images: uint8[N, H, W, C]; may be memory-mapped.
-    folder: where chunks are kept; private.
-    check: called before every chunk; what it raises ends the work.
+    folder: private folder for the files.
+    check: called before every chunk; an exception that it raises ends the work.
     chunk_size: images per file.
 
   Returns:
-    float32[N, F], as `on_disk` gives it.
+    float32[N, F], an array of `on_disk`.
 
   Raises:
-    Exception: what `check` raised; finished chunks are kept.
+    Exception: the exception of `check`. Finished chunks are kept.
   """
   found = on_disk((len(images), extractor.num_features), folder)
   for start in range(0, len(images), chunk_size):
@@ -63,13 +64,13 @@ def extract(
 def on_disk(
   shape: tuple[int, ...], folder: epath.PathLike, dtype: type = np.float32
 ) -> np.ndarray:
-  """Zeros in a file of this process alone.
+  """Returns an array of zeros in a file that only this process can open.
 
   Args:
-    shape: [N, F], or of images.
-    folder: private, where the file takes its room but has no name; where it
-      is at gs:// or the like, the machine's folder for temporary files.
-    dtype: of the zeros.
+    shape: shape of the array, such as [N, F].
+    folder: private folder on whose disk the nameless file lies. If the folder
+      is remote (gs://), the machine's folder for temporary files is used.
+    dtype: dtype of the array.
   """
   if not all(shape):
     return np.zeros(shape, dtype)
@@ -84,13 +85,13 @@ def on_disk(
 def rows_of(
   images: np.ndarray, rows: np.ndarray, folder: epath.PathLike, max_bytes: int
 ) -> np.ndarray:
-  """Some of the images, in memory or, where they are many, on the disk.
+  """Returns some of the images, in memory or, if they are many, on the disk.
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    rows: int64[n], which of them.
-    folder: as of `on_disk`.
-    max_bytes: of memory for the result.
+    rows: int64[n], indices of the images.
+    folder: private folder, see `on_disk`.
+    max_bytes: largest size of a result in memory.
 
   Returns:
     uint8[n, H, W, C].

@@ -1,9 +1,10 @@
-"""Images to features, for every distance between sets of images.
+"""Computes the features in which sets of images are compared.
 
-`inception` gives the 2048 features of FID, `from_npz` those of a small
-network in a file, `pixels` the pixels themselves; `NetExtractor` takes any
-network trained on public data alone. Only Inception with the known weights
-may give a number called FID: `is_inception` is true for no other.
+`inception` computes the 2048 features of FID, `from_npz` those of a small
+network in a file, `pixels` takes the pixels themselves. `NetExtractor` can use
+any network that was trained on public data alone. Only a distance in the
+features of Inception with the known weights may be called FID; `is_inception`
+is true for these features alone.
 """
 
 from __future__ import annotations
@@ -28,34 +29,38 @@ from dp_diffusion.models import inception as inception_net
 from dp_diffusion.models import inception_weights
 from dp_diffusion.training import parallel
 
-# (params, images uint8[B, H, W, C]) -> float32[B, F]
+# (params, images uint8[B, H, W, C]) -> features float32[B, F].
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
-# Compiles an ApplyFn with its params: images -> features, any fixed B.
+# (ApplyFn, params) -> compiled function from images to features.
 BindFn = Callable[[ApplyFn, Any], Callable[[np.ndarray], Any]]
 
-_MANY_BATCHES = 50  # Fewer show no progress.
+_MANY_BATCHES = 50  # Progress is shown for more batches than this.
 _RESERVED_WORDS = ('fid', 'inception')
-_LIVE_SHARE = 0.1  # Of the features, at least; else no distance.
-_TIMES_CHANCE = 5  # That an accuracy has to reach, or
-_WAY_FROM_CHANCE = 0.1  # so far towards 1, whichever is less.
-_SAME = 1e-6  # Spread of a feature that is constant but for rounding.
+_LIVE_SHARE = 0.1  # Smallest share of live features for a distance.
+# An accuracy must reach chance times the first number, or chance plus the
+# second number times (1 - chance), whichever is less.
+_TIMES_CHANCE = 5
+_WAY_FROM_CHANCE = 0.1
+_SAME = 1e-6  # Largest spread of a feature that counts as constant.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkTest:
-  """How a feature network does on public images that it has not seen.
+  """Test of a feature network on public images that it was not trained on.
 
   A network that has learned nothing maps every image to nearly the same
-  features, so that noise comes out as near to real images as real images do.
+  features. Noise is then as near to real images as real images are to one
+  another, and a distance in these features is meaningless.
 
   Attributes:
-    accuracy: in [0, 1]; NaN without images.
-    low: lower end of its 95 % interval.
-    high: upper end of its 95 % interval.
-    chance: accuracy of always answering the commonest class; NaN likewise.
-    num_images: held-out public images that it was tested on.
-    num_features: F.
-    num_live: features that differ between these images.
+    accuracy: share of correct predictions, in [0, 1]; NaN without images.
+    low: lower end of the 95 % interval of the accuracy.
+    high: upper end of the 95 % interval of the accuracy.
+    chance: accuracy of always answering the commonest class; NaN without
+      images.
+    num_images: number of held-out public images in the test.
+    num_features: number of features F.
+    num_live: number of features that differ between these images.
   """
 
   accuracy: float
@@ -68,27 +73,27 @@ class NetworkTest:
 
   @property
   def required(self) -> float:
-    """The accuracy from which on distances are shown.
+    """The smallest accuracy with which distances are shown.
 
-    Five times chance, or a tenth of the way from chance to 1 where that is
-    less: 2.5 % for 200 equal classes, 19 % for 10, 55 % for 2.
+    It is five times chance, or chance + (1 - chance) / 10 if that is less:
+    2.5 % for 200 classes of equal size, 19 % for 10, 55 % for 2.
     """
     way = self.chance + _WAY_FROM_CHANCE * (1 - self.chance)
     return min(_TIMES_CHANCE * self.chance, way)
 
   @property
   def is_better_than_chance(self) -> bool:
-    """Whether accuracy and its interval lie clearly above chance."""
+    """Whether the accuracy is at least `required` and its interval > chance."""
     return self.low > self.chance and self.accuracy >= self.required
 
   @property
   def has_enough_live(self) -> bool:
-    """Whether at least a tenth of the features say anything."""
+    """Whether at least a tenth of the features differ between images."""
     return are_enough_live(self.num_live, self.num_features)
 
 
 def num_live(features: np.ndarray) -> int:
-  """How many of the features float32[N, F] differ between the images.
+  """Returns how many of the features float32[N, F] differ between the images.
 
   >>> num_live(np.array([[1.0, 2.0, 0.0], [1.0, 3.0, 0.0]]))
   1
@@ -100,7 +105,7 @@ def num_live(features: np.ndarray) -> int:
 
 
 def are_enough_live(live: int, num_features: int) -> bool:
-  """Whether so many live features of F are enough for a distance.
+  """Whether `live` of `num_features` features are enough for a distance.
 
   >>> are_enough_live(6, 128), are_enough_live(13, 128)
   (False, True)
@@ -109,15 +114,15 @@ def are_enough_live(live: int, num_features: int) -> bool:
 
 
 class FeatureExtractor(Protocol):
-  """Turns images into the features that sets of images are compared in."""
+  """Computes the features in which sets of images are compared."""
 
   @property
   def name(self) -> str:
-    """Of the features, for tables."""
+    """Name of the features, for tables."""
 
   @property
   def num_features(self) -> int:
-    """F."""
+    """Number of features F."""
 
   @property
   def is_inception(self) -> bool:
@@ -125,14 +130,14 @@ class FeatureExtractor(Protocol):
 
   @property
   def is_learned(self) -> bool:
-    """Whether they are of a network, and not the pixels themselves."""
+    """Whether a network computes the features; pixels are not learned."""
 
   @property
   def network_test(self) -> NetworkTest | None:
-    """Of a network trained here; None for others and for pixels."""
+    """Test of a network that was trained here; None for other features."""
 
   def blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
-    """Maps uint8[N, H, W, C] to float32[<= B, F] blocks, in order."""
+    """Yields the features of uint8[N, H, W, C] in blocks float32[<= B, F]."""
 
   def extract(
     self, images: np.ndarray, out: np.ndarray | None = None
@@ -141,7 +146,7 @@ class FeatureExtractor(Protocol):
 
 
 def jit_bind(apply_fn: ApplyFn, params: Any) -> Callable[[np.ndarray], Any]:
-  """Compiles for the default device."""
+  """Compiles a network with its parameters for the default device."""
   return functools.partial(jax.jit(apply_fn), jax.device_put(params))
 
 
@@ -157,18 +162,17 @@ def parallel_bind(devices: parallel.DataParallel) -> BindFn:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NetExtractor:
-  """Features of a network trained on public data.
+  """Computes the features of a network that was trained on public data.
 
   Attributes:
-    name: of the features, for tables. May not suggest FID.
-    num_features: F.
+    name: name of the features, for tables; it must not suggest FID.
+    num_features: number of features F.
     apply_fn: the network.
-    params: its weights.
+    params: weights of the network.
     batch_size: images per call; the last batch is padded.
-    bind_fn: how it is compiled, and for which devices.
-    network_test: how the network does on public images, where it was trained
-      here.
-    is_learned: whether it is a network, and not the pixels themselves.
+    bind_fn: compiles the network for one or several devices.
+    network_test: test on public images, if the network was trained here.
+    is_learned: False if the features are the pixels themselves.
   """
 
   name: str
@@ -201,7 +205,7 @@ class NetExtractor:
     return self.bind_fn(self.apply_fn, self.params)
 
   def blocks(self, images: np.ndarray) -> Iterator[np.ndarray]:
-    """Computes features batch by batch; nothing else is kept.
+    """Computes features batch by batch, keeping one batch in memory.
 
     Args:
       images: uint8[N, H, W, C]; may be memory-mapped.
@@ -218,7 +222,7 @@ class NetExtractor:
         'Expected images to be uint8[N, H, W, C]; got'
         f' {images.dtype}{list(images.shape)}.'
       )
-    # How many real images there are is not for a terminal.
+    # The terminal must not show the number of real images.
     title = f'features ({self.name})'
     is_long = len(images) > _MANY_BATCHES * self.batch_size
     progress = (
@@ -247,10 +251,10 @@ class NetExtractor:
 
     Args:
       images: uint8[N, H, W, C]; may be memory-mapped.
-      out: float32[N, F] to fill; None makes one.
+      out: array float32[N, F] for the result; None allocates one.
 
     Returns:
-      `out`: 400 MB for 50,000 images and Inception.
+      `out`, which has 400 MB for 50,000 images and Inception.
 
     Raises:
       ValueError: see `blocks`.
@@ -267,7 +271,7 @@ class NetExtractor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _InceptionExtractor(NetExtractor):
-  """Made by `inception` alone, which has checked the weights."""
+  """Features of FID; made by `inception` alone, which checks the weights."""
 
   @property
   def is_inception(self) -> bool:
@@ -277,15 +281,16 @@ class _InceptionExtractor(NetExtractor):
 def inception(
   path: str = '', batch_size: int = 64, bind_fn: BindFn = jit_bind
 ) -> NetExtractor:
-  """FID's Inception-v3 with its own weights.
+  """Returns the extractor of FID's features, Inception-v3.
 
   Args:
-    path: the frozen graph; '' for the cache, fetched on first use.
+    path: the frozen graph; '' takes the cache and downloads on first use.
     batch_size: images per call over all devices.
-    bind_fn: how it is compiled.
+    bind_fn: compiles the network for one or several devices.
 
   Raises:
-    UsageError: the weights cannot be had, or are not the known ones.
+    UsageError: the weights are missing and cannot be downloaded, or are not
+      the known ones.
   """
   return _InceptionExtractor(
     name='Inception-v3',
@@ -300,15 +305,17 @@ def inception(
 def from_npz(
   path: str | pathlib.Path, batch_size: int = 256, bind_fn: BindFn = jit_bind
 ) -> NetExtractor:
-  """A LeNet-5 or a CIFAR ResNet in a .npz; see `models.feature_nets`.
+  """Returns the extractor of a LeNet-5 or a CIFAR ResNet in a .npz file.
+
+  See `models.feature_nets`.
 
   Args:
-    path: the file. Its name goes into the name of the features.
+    path: the file. Its name becomes part of the name of the features.
     batch_size: images per call over all devices.
-    bind_fn: how it is compiled.
+    bind_fn: compiles the network for one or several devices.
 
   Raises:
-    UsageError: there is no such file, or it holds no such network.
+    UsageError: the file does not exist, or holds no such network.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -334,7 +341,7 @@ def from_npz(
 def pixels(
   image_shape: tuple[int, int, int], bind_fn: BindFn = jit_bind
 ) -> NetExtractor:
-  """The pixels themselves in [0, 1], row by row; F = H x W x C."""
+  """Returns the extractor of the pixels in [0, 1]; F = H * W * C."""
   return NetExtractor(
     name='pixels',
     num_features=int(np.prod(image_shape)),

@@ -1,9 +1,9 @@
-"""Frechet distance between two sets of features, and its bias removed.
+"""Frechet distance between two sets of features, and the removal of its bias.
 
 FID (Heusel et al. 2017, arXiv 1706.08500) is this distance in the features of
-one Inception-v3; in any other features it is a Frechet distance and nothing
-here lets it be called FID. A mean and a covariance are all it needs, so
-images stream through: 50,000 of them need one matrix of F x F.
+one particular Inception-v3. In other features it is called a Frechet distance,
+never FID. The distance depends only on means and covariances, so images can be
+processed in blocks: 50,000 of them need one matrix of F x F.
 
 The distance of a finite sample is too large, by about c / N with an unknown
 c. FID-infinity (Chong & Forsyth 2020, arXiv 1911.07023) measures it at
@@ -30,9 +30,9 @@ class Moments:
   """Mean and scatter of a set of features.
 
   Attributes:
-    num: N, how many.
+    num: number of feature vectors N.
     mean: float64[F].
-    scatter: float64[F, F], sum of (x - mean) (x - mean)^T.
+    scatter: float64[F, F], sum over x of (x - mean) (x - mean)^T.
   """
 
   num: int
@@ -41,12 +41,12 @@ class Moments:
 
   @property
   def num_features(self) -> int:
-    """F."""
+    """Number of features F."""
     return len(self.mean)
 
   @property
   def covariance(self) -> np.ndarray:
-    """float64[F, F], divided by N - 1."""
+    """The covariance float64[F, F], the scatter divided by N - 1."""
     if self.num < 2:
       raise ValueError(
         f'Expected num={self.num!r} to be >= 2 for a covariance.'
@@ -55,7 +55,7 @@ class Moments:
 
 
 def no_moments(num_features: int) -> Moments:
-  """The moments of nothing, to which others are merged."""
+  """Returns the moments of an empty set, a start for `merge`."""
   return Moments(
     num=0,
     mean=np.zeros(num_features),
@@ -71,12 +71,13 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def stream_moments(blocks: Iterable[np.ndarray], num_features: int) -> Moments:
-  """Computes the moments of blocks [b, F], of which a few are kept at once."""
+  """Computes the moments of blocks [b, F], keeping a few of them in memory."""
   total = no_moments(num_features)
   waiting: list[np.ndarray] = []
   for block in blocks:
     waiting.append(block)
-    if sum(map(len, waiting)) >= num_features:  # Fewer products of F x F.
+    # Merging many rows at once saves products of F x F.
+    if sum(map(len, waiting)) >= num_features:
       total = merge(total, _block_moments(waiting))
       waiting = []
   return merge(total, _block_moments(waiting)) if waiting else total
@@ -90,7 +91,7 @@ def _block_moments(blocks: list[np.ndarray]) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-  """Moments of the union (Chan et al. 1983), of which one may be empty."""
+  """Returns the moments of a union (Chan et al. 1983); a set may be empty."""
   num = a.num + b.num
   if not a.num or not b.num:
     return a if a.num else b
@@ -101,7 +102,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def _without(union: Moments, part: Moments) -> Moments:
-  """Undoes `merge`: the moments of what is left."""
+  """Inverts `merge`: returns the moments of `union` without `part`."""
   num = union.num - part.num
   shift = part.mean - union.mean
   mean = union.mean - shift * (part.num / num)
@@ -111,13 +112,13 @@ def _without(union: Moments, part: Moments) -> Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-  """Squared Frechet distance of the Gaussians with these moments.
+  """Returns the squared Frechet distance of two Gaussians with these moments.
 
-  |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with the trace of the
-  root as the sum of the roots of the eigenvalues of R C_b R, R = C_a^(1/2).
-  These matrices are symmetric, so the result is real and finite, also for
-  singular covariances. (Implementations that take the root of C_a C_b itself
-  add 1e-6 I when it comes out non-finite; here there is no such case.)
+  It is |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). The trace of the root
+  is computed as the sum of the square roots of the eigenvalues of R C_b R,
+  where R = C_a^(1/2). These matrices are symmetric, so the result is real and
+  finite even for singular covariances. (Other implementations take the root of
+  C_a C_b, and add 1e-6 I where it is not finite.)
 
   Args:
     a: moments of one set.
@@ -133,7 +134,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def symmetric_root(matrix: np.ndarray) -> np.ndarray:
-  """Root of a symmetric positive semi-definite float64[F, F]."""
+  """Returns the root of a symmetric positive semi-definite float64[F, F]."""
   values, vectors = np.linalg.eigh(matrix)
   return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
@@ -155,20 +156,20 @@ def _distance(a: Moments, root_a: np.ndarray, b: Moments) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrechetResult:
-  """A Frechet distance with all that it takes to compare it with another.
+  """A Frechet distance, with what is needed to compare it with another.
 
   Attributes:
     value: the distance between the two samples.
-    std_error: of `value`, over samples of synthetic images; the reference
-      counts as fixed. See `jackknife_std_error`.
-    value_at_infinity: extrapolated to infinitely many synthetic images; 0
-      where the line falls below, as no distance does.
+    std_error: standard error of `value` over samples of synthetic images, for
+      a fixed reference. See `jackknife_std_error`.
+    value_at_infinity: the distance extrapolated to infinitely many synthetic
+      images; 0 if the extrapolation is negative.
     features: name of the features.
-    is_inception: whether they are FID's.
-    reference: what the reference images are: dataset and split.
-    num_reference: how many there are.
-    num_synthetic: how many images are compared with them.
-    curve: (N, distance of N of the synthetic images), what was extrapolated.
+    is_inception: whether they are the features of FID.
+    reference: dataset and split of the reference images.
+    num_reference: number of reference images.
+    num_synthetic: number of images compared with them.
+    curve: (N, distance of N synthetic images), the points of the extrapolation.
   """
 
   value: float
@@ -183,27 +184,27 @@ class FrechetResult:
 
   @property
   def name(self) -> str:
-    """'FID' for the features of FID, and for no others."""
+    """'FID' for the features of FID, else 'Frechet distance (...)'."""
     if self.is_inception:
       return 'FID'
     return f'Frechet distance ({self.features} features)'
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything, JSON-able, with the name."""
+    """Returns all fields and the name as JSON values."""
     return {'name': self.name} | dataclasses.asdict(self)
 
 
 def check_enough(
   num: int, extractor: features_lib.FeatureExtractor, what: str
 ) -> None:
-  """Refuses a sample of which the covariance is singular.
+  """Refuses a sample so small that its covariance is singular.
 
-  How many there are is not said: the number of real ones is no public fact.
+  The message does not state `num`, since the number of real images is private.
 
   Args:
-    num: images in the sample; more than F are needed.
+    num: number of images in the sample; more than F are needed.
     extractor: the features.
-    what: 'synthetic images' or the like, for the message.
+    what: name of the images in the message, such as 'synthetic images'.
 
   Raises:
     UsageError: there are too few.
@@ -230,13 +231,13 @@ def compare(
   """Measures the Frechet distance of synthetic images from a reference.
 
   Args:
-    extractor: what the features were extracted with.
+    extractor: the extractor of the features.
     reference: moments of the reference's features.
     synthetic: float32[N, F], features of the synthetic images.
     reference_name: dataset and split, such as 'CIFAR-10 train'.
-    allow_few: whether to go on with too few samples; see `check_enough`.
-    num_points: sample sizes that the extrapolation uses.
-    seed: of the order in which images join these samples.
+    allow_few: whether to skip `check_enough`.
+    num_points: number of sample sizes in the extrapolation.
+    seed: seed of the order in which images are added to the samples.
 
   Raises:
     UsageError: there are too few samples.
@@ -271,17 +272,17 @@ def sample_size_curve(
 
   The samples are nested: each adds images, in random order, to the one
   before, so that every image is read once. Sizes are evenly spaced from a
-  tenth of all images (but more than F where there are as many) to all.
+  tenth of all images (but more than F, if there are that many) to all.
 
   Args:
     reference: moments of the reference.
-    synthetic: float32[N, F].
-    num_points: how many samples, at least 2.
-    seed: of the order.
-    root: of the reference's covariance, where it is known.
+    synthetic: float32[N, F], features of the synthetic images.
+    num_points: number of samples, at least 2.
+    seed: seed of the random order.
+    root: root of the reference's covariance; None computes it.
 
   Returns:
-    (size, distance) by growing size; the last is that of all N.
+    (size, distance) by growing size; the last size is N.
 
   Raises:
     ValueError: there are fewer than 3 images or 2 points.
@@ -312,20 +313,20 @@ def jackknife_std_error(
   seed: int = 0,
   root: np.ndarray | None = None,
 ) -> float:
-  """Standard error of the distance, by leaving out a group at a time.
+  """Estimates the standard error of the distance by a jackknife over groups.
 
-  The delete-a-group jackknife (Kott 2001): with d_g the distance without
-  group g, the variance is (G - 1) / G sum (d_g - mean)^2.
+  This is the delete-a-group jackknife (Kott 2001). If d_g is the distance
+  without group g of G, the variance is (G - 1) / G sum_g (d_g - mean)^2.
 
   Args:
     reference: moments of the reference.
-    synthetic: float32[N, F].
-    num_groups: G; fewer where there are fewer images.
-    seed: of the groups.
-    root: of the reference's covariance, where it is known.
+    synthetic: float32[N, F], features of the synthetic images.
+    num_groups: number of groups G; fewer if there are fewer images.
+    seed: seed of the division into groups.
+    root: root of the reference's covariance; None computes it.
 
   Returns:
-    In units of the distance.
+    The standard error, in units of the distance.
 
   Raises:
     ValueError: there are fewer than 4 images.

@@ -2,12 +2,13 @@
 
 KID (Binkowski et al. 2018, arXiv 1801.01401) is the squared maximum mean
 discrepancy under the kernel (x.y / F + 1)^3. Its estimate is unbiased for any
-number of samples, and may be negative. In features other than FID's it is a
-kernel distance, never called KID.
+number of samples, and may be negative. In features other than FID's it is
+called a kernel distance, never KID.
 
-The subsets here share no image, so that their estimates are independent and
-the standard error is that of their mean. (Others draw subsets that overlap;
-the spread of these says less than it seems to.)
+The distance is averaged over subsets of the images. The subsets are disjoint,
+so their estimates are independent and give the standard error of the mean.
+(Other implementations draw overlapping subsets, which makes the error look
+smaller than it is.)
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ class KernelResult:
   """A kernel distance.
 
   Attributes:
-    value: mean over the subsets; unbiased.
+    value: mean over the subsets, an unbiased estimate.
     std_error: standard error of that mean.
-    num_subsets: how many subsets of each side.
-    subset_size: images in each.
+    num_subsets: number of subsets of each set of images.
+    subset_size: images in each subset.
     features: name of the features.
-    is_inception: whether they are FID's.
-    reference: what the reference images are: dataset and split.
-    num_reference: how many there are.
-    num_synthetic: how many images are compared with them.
+    is_inception: whether they are the features of FID.
+    reference: dataset and split of the reference images.
+    num_reference: number of reference images.
+    num_synthetic: number of images compared with them.
   """
 
   value: float
@@ -52,13 +53,13 @@ class KernelResult:
 
   @property
   def name(self) -> str:
-    """'KID' for the features of FID, and for no others."""
+    """'KID' for the features of FID, else 'kernel distance (...)'."""
     if self.is_inception:
       return 'KID'
     return f'kernel distance ({self.features} features)'
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything, JSON-able, with the name."""
+    """Returns all fields and the name as JSON values."""
     return {'name': self.name} | dataclasses.asdict(self)
 
 
@@ -73,18 +74,18 @@ def compare(
   """Measures the kernel distance of synthetic images from a reference.
 
   Args:
-    extractor: what the features were extracted with.
-    reference: float32[M, F].
-    synthetic: float32[N, F].
-    reference_name: dataset and split.
-    seed: of the partition into subsets.
+    extractor: the extractor of the features.
+    reference: float32[M, F], features of the reference images.
+    synthetic: float32[N, F], features of the synthetic images.
+    reference_name: dataset and split of the reference.
+    seed: seed of the division into subsets.
 
   Returns:
-    The mean over as many disjoint subsets of 1,000 as the smaller side has;
-    of a tenth of it where there are fewer than 10,000.
+    The mean over disjoint subsets of 1,000 images, as many as the smaller set
+    allows. If that has fewer than 10,000 images, a subset is a tenth of it.
 
   Raises:
-    UsageError: a side has fewer than 20 images.
+    UsageError: a set has fewer than 20 images.
   """
   smaller = min(len(reference), len(synthetic))
   if smaller < 2 * MIN_SUBSETS:
@@ -117,15 +118,15 @@ def compare(
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-  """Unbiased estimate of the squared MMD (Gretton et al. 2012, eq. 3).
+  """Returns the unbiased estimate of the squared MMD (Gretton 2012, eq. 3).
 
   Args:
-    x: [m, F] with m >= 2.
-    y: [n, F] with n >= 2.
+    x: float[m, F] with m >= 2.
+    y: float[n, F] with n >= 2.
 
   Returns:
-    mean of k(x_i, x_j) and of k(y_i, y_j) over i != j, less twice the mean
-    of k(x_i, y_j).
+    The mean of k(x_i, x_j) over i != j, plus that of k(y_i, y_j) over i != j,
+    minus twice the mean of k(x_i, y_j).
   """
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   within = _mean_off_diagonal(x) + _mean_off_diagonal(y)

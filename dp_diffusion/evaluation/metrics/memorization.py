@@ -1,26 +1,27 @@
-"""Does the generator copy its training images, or generalise?
+"""Tests whether the generator copies its training images.
 
-Two questions are asked of the distances from synthetic images to the nearest
-training and the nearest held-out image; pixels or any features will do.
+Two tests use the distances from synthetic images to the nearest training image
+and to the nearest held-out image, in pixels or in features:
 
-  * Are synthetic images nearer to the training images than fresh real images
+  * Are synthetic images nearer to the training images than new real images
     are? `c_t` is the Mann-Whitney z-score of Meehan et al. 2020 (arXiv
-    2004.05675). Copies bring it below -3, but so do low contrast and blur,
-    which bring images nearer to all others: it is a hint. Far above 0 means
-    that the images are not yet like real ones, and is no proof of privacy.
-  * Are synthetic images nearer to training than to held-out images? If it did
-    not matter which real images were trained on, the nearest real image of a
-    synthetic one would be a training image as often as these are frequent.
-    `closeness` tests that by permutation of the labels, which allows for many
-    synthetic images having the same neighbour (a binomial test does not, and
-    is given beside it), and for several images of one person. A few copies
-    among many images do not show there; `num_copies` counts the exact ones,
-    whether or not a held-out image equals them too: images that the data hold
-    twice are the first that a model learns by heart.
+    2004.05675). Copies make it less than -3. Low contrast and blur do so too,
+    because they bring images nearer to all others, so a low value is only a
+    hint. A value far above 0 means that the images do not look like real ones
+    yet; it does not prove privacy.
+  * Are synthetic images nearer to training than to held-out images? Without
+    copying, the real image nearest to a synthetic one would be a training image
+    as often as the share of training images among the real ones. `closeness`
+    tests this by permutation, which allows for synthetic images that share a
+    neighbour and for several images of one person. (A binomial test, which
+    allows for neither, is reported beside it.) The test does not detect a few
+    copies among many images. `num_copies` counts the exact copies, also those
+    that equal a held-out image too: a model is most likely to memorise images
+    that occur twice.
 
-Both hold only if training and held-out images come from one distribution: a
-test hospital of its own will not do. A copy also stands among the `pairs`. All
-of this reads training images: keep it private.
+Both tests require that training and held-out images come from one distribution;
+a test hospital of its own does not qualify. `pairs` holds the closest pairs, to
+be looked at. Everything here is computed from training images: keep it private.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from dp_diffusion.evaluation.metrics import nearest_neighbors
 
 Persons = tuple[np.ndarray, np.ndarray]
 COPYING_Z = 3.0
-_MIN_TRAIN = 2  # A training image has a nearest neighbour.
-_MIN_HALVED = 2  # Held-out images that have halves.
-MIN_IN_CELL = 20  # Images on each side for a normal approximation.
+_MIN_TRAIN = 2  # Each training image needs another as its neighbour.
+_MIN_HALVED = 2  # Fewer held-out images cannot be halved.
+MIN_IN_CELL = 20  # Images of each set that a normal approximation needs.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,9 @@ class Pair:
   Attributes:
     synthetic: index of the synthetic image.
     train: index of the training image.
-    distance: between the two.
-    held_out_distance: from the synthetic image to the nearest held-out one.
+    distance: distance between the two.
+    held_out_distance: distance from the synthetic image to the nearest
+      held-out image.
   """
 
   synthetic: int
@@ -63,30 +65,31 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class MemorizationResult:
-  """What the distances say.
+  """Results of the tests for copies.
 
   Attributes:
-    space: what the distances are measured in, such as 'pixels'.
-    c_t: z-score of synthetic against held-out distances to the training
-      images; far below 0 where there are copies, or images of low contrast.
-    c_t_p_value: one-sided, of a score as low or lower.
-    c_t_by_class: (label, score within the class), for classes with
-      `MIN_IN_CELL` images on both sides; copying may be of one class only.
-      Empty when no labels were given.
-    closer_to_train: see there.
-    authenticity: share of synthetic images that are further from their
-      nearest training image than that one is from its own nearest (Alaa et
-      al. 2022, arXiv 2102.08921).
+    space: space of the distances, such as 'pixels'.
+    c_t: z-score of the distances of synthetic images to the training images
+      against those of held-out images. It is far below 0 if there are copies,
+      or images of low contrast.
+    c_t_p_value: one-sided p-value, for a score as low or lower.
+    c_t_by_class: (label, score within the class) for classes with at least
+      `MIN_IN_CELL` images in both sets, since copying may concern one class
+      only. Empty if no labels were given.
+    closer_to_train: result of `closeness.closer_to_train`.
+    authenticity: share of synthetic images whose distance to the nearest
+      training image is larger than the distance of that training image to its
+      own nearest training image (Alaa et al. 2022, arXiv 2102.08921).
     equal_to_train: indices of the synthetic images at distance 0 from a
       training image.
-    num_shared_blanks: how many of these have one value alone and equal a
-      held-out image, too: whoever draws nothing draws them.
-    train_distances: float64[N], synthetic to nearest training image.
-    held_out_distances: float64[N], synthetic to nearest held-out image.
-    reference_distances: float64[M], held-out to nearest training image.
-    pairs: the closest pairs, no training image twice.
-    num_train: training images searched.
-    num_held_out: M, held-out images searched.
+    num_shared_blanks: how many of these have a single colour and also equal a
+      held-out image; a model may draw them without copying.
+    train_distances: float64[N], from synthetic to nearest training image.
+    held_out_distances: float64[N], from synthetic to nearest held-out image.
+    reference_distances: float64[M], from held-out to nearest training image.
+    pairs: the closest pairs, with each training image at most once.
+    num_train: number of training images searched.
+    num_held_out: number M of held-out images searched.
   """
 
   space: str
@@ -106,31 +109,34 @@ class MemorizationResult:
 
   @property
   def is_copying(self) -> bool:
-    """Whether some are copies, or training images nearer, at 3 std."""
+    """Whether there are copies, or `closer_to_train` is above 3 std."""
     return self.num_copies > 0 or self.closer_to_train.z > COPYING_Z
 
   @property
   def num_exact(self) -> int:
-    """Synthetic images that equal a training image."""
+    """Number of synthetic images that equal a training image."""
     return len(self.equal_to_train)
 
   @property
   def num_copies(self) -> int:
-    """Equal to a training image, but for blanks that are held out as well."""
+    """`num_exact` without the images of `num_shared_blanks`."""
     return self.num_exact - self.num_shared_blanks
 
   @property
   def num_held_out_equal_training(self) -> int:
-    """Held-out images that equal a training image."""
+    """Number of held-out images that equal a training image."""
     return int((self.reference_distances == 0).sum())
 
   @property
   def is_near_everything(self) -> bool:
-    """Whether only `c_t` is low, as low contrast and blur make it too."""
+    """Whether `c_t` is low without copying, as for low contrast or blur."""
     return self.c_t < -COPYING_Z and not self.is_copying and not self.num_exact
 
   def to_dict(self) -> dict[str, Any]:
-    """JSON-able summary: quantiles in place of the distances, no pairs."""
+    """Returns a summary as JSON values.
+
+    It holds quantiles of the distances, and no pairs.
+    """
     levels = (0.0, 0.01, 0.1, 0.5, 0.9)
     quantiles = {
       name: dict(
@@ -163,7 +169,7 @@ class MemorizationResult:
 
 
 def reason_for_none(num_synthetic: int, num_train: int, num_held: int) -> str:
-  """Why copies cannot be looked for at all; '' where they can.
+  """Returns why copies cannot be looked for at all; '' if they can.
 
   >>> reason_for_none(60, 100, 1)
   ''
@@ -195,20 +201,20 @@ def compare(
 
   Args:
     synthetic: [N, ...], uint8 images or float32 features.
-    train: [T, ...], what the model was fine-tuned on.
-    held_out: [M, ...], of the same distribution, not trained on.
-    space: what the distances are measured in.
-    synthetic_labels: int[N], for `c_t_by_class`; None for none.
-    held_out_labels: int[M].
-    persons: who is on which image of `train` and of `held_out`, where persons
-      were held out and not images; None for one image each.
-    num_pairs: how many of the closest pairs to keep.
-    advance: called now and then with the queries done since, which add up to
-      `num_queries`; what it raises ends the search.
+    train: [T, ...], images or features that the model was fine-tuned on.
+    held_out: [M, ...], of the same distribution and not trained on.
+    space: name of the space of the distances, such as 'pixels'.
+    synthetic_labels: int[N], for `c_t_by_class`; None leaves that empty.
+    held_out_labels: int[M]; None if `synthetic_labels` is None.
+    persons: the person on each image of `train` and of `held_out`, if whole
+      persons were held out; None if images were.
+    num_pairs: number of closest pairs to keep.
+    advance: called repeatedly with the number of queries done since, which add
+      up to `num_queries`; an exception that it raises ends the search.
 
   Raises:
-    ValueError: a set is empty, there is but one training image, or labels
-      are given for one side only.
+    ValueError: a set is empty, there is only one training image, or labels
+      are given for one set only.
   """
   for name, points, least in (
     ('synthetic', synthetic, 1),
@@ -252,12 +258,12 @@ def compare(
 
 
 def num_queries(num_synthetic: int, num_held_out: int) -> int:
-  """Nearest neighbours that `compare` asks for."""
+  """Returns the number of nearest neighbours that `compare` searches."""
   return 3 * num_synthetic + num_held_out
 
 
 def num_real_queries(num_held_out: int, persons: Persons | None = None) -> int:
-  """Nearest neighbours that `compare_real` asks for, with seed 0."""
+  """Returns the number of neighbours that `compare_real` searches (seed 0)."""
   if num_held_out < _MIN_HALVED:
     return 0
   stand_ins, rest = _halves(num_held_out, persons, seed=0)
@@ -273,19 +279,19 @@ def compare_real(
   seed: int = 0,
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> MemorizationResult | None:
-  """The same tests of real images, for what they say without any copying.
+  """Runs the tests on real images, to show their results without copying.
 
   Args:
-    train: [T, ...].
-    held_out: [M, ...]. A random half (of the persons) stands in for the
-      synthetic images, the rest stays held out.
-    space: what the distances are measured in.
-    persons: as of `compare`.
-    seed: of the halves.
-    advance: as of `compare`; adds up to `num_real_queries`.
+    train: [T, ...], images or features.
+    held_out: [M, ...]. A random half of the images, or of the persons, takes
+      the place of the synthetic images; the other half stays held out.
+    space: name of the space of the distances.
+    persons: see `compare`.
+    seed: seed of the division into halves.
+    advance: see `compare`; the queries add up to `num_real_queries`.
 
   Returns:
-    None for a single held-out image, which has no halves.
+    The results, or None if there is a single held-out image.
   """
   if len(held_out) < _MIN_HALVED:
     return None
@@ -303,11 +309,11 @@ def compare_real(
 def _halves(
   num_held_out: int, persons: Persons | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Indices of a random half of the persons' images, and of the others'."""
+  """Returns the indices of images of a random half of persons, and the rest."""
   _, unit = np.unique(
     persons[1] if persons else np.arange(num_held_out), return_inverse=True
   )
-  if unit.max() == 0:  # One person cannot be divided: their images are.
+  if unit.max() == 0:  # The images of a single person are divided.
     unit = np.arange(num_held_out)
   order = np.random.default_rng(seed).permutation(unit.max() + 1)
   first, _ = np.array_split(order, 2)
@@ -316,14 +322,15 @@ def _halves(
 
 
 def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:
-  """z-score of the Mann-Whitney U statistic, corrected for ties.
+  """Returns the z-score of the Mann-Whitney U statistic, corrected for ties.
 
   Args:
-    x: [n].
-    y: [m].
+    x: float[n].
+    y: float[m].
 
   Returns:
-    Negative where x tends to be smaller than y; 0 where all are equal.
+    The z-score: negative if x tends to be smaller than y, 0 if all values are
+    equal.
 
   >>> round(mann_whitney_z(np.array([1, 2, 3]), np.array([4, 5, 6])), 4)
   -1.964
@@ -343,16 +350,17 @@ def mann_whitney_z(x: np.ndarray, y: np.ndarray) -> float:
 def z_by_cell(
   x: np.ndarray, x_cells: np.ndarray, y: np.ndarray, y_cells: np.ndarray
 ) -> tuple[tuple[int, float], ...]:
-  """`mann_whitney_z` within each cell of the space, such as a class.
+  """Computes `mann_whitney_z` within each cell, such as a class.
 
   Args:
-    x: [n].
-    x_cells: int[n], the cell of each.
-    y: [m].
-    y_cells: int[m].
+    x: float[n].
+    x_cells: int[n], the cell of each value of x.
+    y: float[m].
+    y_cells: int[m], the cell of each value of y.
 
   Returns:
-    (cell, z) for each cell with `MIN_IN_CELL` on both sides, by cell.
+    (cell, z) in the order of cells, for each cell with at least `MIN_IN_CELL`
+    values of both x and y.
   """
   scores = []
   for cell in np.intersect1d(x_cells, y_cells):
@@ -367,7 +375,7 @@ def _first(
   references: np.ndarray,
   advance: nearest_neighbors.Advance,
 ) -> tuple[np.ndarray, ...]:
-  """The nearest alone: float64[N], int64[N]."""
+  """Returns distance float64[N] and index int64[N] of the nearest reference."""
   found = nearest_neighbors.nearest(queries, references, advance=advance)
   return found[0][:, 0], found[1][:, 0]
 
@@ -378,14 +386,15 @@ def _authenticity(
   nearest_train: np.ndarray,
   advance: nearest_neighbors.Advance,
 ) -> float:
-  """Share of synthetic images outside the ball of their nearest neighbour.
+  """Computes `MemorizationResult.authenticity`.
 
-  How many training images are nearest to some synthetic one is not told to
-  `advance`, which a log may keep: it hears of all queries at the end.
+  The number of training images that are nearest to a synthetic one is private,
+  and a log may keep what `advance` is told. `advance` is therefore told the
+  total at the end, which does not depend on that number.
   """
   used, place = np.unique(nearest_train, return_inverse=True)
-  # The nearest of a training image is itself; the second is asked for. (A
-  # copy within the training set gives 0, and nothing is nearer than that.)
+  # The nearest training image of a training image is itself, so the second one
+  # gives the radius. (It is 0 for an image that occurs twice.)
   radius = nearest_neighbors.nearest(
     train[used], train, 2, advance=lambda _: advance(0)
   )[0][:, 1]

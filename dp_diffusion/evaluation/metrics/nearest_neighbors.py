@@ -1,14 +1,14 @@
-"""Exact Euclidean distances between two large sets, tile by tile.
+"""Finds exact nearest neighbours between two large sets, tile by tile.
 
-Precision, recall and the tests for memorization all ask for nearest
-neighbours; none of them may miss one, so nothing is approximated. A tile is a
-matrix product in float64: for pixels every product and sum is an exact
-integer (below 2**53). The distances of the neighbours found are then taken
-from differences, so that a copy has distance 0 and nothing else has.
+Precision, recall and the tests for memorization must not miss a nearest
+neighbour, so nothing is approximated. A tile of squared distances is a matrix
+product in float64; for pixels every product and sum is an exact integer (below
+2**53). The distances to the neighbours found are then recomputed from
+differences, so that a copy has distance 0, and only a copy.
 
-Cost: 2 * N * M * F operations; 50,000 by 50,000 images of 32x32x3 are 1.5e13,
-minutes on a CPU. Memory: two blocks and one tile, below 300 MB for
-F <= 3072, however large the sets.
+The cost is 2 * N * M * F operations: 50,000 by 50,000 images of 32x32x3 need
+1.5e13, minutes on a CPU. Two blocks and one tile are in memory, less than
+300 MB for F <= 3072, however large the sets are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-Advance = Callable[[int], None]  # Told how many queries more are done.
+Advance = Callable[[int], None]  # Called with the number of new queries done.
 BLOCK_SIZE = 2048  # Rows of a tile: 50 MB in float64 at F = 3072.
 
 
@@ -33,19 +33,20 @@ def nearest(
   """Finds the nearest references of each query.
 
   Args:
-    queries: [N, ...] of any real dtype; all but the first axis are one point.
-    references: [M, ...] of the same shape per point.
-    num_neighbors: k, how many to find.
-    exclude_self: `queries` is `references`, and a point is no neighbour of
-      itself (its copies are).
+    queries: [N, ...] of any real dtype; a point is one row.
+    references: [M, ...] whose rows have the same shape.
+    num_neighbors: number of neighbours k.
+    exclude_self: whether `queries` are the `references` and a point is not
+      its own neighbour (its copies are).
     block_size: rows of a tile.
-    advance: called after each tile, with the queries that it completed (0
-      for all but the last tile of a row); what it raises ends the search.
+    advance: called after each tile with the number of queries that it completed
+      (0 for all but the last tile of a row); an exception that it raises ends
+      the search.
 
   Returns:
     (distances float64[N, k] ascending, indices int64[N, k] into references).
-    Of equally near references the nearest one is that of lowest index; which
-    of them are the further ones is not said.
+    Among equally near references, the first neighbour is that of lowest index;
+    the order of the others is not specified.
 
   Raises:
     ValueError: shapes differ, or there are fewer than k references.
@@ -79,8 +80,9 @@ def squared_tiles(
 ) -> Iterator[tuple[slice, slice, np.ndarray]]:
   """Yields the squared distances tile by tile.
 
-  |a - b|**2 = |a|**2 + |b|**2 - 2 a.b, about the mean of the first references
-  when the points are not integers, which keeps the cancellation small.
+  They are computed as |a - b|**2 = |a|**2 + |b|**2 - 2 a.b. Points that are not
+  integers are first centred at the mean of the first references, which keeps
+  the cancellation small.
 
   Args:
     queries: [N, ...].
@@ -88,8 +90,8 @@ def squared_tiles(
     block_size: rows and columns of a tile.
 
   Yields:
-    (rows, columns, float64 tile >= 0). All columns of some rows come before
-    the next rows; the tile is the caller's to change.
+    (rows, columns, float64 tile >= 0). All columns of a block of rows come
+    before the next rows. The caller may change the tile.
   """
   center = 0.0
   if not np.issubdtype(references.dtype, np.integer):
@@ -114,7 +116,7 @@ def _from_differences(
   indices: np.ndarray,
   block_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Distances to known neighbours without cancellation: of equals, 0."""
+  """Recomputes distances from differences: 0 for equal points."""
   distances = np.empty(indices.shape)
   for i in range(0, len(queries), block_size):
     rows = slice(i, i + block_size)
@@ -130,14 +132,14 @@ def _from_differences(
 
 
 def _smallest(values: np.ndarray, k: int) -> np.ndarray:
-  """Columns of the k smallest of each row, ascending; see `nearest`."""
+  """Returns the columns of the k smallest values of each row; see `nearest`."""
   first = np.argmin(values, axis=1)[:, None]
   if k == 1:
     return first
   order = np.argpartition(values, k - 1, axis=1)[:, :k]
   found = np.take_along_axis(values, order, axis=1)
   order = np.take_along_axis(order, np.argsort(found, axis=1), axis=1)
-  # The column of lowest index moves to the front, if it lost a tie.
+  # If several columns share the smallest value, the lowest goes to the front.
   place = np.argmax(order == first, axis=1)[:, None]
   np.put_along_axis(order, place, order[:, :1], axis=1)
   order[:, :1] = first

@@ -1,9 +1,11 @@
-"""Improved precision and recall: fidelity and coverage, apart.
+"""Improved precision and recall, which measure fidelity and coverage.
 
-Kynkaanniemi et al. 2019 (arXiv 1904.06991): the manifold of a set is the
-union of balls about its points, each as large as the distance to its k-th
-neighbour. Precision is the share of synthetic images on the manifold of the
-real ones, recall the share of real images on that of the synthetic ones.
+In Kynkaanniemi et al. 2019 (arXiv 1904.06991), the manifold of a set is the
+union of balls around its points; the radius of a ball is the distance to the
+k-th neighbour of the point. Precision is the share of synthetic images on the
+manifold of the real ones, recall the share of real images on that of the
+synthetic ones.
+
 Both depend on the number of images, so compare them at equal numbers only.
 """
 
@@ -25,16 +27,16 @@ class PrecisionRecall:
   """Improved precision and recall.
 
   Attributes:
-    precision: in [0, 1].
-    recall: in [0, 1].
-    precision_interval: 95 % interval over samples of the measured images, by
-      person where persons are known; the reference counts as fixed.
-    recall_interval: the same over samples of the reference.
+    precision: share of synthetic images on the real manifold, in [0, 1].
+    recall: share of real images on the synthetic manifold, in [0, 1].
+    precision_interval: 95 % interval over samples of the measured images, or
+      of persons if they are known, for a fixed reference.
+    recall_interval: 95 % interval over samples of the reference.
     num_neighbors: k.
     features: name of the features.
-    reference: what the reference images are: dataset and split.
-    num_reference: how many there are.
-    num_synthetic: how many images are compared with them.
+    reference: dataset and split of the reference images.
+    num_reference: number of reference images.
+    num_synthetic: number of images compared with them.
   """
 
   precision: float
@@ -48,7 +50,7 @@ class PrecisionRecall:
   num_synthetic: int
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything, JSON-able."""
+    """Returns all fields as JSON values."""
     return dataclasses.asdict(self)
 
 
@@ -64,20 +66,21 @@ def compare(
   persons: Persons = (None, None),
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> PrecisionRecall:
-  """Measures precision and recall exactly.
+  """Measures precision and recall with exact distances.
 
   Args:
     reference: float32[M, F], M > num_neighbors.
     synthetic: float32[N, F], N > num_neighbors.
-    features_name: of the features.
-    reference_name: dataset and split.
-    num_neighbors: k; the paper's 3.
+    features_name: name of the features.
+    reference_name: dataset and split of the reference.
+    num_neighbors: k; the authors use 3.
     block_size: rows of a tile of distances.
-    reference_radii: `radii` of the reference, where they are known.
-    persons: int[M] who is on each image of the reference and int[N] of the
-      measured ones, for the intervals; None where not known.
-    advance: called after each tile with the points that it completed, 2 N in
-      all, and M more without `reference_radii`; what it raises ends the work.
+    reference_radii: `radii` of the reference; None computes them.
+    persons: int[M] and int[N], the person on each reference image and on each
+      measured image, for the intervals; None if unknown.
+    advance: called after each tile with the number of points that it completed,
+      2 N in total, and M more without `reference_radii`; an exception that it
+      raises ends the work.
 
   Raises:
     ValueError: there are too few images for k.
@@ -111,7 +114,7 @@ def compare(
 def is_on_manifold(
   points: np.ndarray, reference: np.ndarray, reference_radii: np.ndarray
 ) -> np.ndarray:
-  """Which points lie among those of the reference, as precision counts them.
+  """Finds the points that lie on the manifold of the reference.
 
   Args:
     points: float32[N, F].
@@ -119,7 +122,7 @@ def is_on_manifold(
     reference_radii: float64[M], `radii` of the reference.
 
   Returns:
-    bool[N].
+    bool[N], whether the point is on the manifold.
   """
   found = np.zeros(len(points), bool)
   tiles = nearest_neighbors.squared_tiles(points, reference)
@@ -135,7 +138,17 @@ def radii(
   block_size: int = nearest_neighbors.BLOCK_SIZE,
   advance: nearest_neighbors.Advance = lambda _: None,
 ) -> np.ndarray:
-  """Distance float64[N] of each of [N, F] to its k-th neighbour among them."""
+  """Returns the distance of each point to its k-th neighbour.
+
+  Args:
+    points: float32[N, F].
+    num_neighbors: k.
+    block_size: rows of a tile of distances.
+    advance: called after each tile with the number of points that it completed.
+
+  Returns:
+    float64[N].
+  """
   found = nearest_neighbors.nearest(
     points, points, num_neighbors, True, block_size, advance
   )

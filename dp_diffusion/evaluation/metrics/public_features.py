@@ -1,8 +1,9 @@
-"""Features of a classifier that has seen public images alone.
+"""Features of a classifier that was trained on public images alone.
 
-They give every config a Frechet distance without any file. As the network has
-seen no sensitive image, it says the same of every release. Whether it has
-learned anything is tested on public images that it was not trained on.
+With them every config has a Frechet distance without any file of weights. The
+network does not depend on sensitive images, so it is the same for every
+release. A test on public images that it was not trained on shows whether it has
+learned anything.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.metrics import duplicates
 from dp_diffusion.evaluation.metrics import features
 
-_HELD_OUT_SHARE = 5  # One image in so many,
-_MAX_HELD_OUT = 5000  # but no more than this.
+_HELD_OUT_SHARE = 5  # One image in five is held out,
+_MAX_HELD_OUT = 5000  # but at most this number.
 _ORDER_SEED = 0  # Seed for choosing the held-out images.
 
 
@@ -29,13 +30,13 @@ def extractor(
   image_shape: tuple[int, int, int],
   bind_fn: features.BindFn = features.jit_bind,
 ) -> features.NetExtractor:
-  """What the last layer of the classifier sees.
+  """Returns the extractor of the inputs of a classifier's last layer.
 
   Args:
-    classifier: trained on public images.
-    name: of the features, for tables.
+    classifier: a classifier trained on public images.
+    name: name of the features, for tables.
     image_shape: (H, W, C).
-    bind_fn: how it is compiled.
+    bind_fn: compiles the network for one or several devices.
   """
 
   def apply(variables: Any, images: jax.Array) -> jax.Array:
@@ -63,12 +64,12 @@ def divide(
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    max_train: at most so many to train on.
-    persons: int[N], who is on each image, where known.
+    max_train: largest number of images to train on.
+    persons: int[N], the person on each image; None if unknown.
 
   Returns:
-    Rows int64[T] to train on and int64[M] to test on, in order; M is at most
-    a fifth of N and 5,000, and 0 where nothing can be held out.
+    Indices int64[T] to train on and int64[M] to test on, ascending. M is at
+    most a fifth of N and at most 5,000; it is 0 if nothing can be held out.
   """
   num_images = len(images)
   units = np.arange(num_images) if persons is None else np.asarray(persons)
@@ -94,11 +95,11 @@ def with_test(
   """Tests the network on public images that it was not trained on.
 
   Args:
-    network: of `extractor`.
-    classifier: what it was made of.
+    network: the result of `extractor`.
+    classifier: the classifier from which `extractor` made it.
     images: uint8[M, H, W, C], held-out public images; M may be 0.
     labels: int32[M].
-    persons: int[M], who is on each image, where known.
+    persons: int[M], the person on each image; None if unknown.
 
   Returns:
     The network with its `network_test`.

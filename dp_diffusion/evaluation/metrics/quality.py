@@ -1,10 +1,10 @@
-"""Every distance between synthetic and real images, beside real and real.
+"""Distances of synthetic images and of held-out real images from a reference.
 
-A distance says little alone: its size depends on the features and, for most,
-on the number of images. So held-out real images are measured exactly as the
-synthetic ones are, and the synthetic ones also at the number of held-out
-images, where the two can be compared. Nor does it say anything in features
-that cannot tell images apart (`FeatureFacts`).
+A distance alone says little: its size depends on the features and, for most
+distances, on the number of images. Therefore held-out real images are measured
+in the same way, and the synthetic images are also measured at the number of
+held-out images, where the two can be compared. A distance says nothing in
+features that cannot tell images apart (`FeatureFacts`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from dp_diffusion.evaluation.metrics import prdc
 
 MAX_NOISE_IMAGES = 1000
 _NOISE_SHARE = 0.5
-MIN_IMAGES = 2 * kid.MIN_SUBSETS  # Of each set.
+MIN_IMAGES = 2 * kid.MIN_SUBSETS  # Smallest size of each set.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-  """How precise noise comes out in features: pixels of real images, shuffled.
+  """Precision of noise, which shows whether features can tell images apart.
 
   Attributes:
-    precision: of held-out images whose pixels were shuffled.
-    real_precision: of the same images as they are.
-    num_images: how many.
+    precision: precision of held-out images whose pixels were shuffled.
+    real_precision: precision of the same images before shuffling.
+    num_images: number of these images.
   """
 
   precision: float
@@ -41,21 +41,21 @@ class Noise:
 
   @property
   def is_taken_for_images(self) -> bool:
-    """Whether noise is at least half as precise as real images are."""
+    """Whether the precision of noise is at least half that of real images."""
     return 0 < self.precision >= _NOISE_SHARE * self.real_precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureFacts:
-  """What the distances are taken in, and whether that can tell images apart.
+  """The features of the distances, and whether they can tell images apart.
 
   Attributes:
-    name: of the features.
-    num_features: F.
-    num_live: features that differ between the reference images; None where
-      they were not computed.
-    network: test of the network on public images, where it was trained here.
-    noise: what these features make of noise; None where that was not tried.
+    name: name of the features.
+    num_features: number of features F.
+    num_live: number of features that differ between the reference images;
+      None if they were not computed.
+    network: test of the network on public images, if it was trained here.
+    noise: precision of noise in these features; None if it was not measured.
   """
 
   name: str
@@ -65,7 +65,7 @@ class FeatureFacts:
   noise: Noise | None = None
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything, JSON-able but for NaN."""
+    """Returns all fields as JSON values, except that NaN is kept."""
     found = dataclasses.asdict(self)
     if self.noise:
       found['noise']['is_taken_for_images'] = self.noise.is_taken_for_images
@@ -81,12 +81,12 @@ class FeatureFacts:
 def facts(
   extractor: features_lib.FeatureExtractor, reference: np.ndarray | None = None
 ) -> FeatureFacts:
-  """What is known of the features before any distance.
+  """Returns what is known of the features before any distance is measured.
 
   Args:
-    extractor: of the features.
-    reference: float32[M, F], features of the reference; None where they were
-      not computed.
+    extractor: the extractor of the features.
+    reference: float32[M, F], features of the reference; None if they were not
+      computed.
   """
   return FeatureFacts(
     name=extractor.name,
@@ -101,7 +101,8 @@ class Quality:
   """Distances of one set of images from the reference.
 
   Attributes:
-    frechet: None where a sample has no more images than features.
+    frechet: the Frechet distance; None if a set has no more images than there
+      are features.
     kernel: the kernel distance.
     precision_recall: precision and recall.
   """
@@ -121,15 +122,14 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-  """What the distances are, and what good would be.
+  """Distances of synthetic images, and of real ones for comparison.
 
   Attributes:
-    synthetic: of all synthetic images.
-    synthetic_at_equal_number: of as many synthetic images as there are
-      held-out ones (or all, where there are fewer), for the comparison with
-      `real`.
-    real: of the held-out real images (as many).
-    features: what they are taken in.
+    features: the features in which distances are measured.
+    synthetic: distances of all synthetic images.
+    synthetic_at_equal_number: distances of as many synthetic images as there
+      are held-out ones (or all, if there are fewer), to compare with `real`.
+    real: distances of the same number of held-out real images.
   """
 
   features: FeatureFacts
@@ -145,11 +145,11 @@ class Comparison:
 
 
 def shuffled(images: np.ndarray, seed: int = 0) -> np.ndarray:
-  """Noise of the same colours: the pixels of each image in random order.
+  """Returns noise with the same colours: shuffles the pixels of each image.
 
   Args:
     images: uint8[N, H, W, C].
-    seed: of the orders.
+    seed: seed of the random orders.
 
   Returns:
     uint8[N, H, W, C].
@@ -176,20 +176,21 @@ def compare(
   """Measures synthetic and held-out images against the reference.
 
   Args:
-    extractor: what the features were extracted with.
+    extractor: the extractor of the features.
     reference: float32[M, F], features of the reference, such as the training
       images.
-    held_out: float32[H, F], of real images that were not trained on.
-    synthetic: float32[N, F].
+    held_out: float32[H, F], features of real images that were not trained on.
+    synthetic: float32[N, F], features of the synthetic images.
     reference_name: dataset and split of the reference.
-    allow_few: whether samples of F images or fewer have a Frechet distance.
-    seed: of orders and subsets.
-    persons: int[M] who is on each image of the reference and int[H] of the
-      held-out ones, where known: for the intervals of precision and recall.
-    noise: float32[n, F], features of the first n held-out images `shuffled`;
-      None leaves that out.
-    advance: called now and then with the neighbours found since, which add up
-      to `num_queries`; what it raises ends the work.
+    allow_few: whether to compute the Frechet distance of F images or fewer.
+    seed: seed of random orders and subsets.
+    persons: int[M] and int[H], the person on each reference image and on each
+      held-out image, for the intervals of precision and recall; None if
+      unknown.
+    noise: float32[n, F], features of the first n held-out images after
+      `shuffled`; None does not measure noise.
+    advance: called repeatedly with the number of neighbours found since, which
+      add up to `num_queries`; an exception that it raises ends the work.
 
   Raises:
     UsageError: a set has fewer than `MIN_IMAGES` images.
@@ -260,7 +261,7 @@ def _noise(
   reference: np.ndarray,
   reference_radii: np.ndarray,
 ) -> Noise:
-  """Precision of noise [n, F] and of the same images as they are."""
+  """Measures the precision of noise [n, F] and of the unshuffled images."""
   shares = [
     float(prdc.is_on_manifold(x, reference, reference_radii).mean())
     for x in (noise, held_out[: len(noise)])
@@ -271,7 +272,10 @@ def _noise(
 
 
 def num_queries(num_reference: int, num_held_out: int, num_made: int) -> int:
-  """Neighbours that `compare` asks for, which is most of its time."""
+  """Returns the number of neighbours that `compare` searches.
+
+  The search takes most of its time, so this number serves for progress.
+  """
   number = min(num_held_out, num_made)
   measured = num_made + number + (number if number < num_made else 0)
   return num_reference + 2 * measured
