@@ -1,8 +1,8 @@
 """A classifier trained by DP-SGD on the sensitive images themselves.
 
-What a user who wants one classifier, and no images, would do instead of
-publishing a synthetic dataset. Its private step is that of `training`: the
-same selection, clip, noise and ledger; only the loss is another one.
+Somebody who needs one classifier and no images would train it so, instead of
+publishing a synthetic dataset. The private step is that of `training`, with the
+same selection, clip, noise and ledger; only the loss differs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ class DpClassifierConfig:
   """The classifier, its public pre-training and its private training.
 
   Attributes:
-    name: one of `NAMES`; normalised by groups, as examples must not couple.
-    num_public_steps: steps on labelled public images first; 0 is from scratch.
-    public_batch_size: images in such a step.
-    public_optimizer: of these steps.
-    num_steps: private steps.
-    expected_batch_size: records, on average, in a private step.
+    name: kind of network, one of `NAMES`. It has group normalisation, since
+      examples must not be coupled.
+    num_public_steps: steps of pre-training on labelled public images; 0 trains
+      from scratch.
+    public_batch_size: images in a step of pre-training.
+    public_optimizer: optimizer of the pre-training.
+    num_steps: number of private steps.
+    expected_batch_size: mean number of records in a private step.
     l2_clip_norm: largest l2 norm of the gradient of one record.
-    augmult: K, draws per record and step.
-    optimizer: of the private steps, on gradients over the clip norm.
-    ema_decay: in [0, 1), of the weights that are released.
+    augmult: number of draws K per record and step.
+    optimizer: optimizer of the private steps; its gradients are divided by the
+      clip norm.
+    ema_decay: decay of the moving average that is released, in [0, 1).
   """
 
   name: str
@@ -75,13 +78,14 @@ class DpClassifierConfig:
   def privacy(
     self, config: privacy_config.PrivacyConfig
   ) -> privacy_config.PrivacyConfig:
-    """The same promise, with the steps of the classifier.
+    """Returns the run's privacy config with the steps of the classifier.
 
     Args:
-      config: of the run: epsilon, delta, num_examples and relation count.
+      config: the run's config, which gives epsilon, delta, num_examples and the
+        relation.
 
     Returns:
-      What `accounting.calibrate` solves for the noise.
+      The config from which `accounting.calibrate` computes the noise.
 
     Raises:
       UsageError: epsilon is not given.
@@ -108,13 +112,13 @@ class LogisticRegression(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps float32[B, H, W, C] to float32[B, num_classes]."""
+    """Maps float32[B, H, W, C] to logits float32[B, num_classes]."""
     del train
     return nn.Dense(self.num_classes)(x.reshape((x.shape[0], -1)))
 
 
 def make_module(name: str, num_classes: int) -> nn.Module:
-  """The network of a name in `NAMES`; no layer couples examples."""
+  """Returns the network of a name in `NAMES`; no layer couples examples."""
   checks.check_one_of('name', name, NAMES)
   if name == 'small_cnn':
     return small_cnn.SmallCNN(num_classes=num_classes)
@@ -129,7 +133,12 @@ def make_module(name: str, num_classes: int) -> nn.Module:
 def init_params(
   module: nn.Module, image_shape: tuple[int, int, int], key: types.Key
 ) -> types.Params:
-  """Fresh weights from a public key.
+  """Returns initial weights, float32, drawn from a public key.
+
+  Args:
+    module: the network.
+    image_shape: (H, W, C).
+    key: typed PRNG key, consumed.
 
   Raises:
     ValueError: a layer keeps statistics of batches, which couple examples.
@@ -145,11 +154,11 @@ def init_params(
 
 
 def make_loss_fn(module: nn.Module, data: augment.CropAndFlip) -> types.LossFn:
-  """The cross-entropy of ONE draw of ONE example.
+  """Returns a function for the cross-entropy of ONE draw of ONE example.
 
   Args:
     module: the network.
-    data: says how a draw is augmented.
+    data: settings of the augmentation.
 
   Returns:
     loss_fn(params, {'image': uint8[H, W, C], 'label': int32[]}, key).
@@ -173,7 +182,7 @@ def make_loss_fn(module: nn.Module, data: augment.CropAndFlip) -> types.LossFn:
 def make_predict_fn(
   module: nn.Module, params: types.Params, batch_size: int = 500
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Binds weights: uint8[N, H, W, C] -> most probable classes int32[N]."""
+  """Returns a function from uint8[N, H, W, C] to predicted classes int32[N]."""
 
   @jax.jit
   def classes(images: jax.Array) -> jax.Array:

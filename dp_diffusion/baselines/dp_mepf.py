@@ -1,12 +1,13 @@
 """DP-MEPF: mean embeddings of perceptual features, noised once.
 
-Harder et al. 2022, arXiv 2205.12900. The features are the activations of a
-network trained on public data, and their squares, so that the generator is
-fitted to first and second moments.
+The method is that of Harder et al. 2022, arXiv 2205.12900. The features are the
+activations of a network trained on public data, and their squares, so that the
+generator is fitted to first and second moments.
 
-Deviation: both moments are one vector and one release; Harder et al. make two
-and divide the budget. Large maps of activations are averaged over squares of
-pixels first, which keeps the noise in bounds for small datasets.
+Deviation: both moments form one vector, released once; Harder et al. release
+them separately and divide the budget. Large maps of activations are first
+averaged over squares of pixels. This limits the number of features, and so the
+noise, which matters for small datasets.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ ActivationsFn = Callable[[types.Array], Sequence[types.Array]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpMepfConfig:
-  """Perceptual features.
+  """Settings of the perceptual features.
 
   Attributes:
     net: .npz of a public feature network (see `models.feature_nets`); ''
       trains one on the public images of the config.
-    max_side: maps of activations larger than this, in pixels, are averaged.
-    second_moment: weight in [0, 1) of the squares in the squared norm.
+    max_side: largest side in pixels of a map of activations; larger maps are
+      averaged.
+    second_moment: share of the squares in the squared norm of the features, in
+      [0, 1).
   """
 
   net: str
@@ -53,14 +56,15 @@ class DpMepfConfig:
 def make_feature_fn(
   config: DpMepfConfig, activations_fn: ActivationsFn
 ) -> mean_embedding.FeatureFn:
-  """Moments of the activations, as one vector of norm at most 1.
+  """Returns a function that computes the moments of the activations.
 
   Args:
-    config: what is kept of the activations.
+    config: settings of the features.
     activations_fn: the network.
 
   Returns:
-    float32[B, H, W, C] in [-1, 1] -> float32[B, F] of norm at most 1.
+    A function from float32[B, H, W, C] in [-1, 1] to float32[B, F], whose rows
+    have norm at most 1.
   """
 
   def features(images: types.Array) -> types.Array:
@@ -78,13 +82,13 @@ def make_feature_fn(
 
 
 def from_weights(weights: feature_nets.Weights) -> ActivationsFn:
-  """The activations of a LeNet-5 or a CIFAR ResNet in an .npz.
+  """Returns a function for the activations of a LeNet-5 or a CIFAR ResNet.
 
   Args:
-    weights: arrays of the file.
+    weights: the arrays of an .npz file, by name.
 
   Raises:
-    ValueError: it is neither of the two.
+    ValueError: the arrays are of neither network.
   """
   _, net = feature_nets.kind_of(weights)
 
@@ -97,11 +101,11 @@ def from_weights(weights: feature_nets.Weights) -> ActivationsFn:
 
 
 def from_small_cnn(variables: types.PyTree, num_classes: int) -> ActivationsFn:
-  """The activations of a `SmallCNN` that was trained on public data.
+  """Returns a function for the activations of a publicly trained `SmallCNN`.
 
   Args:
-    variables: of flax.
-    num_classes: of that data.
+    variables: the variables of the Flax module.
+    num_classes: number of classes that it was trained on.
   """
   module = small_cnn.SmallCNN(num_classes=num_classes)
 
@@ -118,7 +122,7 @@ def from_small_cnn(variables: types.PyTree, num_classes: int) -> ActivationsFn:
 
 
 def _shrink(maps: types.Array, max_side: int) -> types.Array:
-  """Averages maps over squares and flattens them: float32[B, F]."""
+  """Averages maps over squares of pixels and flattens them to float32[B, F]."""
   if maps.ndim == 4:
     factor = -(-max(maps.shape[1:3]) // max_side)
     window = (1, factor, factor, 1)

@@ -1,8 +1,8 @@
 """DP-MERF: mean embeddings of random Fourier features, noised once.
 
-Harder et al. 2021, arXiv 2002.11603. The features approximate a Gaussian
-kernel, so the generator is fitted by a maximum mean discrepancy; no public
-data is used at all.
+The method is that of Harder et al. 2021, arXiv 2002.11603. The features
+approximate a Gaussian kernel, so fitting the generator minimises a maximum mean
+discrepancy. It uses no public data.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dp_diffusion.baselines import mean_embedding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpMerfConfig:
-  """Random Fourier features.
+  """Settings of the random Fourier features.
 
   Attributes:
-    num_features: F, even: half cosines, half sines.
-    length_scale: of the Gaussian kernel, in units of the distance between two
-      images that differ by 1 (half of the range) in every pixel.
+    num_features: number of features F, even: half cosines, half sines.
+    length_scale: length scale of the Gaussian kernel. Its unit is the distance
+      between two images that differ by 1 (half the range) in every pixel.
   """
 
   num_features: int
@@ -46,18 +46,19 @@ def make_feature_fn(
   image_shape: tuple[int, int, int],
   key: types.Key,
 ) -> mean_embedding.FeatureFn:
-  """Draws the frequencies: public, and blind to the data.
+  """Draws the frequencies of the features from a public key.
 
-  Equation 5 of arXiv 2002.11603: sqrt(2 / F) [cos(w_j x), sin(w_j x)] with
-  w_j ~ N(0, I / length_scale^2); its norm is 1 for every x.
+  The features are those of arXiv 2002.11603 eq. 5, sqrt(2 / F) [cos(w_j x),
+  sin(w_j x)] with w_j ~ N(0, I / length_scale^2). Their norm is 1 for every x.
 
   Args:
-    config: how many, and of which kernel.
+    config: settings of the features.
     image_shape: (H, W, C).
-    key: typed key[], of the public seed.
+    key: typed PRNG key[] from the public seed.
 
   Returns:
-    float32[B, H, W, C] in [-1, 1] -> float32[B, F] of norm 1.
+    A function from float32[B, H, W, C] in [-1, 1] to float32[B, F], whose rows
+    have norm 1.
   """
   height, width, channels = image_shape
   num_pixels = height * width * channels

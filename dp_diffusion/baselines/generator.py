@@ -1,7 +1,8 @@
-"""A generator fitted to a noised mean embedding: post-processing.
+"""Fits a generator of images to a noised mean embedding.
 
-It has seen the sensitive images through `mean_embedding.noised_mean` alone, so
-it may be trained for as long as one likes, and released with its images.
+The sensitive images enter only through `mean_embedding.noised_mean`. The
+training is therefore post-processing: it may take any number of steps, and the
+generator and its images may be released.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.training import optimizers
 
-_NUM_HALVINGS = 2  # The first maps have a quarter of the side.
+_NUM_HALVINGS = 2  # The first maps have a quarter of the image's side.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,11 @@ class GeneratorConfig:
   """The generator and its training.
 
   Attributes:
-    latent_dim: normal numbers that an image is made of.
-    channels: of the last maps; earlier ones have more.
-    num_steps: optimizer steps.
+    latent_dim: number of latent variables of an image.
+    channels: channels of the last maps; earlier maps have more.
+    num_steps: number of optimizer steps.
     batch_size: generated images per step.
-    optimizer: learning rate and its course.
+    optimizer: the optimizer and its learning rate.
   """
 
   latent_dim: int
@@ -48,11 +49,11 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-  """Dense, then convolutions while the sides double; class-conditional.
+  """A class-conditional generator: a dense layer, then upsampling convolutions.
 
   Attributes:
     image_shape: (H, W, C) of the images.
-    num_classes: how many classes there are.
+    num_classes: number of classes.
     channels: see `GeneratorConfig`.
   """
 
@@ -92,19 +93,20 @@ def train(
 ) -> types.Params:
   """Fits the embedding of generated images to the noised one.
 
-  Minimises the squared distance, equation 6 of arXiv 2002.11603.
+  The training minimises the squared distance, arXiv 2002.11603 eq. 6.
 
   Args:
-    config: for how long, and how.
+    config: settings of the training.
     module: the generator.
-    feature_fn: features that the target was made with.
-    target: float32[num_classes, F] of `mean_embedding.noised_mean`.
-    labels: int32[batch_size], of which each class has its public share.
-    key: typed key[], of the public seed.
-    stop: called before each step; raises to end the training.
+    feature_fn: the features from which the target was computed.
+    target: float32[num_classes, F], the result of `mean_embedding.noised_mean`.
+    labels: int32[batch_size], labels of the generated images, in the public
+      proportions of the classes.
+    key: typed PRNG key[] from the public seed.
+    stop: called before each step; it raises to end the training.
 
   Returns:
-    The parameters.
+    The parameters of the generator.
   """
   optimizer = optimizers.make(config.optimizer, config.num_steps)
   latents = jnp.zeros((1, config.latent_dim))
@@ -151,11 +153,12 @@ def sample(
 
   Args:
     module: the generator.
-    params: of `train`.
-    latent_dim: as in training.
+    params: the result of `train`.
+    latent_dim: number of latent variables, as in the training.
     labels: int32[N].
-    key: typed key[], of the public seed; image i depends on (key, i) alone.
-    batch_size: images at a time.
+    key: typed PRNG key[] from the public seed. The noise of image i depends
+      only on (key, i).
+    batch_size: images generated at a time.
 
   Returns:
     uint8[N, H, W, C].

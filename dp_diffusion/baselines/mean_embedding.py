@@ -1,19 +1,20 @@
-"""The one thing that DP-MERF and DP-MEPF learn of the sensitive images.
+"""The noised mean embedding, all that DP-MERF and DP-MEPF learn from images.
 
-Every image has features of norm at most 1; those of a record are averaged, put
-in the row of their labels and summed over all records; Gaussian noise is added
-once. A generator is then fitted to the noised sum, which costs nothing more
-(Harder et al. 2021, arXiv 2002.11603; 2022, arXiv 2205.12900).
+Every image has features of norm at most 1. The features of a record's images
+are averaged in the rows of their labels, the records are summed, and Gaussian
+noise is added once. A generator is then fitted to the noised sum, which costs
+no further privacy (Harder et al. 2021, arXiv 2002.11603; 2022, arXiv
+2205.12900).
 
 Deviation: neighbours differ by adding or removing one record, and the sum is
-released, so that its sensitivity is 1. Harder et al. release the mean, of
+released, whose sensitivity is 1. Harder et al. release the mean, of
 sensitivity 2 / N under replace-one. Here the sum is divided by the declared
-number of records, a constant, and no exact class count is used anywhere.
+number of records, a constant, and no exact class count is used.
 
 Guarantees:
-  * One record, a person with all their images and labels too, moves the sum by
-    at most `L2_SENSITIVITY`, whatever its features are and how many records
-    there are: features are bounded in float64, cut to a grid, summed exactly.
+  * One record, even a person with many images and labels, moves the sum by at
+    most `L2_SENSITIVITY`, whatever its features are and how many records there
+    are: features are bounded in float64, rounded to a grid and summed exactly.
     `mean_embedding_test.py::test_neighbours_differ_by_at_most_the_sensitivity`,
     `::test_features_that_are_not_finite_add_zero`,
     `::test_order_of_records_does_not_matter`,
@@ -22,7 +23,7 @@ Guarantees:
     `mean_embedding_test.py::test_noise_std`.
   * The mechanism that was calibrated is the one in the ledger and the one that
     adds the noise. `mean_embedding_test.py::test_one_mechanism_everywhere`.
-  * What is divided by is the declared number of records.
+  * The sum is divided by the declared number of records.
     `mean_embedding_test.py::test_divides_by_the_declared_number`.
 """
 
@@ -47,8 +48,8 @@ from dp_diffusion.privacy import privacy_config
 L2_SENSITIVITY = 1.0
 _PURPOSE = 'mean embedding'
 _UNIT = fixed_point.unit_of(L2_SENSITIVITY)
-# Features end about this much below the bound in float32, where they are not
-# yet summed, and at least so much below it in float64, for up to 2^28 of them.
+# Relative margin below the bound of 1 to which float32 features are scaled. It
+# covers the rounding of float64 sums of up to 2^28 features.
 _ROUNDING_MARGIN = 2.0**-18
 _MARGIN_ON_HOST = 2.0**-24
 _BATCH_SIZE = 256
@@ -60,11 +61,12 @@ FeatureFn = Callable[[types.Array], types.Array]
 def start_ledger(
   config: privacy_config.PrivacyConfig, method: str, unit: str
 ) -> ledger_lib.Ledger:
-  """Calibrates the only release of a method, and enters it.
+  """Calibrates the noise of a method's single release, and enters it.
 
   Args:
-    config: epsilon, delta and the relation; all else is of DP-SGD.
-    method: its name, for the statement.
+    config: gives epsilon, delta and the relation; its other fields concern
+      DP-SGD.
+    method: name of the method, for the statement.
     unit: 'image' or 'person'.
 
   Returns:
@@ -101,19 +103,19 @@ def noised_mean(
   ledger: ledger_lib.Ledger,
   streams: key_streams.KeyStreams,
 ) -> np.ndarray:
-  """The noised sum over the records, over their declared number.
+  """Computes the noised sum over the records, divided by their declared number.
 
   Args:
-    feature_fn: features of images; bounded here once more.
+    feature_fn: features of images; this function bounds them once more.
     source: the sensitive images.
-    records: which image belongs to which record.
-    num_examples: declared number of records; public.
-    ledger: of `start_ledger`; its entry says how much noise there is.
-    streams: of the run; the same streams give the same noise.
+    records: the images of each record.
+    num_examples: declared number of records, which is public.
+    ledger: the result of `start_ledger`; its entry states the noise.
+    streams: the run's secret randomness; equal streams give equal noise.
 
   Returns:
-    float32[num_classes, F]: the only form in which the embedding exists
-    outside this function.
+    float32[num_classes, F]. The embedding does not leave this function without
+    noise.
   """
   (entry,) = ledger.entries
   exact = _record_sum(feature_fn, source, records)
@@ -126,7 +128,7 @@ def noised_mean(
 
 
 def bound(features: types.Array) -> types.Array:
-  """Scales rows of norm above 1 down to it; one that is not finite to zero.
+  """Scales rows of norm above 1 to norm 1; rows that are not finite to zero.
 
   Args:
     features: float32[B, F].
@@ -136,8 +138,8 @@ def bound(features: types.Array) -> types.Array:
   """
   is_finite = jnp.isfinite(features).all(axis=1, keepdims=True)
   x = jnp.where(is_finite, features, 0.0)
-  # Squares of huge features would overflow, and a division by the largest
-  # could go through a reciprocal that is flushed to zero.
+  # The squares of huge features would overflow, and the reciprocal of the
+  # largest one could be flushed to zero.
   is_huge = jnp.max(jnp.abs(x), axis=1, keepdims=True) > 2.0**40
   scale = jnp.where(is_huge, 2.0**-80, 1.0)
   x = x * scale
@@ -146,7 +148,7 @@ def bound(features: types.Array) -> types.Array:
 
 
 def unit_norm(features: types.Array) -> types.Array:
-  """Rows of norm 1; a row of zeros stays.
+  """Scales rows to norm 1; a row of zeros stays zero.
 
   Args:
     features: float32[B, F].
@@ -161,12 +163,12 @@ def unit_norm(features: types.Array) -> types.Array:
 def generated_mean(
   features: types.Array, labels: types.Array, num_classes: int
 ) -> types.Array:
-  """The embedding of generated images; differentiable.
+  """Computes the embedding of generated images, differentiably.
 
   Args:
-    features: float32[B, F].
-    labels: int32[B], of which each class has its share.
-    num_classes: rows of the result.
+    features: float32[B, F], features of the generated images.
+    labels: int32[B], labels in the public proportions of the classes.
+    num_classes: number of rows of the result.
 
   Returns:
     float32[num_classes, F].
@@ -180,13 +182,14 @@ def _record_sum(
   source: types.DataSource,
   records: batching.Records,
 ) -> np.ndarray:
-  """The sum without noise, float64[num_classes, F]. Private.
+  """Returns the sum without noise, float64[num_classes, F]. It is private.
 
-  Exact: of multiples of the grid's unit, of which float64 holds 2^53.
+  The sum is exact: its terms are multiples of the grid's unit, and float64
+  represents up to 2^53 of them.
   """
   compute = jax.jit(lambda images: bound(feature_fn(images)))
   sizes = np.diff(records.starts)
-  shares = np.repeat(1.0 / sizes, sizes)  # Images of a record share its one.
+  shares = np.repeat(1.0 / sizes, sizes)  # Weights of a record's images.
   total = None
   for start in range(0, len(records.images), _BATCH_SIZE):
     chosen = records.images[start : start + _BATCH_SIZE]
@@ -198,7 +201,7 @@ def _record_sum(
     found = _bound_on_host(found) * weights[:, None]
     part = one_hot.T @ fixed_point.cut_on_host(found, _UNIT)
     total = part if total is None else total + part
-  if total is None:  # Nobody is there: the shape is all that is known.
+  if total is None:  # Without records only the shape is known.
     shape = (_BATCH_SIZE, *source.spec.image_shape)
     width = jax.eval_shape(compute, jnp.zeros(shape)).shape[1]
     total = np.zeros((source.spec.num_classes, width))
@@ -206,14 +209,15 @@ def _record_sum(
 
 
 def _bound_on_host(features: np.ndarray) -> np.ndarray:
-  """`bound` of float64[B, F], whose norms float32 rounded.
+  """Bounds float64[B, F] as `bound` does, with norms computed in float64.
 
-  Of F features the norm in float32 may be off by F 2^-25, in float64 F 2^-54.
+  The relative error of a norm of F features is up to F 2^-25 in float32, and up
+  to F 2^-54 in float64.
   """
   norms = np.linalg.norm(features, axis=1, keepdims=True)
   return features * ((1 - _MARGIN_ON_HOST) / np.maximum(norms, 1.0))
 
 
 def _to_float(images: np.ndarray) -> np.ndarray:
-  """uint8[...] to float32[...] in [-1, 1]."""
+  """Converts uint8[...] to float32[...] in [-1, 1]."""
   return images.astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -14,13 +14,13 @@ METHODS = ('dp_classifier', 'dp_mepf', 'dp_merf')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-  """How the baselines are run; each under the `privacy` of the config.
+  """Settings of the baselines, each of which uses the config's `privacy`.
 
   Attributes:
-    dp_merf: random features.
-    dp_mepf: perceptual features.
-    generator: what is fitted to either.
-    dp_classifier: trained on the sensitive images directly.
+    dp_merf: the random features of DP-MERF.
+    dp_mepf: the perceptual features of DP-MEPF.
+    generator: the generator that is fitted to either kind of features.
+    dp_classifier: the classifier trained on the sensitive images directly.
   """
 
   dp_merf: dp_merf.DpMerfConfig

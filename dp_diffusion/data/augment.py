@@ -1,7 +1,8 @@
-"""Augmentation of one draw: uint8 images in, float32 in [-1, 1] out.
+"""Augments the image of one draw, from uint8 to float32 in [-1, 1].
 
-Runs on the device inside the per-draw loss, so each of the K draws of an
-example sees its own crop and flip. Every random choice comes from the key.
+The augmentation runs on the device inside the loss of a draw, so each of the K
+draws of an example has its own crop and flip. Every random choice is made from
+the key.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from dp_diffusion import types
 
 
 class CropAndFlip(Protocol):
-  """What `augment` reads of a config, be it of data or of a classifier."""
+  """The fields that `augment` reads of a config of data or of a classifier."""
 
   @property
   def reflect_pad(self) -> int:
-    """Pixels of reflected border for the random crop; 0 is off."""
+    """Width in pixels of the border for random crops; 0 does not crop."""
 
   @property
   def flip(self) -> bool:
-    """Whether half of the draws are mirrored left to right."""
+    """Whether an image is flipped left to right with probability 1/2."""
 
 
 def augment(
   image: types.Array, key: types.Key, config: CropAndFlip
 ) -> types.Array:
-  """Crops at random from the reflection-padded image, then flips at random.
+  """Pads the image by reflection, crops it at random and flips it at random.
 
   Args:
     image: uint8[H, W, C] in [0, 255], or float32[H, W, C] in [-1, 1].
-    key: consumed here; the result is a function of (image, key, config).
-    config: uses `reflect_pad` (pixels) and `flip`.
+    key: typed PRNG key, consumed; the result depends on nothing else.
+    config: gives `reflect_pad` (pixels) and `flip`.
 
   Returns:
     float32[H, W, C] in [-1, 1].
 
   Raises:
-    ValueError: a padding that is not smaller than the image.
+    ValueError: the padding is not smaller than the image.
   """
   crop_key, flip_key = jax.random.split(key)
   if config.reflect_pad:
@@ -53,7 +54,7 @@ def augment(
 
 
 def to_float(image: types.Array) -> types.Array:
-  """Maps uint8 in [0, 255] to float32 in [-1, 1]; floats pass unchanged."""
+  """Maps uint8 in [0, 255] to float32 in [-1, 1]; floats stay as they are."""
   image = jnp.asarray(image)
   if image.dtype == jnp.uint8:
     return image.astype(jnp.float32) / 127.5 - 1.0
@@ -61,7 +62,7 @@ def to_float(image: types.Array) -> types.Array:
 
 
 def to_uint8(image: types.Array) -> np.ndarray:
-  """Maps floats in [-1, 1] to uint8 on the host, clipped and rounded.
+  """Maps floats in [-1, 1] to uint8, clipped and rounded, on the host.
 
   >>> to_uint8(np.array([-1.0, 0.0, 2.0]))
   array([  0, 128, 255], dtype=uint8)

@@ -1,9 +1,10 @@
-"""From record numbers to arrays: what a training step is fed.
+"""Gathers the images of a training step.
 
 A record is what the guarantee protects: one image, or all images of one
-person. Which records a private step takes is decided elsewhere (Poisson
-selection); here they are gathered. Public pre-training takes shuffled
-batches that are a function of (seed, step), so resuming needs no state.
+person. Poisson selection (`privacy.batch_selection`) decides which records a
+private step takes; this module reads their images. Public pre-training takes
+shuffled batches that depend only on (seed, step), so it can be resumed without
+a stored state.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from dp_diffusion import types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Records:
-  """Which images belong to which record.
+  """The images of each record.
 
   Attributes:
-    images: int64[N_images], image numbers sorted by record.
+    images: int64[N_images], image indices sorted by record.
     starts: int64[N + 1]; record r has images[starts[r]:starts[r + 1]].
   """
 
@@ -33,17 +34,17 @@ class Records:
 
   @property
   def num_records(self) -> int:
-    """N."""
+    """Number of records N."""
     return len(self.starts) - 1
 
   @property
   def num_images(self) -> np.ndarray:
-    """int64[N], images per record; each is at least 1."""
+    """Number of images per record, int64[N], each at least 1."""
     return np.diff(self.starts)
 
 
 def make_records(source: types.DataSource, unit: str) -> Records:
-  """Groups images into records; persons are in ascending order.
+  """Groups images into records, persons in ascending order.
 
   Args:
     source: the images.
@@ -53,7 +54,7 @@ def make_records(source: types.DataSource, unit: str) -> Records:
     One record per image, or per distinct person.
 
   Raises:
-    UsageError: unit 'person' for a source that knows none.
+    UsageError: the unit is 'person' and the source knows no persons.
   """
   checks.check_one_of('unit', unit, ('image', 'person'))
   num_images = len(source.labels)
@@ -75,17 +76,17 @@ def make_records(source: types.DataSource, unit: str) -> Records:
 def gather(
   source: types.DataSource, indices: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Reads images by number.
+  """Reads images by index.
 
   Args:
-    source: may be memory-mapped; only what is asked for is read.
-    indices: integer image numbers of any shape [...].
+    source: the images. A memory-mapped source is read at `indices` only.
+    indices: int[...], image indices of any shape.
 
   Returns:
     {'image': uint8[..., H, W, C], 'label': int32[...]}, copies in memory.
   """
   indices = np.asarray(indices, np.int64)
-  # Sorted reads; Poisson selection's are sorted already, but for the padding.
+  # Reading in sorted order is faster on a disk.
   flat, inverse = np.unique(indices, return_inverse=True)
   image = np.asarray(source.images[flat])
   if not np.array_equal(flat, indices):
@@ -101,17 +102,17 @@ def draw_images(
 ) -> np.ndarray:
   """Picks an image of the record for each draw, uniformly.
 
-  The pick is a function of (seed, record, draw) alone: neither its place in
-  the batch nor the number of draws or of other records matters.
+  The pick depends only on (seed, record, draw), neither on the place in the
+  batch nor on the number of draws or of other records.
 
   Args:
-    records: as of `make_records`.
-    indices: int[B] record numbers.
-    num_draws: K.
+    records: the result of `make_records`.
+    indices: int[B], record indices.
+    num_draws: number of draws K.
     seed: secret bytes of this step, at least 16.
 
   Returns:
-    int64[B, K] image numbers.
+    int64[B, K], image indices.
   """
   if len(seed) < 16:
     raise ValueError(f'Expected seed of {len(seed)} bytes to be >= 16 bytes.')
@@ -134,6 +135,13 @@ def gather_records(
 ) -> dict[str, np.ndarray]:
   """Reads one image per (record, draw), see `draw_images`.
 
+  Args:
+    source: the images.
+    records: the result of `make_records`.
+    indices: int[B], record indices.
+    num_draws: number of draws K.
+    seed: secret bytes of this step, at least 16.
+
   Returns:
     {'image': uint8[B, K, H, W, C], 'label': int32[B, K]}.
   """
@@ -143,16 +151,17 @@ def gather_records(
 def public_indices(
   num_images: int, batch_size: int, seed: int, step: int
 ) -> np.ndarray:
-  """Image numbers of one step of public training.
+  """Returns the image indices of one step of public training.
 
-  Steps walk through one shuffled order per epoch, across epoch borders, so
-  each image is seen equally often and no step needs the one before.
+  Each epoch has its own shuffled order, and a batch may span two epochs. Every
+  image is therefore used equally often, and a step can be computed without the
+  steps before it.
 
   Args:
-    num_images: size of the set.
-    batch_size: may exceed num_images.
+    num_images: number of images in the set.
+    batch_size: number of images of a step; it may exceed num_images.
     seed: public seed.
-    step: 0, 1, ...
+    step: number of the step, counted from 0.
 
   Returns:
     int64[batch_size].
@@ -177,6 +186,16 @@ def _epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
 def public_batch(
   source: types.DataSource, batch_size: int, seed: int, step: int
 ) -> dict[str, np.ndarray]:
-  """Reads the batch of one step of public training, see `public_indices`."""
+  """Reads the batch of one step of public training, see `public_indices`.
+
+  Args:
+    source: the images.
+    batch_size: number of images of a step.
+    seed: public seed.
+    step: number of the step, counted from 0.
+
+  Returns:
+    {'image': uint8[B, H, W, C], 'label': int32[B]}, copies in memory.
+  """
   indices = public_indices(len(source.labels), batch_size, seed, step)
   return gather(source, indices)

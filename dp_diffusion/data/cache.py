@@ -1,7 +1,7 @@
-"""The user's cache folder: what is costly to make and may be made again.
+"""The user's cache folder, for data that take long to compute.
 
-Never shared between users: its entries have mode 700, their files mode 600, for
-decoded sensitive images may lie in it. `forget` removes those.
+It may hold decoded sensitive images, so it must not be shared between users:
+its entries have mode 700, their files mode 600. `forget` removes these images.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def folder(cache_dir: str) -> pathlib.Path:
 
 
 def place(cache_dir: str) -> pathlib.Path:
-  """Where the cache folder is or would be, see `folder`; makes nothing."""
+  """Returns the path of the cache folder, see `folder`, without making it."""
   if cache_dir:
     return pathlib.Path(cache_dir).expanduser()
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
@@ -51,13 +51,13 @@ def place(cache_dir: str) -> pathlib.Path:
 
 
 def decoded(cache_dir: str) -> list[pathlib.Path]:
-  """Folders of decoded images, whole or left behind by a kill; makes nothing.
+  """Lists the folders of decoded images, including any left by a killed run.
 
   Args:
     cache_dir: see `folder`.
 
   Returns:
-    What `forget` would remove, sorted.
+    The folders that `forget` would remove, sorted.
   """
   path = place(cache_dir)
   if not path.is_dir():
@@ -72,16 +72,16 @@ def decoded(cache_dir: str) -> list[pathlib.Path]:
 
 
 def forget(cache_dir: str) -> list[pathlib.Path]:
-  """Removes all decoded images: of every dataset, sensitive or public.
+  """Removes the decoded images of every dataset, sensitive or public.
 
   Args:
     cache_dir: see `folder`.
 
   Returns:
-    What was removed. What else lies in the folder is left alone.
+    The folders that were removed. Other files of the cache are kept.
 
   Raises:
-    OSError: something could not be removed.
+    OSError: a folder could not be removed.
   """
   entries = decoded(cache_dir)
   for entry in entries:
@@ -90,7 +90,7 @@ def forget(cache_dir: str) -> list[pathlib.Path]:
 
 
 def key_of(**parameters: Any) -> str:
-  """Short hash of JSON-able parameters, for a file name.
+  """Returns a short hash of parameters (JSON values), for a file name.
 
   >>> key_of(a=1) == key_of(a=1), key_of(a=1) == key_of(a=2)
   (True, False)
@@ -105,16 +105,17 @@ def arrays(
   make: Callable[[], dict[str, np.ndarray]],
   is_valid: Callable[[dict[str, np.ndarray]], bool],
 ) -> dict[str, np.ndarray]:
-  """Returns small arrays from the cache, made anew when absent or damaged.
+  """Returns small arrays from the cache; computes them if absent or damaged.
 
   Args:
     cache_dir: see `folder`.
-    name: file name without its ending; says everything that they depend on.
-    make: makes them.
-    is_valid: whether arrays read from the cache have the right form.
+    name: file name without its ending. It must contain everything that the
+      arrays depend on.
+    make: computes the arrays.
+    is_valid: tells whether arrays from the cache have the right shapes.
 
   Returns:
-    The arrays. A folder that cannot be written is only warned of.
+    The arrays. If the folder cannot be written there is only a warning.
   """
   try:
     path = folder(cache_dir) / f'{name}.npz'
@@ -143,16 +144,17 @@ def mapped(
   shape: tuple[int, ...],
   fill: Callable[[np.ndarray], dict[str, np.ndarray]],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns a large array memory-mapped from the cache, made when absent.
+  """Returns a large array, memory-mapped from the cache; makes it if absent.
 
   Args:
     cache_dir: see `folder`.
-    name: folder name of the entry; says everything that it depends on.
-    shape: of the large array, uint8.
-    fill: writes the large array in place and returns small ones.
+    name: folder name of the entry. It must contain everything that the entry
+      depends on.
+    shape: shape of the large array, which is uint8.
+    fill: writes the large array in place and returns small arrays.
 
   Returns:
-    (uint8[shape], read-only and memory-mapped; the small arrays).
+    (large array, read-only and memory-mapped; small arrays by name).
 
   Raises:
     OSError: the folder cannot be written.
@@ -174,9 +176,9 @@ def mapped(
     large.flush()
     files.write_npz(temporary / 'small.npz', mode=0o600, **small)
     try:
-      os.rename(temporary, entry)  # Whole or not at all.
+      os.rename(temporary, entry)  # The entry appears whole or not at all.
     except OSError:
-      if not entry.exists():  # Else another process was as quick.
+      if not entry.exists():  # Another process may have made it meanwhile.
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Camelyon17-WILDS: patches of lymph nodes from five hospitals (CC0).
 
-A TFDS builder over the release in any of its forms (`camelyon17_release`).
-Patches are resized with antialiasing when the dataset is prepared. Patches of
-one patient are many: the patient is kept, as `person`.
+This is a TFDS builder for the release in any of its forms
+(`camelyon17_release`). Patches are resized with antialiasing when the dataset
+is prepared. A patient has many patches, so the patient is kept as `person`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dp_diffusion.data import tfds_builders
 from dp_diffusion.data import tfds_source
 
 NAME = camelyon17_release.NAME
-TFDS_NAME = NAME  # Under which others may name it too.
+TFDS_NAME = NAME  # The name under which TFDS may also know the dataset.
 VERSION = '1.0.0'
 CLASS_NAMES = ('normal', 'tumor')
 PATCH_SIZE = 96
@@ -40,18 +40,18 @@ PUBLISHED_COUNTS = {
 
 
 def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
-  """Loads a split, preparing the TFDS dataset first where it is absent.
+  """Loads a split; prepares the TFDS dataset first if it is absent.
 
   Args:
-    config: uses image_size (0 keeps 96), tfds_dir, manual_dir.
+    config: gives image_size (0 keeps 96), tfds_dir and manual_dir.
     split: 'train', 'id_val', 'val' (hospital 1) or 'test' (hospital 2).
 
   Returns:
     RGB images with the patient as `person`.
 
   Raises:
-    UsageError: neither archive nor network, or counts that are not those of
-      the release.
+    UsageError: there is neither an archive nor a network, or the number of
+      patches differs from the release.
   """
   registry.check_split(split, SPLITS)
   if config.class_names not in ((), CLASS_NAMES):
@@ -103,9 +103,9 @@ def make_builder(
   """Makes the TFDS builder of the release at one image size.
 
   Args:
-    release: where patches come from.
-    size: pixels; patches are resized with antialiasing.
-    data_dir: where the dataset will lie.
+    release: the source of the patches.
+    size: side length in pixels to which patches are resized.
+    data_dir: folder in which the dataset is prepared.
 
   Returns:
     A `tfds.core.GeneratorBasedBuilder` named `camelyon17_wilds`.
@@ -166,7 +166,7 @@ def make_builder(
 def _example(
   key: str, patch: camelyon17_release.Patch, data: bytes, size: int
 ) -> dict[str, Any]:
-  """A patch as TFDS takes it; encoded here, so TensorFlow is not needed."""
+  """Returns a patch as a TFDS example, encoded without TensorFlow."""
   try:
     image = decoding.decode(data, size, 3, PATCH_SIZE**2)
   except decoding.UnreadableError as error:

@@ -1,10 +1,10 @@
-"""The forms in which Camelyon17-WILDS comes, and what its metadata says.
+"""Reads the published release of Camelyon17-WILDS in each of its forms.
 
-The official archive, packed or extracted, or a mirror of it in parquet files.
-`metadata.csv` has one row per 96x96 patch (Koh et al. 2021, arXiv 2012.07421;
-`wilds` 2.0). Its `split` column knows only training (0) and in-distribution
-validation (1). The hospital overrides it: all of hospital 1 is validation and
-all of hospital 2 is test, whatever the column says.
+These are the official archive, packed or extracted, and a mirror of it in
+parquet files. `metadata.csv` has one row per 96x96 patch (Koh et al. 2021,
+arXiv 2012.07421; `wilds` 2.0). Its `split` column distinguishes only training
+(0) from in-distribution validation (1). The hospital overrides it: every patch
+of hospital 1 is validation and every patch of hospital 2 is test.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Patch:
   """One row of the metadata.
 
   Attributes:
-    split: one of SPLITS, the hospital considered.
-    label: 0 normal, 1 tumor in the middle 32x32 pixels.
-    patient: as written, zero-padded: '004'.
-    center: hospital, 0 to 4.
+    split: one of SPLITS, after the hospital has overridden the column.
+    label: 1 if there is tumor in the middle 32x32 pixels, else 0.
+    patient: the patient as written in the file, zero-padded: '004'.
+    center: the hospital, 0 to 4.
   """
 
   split: str
@@ -63,14 +63,14 @@ class Patch:
 
 
 class Release(Protocol):
-  """Some form of the published release."""
+  """The published release in one of its forms."""
 
   def patches(self, split: str) -> Iterator[tuple[str, Patch, bytes]]:
     """Yields (key, patch, encoded image) of one split."""
 
 
 def split_of(center: int, column: int) -> str:
-  """Says which split a patch belongs to.
+  """Returns the split of a patch, from its hospital and its split column.
 
   >>> [split_of(0, 0), split_of(3, 1), split_of(1, 0), split_of(2, 0)]
   ['train', 'id_val', 'val', 'test']
@@ -91,13 +91,13 @@ def parse_metadata(lines: Iterator[str]) -> dict[str, Patch]:
   """Reads metadata.csv.
 
   Args:
-    lines: text; the first column has no name.
+    lines: lines of the file; the first column has no name.
 
   Returns:
     Patches by their path below the release's folder.
 
   Raises:
-    UsageError: columns or values that are not the release's.
+    UsageError: a column is missing, or a value does not occur in the release.
   """
   rows = csv.DictReader(lines)
   missing = [c for c in _HEADER if c not in (rows.fieldnames or ())]
@@ -133,7 +133,7 @@ def _label(value: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderRelease:
-  """The archive, extracted."""
+  """The extracted archive."""
 
   path: pathlib.Path
 
@@ -149,7 +149,7 @@ class FolderRelease:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TarRelease:
-  """The archive as it is; streamed, never extracted."""
+  """The packed archive, which is streamed and never extracted."""
 
   path: pathlib.Path
 
@@ -166,7 +166,7 @@ class TarRelease:
     raise errors.UsageError(f'{self.path} holds no metadata.csv.')
 
   def _read(self, names: Container[str]) -> Iterator[tuple[str, bytes]]:
-    """Yields the named files as they come."""
+    """Yields the named files in the order of the archive."""
     try:
       with tarfile.open(self.path, 'r|*') as tar:
         for member in tar:
@@ -183,11 +183,11 @@ class TarRelease:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParquetRelease:
-  """A mirror in parquet files, named after the split column's values.
+  """A mirror in parquet files, which are named after the splits.
 
-  Its columns are image, label, center (the hospital's number), patient (a
-  number), image_id, node, x_coord, y_coord and slide. The file of validation
-  holds both validation splits: 33,560 and 34,904 rows.
+  The columns are image, label, center (the hospital's number), patient (a
+  number), image_id, node, x_coord, y_coord and slide. The validation file holds
+  both validation splits: 33,560 and 34,904 rows.
   """
 
   paths: tuple[pathlib.Path, ...]
@@ -224,9 +224,9 @@ def _import_parquet() -> Any:
 
 
 def _split_column(path: pathlib.Path) -> int:
-  """The split column's value that a mirror's file name stands for."""
+  """Returns the value of the split column for a file of the mirror."""
   name = path.name.lower()
-  if name.startswith(('train', 'test')):  # Test is known by its hospital.
+  if name.startswith(('train', 'test')):  # The hospital tells test.
     return 0
   if name.startswith('val'):
     return 1
@@ -268,7 +268,7 @@ def _check_none_missing(missing: list[str], path: pathlib.Path) -> None:
 
 
 def find_release(config: registry.DataConfig) -> Release | None:
-  """Finds what was placed by hand in `data.manual_dir`, in any known form."""
+  """Finds a release that was placed in `data.manual_dir`, in any form."""
   if not config.manual_dir:
     return None
   folder = pathlib.Path(config.manual_dir).expanduser()
@@ -299,7 +299,7 @@ def _how_to_get(config: registry.DataConfig) -> str:
 
 
 def check_can_download(config: registry.DataConfig) -> None:
-  """Raises UsageError, which says what to do, where there is no network."""
+  """Raises UsageError, saying what to do, if there is no network."""
   if not (
     tfds_builders.is_online(ARCHIVE_URL) or tfds_builders.is_online(MIRROR_URL)
   ):
@@ -309,11 +309,11 @@ def check_can_download(config: registry.DataConfig) -> None:
 
 
 def download(config: registry.DataConfig, data_dir: pathlib.Path) -> Release:
-  """Downloads the archive, or else the mirror, below `data_dir`.
+  """Downloads the archive, or if that fails the mirror, below `data_dir`.
 
   Raises:
-    UsageError: neither host can be reached. One line: what, from where, where
-      to put it.
+    UsageError: neither host can be reached; the message says what to download
+      by hand and where to put it.
   """
   folder = data_dir / 'downloads' / NAME
   archive = folder / _ARCHIVES[0]
@@ -340,7 +340,7 @@ def download(config: registry.DataConfig, data_dir: pathlib.Path) -> Release:
 
 
 def _fetch(url: str, path: pathlib.Path, num_bytes: int | None) -> None:
-  """Downloads a file whole or not at all; one that is there is kept."""
+  """Downloads a file, whole or not at all, unless it exists."""
   if path.is_file():
     return
   path.parent.mkdir(parents=True, exist_ok=True)

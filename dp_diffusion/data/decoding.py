@@ -1,7 +1,7 @@
-"""Encoded images to arrays of one shape: decoded, resized, cropped.
+"""Decodes, resizes and crops encoded images to arrays of one shape.
 
-The stored images of every file-based source pass here once, in threads, into
-memory or into a memory-mapped file of the cache folder.
+Every source that stores images in files uses it. Images are decoded once, in
+threads, into memory or into a memory-mapped file of the cache folder.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data import value_range as values
 
-VERSION = 3  # Raise it when the same bytes give another array.
+VERSION = 3  # Increase it when the same bytes are decoded to another array.
 _CHUNK_IMAGES = 64
 _CHANNELS = {1: 'L', 3: 'RGB'}
-# Of ITU-R BT.601, as Pillow has them.
+# Weights of ITU-R BT.601, as in Pillow.
 _LUMA = np.array([19595, 38470, 7471]) / 65536
 
 UnreadableError = encoded.UnreadableError
-to_bytes = values.to_bytes  # The one mapping, for arrays of any source.
+to_bytes = values.to_bytes  # The same mapping serves arrays of every source.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Frame:
 
   Attributes:
     data: the encoded file.
-    index: which of its images, from 0.
-    header: of the file, where it is known already.
+    index: index of the image in the file, from 0.
+    header: header of the file; None if it was not read yet.
   """
 
   data: bytes
@@ -55,12 +55,12 @@ BytesOrError: TypeAlias = Encoded | UnreadableError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-  """What came of decoding.
+  """Decoded images, and reasons for those that could not be decoded.
 
   Attributes:
-    images: uint8[N, H, W, C], those that could be read, in order.
-    indices: int64[N], which ones they are.
-    errors: reason for each of the others, by index.
+    images: uint8[N, H, W, C], the images that could be decoded, in order.
+    indices: int64[N], the index of each of them among all images.
+    errors: the reason for each other image, by its index.
   """
 
   images: np.ndarray
@@ -69,16 +69,16 @@ class Kept:
 
 
 def count_frames(data: bytes) -> int:
-  """How many images a file has; reads headers only.
+  """Returns the number of images in a file, from its headers alone.
 
   Raises:
-    UnreadableError: not an image.
+    UnreadableError: the file is not an image.
   """
   return inspect_header(data).frames
 
 
 def inspect_header(data: Encoded) -> encoded.Header:
-  """Reads a header; decodes nothing, see `encoded.inspect_header`."""
+  """Reads a header without decoding, see `encoded.inspect_header`."""
   if isinstance(data, encoded.Stored):
     return data.header()
   if isinstance(data, Frame):
@@ -91,10 +91,14 @@ def inspect_header(data: Encoded) -> encoded.Header:
 def inspect(
   data: BytesOrError, config: registry.DataConfig
 ) -> encoded.Header | UnreadableError:
-  """Reads a header and refuses what it forbids; decodes nothing.
+  """Reads a header without decoding, and checks that the file can be used.
+
+  Args:
+    data: an encoded file, or the error of reading it.
+    config: gives the limits and `frames`.
 
   Returns:
-    The header, or why the file cannot be used: an error is a result.
+    The header, or the error that says why the file cannot be used.
   """
   if isinstance(data, UnreadableError):
     return data
@@ -119,29 +123,30 @@ def decode(
 ) -> np.ndarray:
   """Decodes one image.
 
-  The middle square is resized with an antialiasing (Lanczos) filter. Alpha is
+  The central square is resized with an antialiasing (Lanczos) filter. Alpha is
   dropped, and EXIF orientation is applied. Pixels that are not unsigned 8 bits
-  are mapped by `value_range` (see `value_range.to_bytes`) and, where they are
-  resized or made grey, rounded once, at the end. Fewer bits are spread over 8
-  before the range is applied.
+  are mapped by `value_range` (see `value_range.to_bytes`); they are rounded
+  once, after resizing and conversion to grey. Values of fewer bits are scaled
+  to 8 bits before the range is applied.
 
   Args:
     data: an encoded file.
     size: height and width of the result; 0 keeps the stored ones.
-    channels: 1 (grey) or 3 (RGB); 0 keeps grey grey and makes the rest RGB.
-    max_pixels: a header that says more is refused before decoding.
-    value_range: stored values of black and of white, applied to every depth;
-      () leaves 8 bits as they are and refuses what is deeper, unless its
+    channels: 1 (grey) or 3 (RGB); 0 keeps grey images and makes others RGB.
+    max_pixels: a file whose header states more pixels is not decoded.
+    value_range: stored values of black and of white, applied to every depth.
+      () leaves 8 bits as they are, and refuses deeper images unless their
       values reach the upper half of what the file can hold.
-    frames: 'first' or 'all' where a file may have several images; '' refuses.
-    frame: which of them, from 0.
+    frames: 'first' or 'all' for files that may have several images; '' refuses
+      such files.
+    frame: index of the image in the file, from 0.
 
   Returns:
     uint8[H, W, C].
 
   Raises:
-    UnreadableError: not an image, cut short, too large, of several images, or
-      of a depth that needs a range.
+    UnreadableError: the file is not an image, is cut short, is too large, has
+      several images, or has a depth that needs a range.
   """
   config = _Options(
     image_size=size,
@@ -158,7 +163,7 @@ def decode(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Options:
-  """What decoding uses of a `registry.DataConfig`, which may stand for it."""
+  """The fields of a `registry.DataConfig` that decoding uses."""
 
   image_size: int
   channels: int
@@ -170,7 +175,7 @@ class _Options:
 def _decode(
   chosen: Frame, config: _Options | registry.DataConfig
 ) -> tuple[np.ndarray, values.Depth | None]:
-  """One image, and how deep it is where that is to be judged by the set."""
+  """Decodes one image, and measures its depth if the set must be judged."""
   data, frame = chosen.data, chosen.index
   header = chosen.header or inspect_header(data)
   _check_frames(header, config)
@@ -183,7 +188,7 @@ def _decode(
       if config.value_range and (stored.largest or 256) < 256:
         _check_reach(config.value_range)
       return _map(stored, config)
-    # A range is of stored values, which Pillow would invert.
+    # The range refers to stored values, which Pillow would invert.
     is_raw = header.is_inverted and header.bits == 8 and config.value_range
     if not (header.is_deep or is_raw):
       image = encoded.read_shallow(data, header, frame)
@@ -237,7 +242,7 @@ def _check_num_pixels(
 def _decode_array(
   stored: encoded.Stored, config: registry.DataConfig
 ) -> tuple[np.ndarray, values.Depth | None]:
-  """As `_decode`, of pixels that were never in an image file."""
+  """Does what `_decode` does, for pixels that were never in an image file."""
   is_shallow = stored.pixels.dtype == np.uint8
   if is_shallow and tuple(config.value_range) in ((), (0, 255)):
     pixels = stored.pixels
@@ -249,7 +254,7 @@ def _decode_array(
 
 
 def _check_reach(value_range: tuple[float, ...]) -> None:
-  """Refuses 8 bits in a deeper set: they would be nearly black."""
+  """Refuses 8-bit pixels in a deeper set, which would be nearly black."""
   if value_range[1] > 255:
     raise UnreadableError(
       f'its 8 bits cannot reach the white of data.value_range={value_range}: '
@@ -269,7 +274,8 @@ def _map(
     pixels = pixels if stored.view is None else stored.view
   if not value_range:
     depth = values.measure(pixels, stored.largest)
-    value_range = (0, stored.largest or depth.high or 1)  # Judged by the set.
+    # `decode_all` judges by the whole set whether this range is right.
+    value_range = (0, stored.largest or depth.high or 1)
   array = fit_values(
     pixels,
     value_range,
@@ -287,14 +293,14 @@ def fit_values(
   channels: int,
   is_inverted: bool = False,
 ) -> np.ndarray:
-  """Maps, crops and resizes one image of any depth; rounded once.
+  """Maps, crops and resizes one image of any depth, and rounds once.
 
   Args:
-    pixels: [H, W, C] of integers or floats, C 1 or 3.
+    pixels: [H, W, C] of integers or floats, with C 1 or 3.
     value_range: (low, high), see `value_range.to_bytes`.
     size: height and width of the result; 0 keeps the stored ones.
     channels: 1 (grey) or 3 (RGB); 0 keeps the stored ones.
-    is_inverted: whether low is white.
+    is_inverted: whether `low` is white.
 
   Returns:
     uint8[H', W', C'].
@@ -324,7 +330,16 @@ def fit_values(
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-  """Turns, converts, crops and resizes an open image of 8 bits."""
+  """Orients, converts, crops and resizes an open image of 8 bits.
+
+  Args:
+    image: an open image.
+    size: height and width of the result; 0 keeps the stored ones.
+    channels: 1 (grey) or 3 (RGB); 0 keeps grey images and makes others RGB.
+
+  Returns:
+    uint8[H, W, C].
+  """
   image = ImageOps.exif_transpose(image)
   is_grey = image.mode in ('1', 'L', 'LA')
   image = image.convert(_CHANNELS[channels or (1 if is_grey else 3)])
@@ -335,7 +350,7 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
-  """The middle square, by a Lanczos filter."""
+  """Resizes the central square with a Lanczos filter."""
   side = min(image.size)
   left, top = (image.width - side) / 2, (image.height - side) / 2
   return image.resize(
@@ -354,18 +369,18 @@ def decode_all(
   """Decodes many images in threads.
 
   Args:
-    read: encoded bytes of the images at the given indices, or why they cannot
-      be read; thread-safe.
+    read: returns the encoded bytes of the images at given indices, or the
+      errors of reading them; thread-safe.
     images: uint8[N, H, W, C], written in place.
-    config: uses image_size, channels, max_image_pixels, value_range, frames.
-    title: what the progress bar says; it shows percents, never a count.
+    config: gives image_size, channels, max_image_pixels, value_range, frames.
+    title: title of the progress bar, which shows percents and no counts.
 
   Returns:
-    What was kept. Images of another shape than asked for are errors.
+    The decoded images. An image of another shape than `images` is an error.
 
   Raises:
-    UsageError: images deeper than 8 bits that, as a set, do not use their
-      whole depth, and no data.value_range.
+    UsageError: data.value_range is () and the images are deeper than 8 bits
+      and, as a set, do not use their whole depth.
   """
   num_images, shape = len(images), images.shape[1:]
 
@@ -411,10 +426,10 @@ def decode_all(
 def decode_or_error(
   data: BytesOrError, config: registry.DataConfig
 ) -> np.ndarray | UnreadableError:
-  """Decodes as the config says; an error is a result, not raised.
+  """Decodes as the config says; returns an error instead of raising it.
 
-  Without data.value_range, whether a deep image uses its whole depth is left
-  to `decode_all`, which sees the set.
+  Without data.value_range, a deep image is accepted here; `decode_all` judges
+  by the whole set whether its depth is used.
   """
   return _decode_or_error(data, config)[0]
 
@@ -451,17 +466,18 @@ def load_or_decode(
   shape: tuple[int, ...],
   fill: Callable[[np.ndarray], dict[str, np.ndarray]],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Decodes into memory, or, once for all, into a file of the cache.
+  """Decodes into memory, or a large set into a file of the cache.
 
   Args:
-    config: uses max_in_memory_bytes and cache_dir.
-    name: of the cache entry; says everything that the arrays depend on.
-    shape: (N, H, W, C) of what may come.
+    config: gives max_in_memory_bytes and cache_dir.
+    name: name of the cache entry. It must contain everything that the arrays
+      depend on.
+    shape: largest shape (N, H, W, C) of the images.
     fill: writes the first n <= N images in place and returns small arrays;
       'labels' is one of them, of length n.
 
   Returns:
-    (uint8[n, H, W, C], the small arrays).
+    (uint8[n, H, W, C], small arrays by name).
 
   Raises:
     UsageError: the cache folder is full or cannot be written.

@@ -1,12 +1,13 @@
-"""DICOM: pixels as a viewer shows them, frames, and whose they are.
+"""Reads the pixels, frames and person of DICOM files.
 
-Stored values pass the modality LUT or rescaling, then `data.value_range` (in
-modality units, as Hounsfield), or else the file's own VOI LUT or window.
-MONOCHROME1 is inverted. Overlays, ICC profiles and presentation LUTs are left
-out.
+Pixels are those that a viewer shows. Stored values are converted by the
+modality LUT or rescaling, then mapped by `data.value_range` (in modality units
+such as Hounsfield) or, without it, by the file's own VOI LUT or window.
+MONOCHROME1 is inverted. Overlays, ICC profiles and presentation LUTs are
+ignored.
 
-A header names persons. So no error here quotes a value of a file or the text
-of a library, and nothing but `person_of` returns one.
+The header of a file names a person. Therefore no error message quotes a value
+of the header or the message of a library, and only `person_of` returns one.
 
 Guarantees:
   - No value of a header is in an error or on the terminal
@@ -29,12 +30,12 @@ from dp_diffusion import errors
 from dp_diffusion.data import encoded
 from dp_diffusion.data import value_range
 
-_MOST_META_BYTES = 4096  # Of a file's beginning, with its transfer syntax.
+_MOST_META_BYTES = 4096  # Size of a file's start with the transfer syntax.
 _DEFLATED = b'1.2.840.10008.1.2.1.99'
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
 _COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 _PALETTE = 'PALETTE COLOR'
-# Part of a transfer syntax's name -> packages that read it.
+# Part of the name of a transfer syntax -> packages that decode it.
 _READERS = {
   'JPEG-LS': 'pyjpegls',
   'JPEG 2000': 'pylibjpeg pylibjpeg-openjpeg',
@@ -42,14 +43,14 @@ _READERS = {
   'JPEG': 'pylibjpeg pylibjpeg-libjpeg',
   'RLE': 'pylibjpeg pylibjpeg-rle',
 }
-_quiet = threading.Lock()  # Python's filters of warnings are of the process.
+_quiet = threading.Lock()  # Filters of warnings are shared by all threads.
 
 
 def inspect_header(data: bytes) -> encoded.Header:
-  """Size, depth and number of frames.
+  """Reads size, depth and number of frames of a file.
 
   Raises:
-    UnreadableError: damaged, or no image.
+    UnreadableError: the file is damaged or holds no image.
     UsageError: pydicom is not installed.
   """
   with _reading() as pydicom:
@@ -65,10 +66,10 @@ def inspect_header(data: bytes) -> encoded.Header:
 
 
 def person_of(data: bytes) -> str:
-  """Whose image it is: PatientID.
+  """Returns the person on the image, PatientID.
 
   Raises:
-    UnreadableError: it is empty, or the file is damaged.
+    UnreadableError: PatientID is empty, or the file is damaged.
     UsageError: pydicom is not installed.
   """
   with _reading() as pydicom:
@@ -83,8 +84,8 @@ def read(data: bytes, frame: int) -> encoded.Stored:
   """Decodes a frame, in modality units.
 
   Raises:
-    UnreadableError: damaged, no image, or compressed in a way that what is
-      installed cannot read.
+    UnreadableError: the file is damaged, holds no image, or is compressed in
+      a way that no installed package reads.
     UsageError: pydicom is not installed.
   """
   with _reading() as pydicom:
@@ -115,7 +116,7 @@ def read(data: bytes, frame: int) -> encoded.Stored:
 
 @contextlib.contextmanager
 def _reading() -> Iterator[Any]:
-  """Yields pydicom, which may say nothing meanwhile."""
+  """Yields pydicom; its warnings and logs are silenced in the block."""
   try:
     import pydicom
     import pydicom.pixels
@@ -134,7 +135,7 @@ def _reading() -> Iterator[Any]:
       raise
     except MemoryError:
       raise encoded.UnreadableError('too large for the memory') from None
-    except Exception:  # Its text may quote the header: it is not passed on.
+    except Exception:  # The message is dropped; it may quote the header.
       raise encoded.UnreadableError(
         'a damaged or truncated DICOM file, or one without what an image needs'
       ) from None
@@ -157,7 +158,7 @@ def _dataset(
 
 
 def _stored_values(pydicom: Any, dataset: Any, frame: int) -> np.ndarray:
-  """[H, W, C] as stored, colours as RGB."""
+  """Returns the stored values [H, W, C], with colours converted to RGB."""
   syntax = dataset.file_meta.TransferSyntaxUID
   name = syntax.name if not syntax.is_private else ''
   is_known = bool(name) and name != str(syntax)
@@ -187,7 +188,7 @@ def _stored_values(pydicom: Any, dataset: Any, frame: int) -> np.ndarray:
 
 
 def _is_wide_palette(dataset: Any) -> bool:
-  """Whether its colours take 16 bits; some write 8 bits into 16."""
+  """Whether the palette has 16-bit colours; some files put 8 bits in 16."""
   if int(dataset.RedPaletteColorLookupTableDescriptor[2]) <= 8:
     return False
   tables = [
@@ -195,7 +196,7 @@ def _is_wide_palette(dataset: Any) -> bool:
     for colour in ('Red', 'Green', 'Blue')
   ]
   if not all(tables):
-    return True  # Of segments.
+    return True  # A segmented palette.
   return any(np.frombuffer(t, '<u2').max() > 255 for t in tables)
 
 
@@ -232,7 +233,10 @@ def _grey(
 
 
 def _group(dataset: Any, frame: int, name: str) -> Any:
-  """Where a frame's attributes are: its own group, the shared one, the file."""
+  """Returns where an attribute of a frame is stored.
+
+  It is the frame's functional group, the shared group or the file itself.
+  """
   own = dataset.get('PerFrameFunctionalGroupsSequence') or ()
   shared = dataset.get('SharedFunctionalGroupsSequence') or ()
   for group in (*own[frame : frame + 1], *shared[:1]):
@@ -244,7 +248,10 @@ def _group(dataset: Any, frame: int, name: str) -> Any:
 def _modality(
   pydicom: Any, dataset: Any, transform: Any, stored: np.ndarray
 ) -> tuple[np.ndarray, bool]:
-  """Modality units, as integers where they are; and whether nothing changed."""
+  """Returns the values in modality units, and whether they are unchanged.
+
+  They remain integers if the modality units are integers.
+  """
   if dataset.get('ModalityLUTSequence'):
     return _look_up(dataset.ModalityLUTSequence[0], stored), False
   slope = transform.get('RescaleSlope')
@@ -259,11 +266,11 @@ def _modality(
 
 
 def _look_up(lut: Any, values: np.ndarray) -> np.ndarray:
-  """A modality or VOI LUT; values beyond its ends take those of the ends."""
+  """Applies a modality or VOI LUT; values beyond an end take its entry."""
   num_entries, first, bits = (int(value) for value in lut.LUTDescriptor)
   num_entries = num_entries or 1 << 16
   if values.min(initial=0) < 0 and first > 1 << 15:
-    first -= 1 << 16  # Signed, and read as unsigned.
+    first -= 1 << 16  # A signed value that was read as unsigned.
   entries = lut.LUTData
   if isinstance(entries, bytes):
     entries = np.frombuffer(entries, '<u2' if bits > 8 else np.uint8)
@@ -273,7 +280,7 @@ def _look_up(lut: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _window(view: Any) -> tuple[float, float] | None:
-  """Values that become black and white: the first window of a file."""
+  """Returns the values of black and white of a file's first window, or None."""
   center, width = (
     np.atleast_1d(np.asarray(view.get(name), np.float64))
     if view.get(name) not in (None, '')
@@ -287,5 +294,5 @@ def _window(view: Any) -> tuple[float, float] | None:
     middle, span = middle - 0.5, span - 1  # PS3.3 C.11.2.1.2.1.
   if not np.isfinite([middle, span]).all() or span < 0:
     raise encoded.UnreadableError('its window has no width')
-  span = max(span, 1e-6)  # All or nothing.
+  span = max(span, 1e-6)  # A window of width 1 is a threshold.
   return middle - span / 2, middle + span / 2

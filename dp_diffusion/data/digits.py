@@ -1,7 +1,7 @@
 """The sensitive digits of the demonstration: real handwriting, 8x8 pixels.
 
-scikit-learn's copy of the UCI "Optical Recognition of Handwritten Digits"
-(1,797 images, CC BY 4.0, doi 10.24432/C50P49). No download.
+They are scikit-learn's copy of the UCI "Optical Recognition of Handwritten
+Digits" (1,797 images, CC BY 4.0, doi 10.24432/C50P49), without a download.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dp_diffusion.data import registry
 CLASS_NAMES = tuple('0123456789')
 IMAGE_SIZE = 8
 NUM_TEST = 360
-MAX_COUNT = 16  # A pixel counts the ink in a block of 4x4.
+MAX_COUNT = 16  # A pixel counts the inked cells of a 4x4 block.
 _SPLITS = ('train', 'test')
 
 
@@ -25,11 +25,11 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   """Loads 1,437 training or 360 held-out digits.
 
   Args:
-    config: uses `split_seed`.
+    config: gives `split_seed`.
     split: 'train' or 'test'.
 
   Returns:
-    uint8[N, 8, 8, 1] images; which person wrote them is not published.
+    uint8[N, 8, 8, 1] images, without persons: the writers are not published.
 
   Raises:
     UsageError: an unknown split, or a size or classes that are not the data's.
@@ -52,7 +52,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
 
 
 def spec(name: str) -> types.DatasetSpec:
-  """Facts that hold for real and for rendered digits."""
+  """Returns the public facts, which hold for real and rendered digits."""
   return types.DatasetSpec(
     name=name,
     image_shape=(IMAGE_SIZE, IMAGE_SIZE, 1),
@@ -61,7 +61,7 @@ def spec(name: str) -> types.DatasetSpec:
 
 
 def check_shape(config: registry.DataConfig) -> None:
-  """Raises UsageError when the config asks for a size or classes not ours."""
+  """Raises UsageError if the config has another size or other classes."""
   for field, value, expected in (
     ('image_size', config.image_size, (0, IMAGE_SIZE)),
     ('channels', config.channels, (0, 1)),

@@ -1,16 +1,18 @@
-"""Which images are held out: by content, or as the data say.
+"""Divides images into a training part and a held-out part.
 
-Equal images are one piece of evidence, and so are all images of a person: a
-held-out image that was trained on measures memory and not generalisation. So
-what is joined by either lies on one side.
+A held-out image that was also trained on measures memory, not generalisation.
+Therefore equal images, and all images of a person, are in the same part. They
+form a group, together with everything that is connected to them in this way.
 
-Where a source does not say, the side follows from the seed and one name alone:
-the content of the image, or where persons are known the first by name of those
-it is joined with. Adding or removing an image moves no other, unless it joins
-persons or parts them: then they move as a whole, and all others stay.
+If the data do not state a division, the part of a group depends only on the
+seed and a key: the content of the image or, if persons are known, the first of
+the group's persons by name. Adding or removing an image moves no other image,
+unless it joins or separates persons: then these move as a whole, and all others
+stay.
 
-Where it says, the held-out part is kept as it comes, and what bears on it is
-left out of training: whether an image is depends on itself and that part alone.
+If the data state a division, their held-out part is kept, and training images
+that equal a held-out image or show its person are left out. Whether a training
+image is left out depends only on that image and the held-out part.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ _MOST_BITS = 1 << 64
 
 
 def contents(images: np.ndarray, has_persons: bool) -> list[bytes]:
-  """SHA-256 of each image's pixels.
+  """Returns the SHA-256 of each image's pixels.
 
   Args:
     images: uint8[N, H, W, C].
-    has_persons: whether persons are known; then an image of a single colour,
-      as a blank frame of a stack, equals no other: it says nothing of anybody,
-      and would join all whom it shows.
+    has_persons: whether persons are known. Then images of a single colour, such
+      as blank frames of a stack, count as different from one another: they say
+      nothing of anybody, and would join all persons who have one.
 
   Returns:
-    [N], equal for equal images.
+    N hashes, equal for equal images.
   """
   found = []
   for index, image in enumerate(images):
@@ -47,22 +49,21 @@ def contents(images: np.ndarray, has_persons: bool) -> list[bytes]:
 def keys(
   contents: Sequence[bytes], persons: Sequence[str] | None
 ) -> list[str | bytes]:
-  """One key per record, the same for records that must stay together.
+  """Returns one key per record, the same for records of one group.
 
-  Records are joined by equal content and by the same person, and through one
-  another. Without persons a record's key is its content, so that no other
-  record bears on it; else it is the first by name of the persons it is joined
-  with.
+  Equal content or the same person puts two records into one group. Without
+  persons, the key of a record is its content, so it does not depend on other
+  records. With persons, it is the first by name of the persons of the group.
 
   >>> keys([b'x', b'y', b'x', b'z'], ['a', 'b', 'c', 'b'])
   ['a', 'b', 'a', 'b']
 
   Args:
-    contents: [N], equal for equal images.
-    persons: [N], or None where they are not known.
+    contents: hashes of N images, equal for equal images.
+    persons: the person on each image; None if unknown.
 
   Returns:
-    [N].
+    N keys.
   """
   if persons is None:
     return list(contents)
@@ -85,15 +86,15 @@ def keys(
 def is_held_out(
   names: Sequence[str | bytes], seed: int, fraction: float
 ) -> np.ndarray:
-  """Tosses one coin for each different key.
+  """Decides at random for each different key whether it is held out.
 
   Args:
-    names: see `keys`.
-    seed: another one makes another choice.
-    fraction: probability of a key to be held out, in (0, 1).
+    names: N keys, the result of `keys`.
+    seed: seed of the random choice.
+    fraction: probability that a key is held out, in (0, 1).
 
   Returns:
-    bool[N].
+    bool[N], whether each record is held out.
   """
   threshold = int(fraction * _MOST_BITS)
   prefix = f'{seed}/'.encode()  # A name need not be UTF-8.
@@ -110,18 +111,18 @@ def bearing(
   persons: Sequence[str] | None,
   is_held_out: np.ndarray,
 ) -> dict[int, str]:
-  """Training images that bear on the held-out ones of a given division.
+  """Finds training images that equal a held-out image or show its person.
 
   >>> bearing([b'x', b'y', b'z', b'x'], None, np.arange(4) == 3)
   {0: 'it equals a held-out image'}
 
   Args:
-    contents: [N], equal for equal images.
-    persons: [N], or None where they are not known.
-    is_held_out: bool[N].
+    contents: hashes of N images, equal for equal images.
+    persons: the person on each image; None if unknown.
+    is_held_out: bool[N], the held-out part that the data state.
 
   Returns:
-    Why, by index.
+    The reason for each such image, by its index.
   """
   found: dict[int, str] = {}
   sides = is_held_out.tolist()
@@ -138,9 +139,9 @@ def bearing(
 
 
 def reorder(images: np.ndarray, order: np.ndarray) -> None:
-  """Moves images so that the i-th becomes what the order[i]-th was.
+  """Reorders images in place: image i becomes the former image order[i].
 
-  In place, image by image: they may be more than the memory holds.
+  The images are moved one by one, since they may exceed the memory.
 
   >>> images = np.array([[1], [2], [3]])
   >>> reorder(images, np.array([2, 0, 1]))
@@ -148,7 +149,7 @@ def reorder(images: np.ndarray, order: np.ndarray) -> None:
   [3, 1, 2]
 
   Args:
-    images: [N, ...], changed.
+    images: [N, ...], changed in place.
     order: int[N], a permutation.
   """
   is_done = order == np.arange(len(order))

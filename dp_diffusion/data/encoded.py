@@ -1,9 +1,9 @@
-"""What one encoded file holds: its header, its frames, its stored pixels.
+"""Reads the header, the frames and the stored pixels of an encoded file.
 
-Files are untrusted: sizes are known before anything is decoded, and whatever
-a library raises on a damaged file is an `UnreadableError`. Pillow reads what
-has 8 bits. It hands deeper colour over as 8 bits and deeper WhiteIsZero as a
-negative, so tifffile and imagecodecs read those.
+Files are untrusted. Sizes are checked before anything is decoded, and every
+error of a library on a damaged file becomes an `UnreadableError`. Pillow reads
+images of 8 bits. It would convert deeper colours to 8 bits and show deeper
+WhiteIsZero images as negatives, so tifffile and imagecodecs read those.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _ORIENTATION = 0x0112
 
 
 class UnreadableError(ValueError):
-  """An image that cannot be used; the message says why, without its name."""
+  """Says why an image cannot be used, without the name of the file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-  """What is known of a file before its pixels are decoded.
+  """Facts on a file that are known before its pixels are decoded.
 
   Attributes:
-    format: 'PNG', 'TIFF', 'PPM', 'DICOM', ... as Pillow calls it.
-    width, height: of the first frame, in pixels.
-    bits: of one stored value.
-    channels: stored per pixel, alpha among them.
-    frames: number of images in the file; TIFF pages that are marked as
-      thumbnails or masks are none.
+    format: Pillow's name of the format, 'PNG', 'TIFF', 'PPM', or 'DICOM'.
+    width, height: size of the first frame, in pixels.
+    bits: bits of one stored value.
+    channels: stored channels per pixel, including alpha.
+    frames: number of images in the file, without TIFF pages that are marked as
+      thumbnails or masks.
     sizes: (width, height) of each frame.
-    is_deep: whether its pixels need more than unsigned 8 bits.
+    is_deep: whether the pixels need more than unsigned 8 bits.
     is_inverted: whether the smallest stored value is white.
-    pages: of a TIFF, which page of the file each frame is.
+    pages: for a TIFF, the page of each frame.
   """
 
   format: str
@@ -66,31 +66,32 @@ class Header:
 
   @property
   def width(self) -> int:
-    """Of the first frame."""
+    """Width of the first frame, in pixels."""
     return self.sizes[0][0]
 
   @property
   def height(self) -> int:
-    """Of the first frame."""
+    """Height of the first frame, in pixels."""
     return self.sizes[0][1]
 
   @property
   def frames(self) -> int:
-    """How many there are."""
+    """Number of images in the file."""
     return len(self.sizes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
-  """Pixels as they are stored.
+  """The stored pixels of an image.
 
   Attributes:
-    pixels: [H, W, C] of integers or floats, C 1 or 3, without alpha.
-    largest: value that the file can hold; None without a fixed range from 0.
+    pixels: [H, W, C] of integers or floats, with C 1 or 3, without alpha.
+    largest: largest value that the file can hold; None if the values have no
+      fixed range from 0.
     is_inverted: whether the smallest value is white.
-    window: range that the file itself asks for, as DICOM does; used where the
-      config has none.
-    view: what the window is of, where that is not `pixels`.
+    window: the range of values that the file itself states, as DICOM does. It
+      is used if the config has no range.
+    view: the pixels to which `window` applies; None if these are `pixels`.
   """
 
   pixels: np.ndarray
@@ -100,7 +101,7 @@ class Stored:
   view: np.ndarray | None = None
 
   def header(self) -> Header:
-    """Of an array that was never in an image file."""
+    """Returns a header for an array that was never in an image file."""
     height, width, channels = self.pixels.shape
     return Header(
       format=f'array of {self.pixels.dtype}',
@@ -113,7 +114,7 @@ class Stored:
 
 @contextlib.contextmanager
 def damage_named() -> Iterator[None]:
-  """Turns what readers raise on untrusted files into `UnreadableError`."""
+  """Turns any error of a library in the block into `UnreadableError`."""
   try:
     yield
   except (UnreadableError, errors.UsageError):
@@ -124,7 +125,7 @@ def damage_named() -> Iterator[None]:
     raise UnreadableError('not an image of a known format') from error
   except MemoryError as error:
     raise UnreadableError('too large for the memory') from error
-  except Exception as error:  # Of several libraries, on damaged files.
+  except Exception as error:  # Libraries raise many kinds on damaged files.
     line = (str(error).splitlines() or [''])[0]
     raise UnreadableError(
       f'damaged or truncated: {line or type(error).__name__}'
@@ -132,16 +133,16 @@ def damage_named() -> Iterator[None]:
 
 
 def is_dicom(data: bytes) -> bool:
-  """Whether a file is DICOM, by its content."""
+  """Whether the content of a file is DICOM."""
   offset, magic = _DICOM
   return data[offset : offset + len(magic)] == magic
 
 
 def inspect_header(data: bytes) -> Header:
-  """Reads a header; decodes nothing.
+  """Reads a header without decoding pixels.
 
   Raises:
-    UnreadableError: not an image, or a damaged one.
+    UnreadableError: the file is not an image or is damaged.
   """
   with damage_named():
     if data.startswith(_TIFF):
@@ -159,10 +160,10 @@ def inspect_header(data: bytes) -> Header:
 
 
 def repeated(size: tuple[int, int], frames: int) -> tuple[tuple[int, int], ...]:
-  """Sizes of frames that are all alike.
+  """Returns the sizes of frames that all have the same size.
 
   Raises:
-    UnreadableError: none, or more than any file has.
+    UnreadableError: the number of frames is 0 or impossibly large.
   """
   if not 0 < frames <= _MOST_FRAMES:
     raise UnreadableError('its header has an impossible number of images')
@@ -177,7 +178,7 @@ def _pillow_header(image: Image.Image, data: bytes) -> Header:
     bits = 32
   elif image.mode.startswith('I;16'):
     bits = 16
-  # A JPEG's further images are previews and depth maps of the first.
+  # Further images of a JPEG are previews and depth maps of the first.
   is_still = image.format in ('JPEG', 'MPO')
   frames = 1 if is_still else getattr(image, 'n_frames', 1)
   return Header(
@@ -190,10 +191,10 @@ def _pillow_header(image: Image.Image, data: bytes) -> Header:
 
 
 def read_shallow(data: bytes, header: Header, frame: int) -> Image.Image:
-  """Decodes a frame of 8 bits: upright, as an open image.
+  """Decodes a frame of 8 bits to an open image, upright as EXIF says.
 
   Raises:
-    UnreadableError: damaged.
+    UnreadableError: the file is damaged.
   """
   with damage_named():
     if header.format == 'PPM' and header.frames > 1:
@@ -208,10 +209,10 @@ def read_shallow(data: bytes, header: Header, frame: int) -> Image.Image:
 
 
 def read_deep(data: bytes, header: Header, frame: int) -> Stored:
-  """Decodes a frame deeper than 8 bits: upright, without alpha.
+  """Decodes a frame deeper than 8 bits, upright and without alpha.
 
   Raises:
-    UnreadableError: damaged, or of a kind that has no one meaning.
+    UnreadableError: the file is damaged, or its values are ambiguous.
   """
   with damage_named():
     if header.format == 'TIFF':
@@ -227,7 +228,7 @@ def read_deep(data: bytes, header: Header, frame: int) -> Stored:
 
 
 def _read_png(data: bytes, frame: int) -> Stored:
-  import imagecodecs  # Loads 0.1 s of code that most sets do not need.
+  import imagecodecs  # It takes 0.1 s to load, and most sets do not need it.
 
   pixels = (
     imagecodecs.apng_decode(data, frame)
@@ -259,16 +260,16 @@ def _upright(pixels: np.ndarray, orientation: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def _open_tiff(data: bytes) -> Iterator[Any]:
-  import tifffile  # As above.
+  import tifffile  # Imported here because most sets do not need it.
 
   logger = logging.getLogger('tifffile')
-  logger.disabled = True  # It would quote the file on the terminal.
+  logger.disabled = True  # It would print parts of the file.
   with tifffile.TiffFile(io.BytesIO(data)) as tiff:
     yield tiff
 
 
 def _pages(tiff: Any) -> list[Any]:
-  """Pages that are images of their own."""
+  """Returns the pages that are images, not thumbnails or masks."""
   pages = list(tiff.pages)
   kept = [p for p in pages if not (p.is_reduced or p.is_mask)]
   stack = (tiff.imagej_metadata or {}).get('images', 1) if tiff.is_imagej else 1
@@ -321,7 +322,7 @@ def _read_tiff(data: bytes, index: int) -> Stored:
 
 
 def _check_tiff(page: Any, colours: int) -> None:
-  """Refuses what has no one meaning, before it is decoded."""
+  """Refuses a page whose values are ambiguous, before it is decoded."""
   known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
   if page.photometric not in known or page.imagedepth > 1:
     raise UnreadableError(

@@ -1,14 +1,14 @@
-"""Whether two sets of decoded images share one: compared under a key.
+"""Finds out whether two sets of decoded images have an image in common.
 
-What is compared are arrays of one shape, as networks see them, so that neither
-file names nor lossless formats matter. An image of a single colour is left
-out: a blank one occurs anywhere, and says nothing of anybody. Only hashes of 8
-bytes are kept, and none leaves this module; among 1.3 million images and
-another 300,000, a pair that differs is taken for equal with a probability of
-2e-8.
+The images are compared as arrays of one shape, as the networks use them, so
+file names and lossless formats do not matter. Images of a single colour are
+left out: blank images occur in many sets and say nothing of anybody. Only keyed
+hashes of 8 bytes are kept, and no hash leaves this module. For sets of 1.3
+million and of 300,000 images, the probability of taking different images for
+equal is 2e-8.
 
 Guarantees:
-  * One equal image is enough, in whatever order and block.
+  * A single equal image is found, whatever its place in the sets.
     `tests/data/equal_images_test.py::test_one_equal_image_is_found`.
   * Images of a single colour do not count.
     `tests/data/equal_images_test.py::test_blank_images_do_not_count`.
@@ -28,15 +28,15 @@ _BLOCK_BYTES = 1 << 24
 
 
 def share_one(first: np.ndarray, second: np.ndarray, key: bytes) -> bool:
-  """Whether an image is in both.
+  """Whether two sets have an image in common.
 
   Args:
     first: uint8[N, H, W, C]; may be memory-mapped.
-    second: uint8[M, H, W, C].
+    second: uint8[M, H, W, C]; may be memory-mapped.
     key: 32 secret bytes.
 
   Raises:
-    ValueError: images of two shapes, which could never be equal.
+    ValueError: the images of the two sets have different shapes.
   """
   if first.shape[1:] != second.shape[1:]:
     raise ValueError(
@@ -48,11 +48,11 @@ def share_one(first: np.ndarray, second: np.ndarray, key: bytes) -> bool:
 
 
 def digests(images: np.ndarray, key: bytes) -> np.ndarray:
-  """Keyed hashes of the images that are not of a single colour.
+  """Returns keyed hashes of the images, without those of a single colour.
 
   Args:
     images: uint8[N, H, W, C].
-    key: up to 64 bytes.
+    key: secret bytes, at most 64.
 
   Returns:
     uint64[n], n <= N.
@@ -69,7 +69,7 @@ def digests(images: np.ndarray, key: bytes) -> np.ndarray:
 
 
 def content_sha256(images: np.ndarray) -> str:
-  """Hex SHA-256 of the shape of images and of all pixels in order."""
+  """Returns the hex SHA-256 of the shape of images and all their pixels."""
   digest = hashlib.sha256(f'uint8 {tuple(images.shape)}'.encode())
   for block in _blocks(images):
     digest.update(block.tobytes())

@@ -1,14 +1,14 @@
-"""Own images: a folder, by class or with a table, a zip of it, .npz, parquet.
+"""Loads own images: folders by class or with a table, zips, .npz and parquet.
 
-Files are untrusted: a zip is read, never extracted, and refused when a path
-leaves it; image headers are checked before decoding (`decoding`). Files that
-cannot be used are named.
+Files are untrusted. A zip is read without extracting it, and is refused if a
+path leads out of it. Image headers are checked before decoding (`decoding`).
+Error messages name the files that cannot be used.
 
-A division that the data bring is kept, but for training images that equal a
-held-out one or show its person: they are left out. Else images are divided by
-content (`division`): equal images, under whatever name or file format, lie on
-one side, with all other images of their persons. All are decoded once, for both
-sides.
+If the data state a division it is kept, except that training images which equal
+a held-out image or show its person are left out. Otherwise the images are
+divided by content (`division`): equal images, whatever their names and file
+formats, are in the same part, with all other images of their persons. Both
+parts are decoded at once.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from dp_diffusion.data.own import parquet_images
 from dp_diffusion.data.own import tables
 from dp_diffusion.data.own import trees
 
-SPLITS = ('train', 'test')  # In this order in memory.
+SPLITS = ('train', 'test')  # The order of the parts in memory.
 READS = (
   *('frames', 'image_key', 'label_key', 'max_images', 'path', 'person_csv'),
 )
-_VERSION = 1  # Raise it when the same images are divided otherwise.
-_LEFT_OUT = 2  # After the places of the splits.
-# Decoded images that are in use, by the name of what they depend on.
+_VERSION = 1  # Increase it when the same images are divided otherwise.
+_LEFT_OUT = 2  # Index of images left out; 0 and 1 are the splits.
+# Decoded images that are in use, by the name of their cache entry.
 _in_use: dict[str, tuple[weakref.ref[np.ndarray], dict[str, np.ndarray]]] = {}
 
 
@@ -51,15 +51,15 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   """Loads own images from `config.path`.
 
   Args:
-    config: uses path, class_names, image_size, channels, person_csv, ...
+    config: gives path, class_names, image_size, channels, person_csv, ...
     split: 'train' or 'test'.
 
   Returns:
-    Images in the order of their names.
+    The images in the order of their names.
 
   Raises:
-    UsageError: nothing there, a class outside `class_names`, files that
-      cannot be used, persons that are not known.
+    UsageError: there are no images, a class is not in `class_names`, a file
+      cannot be used, or the person of an image is unknown.
   """
   registry.check_split(split, SPLITS)
   files = _open(config)
@@ -85,7 +85,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
 
 
 def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
-  """See `registry.check_available`; names, labels and persons are read."""
+  """Reads names, labels and persons, see `registry.check_available`."""
   for split in splits:
     registry.check_split(split, SPLITS)
   files = _open(config)
@@ -103,7 +103,7 @@ def check_readable(config: registry.DataConfig, splits: Sequence[str]) -> None:
 
 
 def survey_files(config: registry.DataConfig) -> dict[str, Any]:
-  """See `registry.survey`; also whether the data bring a division."""
+  """Counts as `registry.survey`, and says whether the data are divided."""
   files = _open(config)
   is_given = files.is_held_out is not None
   return files.survey() | {'division': 'given' if is_given else 'by content'}
@@ -169,11 +169,12 @@ def _check_parquet(path: pathlib.Path, tree: trees.Tree) -> None:
 def _decoded(
   files: image_files.ImageFiles, config: registry.DataConfig
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """All images, those of a split together, and what belongs to them.
+  """Decodes all images, in the order of their splits.
 
   Returns:
-    (uint8[N, H, W, C], read-only; 'labels' int32[N], 'side' int8[N] (place in
-    `SPLITS`), perhaps 'person' int32[N], and 'skipped', JSON).
+    (uint8[N, H, W, C], read-only; small arrays by name). These are 'labels'
+    int32[N], 'side' int8[N] (index in `SPLITS`), 'skipped' (JSON) and, if
+    persons are known, 'person' int32[N].
   """
   name = _cache_name(files, config)
   reference, small = _in_use.get(name, (lambda: None, {}))

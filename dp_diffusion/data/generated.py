@@ -1,7 +1,7 @@
-"""Made-up images of any size, for tests and smoke runs: nothing is read.
+"""Makes up images of any size from a seed, for tests and smoke runs.
 
-Class k is a blurred disc whose position, colour and size depend on k, with
-noise; a small classifier tells the classes apart.
+An image of class k is a blurred disc with noise; the position, colour and size
+of the disc depend on k. A small classifier can tell the classes apart.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SPLITS = ('train', 'test')
 
 
 def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
-  """Makes `config.num_images` images (a quarter as many for 'test').
+  """Makes `config.num_images` images, or a quarter as many for 'test'.
 
   Args:
-    config: uses num_images, source_seed, image_size (default 32), channels
+    config: gives num_images, source_seed, image_size (default 32), channels
       (default 3) and class_names (default two).
     split: 'train' or 'test'.
 

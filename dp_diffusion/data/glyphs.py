@@ -1,16 +1,18 @@
-"""Public digits for pre-training: drawn, not collected.
+"""Draws digits as public images for pre-training.
 
-Two sources of shapes, both public knowledge: the fonts that matplotlib ships
-(DejaVu, STIX, Computer Modern), and the ways in which people write digits, as
-pen strokes through a few points. Every image is a fresh variation (`strokes`),
-scanned as the handwritten ones were (`handprint`). No image of a real digit
-is read. Rendered once for each seed and cached.
+The shapes have two sources, both public knowledge: the fonts that matplotlib
+ships (DejaVu, STIX, Computer Modern), and the ways in which people write
+digits, described as pen strokes through a few points. Every image is a new
+variation of a shape (`strokes`), scanned as the handwritten digits were
+(`handprint`). No image of a real digit is read. The images of a seed are
+rendered once and cached.
 
-Not quite blind: the variants were looked at beside real digits, and five of
-them (for 5 and 9) were added after a look at the recall of each class on the
-training part of split 0, by a classifier trained on what was drawn until then.
-Overall accuracy did not change (0.939 before and after). Strictly, what is
-public here has so seen ten numbers of the sensitive set.
+The design was not entirely independent of the sensitive set. The strokes were
+compared with real digits by eye. Five of them (for 5 and 9) were added after
+the recall of each class was measured on the training part of split 0, by a
+classifier trained on the earlier drawings. The overall accuracy did not change
+(0.939 before and after). Strictly, these public images depend on ten numbers
+computed from the sensitive set.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from dp_diffusion.data import registry
 from dp_diffusion.data import strokes
 
 IS_RENDERED = True
-VERSION = 1  # Raise it when the same seed gives other images.
+VERSION = 1  # Increase it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 16_384
 _FONT_SHARE = 0.25
-_STRAIGHTENED_SHARE = 0.7  # Whether the real ones were is not documented.
-_HEIGHT = (36.0, 66.0)  # Pixels; 3 to 6 mm on a form at 300 dots an inch.
+_STRAIGHTENED_SHARE = 0.7  # It is not documented for the real images.
+_HEIGHT = (36.0, 66.0)  # In pixels; 3 to 6 mm on a form at 300 dots per inch.
 _SPLITS = ('train', 'test')
 _FONTS = (
   *(f'DejaVuSans{s}' for s in ('', '-Bold', '-Oblique', '-BoldOblique')),
@@ -43,7 +45,7 @@ _FONTS = (
   *('cmr10', 'cmb10', 'cmss10', 'cmtt10', 'cmti10', 'cmmi10'),
 )
 
-# Ways to write each digit: (weight, strokes as `strokes.from_text` reads them).
+# Ways to write each digit: (weight, strokes in the form of `from_text`).
 _WAYS: dict[str, tuple[tuple[int, str], ...]] = {
   '0': (
     (3, '50,0 12,18 0,50 12,84 50,100 88,82 100,50 88,16 50,0'),
@@ -124,14 +126,14 @@ _WAYS: dict[str, tuple[tuple[int, str], ...]] = {
 
 
 def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
-  """Renders, or reads from the cache, `config.num_images` digits.
+  """Renders `config.num_images` digits, or reads them from the cache.
 
   Args:
-    config: uses num_images (default 16,384), source_seed and cache_dir.
+    config: gives num_images (default 16,384), source_seed and cache_dir.
     split: 'train', or 'test' (other random numbers, an eighth as many).
 
   Returns:
-    uint8[N, 8, 8, 1] images, all classes equally often.
+    uint8[N, 8, 8, 1] images, with equally many of each class.
 
   Raises:
     UsageError: an unknown split, or a size or classes that are not the data's.
@@ -146,7 +148,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     version=VERSION,
     num_images=num_images,
     seed=seed,
-    matplotlib=matplotlib.__version__,  # It brings the fonts.
+    matplotlib=matplotlib.__version__,  # The fonts are part of it.
     pillow=PIL.__version__,
     numpy=np.__version__,
   )
@@ -179,8 +181,8 @@ def render(
   """Draws digits and scans them.
 
   Args:
-    num_images: N.
-    seed: integers; equal seeds give equal images with equal fonts.
+    num_images: number of images N.
+    seed: integers; equal seeds give equal images if the fonts are equal.
 
   Returns:
     (uint8[N, 8, 8] ink counts in [0, 16], int32[N] labels), in random order.
@@ -227,7 +229,7 @@ def _draw(
   height: np.ndarray,
   rng: np.random.Generator,
 ) -> None:
-  """Draws on the chosen images, each after one of the shapes, in place."""
+  """Draws a variation of one of the shapes on each chosen image, in place."""
   weights = np.array([shape.weight for shape in shapes])
   kinds = rng.choice(len(shapes), len(chosen), p=weights / weights.sum())
   for kind in np.unique(kinds):

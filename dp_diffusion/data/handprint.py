@@ -1,11 +1,12 @@
-"""What a form scanner makes of handwriting: 8x8 counts of ink.
+"""Reduces bitmaps of characters to 8x8 counts of ink, as a form scanner does.
 
 The UCI set of handwritten characters was prepared with the public programs
 of NIST's form-based handprint recognition system (Garris et al., NISTIR 5469,
 1994): a character's box is stretched to 20x32 pixels in the middle of 32x32,
-its strokes are thinned or thickened when its ink is out of bounds, its slant
-is removed, and ink is counted in blocks of 4x4. Here the same steps, for many
-bitmaps at once, so that rendered characters go the way of the real ones.
+its strokes are thinned or thickened if it has too much or too little ink, its
+slant is removed, and ink is counted in blocks of 4x4. This module applies the
+same steps to many bitmaps at once, so that rendered characters are processed as
+the real ones were.
 
 Bitmaps are bool[N, H, W], True where there is ink.
 """
@@ -17,12 +18,12 @@ import numpy as np
 SIDE = 32
 BOX_WIDTH = 20
 BLOCK = 4
-# Ink of a stretched character, in pixels of 32x32, and what is done to it.
+# Numbers of inked pixels of 32x32 below or above which strokes are changed.
 _THICKEN_TWICE_BELOW = 108
 _THICKEN_BELOW = 256
 _THIN_ABOVE = 412
 _THIN_TWICE_ABOVE = 560
-_SKIPPED_ROWS = 2  # At top and bottom, where the slant is not measured.
+_SKIPPED_ROWS = 2  # Rows at top and bottom that do not count for the slant.
 
 
 def stretch_boxes(bitmaps: np.ndarray) -> np.ndarray:
@@ -46,7 +47,10 @@ def stretch_boxes(bitmaps: np.ndarray) -> np.ndarray:
 
 
 def _nearest(has_ink: np.ndarray, size: int) -> np.ndarray:
-  """Maps bool[N, L] to int[N, size]: sources of `size` pixels in the extent."""
+  """Returns the source index of each of `size` pixels, int[N, size].
+
+  The pixels are spread evenly over the extent of True in bool[N, L].
+  """
   first = has_ink.argmax(axis=1)
   last = has_ink.shape[1] - has_ink[:, ::-1].argmax(axis=1)
   centers = (np.arange(size) + 0.5) / size
@@ -75,7 +79,7 @@ def normalize_strokes(bitmaps: np.ndarray) -> np.ndarray:
 
 
 def thicken(bitmaps: np.ndarray) -> np.ndarray:
-  """Inks each pixel with ink among its 4 neighbours."""
+  """Inks each pixel of bool[N, H, W] with ink among its 4 neighbours."""
   out = bitmaps.copy()
   out[:, 1:] |= bitmaps[:, :-1]
   out[:, :-1] |= bitmaps[:, 1:]
@@ -85,7 +89,7 @@ def thicken(bitmaps: np.ndarray) -> np.ndarray:
 
 
 def thin(bitmaps: np.ndarray) -> np.ndarray:
-  """Clears each pixel without ink among its 4 neighbours; outside is blank."""
+  """Clears each pixel of bool[N, H, W] with a blank among its 4 neighbours."""
   blank = np.pad(~bitmaps, ((0, 0), (1, 1), (1, 1)), constant_values=True)
   return ~thicken(blank)[:, 1:-1, 1:-1]
 
@@ -94,8 +98,8 @@ def remove_slant(bitmaps: np.ndarray) -> np.ndarray:
   """Shifts rows so that the left edge near top and bottom is upright.
 
   Args:
-    bitmaps: bool[N, H, W]; rows shift by whole pixels around the middle, and
-      what leaves the image is lost.
+    bitmaps: bool[N, H, W]. Rows are shifted by whole pixels around the middle
+      row, and ink that leaves the image is lost.
 
   Returns:
     bool[N, H, W].
@@ -120,7 +124,7 @@ def remove_slant(bitmaps: np.ndarray) -> np.ndarray:
 
 
 def block_counts(bitmaps: np.ndarray) -> np.ndarray:
-  """Counts ink in blocks of 4x4: bool[N, 32, 32] to uint8[N, 8, 8] <= 16."""
+  """Counts ink in 4x4 blocks: bool[N, 32, 32] to uint8[N, 8, 8] in [0, 16]."""
   side = SIDE // BLOCK
   blocks = bitmaps.reshape(-1, side, BLOCK, side, BLOCK)
   return blocks.sum(axis=(2, 4), dtype=np.uint8)
@@ -129,7 +133,7 @@ def block_counts(bitmaps: np.ndarray) -> np.ndarray:
 def draw_with_pen(
   bitmaps: np.ndarray, radius_x: float, radius_y: float
 ) -> np.ndarray:
-  """Dilates by a filled ellipse: a thin line becomes the stroke of a pen.
+  """Dilates ink by a filled ellipse, as if a pen followed the thin lines.
 
   Args:
     bitmaps: bool[N, H, W].
@@ -140,7 +144,7 @@ def draw_with_pen(
     bool[N, H, W].
   """
   out = np.zeros_like(bitmaps)
-  runs = [bitmaps]  # runs[w]: dilated by w pixels to the left and right.
+  runs = [bitmaps]  # runs[w] is dilated by w pixels to the left and right.
   for width in range(1, int(radius_x) + 1):
     run = runs[-1].copy()
     run[:, :, width:] |= bitmaps[:, :, :-width]
@@ -157,11 +161,11 @@ def draw_with_pen(
 
 
 def scan(bitmaps: np.ndarray, is_straightened: np.ndarray) -> np.ndarray:
-  """Goes the whole way from ink on a form to counts.
+  """Applies all steps from ink on a form to counts.
 
   Args:
     bitmaps: bool[N, H, W], each with some ink.
-    is_straightened: bool[N], whose slant is removed.
+    is_straightened: bool[N], whether the slant of the bitmap is removed.
 
   Returns:
     uint8[N, 8, 8] in [0, 16].

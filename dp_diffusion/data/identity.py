@@ -1,6 +1,7 @@
-"""Whether two data sections of a config name the same images; reads none.
+"""Tells from names whether two data sections of a config share images.
 
-`SAME` is what may share an image as far as the names say:
+No image is read. Two sections are `SAME` if, by their names, they may share an
+image:
 
 - a dataset of this package with the same split, or with another division
   (`split_seed`, `test_fraction`); one made from a seed, with the same seed;
@@ -10,9 +11,9 @@
 - a path that leads to the same folder, zip or file, lies within it, or holds a
   file of the same name and bytes (a copy of the folder, a zip of it).
 
-`OTHER_PART` is another part of the same dataset: its held-out split, another
-TFDS config. All else is `DIFFERENT`; copies under other names are found when
-the images themselves are compared (`equal_images`).
+They are `OTHER_PART` if they are different parts of the same dataset: its
+held-out split, or another TFDS config. Otherwise they are `DIFFERENT`. Copies
+under other names are found by comparing the images (`equal_images`).
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ _BOUND = re.compile(r'(-?[\d_]+(?:\.\d+)?)(%?)')
 
 
 def compare(one: registry.DataConfig, other: registry.DataConfig) -> str:
-  """What the splits of two data sections have in common, by name.
+  """Compares the training splits of two data sections, by name.
 
   Args:
-    one: its `split` is meant.
-    other: likewise.
+    one: a data section; its `split` is compared.
+    other: another data section; its `split` is compared.
 
   Returns:
     SAME, OTHER_PART or DIFFERENT.
@@ -69,12 +70,15 @@ def compare(one: registry.DataConfig, other: registry.DataConfig) -> str:
 
 
 def is_rendered(config: registry.DataConfig) -> bool:
-  """Whether the images are made from a seed, not collected."""
+  """Whether the images are made from a seed instead of read from files."""
   return bool(registry.attribute(config.name, 'IS_RENDERED', False))
 
 
 def places(config: registry.DataConfig) -> tuple[pathlib.Path, ...]:
-  """Where stored images lie; none for those that are made or not there yet."""
+  """Returns the paths of stored images.
+
+  There are none for images that are made from a seed or not yet downloaded.
+  """
   if config.name == _OWN_FILES:
     return (pathlib.Path(config.path).expanduser(),) if config.path else ()
   folder = _prepared(config)
@@ -82,7 +86,7 @@ def places(config: registry.DataConfig) -> tuple[pathlib.Path, ...]:
 
 
 def describe(config: registry.DataConfig) -> str:
-  """A public name: one line without the folders of this machine."""
+  """Returns a public name of the data, without folders of this machine."""
   if config.name == _OWN_FILES:
     return f'{config.name} {pathlib.Path(config.path).name}'.strip()
   if is_rendered(config):
@@ -91,7 +95,7 @@ def describe(config: registry.DataConfig) -> str:
 
 
 def _tfds_names(config: registry.DataConfig) -> set[str]:
-  """Names of a TFDS dataset, normalised; none for another source."""
+  """Returns the normalised names of a TFDS dataset; none for other sources."""
   alias = registry.attribute(config.name, 'TFDS_NAME', '')
   if not alias and config.name in registry.known_names():
     return set()
@@ -102,19 +106,19 @@ def _tfds_names(config: registry.DataConfig) -> set[str]:
       info = json.loads((folder / 'dataset_info.json').read_bytes())
       names.add(_plain(str(info['name'])))
     except (OSError, ValueError, KeyError, TypeError):
-      pass  # Damaged; whoever reads it says so.
+      pass  # The dataset is damaged; loading it reports the error.
   return names
 
 
 def _split_name(config: registry.DataConfig) -> tuple[str, str]:
-  """(name, config) of a TFDS dataset."""
+  """Returns (name, config) of a TFDS dataset."""
   name = registry.tfds_name(config.name)
   match = _TFDS.fullmatch(name)
   return (match['name'], match['config'] or '') if match else (name, '')
 
 
 def _plain(name: str) -> str:
-  """What TFDS takes for the same name.
+  """Normalises a name; TFDS takes names with equal results for the same.
 
   >>> _plain('FashionMNIST') == _plain('fashion_mnist')
   True
@@ -175,7 +179,7 @@ def _do_parts_overlap(one: str, other: str) -> bool:
     return False
   span, other_span = (_span(m) if m else None for m in parts)
   if span is None or other_span is None or 'all' in bases:
-    return True  # Not to be compared by their text.
+    return True  # Their texts cannot be compared.
   (unit, start, end), (other_unit, other_start, other_end) = span, other_span
   if unit and other_unit and unit != other_unit:
     return True
@@ -183,7 +187,7 @@ def _do_parts_overlap(one: str, other: str) -> bool:
 
 
 def _span(match: re.Match[str]) -> tuple[str, float, float] | None:
-  """(unit, start, end) of a slice; unit '' for a whole split."""
+  """Returns (unit, start, end) of a slice; unit is '' for a whole split."""
   bounds, units = [], set()
   for text, default in ((match['start'], 0.0), (match['end'], math.inf)):
     if not text or not text.strip():
@@ -211,7 +215,7 @@ def _are_same_files(
   if first == second or first in second.parents or second in first.parents:
     return True
   if not (first.exists() and second.exists()):
-    return False  # Whoever reads them says so.
+    return False  # Reading the files reports the error.
   if _is_same_file(first, second):
     return True
   if first.is_file() and second.is_file() and _has_same_bytes(first, second):

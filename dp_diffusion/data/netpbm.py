@@ -1,4 +1,4 @@
-"""PGM and PPM deeper than 8 bits, and where each image of a file begins."""
+"""Reads PGM and PPM files deeper than 8 bits, with one or several images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-# Two ASCII kinds, two binary ones; the others are of 8 bits or rare.
+# Two kinds are ASCII, two binary; all other kinds have 8 bits or are rare.
 _CHANNELS = {b'P2': 1, b'P3': 3, b'P5': 1, b'P6': 3}
 _SPACE = rb'(?:\s|#[^\n\r]*[\n\r])+'
 _HEADER = re.compile(
@@ -17,15 +17,15 @@ _HEADER = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-  """One image of a file.
+  """Header of one image of a file.
 
   Attributes:
-    width, height: in pixels.
+    width, height: size in pixels.
     channels: 1 or 3.
     largest: value of white, 1 to 65535.
-    is_text: whether its values are written as text.
-    start: offset of its first byte.
-    offset: of its first value.
+    is_text: whether the values are written as text.
+    start: offset of the first byte of the header.
+    offset: offset of the first value.
   """
 
   width: int
@@ -38,16 +38,16 @@ class Header:
 
   @property
   def num_bytes(self) -> int:
-    """Of its values, if binary."""
+    """Number of bytes of the values, if they are binary."""
     width = 1 if self.largest < 256 else 2
     return self.width * self.height * self.channels * width
 
 
 def headers(data: bytes) -> list[Header]:
-  """All images of a file; none if it is of another kind.
+  """Reads the headers of all images of a file; none for another format.
 
   Raises:
-    ValueError: a size or a largest value that there is not.
+    ValueError: a size or a largest value is impossible.
   """
   found: list[Header] = []
   start = 0
@@ -72,10 +72,10 @@ def headers(data: bytes) -> list[Header]:
 
 
 def read(data: bytes, header: Header) -> np.ndarray:
-  """Stored values of one image: uint16[H, W, C].
+  """Reads the stored values of one image, uint16[H, W, C].
 
   Raises:
-    ValueError: cut short, or a value above the largest.
+    ValueError: the file is cut short, or a value is above `header.largest`.
   """
   shape = (header.height, header.width, header.channels)
   num_values = int(np.prod(shape, dtype=np.int64))

@@ -1,12 +1,12 @@
-"""Loads the images that `data.name` names.
+"""Loads the images of the source that `data.name` names.
 
-The table below is the only place that maps names to modules; each module is
-imported when its name is asked for, and offers `load(config, split)`. One that
-reads files also has `check_available(config, splits)`, `check_readable(config,
-splits)` and `survey_files(config)`; see the functions of these names here. Its
-`READS` are the keys of `DataConfig` that it and not every source reads. Any
-other name is a TFDS dataset: `tfds:NAME`, or plain `NAME` when `data.tfds_dir`
-says where prepared datasets lie.
+Only the table below maps names to modules. A module is imported when its name
+is used, and has a function `load(config, split)`. A module that reads files
+also has `check_available(config, splits)`, `check_readable(config, splits)` and
+`survey_files(config)`; the functions of these names here describe them. The
+list `READS` of a module names the keys of `DataConfig` that it reads and some
+other sources do not. Every other name is a TFDS dataset: `tfds:NAME`, or plain
+`NAME` if `data.tfds_dir` is the folder of prepared datasets.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _MODULES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-  """What to load, from where, in which shape. Public; holds no data.
+  """What to load, from where, in which shape. The config itself is public.
 
   Attributes:
     name: one of `known_names()`, or a TFDS dataset (see the module).
-    split: the source's split that is trained on.
-    test_split: the source's split that is held out.
+    split: split of the source to train on.
+    test_split: split of the source to hold out.
     tfds_dir: folder of prepared TFDS datasets; '' means TFDS's default.
     manual_dir: folder where archives placed by hand lie.
     path: folder, .zip, .npz or .parquet of own images; see docs/inputs.md.
@@ -158,16 +158,16 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArraySource:
-  """A `types.DataSource` over arrays, checked once.
+  """A `types.DataSource` of arrays, which are checked at construction.
 
   Attributes:
     spec: the public facts.
     images: uint8[N, H, W, C]; may be memory-mapped.
     labels: int32[N] in [0, spec.num_classes).
     person: int32[N], or None.
-    skipped: (name, class name, reason) of each file that was left out under
-      `data.skip_unreadable`, of whatever split: what is not decoded has none.
-      Sensitive, as the images are.
+    skipped: (name, class name, reason) of each file that was left out because
+      of `data.skip_unreadable`, of both splits: a file that cannot be decoded
+      belongs to no split. The list is as sensitive as the images.
   """
 
   spec: types.DatasetSpec
@@ -203,7 +203,7 @@ class ArraySource:
 
 
 def check_split(split: str, known: Iterable[str]) -> None:
-  """Raises UsageError that lists the splits which a source has."""
+  """Raises UsageError, listing the known splits, unless `split` is one."""
   try:
     checks.check_one_of('split', split, known)
   except ValueError as error:
@@ -211,7 +211,7 @@ def check_split(split: str, known: Iterable[str]) -> None:
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-  """Raises UsageError that names a label outside [0, num_classes)."""
+  """Raises UsageError, naming one, if a label is not in [0, num_classes)."""
   outside = (labels < 0) | (labels >= num_classes)
   if (labels == -1).any():
     raise errors.UsageError(
@@ -226,23 +226,23 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 
 def known_names() -> tuple[str, ...]:
-  """Names of the sources that this package has itself."""
+  """Returns the names of the sources of this package."""
   return tuple(sorted(_MODULES))
 
 
 def reads(name: str) -> tuple[str, ...]:
-  """Keys that the source of this name reads, and that not every source does."""
+  """Returns the keys that this source reads and some other sources do not."""
   return getattr(_module(name), 'READS', ())
 
 
 def keys_of_sources() -> tuple[str, ...]:
-  """Keys of `DataConfig` that some sources read, and others do not."""
+  """Returns the keys of `DataConfig` that only some sources read."""
   names = (*known_names(), _TFDS_PREFIX)
   return tuple(sorted({key for name in names for key in reads(name)}))
 
 
 def readers_text(key: str) -> str:
-  """Which sources read a key, in words."""
+  """Names the sources that read a key, for messages."""
   names = [repr(name) for name in known_names() if key in reads(name)]
   if key in reads(_TFDS_PREFIX):
     names.append('a TFDS dataset')
@@ -253,16 +253,16 @@ def load(config: DataConfig, split: str | None = None) -> types.DataSource:
   """Loads one split of a dataset.
 
   Args:
-    config: what to load.
-    split: the source's name of the split; None is `config.split`.
+    config: the source and its settings.
+    split: name of the split in the source; None is `config.split`.
 
   Returns:
     The images, in an order that depends on the config alone.
 
   Raises:
-    UsageError: what the user must mend: a missing dataset, unreadable files,
-      a split or persons that the source does not have, labels outside the
-      classes, sizes or channels that are not what the config says.
+    UsageError: the dataset is missing, a file is unreadable, the source has no
+      such split or no persons, a label is outside the classes, or sizes or
+      channels differ from the config.
   """
   split = config.split if split is None else split
   source = _module(config.name).load(config, split)
@@ -272,7 +272,7 @@ def load(config: DataConfig, split: str | None = None) -> types.DataSource:
 
 
 def no_persons(config: DataConfig) -> errors.UsageError:
-  """What is wrong with unit='person' where nobody is known."""
+  """Returns the error for unit='person' with a source that has no persons."""
   return errors.UsageError(
     f"Expected data.unit='person' only for a source that knows persons; "
     f'{config.name!r} does not: give data.person_csv, data.person_column or '
@@ -281,16 +281,17 @@ def no_persons(config: DataConfig) -> errors.UsageError:
 
 
 def check_available(config: DataConfig, splits: Sequence[str]) -> None:
-  """Refuses early what `load` would refuse for want of a dataset or a split.
+  """Checks that the dataset and its splits exist, without reading an image.
 
-  Reads no image. Hours of pre-training should not come first.
+  It is called before pre-training, so that an error does not appear hours
+  later.
 
   Args:
-    config: what will be loaded.
-    splits: which of it.
+    config: the source that will be loaded.
+    splits: names of the splits that will be loaded.
 
   Raises:
-    UsageError: as of `load`.
+    UsageError: the error that `load` would raise.
   """
   check = getattr(_module(config.name), 'check_available', None)
   if check:  # Other sources make their images.
@@ -298,17 +299,17 @@ def check_available(config: DataConfig, splits: Sequence[str]) -> None:
 
 
 def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
-  """Refuses early what `load` would refuse for what the files hold.
+  """Checks that the files can be used: headers, and one image of each class.
 
-  Reads headers, and decodes one image of each class: before hours of
-  pre-training, and too long for a plan. Says nothing of what it found.
+  It is called before pre-training, so that an error does not appear hours
+  later. It takes too long for a plan, and prints nothing about the images.
 
   Args:
-    config: what will be loaded.
-    splits: which of it.
+    config: the source that will be loaded.
+    splits: names of the splits that will be loaded.
 
   Raises:
-    UsageError: as of `load`.
+    UsageError: the error that `load` would raise.
   """
   check_available(config, splits)
   check = getattr(_module(config.name), 'check_readable', None)
@@ -317,19 +318,21 @@ def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
 
 
 def survey(config: DataConfig) -> dict[str, Any]:
-  """Counts what a dataset holds. Without noise: for `private/` alone.
+  """Counts images, persons and duplicates of both splits of a dataset.
+
+  The counts have no noise, so they may be written to `private/` only.
 
   Args:
-    config: what to load; both of its splits are.
+    config: the source to count.
 
   Returns:
-    JSON-able. 'splits': for each split num_images, num_persons (None where
-    unknown), num_per_class by name and num_duplicates (images equal to an
-    earlier one of the split). num_equal_across: held-out images equal to one
-    trained on. num_labelled_twice: different images that come under several
-    classes. 'skipped': name, class and reason of each file left out. 'files':
-    what a source of files says of them as they are stored: sizes, bit depths
-    and formats, each with how many there are.
+    JSON values. 'splits' holds for each split num_images, num_persons (None if
+    unknown), num_per_class by name and num_duplicates (images that equal an
+    earlier image of the split). 'num_equal_across' counts held-out images that
+    equal a training image, 'num_labelled_twice' the distinct images that have
+    several classes. 'skipped' lists name, class and reason of each file left
+    out. 'files' holds the numbers of files by stored size, bit depth and
+    format, if the source reads files.
   """
   splits, labels_of, digests = {}, collections.defaultdict(set), []
   skipped: tuple[tuple[str, str, str], ...] = ()
@@ -367,12 +370,12 @@ def survey(config: DataConfig) -> dict[str, Any]:
 
 
 def attribute(name: str, of_module: str, default: Any) -> Any:
-  """What the module of a dataset says of itself, or a default."""
+  """Returns an attribute of the module of a dataset, or a default."""
   return getattr(_module(name), of_module, default)
 
 
 def tfds_name(name: str) -> str:
-  """Strips the prefix off a TFDS dataset's name.
+  """Removes the prefix from the name of a TFDS dataset.
 
   >>> tfds_name('tfds:some_set/config')
   'some_set/config'
@@ -387,7 +390,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _value_range(value_range: Iterable[float]) -> tuple[float, ...]:
-  """Checked; whole numbers become int, so that the mapping is exact."""
+  """Checks a range and makes whole numbers int, for an exact mapping."""
   bounds = tuple(value_range)
   is_range = len(bounds) == 2 and all(
     isinstance(bound, (int, float))

@@ -1,8 +1,8 @@
-"""Characters as points: from pen strokes or fonts, varied as hands vary them.
+"""Draws variations of characters, given as pen strokes or as glyphs of fonts.
 
-A shape is drawn many times; each time its points are moved, bent by a smooth
-field, stretched, slanted, turned and inked with another pen. The result is
-what a scanner sees; `handprint` does the rest.
+A shape is drawn many times. Each time its points are moved, bent by a smooth
+field, stretched, slanted, rotated and drawn with another pen, as handwriting
+varies. The results are bitmaps, which `handprint` scans.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scipy import ndimage
 
 from dp_diffusion.data import handprint
 
-CANVAS = 96  # Pixels, both sides.
+CANVAS = 96  # Height and width of a bitmap, in pixels.
 MAX_WIDTH = 72.0
-_POINTS_PER_UNIT = 120  # Points of a stroke for each height of the box.
+_POINTS_PER_UNIT = 120  # Points of a stroke per height of the box.
 _FONT_PIXELS = 88  # Height at which a font's glyph becomes points.
 _NUM_PENS = 24
-# How much hands vary; of the box's half side, of radians, or of a ratio.
-_WRITER_JITTER = 0.01  # Mean over writers is 4 times this.
-# Of xy, xx, yy, xxy, xyy, yyy.
+# Variation of handwriting, in units of half the box, in radians or as a ratio.
+_WRITER_JITTER = 0.01  # The mean over writers is 4 times this.
+# Standard deviations of the terms xy, xx, yy, xxy, xyy, yyy.
 _BEND_STDS = np.array([0.10, 0.07, 0.10, 0.05, 0.08, 0.05], np.float32)
 _WAVE_STD = 0.06
 _WAVE_FREQUENCY_STD = 1.8
@@ -41,11 +41,12 @@ class Shape:
   """One way to write a character.
 
   Attributes:
-    weight: how often it is chosen, relative to the others.
-    controls: float64[M, 2], (x, y) in the unit box, y down.
-    basis: float64[P, M] from controls to points, or None where the controls
-      are the points.
-    aspect: typical width over height.
+    weight: how often the shape is chosen, relative to others.
+    controls: float64[M, 2], control points (x, y) in the unit box; y points
+      down.
+    basis: float64[P, M], which maps the controls to points; None if the
+      controls are the points.
+    aspect: typical ratio of width to height.
   """
 
   weight: float
@@ -55,16 +56,17 @@ class Shape:
 
   @property
   def is_font(self) -> bool:
-    """Whether it comes from a font, so that its lines have a width."""
+    """Whether it is a glyph of a font, whose lines have a width."""
     return self.basis is None
 
 
 def from_text(text: str, weight: float, aspect: float) -> Shape:
-  """Reads strokes through points in percent of the box.
+  """Parses strokes, whose points are given in percent of the box.
 
   Args:
-    text: 'x,y x,y ... / x,y ...'. A stroke runs smoothly through its points;
-      a corner ends it. A point named twice is one, so strokes stay joined.
+    text: 'x,y x,y ... / x,y ...', where '/' separates strokes. A stroke is a
+      smooth curve through its points, so it ends at a corner. A point that
+      occurs twice is one control point, so the strokes stay joined there.
     weight: see `Shape`.
     aspect: see `Shape`.
 
@@ -94,7 +96,7 @@ def from_text(text: str, weight: float, aspect: float) -> Shape:
 
 
 def _spline_basis(points: np.ndarray) -> np.ndarray:
-  """Matrix float64[P, M] from the M points of a stroke to points along it."""
+  """Returns float64[P, M], which maps M points of a stroke to P along it."""
   knots = np.cumsum(np.hypot(*np.diff(points, axis=0, prepend=points[:1]).T))
   at = np.linspace(0, knots[-1], int(knots[-1] * _POINTS_PER_UNIT) + 2)
   eye: np.ndarray = np.eye(len(points))
@@ -109,7 +111,7 @@ def _spline_basis(points: np.ndarray) -> np.ndarray:
 
 
 def from_font(path: pathlib.Path, character: str) -> list[Shape]:
-  """Reads a font's glyph twice: as it is, and only the core of its lines."""
+  """Returns two shapes of a font's glyph: all of it, and its lines' core."""
   mask = _font_bitmap(path, character)
   depth = ndimage.distance_transform_edt(mask)
   deepest = ndimage.maximum_filter(depth, size=_FONT_PIXELS // 6)
@@ -144,9 +146,10 @@ def vary(
   """Makes one variation of a shape for each height.
 
   Args:
-    shape: in the unit box.
-    height: float64[B], pixels; less where the width would be above MAX_WIDTH.
-    rng: random numbers.
+    shape: a shape in the unit box.
+    height: float64[B], height in pixels; it is reduced where the width would
+      exceed MAX_WIDTH.
+    rng: source of random numbers.
 
   Returns:
     float32[B, P, 2], (x, y) in pixels around the middle of the canvas.
@@ -173,7 +176,7 @@ def vary(
 
 
 def _bend(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Moves points of [-1, 1]^2 by a smooth random field: cubic and waves."""
+  """Moves points in [-1, 1]^2 by a random field of cubic terms and waves."""
   x, y = points[..., 0], points[..., 1]
   num = len(points)
   xy, xx, yy = x * y, x * x, y * y
@@ -197,8 +200,9 @@ def scatter(canvas: np.ndarray, which: np.ndarray, points: np.ndarray) -> None:
 
   Args:
     canvas: bool[N, CANVAS, CANVAS].
-    which: int[B], the images that are drawn on.
-    points: float[B, P, 2], (x, y) in pixels; outside is moved to the border.
+    which: int[B], indices of the images to draw on.
+    points: float[B, P, 2], (x, y) in pixels; a point outside is moved to the
+      border.
   """
   pixel = np.clip(points.astype(int), 0, CANVAS - 1)
   canvas[which[:, None], pixel[..., 1], pixel[..., 0]] = True
@@ -210,13 +214,13 @@ def apply_pens(
   is_font: np.ndarray,
   rng: np.random.Generator,
 ) -> None:
-  """Draws over every image with one of a few pens, in place.
+  """Thickens the lines of every image with one of a few pens, in place.
 
   Args:
     canvas: bool[N, CANVAS, CANVAS].
-    height: float64[N], pixels; a pen's width is a share of it.
-    is_font: bool[N]; what has a width already gets thinner pens.
-    rng: random numbers.
+    height: float64[N], height in pixels; the width of a pen is a share of it.
+    is_font: bool[N], whether lines already have a width and need thinner pens.
+    rng: source of random numbers.
   """
   size = rng.normal(np.log(_PEN_SHARE), _PEN_SHARE_STD, size=len(canvas))
   radius = np.clip(np.exp(size) * height / 2, 1.0, 7.0)

@@ -1,8 +1,8 @@
-"""TFDS datasets on disk: finds, downloads, prepares and opens them.
+"""Finds, downloads, prepares and opens TFDS datasets on disk.
 
-What is not prepared is downloaded and prepared where TensorFlow and a network
-are at hand; else the error says how to get it. TFDS itself is imported only
-here, when used.
+A dataset that is not prepared is downloaded and prepared if TensorFlow and a
+network are available; otherwise the error says how to get it. TFDS is imported
+when it is used.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
 def data_dir(config: registry.DataConfig) -> pathlib.Path:
-  """Folder of prepared datasets: data.tfds_dir, or TFDS's own default."""
+  """Returns the folder of prepared datasets, data.tfds_dir or TFDS's own."""
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return pathlib.Path(config.tfds_dir or default).expanduser()
 
 
 def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
-  """Folder of the newest prepared version, or None."""
+  """Returns the folder of the newest prepared version, or None."""
   match = _NAME.fullmatch(name)
   if match is None:
     raise errors.UsageError(
@@ -71,7 +71,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def import_tfds() -> Any:
-  """Imports tensorflow_datasets, or raises a UsageError that says how to."""
+  """Imports tensorflow_datasets; a UsageError says how to install it."""
   try:
     return importlib.import_module('tensorflow_datasets')
   except ImportError as error:
@@ -82,7 +82,7 @@ def import_tfds() -> Any:
 
 
 def open_builder(path: pathlib.Path) -> Any:
-  """Opens a prepared dataset, with or without its code."""
+  """Opens a prepared dataset, even if TFDS does not have its code."""
   tfds = import_tfds()
   with damage_named(path):
     return tfds.builder_from_directory(os.fspath(path))
@@ -90,13 +90,13 @@ def open_builder(path: pathlib.Path) -> Any:
 
 @contextlib.contextmanager
 def damage_named(path: pathlib.Path | str) -> Iterator[None]:
-  """Turns whatever broken files make TFDS raise into one line.
+  """Turns any error of TFDS in the block into a UsageError of one line.
 
   Args:
     path: folder of the prepared dataset.
 
   Raises:
-    UsageError: in place of any other error.
+    UsageError: TFDS raised an error, since files are missing or damaged.
   """
   try:
     yield
@@ -111,7 +111,11 @@ def damage_named(path: pathlib.Path | str) -> Iterator[None]:
 
 
 def known_builder(name: str, config: registry.DataConfig) -> Any:
-  """The builder of a dataset that can be prepared here, or says how to."""
+  """Returns the builder of a dataset that TFDS knows.
+
+  Raises:
+    UsageError: TFDS does not know the dataset; the message says what to do.
+  """
   tfds = import_tfds()
   folder = data_dir(config)
   try:
@@ -126,7 +130,7 @@ def known_builder(name: str, config: registry.DataConfig) -> Any:
       'data.tfds_dir to the folder that holds it.'
     ) from None
   except (AssertionError, ValueError):
-    # Of a config or a version that the dataset's code does not have.
+    # The code of the dataset does not have this config or version.
     raise errors.UsageError(
       f'Expected data.name={name!r} to name a config and a version that TFDS'
       f' knows{_known_to(tfds, name)}, or one that is prepared in {folder}.'
@@ -136,7 +140,7 @@ def known_builder(name: str, config: registry.DataConfig) -> Any:
 
 
 def _known_to(tfds: Any, name: str) -> str:
-  """' (configs ...; version ...)': what the code of a dataset offers."""
+  """Lists the configs and the version of a dataset, for messages."""
   match = _NAME.fullmatch(name)
   kind = tfds.builder_cls(match['name']) if match else None
   if kind is None:
@@ -153,14 +157,14 @@ def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
 
   Args:
     builder: a `tfds.core.DatasetBuilder`.
-    config: uses manual_dir, and names for messages.
+    config: gives manual_dir, and the names for messages.
 
   Returns:
     The folder of the prepared dataset.
 
   Raises:
     UsageError: the network, TensorFlow or a file to be placed by hand is
-      missing. One line: what to download, from where, where to put it.
+      missing. The message says what to download and where to put it.
   """
   tfds = import_tfds()
   options = {}
@@ -189,7 +193,7 @@ def prepare_builder(builder: Any, config: registry.DataConfig) -> pathlib.Path:
 
 
 def _check_can_prepare(builder: Any, config: registry.DataConfig) -> None:
-  """Refuses at once what would fail after minutes of retries."""
+  """Raises UsageError if preparing would fail, after minutes of retries."""
   if importlib.util.find_spec('tensorflow') is None:
     why = 'TensorFlow is not installed here.'
   elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not config.manual_dir:
@@ -212,7 +216,7 @@ def _how_to_get(builder: Any, config: registry.DataConfig) -> str:
 
 
 def is_online(url: str) -> bool:
-  """Whether the name of the host resolves, or a proxy would do it."""
+  """Whether the name of the host resolves, or a proxy is configured."""
   if urllib.request.getproxies():
     return True
   host = urllib.parse.urlparse(url or '').hostname or 'www.tensorflow.org'
@@ -225,10 +229,10 @@ def is_online(url: str) -> bool:
 
 def check_split(builder: Any, split: str) -> None:
   """Raises UsageError unless a prepared builder has images in the split."""
-  known = sorted(builder.info.splits)  # Empty while it is not prepared.
+  known = sorted(builder.info.splits)  # Empty if it is not prepared.
   if not known:
     return
-  try:  # Parts, as 'train[:10%]', are made here.
+  try:  # This also makes parts such as 'train[:10%]'.
     num_images = [
       builder.info.splits[part.strip()].num_examples
       for part in split.split('+')
@@ -238,7 +242,7 @@ def check_split(builder: Any, split: str) -> None:
       f'Expected split={split!r} to be one of {known} of '
       f"{builder.info.full_name!r}, or a part such as '{known[0]}[:10%]'."
     ) from None
-  if min(num_images) < 0 or not sum(num_images):  # Negative: [20:10].
+  if min(num_images) < 0 or not sum(num_images):  # [20:10] is negative.
     raise errors.UsageError(
       f'Split {split!r} of {builder.info.full_name!r} is empty: no image lies '
       'between its bounds.'

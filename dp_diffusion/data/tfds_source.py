@@ -1,7 +1,7 @@
-"""Any TFDS dataset with an image and a label, by name.
+"""Loads any TFDS dataset that has an image and a label.
 
 Prepared datasets in a random-access format (array_record) are read without
-TensorFlow. `tfds_builders` prepares what is not there.
+TensorFlow. `tfds_builders` prepares a dataset that is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READS = ('image_key', 'label_key', 'manual_dir', 'person_key', 'tfds_dir')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Keys:
-  """Which features of the dataset are what; person may be ''."""
+  """Names of the dataset's features; person is '' if there is none."""
 
   image: str
   label: str
@@ -41,7 +41,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   Args:
     config: see `registry.DataConfig`; `name` may carry a builder config and a
       version, as in 'name/config:1.0.0'.
-    split: any TFDS split, as in 'train' or 'train[:10%]'.
+    split: any TFDS split, such as 'train' or 'train[:10%]'.
 
   Returns:
     Images in the order of the stored records.
@@ -192,7 +192,7 @@ def _image_shape(
 
 
 def _open_records(builder: Any, split: str, image_key: str) -> Sequence[Any]:
-  """Random access to records whose image is still encoded."""
+  """Opens records for random access, without decoding their images."""
   tfds = tfds_builders.import_tfds()
   tfds_builders.check_split(builder, split)
   decoders = {image_key: tfds.decode.SkipDecoding()}
@@ -214,7 +214,7 @@ def _open_records(builder: Any, split: str, image_key: str) -> Sequence[Any]:
 
 
 class _Listed(list):
-  """Records in memory, with the batch access of a TFDS data source."""
+  """Records in memory, which can be read in batches like a TFDS source."""
 
   def __getitems__(self, indices: Sequence[int]) -> list[Any]:
     return [self[index] for index in indices]

@@ -1,8 +1,8 @@
-"""Writes labelled images in the form of TensorFlow Datasets.
+"""Writes labelled images as a dataset of TensorFlow Datasets (TFDS).
 
-`tfds.builder_from_directory` reads them without this project: by `as_dataset`
-from TFRecord files, and by `as_data_source`, which needs no TensorFlow, from
-ArrayRecord files. TensorFlow is imported when something is written.
+`tfds.builder_from_directory` reads it without this package. Its `as_dataset`
+uses the TFRecord files; its `as_data_source`, which needs no TensorFlow, uses
+the ArrayRecord files. TensorFlow is imported when a dataset is written.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ def write(
   batches: Iterable[tuple[Sequence[bytes], Sequence[int]]],
   mark: str = '',
 ) -> None:
-  """Writes the split 'train'; equal images give equal bytes.
+  """Writes the split 'train'. Equal images give equal bytes.
 
   Args:
-    folder: of this dataset and version; made if it is not there.
-    name: of the dataset, in lower case with underscores.
+    folder: folder of this dataset and version; it is made if it does not exist.
+    name: name of the dataset, in lower case with underscores.
     image_shape: (H, W, C).
     class_names: one per label.
-    batches: (PNG files, labels) in order. Pillow encodes them some 20 times
-      as fast as TensorFlow does.
-    mark: of the release, see `release_marks`; in the dataset's description.
+    batches: batches of (PNG files, labels), in order. The caller encodes the
+      images with Pillow, some 20 times as fast as TensorFlow does.
+    mark: mark of the release, see `release_marks`; it becomes part of the
+      description of the dataset.
   """
   tfds = _import_tfds()
   epath.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ def write(
         for image, label in zip(images, labels, strict=True)
       ]
       writer.add_examples({'train': examples})
-  for writer in writers:  # The last one's metadata stays.
+  for writer in writers:  # The metadata of the last one remain.
     writer.close_all()
 
 
@@ -95,7 +96,7 @@ def _features(
 
 
 def _import_tfds() -> types.ModuleType:
-  """Imports TFDS; TensorFlow sees no GPU, which belongs to jax."""
+  """Imports TFDS, and hides the GPU from TensorFlow, since JAX uses it."""
   import tensorflow as tf
   import tensorflow_datasets as tfds
 

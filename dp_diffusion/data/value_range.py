@@ -1,9 +1,10 @@
-"""Stored values of any depth to 8 bits, by one public range for the whole set.
+"""Maps stored values of any depth to 8 bits, by a public range of the set.
 
-A range that each image finds for itself would be a statistic of it, and would
-make a dark image as bright as any other. So `data.value_range` is declared.
-Without it, integers deeper than 8 bits are taken from 0 to the largest that
-they can hold, if a set uses them up to there; else a range is proposed.
+A range computed from each image would be a statistic of it, and would make dark
+images as bright as others. Therefore the user states `data.value_range`.
+Without it, integers deeper than 8 bits are mapped from the range 0 to the
+largest value of their type, if the images of the set use that range. Otherwise
+the set is refused, and the error proposes a range.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ import math
 import numpy as np
 
 _MOST_EXACT = 1 << 52  # Larger bounds are computed in float64.
-# Of an image's pixels; fewer, as of a burnt-in marker, do not count.
+# A smaller share of an image's pixels, as of a burnt-in marker, is ignored.
 _SHARE_OF_IMAGE = 0.01
-_MOST_OF_MARKER = 0.05  # Of an image: what is burnt in covers less.
-_NARROW = 1 / 8  # Of the depth: images within so little of it do not use it,
-_BLANK = 1 / 256  # and within so little they say nothing.
-_SHARE_OF_SET = 0.9  # Of the images, that must use the whole depth.
+_MOST_OF_MARKER = 0.05  # Largest share of an image that a marker covers.
+# Images whose values span less than this share of the depth do not use it,
+_NARROW = 1 / 8
+_BLANK = 1 / 256  # and those that span less than this are blank.
+_SHARE_OF_SET = 0.9  # Share of the images that must use the whole depth.
 
 
 def to_bytes(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
-  """Maps the range to 0 ... 255; what lies outside becomes 0 or 255.
+  """Maps a range of values to 0 ... 255; values outside become 0 or 255.
 
-  (x - low) * 255 / (high - low), rounded to the nearest, halves up. Integers
-  and a range of integers are computed exactly, all else in float64.
+  The result is (x - low) * 255 / (high - low), rounded to the nearest integer,
+  halves up. It is computed exactly if values and range are integers, otherwise
+  in float64.
 
   >>> to_bytes(np.array([-1, 0, 8, 4095, 65535]), (0, 4095))
   array([  0,   0,   0, 255, 255], dtype=uint8)
@@ -55,7 +58,7 @@ def to_bytes(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
 
 
 def scale(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
-  """As `to_bytes`, not rounded: float64 in [0, 255].
+  """Maps values as `to_bytes`, without rounding, to float64 in [0, 255].
 
   Raises:
     ValueError: a value is not finite.
@@ -71,7 +74,7 @@ def scale(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
 
 
 def _table(array: np.ndarray) -> np.ndarray | None:
-  """All values of a small integer type, if looking them up is less work."""
+  """Returns all values of a small integer type, if a table saves work."""
   if array.dtype.kind not in 'iu' or array.dtype.itemsize > 2:
     return None
   info = np.iinfo(array.dtype)
@@ -81,7 +84,7 @@ def _table(array: np.ndarray) -> np.ndarray | None:
 
 
 def _codes(array: np.ndarray) -> np.ndarray:
-  """Where the values of a small integer type stand in `_table`."""
+  """Returns the index in `_table` of each value of a small integer type."""
   if array.dtype.kind == 'u':
     return array
   return array.astype(np.int32) - int(np.iinfo(array.dtype).min)
@@ -95,7 +98,7 @@ def _is_exact(array: np.ndarray, value_range: tuple[float, float]) -> bool:
 
 
 def _clipped(array: np.ndarray, low: int, high: int) -> np.ndarray:
-  """int64, also of uint64 whose values may be too large for it."""
+  """Clips to [low, high] as int64; uint64 may have values too large for it."""
   if array.dtype == np.uint64:
     array = np.minimum(array, np.uint64(max(high, 0)))
   return np.clip(array.astype(np.int64), low, high)
@@ -103,16 +106,17 @@ def _clipped(array: np.ndarray, low: int, high: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Depth:
-  """What one image uses of the values that its file can hold.
+  """The part of its file's range of values that an image uses.
 
   Attributes:
-    is_whole: whether it uses them up to the largest; None where it is black
-      or blank and says nothing.
-    low: 0, or a negative power of two below nearly all pixels; of an image
-      within a narrow band of large values, a multiple of the band's width.
-    high: a power of two less one (for floats at most one: 1) above them, or
-      the end of such a band.
-    is_declared: whether the file says how large a value can be.
+    is_whole: whether the image uses values up to the largest; None if it is
+      black or blank and does not tell.
+    low: 0, or a negative power of two below nearly all pixels. For an image
+      whose values lie in a narrow band far from 0, it is a multiple of the
+      width of the band.
+    high: a power of two minus one above nearly all pixels, or the end of such
+      a band. For floats it is a power of two, at least 1.
+    is_declared: whether the file states how large a value can be.
   """
 
   is_whole: bool | None
@@ -122,15 +126,15 @@ class Depth:
 
 
 def measure(pixels: np.ndarray, largest: int | None) -> Depth:
-  """How much of its depth an image uses, but for a marker burnt into it.
+  """Measures how much of its depth an image uses, ignoring burnt-in markers.
 
   Args:
     pixels: integers or floats of any shape, without alpha.
-    largest: value that the file can hold; None where it has no fixed range
-      from 0, as signed integers and floats have not.
+    largest: largest value that the file can hold; None for signed integers and
+      floats, which have no fixed range from 0.
 
   Returns:
-    See `Depth`. Private: it is computed from the image.
+    The depth. It is private, since it is computed from the image.
   """
   values = pixels[pixels != 0].ravel()
   if not values.size:
@@ -142,7 +146,7 @@ def measure(pixels: np.ndarray, largest: int | None) -> Depth:
   bound = largest if largest is not None else common[-1]
   upper = common > bound / 2
   num_upper = counts[upper].sum()
-  marker = counts[upper].max(initial=0)  # Of one value, mostly the largest.
+  marker = counts[upper].max(initial=0)  # A marker has mostly one value.
   is_whole = (
     num_upper - marker > _SHARE_OF_IMAGE * values.size
     or num_upper > values.size / 2
@@ -177,14 +181,14 @@ def measure(pixels: np.ndarray, largest: int | None) -> Depth:
 
 
 def _is_marker(common: np.ndarray, counts: np.ndarray, bound: float) -> bool:
-  """Whether the upper half holds a marker and its soft edges alone.
+  """Whether the values in the upper half are only a marker and its soft edges.
 
-  They are few, and below them, down to a quarter, are fewer. Of an image whose
-  bright pixels are rare there are more.
+  A marker has few pixels, and the values between a quarter and a half have
+  fewer still. An image with some bright pixels has more of the latter.
 
   Args:
     common: stored values, each once, ascending.
-    counts: how often each comes.
+    counts: number of pixels of each value.
     bound: the largest value that the file can hold.
   """
   upper = common > bound / 2
@@ -196,7 +200,7 @@ def _is_marker(common: np.ndarray, counts: np.ndarray, bound: float) -> bool:
 
 
 def _coarse(value: float, is_integer: bool, less: int) -> float:
-  """The next power of two, less `less` of integers; 0 below 0."""
+  """Rounds up to a power of two, minus `less` for integers; 0 below 0."""
   if value <= 0:
     return 0
   if not is_integer and value <= 1:
@@ -206,7 +210,7 @@ def _coarse(value: float, is_integer: bool, less: int) -> float:
 
 
 def is_whole(depths: Iterable[Depth]) -> bool:
-  """Whether a set, without those that are black, uses its whole depth."""
+  """Whether the images of a set, except black ones, use their whole depth."""
   depths = list(depths)
   if not all(depth.is_declared for depth in depths):
     return False
@@ -215,7 +219,10 @@ def is_whole(depths: Iterable[Depth]) -> bool:
 
 
 def refusal(depths: Iterable[Depth]) -> str:
-  """Why a set needs `data.value_range`, with a proposal: for the curator."""
+  """Returns why a set needs `data.value_range`, with a proposed range.
+
+  The text is for the curator: the proposal is computed from the images.
+  """
   depths = list(depths)
   lows = sorted(-depth.low for depth in depths)
   highs = sorted(depth.high for depth in depths)

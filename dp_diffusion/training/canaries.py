@@ -1,14 +1,14 @@
-"""Examples whose gradient is known, and a look at what training does to them.
+"""Gradient canaries for the audit, and an observer of the noised gradients.
 
-For the audit: a gradient canary is a record whose gradient is `scale` times
-one coordinate of the parameters (a Dirac canary), whatever the parameters. It
-goes through the loss, clip, sum and noise that every record goes through. What
-comes out is read where the optimizer stands: it sees noised gradients only.
+A gradient canary (a Dirac canary) is a record whose gradient is `scale` times
+one coordinate vector, whatever the parameters are. It goes through the same
+loss, clip, sum and noise as every record. The observer reads the noised
+gradient that the optimizer receives.
 
 Guarantees:
   * The gradient of a canary is its coordinate, and that of any other record is
     untouched. `canaries_test.py::test_gradient_is_one_coordinate`.
-  * What is observed is the noised mean gradient, and the optimizer gets it
+  * The observer reads the noised mean gradient, and the optimizer receives it
     unchanged. `canaries_test.py::test_observer_changes_nothing`.
 """
 
@@ -26,14 +26,14 @@ from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.training import state as train_state
 
-NO_CANARY = -1  # The 'coordinate' of every other record.
+NO_CANARY = -1  # The 'coordinate' of a record that is not a canary.
 
 
 class Observed(NamedTuple):
   """Optimizer state of `observe`.
 
   Attributes:
-    step: int32[], steps seen.
+    step: int32[], number of steps observed.
     rows: float32[T, m], the noised mean gradient at each canary's coordinate.
   """
 
@@ -49,7 +49,15 @@ def num_coordinates(params: types.Params) -> int:
 def choose_coordinates(
   params: types.Params, num_canaries: int, seed: int
 ) -> np.ndarray:
-  """Different coordinates, spread over all trained leaves: int32[m].
+  """Chooses different coordinates, spread over all trained leaves.
+
+  Args:
+    params: trained parameters.
+    num_canaries: number of coordinates m.
+    seed: seed of the random choice.
+
+  Returns:
+    int32[m], indices into the flattened parameters.
 
   Raises:
     UsageError: there are fewer parameters than canaries.
@@ -69,16 +77,16 @@ def with_canaries(
   is_trained: Callable[[str], bool],
   scale: float,
 ) -> types.LossFn:
-  """Adds canaries to a loss.
+  """Returns a loss function that also accepts canaries.
 
   Args:
     loss_fn: loss of the other records.
-    is_trained: which leaves train, as for `state.partition`.
+    is_trained: tells which leaves are trained, as in `state.partition`.
     scale: l2 norm of a canary's gradient before the clip.
 
   Returns:
-    A loss of examples that have int32[] 'coordinate' besides: a place among
-    the trained parameters, or `NO_CANARY`.
+    A loss of examples that have a further item 'coordinate', int32[]: an index
+    into the flattened trained parameters, or `NO_CANARY`.
   """
 
   def loss(
@@ -98,14 +106,14 @@ def with_canaries(
 def observe(
   coordinates: np.ndarray, num_steps: int
 ) -> optax.GradientTransformation:
-  """Keeps what an optimizer is given at some coordinates; changes nothing.
+  """Returns a transformation that records gradients at some coordinates.
 
-  Chain it before the optimizer. It is part of the state, so a run that is
-  resumed has seen every step once.
+  It is chained before the optimizer and does not change the gradient. Its
+  records are part of the optimizer state, so a resumed run has every step once.
 
   Args:
-    coordinates: int32[m].
-    num_steps: T.
+    coordinates: int32[m], indices into the flattened parameters.
+    num_steps: number of steps T.
   """
 
   def init(params: types.Params) -> Observed:
@@ -127,5 +135,5 @@ def observe(
 
 
 def _flat(tree: types.PyTree) -> types.Array:
-  """All elements of a tree in the order of its leaves."""
+  """Returns all elements of a tree as one vector, in the order of leaves."""
   return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -1,21 +1,21 @@
-"""Checkpoints: weights, ledger and facts in one atomic step.
+"""Saves weights, ledger and facts of a run in one atomic checkpoint.
 
-The only module that knows orbax. A run must be able to die at any instant and
-find, when it is started again, weights and a ledger that belong together;
-what was spent may never be understated because a file was lost.
+A run may be killed at any moment. When it is started again, it must find
+weights and a ledger that belong together, and the loss of a file must never
+lead to an understated privacy loss. Only this module uses orbax.
 
-A step is a folder `<folder>/<step>/` with three items: `state` (the arrays),
-`ledger` and `meta` (JSON). Orbax writes it under a temporary name and renames
-it. On top of that stands a digest of all three, so that bytes which changed
-silently, or a disk that lied about being written, are found at restore.
+The checkpoint of a step is a folder `<folder>/<step>/` with three items:
+`state` (the arrays), `ledger` and `meta` (JSON). Orbax writes it under a
+temporary name and renames it. At restore, a digest of the three items reveals
+bytes that have changed or that the disk did not write.
 
 Guarantees:
-  - A step is whole or does not count: `test_kill_leaves_the_last_good_step`.
-  - The newest whole step is used, and what was lost is said:
+  - An incomplete step does not count: `test_kill_leaves_the_last_good_step`.
+  - The newest whole step is used, and damaged ones are named:
     `test_damaged_steps_are_skipped_and_named`.
-  - A full disk costs no earlier step: `test_full_disk_costs_nothing`.
-  - Steps that were lost stay known until a later one is saved, so that a
-    ledger can be charged for them: `test_lost_steps_stay_known_until_a_save`.
+  - A full disk destroys no earlier step: `test_full_disk_costs_nothing`.
+  - Lost steps stay known until a later one is saved, so that a ledger can be
+    charged for them: `test_lost_steps_stay_known_until_a_save`.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ _SECS_FOR_OTHER_WRITES = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restored:
-  """What one step held.
+  """The content of one checkpoint.
 
   Attributes:
-    step: its number.
-    state: structure of the template, leaves np.ndarray.
-    ledger: as it was given to `save`.
-    meta: as it was given to `save`.
-    lost_steps: later steps whose checkpoints were saved and are damaged now;
-      the run had come as far as the latest of them.
+    step: number of the step.
+    state: the arrays, np.ndarray, in the structure of the template.
+    ledger: the ledger that `save` was given.
+    meta: the facts that `save` was given.
+    lost_steps: later steps whose checkpoints were saved but are damaged. The
+      run had reached the latest of them.
   """
 
   step: int
@@ -74,7 +74,10 @@ class Restored:
   lost_steps: tuple[int, ...] = ()
 
   def digest(self, version: int = _VERSION) -> str:
-    """Hex SHA-256 of all but `lost_steps`; `state` must be a flat dict."""
+    """Returns the hex SHA-256 of all fields but `lost_steps`.
+
+    The state must be a flat dict.
+    """
     head = {
       'version': version,
       'step': self.step,
@@ -85,32 +88,33 @@ class Restored:
 
 
 class DamagedStepError(Exception):
-  """A step that is there and cannot be trusted; the message says why."""
+  """Says why the checkpoint of a step is damaged."""
 
 
 class Checkpointer:
-  """Saves and restores the steps of one folder.
+  """Saves and restores the checkpoints of one folder.
 
-  Process 0 writes, every process reads and they must find the same: the
-  folder is on storage that they share. All call `save` and `restore` together.
-  State is on the host (or on one device): take device replicas away first.
+  The folder must be on storage that all processes share. Process 0 writes, and
+  every process reads the same step. All processes call `save` and `restore`
+  together. The state must be on the host or on one device, without a device
+  axis.
   """
 
   def __init__(
     self, folder: epath.PathLike, *, is_private: bool, keep: int = 3
   ) -> None:
-    """Does not touch the disk.
+    """Stores the arguments; the first `save` makes the folder.
 
     Args:
-      folder: where the steps are; made by the first save.
-      is_private: whether the folder is for this user only (mode 700).
+      folder: folder of the checkpoints.
+      is_private: whether only this user may read the folder (mode 700).
       keep: number of steps kept; older ones are removed after a save.
 
     Raises:
       ValueError: if `keep` is below 1.
     """
     checks.check_at_least('keep', keep, 1)
-    # Orbax wants local folders from the root.
+    # Orbax requires an absolute path for local folders.
     self.folder = epath.Path(
       os.path.abspath(folder) if files.is_local(folder) else folder
     )
@@ -119,7 +123,7 @@ class Checkpointer:
     self._damaged: frozenset[int] = frozenset()
 
   def steps(self) -> tuple[int, ...]:
-    """Numbers of the steps that count, in order; damaged ones included."""
+    """Returns the numbers of all saved steps, damaged ones too, in order."""
     if not self.folder.exists():
       return ()
     names = (path.name for path in self.folder.iterdir() if path.is_dir())
@@ -132,18 +136,18 @@ class Checkpointer:
     ledger: Mapping[str, Any],
     meta: Mapping[str, Any],
   ) -> None:
-    """Writes one step; on return it is on the disk.
+    """Writes one checkpoint, which is on the disk when the call returns.
 
     Args:
-      step: its number; above that of every step that is there.
+      step: number of the step, above that of every saved step.
       state: pytree of arrays without a device axis, at least one not empty.
-      ledger: JSON object.
-      meta: JSON object: facts to compare at the next start.
+      ledger: the ledger, a JSON object.
+      meta: facts to compare at the next start, a JSON object.
 
     Raises:
-      ValueError: if the step, or a later one, is there already.
-      UsageError: it cannot be written (a full disk, no permission); the steps
-        before it are untouched.
+      ValueError: this step or a later one has been saved before.
+      UsageError: the checkpoint cannot be written (a full disk, no
+        permission). Earlier ones are not affected.
     """
     failure = ''
     if jax.process_index() == 0:
@@ -155,10 +159,10 @@ class Checkpointer:
         if not failure:
           raise
       if failure:
-        with _quiet():  # What the failed save began and nobody waits for.
+        with _quiet():  # Ends the background writes of the failed save.
           gc.collect()
         self._remove_temporary()
-    if processes.any_process(bool(failure)):  # All wait for process 0 here.
+    if processes.any_process(bool(failure)):  # All processes wait for 0 here.
       good = [s for s in self.steps() if s < step and s not in self._damaged]
       raise errors.UsageError(
         f'Expected to write the checkpoint of step {step} to {self.folder}: '
@@ -170,21 +174,21 @@ class Checkpointer:
   def restore(
     self, template: PyTree | None = None, *, may_lose_all: bool = False
   ) -> Restored | None:
-    """Reads the newest step that is whole.
+    """Reads the newest checkpoint that is whole.
 
     Args:
-      template: pytree of arrays or `jax.ShapeDtypeStruct`: the structure,
-        shapes and dtypes to restore. None gives a flat dict of leaf name to
-        array, which is enough to read a ledger.
-      may_lose_all: if every step is damaged, return None as though there had
-        been none. Right only where nothing private was spent.
+      template: pytree of arrays or `jax.ShapeDtypeStruct` with the structure,
+        shapes and dtypes to restore. None returns the state as a flat dict from
+        leaf name to array, which is enough to read a ledger.
+      may_lose_all: whether to return None if every checkpoint is damaged, as if
+        there had been none. Use it only if no privacy was spent.
 
     Returns:
-      The step, or None if nothing was ever saved.
+      The checkpoint, or None if nothing was ever saved.
 
     Raises:
-      UsageError: if the step does not fit the template (another config), or
-        if all steps are damaged, or if processes find different steps.
+      UsageError: the checkpoint does not fit the template (another config), all
+        checkpoints are damaged, or processes find different steps.
     """
     found = self._newest_whole_step()
     digest = found.digest() if found else 'none'
@@ -209,7 +213,7 @@ class Checkpointer:
   def _write(
     self, step: int, state: PyTree, ledger: dict[str, Any], meta: dict[str, Any]
   ) -> None:
-    """Makes room among damaged steps, writes, makes durable."""
+    """Sets damaged steps aside, writes the step, and syncs it to the disk."""
     _make_folder(self.folder, self._is_private)
     self._set_damaged_aside()
     arrays = named_arrays.flatten(state)
@@ -227,7 +231,7 @@ class Checkpointer:
     self._damaged = frozenset()
 
   def _newest_whole_step(self) -> Restored | None:
-    """Reads from the newest step down; says what had to be skipped."""
+    """Returns the newest whole step, and warns of those that it skips."""
     interrupted = self._interrupted_saves()
     damaged: dict[int, str] = {}
     whole = None
@@ -251,7 +255,7 @@ class Checkpointer:
     return dataclasses.replace(whole, lost_steps=tuple(sorted(lost)))
 
   def _check_nothing_is_lost(self, may_lose_all: bool) -> None:
-    """Refuses to begin anew, without a word, where something was spent."""
+    """Raises UsageError if steps were saved and none is whole."""
     lost = sorted({*self.steps(), *self._read_lost_list()})
     if lost and not may_lose_all:
       raise errors.UsageError(
@@ -261,7 +265,7 @@ class Checkpointer:
       )
 
   def _read(self, step: int) -> Restored:
-    """Reads and checks one step; leaves are named, not yet in a structure."""
+    """Reads and checks one step; its state is a flat dict of named leaves."""
     args = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(),
       ledger=ocp.args.JsonRestore(),
@@ -280,7 +284,7 @@ class Checkpointer:
       raise errors.UsageError(
         f'Expected {self.folder} to be readable: {error.strerror}.'
       ) from error
-    except Exception as error:  # Whatever broken bytes make a reader raise.
+    except Exception as error:  # Damaged bytes raise many kinds of errors.
       raise DamagedStepError(type(error).__name__) from error
     if digest != read.digest(version):
       raise DamagedStepError('its digest differs')
@@ -293,7 +297,7 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _manager(self, *, is_writer: bool) -> Iterator[ocp.CheckpointManager]:
-    """An orbax manager of this process alone, blocking; made anew each time."""
+    """Makes a blocking orbax manager for this process alone."""
     process = jax.process_index()
     options = ocp.CheckpointManagerOptions(
       create=False,
@@ -321,7 +325,7 @@ class Checkpointer:
     return files.read_json(path) if path.exists() else []
 
   def _set_damaged_aside(self) -> None:
-    """Removes damaged steps, after their numbers are on the disk."""
+    """Removes damaged steps after writing their numbers to the disk."""
     if not self._damaged:
       return
     lost = sorted({*self._damaged, *self._read_lost_list()})
@@ -345,7 +349,7 @@ class Checkpointer:
 
 
 class _MetaHandler(ocp.CheckpointHandler):
-  """JSON, written while the arrays are; the crash points of a save."""
+  """Writes a JSON item beside the arrays; holds the crash points of a save."""
 
   def save(self, directory: epath.Path, args: _MetaArgs) -> None:
     """Writes the JSON file."""
@@ -360,7 +364,7 @@ class _MetaHandler(ocp.CheckpointHandler):
     return json.loads((directory / 'meta.json').read_text())
 
   def finalize(self, directory: epath.Path) -> None:
-    """Is called when all items are written, before the step counts."""
+    """Runs after all items are written, before the step counts as saved."""
     del directory
     crash_points.reach('before_commit')
 
@@ -372,7 +376,10 @@ class _MetaArgs(ocp.args.CheckpointArgs):
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-  """The value as JSON gives it back: tuples are lists; no NaN, no infinity."""
+  """Returns the value as JSON restores it, with lists instead of tuples.
+
+  NaN and infinity are errors.
+  """
   return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -384,7 +391,7 @@ def _make_folder(folder: epath.Path, is_private: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences orbax: what matters is raised, and said by this module."""
+  """Silences the messages of orbax; this module reports errors itself."""
   loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
   levels = [logger.level for logger in loggers]
   hook = sys.unraisablehook
@@ -396,7 +403,7 @@ def _quiet() -> Iterator[None]:
       warnings.simplefilter('ignore')
       yield
   except Exception:
-    # Writes under way in other threads fail too, and print that they did.
+    # Background writes in other threads fail too, and would print it.
     time.sleep(_SECS_FOR_OTHER_WRITES)
     raise
   finally:

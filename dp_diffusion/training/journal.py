@@ -1,17 +1,18 @@
-"""The journal of steps that may have been run, and what lost ones cost.
+"""A journal of the steps that may have been run, and the charge for lost ones.
 
-A private JSON file, written before steps are begun: the spans of steps, by the
-randomness (run and random number generator) with which they were begun.
+The journal is a private JSON file that is written before steps are begun. It
+holds spans of steps by the randomness (run and random number generator) with
+which they were begun.
 
 Guarantees:
-  * Steps that are run again with other randomness are charged again, and
-    once; the charge survives a kill and the loss of a checkpoint.
+  * Steps that are run again with other randomness are charged once more; the
+    charge survives a kill and the loss of a checkpoint.
     `private_loop_test.py::test_changed_randomness_charges_replayed_steps`,
     `private_loop_test.py::test_charge_outlives_the_checkpoint_that_held_it`,
     `private_loop_test.py::test_another_run_charges_the_steps_of_the_one_before`.
   * A failure before the first program of a step has started (tracing,
-    compiling, reading) charges nothing; one after it charges the steps up to
-    that one, and no others.
+    compiling, reading) charges nothing; a later failure charges the steps up
+    to that one, and no others.
     `private_loop_test.py::test_what_does_not_compile_is_not_charged`,
     `private_loop_test.py::test_a_failure_charges_the_steps_that_ran`.
 """
@@ -29,11 +30,11 @@ from dp_diffusion.privacy import ledger as ledger_lib
 
 
 class Journal:
-  """Writes which steps may have run, before they do; forgets none that did.
+  """Writes which steps may have run, before they do.
 
-  One write for the steps up to the next checkpoint. Whoever leaves in order,
-  by an error or a stop, takes back those that were not begun; after a kill
-  all of them count.
+  Each write covers the steps up to the next checkpoint. After an error or a
+  stop, the steps that were not begun are removed again. After a kill, all of
+  them count as begun.
   """
 
   def __init__(
@@ -45,16 +46,17 @@ class Journal:
     checkpoint_every_steps: int,
     num_processes: int,
   ) -> None:
-    """Writes nothing yet.
+    """Stores the arguments; `begin` writes.
 
     Args:
-      path: the journal; what it holds already stays.
-      run_id: of the run, which says with `key_streams.rng_test_vector` what
-        the randomness of a step is.
-      num_steps: of the mechanism.
+      path: the journal, whose earlier content is kept.
+      run_id: identifies the run. Together with `key_streams.rng_test_vector` it
+        determines the randomness of a step.
+      num_steps: number of steps of the mechanism.
       checkpoint_every_steps: steps between checkpoints.
-      num_processes: of the job. The devices of another process may have begun
-        one step more than this one: with several, nothing is taken back.
+      num_processes: number of processes of the job. If there are several, no
+        step is removed again, since the devices of another process may have
+        begun one step more than those of this one.
     """
     self._path, self._run_id = path, run_id
     self._num_steps, self._every = num_steps, checkpoint_every_steps
@@ -67,14 +69,14 @@ class Journal:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    """Takes back what was not begun."""
+    """Removes the steps that were not begun."""
     is_orderly = kind is None or issubclass(kind, Exception)
     if is_orderly and self._is_alone and self._begun < self._written:
-      with contextlib.suppress(OSError):  # Then all of them count.
+      with contextlib.suppress(OSError):  # On an error all of them count.
         self._write(self._begun)
 
   def begin(self, step: int) -> None:
-    """Call it before anything of a step runs."""
+    """Enters a step; must be called before any program of the step starts."""
     if step >= self._written:
       self._before, self._first = _read(self._path), step
       self._written = min(
@@ -84,7 +86,7 @@ class Journal:
     self._begun = step + 1
 
   def _write(self, end: int) -> None:
-    """Steps of before, and those from the first to `end`."""
+    """Writes the earlier content and the steps from the first to `end`."""
     current = _randomness(self._run_id)
     spans: list[list[int]] = []
     now = [self._first, end]
@@ -102,23 +104,25 @@ def charge_lost_steps(
 ) -> ledger_lib.Ledger:
   """Charges steps that were begun and are run again with other randomness.
 
-  Run again with the same keys and the same random number generator, a step
-  gives the same bits, and nothing of it had left `private/`: it costs
-  nothing. With another generator, or as another run (without a checkpoint a
-  changed dataset or mechanism begins one), the earlier noise is another draw.
+  A step that is repeated with the same keys and the same random number
+  generator gives the same bits, so it costs nothing more. With another
+  generator, or in another run, its noise is a new draw, and the earlier draw
+  counts too. (A changed dataset or mechanism begins another run if there is no
+  checkpoint.)
 
-  The journal holds all steps that were ever begun. Those of this path, and
-  those that are repeated alike from here on, are counted as steps; the
-  rest is what the ledger has to hold as replayed, now or from an earlier call.
+  The journal holds all steps that were ever begun. The ledger counts as steps
+  those before the checkpoint and those that will be repeated with the same
+  bits. It must hold all others as replayed, and this function adds those that
+  it lacks.
 
   Args:
-    path: the journal, a private JSON file; need not exist.
-    run_id: of the run that goes on.
-    ledger: of the checkpoint that the run continues from.
-    start_step: steps in that checkpoint.
+    path: the journal, a private JSON file; it need not exist.
+    run_id: identifies the run that continues.
+    ledger: the ledger of the checkpoint from which the run continues.
+    start_step: number of steps in that checkpoint.
 
   Returns:
-    The ledger, charged if need be.
+    The ledger with the charge added, if there is any.
   """
   journal = _read(path)
   num_begun = sum(
@@ -141,12 +145,12 @@ def charge_lost_steps(
 
 
 def _randomness(run_id: str) -> str:
-  """Steps begun under the same name repeat the same bits."""
+  """Returns a name of the randomness; equal names give equal bits."""
   return f'{run_id} {key_streams.rng_test_vector()}'
 
 
 def _read(path: epath.Path) -> dict[str, list[list[int]]]:
-  """Spans [first, end) of steps begun, by their randomness."""
+  """Reads the spans [first, end) of steps begun, by their randomness."""
   if not path.exists():
     return {}
   return files.read_json(path)['begun_steps']

@@ -1,14 +1,15 @@
-"""Numbers that training writes, and where each kind may go.
+"""Writes the metrics of training, private and public ones to their own folders.
 
-Losses, gradient norms and batch sizes of sensitive images carry no noise: they
-may only be written below `private/`. Those of public images go below
-`public/`, as lines of JSON and, where TensorFlow is installed, for
-TensorBoard too. A writer refuses a folder of the other kind.
+Losses, gradient norms and batch sizes of sensitive images have no noise, so
+they may be written below `private/` only. The metrics of public images are
+written below `public/`, as lines of JSON and, if TensorFlow is installed, for
+TensorBoard. A writer refuses a folder of the other kind.
 
 Guarantees:
-  - Numbers of sensitive images never leave `private/`:
+  - Metrics of sensitive images never leave `private/`:
     `metrics_test.py::test_each_kind_has_its_folder`.
-  - Others cannot read them: `metrics_test.py::test_private_file_is_its_owners`.
+  - Other users cannot read them:
+    `metrics_test.py::test_private_file_is_its_owners`.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ from dp_diffusion import files
 
 _FILE_NAME = 'metrics.jsonl'
 _KINDS = ('private', 'public')
-# TensorFlow takes seconds and 400 MB to import: only long runs pay for it.
+# TensorFlow takes seconds and 400 MB to import, so only long runs import it.
 _SECS_BEFORE_TENSORBOARD = 60.0
-_REMOTE_WRITES_AT_ONCE = 100  # An object store has no append.
+_REMOTE_WRITES_AT_ONCE = 100  # An object store cannot append to a file.
 
 
 class _Lines:
-  """Appends rows to a file of JSON lines; process 0 alone writes."""
+  """Appends rows to a file of JSON lines; only process 0 writes."""
 
   _kind: str
   _mode: int
 
   def __init__(self, folder: epath.PathLike) -> None:
-    """Opens the file to append to, and mends its last line if it was torn.
+    """Opens the file for appending, and removes an incomplete last line.
 
     Args:
-      folder: made if it is not there.
+      folder: folder of the file; it is made if it does not exist.
 
     Raises:
-      ValueError: if the folder is not `private` or `public`, or below it, as
-        the kind of the writer demands.
+      ValueError: the folder is not in `private` or `public`, whichever the
+        writer requires.
     """
     folder = epath.Path(folder)
     _check_kind(folder, self._kind)
@@ -64,11 +65,11 @@ class _Lines:
         _remove_torn_line(self.path)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes one row; on return a local file holds it.
+    """Writes one row; a local file holds it when the call returns.
 
     Args:
-      step: number of steps done when the values were taken.
-      values: scalars by name. What is not finite is written as a string.
+      step: number of steps done before the values were computed.
+      values: scalars by name. NaN and infinity are written as strings.
     """
     row: dict[str, Any] = {'step': int(step)}
     row.update((name, _number(value)) for name, value in values.items())
@@ -115,10 +116,10 @@ class PrivateMetrics(_Lines):
 
 
 class PublicMetrics(_Lines):
-  """Writes numbers of public images, for TensorBoard as well.
+  """Writes metrics of public images, also for TensorBoard.
 
-  TensorBoard reads `<folder>/tensorboard`, which a run that lasts longer than
-  a minute writes where TensorFlow is installed.
+  TensorBoard reads `<folder>/tensorboard`, which is written if TensorFlow is
+  installed and the run takes longer than a minute.
   """
 
   _kind = 'public'
@@ -127,7 +128,7 @@ class PublicMetrics(_Lines):
   def __init__(
     self, folder: epath.PathLike, *, use_tensorboard: bool = True
   ) -> None:
-    """See `_Lines`; `use_tensorboard` only matters with TensorFlow."""
+    """Opens the file, see `_Lines`; `use_tensorboard` needs TensorFlow."""
     super().__init__(folder)
     has_tensorflow = importlib.util.find_spec('tensorflow') is not None
     self._wants_board = use_tensorboard and has_tensorflow and self._is_writer
@@ -162,13 +163,13 @@ class PublicMetrics(_Lines):
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads a file of rows, in the order of their steps.
+  """Reads the rows of a file, in the order of their steps.
 
-  A resumed run repeats the steps since its last checkpoint: the last row of a
-  step counts. A torn last line is left out.
+  A resumed run repeats the steps since its last checkpoint, so of several rows
+  of a step the last is returned. An incomplete last line is left out.
 
   Args:
-    path: a file that a writer here wrote, or one that is not there.
+    path: a file of a writer of this module; a missing file has no rows.
   """
   path = epath.Path(path)
   rows: dict[int, dict[str, Any]] = {}
@@ -180,7 +181,10 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def _check_kind(folder: epath.Path, kind: str) -> None:
-  """Raises ValueError unless the nearest folder named for a kind is this."""
+  """Raises ValueError unless the folder is `kind` or below it.
+
+  The innermost folder named `private` or `public` decides.
+  """
   named = [part for part in folder.parts if part in _KINDS]
   if not named or named[-1] != kind:
     raise ValueError(
@@ -190,7 +194,7 @@ def _check_kind(folder: epath.Path, kind: str) -> None:
 
 
 def _remove_torn_line(path: epath.Path) -> None:
-  """Cuts off what follows the last newline: a kill in the middle of a write."""
+  """Removes an incomplete last line, the trace of an interrupted write."""
   if path.exists():
     data = path.read_bytes()
     if data and not data.endswith(b'\n'):
@@ -203,12 +207,12 @@ def _number(value: Any) -> int | float | str:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-  """The values as float; what `_number` wrote as a string is read back."""
+  """Returns the values as floats, including those that `_number` made str."""
   return {name: float(value) for name, value in values.items()}
 
 
 def _open_board(folder: epath.Path) -> Any:
-  """A writer for TensorBoard, with TensorFlow kept off the accelerators."""
+  """Returns a writer for TensorBoard; TensorFlow does not use accelerators."""
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')

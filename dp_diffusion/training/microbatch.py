@@ -1,11 +1,10 @@
-"""How many examples a device takes at a time: no more than fit its memory.
+"""Chooses the number of examples per microbatch, so that they fit in memory.
 
-Before training the step is compiled at two small sizes, without being run; what
-the compiler says of its memory is extended in a straight line. A private batch
-is drawn at random, so its last microbatch is filled up with padding: smaller
-microbatches waste less. The choice moves work about and nothing else:
-gradients differ by rounding alone, and sums are exact
-(`parallel_test.py::test_microbatch_size_does_not_matter`).
+Before training, the step is compiled for two small sizes without being run, and
+the compiler's memory figures are extrapolated linearly. A private batch has a
+random size, so its last microbatch contains padding; smaller microbatches waste
+less. The choice affects only the speed: gradients differ by rounding, and sums
+are exact (`parallel_test.py::test_microbatch_size_does_not_matter`).
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ from dp_diffusion.training import private_step as step_lib
 from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
 
-SIZES = (2, 4)  # Compiled; a batch of 1 may compile to something special.
-_USABLE = 0.9  # Of the memory; the rest is for fragments and the next batch.
-_CPU_SHARE = 0.5  # Of the machine's memory, for all its devices together.
-_CALL_COST = 4  # Of a microbatch beside its examples, in examples: assumed.
+SIZES = (2, 4)  # Sizes that are compiled; 1 may be compiled differently.
+_USABLE = 0.9  # Share of the memory; fragments and the next batch need some.
+_CPU_SHARE = 0.5  # Share of the machine's memory for all CPU devices.
+_CALL_COST = 4  # Assumed overhead of a microbatch, in units of one example.
 
 
 class CompileFn(Protocol):
   """Compiles a step for a number of examples."""
 
   def __call__(self, size: int, *, is_timed: bool = False) -> Any:
-    """Compiles as training does where it `is_timed`, else for its memory."""
+    """Compiles as in training if `is_timed`, else only to learn the memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-  """Memory of one device.
+  """Memory that a step needs on one device.
 
   Attributes:
-    fixed_bytes: whatever the size.
-    example_bytes: more for each example at a time.
+    fixed_bytes: bytes needed for any number of examples.
+    example_bytes: bytes needed for each example of a microbatch.
   """
 
   fixed_bytes: int
   example_bytes: int
 
   def total_bytes(self, size: int) -> int:
-    """At `size` examples at a time.
+    """Returns the bytes for a microbatch of `size` examples.
 
     >>> MemoryUse(fixed_bytes=100, example_bytes=10).total_bytes(4)
     140
@@ -61,19 +60,19 @@ class MemoryUse:
 
 
 def largest_that_fits(need: MemoryUse, share: int, available_bytes: int) -> int:
-  """The largest power of two <= share whose memory is there.
+  """Returns the largest power of two <= share that fits in memory.
 
   >>> need = MemoryUse(fixed_bytes=100, example_bytes=10)
   >>> largest_that_fits(need, 1000, 200), largest_that_fits(need, 6, 200)
   (8, 4)
 
   Args:
-    need: memory of a step.
-    share: examples of a device in a whole step; at least 1.
-    available_bytes: of a device.
+    need: memory that a step needs.
+    share: examples of a device in a whole step, at least 1.
+    available_bytes: memory of a device.
 
   Raises:
-    UsageError: not even one fits.
+    UsageError: not even one example fits.
   """
   if need.total_bytes(1) > available_bytes:
     raise errors.UsageError(
@@ -91,19 +90,21 @@ def largest_that_fits(need: MemoryUse, share: int, available_bytes: int) -> int:
 def quickest_that_fits(
   need: MemoryUse, share: int, available_bytes: int
 ) -> int:
-  """The power of two <= share that fits and computes least on padding.
+  """Returns the power of two <= share that fits and wastes the least time.
+
+  Time is wasted on padding and on the overhead of each microbatch.
 
   >>> need = MemoryUse(fixed_bytes=0, example_bytes=1)
   >>> quickest_that_fits(need, 1024, 10**6), quickest_that_fits(need, 1024, 40)
   (128, 32)
 
   Args:
-    need: memory of a private step.
-    share: examples of a device in a whole step, on average; at least 1.
-    available_bytes: of a device.
+    need: memory that a private step needs.
+    share: mean number of examples of a device in a whole step, at least 1.
+    available_bytes: memory of a device.
 
   Raises:
-    UsageError: not even one fits.
+    UsageError: not even one example fits.
   """
   largest = largest_that_fits(need, share, available_bytes)
   sizes = [2**i for i in range(largest.bit_length())]
@@ -113,7 +114,10 @@ def quickest_that_fits(
 
 
 def _mean_calls(share: int, size: int) -> float:
-  """Mean number of microbatches of a batch of Poisson size (as a normal)."""
+  """Returns the mean number of microbatches per step.
+
+  The batch size is Poisson distributed; a normal distribution approximates it.
+  """
   spread = math.sqrt(2 * share)
   count = (share + 6 * math.isqrt(share)) // size + 1
   return sum(
@@ -122,14 +126,14 @@ def _mean_calls(share: int, size: int) -> float:
 
 
 def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> MemoryUse | None:
-  """Memory of a step, from what the compiler says at two sizes.
+  """Determines the memory of a step from the compiler's figures for two sizes.
 
   Args:
-    compile_fn: see `CompileFn`.
-    resident_bytes: what stays on the device beside the step's arguments.
+    compile_fn: compiles the step.
+    resident_bytes: memory of arrays on the device that the step does not take.
 
   Returns:
-    The need, or None where the compiler does not say.
+    The memory needed, or None if the compiler gives no figures.
   """
   found = [peak_bytes(compile_fn(size)) for size in SIZES]
   if None in found:
@@ -143,7 +147,7 @@ def measure(compile_fn: CompileFn, resident_bytes: int = 0) -> MemoryUse | None:
 
 
 def peak_bytes(compiled: Any) -> int | None:
-  """Memory of a compiled function; None where the compiler does not say."""
+  """Returns the memory of a compiled function; None if it is not known."""
   found = compiled.memory_analysis()
   if found is None:
     return None
@@ -156,11 +160,11 @@ def peak_bytes(compiled: Any) -> int | None:
 
 
 def device_bytes(device: Any) -> int:
-  """Memory that a step may use on one device of this process.
+  """Returns the memory that a step may use on one device of this process.
 
-  An accelerator says its limit. Devices on the CPU share half of the machine's
-  memory, all of it and not what is free now, so that a run and its resume
-  choose alike.
+  An accelerator reports its limit. Devices on the CPU share half of the
+  machine's memory, whatever part of it is free now, so that a run and its
+  resume make the same choice.
   """
   if device.platform != 'cpu':
     stats = device.memory_stats() or {}
@@ -171,7 +175,7 @@ def device_bytes(device: Any) -> int:
 
 
 def tree_bytes(tree: types.PyTree) -> int:
-  """Bytes of all arrays (or their shapes) of a tree."""
+  """Returns the total bytes of the arrays (or shapes) of a tree."""
   return sum(
     math.prod(x.shape) * np.dtype(x.dtype).itemsize
     for x in jax.tree.leaves(tree)
@@ -179,7 +183,7 @@ def tree_bytes(tree: types.PyTree) -> int:
 
 
 def shapes_of(tree: types.PyTree) -> types.PyTree:
-  """The shapes and dtypes of a tree of arrays."""
+  """Returns the shapes and dtypes of a tree of arrays."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
   )
@@ -191,11 +195,11 @@ def private_compile_fn(
   state: train_state.TrainState,
   example: types.PyTree,
 ) -> CompileFn:
-  """Compiles `private_step.accumulate` for one device.
+  """Returns a function that compiles `private_step.accumulate` for a device.
 
   Args:
     loss_fn: loss of one draw of one example.
-    config: draws and clip.
+    config: number of draws and clip norm.
     state: arrays or their shapes, without a device axis.
     example: arrays or shapes of one record, [...] or [K, ...].
   """
@@ -227,7 +231,14 @@ def public_compile_fn(
   example: types.PyTree,
   optimizer: Any,
 ) -> CompileFn:
-  """Compiles the public step for one device; see `private_compile_fn`."""
+  """Returns a function that compiles the public step for a device.
+
+  Args:
+    loss_fn: loss of one draw of one example.
+    state: arrays or their shapes, without a device axis.
+    example: arrays or shapes of one record, [...].
+    optimizer: the optimizer of the step.
+  """
   fn = functools.partial(
     public_step.public_step, loss_fn, optimizer=optimizer, ema_decay=0.0
   )
@@ -243,16 +254,16 @@ def public_compile_fn(
 
 
 def resident_bytes(state: train_state.TrainState) -> int:
-  """Bytes of the state that `private_step.accumulate` does not take."""
+  """Returns the bytes of the state that `accumulate` does not take."""
   arguments = (state.params, state.frozen_params)
   return tree_bytes(state) - tree_bytes(arguments)
 
 
 def _compile(lowered: Any, is_timed: bool) -> Any:
-  """Compiles; what is only asked for its memory, on a GPU in less time.
+  """Compiles a lowered function.
 
-  There it goes without trying which kernels are the quickest, which takes
-  minutes and moves the memory by little.
+  If only its memory is wanted, the autotuning of kernels on a GPU is skipped:
+  it takes minutes and changes the memory little.
   """
   options = {}
   if jax.default_backend() == 'gpu' and not is_timed:

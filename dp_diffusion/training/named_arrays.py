@@ -1,7 +1,7 @@
-"""A pytree of arrays as a flat dict of names, and its digest.
+"""Converts a pytree of arrays to a flat dict of named arrays and its digest.
 
-What a checkpoint holds (`training/checkpoint.py`): names say what differs
-when a state does not fit, and a digest says whether bytes have changed.
+Checkpoints (`training/checkpoint.py`) use it: the names tell which array does
+not fit a config, and the digest tells whether bytes have changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PyTree = types.PyTree
 
 
 def _by_name(state: PyTree) -> dict[str, Any]:
-  """Leaf name ('params/conv/kernel', '/' escaped in parts) to leaf."""
+  """Returns leaves by name ('params/conv/kernel', '/' escaped in parts)."""
   named = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
     parts = (jax.tree_util.keystr((key,), simple=True) for key in path)
@@ -32,7 +32,7 @@ def _by_name(state: PyTree) -> dict[str, Any]:
 
 
 def flatten(state: PyTree) -> dict[str, np.ndarray]:
-  """Leaf name to array; leaves without an element, which orbax refuses, go."""
+  """Returns arrays by leaf name, without empty arrays, which orbax refuses."""
   arrays = {k: np.asarray(v) for k, v in _by_name(state).items()}
   return {name: array for name, array in arrays.items() if array.size}
 
@@ -40,7 +40,16 @@ def flatten(state: PyTree) -> dict[str, np.ndarray]:
 def unflatten(
   template: PyTree, arrays: Mapping[str, np.ndarray], where: str
 ) -> PyTree:
-  """Puts named arrays into the template's structure, or says what differs."""
+  """Returns the named arrays in the structure of a template.
+
+  Args:
+    template: pytree of arrays or shapes.
+    arrays: arrays by leaf name, as from `flatten`.
+    where: name of their source, for messages.
+
+  Raises:
+    UsageError: names a leaf that is missing, unknown or of another shape.
+  """
   leaves = []
   for name, wanted in _by_name(template).items():
     shape, dtype = np.shape(wanted), np.dtype(wanted.dtype)
@@ -68,11 +77,12 @@ def unflatten(
 
 
 def digest(arrays: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> str:
-  """Hex SHA-256 of names, dtypes, shapes and bytes, and of a JSON object.
+  """Returns the hex SHA-256 of named arrays and of a JSON object.
 
   Args:
-    arrays: by name; the order of the dict does not matter.
-    head: what else counts.
+    arrays: arrays by name, in any order. Their names, dtypes, shapes and bytes
+      are hashed.
+    head: the JSON object.
   """
   names = sorted(arrays)
   kinds = [[n, str(arrays[n].dtype), list(arrays[n].shape)] for n in names]

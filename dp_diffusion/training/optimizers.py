@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules, built from a config.
+"""Builds optimizers and learning-rate schedules from a config.
 
-In a private step an optimizer sees noised gradients only, so nothing here
-touches privacy; the same configs serve public pre-training.
+In a private step the optimizer receives noised gradients only, so it does not
+affect privacy. Public pre-training uses the same configs.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ _SCHEDULES = ('constant', 'cosine', 'linear')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """What `make` builds.
+  """An optimizer and its learning-rate schedule.
 
   Attributes:
     name: 'adam', 'adamw' or 'sgd'.
-    learning_rate: peak, after the warm-up.
-    warmup_steps: steps of linear rise from 0; 0 for none.
-    schedule: 'constant', or a 'cosine' or 'linear' fall to 0 at the last step.
+    learning_rate: peak learning rate, reached after the warm-up.
+    warmup_steps: number of steps of a linear rise from 0; 0 for none.
+    schedule: course after the warm-up: 'constant', or 'cosine' or 'linear',
+      which fall to 0 at the last step.
     b1: decay of Adam's first moment, in [0, 1).
     b2: decay of Adam's second moment, in [0, 1).
     eps: Adam's epsilon. Private gradients are in units of the clip norm, so
-      it does not depend on that norm.
-    weight_decay: decoupled ('adamw', 'sgd'); per step, times the learning
-      rate.
-    momentum: of 'sgd', in [0, 1).
-    max_grad_norm: l2 clip of the BATCH gradient, for public training; no part
-      of the privacy guarantee. None for none.
+      eps need not be changed with that norm.
+    weight_decay: decoupled weight decay of 'adamw' and 'sgd', per step and unit
+      of learning rate.
+    momentum: momentum of 'sgd', in [0, 1).
+    max_grad_norm: l2 norm to which the BATCH gradient of public training is
+      clipped, or None. It is not part of the privacy guarantee.
   """
 
   name: str = 'adam'
@@ -74,14 +75,14 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-  """Learning rate by step: rise over `warmup_steps`, then the schedule.
+  """Returns the learning rate by step: the warm-up, then the schedule.
 
   Args:
-    config: the learning rate and its course.
-    num_steps: steps of the whole training, warm-up included.
+    config: the learning rate, its warm-up and its schedule.
+    num_steps: number of steps of the training, including the warm-up.
 
   Raises:
-    ValueError: the warm-up is as long as the training.
+    ValueError: the warm-up is not shorter than the training.
   """
   checks.check_at_least('num_steps', num_steps, 1)
   if config.warmup_steps >= num_steps:
@@ -108,8 +109,8 @@ def make(
   """Builds the optimizer.
 
   Args:
-    config: what to build.
-    num_steps: steps of the whole training, for the schedule.
+    config: the optimizer and its schedule.
+    num_steps: number of steps of the training, for the schedule.
   """
   schedule = make_schedule(config, num_steps)
   parts = []

@@ -1,16 +1,17 @@
-"""Many devices and many processes; the only place that knows of `jax.pmap`.
+"""Runs functions on several devices and processes; only it uses `jax.pmap`.
 
-Every function here works alike on one CPU and on several hosts with several
-accelerators each. A tree "on devices" has a leading axis D, one slice per
-device of this process; a replicated one has D equal slices.
+Every function works in the same way on one CPU and on several hosts with
+several accelerators each. A tree "on devices" has a leading axis D, with one
+slice per device of this process; a replicated tree has D equal slices.
 
-Each process feeds its own devices and all call the collective functions
-(`pmap_apply`, `pmap_public_step`, `pmap_private_stats`, and those of
-`processes`) equally often, in the same order.
+Each process feeds its own devices. All processes must call the collective
+functions (`pmap_apply`, `pmap_public_step`, `pmap_private_stats`, and those of
+`processes`) equally often and in the same order.
 
 Guarantees:
-  * Noise is right on 1 and 8 devices and on 2 processes; replicas are equal
-    to the bit. `parallel_test.py::test_noise_std_on_devices`,
+  * The std of the noise is the same on 1 and 8 devices and on 2 processes, and
+    replicas are equal to the bit.
+    `parallel_test.py::test_noise_std_on_devices`,
     `::test_noise_std_on_two_processes`, `::test_replicas_are_identical`.
   * Neither devices nor processes change the step.
     `parallel_test.py::test_one_device_equals_eight`,
@@ -38,7 +39,7 @@ AXIS_NAME = 'devices'
 
 
 class DataParallel:
-  """The devices of this job, each holding a replica."""
+  """The devices of this job, each of which holds a replica."""
 
   def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
     """Chooses devices.
@@ -53,8 +54,8 @@ class DataParallel:
       raise ValueError('Expected devices=None in a job of several processes.')
     self._pmap_devices = None if devices is None else tuple(devices)
     self.devices = self._pmap_devices or tuple(jax.local_devices())
-    # Arrays must be placed just as pmap places its results, or the second
-    # call of a step would compile it again.
+    # Arrays are placed as pmap places its results; otherwise the second call
+    # of a step would compile it again.
     self._sharding = jax.sharding.NamedSharding(
       jax.sharding.Mesh(np.array(self.devices), (AXIS_NAME,)),
       jax.sharding.PartitionSpec(AXIS_NAME),
@@ -62,17 +63,20 @@ class DataParallel:
 
   @property
   def num_devices(self) -> int:
-    """D, devices of this process."""
+    """Number D of devices of this process."""
     return len(self.devices)
 
   @property
   def num_global_devices(self) -> int:
-    """Devices of all processes together."""
+    """Number of devices of all processes."""
     return self.num_devices if self._pmap_devices else jax.device_count()
 
   @property
   def is_cpu(self) -> bool:
-    """Whether the devices are CPUs, which allocate a call's memory early."""
+    """Whether the devices are CPUs.
+
+    A CPU allocates the memory of a call when the call is queued.
+    """
     return self.devices[0].platform == 'cpu'
 
   @property
@@ -82,12 +86,12 @@ class DataParallel:
 
   @property
   def process_count(self) -> int:
-    """P."""
+    """Number of processes."""
     return jax.process_count()
 
   @property
   def is_main(self) -> bool:
-    """Whether this process writes the files and speaks."""
+    """Whether this process writes files and prints messages."""
     return self.process_index == 0
 
   def shard(self, tree: types.PyTree) -> types.PyTree:
@@ -127,7 +131,7 @@ class DataParallel:
     in_axes: int | tuple[int | None, ...] = 0,
     donate_argnums: tuple[int, ...] = (),
   ) -> Callable[..., Any]:
-    """Runs `fn` on every device of every process, with axis `AXIS_NAME`."""
+    """Maps `fn` over the devices of all processes, with axis `AXIS_NAME`."""
     return jax.pmap(
       fn,
       axis_name=AXIS_NAME,
@@ -142,7 +146,7 @@ class DataParallel:
     in_axes: int | tuple[int | None, ...] = 0,
     donate_argnums: tuple[int, ...] = (),
   ) -> Callable[..., Any]:
-    """Runs `fn` on every device of THIS process; no collective may be in it."""
+    """Maps `fn`, without collectives, over the devices of THIS process."""
     return jax.pmap(
       fn,
       in_axes=in_axes,
@@ -153,7 +157,7 @@ class DataParallel:
   def pmap_zeros(
     self, config: private_step.GradConfig
   ) -> Callable[[types.Params], clipping.ClippedSum]:
-    """Compiles `params on devices -> empty sum on devices`."""
+    """Compiles a function from params to an empty sum, both on devices."""
     return self.pmap(functools.partial(private_step.zeros, config=config))
 
   def pmap_accumulate(
@@ -163,12 +167,12 @@ class DataParallel:
 
     Args:
       loss_fn: loss of one draw of one example.
-      config: draws and clip.
+      config: number of draws and clip norm.
 
     Returns:
-      (params, frozen_params, total, batch, draw_key, indices, is_padding) ->
-      total. All on devices, the draw key apart, which is one typed key. The
-      given total is donated.
+      A function (params, frozen_params, total, batch, draw_key, indices,
+      is_padding) -> total. The draw key is one typed key; everything else is on
+      devices. The given total is donated.
     """
     fn = functools.partial(private_step.accumulate, loss_fn, config=config)
     return self.pmap(fn, in_axes=(0, 0, 0, 0, None, 0, 0), donate_argnums=(2,))
@@ -181,13 +185,14 @@ class DataParallel:
     """Compiles `private_step.apply`.
 
     Args:
-      optimizer: what `optimizers.make` built.
-      config: what the mechanism fixes.
+      optimizer: the result of `optimizers.make`.
+      config: the numbers of the mechanism.
 
     Returns:
-      (state, total, noise_keys) -> state, with the past noise as fourth where
-      the noise is correlated. All on devices, the typed keys[4] apart, which
-      are given once. The given state is donated.
+      A function (state, total, noise_keys) -> state. If the noise is correlated
+      it has a fourth argument, the past noise. The noise keys are typed
+      keys[4], the same for all devices; everything else is on devices. The
+      given state is donated.
     """
     fn = functools.partial(
       private_step.apply,
@@ -201,9 +206,10 @@ class DataParallel:
   def pmap_private_stats(
     self,
   ) -> Callable[[clipping.ClippedSum], clipping.GradStats]:
-    """Compiles `total -> un-noised statistics`, equal on all devices.
+    """Compiles a function from the total to un-noised statistics.
 
-    Private: `unreplicate` them and write them to `private/` only.
+    They are equal on all devices. They are private: use `unreplicate`, and
+    write them to `private/` only.
     """
     return self.pmap(
       functools.partial(private_step.private_stats, axis_name=AXIS_NAME)
@@ -220,13 +226,14 @@ class DataParallel:
 
     Args:
       loss_fn: loss of one draw of one example.
-      optimizer: what `optimizers.make` built.
+      optimizer: the result of `optimizers.make`.
       ema_decay: final decay of the moving average.
-      microbatch_size: per device; None for its whole share at once.
+      microbatch_size: examples of a device at a time; None for all.
 
     Returns:
-      (state, batch, draw_key, indices) -> (state, loss). All on devices, the
-      draw key apart, which is one typed key. The given state is donated.
+      A function (state, batch, draw_key, indices) -> (state, loss). The draw
+      key is one typed key; everything else is on devices. The given state is
+      donated.
     """
     fn = functools.partial(
       public_step.public_step,
@@ -239,18 +246,18 @@ class DataParallel:
     return self.pmap(fn, in_axes=(0, 0, None, 0), donate_argnums=(0,))
 
   def pmap_map(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Spreads the rows of arrays over the devices of THIS process.
+    """Maps a function over rows, spread over the devices of THIS process.
 
-    For samplers and feature networks: no collective, so processes may call it
-    as often as each likes.
+    Samplers and feature networks use it. It has no collective, so processes may
+    call it a different number of times.
 
     Args:
       fn: (replica, *arrays[b, ...]) -> tree of arrays [b, ...].
 
     Returns:
-      (tree on devices, *host arrays or typed keys [n, ...]) -> NumPy tree
-      [n, ...]. n is padded to a multiple of D with its last row; call it with
-      the same n each time, since each n compiles anew.
+      A function (tree on devices, *host arrays or typed keys [n, ...]) -> NumPy
+      tree [n, ...]. The rows are padded to a multiple of D with the last one.
+      Use the same n in all calls, since each new n is compiled.
     """
     mapped = jax.pmap(fn, axis_name=AXIS_NAME, devices=self.devices)
 
@@ -272,7 +279,7 @@ class DataParallel:
 
 
 def wait_for_last_but_one(results: Sequence[tuple[int, Any]]) -> None:
-  """Lets the host be one step ahead of the devices, and no more.
+  """Waits until the devices are at most one step behind the host.
 
   Args:
     results: (step, arrays on devices), in the order of the steps.

@@ -1,11 +1,12 @@
-"""The noise of earlier steps, where that of the next one depends on it.
+"""The noise of earlier steps, on which correlated noise depends.
 
-It is on no disk: a function of the step and the keys of all steps before,
-kept from one step to the next, and computed again at a resume. That draws the
-noise of every step anew, which takes a small part of the time of the steps.
+The past noise is a function of the step and of the keys of all earlier steps.
+It is kept in memory from one step to the next and never written to a disk. A
+resumed run computes it again by drawing the noise of all earlier steps, which
+takes a small part of the time of these steps.
 
 Guarantees:
-  * What is computed again is what was kept, to the bit.
+  * The past noise computed again equals that kept in memory, to the bit.
     `past_noise_test.py::test_computed_again_is_what_was_kept`.
   * Resumed steps equal uninterrupted ones.
     `past_noise_test.py::test_resumed_equals_uninterrupted`.
@@ -27,13 +28,13 @@ from dp_diffusion.training import parallel
 
 
 def none(params: types.Params, step: int) -> tuple[types.Array, ...]:
-  """What `private_step.apply` gets where noise is independent: nothing."""
+  """Returns no past noise, for `private_step.apply` with independent noise."""
   del params, step
   return ()
 
 
 class PastNoise:
-  """State of the filter, at any step of one run."""
+  """Computes the past noise before any step of a run."""
 
   def __init__(
     self,
@@ -41,12 +42,12 @@ class PastNoise:
     streams: key_streams.KeyStreams,
     devices: parallel.DataParallel,
   ) -> None:
-    """Prepares the filter; draws nothing yet.
+    """Prepares the filter without drawing noise.
 
     Args:
-      strategy: of the mechanism, two coefficients or more.
-      streams: of the run.
-      devices: where the noise is added.
+      strategy: noise strategy of the mechanism, at least two coefficients.
+      streams: secret randomness of the run.
+      devices: devices on which the noise is added.
     """
     self._strategy = strategy
     self._streams = streams
@@ -59,10 +60,10 @@ class PastNoise:
   def __call__(
     self, params: types.Params, step: int
   ) -> tuple[types.Array, ...]:
-    """The state before a step.
+    """Returns the past noise before a step.
 
     Args:
-      params: trained ones, on devices; their shapes count.
+      params: trained parameters on devices; only their shapes are used.
       step: number of the step.
 
     Returns:
@@ -82,7 +83,7 @@ class PastNoise:
 def advance(
   past: types.Array, noise_keys: types.Key, *, strategy: Sequence[float]
 ) -> types.Array:
-  """The state after the step of these keys."""
+  """Returns the past noise after the step that has these noise keys."""
   fresh = noise.unit_noise(noise_keys, past.shape[1])
   return correlated_noise.push(
     past, correlated_noise.correlate(fresh, past, strategy)

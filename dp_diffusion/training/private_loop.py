@@ -1,18 +1,18 @@
-"""Host loop of private training, with resume.
+"""The loop of private training on the host, with resume.
 
-It joins selection, keys, the pmapped step, the ledger and checkpoints, and
-knows nothing of models or datasets. Every process runs the same loop.
+It combines selection, keys, the pmapped step, the ledger and checkpoints, and
+does not depend on models or datasets. Every process runs the same loop.
 
 Guarantees:
-  * A run that was killed and resumed ends with the bits of one that was not.
+  * A killed and resumed run ends with the same bits as an uninterrupted one.
     `tests/training/private_loop_test.py::test_resumed_equals_uninterrupted`,
     `tests/stages/crash_test.py::test_killed_and_resumed_equals_uninterrupted`.
-  * The ledger in a checkpoint counts the steps in its weights.
+  * The ledger of a checkpoint counts the steps that its weights have seen.
     `private_loop_test.py::test_ledger_is_in_step_with_the_weights`.
   * A step past the budget is never begun.
     `private_loop_test.py::test_no_step_past_the_budget`.
-  * Un-noised statistics go to `record_stats` and nowhere else; the progress
-    shows numbers of the plan.
+  * Un-noised statistics go to `record_stats` only; the progress bar shows
+    numbers that the plan already states.
     `tests/stages/leak_test.py::test_the_terminal_says_the_same`.
 """
 
@@ -45,19 +45,19 @@ Stop = Callable[[], bool]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivateSteps:
-  """What a private step is made of.
+  """The parts of a private step.
 
   Attributes:
-    selector: says which records take part.
-    streams: all secret randomness.
+    selector: selects the records of each step.
+    streams: all secret randomness of the run.
     gather: (record indices int[n], step) -> leaves [n, ...] on the host.
     microbatch_size: records per device at a time.
-    zeros: compiled, see `parallel.DataParallel.pmap_zeros`.
-    accumulate: compiled, see `pmap_accumulate`.
-    apply: compiled, see `pmap_apply`.
-    private_stats: compiled, see `pmap_private_stats`.
-    past_noise: (params, step) -> further arguments of `apply`: the noise of
-      earlier steps, where that of this one depends on it.
+    zeros: result of `parallel.DataParallel.pmap_zeros`.
+    accumulate: result of `pmap_accumulate`.
+    apply: result of `pmap_apply`.
+    private_stats: result of `pmap_private_stats`.
+    past_noise: (params, step) -> further arguments of `apply`, the past noise
+      if the noise is correlated.
   """
 
   selector: batch_selection.PoissonSelector
@@ -80,13 +80,14 @@ def private_step(
   """Takes one private step.
 
   Args:
-    steps: its parts.
-    devices: where it runs.
-    state: on devices; donated.
-    step: its number, from 0.
+    steps: the parts of a step.
+    devices: the devices of the run.
+    state: state before the step, on devices; it is donated.
+    step: number of the step, from 0.
 
   Returns:
-    The state after it, and its un-noised statistics, both on devices.
+    The state after the step and the un-noised statistics of the step, both on
+    devices.
   """
   selected = steps.selector.select(step)
   draw_key = steps.streams.draw_key(step)
@@ -99,8 +100,8 @@ def private_step(
     devices.process_count,
   ):
     arguments = _on_devices(steps, devices, slots, draw_key, step)
-    # The batch was prepared while the device computed. A CPU goes no further
-    # ahead: there, a call that waits holds its temporary memory already.
+    # The batch was prepared while the device computed. On a CPU the loop waits
+    # here, since a queued call already holds its temporary memory.
     if devices.is_cpu:
       jax.block_until_ready(total)
     total = steps.accumulate(
@@ -122,7 +123,7 @@ def _on_devices(
   draw_key: types.Key,
   step: int,
 ) -> tuple[Any, ...]:
-  """One microbatch as `accumulate` takes it, after state and total."""
+  """Returns the arguments of `accumulate` for a microbatch, after the total."""
   batch = steps.gather(slots.indices.reshape(-1), step)
   batch = jax.tree.map(
     lambda x: x.reshape(slots.indices.shape + x.shape[1:]), batch
@@ -141,15 +142,15 @@ def compile_private_step(
   state: train_state.TrainState,
   step: int,
 ) -> None:
-  """Compiles all that `private_step` calls; no record enters a computation.
+  """Compiles all functions that `private_step` calls, without running them.
 
-  What cannot be traced, compiled or read ends the run here, before the journal
-  says that a step was begun. The calls that follow find what was compiled.
+  An error in tracing, compiling or reading then ends the run before the journal
+  says that a step was begun. Later calls use the compiled functions.
 
   Args:
-    steps: its parts.
-    devices: where it runs.
-    state: on devices; kept.
+    steps: the parts of a step.
+    devices: the devices of the run.
+    state: state on devices; it is not donated.
     step: number of the next step.
   """
   draw_key = steps.streams.draw_key(step)
@@ -174,17 +175,18 @@ def compile_private_step(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivateRun:
-  """Where a private run keeps what it must not forget.
+  """The files of a private run, and its length.
 
   Attributes:
-    checkpoints: steps with state, ledger and `meta`.
-    journal: private JSON file, written before steps are begun: every step
-      that may have been run, and with which randomness.
-    meta: facts stored in each checkpoint, to be compared at a resume; its
-      'run_id' and the generator are what the randomness of a step depends on.
-    num_steps: of the mechanism.
+    checkpoints: saves and restores state, ledger and `meta`.
+    journal: path of the journal (`journal.Journal`), a private JSON file.
+    meta: facts stored in each checkpoint, to be compared at a resume. The
+      randomness of a step depends on its 'run_id' and on the random number
+      generator.
+    num_steps: number of steps of the mechanism.
     checkpoint_every_steps: steps between checkpoints.
-    record_stats: writes un-noised statistics to private/; (step, stats).
+    record_stats: (step, statistics) -> None; writes un-noised statistics to
+      private/.
   """
 
   checkpoints: checkpoint.Checkpointer
@@ -207,19 +209,20 @@ def train_private(
   """Trains until the mechanism's last step, or until told to stop.
 
   Args:
-    steps: what a step is made of.
-    run: what it keeps.
-    devices: where it runs.
-    state: on the host, after `start_step` steps.
-    ledger: that holds those steps.
-    start_step: steps done.
-    stop: asked at every step boundary, by all processes together.
+    steps: the parts of a step.
+    run: the files of the run, and its length.
+    devices: the devices of the run.
+    state: state on the host after `start_step` steps.
+    ledger: the ledger, which holds those steps.
+    start_step: number of steps already done.
+    stop: called between steps by all processes together; tells whether to stop.
 
   Returns:
-    State (host), ledger and steps done; all of it is in a checkpoint.
+    State on the host, ledger and number of steps done. All of it is in a
+    checkpoint.
 
   Raises:
-    UsageError: a step would spend more than the budget; a full disk.
+    UsageError: a step would exceed the budget, or the disk is full.
   """
   ledger.check_can_spend(run.num_steps - start_step)
   replicas = devices.replicate(state)
@@ -261,7 +264,7 @@ def train_private(
 def _journal(
   run: PrivateRun, devices: parallel_lib.DataParallel
 ) -> contextlib.AbstractContextManager[journal_lib.Journal | None]:
-  """The journal, on the process that writes."""
+  """Returns the journal on process 0, and nothing on the others."""
   if not devices.is_main:
     return contextlib.nullcontext()
   return journal_lib.Journal(

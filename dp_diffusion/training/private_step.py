@@ -1,14 +1,14 @@
-"""The two halves of a private step, as pure functions.
+"""The two functions of a private step, both pure.
 
-A private step is `accumulate` for each microbatch (no collective), then
-`apply` once:
+A private step calls `accumulate` for each microbatch (without a collective),
+then `apply` once:
 
   vmap(grad) -> clip -> mask -> sum over microbatches      `accumulate`
   -> psum over devices -> noise ONCE, the same on each replica
   -> / expected batch size, a constant -> optax -> EMA      `apply`
 
-That order is what the privacy proof is about; keep it. `parallel` maps these
-functions over devices; with `axis_name=None` they run on one.
+The privacy proof depends on this order; do not change it. `parallel` maps the
+functions over devices; with `axis_name=None` they run on one device.
 
 Guarantees:
   * The noise in an update has the std of the mechanism, whatever the number
@@ -20,13 +20,13 @@ Guarantees:
     empty batch is a step of pure noise.
     `private_step_test.py::test_divides_by_the_expected_batch_size`,
     `private_step_test.py::test_empty_batch_is_a_step_of_pure_noise`.
-  * Optimizer and EMA see the noised gradient only.
+  * Optimizer and EMA depend on the noised gradient only.
     `private_step_test.py::test_ema_follows_the_noised_step`.
-  * No private statistic is in what `apply` returns.
+  * The result of `apply` contains no private statistic.
     `private_step_test.py::test_apply_returns_no_statistics`.
   * Replicas stay equal to the bit.
     `parallel_test.py::test_replicas_are_identical`.
-  * One example's term depends on its record index, not on its slot.
+  * The gradient of an example depends on its record index, not on its slot.
     `private_step_test.py::test_slot_does_not_matter`.
 """
 
@@ -53,17 +53,17 @@ from dp_diffusion.training import state as train_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradConfig:
-  """How per-example gradients are made and clipped.
+  """How per-example gradients are computed and clipped.
 
   Attributes:
-    l2_clip_norm: C, bound of the l2 norm of an example's gradient.
-    num_draws: K, draws averaged in an example's gradient (augmult).
-    rescale_to_unit_norm: whether the sum is divided by C.
+    l2_clip_norm: largest l2 norm of an example's gradient.
+    num_draws: number K of draws averaged in an example's gradient (augmult).
+    rescale_to_unit_norm: whether the sum is divided by the clip norm.
     draw_chunk_size: draws differentiated at a time, or None for all.
     batch_has_draw_axis: whether batch leaves are [B, K, ...].
-    gradient_axes: from the shape of a parameter to the order of its axes in
-      which its gradients are held one by one; None for the parameter's own.
-      Norms and sums do not depend on it, the time they take does.
+    gradient_axes: maps the shape of a parameter to the order of axes in which
+      its per-example gradients are stored; None keeps the parameter's order.
+      The order affects the time of norms and sums, not their values.
   """
 
   l2_clip_norm: float
@@ -87,15 +87,16 @@ class GradConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ApplyConfig:
-  """What the mechanism fixes about `apply`.
+  """The numbers of the mechanism that `apply` uses.
 
   Attributes:
-    noise_multiplier: std of the noise on the sum over its sensitivity; 0 adds
-      none (not private).
-    expected_batch_size: B, over all devices; the constant divisor.
+    noise_multiplier: std of the noise on the sum, divided by the sensitivity
+      of the sum; 0 adds no noise (and gives no privacy).
+    expected_batch_size: expected number of records over all devices, the
+      constant by which the sum is divided.
     ema_decay: final decay of the moving average, in [0, 1).
     noise_strategy: coefficients of `correlated_noise`; (1,) for noise that is
-      independent of that of other steps.
+      independent in each step.
   """
 
   noise_multiplier: float
@@ -116,7 +117,7 @@ class ApplyConfig:
 
 
 def zeros(params: types.Params, config: GradConfig) -> clipping.ClippedSum:
-  """The sum that accumulation starts from."""
+  """Returns the empty sum, from which accumulation starts."""
   return clipping.zeros(
     params,
     l2_clip_norm=config.l2_clip_norm,
@@ -136,19 +137,24 @@ def accumulate(
   *,
   config: GradConfig,
 ) -> clipping.ClippedSum:
-  """Adds one microbatch of one device to its sum. No collective.
+  """Adds the clipped gradients of one microbatch to the sum of its device.
+
+  It uses no collective.
 
   Args:
-    loss_fn: loss of one draw of one example; gets trained and frozen
-      parameters together.
+    loss_fn: loss of one draw of one example; it receives trained and frozen
+      parameters in one tree.
     params: trained parameters.
     frozen_params: parameters without gradient; {} for none.
-    total: sum over the earlier microbatches of this device; `zeros` at first.
-    batch: leaves [B, ...] (or [B, K, ...]): the records at `indices`.
+    total: sum over the earlier microbatches of this device, at first `zeros`.
+    batch: the records at `indices`, leaves [B, ...] (or [B, K, ...]).
     draw_key: typed key[] of the step, `key_streams.KeyStreams.draw_key`.
     indices: int32[B], record indices.
-    is_padding: bool[B].
-    config: draws and clip.
+    is_padding: bool[B], whether the row is padding and must not count.
+    config: number of draws and clip norm.
+
+  Returns:
+    The sum including this microbatch.
   """
 
   def full_loss(
@@ -179,13 +185,13 @@ def accumulate(
 
 
 def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
-  """`config.gradient_axes` of each parameter."""
+  """Returns `config.gradient_axes` of each parameter."""
   axes_of = config.gradient_axes or (lambda shape: tuple(range(len(shape))))
   return jax.tree.map(lambda x: axes_of(x.shape), params)
 
 
 def _move_back(moved: types.PyTree, axes: types.PyTree) -> types.PyTree:
-  """The inverse of `jnp.transpose`, leaf by leaf."""
+  """Inverts `jnp.transpose` leaf by leaf."""
   return jax.tree.map(
     lambda x, order: jnp.moveaxis(x, range(len(order)), order), moved, axes
   )
@@ -204,13 +210,13 @@ def apply(
   """Sums over devices, adds the noise once, and takes the step.
 
   Args:
-    state: the same on every replica.
-    total: this device's sum; zero where it had no example.
+    state: state before the step, the same on every replica.
+    total: this device's sum, zero if it had no example.
     noise_keys: typed keys[4] of the step, the same on every replica.
     past_noise: float32[b - 1, size], state of `correlated_noise` before the
-      step; None where the noise is independent.
-    optimizer: what `optimizers.make` built.
-    config: what the mechanism fixes.
+      step; None if the noise is independent.
+    optimizer: the result of `optimizers.make`.
+    config: the numbers of the mechanism.
     axis_name: axis of the devices, None for one device.
 
   Returns:
@@ -244,13 +250,13 @@ def _correlate(
 
 
 def noise_std(noise_multiplier: float, l2_sensitivity: float) -> float:
-  """Std of the noise on the SUM of clipped gradients.
+  """Returns the std of the noise on the SUM of clipped gradients.
 
   >>> noise_std(2.0, 0.5)
   1.0
 
   Raises:
-    ValueError: there is noise, but no clip that it could hide.
+    ValueError: noise is asked for without a clip, so its std is infinite.
   """
   if noise_multiplier == 0:
     return 0.0
@@ -265,10 +271,10 @@ def noise_std(noise_multiplier: float, l2_sensitivity: float) -> float:
 def private_stats(
   total: clipping.ClippedSum, axis_name: str | None = None
 ) -> clipping.GradStats:
-  """Un-noised statistics of the step, summed over devices.
+  """Returns un-noised statistics of the step, summed over devices.
 
-  The only way out for them. What it returns may be written to `private/` and
-  nowhere else; the terminal is not private.
+  No other function returns them. They may be written to `private/` only, and
+  not to the terminal.
   """
   return _psum(total.stats, axis_name)
 

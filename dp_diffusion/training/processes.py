@@ -1,13 +1,13 @@
-"""Several processes that are one run: joining, comparing, going in step.
+"""Joins, compares and synchronises the processes of a run.
 
-Process 0 writes the files and speaks; `parallel` drives the devices. Every
-function here is called by all processes, in the same order, and does next to
-nothing where there is only one.
+Process 0 writes the files and prints messages; `parallel` uses the devices. All
+processes call the functions of this module, in the same order. With a single
+process they do almost nothing.
 
 Guarantees:
-  * Processes that disagree refuse to go on.
+  * Processes with different values refuse to go on.
     `parallel_test.py::test_processes_that_disagree_refuse`.
-  * What ends one process ends all, instead of leaving them waiting.
+  * An error on one process ends all, so that none waits forever.
     `parallel_test.py::test_a_failure_on_one_process_ends_all`.
 """
 
@@ -27,7 +27,7 @@ from dp_diffusion import errors
 from dp_diffusion.privacy import key_streams
 
 T = TypeVar('T')
-_SECRET_MESSAGE = struct.Struct('<32s?q')  # Value, is insecure, seed.
+_SECRET_MESSAGE = struct.Struct('<32s?q')  # (value, is_insecure, seed).
 _ENVIRONMENT = (
   'JAX_COORDINATOR_ADDRESS',
   'JAX_NUM_PROCESSES',
@@ -38,9 +38,9 @@ _ENVIRONMENT = (
 def initialize_from_environment() -> None:
   """Joins the other processes of the job, if the environment names them.
 
-  Reads JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES
-  and JAX_PROCESS_ID; call it before anything asks jax for devices. Without
-  them the job has one process.
+  It reads JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES
+  and JAX_PROCESS_ID. Without them the job has one process. Call the function
+  before any code asks JAX for devices.
 
   Raises:
     UsageError: some of the three are set, but not all.
@@ -69,18 +69,18 @@ def initialize(
   num_processes: int = 0,
   process_id: int = -1,
 ) -> None:
-  """Joins the other processes of the job, before jax is asked for devices.
+  """Joins the other processes of the job, before JAX is asked for devices.
 
   Args:
-    enable: whether there are others. If not, the environment decides, see
-      `initialize_from_environment`.
-    coordinator_address: 'host:port' of process 0; '' where jax detects it
+    enable: whether there are other processes. If False, the environment
+      decides, see `initialize_from_environment`.
+    coordinator_address: 'host:port' of process 0; '' lets JAX detect it
       (SLURM, TPU pods, ...).
-    num_processes: in all; 0 where jax detects it.
-    process_id: of this one; -1 where jax detects it.
+    num_processes: number of processes; 0 lets JAX detect it.
+    process_id: number of this process; -1 lets JAX detect it.
 
   Raises:
-    UsageError: jax detects no job here, or cannot join it.
+    UsageError: JAX detects no job, or cannot join it.
   """
   if not enable:
     initialize_from_environment()
@@ -95,7 +95,7 @@ def initialize(
 def _join(
   address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  # Without it several processes on CPU cannot talk; accelerators ignore it.
+  # CPU processes need it to communicate; accelerators ignore it.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   try:
     jax.distributed.initialize(address, num_processes, process_id)
@@ -109,14 +109,14 @@ def _join(
 
 
 def agree(facts: Mapping[str, str]) -> None:
-  """Refuses to go on when processes hold different values.
+  """Raises an error if processes have different values.
 
   Args:
-    facts: value by name. Pass keyed hashes (`key_streams.fingerprint`) of
-      what is private; only hashes of the values travel.
+    facts: values by name. For private values pass keyed hashes
+      (`key_streams.fingerprint`). Only hashes of the values are exchanged.
 
   Raises:
-    UsageError: a value, or the list of names, is not the same everywhere.
+    UsageError: a value, or the list of names, differs between processes.
   """
   if jax.process_count() == 1:
     return
@@ -134,7 +134,7 @@ def agree(facts: Mapping[str, str]) -> None:
 
 
 def _differs(value: str) -> bool:
-  """Whether a string is not the same on every process."""
+  """Whether a string differs between processes."""
   digest = hashlib.sha256(value.encode()).digest()
   own = np.frombuffer(digest, np.uint8)
   gathered = np.asarray(multihost_utils.process_allgather(own))
@@ -147,7 +147,7 @@ def broadcast_secret(
   """Gives every process the secret of process 0.
 
   Args:
-    secret: what process 0 made or loaded; ignored on the others (None).
+    secret: the secret that process 0 made or loaded; None on the others.
   """
   if jax.process_count() == 1:
     assert secret is not None
@@ -170,16 +170,16 @@ def broadcast_secret(
 
 
 def any_process(flag: bool) -> bool:
-  """Whether any process raises the flag; the same answer on all.
+  """Whether the flag is set on any process; all get the same answer.
 
-  For stopping together: a process that stops alone leaves the others waiting
-  in the next collective.
+  Processes use it to stop together: if one stopped alone, the others would wait
+  for it in the next collective.
   """
   return smallest(int(not flag)) == 0
 
 
 def smallest(number: int) -> int:
-  """The smallest of the numbers that the processes give."""
+  """Returns the smallest number that a process passes, on all processes."""
   if jax.process_count() == 1:
     return number
   own = np.array(number, np.int32)
@@ -187,28 +187,28 @@ def smallest(number: int) -> int:
 
 
 def barrier(name: str) -> None:
-  """Waits until every process is here."""
+  """Waits until every process has called it."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def is_main() -> bool:
-  """Whether this process writes the files and speaks."""
+  """Whether this process writes files and prints messages."""
   return jax.process_index() == 0
 
 
 def together(fn: Callable[[], T]) -> T:
-  """Does each process's part of some work, and ends all where one fails.
+  """Calls a function on each process; an error on one ends all.
 
   Args:
-    fn: without collectives.
+    fn: the work of this process, without collectives.
 
   Returns:
-    What `fn` returned here.
+    The result of `fn` on this process.
 
   Raises:
-    Exception: what `fn` raised here.
-    Interrupted: `fn` raised on another process.
+    Exception: the error of `fn` on this process.
+    Interrupted: `fn` raised an error on another process.
   """
   result, failure = None, None
   try:
@@ -228,7 +228,7 @@ def on_main(fn: Callable[[], T]) -> T | None:
 
 
 def main_first(fn: Callable[[], T]) -> T:
-  """Calls `fn` on process 0, then on the others: they find its caches."""
+  """Calls `fn` on process 0, then on the others, which can use its caches."""
   result = on_main(fn)
   others = together(lambda: None if is_main() else fn())
   return result if is_main() else others  # type: ignore[return-value]

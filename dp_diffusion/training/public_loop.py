@@ -1,7 +1,7 @@
-"""Host loop of training on public images, with resume.
+"""The loop of training on public images on the host, with resume.
 
-It joins batches, keys, the pmapped step and checkpoints, and knows nothing of
-models or datasets. Every process runs the same loop.
+It combines batches, keys, the pmapped step and checkpoints, and does not depend
+on models or datasets. Every process runs the same loop.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Stop = Callable[[], bool]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublicRun:
-  """A public training and what it keeps.
+  """The parts of a public training.
 
   Attributes:
-    step: compiled, see `parallel.DataParallel.pmap_public_step`.
-    batch: step -> leaves [B, ...] on the host, the global batch.
+    step: result of `parallel.DataParallel.pmap_public_step`.
+    batch: step -> leaves [B, ...] on the host, the batch of all processes.
     batch_size: B, a multiple of the number of devices.
     key: typed key[] of the whole training.
-    checkpoints: steps with the state.
+    checkpoints: saves and restores the state.
     meta: facts stored in each checkpoint.
-    num_steps: in all.
+    num_steps: number of steps of the training.
     checkpoint_every_steps: steps between checkpoints.
-    record_loss: writes (step, mean loss); the images are public.
+    record_loss: (step, mean loss) -> None; the images are public.
   """
 
   step: Callable[..., Any]
@@ -61,17 +61,17 @@ def train_public(
   """Trains on public images until the last step, or until told to stop.
 
   Args:
-    run: what to run and what it keeps.
-    devices: where it runs.
-    state: on the host, after `start_step` steps.
-    start_step: steps done.
-    stop: asked at every step boundary, by all processes together.
+    run: the parts of the training.
+    devices: the devices of the run.
+    state: state on the host after `start_step` steps.
+    start_step: number of steps already done.
+    stop: called between steps by all processes together; tells whether to stop.
 
   Returns:
-    State (host) and steps done; both are in a checkpoint.
+    State on the host and number of steps done; both are in a checkpoint.
 
   Raises:
-    UsageError: the batch cannot be shared out among the devices.
+    UsageError: the batch cannot be divided among the devices.
   """
   shape = _device_shape(run.batch_size, devices)
   places = np.arange(run.batch_size, dtype=np.int32)
@@ -114,7 +114,7 @@ def train_public(
 def _device_shape(
   batch_size: int, devices: parallel_lib.DataParallel
 ) -> tuple[int, int]:
-  """(D, images per device) of this process."""
+  """Returns (D, images per device) of this process."""
   if batch_size % devices.num_global_devices:
     raise errors.UsageError(
       f'Expected pretrain.batch_size={batch_size} to be a multiple of the'

@@ -28,16 +28,17 @@ def public_step(
   microbatch_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[train_state.TrainState, types.Array]:
-  """One step on PUBLIC images: no clip, no noise, no privacy.
+  """Takes one step on PUBLIC images, without clip, noise or privacy.
 
   Args:
     loss_fn: loss of one draw of one example.
-    state: the same on every replica.
-    batch: leaves [B, ...], this device's share; as large on every device.
+    state: state before the step, the same on every replica.
+    batch: leaves [B, ...], this device's share of the batch; B is the same on
+      every device.
     draw_key: typed key[] of the step.
-    indices: int32[B], places of the examples in the global batch: they choose
-      the draw keys, so that the device count does not.
-    optimizer: what `optimizers.make` built.
+    indices: int32[B], positions of the examples in the whole batch. The draw
+      keys depend on them, and not on the number of devices.
+    optimizer: the result of `optimizers.make`.
     ema_decay: final decay of the moving average.
     microbatch_size: examples differentiated at a time, a divisor of B; None
       for all.
@@ -69,7 +70,7 @@ def _in_microbatches(
   keys: types.Key,
   microbatch_size: int | None,
 ) -> Any:
-  """Mean loss and its gradient over a batch, in microbatches if asked."""
+  """Returns the mean loss over a batch and its gradient, by microbatches."""
   size = microbatch_size or len(keys)
   if len(keys) % size:
     raise ValueError(

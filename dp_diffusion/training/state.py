@@ -1,4 +1,4 @@
-"""What a training step changes, and the moving average of the weights."""
+"""The state that a training step changes, with a moving average of weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dp_diffusion import types
 
 
 class TrainState(struct.PyTreeNode):
-  """Weights and what else a step changes; the same on every replica.
+  """State of a training, the same on every replica.
 
   Attributes:
     step: int32[], steps done since this phase of training began.
     params: tree of float32, the trained parameters.
-    opt_state: of optax.
+    opt_state: state of the optax optimizer.
     ema_params: tree of float32, moving average of `params`.
     frozen_params: tree of parameters that no step changes, disjoint from
       `params`; empty when all are trained.
@@ -33,12 +33,12 @@ class TrainState(struct.PyTreeNode):
 
   @property
   def all_params(self) -> types.Params:
-    """Trained and frozen parameters together: what a model takes."""
+    """Returns trained and frozen parameters in one tree, for the model."""
     return merge(self.params, self.frozen_params)
 
   @property
   def all_ema_params(self) -> types.Params:
-    """Like `all_params`, with the moving average of the trained ones."""
+    """Returns moving averages and frozen parameters in one tree."""
     return merge(self.ema_params, self.frozen_params)
 
 
@@ -51,7 +51,7 @@ def create(
 
   Args:
     params: initial or pre-trained parameters to train.
-    optimizer: what `optimizers.make` built.
+    optimizer: the result of `optimizers.make`.
     frozen_params: parameters that the model needs but that are not trained.
 
   Returns:
@@ -74,14 +74,15 @@ def create(
 def partition(
   params: types.Params, is_trained: Callable[[str], bool]
 ) -> tuple[types.Params, types.Params]:
-  """Splits nested dicts in trained and frozen parameters.
+  """Splits nested dicts into trained and frozen parameters.
 
   >>> partition({'a': {'w': 1, 'b': 2}, 'c': 3}, lambda path: path != 'a/b')
   ({'a': {'w': 1}, 'c': 3}, {'a': {'b': 2}})
 
   Args:
     params: nested dicts.
-    is_trained: says it of a leaf, by its path ('down/0/conv/kernel').
+    is_trained: tells from the path of a leaf ('down/0/conv/kernel') whether it
+      is trained.
 
   Returns:
     Two trees without common leaves, for `merge`; empty dicts are left out.
@@ -102,13 +103,13 @@ def partition(
 
 
 def merge(params: types.Params, frozen_params: types.Params) -> types.Params:
-  """Undoes `partition`.
+  """Inverts `partition`.
 
   >>> merge({'a': {'w': 1}, 'c': 3}, {'a': {'b': 2}})
   {'a': {'w': 1, 'b': 2}, 'c': 3}
 
   Raises:
-    ValueError: a leaf is in both.
+    ValueError: a leaf is in both trees.
   """
   if not frozen_params:
     return params
@@ -124,13 +125,13 @@ def merge(params: types.Params, frozen_params: types.Params) -> types.Params:
 
 
 def ema_decay_at(step: types.Array, ema_decay: float) -> types.Array:
-  """Decay of the moving average at a step: min(ema_decay, (1+t) / (10+t)).
+  """Returns the decay of the moving average, min(ema_decay, (1+t) / (10+t)).
 
-  A constant 0.9999 over 200 private steps would keep 98 % of the weights that
-  training began with.
+  A constant decay of 0.9999 over 200 private steps would leave the initial
+  weights a share of 98 % in the average.
 
   Args:
-    step: int32[], t: steps done before this one, in this phase.
+    step: int32[], number t of steps done before this one in this phase.
     ema_decay: final decay in [0, 1).
 
   Returns:
@@ -165,14 +166,14 @@ def update(
   optimizer: optax.GradientTransformation,
   ema_decay: float,
 ) -> TrainState:
-  """Takes the optimizer's step and moves the average of the parameters.
+  """Takes the optimizer's step and updates the moving average.
 
-  Whatever it does is post-processing of `grads`.
+  All of it is post-processing of `grads`.
 
   Args:
-    state: before the step.
+    state: state before the step.
     grads: one array for each trained parameter; noised on the private path.
-    optimizer: what `optimizers.make` built.
+    optimizer: the result of `optimizers.make`.
     ema_decay: final decay of the moving average, in [0, 1).
 
   Returns:

@@ -1,4 +1,4 @@
-"""The accuracies of the report: in words, in numbers and drawn."""
+"""The section of the report on accuracies: sentences, tables and charts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
 SOURCES = ('synthetic', 'public', 'real')
-MANY_CLASSES = 12  # Of more than twice as many, the worst are shown.
+MANY_CLASSES = 12  # With more than twice this number, the worst are shown.
 _SOURCE_TITLES = {
   'synthetic': 'Synthetic images',
   'public': 'Public images',
@@ -48,16 +48,17 @@ Scores = Mapping[str, Mapping[str, scoring.Score]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accuracies:
-  """What classifiers reach on the held-out real images.
+  """Scores of classifiers on the held-out real images.
 
   Attributes:
     scores: source of the training images -> classifier -> score. Sources and
       classifiers may be missing.
     class_names: one per label; empty for an unlabelled dataset.
-    num_train_images: source -> images that its classifiers saw.
-    classifier_names: key of `scores` -> `ClassifierConfig.name`, where the
-      key does not say which network it is.
-    num_held_out_equal_training: held-out images that equal a training image.
+    num_train_images: source -> number of images its classifiers trained on.
+    classifier_names: key of `scores` -> `ClassifierConfig.name`, for keys that
+      are not the name of a network.
+    num_held_out_equal_training: number of held-out images that equal a training
+      image.
   """
 
   scores: Scores
@@ -68,7 +69,7 @@ class Accuracies:
 
 
 def tiles(found: Accuracies) -> list[page.Tile]:
-  """The accuracy of the main classifier from each source of images."""
+  """Returns a tile with the main classifier's accuracy for each source."""
   name = main_classifier(found.scores)
   made = [
     page.Tile(
@@ -90,41 +91,41 @@ def tiles(found: Accuracies) -> list[page.Tile]:
 
 
 def main_classifier(scores: Scores) -> str:
-  """The classifier of the headline: ours, else the reference, else ''."""
+  """Returns the classifier of the headline: ours, else the SVM, else ''."""
   return next(iter(_classifiers(scores)), '')
 
 
 def _classifiers(scores: Scores) -> list[str]:
-  """Every classifier, once, ours before the reference."""
+  """Returns the classifiers, each once, with the SVM last."""
   names = dict.fromkeys(name for row in scores.values() for name in row)
   return sorted(names, key=lambda name: name == 'svm')
 
 
 def num_held_out(scores: Scores) -> int | None:
-  """How many images all of them were tested on."""
+  """Returns the number of held-out images; None without scores."""
   score = _any_score(scores)
   return score.accuracy.num_examples if score else None
 
 
 def num_persons(scores: Scores) -> int | None:
-  """How many persons the held-out images are of; None where not known."""
+  """Returns the number of persons on the held-out images; None if unknown."""
   score = _any_score(scores)
   return (score.accuracy.num_persons or None) if score else None
 
 
 def majority_share(scores: Scores) -> float | None:
-  """Share of the commonest class among the held-out images."""
+  """Returns the share of the commonest class among the held-out images."""
   score = _any_score(scores)
   return score.majority_share if score else None
 
 
 def _any_score(scores: Scores) -> scoring.Score | None:
-  """The first of them: all are of the same images."""
+  """Returns one of the scores; all are of the same test images."""
   return next((s for row in scores.values() for s in row.values()), None)
 
 
 def lead(found: Accuracies) -> str:
-  """The finding in words."""
+  """Returns the main finding as a paragraph of markdown."""
   scores, name = found.scores, main_classifier(found.scores)
   if name not in scores.get('synthetic', {}):
     return 'No classifier was trained on the synthetic images.'
@@ -153,7 +154,7 @@ def lead(found: Accuracies) -> str:
 
 
 def _gap_closed(scores: Scores, name: str) -> list[str]:
-  """How far from the floor to the ceiling, where there is a gap."""
+  """Says how far synthetic images close the gap from public to real images."""
   if any(name not in scores.get(source, {}) for source in SOURCES):
     return []
   synthetic, public, real = (
@@ -167,7 +168,7 @@ def _gap_closed(scores: Scores, name: str) -> list[str]:
 
 
 def _against_guessing(score: scoring.Score) -> list[str]:
-  """What always answering the commonest class would reach."""
+  """Compares a score with always answering the commonest class."""
   if score.num_classes_present < 2:
     return []
   share = formats.percent(score.majority_share)
@@ -180,7 +181,7 @@ def _against_guessing(score: scoring.Score) -> list[str]:
 
 
 def section(found: Accuracies) -> page.Section:
-  """Every classifier from every source; empty where there is none."""
+  """Returns the section with every classifier from every source."""
   scores = found.scores
   names = _classifiers(scores)
   first = _any_score(scores)
@@ -221,7 +222,7 @@ def section(found: Accuracies) -> page.Section:
 
 
 def _words(score: scoring.Score, has_auroc: bool) -> str:
-  """What the columns of the tables are."""
+  """Explains the columns of the tables."""
   number = score.accuracy.num_examples
   persons = score.accuracy.num_persons
   interval_words = (
@@ -235,8 +236,8 @@ def _words(score: scoring.Score, has_auroc: bool) -> str:
       ' anew (cluster bootstrap), and at least Wilson’s'
     )
   auroc = (
-    ' AUROC: area under the ROC curve, 0.5 by guessing; a machine that only'
-    ' votes has none.'
+    ' AUROC: area under the ROC curve, 0.5 by guessing; the SVM has none, as it'
+    ' gives no probabilities.'
     if has_auroc
     else ''
   )
@@ -253,7 +254,7 @@ def _words(score: scoring.Score, has_auroc: bool) -> str:
 
 
 def _notes(found: Accuracies) -> list[str]:
-  """What the numbers of the tables hide."""
+  """Returns notes on scores no better than guessing, and on missed classes."""
   notes = []
   for name in _classifiers(found.scores):
     for source in SOURCES:
@@ -287,14 +288,14 @@ def _class_name(found: Accuracies, label: int) -> str:
 
 
 def _without_duplicates(found: Accuracies) -> list[str]:
-  """Accuracies without the held-out images that were trained on."""
+  """Returns accuracies without held-out images that equal a training image."""
   number = found.num_held_out_equal_training
   if not number:
     return []
   notes = [
     f'**{formats.number(number)} of the held-out images equal a training image'
-    ' to the bit**: accuracy on them is memory. They count in the tables;'
-    ' without them it would be:'
+    ' to the bit**, so the accuracy on them shows memory only. The tables'
+    ' include them. Without them the accuracies are:'
   ]
   for name in _classifiers(found.scores):
     for source in SOURCES:
@@ -314,7 +315,10 @@ def _without_duplicates(found: Accuracies) -> list[str]:
 
 
 def confusion_section(found: Accuracies) -> page.Section:
-  """What the main classifier takes images for; empty for one class."""
+  """Returns the confusion matrix of the main classifier.
+
+  The section is empty if there is only one class.
+  """
   name = main_classifier(found.scores)
   score = found.scores.get('synthetic', {}).get(name)
   if score is None or len(score.per_class) < 2:
@@ -391,7 +395,10 @@ def _mark(accuracy: scoring.Accuracy, source: str) -> page.Mark:
 
 
 def per_class_section(found: Accuracies) -> page.Section:
-  """The main classifier, class by class; empty where there is one class."""
+  """Returns the main classifier's accuracy on each class.
+
+  The section is empty if there is only one class.
+  """
   name = main_classifier(found.scores)
   rows = {s: found.scores.get(s, {}).get(name) for s in SOURCES}
   scores = {source: score for source, score in rows.items() if score}
@@ -438,7 +445,7 @@ def per_class_section(found: Accuracies) -> page.Section:
 
 
 def _shown_classes(score: scoring.Score) -> list[int]:
-  """All classes in order, or the worst where there are many."""
+  """Returns all classes in order, or the worst ones if there are many."""
   labels = list(range(len(score.per_class)))
   if len(labels) <= 2 * MANY_CLASSES:
     return labels
@@ -447,23 +454,23 @@ def _shown_classes(score: scoring.Score) -> list[int]:
 
 
 def classifier_title(found: Accuracies, key: str) -> str:
-  """A classifier's name for people."""
+  """Returns the name of a classifier as the report shows it."""
   name = found.classifier_names.get(key, key)
   return CLASSIFIER_TITLES.get(name, name)
 
 
 def source_title(source: str) -> str:
-  """A source of training images for people."""
+  """Returns the name of a source of training images as the report shows it."""
   return _SOURCE_TITLES[source]
 
 
 def interval(accuracy: scoring.Accuracy) -> str:
-  """The ends of the interval."""
+  """Formats the ends of the interval."""
   return f'{100 * accuracy.low:.1f} – {formats.percent(accuracy.high)}'
 
 
 def with_spread(score: scoring.Score) -> str:
-  """The mean over seeds, with how far they differ; see `SPREAD_WORDS`."""
+  """Formats the mean over seeds and their spread, see `SPREAD_WORDS`."""
   value = formats.percent(score.accuracy.value)
   if formats.is_finite(score.std):
     space = '\N{NO-BREAK SPACE}'

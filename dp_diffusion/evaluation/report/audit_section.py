@@ -1,7 +1,7 @@
-"""How an audit is told: a sentence, a figure, and a section of the report.
+"""The result of an audit as a sentence, a figure and a section of the report.
 
-All of it comes from public images, canaries and their coins, so it says
-nothing of a sensitive image.
+An audit uses public images, canaries and the coins that include them, so its
+result says nothing of a sensitive image.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NUM_BINS = 50
 
 
 def sentence(result: Mapping[str, Any]) -> str:
-  """What the audit with gradient canaries says, for the terminal too.
+  """Returns the result of the audit with gradient canaries as a sentence.
 
   Args:
     result: content of `audit.json`.
   """
   whole, claim = result['white_box'], result['claim']
-  steps = result.get('steps')  # None in audits of earlier versions.
+  steps = result.get('steps')  # Audits of earlier versions have none.
   verdict = (
     'which does not contradict it'
     if result['is_passed']
@@ -54,12 +54,15 @@ def sentence(result: Mapping[str, Any]) -> str:
 def plot(
   scores: np.ndarray, is_included: np.ndarray, result: Mapping[str, Any]
 ) -> bytes:
-  """Scores of the canaries that were in and out, and the bound: a PNG.
+  """Draws the scores of included and omitted canaries, and the lower bound.
 
   Args:
-    scores: float64[m] of the gradient canaries.
-    is_included: bool[m], their coins.
+    scores: float64[m], scores of the gradient canaries.
+    is_included: bool[m], whether the coin of each canary included it.
     result: content of `audit.json`.
+
+  Returns:
+    A PNG file.
   """
   found = result['white_box']
   canvas = figure.Figure(figsize=(7, 4.2), layout='constrained')
@@ -89,7 +92,8 @@ def plot(
   bottom.barh(0, max(bounds), color=_IN, label='lower bound')
   bottom.axvline(result['claim']['epsilon'], color=_CLAIM, label='claim')
   bottom.set(xlabel='epsilon', yticks=[], xlim=(0, None))
-  # Above the axes: beside the bars it would cover the line of the claim.
+  # The legend is above the axes, since beside the bars it would cover the line
+  # of the claim.
   bottom.legend(frameon=False, ncols=3, loc='lower left', bbox_to_anchor=(0, 1))
   for axes in (top, bottom):
     axes.spines[['top', 'right']].set_visible(False)
@@ -99,11 +103,11 @@ def plot(
 
 
 def section(result: Mapping[str, Any], picture: bytes) -> page.Section:
-  """The audit's part of the report.
+  """Returns the section of the report on the audit.
 
   Args:
     result: content of `audit.json`.
-    picture: what `plot` drew.
+    picture: the PNG file of `plot`.
   """
   attacks = {
     'Gradient canaries, every step seen': (

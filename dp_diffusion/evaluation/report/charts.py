@@ -1,7 +1,7 @@
-"""Curves and histograms of the report, as SVG.
+"""Draws curves and histograms of the report as SVG.
 
-Equal numbers give equal bytes. Sizes are for a page that is as narrow as a
-telephone: few words, large letters.
+Equal numbers give equal bytes. Charts have few words in large letters, so that
+they can be read on the narrow screen of a telephone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {
   'axes.axisbelow': True,
   'grid.color': '#e6e9ee',
   'legend.frameon': False,
-  'svg.fonttype': 'path',  # No font of the reader's is needed.
+  'svg.fonttype': 'path',  # Letters are paths, so no font is needed.
   'svg.hashsalt': 'dp_diffusion',
 }
 _SIZE = (5.2, 3.4)  # Inches.
@@ -38,13 +38,13 @@ _NUM_BINS = 30
 def canvas(
   size: tuple[float, float] = _SIZE,
 ) -> Iterator[tuple[figure.Figure, io.BytesIO]]:
-  """A figure in the style of the report.
+  """Makes a figure in the style of the report, to be drawn on in a block.
 
   Args:
-    size: in inches.
+    size: (width, height) in inches.
 
   Yields:
-    (figure, buffer), where the buffer holds the SVG file afterwards.
+    (figure, buffer); after the block the buffer holds the SVG file.
   """
   buffer = io.BytesIO()
   with matplotlib.rc_context(_STYLE):
@@ -56,7 +56,7 @@ def canvas(
 
 
 def short_number(value: int) -> str:
-  """For an axis.
+  """Formats a number for an axis.
 
   >>> short_number(500), short_number(5000), short_number(1_000_000)
   ('500', '5k', '1M')
@@ -70,12 +70,12 @@ def short_number(value: int) -> str:
 def histograms(
   values: Mapping[str, np.ndarray], colors: Sequence[str], x_title: str
 ) -> bytes:
-  """Outlines of several histograms on one axis, each of area 1.
+  """Draws the outlines of several histograms on one axis, each of area 1.
 
   Args:
-    values: name -> float64[n].
-    colors: one for each.
-    x_title: of the axis, with its unit.
+    values: name of a histogram -> float64[n].
+    colors: one colour per histogram.
+    x_title: title of the x axis, with its unit.
 
   Returns:
     An SVG file.

@@ -1,4 +1,7 @@
-"""What more synthetic images and ensembles add, at no privacy cost."""
+"""The sections on ensembles and on the number of synthetic images.
+
+Both can raise the accuracy without any privacy cost.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from dp_diffusion.evaluation.report import page
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-  """Classifiers trained on so many synthetic images.
+  """Scores of classifiers trained on a number of synthetic images.
 
   Attributes:
-    num_images: how many.
-    single: of one classifier: mean over seeds.
-    ensemble: of several together; None where there is none.
+    num_images: number of training images.
+    single: score of one classifier, mean over seeds.
+    ensemble: accuracy of an ensemble; None if there is no ensemble.
   """
 
   num_images: int
@@ -29,7 +32,7 @@ class Point:
   ensemble: scoring.Accuracy | None
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything but the classes, JSON-able."""
+    """Returns all but the values per class, as JSON values."""
     return {
       'num_images': self.num_images,
       'accuracy': self.single.accuracy.to_dict(),
@@ -41,13 +44,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curves:
-  """Ensembles of every classifier, and one classifier by number of images.
+  """Accuracies of ensembles, and of the main classifier by number of images.
 
   Attributes:
-    ensembles: source -> classifier -> accuracy; empty for none.
-    ensemble_size: members of each.
-    points: of the main classifier, by number of images; empty for none.
-    found: single classifiers, for comparison.
+    ensembles: source -> classifier -> accuracy of its ensemble; may be empty.
+    ensemble_size: number of classifiers in each ensemble.
+    points: scores of the main classifier by number of images; may be empty.
+    found: accuracies of single classifiers, for comparison.
   """
 
   ensembles: Mapping[str, Mapping[str, scoring.Accuracy]]
@@ -57,7 +60,7 @@ class Curves:
 
 
 def sections(curves: Curves) -> list[page.Section]:
-  """Those of the two that were asked for."""
+  """Returns the sections for which there are results."""
   made = []
   if any(curves.ensembles.values()):
     made.append(_ensembles(curves))

@@ -1,8 +1,8 @@
-"""What earlier evaluations of a folder saw of the held-out images.
+"""Lists the earlier evaluations of a folder, which saw the same test images.
 
-Within an evaluation they are read once, when every choice has been made. Who
-looks at its report, changes a setting and evaluates anew has chosen by them; a
-report therefore counts those before it.
+One evaluation reads the held-out images once, after every choice. But somebody
+who reads the report, changes a setting and evaluates again has made a choice by
+these images. The report therefore counts the evaluations before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY = 'earlier_evaluations'
 
 
 def with_last(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """What a report counts, and that report itself.
+  """Returns the evaluations that a report lists, and that report's own.
 
   Args:
     report: content of the `report.json` that is about to be replaced.
@@ -36,10 +36,10 @@ def with_last(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def section(
   earlier: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> page.Section:
-  """How often the held-out images were read before, and what was found.
+  """Says how often the held-out images were read before, with what result.
 
   Args:
-    earlier: as of `with_last`.
+    earlier: the result of `with_last`.
     settings: section `evaluate` of this evaluation's config.
   """
   if not earlier:
@@ -76,7 +76,7 @@ def _accuracy(found: Mapping[str, Any], source: str) -> str:
 
 
 def _changed(before: Any, now: Any, prefix: str = '') -> str:
-  """Keys that differ, with their values then: 'a.b = 1, c = 2'."""
+  """Lists the keys that differ with their earlier values: 'a.b = 1, c = 2'."""
   if not isinstance(before, Mapping) or not isinstance(now, Mapping):
     return '' if before == now else f'{prefix} = {before}'
   changes = (

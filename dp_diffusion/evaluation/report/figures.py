@@ -1,7 +1,7 @@
-"""Pictures for the release and the report, as PNG bytes.
+"""Draws pictures for the release and the report as PNG files.
 
-Tiny images are enlarged by whole pixels, never blurred. Equal images give
-equal bytes: no date, no version is written into a file.
+Small images are enlarged by whole pixels, without blur. Equal images give equal
+bytes: a file holds neither a date nor a version.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-_MIN_TILE = 48  # Pixels of a tile's longer side, at least.
+_MIN_TILE = 48  # Smallest length of a tile's longer side, in pixels.
 _GAP = 4  # Pixels between tiles.
 _FONT_SIZE = 20
 _MAX_NAME = 24  # Letters of a class name in the margin.
 _INK = (32, 36, 44)
 _PAPER = (255, 255, 255)
-_BETWEEN = (178, 184, 193)  # Between tiles: images may have white borders.
-_NOTHING = (238, 240, 243)  # Where a class has too few images.
+_BETWEEN = (178, 184, 193)  # Colour between tiles; images may be white.
+_NOTHING = (238, 240, 243)  # Colour of a tile for which there is no image.
 
 
 def png(image: np.ndarray) -> bytes:
-  """Encodes uint8[H, W, C], C = 1 or 3."""
+  """Encodes uint8[H, W, C], C = 1 or 3, as a PNG file."""
   pixels = image[..., 0] if image.shape[-1] == 1 else image
   buffer = io.BytesIO()
   Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, 'PNG')
@@ -38,17 +38,17 @@ def png(image: np.ndarray) -> bytes:
 def pick_per_class(
   labels: np.ndarray, num_classes: int, per_class: int, seed: int | None = None
 ) -> list[np.ndarray]:
-  """Indices of each class.
+  """Chooses images of each class.
 
   Args:
     labels: int32[N].
-    num_classes: rows.
-    per_class: indices per row, at most.
-    seed: of a random choice within each class; None takes the first, which
-      are alike where the order is that of file names.
+    num_classes: number of classes.
+    per_class: largest number of images per class.
+    seed: seed of a random choice within each class. None takes the first
+      images, which may look alike if they are in the order of file names.
 
   Returns:
-    One int64[<= per_class] per class.
+    Indices int64[<= per_class] for each class.
   """
   rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
   if seed is not None:
@@ -67,19 +67,19 @@ def class_grid(
   with_names: bool = True,
   seed: int | None = None,
 ) -> bytes:
-  """A row of images for each class, its name in the margin.
+  """Draws a row of images for each class, with its name in the margin.
 
   Args:
     images: uint8[N, H, W, C], C = 1 or 3; may be memory-mapped.
     labels: int32[N] in [0, len(class_names)).
-    class_names: one per label; an empty one is allowed.
-    per_class: images in a row; a class with fewer leaves grey squares.
-    max_classes: rows at most; the first classes are shown.
+    class_names: one per label; a name may be empty.
+    per_class: images in a row; a class with fewer images has grey squares.
+    max_classes: largest number of rows; the first classes are shown.
     with_names: whether there is a margin with names.
-    seed: as of `pick_per_class`.
+    seed: see `pick_per_class`.
 
   Returns:
-    A PNG.
+    A PNG file.
   """
   names = [_shorten(name) for name in class_names[:max_classes]]
   rows = pick_per_class(labels, len(names), per_class, seed)
@@ -128,14 +128,14 @@ def _shorten(name: str) -> str:
 
 
 def _margin(names: Sequence[str]) -> int:
-  """Pixels that the longest name takes."""
+  """Returns the width in pixels of the longest name."""
   widest = max((_font().getlength(name) for name in names), default=0)
   return round(widest) + 6 * _GAP
 
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-  """DejaVu Sans as matplotlib ships it: the same on every machine."""
+  """Returns DejaVu Sans from matplotlib, the same on every machine."""
   path = os.path.join(
     matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'
   )

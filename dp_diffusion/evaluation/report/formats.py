@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
 
 def percent(value: float, decimals: int = 1) -> str:
-  r"""A share as a percentage.
+  r"""Formats a share as a percentage.
 
   >>> percent(0.93125), percent(-0.01), percent(float('nan'))
   ('93.1\xa0%', '−1.0\xa0%', '–')
@@ -24,7 +24,7 @@ def percent(value: float, decimals: int = 1) -> str:
 
 
 def number(value: Any) -> str:
-  r"""A number for people; never NaN.
+  r"""Formats any number; NaN and None become a dash.
 
   >>> number(5000), number(2.45678), number(1e-5), number(float('nan'))
   ('5,000', '2.457', '10⁻⁵', '–')
@@ -51,7 +51,7 @@ def number(value: Any) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-  """A number that may be negative, to some decimals.
+  """Formats a number, which may be negative, to some decimals.
 
   >>> signed(-2.345, 2), signed(-0.001, 2), signed(float('nan'), 1)
   ('−2.35', '0.00', '–')
@@ -63,7 +63,7 @@ def signed(value: float, decimals: int) -> str:
 
 
 def p_value(value: float) -> str:
-  """A p-value, of which no more is said than that it is tiny.
+  """Formats a p-value; a tiny one is only bounded.
 
   >>> p_value(0.123), p_value(1e-9)
   ('0.12', '< 10⁻⁴')
@@ -72,7 +72,7 @@ def p_value(value: float) -> str:
 
 
 def with_minus(text: str) -> str:
-  """A number's text with the typographic minus that all of a page has.
+  """Replaces the hyphen before a number by the typographic minus.
 
   >>> with_minus('-0.5')
   '−0.5'
@@ -81,7 +81,7 @@ def with_minus(text: str) -> str:
 
 
 def in_text(text: str) -> str:
-  r"""Words in which numbers get the minus and the powers of the page.
+  r"""Formats the numbers within a text: typographic minus, powers of ten.
 
   >>> in_text('delta is 1e-05, z = -3.5, of 2.2e+04: k - 1')
   'delta is 10⁻⁵, z = −3.5, of 22,000: k - 1'
@@ -93,7 +93,7 @@ def in_text(text: str) -> str:
 
 
 def count(value: float) -> str:
-  """How many there are, or how many on average.
+  """Formats a count, or a mean of counts.
 
   >>> count(3.0), count(2.5), count(0.0)
   ('3', '2.5', '0')
@@ -102,7 +102,7 @@ def count(value: float) -> str:
 
 
 def duration(secs: float) -> str:
-  """Seconds as people say them.
+  """Formats a time in seconds.
 
   >>> duration(0.42), duration(75.2), duration(7325), duration(float('nan'))
   ('0.4 s', '1 min 15 s', '2 h 2 min', '–')
@@ -121,5 +121,5 @@ def duration(secs: float) -> str:
 
 
 def is_finite(value: float | None) -> bool:
-  """Whether there is a number, neither NaN nor infinite."""
+  """Whether the value is a number, neither None nor NaN nor infinite."""
   return value is not None and math.isfinite(value)

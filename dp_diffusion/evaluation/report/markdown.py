@@ -1,8 +1,8 @@
-"""The markdown of cards and captions, as HTML by markdown-it-py.
+"""Converts the markdown of cards and captions to HTML with markdown-it-py.
 
-Paragraphs, headings, lists, **bold**, `code` and ``` blocks. All else is text,
-HTML above all; the address of a link is shown and not followed. Numbers are
-written as everywhere on the page (`formats.in_text`), but for those in code.
+It supports paragraphs, headings, lists, **bold**, `code` and ``` blocks. All
+else, HTML included, is shown as text; a link is shown as its address. Numbers
+outside code are formatted as on the rest of the page (`formats.in_text`).
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ _RULES = ('heading', 'list', 'fence', 'emphasis', 'backticks', 'link')
 
 
 def to_html(text: str) -> markupsafe.Markup:
-  """HTML of whole paragraphs."""
+  """Converts paragraphs of markdown to HTML."""
   return markupsafe.Markup(_parser().render(text).rstrip())
 
 
 def inline(text: str) -> markupsafe.Markup:
-  """HTML of a part of a paragraph."""
+  """Converts markdown within a paragraph to HTML, without the paragraph."""
   return markupsafe.Markup(_parser().renderInline(text))
 
 
 class _Renderer(renderer.RendererHTML):
-  """Shows addresses in brackets, and headings below those of the page."""
+  """Renders addresses in brackets, and headings one level below the page's."""
 
   def text(self, tokens: _Tokens, index: int, *_: object) -> str:
-    """Escaped words, numbers as on the whole page."""
+    """Escapes the text and formats its numbers."""
     return markupsafe.escape(formats.in_text(tokens[index].content))
 
   def link_open(self, *_: object) -> str:
-    """Nothing: no link is followed."""
+    """Renders nothing, since there are no links on the page."""
     return ''
 
   def link_close(self, tokens: _Tokens, index: int, *_: object) -> str:
-    """The address."""
+    """Renders the address in brackets."""
     opened = [t for t in tokens[:index] if t.type == 'link_open']
     return markupsafe.escape(f' ({opened[-1].attrs["href"]})')
 
   def fence(self, tokens: _Tokens, index: int, *_: object) -> str:
-    """Preformatted text that can be reached by the keyboard, to scroll."""
+    """Renders preformatted text that can be scrolled with the keyboard."""
     code = markupsafe.escape(tokens[index].content.rstrip())
     return f'<pre tabindex="0">{code}</pre>\n'
 
   def heading_open(self, *_: object) -> str:
-    """All headings are of one level."""
+    """Opens a heading; all headings have the same level."""
     return '<h3>'
 
   def heading_close(self, *_: object) -> str:
-    """See `heading_open`."""
+    """Closes a heading, see `heading_open`."""
     return '</h3>\n'
 
 

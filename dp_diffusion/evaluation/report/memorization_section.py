@@ -1,4 +1,4 @@
-"""What the report says about copies of training images."""
+"""The section of the report on copies of training images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
 TITLE = 'Copies of training images'
-_MAX_NAMED = 20  # Copies that are named in words.
+_MAX_NAMED = 20  # Largest number of copies listed by their index.
 
 
 def section(
@@ -22,15 +22,15 @@ def section(
   image_shape: tuple[int, int, int],
   pairs_path: str,
 ) -> page.Section:
-  """The tests of synthetic images, beside those of images that copy nothing.
+  """Returns the section with the tests of synthetic and of real images.
 
   Args:
-    synthetic: of the synthetic images.
-    real: of held-out real images in their place; None where there are too
-      few of them.
-    image_shape: (H, W, C), by which distances are shown per pixel value.
-    pairs_path: where the figure of the closest pairs lies; it shows training
-      images and so is not in the report.
+    synthetic: results for the synthetic images.
+    real: results for held-out real images in their place, which copy nothing;
+      None if there are too few of them.
+    image_shape: (H, W, C), for showing distances per pixel value.
+    pairs_path: path of the figure of the closest pairs. It shows training
+      images and is therefore not in the report.
   """
   both = (synthetic, real) if real else (synthetic,)
   header = ('', 'Synthetic', 'Real, held out')[: 1 + len(both)]
@@ -93,13 +93,13 @@ def section(
 
 
 def left_out(reason: str) -> page.Section:
-  """Says in place of the tests why there are none."""
+  """Returns a section that says why there are no tests."""
   data = {'left_out': reason}
   return page.Section(TITLE, (page.Text(reason),), {'memorization': data})
 
 
 def verdict(found: memorization.MemorizationResult) -> str:
-  """The finding in a sentence or two."""
+  """Returns the finding in one or two sentences."""
   searched = (
     f'{formats.number(len(found.train_distances))} synthetic images were'
     f' compared with {formats.number(found.num_train)} training and'
@@ -128,7 +128,7 @@ def verdict(found: memorization.MemorizationResult) -> str:
 def _verdict_of_copies(
   found: memorization.MemorizationResult, searched: str
 ) -> str:
-  """The finding where synthetic images equal training images to the bit."""
+  """Returns the finding if synthetic images equal training images."""
   numbers = ', '.join(map(str, found.equal_to_train[:_MAX_NAMED]))
   more = ', …' if found.num_exact > _MAX_NAMED else ''
   title = '**Copying is found.**'
@@ -149,13 +149,13 @@ def _verdict_of_copies(
 
 
 def _held_out_twins(found: memorization.MemorizationResult) -> str:
-  """How many held-out images were trained on, if any."""
+  """Says how many held-out images equal a training image; '' for none."""
   number = found.num_held_out_equal_training
   if not number:
     return ''
   return (
     f' Of the held-out images, {formats.number(number)} equal a training image'
-    ' to the bit: accuracy on them is memory.'
+    ' to the bit: accuracy on them shows memory only.'
   )
 
 
@@ -164,12 +164,15 @@ def closest_pairs(
   synthetic: np.ndarray,
   train: np.ndarray,
 ) -> bytes:
-  """Synthetic images above the training images nearest to them: a PNG.
+  """Draws synthetic images above the training images nearest to them.
 
   Args:
     found: gives the pairs.
     synthetic: uint8[N, H, W, C].
     train: uint8[T, H, W, C].
+
+  Returns:
+    A PNG file.
   """
   first = [pair.synthetic for pair in found.pairs]
   second = [pair.train for pair in found.pairs]
@@ -196,7 +199,7 @@ def _distances(
 
 
 def _z(value: float, p_value: float) -> str:
-  """A z-score with its p-value.
+  """Formats a z-score with its p-value.
 
   >>> _z(-2.5, 0.0062)
   '−2.50 (p = 0.0062)'

@@ -1,10 +1,9 @@
-"""One HTML page that opens offline: sections of text, tables and figures.
+"""Renders an HTML page of text, tables and figures that opens offline.
 
-Knows nothing of what is reported (`report.py` does). The HTML is in
-`page.html.jinja` and `blocks.html.jinja`, which escape everything that comes
-in, and the style in `page.css`. Pictures are embedded, no script and nothing
-from outside is loaded; a content security policy in the page says so to the
-browser.
+This module does not know what the page reports; `report.py` does. The HTML is
+in `page.html.jinja` and `blocks.html.jinja`, which escape every value, and the
+style is in `page.css`. Pictures are embedded. The page has no script and loads
+nothing from outside, which its content security policy enforces.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from dp_diffusion.evaluation.report import markdown
 
 SCALE = 'Scale from 0 to 100 %'  # The title of a column of `Track`.
 _MANY_COLUMNS = 4
-_LONG_NAME = 4  # Letters; longer ones stand upright above a column.
+_LONG_NAME = 4  # Names with more letters are upright above a column.
 _PNG = b'\x89PNG\r\n\x1a\n'
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Words, in the markdown of `markdown.py`."""
+  """Text in the markdown of `markdown.py`."""
 
   words: str
 
@@ -43,10 +42,10 @@ class Figure:
 
   Attributes:
     image: a PNG or an SVG file.
-    alt: what is to be seen, for those who cannot see it.
-    caption: one or two sentences below it.
-    title: a few words above it.
-    is_pixelated: enlarge by sharp pixels.
+    alt: description for readers who cannot see the picture.
+    caption: one or two sentences below the picture.
+    title: a few words above the picture.
+    is_pixelated: whether the picture is enlarged by sharp pixels.
   """
 
   image: bytes
@@ -57,14 +56,14 @@ class Figure:
 
   @property
   def kind(self) -> str:
-    """Class of the element: how it is enlarged."""
+    """CSS class of the element, which says how it is enlarged."""
     if not self.image.startswith(_PNG):
       return 'chart'
     return 'pixelated' if self.is_pixelated else ''
 
   @property
   def source(self) -> str:
-    """The picture as an address, with its content in it."""
+    """The picture as a data URI."""
     form = 'png' if self.image.startswith(_PNG) else 'svg+xml'
     return f'data:image/{form};base64,{base64.b64encode(self.image).decode()}'
 
@@ -77,7 +76,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-  """Figures side by side; below one another where there is no room."""
+  """Figures side by side, or below one another on a narrow screen."""
 
   figures: tuple[Figure, ...]
 
@@ -88,8 +87,8 @@ class Table:
 
   Attributes:
     header: one title per column.
-    rows: text as it is, numbers as `formats.number` shows them.
-    caption: what the table says.
+    rows: cells of text or numbers; `formats.number` formats the numbers.
+    caption: explanation of the table.
   """
 
   header: Sequence[str]
@@ -98,7 +97,7 @@ class Table:
 
   @property
   def kind(self) -> str:
-    """Classes of the element: narrow screens show wide tables as cards."""
+    """CSS classes of the element; a narrow screen shows a wide one as cards."""
     if any(isinstance(cell, Track) for row in self.rows for cell in row):
       return ' tracks'
     return ' wide' if len(self.header) >= _MANY_COLUMNS else ''
@@ -113,12 +112,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-  """What opens on a click; prose is printed in full all the same.
+  """A part that opens on a click. Prose in it is always printed on paper.
 
   Attributes:
-    title: what is inside.
+    title: title of the part.
     body: markdown as `Text`, or preformatted text as str.
-    is_open: open from the beginning.
+    is_open: whether it is open from the beginning.
   """
 
   title: str
@@ -133,13 +132,13 @@ class Details:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-  """One number that matters.
+  """An important number in large letters.
 
   Attributes:
-    value: as shown, large.
-    title: what it is.
+    value: the number as text.
+    title: name of the number.
     note: one line below.
-    is_main: drawn in the accent colour.
+    is_main: whether it is drawn in the accent colour.
   """
 
   value: str
@@ -163,7 +162,7 @@ class Mark:
     value: the share; NaN draws nothing.
     low: lower end of the interval.
     high: upper end of the interval.
-    kind: 'synthetic', 'public' or 'real'; colour and shape.
+    kind: 'synthetic', 'public' or 'real', which decides colour and shape.
   """
 
   value: float
@@ -174,12 +173,12 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """A cell that draws marks from 0 to 100 %; a bar when there is one mark.
+  """A cell with a scale from 0 to 100 % and marks on it; one mark is a bar.
 
   Attributes:
-    marks: in the order of drawing.
+    marks: the marks in the order of drawing.
     guessing: share that guessing would reach, drawn as a dashed line; NaN
-      draws none.
+      draws no line.
   """
 
   marks: tuple[Mark, ...]
@@ -188,13 +187,13 @@ class Track:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matrix:
-  """A square of counts, each row shaded by its shares.
+  """A square table of counts, with each row shaded by its shares.
 
   Attributes:
-    names: of rows and columns alike.
+    names: K names, of rows and of columns.
     counts: float[K, K].
-    corner: what rows and columns are.
-    caption: what the matrix says.
+    corner: text of the corner, which says what rows and columns are.
+    caption: explanation of the matrix.
   """
 
   names: Sequence[str]
@@ -204,12 +203,12 @@ class Matrix:
 
   @property
   def has_long_names(self) -> bool:
-    """Whether names stand upright above their columns."""
+    """Whether names are written upright above their columns."""
     return max(map(len, self.names), default=0) > _LONG_NAME
 
   @property
   def shares(self) -> np.ndarray:
-    """float64[K, K], of each row."""
+    """Counts divided by the total of their row, float64[K, K]."""
     counts = np.asarray(self.counts, np.float64)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
 
@@ -223,7 +222,7 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """A main block and a narrow one to its right, where there is room."""
+  """A main block and a narrow one beside it, or below on a narrow screen."""
 
   main: Text
   side: Table
@@ -237,8 +236,8 @@ class Section:
   """A part of a page.
 
   Attributes:
-    title: heading, and its entry among the links at the top.
-    blocks: in order.
+    title: heading, also the text of its link at the top.
+    blocks: the blocks in order.
     data: numbers of this section, for the JSON beside the page.
   """
 
@@ -254,17 +253,17 @@ def render(
   lead: str,
   sections: Sequence[Section],
 ) -> str:
-  """The whole page.
+  """Renders the whole page.
 
   Args:
-    notice: what the reader must know first; also the file's first line.
-    eyebrow: kind of page, above the title.
-    title: of the page.
-    lead: the finding in a sentence or two, in markdown.
-    sections: in order; the first one's title is not shown.
+    notice: what the reader must know first; also the first line of the file.
+    eyebrow: kind of page, shown above the title.
+    title: title of the page.
+    lead: the finding in one or two sentences, in markdown.
+    sections: sections in order; the title of the first one is not shown.
 
   Returns:
-    HTML.
+    The HTML.
   """
   return _template().render(
     notice=notice,
@@ -300,6 +299,6 @@ def _template() -> jinja2.Template:
 
 
 def _cell_class(value: Any) -> str:
-  """Whether a cell holds a number, which is not to be broken, or words."""
+  """Returns the CSS class of a cell; a number must not be broken into lines."""
   is_text = isinstance(value, str) and not re.match(r'[-–−∞\d]', value)
   return 'words' if is_text else 'number'

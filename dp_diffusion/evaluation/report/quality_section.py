@@ -1,4 +1,8 @@
-"""The distances of the report: each defined, with its interval, beside real."""
+"""The section of the report on distances between sets of images.
+
+Each distance is defined, has an interval, and is shown beside that of real
+images.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ _SPACE = '\N{NO-BREAK SPACE}'
 
 
 def section(found: quality.Comparison) -> page.Section:
-  """Distances of synthetic images, and those of held-out real ones.
+  """Returns the section with distances of synthetic and of real images.
 
   Args:
-    found: what `quality.compare` measured.
+    found: the result of `quality.compare`.
   """
   columns = {'Synthetic': found.synthetic}
   if found.synthetic_at_equal_number is not found.synthetic:
@@ -45,9 +49,15 @@ def section(found: quality.Comparison) -> page.Section:
 
 
 def network_objection(test: features.NetworkTest) -> str:
-  """Why there are no distances in the features of this network; '' for none.
+  """Returns why distances in this network's features would be meaningless.
 
-  Computed from public images alone.
+  It is computed from public images alone.
+
+  Args:
+    test: test of the network on public images.
+
+  Returns:
+    The reason, or '' if the network has learned enough.
   """
   if not test.num_images:
     return (
@@ -58,21 +68,21 @@ def network_objection(test: features.NetworkTest) -> str:
   if not test.is_better_than_chance:
     return (
       'No distance is shown: the feature network has learned too little to'
-      f' tell images from noise. {network_words(test)} An interval above that'
-      f' share and at least {formats.percent(test.required)} are asked for. A'
-      ' longer training on public images that have more in common, or other'
-      ' evaluate.features, would help.'
+      f' tell images from noise. {network_words(test)} The interval must lie'
+      ' above that share, and the accuracy must be at least'
+      f' {formats.percent(test.required)}. Train longer, on public images that'
+      ' are more alike, or set other evaluate.features.'
     )
   if not test.has_enough_live:
     return (
       'No distance is shown: too few features differ between public images.'
-      f' {network_words(test)} At least a tenth of the features are asked for.'
+      f' {network_words(test)} At least a tenth of the features must be live.'
     )
   return ''
 
 
 def network_words(test: features.NetworkTest) -> str:
-  """How the feature network does on held-out public images."""
+  """Describes the feature network's result on held-out public images."""
   return (
     f'It is right on {formats.percent(test.accuracy)} of'
     f' {formats.number(test.num_images)} held-out public images (95 %'
@@ -85,28 +95,28 @@ def network_words(test: features.NetworkTest) -> str:
 
 
 def noise_objection(found: quality.FeatureFacts) -> str:
-  """Why measured distances are not shown: noise passes; '' where it does not.
+  """Returns why distances are not shown if noise passes for images; else ''.
 
   Args:
-    found: of the features of a network, `noise` with it.
+    found: facts on the features of a network, with `noise`.
   """
   if not found.noise or not found.noise.is_taken_for_images:
     return ''
   return (
     'No distance is shown: these features take noise for images.'
-    f' {noise_words(found.noise)} Noise has to come out below half of that.'
+    f' {noise_words(found.noise)} Noise must have less than half of that.'
   )
 
 
 def reason_for_none(
   found: quality.FeatureFacts, counts: Mapping[str, int]
 ) -> str:
-  """Why no distance can be measured at all; '' where one can.
+  """Returns why no distance can be measured; '' if one can.
 
   Args:
-    found: what is known of the features.
-    counts: set of images ('training', 'held-out real', 'synthetic') -> how
-      many images it has.
+    found: facts on the features.
+    counts: set of images ('training', 'held-out real', 'synthetic') -> number
+      of its images.
   """
   if found.network and (objection := network_objection(found.network)):
     return objection
@@ -118,24 +128,24 @@ def reason_for_none(
   if few:
     return (
       f'No distance is shown: at least {quality.MIN_IMAGES} images of each set'
-      f' are asked for ({", ".join(few)}).'
+      f' are needed ({", ".join(few)}).'
     )
   live, number = found.num_live, found.num_features
   if live is not None and not features.are_enough_live(live, number):
     return (
       f'No distance is shown: only {formats.number(live)} of the'
       f' {formats.number(number)} features differ between the reference images;'
-      ' at least a tenth of them are asked for.'
+      ' at least a tenth of them must differ.'
     )
   return ''
 
 
 def left_out(reason: str, found: quality.FeatureFacts) -> page.Section:
-  """Says in place of the distances why there are none.
+  """Returns a section that says why there are no distances.
 
   Args:
-    reason: `reason_for_none`.
-    found: of the features that they would have been taken in.
+    reason: the result of `reason_for_none` or of an objection.
+    found: facts on the features that would have been used.
   """
   start = 'No distance is shown'
   reason_words = reason.replace(start, f'**{start}**', 1)
@@ -145,7 +155,7 @@ def left_out(reason: str, found: quality.FeatureFacts) -> page.Section:
 
 
 def _features_words(found: quality.FeatureFacts) -> str:
-  """Whether these features can tell images apart."""
+  """Says whether these features can tell images apart."""
   live = (
     f'{formats.number(found.num_live)} of {formats.number(found.num_features)}'
     ' features are live: they differ between the reference images.'
@@ -160,10 +170,10 @@ def _features_words(found: quality.FeatureFacts) -> str:
 
 
 def noise_words(found: quality.Noise) -> str:
-  """What the features make of noise."""
+  """Describes the precision of noise in the features."""
   return (
     f'Noise, {formats.number(found.num_images)} held-out images with their'
-    f' pixels shuffled, comes out at a precision of'
+    f' pixels shuffled, has a precision of'
     f' {formats.percent(found.precision)}; the same images as they are, at'
     f' {formats.percent(found.real_precision)}.'
   )
@@ -178,7 +188,10 @@ def _without_frechet(title: str, num_features: int) -> str:
 
 
 def _titles(measured: quality.Quality) -> tuple[str, str]:
-  """Of Frechet and kernel distance: FID and KID for their features alone."""
+  """Returns the names of the Frechet and the kernel distance.
+
+  They are FID and KID in the features of FID alone.
+  """
   if measured.kernel.is_inception:
     return 'FID', 'KID'
   return 'Frechet distance', 'Kernel distance'
@@ -187,7 +200,7 @@ def _titles(measured: quality.Quality) -> tuple[str, str]:
 def _rows(
   columns: Mapping[str, quality.Quality],
 ) -> list[tuple[str | int, ...]]:
-  """A row per distance, a cell per set of images."""
+  """Returns a row per distance, with a cell per set of images."""
   parts = columns.values()
   frechet_title, kernel_title = _titles(next(iter(parts)))
   frechets = [part.frechet for part in parts]
@@ -249,7 +262,7 @@ def _definitions(found: quality.Comparison) -> str:
 
 
 def _with_error(value: float, std_error: float) -> str:
-  """A value with its 95 % interval, both to the same decimal.
+  """Formats a value with its 95 % interval, both to the same decimal.
 
   >>> _with_error(12.3456, 0.25).replace(_SPACE, ' ')
   '12.35 ± 0.49'

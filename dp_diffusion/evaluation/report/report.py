@@ -1,11 +1,11 @@
-"""The report: one JSON file for machines and one HTML page for people.
+"""Writes the report as a JSON file and as an HTML page.
 
-The page opens offline and holds what was found, the privacy card in plain
-words, images side by side, accuracies with their intervals, and the command and
-config that made them. Other metrics add a `page.Section`.
+The page opens offline. It holds the findings, the privacy card, real and
+synthetic images side by side, accuracies with their intervals, and the command
+and config of the run. Other metrics add a `page.Section`.
 
-Both files are computed from real images and so are outside the guarantee: their
-first line says so.
+Both files are computed from real images and are therefore outside the privacy
+guarantee; their first line says so.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ _SET_TITLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-  """All that the standard report says.
+  """The content of the standard report.
 
   Attributes:
-    title: of the run.
-    privacy: epsilon_pld, epsilon_rdp, delta, noise_multiplier and more;
-      infinity is allowed.
-    privacy_card: the card in plain words, markdown.
+    title: name of the run.
+    privacy: epsilon_pld, epsilon_rdp, delta, noise_multiplier and more; a value
+      may be infinite.
+    privacy_card: the card of the release, in markdown.
     class_names: one per label; empty for an unlabelled dataset.
     scores: source of the training images -> classifier -> score on the
       held-out real images. Sources and classifiers may be missing.
-    num_train_images: source -> images that its classifiers saw.
+    num_train_images: source -> number of images its classifiers trained on.
     images: set of `IMAGE_SETS` -> (uint8[N, H, W, C], int32[N]) to show.
-    seconds: stage -> seconds.
-    command: what was typed.
-    config: resolved config, JSON values.
-    classifier_names: key of `scores` -> `ClassifierConfig.name`, where the
-      key does not say which network it is.
-    num_held_out_equal_training: held-out images that equal a training image.
+    seconds: stage -> time in seconds.
+    command: the command that the user typed.
+    config: the resolved config, as JSON values.
+    classifier_names: key of `scores` -> `ClassifierConfig.name`, for keys that
+      are not the name of a network.
+    num_held_out_equal_training: number of held-out images that equal a training
+      image.
   """
 
   title: str
@@ -83,15 +84,16 @@ def write(
   """Writes `report.json` and `report.html`, readable by their owner only.
 
   Args:
-    findings: of the standard report.
-    evaluation_dir: the folder `evaluation/`; made if it is not there.
-    sections: of other metrics, in order; their `data` goes into the JSON.
+    findings: content of the standard report.
+    evaluation_dir: the folder `evaluation/`; it is made if it does not exist.
+    sections: sections of other metrics, in order; their `data` goes into the
+      JSON.
 
   Returns:
     Path of the page.
 
   Raises:
-    ValueError: a section's data has a key that is taken.
+    ValueError: a section's data has a key that is already used.
   """
   folder = epath.Path(evaluation_dir)
   if files.is_local(folder):
@@ -105,7 +107,7 @@ def write(
 def to_json(
   findings: Findings, sections: Sequence[page.Section] = ()
 ) -> dict[str, Any]:
-  """The content of `report.json`; NaN and infinity become null."""
+  """Returns the content of `report.json`; NaN and infinity become null."""
   scores = findings.scores
 
   def of_each(read: Any) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def to_json(
 
 
 def to_html(findings: Findings, sections: Sequence[page.Section] = ()) -> str:
-  """The content of `report.html`."""
+  """Returns the content of `report.html`."""
   accuracies = _accuracies(findings)
   standard = [
     _headline(findings),
@@ -215,19 +217,22 @@ def _privacy(findings: Findings) -> page.Section:
 
 
 def _split_card(card: str) -> tuple[str, list[page.Details]]:
-  """The card's summary, and a part to open for each of its headings."""
+  """Splits the card into its summary and a `Details` for each heading."""
   card = re.sub(r'\A\s*# .*\n', '', card)  # The page has its own heading.
   summary, *parts = re.split(r'^## +', card, flags=re.MULTILINE)
   details = []
   for part in parts:
     title, _, body = part.partition('\n')
-    is_limit = 'not cover' in title.lower()  # Nobody should overlook these.
+    is_limit = 'not cover' in title.lower()  # The limits are always open.
     details.append(page.Details(title.strip(), page.Text(body), is_limit))
   return summary, details
 
 
 def _held(privacy: Mapping[str, Any]) -> float | None:
-  """The guarantee; of reports before statement version 4, epsilon by PLD."""
+  """Returns the guaranteed epsilon.
+
+  Reports before version 4 of the statement have only that by PLD.
+  """
   return privacy.get('epsilon', privacy.get('epsilon_pld'))
 
 
@@ -237,7 +242,7 @@ def _is_private(privacy: Mapping[str, Any]) -> bool:
 
 
 def _epsilon(value: float | None, decimals: int = 2) -> str:
-  """Rounded up, as a bound must be; None stands for infinity.
+  """Formats epsilon, rounded up since it is a bound; None is infinity.
 
   >>> _epsilon(9.9931), _epsilon(9.9931, 3), _epsilon(None)
   ('10', '9.994', '∞')
@@ -249,7 +254,7 @@ def _epsilon(value: float | None, decimals: int = 2) -> str:
 
 
 def _images(findings: Findings) -> list[page.Block]:
-  """Synthetic beside real images: what a reader wants to see first."""
+  """Returns figures of synthetic and of real images, side by side."""
   names = list(findings.class_names) or ['']
   most = accuracy_section.MANY_CLASSES
   shown = [
@@ -308,7 +313,7 @@ def _how(findings: Findings) -> page.Section:
 
 
 def _finite(value: Any) -> Any:
-  """JSON values of nested containers; NaN and infinity become None."""
+  """Replaces NaN and infinity in nested containers by None."""
   if isinstance(value, Mapping):
     return {str(key): _finite(v) for key, v in value.items()}
   if isinstance(value, np.ndarray):

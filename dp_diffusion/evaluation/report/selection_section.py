@@ -1,4 +1,4 @@
-"""Whether hyper-parameters can be chosen on synthetic images: the section."""
+"""The section of the report on choosing settings on synthetic images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def section(
   num_held_out: int,
   majority_share: float,
 ) -> page.Section:
-  """Rank correlations, what the choice costs, and the scatter figure.
+  """Returns the section: rank correlations, regret and a scatter figure.
 
   Args:
-    found: what was compared.
-    num_seeds: classifiers per setting; scores are means over them.
-    num_held_out: real images that they were tested on.
-    majority_share: of the commonest class among these.
+    found: the comparison of the two rankings.
+    num_seeds: number of classifiers per setting; scores are means over them.
+    num_held_out: number of real images in the test.
+    majority_share: share of the commonest class among these images.
   """
   chosen, best = found.points[found.chosen], found.points[found.best]
   rows = [
@@ -46,7 +46,7 @@ def section(
     f'{len(found.points)} settings of the classifier, trained on synthetic'
     ' images, each scored on the part of the synthetic images that was kept for'
     f' validation, and on {formats.number(num_held_out)} held-out real images'
-    f' (means over {num_seeds} seeds). Who has the release alone would choose'
+    f' (means over {num_seeds} seeds). With the release alone one would choose'
     f' **{chosen.label}**, which reaches'
     f' {formats.percent(chosen.real_score)} on real images; the best setting,'
     f' **{best.label}**, reaches {formats.percent(best.real_score)}.'
