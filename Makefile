@@ -3,6 +3,8 @@
 # make test-all    the same and the slow tests
 # make lint        format, style, docstrings, types
 # make format      rewrites the code as `make lint` wants it
+# make docs        the documentation as a website, in site/
+# make docs-check  the same, thrown away: every warning is an error
 # make lock        writes lock/ anew for this Python, from the pinned versions
 #
 # Variables: PYTHON=python3.12   VENV=.venv   ACCELERATOR=cpu|cuda13|tpu
@@ -37,7 +39,7 @@ LOCK = $$($(BIN)/python -c 'import os, platform, sys; \
   print("--constraint " + f if ok else "")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all lint format lock clean
+.PHONY: help demo test test-all lint format docs docs-check lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,12 +63,20 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
+docs-check: $(VENV)/installed-docs
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir "$$folder/site"
+
 lock: $(BIN)/python requirements-dev.txt requirements.txt
 	$(PIP) install --upgrade -r requirements-dev.txt
 	$(PIP) freeze > lock/$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@echo 'Left: runs/, which holds releases and private checkpoints.'
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
@@ -81,6 +91,10 @@ $(RUN_STAMP): requirements.txt $(wildcard lock/*.txt) | $(BIN)/python
 	  echo "error: ACCELERATOR=$(ACCELERATOR); expected cpu, cuda13 or tpu" >&2; exit 2;; esac
 	@echo 'Installing the requirements into $(VENV) (about a minute) ...'
 	@$(PIP) install -r requirements.txt $(EXTRA) $(LOCK)
+	@touch $@
+
+$(VENV)/installed-docs: docs/requirements.txt | $(BIN)/python
+	@$(PIP) install -r docs/requirements.txt
 	@touch $@
 
 $(DEV_STAMP): requirements.txt requirements-dev.txt $(wildcard lock/*.txt) | $(BIN)/python
