@@ -1,18 +1,23 @@
-"""Writes the tables: claims beside what we measured, ablations, mutations.
+"""Writes the tables of results, ablations and mutations from results.json.
 
   python -m experiments.collect           # writes the tables
-  python -m experiments.collect --check   # exit code 1 where it is out of date
+  python -m experiments.collect --check   # exit code 1 if one is out of date
 
-It reads the rows of every `experiments/*/results.json` (see `common.row`). A
-claim that no row stands beside is listed as not run. Mistakes that were made on
-purpose (`mutations/run.py`) have a table of their own, and ablations
-(`ablation_*`) one in experiments/README.md.
+It reads the rows of every `experiments/*/results.json` (see `common.row`) and
+writes
+  README.md               the paper's claims and our aims, a line for each; a
+                          claim that no row has is listed as not run. Also the
+                          number of mutations in each folder
+  docs/results.md         all results
+  docs/mutations.md       all mutations (`mutations/run.py`), with the test that
+                          notices each
+  experiments/README.md   all ablations (`ablation_*`)
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import statistics
 import sys
@@ -27,56 +32,65 @@ TRUST_START, TRUST_END = '<!-- trust:start -->', '<!-- trust:end -->'
 NOT_RUN = 'not run'
 NONE = '–'
 
-# Key to (data and setting, claim), arXiv 2302.13861, in the order of the table.
+# The claims of arXiv 2302.13861 in the order of the table, by key: (data and
+# setting, number by measure).
 CLAIMS = {
   'cifar10': (
     'CIFAR-10, epsilon 10',
-    'FID 9.8; accuracy 88.0 % (an ensemble, up to 1M images)',
+    {'FID': '9.8', 'accuracy, an ensemble, up to 1M images': '88.0 %'},
   ),
-  'camelyon17': ('Camelyon17, epsilon 10', 'accuracy 91.1 %'),
-  'mnist': ('MNIST, epsilon 10', 'accuracy 98.6 %'),
+  'camelyon17': ('Camelyon17, epsilon 10', {'accuracy': '91.1 %'}),
+  'mnist': ('MNIST, epsilon 10', {'accuracy': '98.6 %'}),
 }
 
-_HEADER = ('Data', 'Paper', 'Ours', 'Seeds', 'Hardware', 'Hours')
-_ABLATION_HEADER = ('What is varied', 'Found', 'Seeds', 'Hardware', 'Hours')
+_HEADER = ('Data', 'Measure', 'Paper', 'Aim', 'Ours', 'Reached')
+_RUN_HEADER = ('Seeds', 'Hardware', 'Hours')
 _EXPLANATION = (
-  'Mean ± standard deviation over seeds (of two: both); accuracies are of'
-  ' classifiers trained on synthetic images and tested on real ones. Hours'
-  ' are of all seeds of a row and their pre-training, one after the other.'
+  'Mean ± standard deviation over seeds (for two seeds: both values).'
+  ' Accuracies are those of classifiers trained on synthetic images and tested'
+  ' on real ones. Hours are the total of all seeds of a row and of their'
+  ' pre-training.'
+)
+_MADE = (
+  'This page is written by `python -m experiments.collect` from'
+  ' `experiments/*/results.json`.'
 )
 
 
 def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Every `results.json` one folder down, by name."""
+  """Reads the `results.json` of every subfolder, in the order of names."""
   return [files.read_json(p) for p in sorted(folder.glob('*/results.json'))]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-  """The table in markdown, and the figures below it.
+  """Returns README's table of claims and aims, and the figures, in markdown.
 
   Args:
     results: contents of the `results.json`.
 
   Raises:
-    ValueError: a row stands beside a claim that is not known.
+    ValueError: a row has a claim that is not known.
   """
-  beside: dict[str, list[tuple[str, ...]]] = {key: [] for key in CLAIMS}
-  others: list[tuple[str, ...]] = []
-  for result in results:
-    hardware = _hardware(result['machine'])
-    for row in result['rows']:
-      key = row['claim']
-      if key and key not in CLAIMS:
-        raise ValueError(
-          f'Expected claim={key!r} of {result["experiment"]} to be one of'
-          f' {", ".join(CLAIMS)}.'
-        )
-      (beside[key] if key else others).append(_cells(row, hardware))
-  lines = [_HEADER, ('---',) * len(_HEADER)]
-  for key, (what, claim) in CLAIMS.items():
-    lines += beside[key] or [(what, claim, NOT_RUN, NONE, NONE, NONE)]
-  lines += others
-  drawn = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  claimed: dict[str, list[tuple[str, ...]]] = {key: [] for key in CLAIMS}
+  aimed: list[tuple[str, ...]] = []
+  for result, row in _rows(results):
+    key = row['claim']
+    if key and key not in CLAIMS:
+      raise ValueError(
+        f'Expected claim={key!r} of {result["experiment"]} to be one of'
+        f' {", ".join(CLAIMS)}.'
+      )
+    if key:
+      claimed[key] += _claim_lines(row, result['machine'])
+    elif row['aim']:
+      aimed.append(_aim_line(row, result['machine']))
+  lines = []
+  for key, (what, numbers) in CLAIMS.items():
+    lines += claimed[key] or [
+      (what, measure, number, NONE, NOT_RUN, *[NONE] * 4)
+      for measure, number in numbers.items()
+    ]
+  drawn = _drawn((*_HEADER, *_RUN_HEADER), lines + aimed)
   parts = [drawn, _EXPLANATION] if results else [drawn]
   parts += [
     f'![{figure["alt"]}](experiments/{result["experiment"]}/{figure["file"]})'
@@ -86,66 +100,162 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
   return '\n\n'.join(parts)
 
 
-def ablation_table(results: Sequence[Mapping[str, Any]]) -> str:
-  """What the ablations found, in markdown: defaults are chosen by it."""
-  lines = [_ABLATION_HEADER, ('---',) * len(_ABLATION_HEADER)]
+def all_tables(results: Sequence[Mapping[str, Any]]) -> str:
+  """Returns tables of all rows in markdown, with a number in each cell.
+
+  A table has a line per row and a column per measure. Rows that follow one
+  another and have a measure in common are in one table.
+
+  Args:
+    results: contents of the `results.json`.
+  """
+  tables: list[list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = []
+  for result, row in _rows(results):
+    last = (
+      [name for _, r in tables[-1] for name in r['measures']] if tables else []
+    )
+    if set(last) & set(row['measures']):
+      tables[-1].append((result, row))
+    else:
+      tables.append([(result, row)])
+  return '\n\n'.join(_measure_table(rows) for rows in tables)
+
+
+def _rows(
+  results: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+  """Yields each row with the result that it is from."""
   for result in results:
     for row in result['rows']:
-      what, _, *cells = _cells(row, _hardware(result['machine']))
-      lines.append((what, *cells))
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+      yield result, row
+
+
+def _measure_table(
+  rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> str:
+  """Returns a table of rows, with a column per measure."""
+  names = list(dict.fromkeys(n for _, row in rows for n in row['measures']))
+  lines = []
+  for result, row in rows:
+    cells = [
+      _cell(row, name) if name in row['measures'] else NONE for name in names
+    ]
+    lines.append((row['what'], *cells, *_run_cells(row, result['machine'])))
+  return _drawn(('Data and setting', *names, *_RUN_HEADER), lines)
+
+
+def _claim_lines(
+  row: Mapping[str, Any], machine: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+  """Returns a line per measure that the paper or the row has."""
+  numbers = CLAIMS[row['claim']][1]
+  run = _run_cells(row, machine)
+  lines = []
+  for name in dict.fromkeys((*row['measures'], *numbers)):
+    ours = _cell(row, name) if name in row['measures'] else NONE
+    paper = numbers.get(name, NONE)
+    lines.append((row['what'], name, paper, NONE, ours, NONE, *run))
+  return lines
+
+
+def _aim_line(
+  row: Mapping[str, Any], machine: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """Returns the line of a row's aim, such as 'RBF SVM 90 %'.
+
+  The measure is the one with whose name the aim begins, or else the first.
+  """
+  named = [name for name in row['measures'] if row['aim'].startswith(name)]
+  name = max(named, key=len) if named else next(iter(row['measures']))
+  aim = row['aim'].removeprefix(name).strip()
+  reached = '**no**' if row['is_missed'] else 'yes'
+  ours = _cell(row, name)
+  run = _run_cells(row, machine)
+  return row['what'], name, NONE, aim, ours, reached, *run
 
 
 def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
-  """The mutations in markdown, by the subpackage that they were made in."""
-  found = [line for result in results for line in result.get('mutations', ())]
+  """Returns the numbers of mutations by folder, in markdown."""
+  found = _mutations(results)
   if not found:
     return 'No mutation run has been collected yet.'
-  survivors = [m['name'] for m in found if '::' not in m['killed_by']]
-  lines = [('Folder', 'Mistakes made in it, one at a time', 'Noticed by')]
-  lines.append(('---',) * len(lines[0]))
-  folders = [
-    '/'.join(pathlib.PurePosixPath(line['file']).parent.parts[:2])
-    for line in found
+  survivors = [m['name'] for m in found if not _is_noticed(m)]
+  lines = [
+    (f'`{folder}`', str(len(here)), str(sum(map(_is_noticed, here))))
+    for folder, here in _by_folder(found).items()
   ]
-  for folder in dict.fromkeys(folders):
-    here = [m for m, where in zip(found, folders) if where == folder]
-    names = '; '.join(
-      f'**{m["name"]} (survives)**' if m['name'] in survivors else m['name']
-      for m in here
-    )
-    tests = {m['killed_by'].split('::')[0].split('/')[-1] for m in here}
-    noticed = ', '.join(f'`{t}`' for t in sorted(tests) if t.endswith('.py'))
-    lines.append((f'`{folder}`', names, noticed or NONE))
-  drawn = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  drawn = _drawn(('Folder', 'Mistakes made', 'Noticed by a test'), lines)
+  total = f'{len(found) - len(survivors)} of {len(found)} are noticed'
+  missed = f' (not: {"; ".join(survivors)})' if survivors else ''
   return (
-    f'{drawn}\n\n{len(found) - len(survivors)} of {len(found)} are noticed.'
-    ' Which test notices which:'
-    ' [experiments/mutations](experiments/mutations/results.json).'
+    f'{drawn}\n\n{total}{missed}. Each mistake, and the test that notices it:'
+    ' [docs/mutations.md](docs/mutations.md).'
   )
 
 
-def _cells(row: Mapping[str, Any], hardware: str) -> tuple[str, ...]:
-  units = row.get('units', {})
-  ours = '; '.join(
-    f'{name} {spread(values, units.get(name, row["unit"]))}'
-    for name, values in row['measures'].items()
-  )
-  if row['aim']:
-    word = '**missed**' if row['is_missed'] else 'reached'
-    ours += f' (aim: {row["aim"]}: {word})'
-  claim = CLAIMS[row['claim']][1] if row['claim'] else NONE
+def mutation_tables(results: Sequence[Mapping[str, Any]]) -> str:
+  """Returns all mutations with the tests that notice them, in markdown."""
+  parts = []
+  for folder, here in _by_folder(_mutations(results)).items():
+    lines = [
+      (
+        m['name'],
+        f'`{pathlib.PurePosixPath(m["file"]).name}`',
+        f'`{m["killed_by"]}`' if _is_noticed(m) else '**no test**',
+      )
+      for m in here
+    ]
+    drawn = _drawn(('Mistake', 'Module', 'Noticed by'), lines)
+    parts.append(f'## `{folder}`\n\n{drawn}')
+  return '\n\n'.join(parts)
+
+
+def _mutations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  return [line for result in results for line in result.get('mutations', ())]
+
+
+def _is_noticed(mutation: Mapping[str, Any]) -> bool:
+  return '::' in mutation['killed_by']
+
+
+def _by_folder(
+  mutations: Sequence[dict[str, Any]],
+) -> dict[str, list[dict[str, Any]]]:
+  """Groups mutations by the subpackage of their file."""
+  found: dict[str, list[dict[str, Any]]] = {}
+  for mutation in mutations:
+    parts = pathlib.PurePosixPath(mutation['file']).parent.parts
+    found.setdefault('/'.join(parts[:2]), []).append(mutation)
+  return found
+
+
+def _drawn(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """Draws a table in markdown."""
+  rows = (header, ('---',) * len(header), *lines)
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+  """Formats the values of a measure."""
+  unit = row.get('units', {}).get(name, row['unit'])
+  return spread(row['measures'][name], unit)
+
+
+def _run_cells(
+  row: Mapping[str, Any], machine: Mapping[str, Any]
+) -> tuple[str, str, str]:
+  """Returns number of seeds, hardware and hours of a row."""
   counts = sorted({len(values) for values in row['measures'].values()})
-  seeds = ' to '.join(map(str, counts))
   seconds = row['seconds']
   hours = NONE if seconds is None else f'{seconds / 3600:.2g}'
-  return row['what'], claim, ours, seeds, hardware, hours
+  return ' to '.join(map(str, counts)), _hardware(machine), hours
 
 
 def spread(values: Sequence[float], unit: str) -> str:
-  """Mean and, of three values or more, the sample standard deviation.
+  """Formats the mean and, for three values or more, the standard deviation.
 
-  Two values stand beside their mean: their standard deviation says nothing.
+  For two values it shows both instead of a standard deviation, which would mean
+  little.
 
   >>> spread([0.90, 0.92, 0.94], '%')
   '92.0 ± 2.0 %'
@@ -176,10 +286,10 @@ def _hardware(machine: Mapping[str, Any]) -> str:
 def insert(
   readme: str, text: str, start_mark: str = START, end_mark: str = END
 ) -> str:
-  """Puts `text` between the marks, on lines of its own.
+  """Replaces what is between two marks by `text`, on lines of its own.
 
   Raises:
-    ValueError: the marks are not there.
+    ValueError: a mark is missing.
   """
   before, start, rest = readme.partition(start_mark)
   _, end, after = rest.partition(end_mark)
@@ -191,7 +301,7 @@ def insert(
 
 
 def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
-  """Writes or checks; returns the exit code."""
+  """Writes the files, or with --check only compares; returns the exit code."""
   parser = argparse.ArgumentParser(
     prog='python -m experiments.collect',
     description=__doc__,
@@ -202,19 +312,20 @@ def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
   stale = [
     path
     for path, new in _made(root).items()
-    if path.read_text(encoding='utf-8') != new
+    if not path.exists() or path.read_text(encoding='utf-8') != new
   ]
   for path in stale:
     if arguments.check:
       name = path.relative_to(root)
       print(f'{name} is out of date: run python -m experiments.collect.')
     else:
+      path.parent.mkdir(exist_ok=True)
       files.write_text(path, _made(root)[path])
   return int(bool(stale) and arguments.check)
 
 
 def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
-  """What both READMEs have to be."""
+  """Returns the content that each file should have."""
   first, second = root / 'README.md', root / 'experiments' / 'README.md'
   results = read_results(root / 'experiments')
   measured = [result for result in results if 'experiment' in result]
@@ -224,7 +335,19 @@ def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
   new = insert(first.read_text(encoding='utf-8'), table(others))
   new = insert(new, trust_table(results), TRUST_START, TRUST_END)
   text = second.read_text(encoding='utf-8')
-  return {first: new, second: insert(text, ablation_table(ablations))}
+  mutations = mutation_tables(results)
+  return {
+    first: new,
+    second: insert(text, all_tables(ablations)),
+    root / 'docs' / 'results.md': (
+      f'# All results\n\n{_MADE} {_EXPLANATION}\n\n{all_tables(others)}\n'
+    ),
+    root / 'docs' / 'mutations.md': (
+      f'# Mistakes made on purpose\n\n{_MADE} Each line is a mistake that was'
+      ' made in the code, and the test that fails with it.\n\n'
+      f'{mutations}\n'
+    ),
+  }
 
 
 if __name__ == '__main__':

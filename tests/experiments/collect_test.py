@@ -42,16 +42,15 @@ def lines_of(*results):
 
 def test_without_results_each_claim_is_not_run():
   header, _, *rows = lines_of()
-  assert header == list(collect._HEADER)
+  assert header == [*collect._HEADER, *collect._RUN_HEADER]
   assert [row[0].split(',')[0] for row in rows] == [
+    'CIFAR-10',
     'CIFAR-10',
     'Camelyon17',
     'MNIST',
   ]
-  assert {row[2] for row in rows} == {'not run'}
-  assert rows[0][1] == (
-    'FID 9.8; accuracy 88.0 % (an ensemble, up to 1M images)'
-  )
+  assert {row[4] for row in rows} == {'not run'}
+  assert rows[0][1:3] == ['FID', '9.8']
 
 
 def test_ours_stands_beside_the_claim():
@@ -64,28 +63,45 @@ def test_ours_stands_beside_the_claim():
   rows = {r[0]: r for r in lines_of(result(row, devices='8 x GPU'))}
   assert rows['MNIST, epsilon 10'] == [
     'MNIST, epsilon 10',
-    'accuracy 98.6 %',
-    'accuracy 98.0 ± 1.0 %',
+    'accuracy',
+    '98.6 %',
+    '–',
+    '98.0 ± 1.0 %',
+    '–',
     '3',
     '8 x GPU',
     '1.5',
   ]
-  assert rows['CIFAR-10, epsilon 10'][2] == 'not run'
+  assert rows['CIFAR-10, epsilon 10'][4] == 'not run'
   assert 'standard deviation' in collect.table([result(row)])
 
 
+def test_measures_that_the_paper_lacks_have_lines_of_their_own():
+  row = common.row('C', {'one network': [0.8], 'FID': [9]}, claim='cifar10')
+  found = [r[1:5] for r in lines_of(result(row)) if r[0] == 'C']
+  assert found[0] == ['one network', '–', '–', '80.0 %']
+  assert [f[:2] for f in found[1:]] == [
+    ['FID', '9.8'],
+    ['accuracy, an ensemble, up to 1M images', '88.0 %'],
+  ]
+  assert found[2][3] == '–'
+
+
 @pytest.mark.parametrize(
-  ('is_missed', 'word'), [(True, '**missed**'), (False, 'reached')]
+  ('is_missed', 'word'), [(True, '**no**'), (False, 'yes')]
 )
 def test_a_row_says_whether_it_reached_its_aim(is_missed, word):
   row = common.row(
-    'Own', {'A': [0.5], 'B': [0.6]}, aim='A 60 %', is_missed=is_missed
+    'Own', {'B': [0.6], 'A': [0.5]}, aim='A 60 %', is_missed=is_missed
   )
-  *_, own = lines_of(result(row))
+  *_, own = lines_of(result(row, common.row('No aim', {'A': [0.5]})))
   assert own == [
     'Own',
+    'A',
     '–',
-    f'A 50.0 %; B 60.0 % (aim: A 60 %: {word})',
+    '60 %',
+    '50.0 %',
+    word,
     '1',
     '2 cores of Abacus 1',
     '–',
@@ -109,7 +125,25 @@ def test_a_measure_can_have_a_unit_of_its_own():
   row = common.row(
     'a', {'CNN': [0.9], 'distance': [0.4]}, units={'distance': ''}
   )
-  assert lines_of(result(row))[-1][2] == 'CNN 90.0 %; distance 0.40'
+  *_, line = collect.all_tables([result(row)]).splitlines()
+  assert line.startswith('| a | 90.0 % | 0.40 |')
+
+
+def test_rows_that_share_a_measure_are_one_table_of_numbers():
+  rows = [
+    common.row('a', {'x': [0.1], 'y': [0.2]}),
+    common.row('b', {'y': [0.3], 'z': [0.4]}, seconds=3600),
+    common.row('c', {'w': [0.5]}),
+  ]
+  first, second = collect.all_tables([result(*rows)]).split('\n\n')
+  assert first.splitlines()[0] == (
+    '| Data and setting | x | y | z | Seeds | Hardware | Hours |'
+  )
+  assert first.splitlines()[2:] == [
+    '| a | 10.0 % | 20.0 % | – | 1 | 2 cores of Abacus 1 | – |',
+    '| b | – | 30.0 % | 40.0 % | 1 | 2 cores of Abacus 1 | 1 |',
+  ]
+  assert second.startswith('| Data and setting | w |')
 
 
 def test_spread_is_that_of_a_sample():
@@ -138,11 +172,14 @@ def test_mutations_stand_by_folder_and_survivors_are_said():
     mutation('No clip', 'a/y.py', 'tests/a/y_test.py::test_two'),
     mutation('No ledger', 'b/z.py', 'survived'),
   ]
-  lines = collect.trust_table([{'mutations': found}, result()]).splitlines()
-  assert lines[2] == '| `a` | No noise; No clip | `x_test.py`, `y_test.py` |'
-  assert lines[3] == '| `b` | **No ledger (survives)** | – |'
-  assert lines[-1].startswith('2 of 3 are noticed.')
+  both = [{'mutations': found}, result()]
+  lines = collect.trust_table(both).splitlines()
+  assert lines[2:4] == ['| `a` | 2 | 2 |', '| `b` | 1 | 0 |']
+  assert lines[-1].startswith('2 of 3 are noticed (not: No ledger). ')
   assert 'No mutation run' in collect.trust_table([result()])
+  lines = collect.mutation_tables(both).splitlines()
+  assert '| No clip | `y.py` | `tests/a/y_test.py::test_two` |' in lines
+  assert lines[-1] == '| No ledger | `z.py` | **no test** |'
 
 
 def test_check_says_what_is_out_of_date(tmp_path, capsys):
@@ -158,7 +195,8 @@ def test_check_says_what_is_out_of_date(tmp_path, capsys):
   )
   assert collect.main(['--check'], tmp_path) == 1
   assert collect.main([], tmp_path) == 0
-  assert '| Own | – | A 50.0 % |' in (tmp_path / 'README.md').read_text()
+  text = (tmp_path / 'docs' / 'results.md').read_text()
+  assert '| Own | 50.0 % | 1 |' in text
 
 
 def test_ablations_stand_among_the_experiments(tmp_path, capsys):
@@ -172,7 +210,7 @@ def test_ablations_stand_among_the_experiments(tmp_path, capsys):
   assert 'experiments/README.md is out of date' in capsys.readouterr().out
   assert collect.main([], tmp_path) == 0
   text = (tmp_path / 'experiments' / 'README.md').read_text()
-  line = '| Clip norm | 1 50.0 %; 2 60.0 % | 1 | 2 cores of Abacus 1 | 1 |'
+  line = '| Clip norm | 50.0 % | 60.0 % | 1 | 2 cores of Abacus 1 | 1 |'
   assert line in text
   assert 'Clip norm' not in (tmp_path / 'README.md').read_text()
 
