@@ -100,10 +100,9 @@ def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
   if not config.data.stand_in:
     return False
   first = f'[:{config.privacy.num_examples}]'
-  config.data.update(
-    stand_in='', max_images=0, split=f'train{first}', test_split=f'test{first}'
-  )
-  config.pretrain.data.update(stand_in='', max_images=0, split=f'train{first}')
+  nothing = {'stand_in': '', 'max_images': 0, 'num_images': 0, 'source_seed': 0}
+  config.data.update(nothing, split=f'train{first}', test_split=f'test{first}')
+  config.pretrain.data.update(nothing, split=f'train{first}')
   return True
 
 

@@ -6,7 +6,7 @@ impossible values each give one line. Stages see only the frozen `Config`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
@@ -415,16 +415,22 @@ def load(
     config_values.override(config, key, text, Config)
     config_sources.keep_typed(config, key)
   config_weights.resolve(config, overrides or {})
-  return freeze(config)
+  return freeze(config, overrides or {})
 
 
-def freeze(config: ml_collections.ConfigDict) -> Config:
+def freeze(
+  config: ml_collections.ConfigDict, typed: Collection[str] = ()
+) -> Config:
   """Builds the frozen dataclasses from a `ConfigDict`.
+
+  Args:
+    config: all keys.
+    typed: dotted keys of it that the user typed.
 
   Raises:
     UsageError: unknown or missing key, wrong type, impossible value.
   """
-  values = config_sources.resolve(config.to_dict())
+  values = config_sources.resolve(config.to_dict(), typed)
   return config_values.build(Config, values, '')
 
 

@@ -2,11 +2,15 @@
 
 A smoke run makes its images unless the user says where the real ones lie; and
 a place that is given is read, or refused: it is never passed over in silence.
+So is every other key of a source: what the user typed, or wrote into a config,
+and the chosen source does not read is refused by name. What a config says of
+the source that it had is dropped where the user typed another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+import dataclasses
 from typing import Any
 
 from dp_diffusion import errors
@@ -16,6 +20,7 @@ STAND_IN_CLASSES = ('first', 'second')  # Where the config names none.
 _PLACES = ('path', 'tfds_dir', 'manual_dir')  # Say where images lie.
 # pretrain.data.tfds_dir follows data.tfds_dir: one may read for both.
 _SHARED = 'tfds_dir'
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(registry.DataConfig)}
 
 
 def keep_typed(config: Any, key: str) -> None:
@@ -33,40 +38,49 @@ def keep_typed(config: Any, key: str) -> None:
       section.stand_in = section.name
 
 
-def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(
+  values: Mapping[str, Any], typed: Collection[str] = ()
+) -> dict[str, Any]:
   """Puts `stand_in` in the place of a source whose images are not given.
 
   Args:
     values: all keys of a config, nested; not changed.
+    typed: dotted keys that the user typed: none of them is changed, but for
+      `data.name` of a source that is stood in for.
 
   Returns:
     The same without the keys `stand_in`.
   """
   resolved = dict(values)
   if isinstance(values.get('data'), Mapping):
-    resolved['data'] = _resolved(values['data'])
+    of_data = {key for key in typed if key.startswith('data.')}
+    names = {key.removeprefix('data.') for key in of_data}
+    resolved['data'] = _resolved(values['data'], names)
   pretrain = values.get('pretrain')
   if isinstance(pretrain, Mapping):
-    resolved['pretrain'] = resolve(pretrain)
+    start = 'pretrain.'
+    below = {k.removeprefix(start) for k in typed if k.startswith(start)}
+    resolved['pretrain'] = resolve(pretrain, below)
   return resolved
 
 
-def _resolved(data: Mapping[str, Any]) -> dict[str, Any]:
+def _resolved(data: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
   resolved = dict(data)
   stand_in = resolved.pop('stand_in', '')
-  if not stand_in:
+  if not (stand_in or 'name' in typed):
     return resolved
   reads = registry.reads(data['name'])
-  if not any(data[key] for key in _PLACES if key in reads):
+  if stand_in and not any(data[key] for key in _PLACES if key in reads):
     resolved.update(
       name=stand_in,
       split='train',
       test_split='test',
       class_names=data['class_names'] or STAND_IN_CLASSES,
     )
-  reads = registry.reads(resolved['name'])
-  if 'max_images' not in reads:
-    resolved['max_images'] = 0
+    reads = registry.reads(stand_in)
+  # Of the source that the config or its variant had.
+  for key in set(registry.keys_of_sources()) - {*reads, *typed, *_PLACES}:
+    resolved[key] = _DEFAULTS[key]
   if 'tfds_dir' not in reads:  # Only TFDS knows the slice of a split.
     for key in ('split', 'test_split'):
       resolved[key] = resolved[key].partition('[')[0]
@@ -90,7 +104,7 @@ def check_read(data: registry.DataConfig, public: registry.DataConfig) -> None:
   ):
     read = others | set(registry.reads(config.name))
     for key in registry.keys_of_sources():
-      if getattr(config, key) and key not in read:
+      if getattr(config, key) != _DEFAULTS[key] and key not in read:
         raise errors.UsageError(
           f'{section}.{key}={getattr(config, key)!r} would not be read by'
           f' {section}.name={config.name!r}, only by'

@@ -94,6 +94,30 @@ def test_made_up_images_have_classes_and_own_ones_those_of_the_user() -> None:
     ('own_images', {'data__person_key': 'patient'}, 'data.person_key'),
     ('mnist', {'pretrain__data__path': '/x'}, 'pretrain.data.path'),
     ('mnist', {'data__max_images': '7'}, 'data.max_images=7'),
+    ('mnist', {'data__num_images': '7'}, "by 'generated' or 'glyphs': set"),
+    ('mnist', {'data__split_seed': '7'}, "only by 'digits' or 'folder'"),
+    ('mnist', {'data__test_fraction': '0.3'}, 'data.test_fraction=0.3'),
+    ('mnist', {'data__person_column': 'p'}, "data.person_column='p'"),
+    ('mnist', {'data__skip_unreadable': 'true'}, 'data.skip_unreadable=True'),
+    ('camelyon', {'data__value_range': '(0, 9)'}, 'data.value_range=(0, 9)'),
+    ('digits', {'data__source_seed': '7'}, 'data.source_seed=7'),
+    ('digits', {'data__max_image_pixels': '7'}, 'data.max_image_pixels=7'),
+    (
+      'digits:smoke',
+      {'pretrain__data__split_seed': '7'},
+      "pretrain.data.split_seed=7 would not be read by pretrain.data.name='gl",
+    ),
+    (
+      'own_images:smoke',
+      {'data__path': '/x', 'data__num_images': '7'},
+      "data.num_images=7 would not be read by data.name='folder'",
+    ),
+    ('own_images:smoke', {'data__max_images': '7'}, "'generated', only by 'fo"),
+    (
+      'digits:smoke',
+      {'pretrain__data__name': 'digits', 'pretrain__data__num_images': '5'},
+      'pretrain.data.num_images=5',
+    ),
   ],
 )
 def test_what_nothing_reads_is_refused(
@@ -102,6 +126,17 @@ def test_what_nothing_reads_is_refused(
   with pytest.raises(errors.UsageError, match=re.escape(words)) as error:
     _load(name, **changed)
   assert '\n' not in str(error.value)
+
+
+def test_keys_of_the_source_that_a_config_had_are_dropped() -> None:
+  """Only what was typed must be read: a variant sets what its own reads."""
+  own = _load('own_images:smoke', data__path='/x').data
+  assert (own.num_images, own.source_seed) == (0, 0) and own.max_images
+  digits = _load('digits:smoke', pretrain__data__name='digits').pretrain.data
+  assert digits.num_images == 0
+  assert _load('digits:smoke').pretrain.data.num_images == 300
+  read = _load('mnist:smoke,letters', data__tfds_dir='/x')
+  assert {d.num_images for d in (read.data, read.pretrain.data)} == {0}
 
 
 def test_one_folder_of_datasets_may_serve_the_public_images_alone() -> None:

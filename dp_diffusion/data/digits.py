@@ -18,6 +18,7 @@ CLASS_NAMES = tuple('0123456789')
 IMAGE_SIZE = 8
 NUM_TEST = 360
 MAX_COUNT = 16  # A pixel counts the inked cells of a 4x4 block.
+READS = ('split_seed',)
 _SPLITS = ('train', 'test')
 
 

@@ -39,9 +39,11 @@ from dp_diffusion.data.own import trees
 
 SPLITS = ('train', 'test')  # The order of the parts in memory.
 READS = (
-  *('frames', 'image_key', 'label_key', 'max_images', 'path', 'person_csv'),
+  *('file_column', 'frames', 'image_key', 'label_key', 'max_image_pixels'),
+  *('max_images', 'path', 'person_column', 'person_csv', 'skip_unreadable'),
+  *('split_seed', 'test_fraction', 'value_range'),
 )
-_VERSION = 1  # Increase it when the same images are divided otherwise.
+_VERSION = 2  # Increase it when the same images give other arrays.
 _LEFT_OUT = 2  # Index of images left out; 0 and 1 are the splits.
 # Decoded images that are in use, by the name of their cache entry.
 _in_use: dict[str, tuple[weakref.ref[np.ndarray], dict[str, np.ndarray]]] = {}

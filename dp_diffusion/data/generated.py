@@ -13,6 +13,7 @@ from dp_diffusion.data import registry
 
 IS_RENDERED = True
 DEFAULT_NUM_IMAGES = 512
+READS = ('num_images', 'source_seed')
 _IMAGES_PER_PERSON = 4
 _SPLITS = ('train', 'test')
 

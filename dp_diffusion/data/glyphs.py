@@ -33,6 +33,7 @@ from dp_diffusion.data import strokes
 IS_RENDERED = True
 VERSION = 1  # Increase it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 16_384
+READS = ('num_images', 'source_seed')
 _FONT_SHARE = 0.25
 _STRAIGHTENED_SHARE = 0.7  # It is not documented for the real images.
 _HEIGHT = (36.0, 66.0)  # In pixels; 3 to 6 mm on a form at 300 dots per inch.

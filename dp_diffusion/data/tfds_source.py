@@ -23,7 +23,10 @@ from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 from dp_diffusion.data import tfds_builders
 
-READS = ('image_key', 'label_key', 'manual_dir', 'person_key', 'tfds_dir')
+READS = (
+  *('image_key', 'label_key', 'manual_dir', 'max_image_pixels', 'person_key'),
+  *('tfds_dir', 'value_range'),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -194,12 +194,12 @@ def test_a_config_that_never_ran_binds_nothing(
   monkeypatch.setitem(
     runner._RUN, 'finetune', lambda *arguments: began.append('finetune')
   )
-  _run(tmp_path, 'finetune', source_seed='3')
+  _run(tmp_path, 'finetune', split_seed='3')
   assert began == ['finetune']
   (workdir.private / 'begun_steps.json').write_text('{}')
   monkeypatch.setitem(runner._RUN, 'finetune', refuse)
   with pytest.raises(errors.UsageError, match='belongs to another'):
-    _run(tmp_path, 'finetune', source_seed='4')
+    _run(tmp_path, 'finetune', split_seed='4')
 
 
 @pytest.mark.parametrize('drawn', ['begun_steps', 'label_histogram'])
@@ -218,7 +218,7 @@ def test_a_begun_run_stays_bound_to_its_config(
   with pytest.raises(errors.UsageError, match='more room'):
     _run(tmp_path, 'finetune')
   with pytest.raises(errors.UsageError, match='belongs to another'):
-    _run(tmp_path, 'finetune', source_seed='3')
+    _run(tmp_path, 'finetune', split_seed='3')
 
 
 def test_two_processes_in_one_workdir_are_one_too_many(
