@@ -138,6 +138,31 @@ def bearing(
   return found
 
 
+def under_several(
+  contents: Sequence[bytes], labels: Sequence[int]
+) -> list[list[int]]:
+  """Records of equal content and different labels, those together.
+
+  >>> under_several([b'x', b'y', b'x', b'y'], [0, 1, 1, 1])
+  [[0, 2]]
+
+  Args:
+    contents: [N], equal for equal images.
+    labels: [N].
+
+  Returns:
+    Places in ascending order, and groups by their first.
+  """
+  groups: dict[bytes, list[int]] = {}
+  for index, content in enumerate(contents):
+    groups.setdefault(content, []).append(index)
+  return [
+    group
+    for group in groups.values()
+    if len({labels[index] for index in group}) > 1
+  ]
+
+
 def reorder(images: np.ndarray, order: np.ndarray) -> None:
   """Reorders images in place: image i becomes the former image order[i].
 

@@ -83,6 +83,10 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
     labels=small['labels'][first:last],
     person=None if person is None else person[first:last],
     skipped=tuple((name, of, why) for name, of, why in skipped),
+    contradictions=tuple(
+      tuple((name, of) for name, of in together)
+      for together in json.loads(small['contradictions'].tobytes())
+    ),
   )
 
 
@@ -175,8 +179,8 @@ def _decoded(
 
   Returns:
     (uint8[N, H, W, C], read-only; small arrays by name). These are 'labels'
-    int32[N], 'side' int8[N] (index in `SPLITS`), 'skipped' (JSON) and, if
-    persons are known, 'person' int32[N].
+    int32[N], 'side' int8[N] (index in `SPLITS`), 'skipped' and
+    'contradictions' (JSON) and, if persons are known, 'person' int32[N].
   """
   name = _cache_name(files, config)
   reference, small = _in_use.get(name, (lambda: None, {}))
@@ -243,10 +247,28 @@ def _fill(
     'labels': files.labels[kept[order]].astype(np.int32),
     'side': sides[order],
     'skipped': np.frombuffer(json.dumps(listed).encode(), np.uint8),
+    'contradictions': np.frombuffer(
+      json.dumps(_contradictions(files, kept, contents, config)).encode(),
+      np.uint8,
+    ),
   }
   if persons is not None:
     small['person'] = image_files.codes(persons)[order]
   return small
+
+
+def _contradictions(
+  files: image_files.ImageFiles,
+  kept: np.ndarray,
+  contents: Sequence[bytes],
+  config: registry.DataConfig,
+) -> list[list[tuple[str, str]]]:
+  """(Name, class) of equal images under several classes, those together."""
+  labels = files.labels[kept].tolist()
+  return [
+    [(files.names[kept[i]], config.class_names[labels[i]]) for i in together]
+    for together in division.under_several(contents, labels)
+  ]
 
 
 def _cache_name(

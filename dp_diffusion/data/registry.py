@@ -168,6 +168,8 @@ class ArraySource:
     skipped: (name, class name, reason) of each file that was left out because
       of `data.skip_unreadable`, of both splits: a file that cannot be decoded
       belongs to no split. The list is as sensitive as the images.
+    contradictions: equal images that have several classes, of both splits:
+      (name, class name) of each, equal ones together. Sensitive as well.
   """
 
   spec: types.DatasetSpec
@@ -175,6 +177,7 @@ class ArraySource:
   labels: np.ndarray
   person: np.ndarray | None = None
   skipped: tuple[tuple[str, str, str], ...] = ()
+  contradictions: tuple[tuple[tuple[str, str], ...], ...] = ()
 
   def __post_init__(self) -> None:
     num_images = len(self.images)
@@ -330,12 +333,13 @@ def survey(config: DataConfig) -> dict[str, Any]:
     unknown), num_per_class by name and num_duplicates (images that equal an
     earlier image of the split). 'num_equal_across' counts held-out images that
     equal a training image, 'num_labelled_twice' the distinct images that have
-    several classes. 'skipped' lists name, class and reason of each file left
+    several classes, and 'labelled_twice' lists their names and classes, if the
+    source has names. 'skipped' lists name, class and reason of each file left
     out. 'files' holds the numbers of files by stored size, bit depth and
     format, if the source reads files.
   """
   splits, labels_of, digests = {}, collections.defaultdict(set), []
-  skipped: tuple[tuple[str, str, str], ...] = ()
+  source: Any = None
   for split in (config.split, config.test_split):
     source = _module(config.name).load(config, split)
     found = [
@@ -354,16 +358,19 @@ def survey(config: DataConfig) -> dict[str, Any]:
     for digest, label in zip(found, source.labels.tolist()):
       labels_of[digest].add(label)
     digests.append(found)
-    skipped = source.skipped
   trained_on = set(digests[0])
   survey_files = getattr(_module(config.name), 'survey_files', None)
   return {
     'splits': splits,
     'num_equal_across': sum(d in trained_on for d in digests[1]),
     'num_labelled_twice': sum(len(found) > 1 for found in labels_of.values()),
+    'labelled_twice': [
+      [{'name': name, 'class': class_name} for name, class_name in together]
+      for together in source.contradictions
+    ],
     'skipped': [
       {'name': name, 'class': class_name, 'reason': reason}
-      for name, class_name, reason in skipped
+      for name, class_name, reason in source.skipped
     ],
     'files': survey_files(config) if survey_files else {},
   }

@@ -96,7 +96,8 @@ def write(
   files.write_json(workdir.private / SURVEY_NAME, found, _MODE)
   console.say(
     f'what the network will see: {workdir.private / GRID_NAME}; what the images'
-    f' are: {workdir.private / SURVEY_NAME} (never publish either)'
+    ' are, and any that were left out or come under several classes:'
+    f' {workdir.private / SURVEY_NAME} (never publish either)'
   )
 
 

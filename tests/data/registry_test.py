@@ -127,3 +127,4 @@ def test_a_survey_counts_what_there_is():
   }
   assert found['num_equal_across'] == found['num_labelled_twice'] == 0
   assert found['skipped'] == [] and found['files'] == {}
+  assert found['labelled_twice'] == []

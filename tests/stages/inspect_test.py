@@ -93,6 +93,24 @@ def test_the_survey_counts_classes_and_what_was_left_out(tmp_path):
   assert entry['name'] == 'first/broken.png' and entry['reason']
 
 
+def test_equal_images_under_several_classes_are_named(tmp_path):
+  """In private/ alone, whatever their names and file formats."""
+  _write_folder(tmp_path / 'data', 20, 20)
+  with Image.open(tmp_path / 'data' / 'first' / '3.png') as image:
+    image.save(tmp_path / 'data' / 'second' / 'again.bmp')
+    image.save(tmp_path / 'data' / 'second' / 'more.tiff')
+  private = _inspect(tmp_path, _config(tmp_path / 'data'))
+  found = json.loads((private / inspect.SURVEY_NAME).read_text())
+  assert found['num_labelled_twice'] == 1
+  assert found['labelled_twice'] == [
+    [
+      {'name': 'first/3.png', 'class': 'first'},
+      {'name': 'second/again.bmp', 'class': 'second'},
+      {'name': 'second/more.tiff', 'class': 'second'},
+    ]
+  ]
+
+
 def test_a_split_that_only_the_evaluation_reads_is_loaded_too(
   tmp_path, monkeypatch
 ):
@@ -128,10 +146,14 @@ def test_skipped_files_are_counted_per_class(tmp_path, monkeypatch):
 
 
 def test_the_terminal_says_where_and_no_number(tmp_path, capsys):
-  """Two sets of other sizes: not a letter of what is printed differs."""
+  """Two sets, of which one has a fault: not a letter differs."""
   printed = []
   for name, counts in (('a', (30, 12)), ('b', (14, 45))):
-    _write_folder(tmp_path / name / 'data', *counts)
+    data = tmp_path / name / 'data'
+    _write_folder(data, *counts)
+    if name == 'b':
+      twin = (data / 'first' / '0.png').read_bytes()
+      (data / 'second' / 'twin.png').write_bytes(twin)
     _inspect(tmp_path / name, _config(tmp_path / name / 'data'))
     found = capsys.readouterr()
     text = (found.out + found.err).replace(str(tmp_path / name), '')
