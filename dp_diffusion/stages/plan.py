@@ -42,16 +42,16 @@ class Cost:
 
 
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Prints the plan. Opens no image and writes nothing.
+  """Prints the plan, or nothing of it. Opens no image and writes nothing.
 
   Raises:
-    UsageError: the run would be refused, also for the names of its images,
-      which are looked at last.
+    UsageError: the run would be refused, also for the names of its images.
   """
   workdir.check(config)
+  found = data_checks.names_found(config)
   inherited = inherited_ledger.find(config, workdir)
   calibration = histograms.calibrate(config, inherited.entries)
-  for line in (
+  lines = [
     *privacy_lines(calibration),
     *_inherited_lines(inherited),
     *_unread_lines(config, workdir),
@@ -60,9 +60,9 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
     *_road_lines(config, workdir),
-  ):
-    console.say(line)
-  for line in data_checks.names_found(config):
+    *found,
+  ]
+  for line in lines:
     console.say(line)
 
 
