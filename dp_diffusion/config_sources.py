@@ -64,7 +64,9 @@ def resolve(
   return resolved
 
 
-def _resolved(data: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
+def _resolved(
+  data: Mapping[str, Any], typed: Collection[str]
+) -> dict[str, Any]:
   resolved = dict(data)
   stand_in = resolved.pop('stand_in', '')
   if not (stand_in or 'name' in typed):

@@ -69,7 +69,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
   side = SPLITS.index(split)
   first, last = np.searchsorted(small['side'], [side, side + 1])
   if first == last:
-    raise _empty_split(files, config, split)
+    raise _empty_split(files, config, split, images, small)
   person = small.get('person')
   skipped = json.loads(small['skipped'].tobytes())
   return registry.ArraySource(
@@ -116,9 +116,21 @@ def survey_files(config: registry.DataConfig) -> dict[str, Any]:
 
 
 def _empty_split(
-  files: image_files.ImageFiles, config: registry.DataConfig, split: str
+  files: image_files.ImageFiles,
+  config: registry.DataConfig,
+  split: str,
+  images: np.ndarray,
+  small: dict[str, np.ndarray],
 ) -> errors.UsageError:
-  if files.is_held_out is None:
+  person = small.get('person')
+  persons = None if person is None else [str(code) for code in person]
+  contents = division.contents(images, persons is not None)
+  if files.is_held_out is None and len({*division.keys(contents, persons)}) < 2:
+    why = (
+      ': its images are all equal, or of one person, or joined by both, and '
+      'such images lie on one side: add others'
+    )
+  elif files.is_held_out is None:
     why = (
       f' with data.test_fraction={config.test_fraction}: change it or '
       'data.split_seed'

@@ -1,8 +1,10 @@
-"""Removes decoded images from the user's cache folder.
+"""Removes all decoded images from the user's cache folder, of any dataset.
 
 Sets that are large when decoded (`data.max_in_memory_bytes`) are kept there, so
 that the next run starts sooner. They are sensitive where the images are, and
-lie outside of every working directory.
+lie outside of every working directory. All go, and not those of the config
+alone: files that were changed or moved since are found by no config any more,
+and what is still needed is decoded again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dp_diffusion.data import cache
 
 
 def run(config: config_lib.Config) -> None:
-  """Removes them, of whatever dataset, and says from which folder.
+  """Removes them and says from which folder.
 
   Datasets that TFDS has prepared (`data.tfds_dir`) are no cache, and stay.
 
@@ -37,7 +39,7 @@ def run(config: config_lib.Config) -> None:
         ' permissions there, or remove the folder yourself.'
       ) from error
     console.say(
-      f'forget: decoded images removed from {place}'
+      f'forget: decoded images of all datasets removed from {place}'
       if removed
       else f'forget: no decoded images in {place}'
     )

@@ -37,25 +37,34 @@ _NOTICE = (
 )
 
 
-def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
+def run(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> types.DataSource | None:
   """Writes the grid and the survey, and says where they lie.
 
   Args:
     config: uses data, and which split the evaluation reads besides.
     workdir: writes private/.
 
+  Returns:
+    The images that are trained on, of the process that looked at them: who
+    keeps them need not wait for files to be decoded again.
+
   Raises:
     UsageError: the images of a split cannot be loaded.
   """
+  found: list[types.DataSource] = []
 
   def look() -> None:
-    write(config, workdir, registry.load(config.data))
+    found.append(registry.load(config.data))
+    write(config, workdir, found[0])
     # Its fault would show after the budget is spent.
     held_out = config.evaluate.held_out_split
     if held_out not in ('', config.data.split, config.data.test_split):
       registry.load(config.data, held_out)
 
   processes.on_main(look)
+  return found[0] if found else None
 
 
 def write(

@@ -94,11 +94,13 @@ def _run_stages(
   elif not workdir.is_complete(stage):
     _check_needs(stage, workdir)
   data_checks.check(config, workdir, stage)
+  decoded = None
   if stage in ('finetune', 'all') and not workdir.is_complete('finetune'):
-    inspect.run(config, workdir)  # Decodes all of them.
+    decoded = inspect.run(config, workdir)  # Decodes all of them, once.
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
+  del decoded  # Kept until here, for who loads them.
 
 
 def _run_stage(

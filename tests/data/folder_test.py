@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import zipfile
 
@@ -452,6 +453,71 @@ def test_a_divided_npz_leaves_copies_of_held_out_images_out(tmp_path):
     'train_images[20]',
     'train_images[21]',
   ]
+
+
+@pytest.mark.parametrize(
+  ('name', 'array', 'words'),
+  [
+    (
+      'persons',
+      np.arange(40),
+      "array 'persons', which is not read: call it 'p",
+    ),
+    ('patient_id', np.arange(40), "call it 'person', or take it away"),
+    ('split', np.arange(40) % 2, 'save train_images, train_labels'),
+    ('part', np.array(['train', 'test'] * 20), 'save train_images'),
+    ('is_train', np.arange(40) > 9, 'save train_images'),
+  ],
+)
+def test_an_array_of_persons_or_parts_is_not_dropped_unsaid(
+  tmp_path, name, array, words
+):
+  path = tmp_path / 'x.npz'
+  _write_npz(path, **{name: array})
+  for unit in ('image', 'person'):
+    with pytest.raises(errors.UsageError, match=re.escape(words)):
+      _load(path, unit=unit)
+
+
+def test_arrays_that_say_neither_do_no_harm(tmp_path):
+  others = {
+    'note': np.array(['a', 'b'] * 20),
+    'ages': np.arange(40),
+    'kind': np.array(['train'] * 40),
+    'pickled': np.array([None] * 40),
+  }
+  _write_npz(tmp_path / 'x.npz', **others)
+  assert len(_load(tmp_path / 'x.npz').images)
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [('person', "call it 'train_person'"), ('test_persons', "it 'test_person'")],
+)
+def test_persons_of_no_part_are_refused(tmp_path, name, words):
+  _write_parts(tmp_path / 'm.npz', 'train', 'test', **{name: np.arange(9)})
+  with pytest.raises(errors.UsageError, match=words):
+    _load(tmp_path / 'm.npz')
+
+
+@pytest.mark.parametrize('key', ['file_column', 'person_column'])
+def test_columns_are_no_keys_of_an_npz(tmp_path, key):
+  _write_npz(tmp_path / 'x.npz')
+  with pytest.raises(errors.UsageError, match=f"data.{key}='z' not to be set"):
+    _load(tmp_path / 'x.npz', **{key: 'z'})
+
+
+@pytest.mark.parametrize('is_equal', [True, False])
+def test_images_that_must_all_lie_on_one_side_are_said_to(tmp_path, is_equal):
+  """No seed and no share would divide them."""
+  path = tmp_path / 'x.npz'
+  arrays = _write_npz(path, person=np.zeros(40, int))
+  if is_equal:
+    _write_npz(path, images=arrays['images'][:1].repeat(40, axis=0))
+  with pytest.raises(errors.UsageError, match='lie on one side: add') as caught:
+    for split in ('train', 'test'):
+      _load(path, split)
+  assert 'split_seed' not in str(caught.value)
 
 
 @pytest.mark.parametrize('bits', [12, 16])

@@ -200,7 +200,9 @@ def test_decoded_images_are_forgotten_by_name_of_the_folder(tmp_path, capsys):
   assert not cache.decoded(config.data.cache_dir)
   place = tmp_path / 'cache'
   out = capsys.readouterr().out.splitlines()
-  assert out[0] == f'forget: decoded images removed from {place}'
+  assert (
+    out[0] == f'forget: decoded images of all datasets removed from {place}'
+  )
   assert not (tmp_path / 'other').exists()  # No workdir is needed or made.
   runner.run(config, str(tmp_path / 'other'), 'forget', 'command')
   out = capsys.readouterr().out.splitlines()

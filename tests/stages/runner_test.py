@@ -10,6 +10,8 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion.data import decoding
+from dp_diffusion.data import registry
 from dp_diffusion.stages import runner
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
@@ -102,6 +104,29 @@ def test_a_fault_in_the_images_costs_no_compute_and_no_budget(
   assert '\n' not in str(error.value) and not began
   private = tmp_path / 'run' / 'private'
   assert {p.name for p in private.iterdir()} <= {'.lock', 'seconds.json'}
+
+
+def test_own_images_are_decoded_once_in_a_run(tmp_path, monkeypatch) -> None:
+  """For the first look, and no more for the stages."""
+  rng, folder = np.random.default_rng(0), tmp_path / 'images'
+  for index in range(60):
+    path = folder / str(index % 10) / f'{index}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+  decoded = []
+  decode_all = decoding.decode_all
+  monkeypatch.setattr(
+    decoding,
+    'decode_all',
+    lambda *arguments: decoded.append('') or decode_all(*arguments),
+  )
+  for name in ('pretrain', 'finetune', 'sample', 'evaluate'):
+    monkeypatch.setitem(
+      runner._RUN, name, lambda config, *_: registry.load(config.data)
+    )
+  monkeypatch.setattr(runner.evaluate, 'say_summary', lambda _: None)
+  _run(tmp_path, 'all', name='folder', path=str(folder))
+  assert len(decoded) == 1
 
 
 def test_pretraining_alone_warns_where_there_are_no_sensitive_images(

@@ -45,6 +45,7 @@ def list_tree(
   parts = parts_lib.given(folders, config.class_names, tree.root)
   prefix = tree.root.removeprefix(root).lstrip('/')
   rows = tables.read_beside(tree, parts, config)
+  _check_columns_read(tree.root, rows, config)
   if rows.labels is not None:
     names, labels = _tabled(tree, rows, config.class_names)
     _check_folders(names, labels, bool(parts), rows, config.class_names)
@@ -58,6 +59,8 @@ def list_tree(
       tree, bool(parts), rows, config.class_names
     )
     labels = _of_folders(tree.root, values, config.class_names)
+    if rows.unread:
+      parts_lib.warn_once(rows.unread)
   if not parts:
     around = [n for n in prefix.split('/') if parts_lib.are_parts([n])]
     parts_lib.say_one_sided(around or folders, config.class_names, root)
@@ -65,12 +68,26 @@ def list_tree(
     root=tree.root,
     names=tuple(names),
     labels=labels,
-    persons=_persons(names, prefix, rows, config),
+    persons=_persons(names, prefix, rows, config, bool(parts)),
     is_held_out=_sides(names, parts),
     read=lambda index: tree.read(names[index]),
     stamps=tree.stamps,
     may_name_persons=any(map(_may_be_dicom, names)),
   )
+
+
+def _check_columns_read(
+  root: str, rows: tables.Rows, config: registry.DataConfig
+) -> None:
+  """Refuses a column that the user names and no table has."""
+  for key, default in (('file_column', 'file'), ('person_column', 'person')):
+    value = getattr(config, key)
+    if value not in (default, *rows.columns) and not config.person_csv:
+      raise errors.UsageError(
+        f'Expected data.{key}={value!r} to be a column of '
+        f'{" or ".join(tables.BESIDE)} in {root}, or of data.person_csv.'
+        + (f' {rows.unread}.' if rows.unread else '')
+      )
 
 
 def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
@@ -229,8 +246,8 @@ def _in_class_folders(
   if astray:
     raise errors.UsageError(
       f'Images of {tree.root} lie outside the class folders, and no '
-      f'{" or ".join(tables.BESIDE)} labels them: {checks.some(astray)}. '
-      f'{rows.unread}'.strip()
+      f'{" or ".join(tables.BESIDE)} labels them: {checks.some(astray)}.'
+      + (f' {rows.unread}.' if rows.unread else '')
     )
   if not names:
     raise errors.UsageError(
@@ -299,6 +316,7 @@ def _persons(
   prefix: str,
   rows: tables.Rows,
   config: registry.DataConfig,
+  is_divided: bool,
 ) -> tuple[str, ...] | None:
   """The person of each image, from the CSV file or a table; None without."""
   beside = None
@@ -315,7 +333,7 @@ def _persons(
       )
     return tuple(beside)
   path = pathlib.Path(config.person_csv).expanduser()
-  known = _read_persons(path, config)
+  known = _read_persons(path, config, is_divided)
   found = {
     name: known.get(name) or known.get(posixpath.join(prefix, name))
     for name in names
@@ -338,7 +356,7 @@ def _persons(
 
 
 def _read_persons(
-  path: pathlib.Path, config: registry.DataConfig
+  path: pathlib.Path, config: registry.DataConfig, is_divided: bool
 ) -> dict[str, str]:
   """File -> person."""
   try:
@@ -351,6 +369,7 @@ def _read_persons(
   table = tables.parse(data, os.fspath(path))
   columns = (config.file_column, config.person_column)
   table.check_columns(columns, 'see data.file_column and data.person_column')
+  tables.check_unread(table, columns, is_divided, config)
   known: dict[str, str] = {}
   for row in table.rows:
     file, person = (row[column] for column in columns)

@@ -36,7 +36,12 @@ _DAMAGED = (
   *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
   *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
 )
-_OTHER_KEYS = ('frames', 'image_key', 'label_key')  # Of other forms.
+# Of other forms, with what they are where nobody sets them.
+_OTHER_KEYS = {
+  **dict.fromkeys(('frames', 'image_key', 'label_key'), ''),
+  'file_column': 'file',
+  'person_column': 'person',
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,7 @@ def open_npz(
       if num_bytes > _most_bytes():
         raise MemoryError(f'{num_bytes / 1e9:,.1f} GB when unpacked')
       parts = [_part(archive, path, p) for p in _prefixes(path, archive)]
+      _check_unread(path, archive, parts)
     labels, persons = _small_arrays(path, parts)
   if not config.class_names:
     raise errors.UsageError(
@@ -132,8 +138,8 @@ def _check_config(path: pathlib.Path, config: registry.DataConfig) -> None:
       f'.zip: put the persons of {path} into it, as an array of integers '
       "named 'person', one per image."
     )
-  for key in _OTHER_KEYS:
-    if getattr(config, key):
+  for key, default in _OTHER_KEYS.items():
+    if getattr(config, key) != default:
       raise errors.UsageError(
         f'Expected data.{key}={getattr(config, key)!r} not to be set for an '
         f'.npz: {path} holds single images, in arrays of fixed names.'
@@ -207,9 +213,22 @@ def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
   return prefixes
 
 
-def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
-  """From the header of its images."""
-  name = f'{prefix}images'
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Header:
+  """What an array says of itself.
+
+  Attributes:
+    shape: of the array.
+    dtype: of its values.
+    num_bytes: that its file has for them.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  num_bytes: int
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Header:
   with archive.open(f'{name}.npy') as f:
     version = np.lib.format.read_magic(f)
     if version == (1, 0):
@@ -217,7 +236,16 @@ def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
     else:
       shape, _, dtype = np.lib.format.read_array_header_2_0(f)
     num_bytes = archive.getinfo(f'{name}.npy').file_size - f.tell()
-  if dtype.itemsize * math.prod(shape) != num_bytes and not dtype.hasobject:
+  return _Header(shape=shape, dtype=dtype, num_bytes=num_bytes)
+
+
+def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
+  """From the header of its images."""
+  name = f'{prefix}images'
+  header = _header(archive, name)
+  shape, dtype = header.shape, header.dtype
+  num_bytes = dtype.itemsize * math.prod(shape)
+  if num_bytes != header.num_bytes and not dtype.hasobject:
     raise ValueError(f'{name} says it is {dtype}{list(shape)} and is not')
   channels = (*shape, 1)[3] if len(shape) in (3, 4) else 0
   if channels not in (1, 3) or dtype.kind not in 'iuf' or not min(shape[1:]):
@@ -251,6 +279,38 @@ def _small_arrays(
       f'Expected an array of persons for each part of {path}, or for none.'
     )
   return np.concatenate(labels), tuple(persons) or None
+
+
+def _check_unread(
+  path: pathlib.Path, archive: zipfile.ZipFile, parts: list[_Part]
+) -> None:
+  """Refuses arrays that divide the images, or say who is on them, unread."""
+  prefixes = [part.prefix for part in parts]
+  read = {f'{p}{w}' for p in prefixes for w in ('images', 'labels', 'person')}
+  names = [name for name in archive.namelist() if name.endswith('.npy')]
+  for name in sorted({name.removesuffix('.npy') for name in names} - read):
+    prefix = next((p for p in prefixes if p and name.startswith(p)), '')
+    if parts_lib.names_persons(name.removeprefix(prefix)):
+      raise errors.UsageError(
+        f'{path} has an array {name!r}, which is not read: call it '
+        f'{f"{prefix or prefixes[0]}person"!r}, or take it away.'
+      )
+    if parts_lib.divides(name) or _says_parts(archive, path, name):
+      raise errors.UsageError(
+        f'{path} has an array {name!r}, which is not read: save train_images, '
+        'train_labels, test_images and test_labels, or take it away.'
+      )
+
+
+def _says_parts(
+  archive: zipfile.ZipFile, path: pathlib.Path, name: str
+) -> bool:
+  """Whether an array of text holds names of parts, as 'train', alone."""
+  if _header(archive, name).dtype.kind != 'U':
+    return False
+  with np.load(path, allow_pickle=False) as f:
+    found = {str(value).strip() for value in f[name].ravel()}
+  return len(found) > 1 and parts_lib.are_parts(found)
 
 
 def _one_per_image(

@@ -129,6 +129,11 @@ def open_files(
       f'Expected data.person_csv={config.person_csv!r} only for image files: '
       'parquet files say who is on an image in a column data.person_column.'
     )
+  if config.file_column != 'file':
+    raise errors.UsageError(
+      f'Expected data.file_column={config.file_column!r} only for image files: '
+      'data.image_key is the column of images, or of their paths.'
+    )
   parts = _parts(names, root)
   tables = [
     _read_table(root / name, root, config, bool(parts)) for name in names
@@ -339,13 +344,16 @@ def _check_no_division(
     is_text = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(
       kind
     )
-    if not is_text or field.name in read:
+    if field.name in read or pyarrow.types.is_nested(kind):
+      continue
+    if not (is_text or parts_lib.divides(field.name)):
       continue
     values: set[str] = set()
     for group in range(file.num_row_groups):
       column = file.read_row_group(group, columns=[field.name]).column(0)
-      values |= {str(v).strip().casefold() for v in column.unique().to_pylist()}
-      if not parts_lib.are_parts(values):
+      found = column.unique().to_pylist()
+      values |= {'' if v is None else str(v).strip().casefold() for v in found}
+      if not (parts_lib.divides(field.name) or parts_lib.are_parts(values)):
         break
     parts_lib.check_no_division(field.name, values, os.fspath(path))
 
@@ -357,6 +365,16 @@ def _find_columns(
   image, is_path = _image_column(path, schema, config.image_key)
   label = _label_column(path, schema, features, config.label_key)
   person = config.person_column
+  if person not in ('person', *schema.names):
+    raise errors.UsageError(
+      f'Expected data.person_column={person!r} to be a column of {path}, which '
+      f'has {checks.some(schema.names)}.'
+    )
+  if person not in schema.names:
+    parts_lib.say_unread_persons(
+      [name for name in schema.names if name not in (image, label)],
+      os.fspath(path),
+    )
   return _Columns(
     image=image,
     label=label,

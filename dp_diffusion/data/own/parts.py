@@ -1,13 +1,15 @@
 """Names of the parts of a division that data bring: train, val, test.
 
 What is not the training part is held out. Where images lie on one side alone
-they are divided by content, and the terminal says so.
+they are divided by content, and the terminal says so. So it does of a column
+that may say who is on an image, by its name, and that is not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 import functools
+import re
 
 from dp_diffusion import checks
 from dp_diffusion import console
@@ -19,6 +21,39 @@ PARTS = {
   **dict.fromkeys(('val', 'valid', 'validation', 'dev'), True),
   **dict.fromkeys(('test', 'testing', 'eval', 'evaluation'), True),
 }
+
+# Columns that divide, and columns of persons, whatever stands in them.
+_DIVIDES = re.compile(
+  r'(data)?_?splits?|is_?(train|test|val|valid|dev|held_?out)[a-z_]*'
+)
+_NAMES_PERSONS = re.compile(
+  r'(persons?|people|patients?|subjects?|participants?|individuals?)'
+  r'_?(ids?|no|nr|number|name|key|code|uid)?|pid'
+)
+
+
+def divides(column: str) -> bool:
+  """Whether a column is called as one that divides images.
+
+  >>> divides('Split'), divides('is_training_image'), divides('splitter')
+  (True, True, False)
+  """
+  return bool(_DIVIDES.fullmatch(_plain(column)))
+
+
+def names_persons(column: str) -> bool:
+  """Whether a column is called as one that says who is on an image.
+
+  >>> names_persons('Patient ID'), names_persons('persons')
+  (True, True)
+  >>> names_persons('diagnosis'), names_persons('impatient')
+  (False, False)
+  """
+  return bool(_NAMES_PERSONS.fullmatch(_plain(column)))
+
+
+def _plain(column: str) -> str:
+  return re.sub('[ -]+', '_', column.strip().casefold())
 
 
 def are_parts(names: Iterable[str]) -> bool:
@@ -80,7 +115,7 @@ def say_one_sided(
   """
   found = sorted(set(names))
   if found and are_parts(found) and not set(found) & set(class_names):
-    _warn_once(
+    warn_once(
       f'{root} has images in {checks.some(found)} alone, and none on the other '
       'side of a division into train, val and test: they are divided by content'
     )
@@ -88,6 +123,8 @@ def say_one_sided(
 
 def check_no_division(column: str, values: Iterable[str], table: str) -> None:
   """Refuses a column that divides images: it would be dropped unsaid.
+
+  One that says `train` of all, or `test` of all, is only warned of.
 
   Args:
     column: its name, one that is not read.
@@ -97,16 +134,37 @@ def check_no_division(column: str, values: Iterable[str], table: str) -> None:
   Raises:
     UsageError: it says train of some images and test of others.
   """
-  values = set(values)
-  is_split = column.casefold() == 'split' or are_parts(values)
+  values = {value.strip() for value in values}
+  is_split = divides(column) or are_parts(values - {''})
   if is_split and len(values) > 1:
     raise errors.UsageError(
       f'{table} has a column {column!r}, which is not read: put the images '
       'into folders train and test, or take the column away.'
     )
+  if is_split and values - {''}:
+    warn_once(
+      f'{table} has a column {column!r} that says {checks.some([*values])} of '
+      'all images, and names no other side of a division: they are divided by '
+      'content'
+    )
+
+
+def say_unread_persons(columns: Iterable[str], table: str) -> None:
+  """Warns of columns that may say who is on an image.
+
+  Args:
+    columns: names, none of which is read.
+    table: for the message.
+  """
+  if found := [column for column in columns if names_persons(column)]:
+    warn_once(
+      f'{table} has a column {found[0]!r}, which is not read: if it says who '
+      f'is on an image, set data.person_column={found[0]!r} and '
+      'nobody is both trained on and held out'
+    )
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-  """A folder is opened several times in a run."""
+def warn_once(message: str) -> None:
+  """Warns, but not again: a folder is opened several times in a run."""
   console.warn(message)

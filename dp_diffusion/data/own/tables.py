@@ -96,12 +96,14 @@ class Rows:
     table: name of one of them, for messages; '' where none is read.
     labels: file -> label, or None where no table has labels.
     persons: file -> person, or None where no table has persons.
+    columns: those that are read.
     unread: why a table that is there is not read; '' where none is.
   """
 
   table: str = ''
   labels: Mapping[str, str] | None = None
   persons: Mapping[str, str] | None = None
+  columns: tuple[str, ...] = ()
   unread: str = ''
 
 
@@ -170,7 +172,10 @@ def _joined(one: Rows, other: Rows) -> Rows:
     raise errors.UsageError(
       f'Expected the same columns in {one.table} and {other.table}.'
     )
-  return Rows(table=one.table, labels=labels, persons=persons)
+  columns = (*one.columns, *other.columns)
+  return dataclasses.replace(
+    one, labels=labels, persons=persons, columns=columns
+  )
 
 
 def _rows(
@@ -182,20 +187,18 @@ def _rows(
   except OSError as error:
     raise errors.UsageError(f'{full} cannot be read: {error}.') from error
   columns = _columns(table, config)
+  check_unread(table, columns.values(), is_divided, config)
   if 'file' not in columns or len(columns) < 2:
     wanted = config.label_key or _LABEL_COLUMN
     table.check_columns(
       [config.label_key] * bool(config.label_key), 'see data.label_key'
     )
     return Rows(
-      unread=f'{full} would, with the columns {_FILE_COLUMN!r} and {wanted!r};'
-      f' it has {checks.some(table.columns) or "none"}'
-      + (f': {_NO_COMMAS}.' if table.has_other_marks() else '.')
+      unread=f'{full} is not read: it would be with the columns '
+      f'{_FILE_COLUMN!r} and {wanted!r}, and has '
+      + (checks.some(table.columns) or 'none')
+      + (f': {_NO_COMMAS}' if table.has_other_marks() else '')
     )
-  if 'label' in columns and not is_divided:
-    for column in set(table.columns) - set(columns.values()):
-      marks = {row[column] for row in table.rows}
-      parts_lib.check_no_division(column, marks, full)
   files = _files(tree, posixpath.dirname(name), table, columns['file'])
   values = {
     what: {file: row[columns[what]] for file, row in files.items()}
@@ -203,8 +206,37 @@ def _rows(
     if what in columns
   }
   return Rows(
-    table=full, labels=values.get('label'), persons=values.get('person')
+    table=full,
+    labels=values.get('label'),
+    persons=values.get('person'),
+    columns=tuple(columns.values()),
   )
+
+
+def check_unread(
+  table: Table,
+  read: Collection[str],
+  is_divided: bool,
+  config: registry.DataConfig,
+) -> None:
+  """Refuses columns that divide the images, and warns of some others.
+
+  Args:
+    table: says something of images.
+    read: its columns that are read.
+    is_divided: whether folders or files are a division.
+    config: uses person_csv and person_column.
+
+  Raises:
+    UsageError: see `parts.check_no_division`.
+  """
+  unread = [name for name in table.columns if name not in read]
+  if not is_divided:
+    for column in unread:
+      marks = {row[column] for row in table.rows}
+      parts_lib.check_no_division(column, marks, table.name)
+  if not config.person_csv and config.person_column not in table.columns:
+    parts_lib.say_unread_persons(unread, table.name)
 
 
 def _columns(table: Table, config: registry.DataConfig) -> dict[str, str]:

@@ -516,9 +516,85 @@ def test_a_division_in_a_column_is_refused_not_dropped(tmp_path):
   rows = [(*row, 'train' if i % 3 else 'test') for i, row in enumerate(_FULL)]
   table(tmp_path / 'labels.csv', 'file_name,label,split', rows)
   refused(tmp_path, "a column 'split', which is not read: put the images into")
+
+
+@pytest.mark.parametrize('column', ['split', 'x'])
+def test_a_column_of_one_side_alone_is_said(tmp_path, capsys, column):
+  flat(tmp_path)
   rows = [(*row, 'train') for row in _FULL]
-  table(tmp_path / 'labels.csv', 'file_name,label,split', rows)
+  table(tmp_path / 'labels.csv', f'file_name,label,{column}', rows)
   assert both(tmp_path) == _ALL
+  said = capsys.readouterr().err
+  assert said.count('warning') == 1  # Though it is opened several times.
+  assert f"a column '{column}' that says train of all images" in said
+  rows = [(*row, '') for row in _FULL]
+  table(tmp_path / 'labels.csv', f'file_name,label,{column}', rows)
+  assert both(tmp_path) == _ALL
+  assert 'warning' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('column', ['is_test', 'is_training_image', 'Split'])
+@pytest.mark.parametrize('what', ['labels', 'persons', 'nothing', 'csv'])
+def test_a_division_in_a_table_of_any_kind_is_refused(tmp_path, column, what):
+  """Also beside class folders, where no column of the table is read."""
+  parts = [i % 3 > 1 for i in range(2 * _NUM)]
+  root = tmp_path / 'x'
+  if what == 'labels':
+    rows = [(*row, part) for row, part in zip(flat(root).items(), parts)]
+    table(root / 'labels.csv', f'file_name,label,{column}', rows)
+  else:
+    class_folders(root)
+    names = [f'{c}/{n:02d}.png' for c in _CLASSES for n in range(_NUM)]
+    rows = [(name, f'p{i}', p) for i, (name, p) in enumerate(zip(names, parts))]
+    columns = f'file_name,person,{column}'
+    if what == 'nothing':
+      columns = f'file_name,age,{column}'
+    if what == 'csv':
+      table(tmp_path / 'p.csv', f'file,person,{column}', rows)
+      csv = str(tmp_path / 'p.csv')
+      refused(root, f'p.csv has a column {column!r}', person_csv=csv)
+      return
+    table(root / 'metadata.csv', columns, rows)
+  refused(root, f'a column {column!r}, which is not read: put the images')
+
+
+def test_a_column_of_persons_that_is_not_read_is_said(tmp_path, capsys):
+  flat(tmp_path)
+  rows = [(*row, f'p{i % 7}') for i, row in enumerate(_FULL)]
+  for column, is_said in (
+    ('patient_id', True),
+    ('Subject', True),
+    ('diagnosis', False),
+    ('person', False),
+  ):
+    table(tmp_path / 'labels.csv', f'file_name,label,{column}', rows)
+    assert both(tmp_path) == _ALL
+    said = capsys.readouterr().err
+    assert (f'set data.person_column={column!r}' in said) == is_said
+    assert said.count('warning') == is_said
+  table(tmp_path / 'labels.csv', 'file_name,label,patient_id', rows)
+  assert both(tmp_path, person_column='patient_id') == _ALL
+  assert 'warning' not in capsys.readouterr().err
+
+
+def test_a_column_that_no_table_has_is_refused(tmp_path):
+  flat(tmp_path / 'x')
+  table(tmp_path / 'x' / 'labels.csv', 'file_name,label', _FULL)
+  class_folders(tmp_path / 'y')
+  for key in ('file_column', 'person_column'):
+    for root in (tmp_path / 'x', tmp_path / 'y'):
+      refused(root, f"data.{key}='z' to be a column", **{key: 'z'})
+
+
+def test_a_table_that_is_not_read_beside_class_folders_is_said(
+  tmp_path, capsys
+):
+  class_folders(tmp_path)
+  put(tmp_path / 'metadata.csv', 'file_name;person\ncat/00.png;p1\n')
+  assert both(tmp_path) == _ALL
+  said = capsys.readouterr().err
+  assert said.count('warning') == 1
+  assert 'metadata.csv is not read' in said and 'save it with commas' in said
 
 
 def test_names_of_several_lines_come_in_one(tmp_path):

@@ -102,6 +102,23 @@ def test_a_division_in_a_column_is_refused_not_dropped(tmp_path, is_coded):
   refused(path, "a column 'part', which is not read: put the images into")
   columns['part'] = pa.array(['train'] * len(labels))
   assert both(write(path, columns)) == _ALL
+  columns['is_test'] = pa.array([i % 3 > 1 for i in range(len(labels))])
+  refused(write(path, columns), "a column 'is_test', which is not read: put")
+
+
+def test_columns_of_persons_are_read_said_or_refused(tmp_path, capsys):
+  images, labels = structs()
+  people = [f'p{i // 2}' for i in range(len(labels))]
+  columns = {'image': images, 'label': labels, 'patient_id': people}
+  path = write(tmp_path / 'x.parquet', columns)
+  assert both(path) == _ALL
+  said = capsys.readouterr().err
+  assert said.count('warning') == 1
+  assert "set data.person_column='patient_id'" in said
+  assert both(path, person_column='patient_id') == _ALL
+  assert 'warning' not in capsys.readouterr().err
+  refused(path, "person_column='patient' to be a col", person_column='patient')
+  refused(path, "file_column='name' only for image f", file_column='name')
 
 
 def test_one_side_of_a_division_alone_is_said(tmp_path, capsys):
