@@ -94,7 +94,7 @@ def test_made_up_images_have_classes_and_own_ones_those_of_the_user() -> None:
     ('own_images', {'data__person_key': 'patient'}, 'data.person_key'),
     ('mnist', {'pretrain__data__path': '/x'}, 'pretrain.data.path'),
     ('mnist', {'data__max_images': '7'}, 'data.max_images=7'),
-    ('mnist', {'data__num_images': '7'}, "by 'generated' or 'glyphs': set"),
+    ('mnist', {'data__num_images': '7'}, "only by 'generated' or 'glyphs' or"),
     ('mnist', {'data__split_seed': '7'}, "only by 'digits' or 'folder'"),
     ('mnist', {'data__test_fraction': '0.3'}, 'data.test_fraction=0.3'),
     ('mnist', {'data__person_column': 'p'}, "data.person_column='p'"),

@@ -29,6 +29,7 @@ VERSION = 1  # Raise it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 20_000
 DEFAULT_SIZE = 32
 DEFAULT_CHANNELS = 3
+READS = ('num_images', 'source_seed')
 _SPLITS = ('train', 'test')
 _TOGETHER = 16  # Images of a class that are drawn together.
 _CHUNK = _TOGETHER * len(CLASS_NAMES)
