@@ -1,9 +1,9 @@
-"""Runs one baseline of `baselines/` and scores it like a release of our own.
+"""Runs a baseline of `baselines/` and scores it like a release of our own.
 
-A baseline has a workdir of its own: its secret, its ledger, and a `release/`
-that `verify` checks. The config is that of our run; epsilon and delta are its
-`privacy`, the rest its section `baseline`. What it spends is its own and adds
-to whatever else is released from the same images.
+A baseline has its own workdir, with its secret, its ledger, and a `release/`
+that `verify` checks. It uses the config of a run: `privacy` gives epsilon and
+delta, and the section `baseline` the rest. Its epsilon adds to those of other
+releases from the same images.
 
 Guarantees:
   * The mechanism that was calibrated is the one in the statement, and the
@@ -11,8 +11,8 @@ Guarantees:
     `tests/stages/baseline_test.py::test_a_release_that_verifies`.
   * A rerun gives the same bits; another config is refused.
     `tests/stages/baseline_test.py::test_rerun_gives_the_same_bits`.
-  * The sum is noised once; other images or another secret are refused, and so
-    is a folder whose release is of another run.
+  * Noise is added to the sum once; other images or another secret are refused,
+    and so is a folder that holds the release of another run.
     `tests/stages/baseline_test.py::test_the_sum_is_noised_once`,
     `tests/stages/baseline_test.py::test_a_workdir_has_one_ledger`,
     `tests/stages/baseline_test.py::test_leftovers_in_a_release_are_refused`.
@@ -68,7 +68,7 @@ from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 
-# Purposes of the public seed; the stages have others.
+# Purposes of the public seed; they differ from those of the stages.
 _FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
 
 
@@ -81,15 +81,18 @@ def run(
   """Makes the release of a baseline and scores it on held-out images.
 
   Args:
-    config: uses seed, data, pretrain.data, privacy, sample, evaluate, baseline.
-    workdir: of this baseline and config alone; writes all but public/.
+    config: gives seed, data, pretrain.data, privacy, sample, evaluate and
+      baseline.
+    workdir: working directory of this baseline and config alone; everything but
+      public/ is written.
     method: one of `settings.METHODS`.
-    stop: asked at every step; what it is told goes into the report.
+    stop: called at every step; tells whether to stop. Its command is part of
+      the report.
 
   Raises:
-    UsageError: missing data; a config that the method cannot do; a workdir of
-      another config.
-    Interrupted: the user asked to stop; the same command goes on.
+    UsageError: data are missing, the method does not support the config, or the
+      workdir belongs to another config.
+    Interrupted: the user asked to stop; the same command continues.
   """
   jax_environment.fix()
   checks.check_one_of('method', method, settings.METHODS)
@@ -116,7 +119,7 @@ def _classify_directly(
   stop: interrupts.Stop,
   start: float,
 ) -> None:
-  """The method without images: its classifier is tested on held-out ones."""
+  """Trains and tests the DP classifier, which releases no images."""
   held_out = held_out_lib.HeldOut(
     functools.partial(registry.load, config.data, config.data.test_split)
   )
@@ -162,7 +165,7 @@ def _generate(
   method: str,
   stop: interrupts.Stop,
 ) -> None:
-  """Noised embedding -> generator -> release/."""
+  """Fits a generator to the noised embedding, and writes the release."""
   settings_of = config.baseline
   num_classes = max(1, len(config.data.class_names))
   if config.sample.labels == config_lib.NOISED_HISTOGRAM:
@@ -223,7 +226,7 @@ def _write_images(
   images: np.ndarray,
   labels: np.ndarray,
 ) -> None:
-  """Writes the dataset, and the statement over all of the release."""
+  """Writes the dataset, then the statement for the whole release."""
   mark = statements.mark(workdir)
   release.write_shard(workdir.release, 0, 1, images, labels, mark)
   spec = types.DatasetSpec(
@@ -243,7 +246,10 @@ def _embed(
   feature_fn: mean_embedding.FeatureFn,
   source: types.DataSource,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
-  """The only reading of the sensitive images, noised once and kept."""
+  """Reads the sensitive images, and keeps their embedding with noise.
+
+  No other function reads them, and the noise is added once.
+  """
   ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
   (entry,) = ledger.entries
   console.say(
@@ -285,10 +291,10 @@ def _embed(
 
 
 def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
-  """Writes down that the images are read, and refuses to read others.
+  """Records that the images are read, and refuses to read other images.
 
   Raises:
-    UsageError: another sum was begun here, and may have left.
+    UsageError: another sum was begun here, and may have been released.
   """
   path = workdir.private / run_secret.EMBEDDING
   if path.exists() and files.read_json(path)['run_id'] != run_id:
@@ -303,14 +309,14 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
 def _check_public(
   config: config_lib.Config, method: str, source: types.DataSource
 ) -> list[dict[str, Any]]:
-  """What features have seen besides; refused where it is not public."""
+  """Checks the public images that the features depend on, and names them."""
   if method != 'dp_mepf':
     return []
   net = config.baseline.dp_mepf.net
   if not net:
     return public_data.compare_source(config, source)
   if not os.path.exists(net):
-    return []  # Refused where it is read.
+    return []  # Reading the file reports an error.
   images = public_record.of_weights(epath.Path(net))
   return [statement_words.public_data(vars(e), 'unknown') for e in images]
 
@@ -318,7 +324,7 @@ def _check_public(
 def _make_feature_fn(
   config: config_lib.Config, method: str, shape: tuple[int, int, int]
 ) -> mean_embedding.FeatureFn:
-  """Features that have seen public data at most."""
+  """Returns a feature function that depends on public data at most."""
   if method == 'dp_merf':
     return dp_merf.make_feature_fn(
       config.baseline.dp_merf, shape, _key(config, _FEATURES)
@@ -355,7 +361,7 @@ def _write_report(
   score: scoring.Score,
   num_held_out: int,
 ) -> None:
-  """evaluation/report.json, with the keys that experiments read."""
+  """Writes evaluation/report.json, with the keys that experiments read."""
   accuracy = score.accuracy
   value: dict[str, Any] = {
     'notice': report.NOTICE,

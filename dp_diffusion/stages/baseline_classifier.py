@@ -1,9 +1,10 @@
-"""The DP classifier: public labelled images -> DP-SGD -> release/model.
+"""Trains the DP classifier: on public images, then by DP-SGD on sensitive ones.
 
-The private step is wired by `finetune.wire_steps`, as ours is.
+`finetune.wire_steps` builds its private step, as for the diffusion model. The
+model is written to release/model.
 
 Guarantees:
-  * It spends what its mechanism was calibrated for, and the folder verifies.
+  * It spends the epsilon of its calibration, and the folder verifies.
     `tests/stages/baseline_test.py::test_classifier_spends_its_own_ledger`.
 """
 
@@ -47,15 +48,15 @@ _INIT, _PUBLIC_DRAWS = 111, 112  # Purposes of the public seed.
 def run(
   config: config_lib.Config, workdir: workdirs.Workdir, stop: interrupts.Stop
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Trains the classifier and writes what may leave of it.
+  """Trains the classifier and writes it to release/model.
 
   Args:
-    config: uses seed, data, pretrain.data, privacy, finetune and its baseline.
-    workdir: of this baseline alone.
-    stop: asked at every step.
+    config: gives seed, data, pretrain.data, privacy, finetune and baseline.
+    workdir: working directory of this baseline alone.
+    stop: called at every step; tells whether to stop.
 
   Returns:
-    Images uint8[N, H, W, C] -> classes int32[N].
+    A function from images uint8[N, H, W, C] to predicted classes int32[N].
   """
   ours = config.baseline.dp_classifier
   devices = parallel.DataParallel()
@@ -129,7 +130,10 @@ def run(
 
 
 def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
-  """How a step is cut up is ours; what it computes is the classifier's."""
+  """Returns the config of the steps, with the classifier's hyper-parameters.
+
+  Only the sizes of microbatches and chunks are those of fine-tuning.
+  """
   ours = config.baseline.dp_classifier
   return dataclasses.replace(
     config.finetune,
@@ -146,7 +150,7 @@ def _public_params(
   devices: parallel.DataParallel,
   stop: interrupts.Stop,
 ) -> types.Params:
-  """Weights from the public seed, trained on public images where there are."""
+  """Returns weights from the public seed, pre-trained if the config says so."""
   ours = config.baseline.dp_classifier
   key = jax.random.key(config.seed)
   shape = (

@@ -1,9 +1,9 @@
-"""Measures the released dataset on real held-out images.
+"""Evaluates the released dataset on real held-out images.
 
-Classifiers see one source of images each: synthetic ones, public ones (the
-floor), real training ones (the ceiling). The held-out images are read once,
-when all of them are trained. What is measured is in `measurements`; here it is
-joined with the privacy statement and written down.
+Each classifier is trained on one source of images: synthetic images, public
+images (a lower reference) or the real training images (an upper reference). The
+held-out images are read once, after all classifiers are trained. `measurements`
+measures; this stage adds the privacy statement and writes the report.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def run(
   """Trains the classifiers, tests them once, and writes the report.
 
   Args:
-    config: uses data, pretrain.data, evaluate.
-    workdir: reads release/, writes evaluation/.
-    stop: asked at every step.
-    sources: what classifiers are trained on, see `measurements.measure`.
+    config: gives data, pretrain.data and evaluate.
+    workdir: release/ is read, evaluation/ is written.
+    stop: called at every step; tells whether to stop.
+    sources: sources of training images, see `measurements.measure`.
 
   Raises:
     UsageError: a dataset is missing.
@@ -51,7 +51,7 @@ def run(
 
 
 def report_path(workdir: workdirs.Workdir) -> epath.Path:
-  """The page that a person reads."""
+  """Returns the path of the HTML report."""
   return workdir.evaluation / 'report.html'
 
 
@@ -101,7 +101,7 @@ def _run_on_main(
 
 
 def _earlier(workdir: workdirs.Workdir) -> list[dict[str, Any]]:
-  """Evaluations that have read the held-out images before this one."""
+  """Returns the earlier evaluations, which read the same held-out images."""
   path = workdir.evaluation / 'report.json'
   if not path.exists():
     return []
@@ -109,7 +109,7 @@ def _earlier(workdir: workdirs.Workdir) -> list[dict[str, Any]]:
 
 
 def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
-  """The numbers of the statement that the report repeats."""
+  """Returns the numbers of the statement that the report repeats."""
   names = (
     *('epsilon', 'epsilon_pld', 'epsilon_rdp'),
     *('delta', 'noise_multiplier'),
@@ -120,7 +120,7 @@ def privacy_numbers(statement: Mapping[str, Any]) -> dict[str, Any]:
 def _ensemble(
   found: Mapping[str, Any], source: str
 ) -> tuple[str, Mapping[str, float]] | None:
-  """The main classifier's ensemble, if there is one: its name and accuracy."""
+  """Returns name and accuracy of the main classifier's ensemble, or None."""
   ensembles = found.get('ensembles', {})
   accuracy = ensembles.get('accuracy', {}).get(source, {})
   if classifier_plan.MAIN in accuracy:
@@ -148,10 +148,10 @@ def _guessing(found: Mapping[str, Any], source: str) -> str:
 
 
 def _network_line(found: Mapping[str, Any]) -> Iterator[str]:
-  """Whether the feature network has learned anything: of public images alone.
+  """Says whether the feature network has learned anything from public images.
 
-  Other reasons for which distances may be missing, such as how many images
-  there are, are told by the report: they are not public.
+  Other reasons for missing distances, such as too few images, are not public;
+  only the report states them.
   """
   measured = found.get('quality', {}).get('features', {})
   if test := measured.get('network'):
@@ -169,7 +169,7 @@ def _network_line(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def say_summary(workdir: workdirs.Workdir) -> None:
-  """Prints epsilon, delta, accuracies and where the report is."""
+  """Prints epsilon, delta, accuracies and the path of the report."""
   found = files.read_json(workdir.evaluation / 'report.json')
   privacy = found['privacy']
   epsilon = privacy.get('epsilon', privacy['epsilon_pld'])
@@ -181,8 +181,8 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       f'privacy      epsilon {epsilon:.4g} by {"RDP" if is_rdp else "PLD"}'
       f' at delta {privacy["delta"]:g}'
     )
-  # What was trained on the real training images is not said here: a terminal
-  # is no place for what was computed from them without noise.
+  # Classifiers trained on the real images are left out: the terminal must not
+  # show results computed from these images without noise.
   words = {
     'synthetic': 'trained on synthetic images',
     'public': 'trained on public images alone',
@@ -201,7 +201,7 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       shown += f', {ensemble[0]} {100 * ensemble[1]["value"]:.1f} %'
     shown += _guessing(found, source)
     console.say(f'accuracy     {shown}: {words[source]}')
-  share = found.get('majority_share')  # Older reports have none.
+  share = found.get('majority_share')  # Reports of older versions have none.
   if share is not None and share < 1:
     console.say(
       f'accuracy     {100 * share:.1f} %: always one class, the commonest'

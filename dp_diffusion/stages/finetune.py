@@ -1,14 +1,14 @@
-"""Private fine-tuning: the only stage that trains on sensitive images.
+"""Private fine-tuning, the only stage that trains on sensitive images.
 
-public weights + secret + mechanism -> DP-SGD -> release/model and its
-statement. Un-noised numbers stay in `private/`.
+It starts from the public weights, trains by DP-SGD, and writes release/model
+and its statement. Numbers without noise stay in `private/`.
 
 Guarantees:
-  * The mechanism that was calibrated is the one that samples, clips, noises
-    and is entered in the ledger.
+  * The calibrated mechanism is the one that samples, clips and adds noise, and
+    the one in the ledger.
     `tests/stages/finetune_test.py::test_mechanism_reaches_every_part`.
-  * Files that lay in release/ before the run began are refused: its ledger has
-    not paid for them.
+  * Files that were in release/ before the run are refused, since its ledger
+    does not cover them.
     `tests/stages/finetune_test.py::test_leftovers_in_the_release_are_refused`.
 """
 
@@ -64,12 +64,13 @@ def run(
   """Fine-tunes under the mechanism and writes release/model.
 
   Args:
-    config: uses all sections but sample and evaluate.
-    workdir: reads public/, writes private/ and release/.
-    stop: asked at every step.
+    config: gives all sections but sample and evaluate.
+    workdir: public/ is read, private/ and release/ are written.
+    stop: called at every step; tells whether to stop.
 
   Raises:
-    UsageError: missing data; a resume under something else; a full disk.
+    UsageError: data are missing, the run to be resumed was another one, or the
+      disk is full.
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
@@ -138,7 +139,7 @@ def run(
 
 
 def say_calibration(calibration: accounting.Calibration) -> None:
-  """Prints the numbers of the mechanism; all of them are public."""
+  """Prints the numbers of the mechanism, all of which are public."""
   mechanism = calibration.mechanism
   if not mechanism.is_private:
     console.say('finetune: epsilon is infinite, NO noise is added: not private')
@@ -161,7 +162,7 @@ def make_steps(
   devices: parallel.DataParallel,
   optimizer: Any,
 ) -> private_loop.PrivateSteps:
-  """Joins mechanism, model and data into the parts of a private step."""
+  """Builds the parts of a private step from mechanism, model and data."""
   finetune = config.finetune
   loss_fn = assembly.make_loss_fn(
     unet.UNet(config.unet_config(config.data)),
@@ -195,7 +196,7 @@ def wire_steps(
   *,
   batch_has_draw_axis: bool = False,
 ) -> private_loop.PrivateSteps:
-  """Gives every part of a step the numbers of the mechanism.
+  """Builds the parts of a private step with the numbers of the mechanism.
 
   The audit calls it too, with canaries in `loss_fn` and `gather`.
   """
@@ -234,7 +235,7 @@ def gather_batch(
   indices: np.ndarray,
   step: int,
 ) -> dict[str, np.ndarray]:
-  """Images of records: one each, or one per draw of a person."""
+  """Reads an image per record or, for persons, an image per draw."""
   if unit == 'image':
     return batching.gather(source, indices)
   seed = streams.seed_bytes('image of a person', step)
@@ -246,7 +247,7 @@ def _initial_state(
   workdir: workdirs.Workdir,
   mechanism: mechanism_lib.TrainingMechanism,
 ) -> tuple[train_state.TrainState, Any]:
-  """The state before the first private step, and its optimizer."""
+  """Returns the state before the first private step, and the optimizer."""
   optimizer = optimizers.make(config.finetune.optimizer, mechanism.num_steps)
   public = weights.load_params(pretrain.weights_path(workdir))
   fresh = assembly.init_params(config, config.data)
@@ -265,7 +266,7 @@ def _initial_state(
 
 
 def _numbers(stats: Any) -> dict[str, float]:
-  """Un-noised statistics of one step, for private/ only."""
+  """Returns un-noised statistics of one step, for private/ only."""
   count = max(1, int(stats.num_examples))
   return {
     'loss': float(stats.loss_sum) / count,
@@ -285,7 +286,7 @@ def _write_release(
   *,
   is_insecure: bool,
 ) -> None:
-  """Writes what may leave: the model and its statement."""
+  """Writes the model and its statement, which may be published."""
   params = (
     state.all_ema_params
     if config.finetune.release_weights == 'ema'

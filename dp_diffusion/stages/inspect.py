@@ -1,11 +1,12 @@
-"""A look at the sensitive images before the budget is spent: for their owner.
+"""Shows the sensitive images to their owner before the budget is spent.
 
-Writes into `private/` what the network will see and what the dataset holds;
-the terminal says where, and nothing of it. Trains on nothing, releases nothing.
+The stage writes to `private/` a picture of images as the network gets them, and
+counts of the dataset. The terminal shows only the paths. Nothing is trained and
+nothing is released.
 
 Guarantees:
-  * What is found lies in `private/` alone, for the owner's eyes; the terminal
-    names the files and says no number.
+  * The results are in `private/` only; the terminal names the files and shows
+    no number.
     `tests/stages/inspect_test.py::test_the_terminal_says_where_and_no_number`.
 """
 
@@ -28,8 +29,8 @@ from dp_diffusion.training import processes
 GRID_NAME = 'training_images.png'
 SURVEY_NAME = 'survey.json'
 _PER_CLASS = 10
-_MAX_PIXELS = 64_000_000  # Of the grid.
-_TILE = 96  # Pixels of a tile's side that small images take, at most.
+_MAX_PIXELS = 64_000_000  # Largest number of pixels of the grid.
+_TILE = 96  # Largest side in pixels to which small images are enlarged.
 _MODE = 0o600
 _NOTICE = (
   'Counted on sensitive images without noise, held-out ones included: never to'
@@ -40,11 +41,11 @@ _NOTICE = (
 def run(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> types.DataSource | None:
-  """Writes the grid and the survey, and says where they lie.
+  """Writes the grid and the survey, and prints their paths.
 
   Args:
-    config: uses data, and which split the evaluation reads besides.
-    workdir: writes private/.
+    config: gives data and the held-out split of evaluate.
+    workdir: private/ is written.
 
   Returns:
     The images that are trained on, of the process that looked at them: who
@@ -58,7 +59,7 @@ def run(
   def look() -> None:
     found.append(registry.load(config.data))
     write(config, workdir, found[0])
-    # Its fault would show after the budget is spent.
+    # Otherwise an error in this split would show after the budget is spent.
     held_out = config.evaluate.held_out_split
     if held_out not in ('', config.data.split, config.data.test_split):
       registry.load(config.data, held_out)
@@ -72,12 +73,12 @@ def write(
   workdir: workdirs.Workdir,
   source: types.DataSource,
 ) -> None:
-  """Writes both files anew, whole or not at all.
+  """Writes the grid and the survey, each whole or not at all.
 
   Args:
-    config: uses data.
-    workdir: writes private/.
-    source: the images that are trained on.
+    config: gives data.
+    workdir: private/ is written.
+    source: the images to train on.
 
   Raises:
     UsageError: the held-out images cannot be loaded.
@@ -113,9 +114,10 @@ def write(
 def grid_size(
   num_classes: int, image_shape: tuple[int, int, int]
 ) -> tuple[int, int]:
-  """Rows and columns of a grid that fits into memory.
+  """Returns rows and columns of a grid that fits in memory.
 
-  Many large images leave columns out first, and then the last classes.
+  If the images are too large or too many, first columns are left out, then the
+  last classes.
 
   >>> grid_size(10, (32, 32, 3)), grid_size(1000, (256, 256, 3))
   ((10, 10), (976, 1))
@@ -127,7 +129,7 @@ def grid_size(
 
 
 def _counted(survey: dict[str, Any]) -> dict[str, Any]:
-  """With the files that were left out, counted for each class."""
+  """Returns the survey with the files left out counted by class."""
   counts: dict[str, int] = {}
   for entry in survey['skipped']:
     counts[entry['class']] = counts.get(entry['class'], 0) + 1

@@ -1,4 +1,4 @@
-"""What a run will do and cost, without reading a sensitive image."""
+"""Prints what a run will do and cost, without reading a sensitive image."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 
-# Gradients of a network cost about twice its forward pass.
+# A forward pass, and a gradient that costs about twice as much.
 _TRAINING_PASSES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """Arithmetic of one stage.
+  """Computation of one stage.
 
   Attributes:
-    examples: records or images that the stage takes, once for each step.
+    examples: records or images of all steps of the stage.
     passes: images that go through the network.
-    flop: floating-point operations in all.
+    flop: number of floating-point operations.
   """
 
   examples: int
@@ -67,7 +67,7 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
 
 
 def privacy_lines(calibration: accounting.Calibration) -> list[str]:
-  """Numbers of the mechanism; all of them are public."""
+  """Returns lines with the numbers of the mechanism, which are public."""
   mechanism = calibration.mechanism
   lines = [
     'privacy',
@@ -98,7 +98,7 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
 def _inherited_lines(
   inherited: inherited_ledger.Inherited,
 ) -> list[str]:
-  """What the weights that training starts from have cost; counts as spent."""
+  """Returns lines on the epsilon that the first weights have already spent."""
   return [
     f'  inherited           epsilon {entry.ledger.epsilon():.4g} of'
     f' {entry.source}'
@@ -109,7 +109,7 @@ def _inherited_lines(
 def _unread_lines(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> list[str]:
-  """First weights that are not there yet: their cost cannot be counted."""
+  """Returns a line if the first weights, and so their cost, are missing."""
   if inherited_ledger.can_be_read(config, workdir):
     return []
   return [
@@ -119,7 +119,7 @@ def _unread_lines(
 
 
 def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
-  """What an existing workdir has spent, and what is left of its budget."""
+  """Returns lines on what a workdir has spent and what is left."""
   ledger = None
   if workdir.is_complete('finetune'):
     ledger = ledger_lib.Ledger.from_json(statements.read(workdir)['ledger'])
@@ -135,7 +135,7 @@ def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
 
 
 def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
-  """Passes and operations of each stage."""
+  """Returns the computation of each stage."""
   forward = flop_counts.forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
   records = private_steps * config.privacy.expected_batch_size
@@ -162,7 +162,7 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
 
 
 def _evaluation_cost(config: config_lib.Config) -> Cost:
-  """Training of its classifiers; distances cost little beside it."""
+  """Returns the cost of training the classifiers; distances cost little."""
   sources = ['synthetic', 'real']
   if _are_public_classified(config):
     sources.append('public')
@@ -182,7 +182,7 @@ def _evaluation_cost(config: config_lib.Config) -> Cost:
 
 
 def _are_public_classified(config: config_lib.Config) -> bool:
-  """`evaluate` asks what public images of the same classes are worth."""
+  """Whether `evaluate` also trains classifiers on the public images."""
   return config.pretrain.data.class_names == config.data.class_names
 
 

@@ -1,7 +1,7 @@
-"""Pre-training on public images: nothing here is private.
+"""Pre-training on public images, without privacy.
 
-Leaves `public/model/params.npz`, the moving average of the weights, from
-which fine-tuning starts.
+The stage writes `public/model/params.npz`, the moving average of the weights.
+Fine-tuning starts from it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from dp_diffusion.training import processes
 from dp_diffusion.training import public_loop
 from dp_diffusion.training import state as train_state
 
-# Purposes of the public seed; each stage draws from its own.
+# Purpose of the public seed; each stage has its own.
 _DRAW_PURPOSE = 1
 
 
 def weights_path(workdir: workdirs.Workdir) -> epath.Path:
-  """Where the public weights lie once pre-training is complete."""
+  """Returns the path of the public weights after pre-training."""
   return workdir.public_weights
 
 
@@ -52,12 +52,12 @@ def run(
   """Trains on public images, or takes `pretrain.init_from` as it is.
 
   Args:
-    config: uses seed, model, diffusion, pretrain.
-    workdir: writes public/.
-    stop: asked at every step.
+    config: gives seed, model, diffusion and pretrain.
+    workdir: public/ is written.
+    stop: called at every step; tells whether to stop.
 
   Raises:
-    UsageError: missing data, weights that do not fit, a full disk.
+    UsageError: data are missing, weights do not fit, or the disk is full.
     Interrupted: the user asked to stop; a checkpoint is saved.
   """
   devices = parallel.DataParallel()
@@ -82,13 +82,13 @@ def _write(
   workdir: workdirs.Workdir,
   params: types.Params,
 ) -> None:
-  """Weights, after what they have cost where they come from a release."""
+  """Writes the weights; first the ledger, if they come from a release."""
   has_cost = inherited_ledger.record(config, workdir)
   weights.save_npz(weights_path(workdir), params, is_released=has_cost)
 
 
 def initial_params(config: config_lib.Config) -> types.Params:
-  """Fresh weights, or those of `pretrain.init_from`.
+  """Returns new weights, or those of `pretrain.init_from`.
 
   Raises:
     UsageError: the file is missing, has another hash or another architecture,
@@ -123,7 +123,7 @@ def initial_params(config: config_lib.Config) -> types.Params:
 
 
 def _foreign_params(config: config_lib.Config) -> types.Params:
-  """Weights of another project's file; says what they are."""
+  """Returns the weights of another project's file, and prints what they are."""
   data = config.pretrain.data
   found = config_weights.read(config)
   params = found.params(config.unet_config(data), data.image_size)

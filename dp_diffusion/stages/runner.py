@@ -1,4 +1,4 @@
-"""Runs the stages in order: each skipped when complete, resumed when not."""
+"""Runs the stages in order; skips complete ones and resumes the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RUN = {
   'evaluate': evaluate.run,
   'audit': audit.run,
 }
-# A stage reads what these have made.
+# The stages whose outputs a stage reads.
 _NEEDS = {
   'pretrain': (),
   'finetune': ('pretrain',),
@@ -49,11 +49,11 @@ def run(
   """Runs one stage, or all of them.
 
   Raises:
-    UsageError: bad workdir, a missing earlier stage, images that are not as
-      they should be.
-    Interrupted: Ctrl-C; everything is saved.
+    UsageError: the workdir cannot be used, an earlier stage is missing, or the
+      images cannot be used.
+    Interrupted: the user pressed Ctrl-C; everything is saved.
   """
-  jax_environment.fix()  # A config file may have changed it.
+  jax_environment.fix()  # A config file may have changed the environment.
   if stage == 'plan':
     workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
     public_data.check_sources(config, workdir)
@@ -82,7 +82,7 @@ def _run_stages(
   stage: str,
   command: str,
 ) -> None:
-  # Before anything is read; the audit reads public images in any case.
+  # This comes before any image is read; the audit always reads public images.
   public_data.check_sources(config, workdir, is_read=stage == 'audit')
   if stage == 'inspect':
     inspect.run(config, workdir)
@@ -115,7 +115,7 @@ def _run_stage(
       evaluate.say_summary(workdir)
     return
   _check_needs(name, workdir)
-  if name == 'audit':  # Never complete: each one is a new experiment.
+  if name == 'audit':  # It is never complete: each audit is a new experiment.
     audit.run(config, workdir, stop)
     return
   processes.on_main(lambda: workdir.begin(name, config))
@@ -130,7 +130,7 @@ def _run_stage(
     if processes.is_main() and _has_done_nothing(name, workdir):
       workdir.forget(name)
     raise
-  # The others wait: they look for what is complete before the next stage.
+  # The other processes wait, since they next look for complete stages.
   processes.on_main(lambda: workdir.complete(name, time.monotonic() - start))
   if name == 'evaluate':
     evaluate.say_summary(workdir)
@@ -146,7 +146,7 @@ def _check_needs(name: str, workdir: workdirs.Workdir) -> None:
 
 
 def _has_done_nothing(name: str, workdir: workdirs.Workdir) -> bool:
-  """Whether a fine-tuning ended before anything private: it may be mended."""
+  """Whether fine-tuning ended before anything private, so it may restart."""
   checkpoints = workdir.private / 'checkpoints'
   return name == 'finetune' and not (
     run_secret.has_begun(workdir) or checkpoints.exists()

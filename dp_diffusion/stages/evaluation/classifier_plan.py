@@ -1,4 +1,4 @@
-"""Which classifiers an evaluation trains: all of them, before any is tested."""
+"""Lists the classifiers that an evaluation trains, before it tests any."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.classifiers import training
 
-# As the report's keys: ours by its kind, all others by their names.
+# Keys of the report: the main classifier is 'cnn', others have their names.
 MAIN = 'cnn'
 REFERENCE = 'svm'
-_MOST_SEEDS = 1000  # Of one run; the next run's begin there.
+_MOST_SEEDS = 1000  # Seeds of one run; those of the next run follow.
 _NUM_SEEDS = 2**31
 
-Group = tuple[trained_classifiers.Member, ...]  # They differ by their seed.
+Group = tuple[trained_classifiers.Member, ...]  # They differ by seed.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """Groups of classifiers; a classifier may be in several.
+  """Groups of classifiers; a classifier may be in several groups.
 
   Attributes:
     main: (source, key in the report) -> group.
     by_number: number of synthetic images -> group of the main classifier.
-    grid: (what differs within the grid, group), on synthetic images.
+    grid: (values that differ in the grid, group), trained on synthetic images.
   """
 
   main: Mapping[tuple[str, str], Group]
@@ -34,7 +34,7 @@ class Plan:
   grid: tuple[tuple[dict[str, Any], Group], ...]
 
   def all(self) -> list[trained_classifiers.Member]:
-    """Every classifier, in the order of training."""
+    """Returns every classifier, in the order of training."""
     groups = [
       *self.main.values(),
       *self.by_number.values(),
@@ -48,20 +48,20 @@ def make(
   num_images: Mapping[str, int],
   seed: int,
 ) -> Plan:
-  """Plans what the config asks for.
+  """Makes the plan of an evaluation.
 
   Args:
     settings: the section `evaluate`.
-    num_images: source -> training images. Curve and grid are made where
-      'synthetic' is one.
-    seed: of the run. Runs of other seeds train other networks, also on images
-      that they have in common, so that a spread over seeds holds theirs.
+    num_images: source -> number of training images. Without 'synthetic' there
+      are no curve by number of images and no grid.
+    seed: seed of the run. Runs with other seeds train other networks even on
+      the same images, so that the spread over seeds includes that of networks.
   """
 
   def group(
     source: str, config: training.ClassifierConfig, number: int = 0
   ) -> Group:
-    # The reference has no randomness: one fit says all.
+    # The SVM has no randomness, so one fit is enough.
     num_seeds = 1 if config.name == REFERENCE else settings.num_seeds
     return tuple(
       trained_classifiers.Member(

@@ -1,4 +1,4 @@
-"""The test of trained classifiers on the held-out real images, at the end."""
+"""Tests the trained classifiers on the held-out real images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dp_diffusion.stages.evaluation import classifier_plan
 
 
 class Tester:
-  """Scores groups of classifiers; each classifier predicts once."""
+  """Scores groups of classifiers. Each classifier predicts only once."""
 
   def __init__(
     self,
@@ -28,15 +28,15 @@ class Tester:
     persons: np.ndarray | None = None,
     is_duplicate: np.ndarray | None = None,
   ) -> None:
-    """Takes the held-out images.
+    """Stores the held-out images.
 
     Args:
-      members: all trained.
+      members: the classifiers, all of them trained.
       images: uint8[N, H, W, C].
       labels: int32[N].
-      num_classes: K.
-      persons: int[N], who is on each image, where known.
-      is_duplicate: bool[N], which images equal a training image.
+      num_classes: number of classes K.
+      persons: int[N], the person on each image; None if unknown.
+      is_duplicate: bool[N], whether the image equals a training image.
     """
     self.labels = np.asarray(labels)
     self._members = members
@@ -47,14 +47,14 @@ class Tester:
     self._probs: dict[members_lib.Member, np.ndarray] = {}
 
   def probs(self, member: members_lib.Member) -> np.ndarray:
-    """float32[N, K]."""
+    """Returns the predicted probabilities, float32[N, K]."""
     if member not in self._probs:
       classifier = self._members.get(member)
       self._probs[member] = classifier.predict_proba(self._images)
     return self._probs[member]
 
   def score(self, group: classifier_plan.Group) -> scoring.Score:
-    """Mean and spread of single classifiers."""
+    """Returns mean and spread of the single classifiers of a group."""
     probs = [self.probs(m) for m in group]
     return scoring.score(
       [np.argmax(p, axis=1) for p in probs],
@@ -68,7 +68,10 @@ class Tester:
   def ensemble(
     self, group: classifier_plan.Group, size: int
   ) -> scoring.Accuracy | None:
-    """The first `size` put together; None where there are not as many."""
+    """Returns the accuracy of an ensemble of the first `size` classifiers.
+
+    It is None if the group has fewer.
+    """
     if not 0 < size <= len(group):
       return None
     mean = np.mean([self.probs(m) for m in group[:size]], axis=0)
@@ -78,7 +81,7 @@ class Tester:
   def point(
     self, setting: dict, group: classifier_plan.Group
   ) -> model_selection.Point:
-    """A setting of the grid, by its scores on synthetic and real images."""
+    """Scores a setting of the grid on synthetic and on real images."""
     chosen_by = [self._members.validation_accuracy(m) for m in group]
     return model_selection.Point(
       setting=setting,
@@ -93,13 +96,13 @@ def sections(
   ensemble_size: int,
   found: accuracy_section.Accuracies,
 ) -> list[page.Section]:
-  """Ensembles, the curve by number of images, the grid: what was planned.
+  """Returns the planned sections: ensembles, curve by number of images, grid.
 
   Args:
-    tester: scores classifiers.
-    plan: says which.
-    ensemble_size: members of an ensemble; 0 for none.
-    found: single classifiers.
+    tester: scores the classifiers.
+    plan: lists the classifiers.
+    ensemble_size: number of classifiers in an ensemble; 0 for no ensemble.
+    found: scores of single classifiers.
   """
   ensembles: dict[str, dict[str, scoring.Accuracy]] = {}
   for (source, key), group in plan.main.items():

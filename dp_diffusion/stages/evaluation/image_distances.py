@@ -1,4 +1,4 @@
-"""Distances between sets of images: the features, and what is made of them."""
+"""Measures distances between sets of images, and looks for copies."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from dp_diffusion.stages.run import interrupts
 from dp_diffusion.training import parallel
 
 PAIRS_NAME = 'closest_pairs.png'
-_MAX_PUBLIC_IMAGES = 50_000  # That a feature network is trained on.
+_MAX_PUBLIC_IMAGES = 50_000  # Images on which a feature network is trained.
 _BATCH_SIZE = 256  # Images per device.
-# Inception's images have 299 pixels a side: on a CPU 64 of them took 2 GB.
+# Inception resizes images to 299 pixels; 64 of them took 2 GB on a CPU.
 _INCEPTION_BATCH_SIZE = {'cpu': 8}
 _OTHER_INCEPTION_BATCH_SIZE = 64
 
@@ -44,16 +44,16 @@ _OTHER_INCEPTION_BATCH_SIZE = 64
 def extractor(
   config: config_lib.Config, private_dir: epath.Path, stop: interrupts.Stop
 ) -> features_lib.FeatureExtractor | None:
-  """The features of `evaluate.features`; None for none.
+  """Returns the extractor that `evaluate.features` names; None for ''.
 
   Args:
-    config: uses data, pretrain.data, evaluate.
-    private_dir: where a network trained on public images is kept.
-    stop: asked at every step of its training.
+    config: gives data, pretrain.data and evaluate.
+    private_dir: folder for a network trained on public images.
+    stop: called at every step of its training; tells whether to stop.
 
   Raises:
-    UsageError: a file is missing or not what it should be; says where to put
-      it.
+    UsageError: a file is missing or has the wrong content; the message says
+      where to put it.
     Interrupted: the user asked to stop.
   """
   kind = config.evaluate.features
@@ -77,10 +77,10 @@ def extractor(
 
 
 def check_features(config: config_lib.Config) -> None:
-  """Refuses early a file that `extractor` would miss after the training.
+  """Checks before the training that the file of `evaluate.features` exists.
 
   Raises:
-    UsageError: there is no such file.
+    UsageError: the file does not exist.
   """
   path = config.evaluate.features
   if path.endswith('.npz') and not pathlib.Path(path).exists():
@@ -91,7 +91,7 @@ def check_features(config: config_lib.Config) -> None:
 
 
 def images_per_device(kind: str, platform: str) -> int:
-  """How many images a network of features sees at a time."""
+  """Returns the batch size per device of a feature network."""
   if kind != 'inception':
     return _BATCH_SIZE
   return _INCEPTION_BATCH_SIZE.get(platform, _OTHER_INCEPTION_BATCH_SIZE)
@@ -103,7 +103,7 @@ def _public_network(
   stop: interrupts.Stop,
   bind_fn: features_lib.BindFn,
 ) -> features_lib.NetExtractor:
-  """A small CNN that has learned the classes of public images, tested."""
+  """Trains a small CNN on the classes of public images, and tests it."""
   data = config.pretrain.data
   if len(data.class_names) < 2:
     raise errors.UsageError(
@@ -160,15 +160,17 @@ def sections(
   """Measures distances and looks for copies.
 
   Args:
-    config: uses data, evaluate, seed.
-    extractor: the features; None leaves the distances out.
+    config: gives data, evaluate and seed.
+    extractor: the extractor of features; None measures no distances.
     synthetic: (uint8[N, H, W, C], int32[N]).
-    train: the sensitive images, likewise.
-    held_out: real images of the same distribution that nobody trained on.
-    private_dir: for the picture of the closest pairs, and for features that
-      take long.
-    stop: asked now and then while features are computed.
-    persons: int32[T] of `train` and int32[M] of `held_out`, where known.
+    train: the sensitive images, (uint8[T, H, W, C], int32[T]).
+    held_out: real images of the same distribution that were not trained on,
+      (uint8[M, H, W, C], int32[M]).
+    private_dir: folder for the picture of the closest pairs, and for features
+      that take long to compute.
+    stop: called repeatedly; tells whether to stop.
+    persons: int32[T] and int32[M], the person on each image of `train` and of
+      `held_out`; None if unknown.
 
   Raises:
     Interrupted: the user asked to stop.
@@ -210,16 +212,16 @@ def _distances(
   stop: interrupts.Stop,
   persons: prdc.Persons,
 ) -> page.Section:
-  """Distances, or why there are none.
+  """Returns the section with the distances, or why there are none.
 
   Args:
-    config: uses data, evaluate, seed.
-    extractor: the features.
-    sets: 'training', 'held-out real' and 'synthetic', in this order ->
-      uint8[N, H, W, C].
-    private_dir: for features that take long.
-    stop: asked now and then.
-    persons: who is on which training and held-out image, where known.
+    config: gives data, evaluate and seed.
+    extractor: the extractor of features.
+    sets: uint8[N, H, W, C] by name: 'training', 'held-out real' and
+      'synthetic', in this order.
+    private_dir: folder for features that take long to compute.
+    stop: called repeatedly; tells whether to stop.
+    persons: the person on each training and held-out image; None if unknown.
   """
   counts = {name: len(images) for name, images in sets.items()}
   facts = quality.facts(extractor)
@@ -232,7 +234,7 @@ def _distances(
   if reason := quality_section.reason_for_none(facts, counts):
     return quality_section.left_out(reason, facts)
   noise = None
-  if not extractor.is_inception:  # On a CPU that takes minutes more.
+  if not extractor.is_inception:  # Inception would take minutes on a CPU.
     first = sets['held-out real'][: quality.MAX_NOISE_IMAGES]
     noise = extractor.extract(quality.shuffled(np.asarray(first), config.seed))
   total = quality.num_queries(len(reference), len(fresh), len(made))
@@ -259,7 +261,7 @@ def _distances(
 def _progress(
   title: str, num_queries: int, stop: interrupts.Stop
 ) -> Iterator[nearest_neighbors.Advance]:
-  """Shows the share of neighbours that were found, and ends when asked to."""
+  """Shows progress of the search, and ends it if the user asks to stop."""
   with console.progress_of(title, num_queries) as advance:
 
     def advance_or_stop(queries: int) -> None:
@@ -275,7 +277,7 @@ def _features(
   private_dir: epath.Path,
   stop: interrupts.Stop,
 ) -> np.ndarray:
-  """float32[N, F] on the disk; those of the large network are kept there."""
+  """Computes features float32[N, F]; those of Inception are kept on disk."""
   stop.raise_if_asked()
   folder = private_dir / 'features'
   if extractor.is_inception:
@@ -292,7 +294,7 @@ def _copies(
   stop: interrupts.Stop,
   persons: memorization.Persons | None,
 ) -> page.Section:
-  """Every synthetic image against every real one."""
+  """Compares every synthetic image with every real one."""
   images, labels = synthetic
   fresh = np.asarray(held_out[0])
   reason = memorization.reason_for_none(

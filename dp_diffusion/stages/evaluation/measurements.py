@@ -1,11 +1,11 @@
-"""What a synthetic dataset is worth: everything that an evaluation measures.
+"""Measures everything that an evaluation reports on a synthetic dataset.
 
-`measure` takes a folder with `dataset/*.npz`, as `release.write_shard` leaves
-it, whoever made it: our own release and the baselines go through the same code.
-`evaluate` adds the privacy statement and writes the report.
+`measure` takes a folder with `dataset/*.npz`, as `release.write_shard` writes
+it. Our own releases and those of baselines are measured by the same code. The
+stage `evaluate` adds the privacy statement and writes the report.
 
-It is called by process 0 alone while the others wait (`processes.on_main`):
-nothing here is collective. Feature networks use all devices of that process,
+Only process 0 calls it, while the others wait (`processes.on_main`), so nothing
+here is collective. Feature networks use all devices of that process, and
 classifiers the first one.
 """
 
@@ -44,11 +44,11 @@ class EvaluationPaths:
   """The folders of an evaluation.
 
   Attributes:
-    release: holds `dataset/*.npz`; read.
-    evaluation: for figures and the report; computed from real images.
-    private: for trained classifiers and pictures of training images. Several
-      evaluations of one sensitive dataset may share it: what they have in
-      common is trained once.
+    release: folder with `dataset/*.npz`, which is read.
+    evaluation: folder for figures and the report, computed from real images.
+    private: folder for trained classifiers and pictures of training images.
+      Several evaluations of one sensitive dataset may share it, and then also
+      share classifiers.
   """
 
   release: epath.Path
@@ -58,12 +58,12 @@ class EvaluationPaths:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-  """What `report.Findings` takes, and what comes after it.
+  """The results of an evaluation.
 
   Attributes:
-    accuracies: on the held-out real images, of every source and classifier.
+    accuracies: scores on the held-out real images, by source and classifier.
     images: set -> (uint8[N, H, W, C], int32[N]) to show.
-    sections: of the other metrics, each with its numbers.
+    sections: sections of the other metrics, each with its numbers.
   """
 
   accuracies: accuracy_section.Accuracies
@@ -77,17 +77,18 @@ def measure(
   stop: interrupts.Stop,
   sources: Sequence[str] = SOURCES,
 ) -> Measured:
-  """Measures a synthetic dataset on real images; resumable.
+  """Measures a synthetic dataset on real images. It can be resumed.
 
   Args:
-    config: uses data, pretrain.data, evaluate.
-    places: where the dataset is, and where to keep what was computed.
-    stop: asked at every step of every classifier.
-    sources: what classifiers are trained on, of `SOURCES`. 'public' is left
-      out where the public images have other classes.
+    config: gives data, pretrain.data and evaluate.
+    places: the folders of the evaluation.
+    stop: called at every step of every classifier; tells whether to stop.
+    sources: sources of training images, from `SOURCES`. 'public' is left out if
+      the public images have other classes.
 
   Raises:
-    UsageError: a dataset or the features are missing; too few images.
+    UsageError: a dataset or the features are missing, or there are too few
+      images.
     Interrupted: the user asked to stop; trained classifiers are kept.
   """
   settings = config.evaluate
@@ -162,12 +163,12 @@ def _sources(
   real: Any,
   names: Sequence[str],
 ) -> dict[str, types.LabelledImages]:
-  """Training images of each source, at most `max_train_images` of each."""
-  # The public set is cut to the size of the release: as many images, no more.
+  """Returns at most `max_train_images` training images of each source."""
+  # As many public images are taken as there are synthetic ones.
   sets = {'synthetic': synthetic}
   has_same_classes = config.pretrain.data.class_names == config.data.class_names
   if 'public' in names and has_same_classes:
-    # Public images of other classes could teach nothing about these.
+    # Public images of other classes would be useless for training.
     public = registry.load(config.pretrain.data)
     sets['public'] = members_lib.subset(
       public.images, public.labels, len(synthetic[1])

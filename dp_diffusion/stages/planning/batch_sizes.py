@@ -1,6 +1,6 @@
-"""How many examples a device takes at a time in each stage of a run.
+"""Chooses the examples per device at a time in each stage of a run.
 
-Joins model, loss and step for `training/microbatch.py`; reads no data.
+It passes model, loss and step to `training/microbatch.py`, and reads no data.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ def private_size(
   state: train_state.TrainState,
   devices: parallel.DataParallel,
 ) -> int:
-  """Records per device at a time in fine-tuning; the same on all processes.
+  """Returns the number of records per device at a time in fine-tuning.
+
+  It is the same on all processes.
 
   Args:
-    config: what it says is taken; 0 chooses.
-    state: without a device axis; arrays or their shapes.
-    devices: where it runs.
+    config: gives the number; 0 chooses one.
+    state: arrays or their shapes, without a device axis.
+    devices: the devices of the run.
 
   Raises:
-    UsageError: not even one record fits.
+    UsageError: not even one record fits in memory.
   """
   if config.finetune.microbatch_size:
     return config.finetune.microbatch_size
@@ -61,9 +63,10 @@ def private_size(
 def public_size(
   config: config_lib.Config, devices: parallel.DataParallel
 ) -> int | None:
-  """Images per device at a time in pre-training; None for its whole share.
+  """Returns images per device at a time in pre-training.
 
-  On a CPU always None. The size divides the share of a device.
+  The number divides the share of a device. None stands for the whole share, as
+  always on a CPU.
   """
   share = config.pretrain.batch_size // devices.num_global_devices
   if devices.is_cpu or share < 1:
@@ -86,7 +89,7 @@ def public_size(
 def private_compile_fn(
   config: config_lib.Config, state: train_state.TrainState
 ) -> microbatch.CompileFn:
-  """Compiles one microbatch of fine-tuning at a given size."""
+  """Returns a function that compiles a microbatch of fine-tuning."""
   has_draw_axis = config.data.unit == 'person'
   loss_fn = assembly.make_loss_fn(
     unet.UNet(config.unet_config(config.data)),
@@ -105,7 +108,7 @@ def private_compile_fn(
 
 
 def public_compile_fn(config: config_lib.Config) -> microbatch.CompileFn:
-  """Compiles one step of pre-training at a given batch size of a device."""
+  """Returns a function that compiles a step of pre-training."""
   data = config.pretrain.data
   loss_fn = assembly.make_loss_fn(
     unet.UNet(config.unet_config(data)), config.pretrain_diffusion(), data
@@ -119,7 +122,7 @@ def public_compile_fn(config: config_lib.Config) -> microbatch.CompileFn:
 
 
 def public_state(config: config_lib.Config) -> train_state.TrainState:
-  """Shapes of the state of pre-training."""
+  """Returns the shapes of the state of pre-training."""
   optimizer = optimizers.make(
     config.pretrain.optimizer, config.pretrain.num_steps
   )
@@ -129,7 +132,7 @@ def public_state(config: config_lib.Config) -> train_state.TrainState:
 def private_state(
   config: config_lib.Config, num_steps: int
 ) -> train_state.TrainState:
-  """Shapes of the state of fine-tuning, where all leaves train."""
+  """Returns the shapes of the state of fine-tuning, with all leaves trained."""
   optimizer = optimizers.make(config.finetune.optimizer, num_steps)
   return _state(config, config.data, optimizer)
 

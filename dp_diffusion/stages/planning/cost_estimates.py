@@ -1,9 +1,9 @@
-"""Hours and memory of a run on the machine that is here, for `plan`.
+"""Estimates time and memory of a run on this machine, for `plan`.
 
-On an accelerator a microbatch of each stage is run a few times, on black images
-and weights of zero: neither its time nor its memory depends on them. On a CPU
-that would take minutes: time follows from the speed of one convolution, memory
-from what the gradient has to keep.
+On an accelerator, a microbatch of each stage is run a few times with black
+images and zero weights, since time and memory do not depend on their values. On
+a CPU this would take minutes. There, the time is estimated from the speed of
+one convolution, and the memory from the arrays that the gradient keeps.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _KEPT_CHECKPOINTS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-  """One stage on one device.
+  """Estimate for one stage on one device.
 
   Attributes:
     size: examples at a time.
-    example_secs: seconds of device time for each.
-    peak_bytes: memory at that size; 0 where the compiler does not say.
+    example_secs: seconds of device time per example.
+    peak_bytes: memory in bytes at that size; 0 if it is unknown.
   """
 
   size: int
@@ -57,13 +57,13 @@ def lines(
   examples: Mapping[str, int],
   flop: Mapping[str, float],
 ) -> list[str]:
-  """What `plan` prints.
+  """Returns the lines of `plan` on time and memory.
 
   Args:
-    config: of the run.
-    num_steps: private steps.
-    examples: by stage: records or images that it takes through its step.
-    flop: by stage: floating-point operations in all.
+    config: config of the run.
+    num_steps: number of private steps.
+    examples: stage -> records or images of all its steps.
+    flop: stage -> number of floating-point operations.
   """
   device = jax.local_devices()[0]
   if device.platform == 'cpu':
@@ -82,7 +82,7 @@ def lines(
 
 
 def duration_text(secs: float) -> str:
-  """Three significant figures, in the largest unit that leaves a whole part.
+  """Formats seconds in the largest fitting unit, with three figures.
 
   >>> duration_text(3600 * 57_461), duration_text(292), duration_text(3600)
   ('57,500 hours', '4.87 minutes', '1 hour')
@@ -98,7 +98,7 @@ def duration_text(secs: float) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-  """To a tenth of the largest unit that leaves a whole part.
+  """Formats bytes in the largest fitting unit, with one decimal.
 
   >>> size_text(1_929_388_104), size_text(3072), size_text(0)
   ('1.8 GiB', '3.0 KiB', '0 bytes')
@@ -130,13 +130,13 @@ def _lines_on_cpu(
 
 
 def record_bytes(config: config_lib.Config, num_draws: int) -> int:
-  """Memory of one record of a microbatch: gradient and activations."""
+  """Returns the bytes of one record of a microbatch: gradient, activations."""
   gradient = 4 * flop_counts.num_parameters(config)
   return gradient + num_draws * flop_counts.activation_bytes(config)
 
 
 def convolution_speed(config: config_lib.Config) -> float:
-  """FLOP per second of a 3x3 convolution as wide as the network's middle."""
+  """Measures FLOP per second of a convolution as wide as the middle block."""
   levels = len(config.model.channel_multipliers)
   channels = config.model.channels * config.model.channel_multipliers[-1]
   side = max(1, config.data.image_size // 2 ** (levels // 2))
@@ -154,7 +154,7 @@ def convolution_speed(config: config_lib.Config) -> float:
 
 
 def disk_bytes(config: config_lib.Config) -> int:
-  """Checkpoints of both training stages, decoded images and the release."""
+  """Returns the bytes of all checkpoints, decoded images and the release."""
   state = microbatch.tree_bytes(batch_sizes.private_state(config, 1))
   image = config.data.image_size**2 * config.data.channels
   num_images = config.privacy.num_examples + config.sample.num_samples
@@ -168,8 +168,8 @@ def measure(
   """Runs each stage's step on one device of this process.
 
   Args:
-    config: of the run.
-    num_steps: private steps.
+    config: config of the run.
+    num_steps: number of private steps.
     available_bytes: memory of the device.
   """
   found = {}
@@ -266,8 +266,8 @@ def _secs(
   run: Callable[[types.PyTree], types.PyTree],
   carry: types.PyTree,
 ) -> float:
-  """Median seconds of a call that takes what the last one gave."""
-  carry = jax.block_until_ready(run(carry))  # Compiles, warms up.
+  """Returns the median seconds of a call on the result of the call before."""
+  carry = jax.block_until_ready(run(carry))  # The first call compiles.
   secs = []
   for _ in range(_NUM_TIMED):
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the networks cost, counted from their traces: nothing is compiled."""
+"""Counts operations and memory of the networks, without compiling them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.training import state as train_state
 
-_UPSAMPLED = 'convolve_repeated'  # The name of that function, compiled.
-_BATCH = 97  # No parameter has a side of so many.
+_UPSAMPLED = 'convolve_repeated'  # Name of the compiled function.
+_BATCH = 97  # Batch size; no parameter has an axis of this length.
 
 
 def forward_flop(config: config_lib.Config) -> float:
-  """Floating-point operations of one image's way through the network.
+  """Returns the floating-point operations of the network for one image.
 
-  Those of its matrix products and convolutions, two for each multiplication;
-  products with the zeros of a padding are counted, as the hardware does them.
-  A convolution of repeated pixels counts as what it is, though half of its
-  products are spared (`models.upsampling`).
+  It counts matrix products and convolutions, two operations for each
+  multiplication. Products with zero padding count, since the hardware computes
+  them. A convolution of repeated pixels counts in full, although
+  `models.upsampling` saves half of its products.
   """
   model, variables, inputs = _traced(config)
   closed = jax.make_jaxpr(model.apply)(variables, *inputs)
@@ -35,7 +35,7 @@ def forward_flop(config: config_lib.Config) -> float:
 
 
 def classifier_flop(name: str, data: registry.DataConfig) -> float:
-  """Like `forward_flop`, for a classifier of the evaluation."""
+  """Returns a classifier's operations for one image, see `forward_flop`."""
   config = training.ClassifierConfig(name=name)
   fns = training.compiled(config, max(1, len(data.class_names)))
   shape = (data.image_size, data.image_size, data.channels)
@@ -45,16 +45,16 @@ def classifier_flop(name: str, data: registry.DataConfig) -> float:
 
 
 def num_parameters(config: config_lib.Config) -> int:
-  """Of the network, those of all classes of the sensitive data among them."""
+  """Returns the number of parameters, with classes of the sensitive data."""
   _, variables, _ = _traced(config)
   return sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
 
 
 def num_trained(config: config_lib.Config) -> int:
-  """Of the network's parameters, those that `finetune.trainable` names.
+  """Returns the number of parameters that `finetune.trainable` names.
 
   Raises:
-    UsageError: a pattern matches none.
+    UsageError: a pattern matches no parameter.
   """
   _, variables, _ = _traced(config)
   params = variables['params']
@@ -64,10 +64,10 @@ def num_trained(config: config_lib.Config) -> int:
 
 
 def activation_bytes(config: config_lib.Config) -> int:
-  """Memory of one draw that its gradient needs, beside the weights.
+  """Returns the bytes that the gradient of one draw needs, without weights.
 
-  What the backward pass reads; a compiler may keep less of it, computing some
-  again, or more for its own use.
+  It counts the arrays that the backward pass reads. A compiler may keep less
+  and compute some again, or keep more for its own use.
   """
   model, variables, inputs = _traced(config)
 
@@ -86,7 +86,7 @@ def activation_bytes(config: config_lib.Config) -> int:
 def _traced(
   config: config_lib.Config,
 ) -> tuple[unet.UNet, types.PyTree, tuple[Any, ...]]:
-  """The network, and shapes of its variables and inputs."""
+  """Returns the network, and the shapes of its variables and inputs."""
   model = unet.UNet(config.unet_config(config.data))
   side, channels = config.data.image_size, config.data.channels
   x = jax.ShapeDtypeStruct((_BATCH, side, side, channels), 'float32')
@@ -100,7 +100,7 @@ def _total(closed: Any) -> int:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-  """All equations, those of inner functions too."""
+  """Yields all equations, including those of inner functions."""
   for equation in jaxpr.eqns:
     yield equation
     if _is_upsampled(equation):
@@ -117,7 +117,7 @@ def _is_upsampled(equation: Any) -> bool:
 
 
 def _flop(equation: Any) -> int:
-  """Of one equation; 0 unless it is a product or a convolution."""
+  """Returns the operations of a product or a convolution; 0 for others."""
   if equation.primitive.name == 'dot_general':
     (summed, _), _ = equation.params['dimension_numbers']
     shape = equation.invars[0].aval.shape

@@ -1,24 +1,25 @@
-"""Are there enough records? Noise beside signal, and what was measured with it.
+"""Judges whether there are enough records, from the noise and measured runs.
 
-All numbers are public: those of the mechanism, which the config declares. Two
-sizes of the noise are said. In one step its std per weight is
+All numbers are public, since they follow from the mechanism, which the config
+declares. The noise is given in two ways. In one step its std per weight is
 
   noise_over_batch = noise_multiplier / expected_batch_size,
 
-in units of the clip norm. Over the whole training its length, beside the
-longest that the clipped gradients of all steps can be together, is
+in units of the clip norm. Over the whole training, the norm of its sum divided
+by the largest norm that the sum of all clipped gradients can have is
 
   noise_over_signal = noise_over_batch sqrt(num_weights / num_steps),
 
-as independent noise in `num_weights` directions and `num_steps` steps adds up
-in squares, and gradients of one direction as they are. Batch and steps nearly
-cancel in it: more records, a larger epsilon or a smaller network bring it down.
+since the squares of independent noise add up over `num_weights` directions and
+`num_steps` steps, while gradients of one direction add up directly. Batch size
+and number of steps nearly cancel in it; more records, a larger epsilon or a
+smaller network make it smaller.
 
-Where other runs lie is in `measured_runs.json`, which
-`python -m experiments.measured_runs` writes from the results in `experiments/`.
-They are few, so the verdict is coarse: a setting is judged only by a run that
-had it no harder (or no easier) in noise, in the size of the images and in
-pre-training. Everything between is 'unclear'.
+`measured_runs.json` holds the same numbers of earlier runs;
+`python -m experiments.measured_runs` writes it from the results in
+`experiments/`. There are few such runs, so the verdict is coarse. A setting is
+judged only by a run that was at least as easy (or at least as hard) in noise,
+in the size of the images and in pre-training. All other settings are 'unclear'.
 """
 
 from __future__ import annotations
@@ -38,20 +39,21 @@ ENOUGH = 'may be enough'
 UNCLEAR = 'unclear'
 TOO_FEW = 'too few'
 TABLE_PATH = pathlib.Path(__file__).with_name('measured_runs.json')
-_GOOD_SHARE = 0.9  # Of what real images teach above chance.
+_GOOD_SHARE = 0.9  # Share of the gain of real images over chance.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-  """What decides how hard a private training is.
+  """The properties of a run that make private training easy or hard.
 
   Attributes:
     noise_over_batch: std of the noise in a weight of the mean gradient, in
       units of the clip norm.
-    noise_over_signal: the same over the whole training, see the module.
+    noise_over_signal: ratio of noise to signal over the whole training, see the
+      module.
     image_shape: (H, W, C).
-    is_pretrained: whether it starts from weights of public images.
-    num_records: images or persons, as declared.
+    is_pretrained: whether training starts from publicly pre-trained weights.
+    num_records: declared number of images or persons.
   """
 
   noise_over_batch: float
@@ -61,7 +63,7 @@ class Setting:
   num_records: int
 
   def is_at_least_as_hard_as(self, other: Setting) -> bool:
-    """In every respect; neither may be so of the other."""
+    """Whether this setting is at least as hard in every respect."""
     return (
       self.noise_over_signal >= other.noise_over_signal
       and math.prod(self.image_shape) >= math.prod(other.image_shape)
@@ -71,18 +73,18 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasuredRun:
-  """A run, or several that differ by their seed, and what came of it.
+  """A run, or several that differ by their seed, with the accuracies reached.
 
   Attributes:
-    what: config and what was varied, a few words.
-    source: the results that it is taken from.
-    setting: how hard it was.
+    what: a few words on the config and on what was varied.
+    source: the results from which the numbers are taken.
+    setting: how hard the training was.
     chance: accuracy of guessing among the classes.
-    synthetic: by seed: accuracy on real images of a network that was trained
-      on synthetic ones.
-    public: likewise, trained on public images alone; () where they have other
-      classes.
-    real: likewise, trained on the real training images.
+    synthetic: accuracy on real images of a network trained on synthetic images,
+      for each seed.
+    public: accuracy of a network trained on public images, for each seed; ()
+      if they have other classes.
+    real: accuracy of a network trained on the real images, for each seed.
   """
 
   what: str
@@ -95,20 +97,20 @@ class MeasuredRun:
 
   @property
   def share(self) -> float:
-    """Of what real images teach above chance, synthetic ones taught so much."""
+    """The gain over chance with synthetic images, divided by that with real."""
     gained = _mean(self.synthetic) - self.chance
     return gained / (_mean(self.real) - self.chance)
 
   @property
   def is_good(self) -> bool:
-    """Little was lost, and every seed was better than public images alone."""
+    """Whether little was lost and all seeds were better than public images."""
     return self.share >= _GOOD_SHARE and all(
       ours > theirs for ours, theirs in zip(self.synthetic, self.public)
     )
 
   @property
   def is_useless(self) -> bool:
-    """It started from public weights, and public images alone did as well."""
+    """Whether pre-trained training was no better than public images alone."""
     return (
       self.setting.is_pretrained
       and bool(self.public)
@@ -116,7 +118,7 @@ class MeasuredRun:
     )
 
   def text(self) -> str:
-    """What it was and what it reached, for a sentence."""
+    """Describes the run and its accuracies, for a sentence."""
     height, width, channels = self.setting.image_shape
     shown = f'{_percent(self.synthetic)} where real images gave'
     if self.public:
@@ -133,11 +135,11 @@ class MeasuredRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """What the measured runs say of a setting.
+  """The judgement of a setting from the measured runs.
 
   Attributes:
     level: ENOUGH, UNCLEAR or TOO_FEW.
-    run: that it rests on; the nearest one where it is unclear.
+    run: the run that decides; if unclear, the most similar run.
   """
 
   level: str
@@ -147,11 +149,11 @@ class Verdict:
 def setting(
   config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
 ) -> Setting:
-  """How hard a run is; reads no data.
+  """Returns how hard the training of a run is, without reading data.
 
   Args:
-    config: uses data, model, pretrain, finetune.
-    mechanism: of its private steps.
+    config: gives data, model, pretrain and finetune.
+    mechanism: mechanism of the private steps.
   """
   data = config.data
   noise = mechanism.noise_multiplier / mechanism.expected_batch_size
@@ -166,17 +168,17 @@ def setting(
 
 
 def measured_runs() -> tuple[MeasuredRun, ...]:
-  """The table."""
+  """Reads the table of measured runs."""
   return tuple(from_json(row) for row in files.read_json(TABLE_PATH)['runs'])
 
 
 def to_json(run: MeasuredRun) -> dict[str, Any]:
-  """JSON-able, for the table."""
+  """Returns a run as JSON values, for the table."""
   return dataclasses.asdict(run)
 
 
 def from_json(row: Mapping[str, Any]) -> MeasuredRun:
-  """The inverse of `to_json`, after a way through a file."""
+  """Returns the run of a row of the table; inverts `to_json`."""
   inner = dict(row['setting'])
   inner['image_shape'] = tuple(inner['image_shape'])
   lists = {name: tuple(row[name]) for name in ('synthetic', 'public', 'real')}
@@ -184,11 +186,11 @@ def from_json(row: Mapping[str, Any]) -> MeasuredRun:
 
 
 def judge(found: Setting, runs: Sequence[MeasuredRun]) -> Verdict:
-  """Finds the measured run that decides, or the nearest one.
+  """Judges a setting by the measured runs.
 
   Args:
-    found: what is asked about.
-    runs: what was measured; not empty.
+    found: the setting to judge.
+    runs: the measured runs, at least one.
   """
   too_few = [
     run
@@ -210,7 +212,7 @@ def judge(found: Setting, runs: Sequence[MeasuredRun]) -> Verdict:
 def lines(
   config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
 ) -> list[str]:
-  """What `plan` says of it; nothing where no noise is added."""
+  """Returns the lines of `plan` on this; none if no noise is added."""
   if not mechanism.is_private:
     return []
   found = setting(config, mechanism)
@@ -255,7 +257,7 @@ def _help(found: Setting) -> list[str]:
 
 
 def _nearest(found: Setting, runs: Sequence[MeasuredRun]) -> MeasuredRun:
-  """By noise and by the size of the images, in factors of either."""
+  """Returns the run closest in the ratios of noise and of image size."""
 
   def distance(run: MeasuredRun) -> float:
     noise = run.setting.noise_over_signal / found.noise_over_signal
@@ -273,7 +275,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _factor(value: float) -> str:
-  """Two figures.
+  """Formats a ratio with two figures.
 
   >>> _factor(0.8816), _factor(4.27), _factor(241.5)
   ('0.88', '4.3', '240')

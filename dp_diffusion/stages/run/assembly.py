@@ -1,4 +1,4 @@
-"""Joins model, diffusion and augmentation: what several stages share."""
+"""Combines model, diffusion and augmentation for several stages."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def make_loss_fn(
   data: registry.DataConfig,
   full_params: Callable[[types.Params], types.Params] = lambda params: params,
 ) -> types.LossFn:
-  """The loss of ONE draw of ONE example.
+  """Returns the loss function of ONE draw of ONE example.
 
   Args:
     model: the denoiser.
-    diffusion: timesteps, noise and target of a draw.
-    data: says how a draw is augmented.
+    diffusion: gives timesteps, noise and target of a draw.
+    data: gives the settings of the augmentation.
     full_params: adds the leaves that are not trained.
 
   Returns:
@@ -72,7 +72,7 @@ def grad_config(
   *,
   batch_has_draw_axis: bool,
 ) -> step_lib.GradConfig:
-  """How a private step makes and clips gradients."""
+  """Returns how a private step computes and clips gradients."""
   return step_lib.GradConfig(
     l2_clip_norm=l2_clip_norm,
     num_draws=finetune.augmult,
@@ -84,7 +84,7 @@ def grad_config(
 
 
 def make_denoise_fn(model: unet.UNet, params: types.Params) -> types.DenoiseFn:
-  """Binds weights, for sampling."""
+  """Returns the denoiser with its weights bound, for sampling."""
 
   def denoise(
     x_t: types.Array,
@@ -100,7 +100,7 @@ def make_denoise_fn(model: unet.UNet, params: types.Params) -> types.DenoiseFn:
 def init_params(
   config: config_lib.Config, data: registry.DataConfig
 ) -> types.Params:
-  """Fresh weights from the public seed, for the classes of `data`."""
+  """Returns new weights from the public seed, for the classes of `data`."""
   model = unet.UNet(config.unet_config(data))
   side = data.image_size
   variables = jax.jit(model.init)(

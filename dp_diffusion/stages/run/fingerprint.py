@@ -1,8 +1,8 @@
-"""What makes a run the same run, when it is resumed or shared by processes.
+"""The facts that identify a run, when it is resumed or shared by processes.
 
-Facts of the mechanism, the training and the dataset: they name the run (and
-so choose its randomness), processes compare them, and a resume compares them
-with those of its checkpoint. The dataset is known by a keyed hash alone.
+They are facts of the mechanism, the training and the dataset, the latter as a
+keyed hash. They determine the run id, and so the randomness of the run.
+Processes compare them with one another, and a resume with its checkpoint.
 
 Guarantees:
   * A resume under another mechanism, training config, dataset or secret is
@@ -11,9 +11,8 @@ Guarantees:
     `tests/stages/finetune_test.py::test_resume_refuses_another_secret`.
   * Processes compare all of them before anything is computed.
     `tests/stages/run/fingerprint_test.py::test_processes_compare_all_facts`.
-  * Runs that differ in anything that shapes a private step, the weights they
-    start from included, have other noise and other batches, even with one
-    secret.
+  * Runs that differ in anything that affects a private step, including their
+    first weights, have different noise and batches, even with one secret.
     `tests/stages/run/fingerprint_test.py::test_other_first_weights_are_another_run`,
     `tests/stages/run/fingerprint_test.py::test_each_fact_is_told_apart`.
 """
@@ -44,15 +43,15 @@ def make(
   params: types.Params,
   inherited: Sequence[entries_lib.Entry] = (),
 ) -> dict[str, Any]:
-  """What makes two runs the same run. Device count is not part of it.
+  """Returns the facts of a run. The number of devices is not one of them.
 
   Args:
-    config: its data, privacy, finetune, model, diffusion, seed.
-    mechanism: of the private steps.
+    config: gives data, privacy, finetune, model, diffusion and seed.
+    mechanism: mechanism of the private steps.
     source: the sensitive images.
-    secret: of the run.
+    secret: secret of the run.
     params: all weights before the first private step.
-    inherited: what they have cost already.
+    inherited: ledger entries that the weights bring along.
   """
   training = config_lib.to_dict(config.finetune)
   for operational in (
@@ -83,7 +82,7 @@ def make(
 
 
 def draws(config: config_lib.Config) -> dict[str, Any]:
-  """How images of a record are drawn."""
+  """Returns the facts on how images of a record are drawn."""
   data = config.data
   return {
     'reflect_pad': data.reflect_pad,
@@ -93,7 +92,7 @@ def draws(config: config_lib.Config) -> dict[str, Any]:
 
 
 def first_weights(secret: key_streams.Secret, params: types.Params) -> str:
-  """Keyed hash of the weights that a run starts from."""
+  """Returns a keyed hash of the weights that a run starts from."""
   flat = weights.flatten(params)
   return key_streams.fingerprint(
     secret, 'first weights', *(part for leaf in flat.items() for part in leaf)
@@ -101,7 +100,7 @@ def first_weights(secret: key_streams.Secret, params: types.Params) -> str:
 
 
 def dataset(secret: key_streams.Secret, source: types.DataSource) -> str:
-  """Keyed hash of all that a source holds; who is in which image included."""
+  """Returns a keyed hash of images, labels and persons of a source."""
   person = np.zeros(0, np.int32) if source.person is None else source.person
   return key_streams.fingerprint(
     secret, 'dataset', source.images, source.labels, person
@@ -109,21 +108,25 @@ def dataset(secret: key_streams.Secret, source: types.DataSource) -> str:
 
 
 def run_id(secret: key_streams.Secret, facts: Mapping[str, Any]) -> str:
-  """Names the run: all facts but the versions, which may change on the way."""
+  """Returns the run id, a hash of all facts but the versions.
+
+  Versions may change between a run and its resume.
+  """
   lasting = {k: v for k, v in facts.items() if k != 'versions'}
   return key_streams.run_id(secret, lasting)
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  """Refuses to continue as if nothing had changed.
+  """Raises an error if a resumed run differs from its checkpoint.
 
-  Other versions may continue, and so may another generator: the steps that it
-  runs again are charged again (`journal.charge_lost_steps`). The first weights,
-  which another machine may round otherwise, are those of the checkpoint.
+  Versions and the random number generator may differ: steps that are run again
+  with another generator are charged again (`journal.charge_lost_steps`). The
+  first weights are not compared, since another machine may round them
+  differently; those of the checkpoint are used.
 
   Raises:
-    UsageError: mechanism or training differ (both values), or the dataset or
-      the secret (its hash says only that).
+    UsageError: mechanism or training differ (the message has both values), or
+      the dataset or the secret differ (the message has no values).
   """
   for name in ('mechanism', 'training'):
     difference = workdirs.first_difference(before[name], now[name])

@@ -1,14 +1,15 @@
-"""First weights mean what they meant where they were trained.
+"""Checks that first weights are used with the settings of their training.
 
-Shapes say how large a network is, but not what its output is (noise, image or
-velocity), along which schedule, or how its channels are grouped. So these keys
-are compared with those of the run or the release that weights come from. A
-bare file says nothing: its key map does, or the user.
+The shapes of weights show the size of a network. They do not show what it
+predicts (noise, image or velocity), with which schedule, or how its channels
+are grouped. Therefore these keys are compared with those of the run or release
+from which the weights come. For a file without such a source, its key map or
+the user must state them.
 
 Guarantees:
   * Weights that were made with another value of one of `KEYS` are refused.
     `tests/stages/run/first_weights_test.py::test_other_meanings_are_refused`.
-  * A bare file is refused unless its key map or the user says what it is.
+  * A file alone is refused unless its key map or the user states the keys.
     `tests/stages/run/first_weights_test.py::test_a_bare_file_says_what_it_is`.
 """
 
@@ -27,7 +28,7 @@ from dp_diffusion import files
 from dp_diffusion.models import key_map as key_maps
 from dp_diffusion.models.formats import foreign
 
-# What changes the meaning of weights, and not their shapes.
+# Keys that change the meaning of weights, but not their shapes.
 KEYS = (
   'diffusion.schedule',
   'diffusion.num_timesteps',
@@ -40,7 +41,7 @@ KEYS = (
   'model.time_offset',
 )
 _FOREIGN = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.safetensors')
-# Those of them that weights have where nothing says so.
+# Values of some keys for weights that do not state them.
 _DEFAULTS = {
   f'model.{field.name}': field.default
   for field in dataclasses.fields(config_lib.ModelConfig)
@@ -49,15 +50,15 @@ _DEFAULTS = {
 
 
 def check(config: config_lib.Config, path: epath.Path) -> None:
-  """Compares what weights were made with and what they are taken for.
+  """Compares the settings of the weights' training with those of the config.
 
   Args:
-    config: uses model, diffusion and pretrain.
-    path: of the .npz that `pretrain.init_from` leads to.
+    config: gives model, diffusion and pretrain.
+    path: the .npz file to which `pretrain.init_from` leads.
 
   Raises:
-    UsageError: names the first key that differs, with both values; or a file
-      of which nothing is known.
+    UsageError: a key differs (the message has both values), or nothing is known
+      about the weights.
   """
   if config.pretrain.init_format:
     _check_foreign(config)
@@ -95,7 +96,7 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
 
 
 def _check_foreign(config: config_lib.Config) -> None:
-  """The same for a file of another project, which says all of it."""
+  """Compares the settings for a file of another project."""
   found = config_weights.read(config)
   made_with = foreign.keys(found, config.data.image_size)
   _compare(config, made_with, f'{found.path} were made')
@@ -107,7 +108,7 @@ def _compare(
   has_heads = made_with.get('model.num_heads')
   for key, value in made_with.items():
     if key == 'model.head_channels' and has_heads:
-      continue  # Not used.
+      continue  # The key has no effect here.
     section, name = key.split('.')
     ours = getattr(getattr(config, section), name)
     if ours != value:
@@ -118,7 +119,7 @@ def _compare(
 
 
 def _of_folder(path: epath.Path) -> tuple[dict[str, Any], str]:
-  """(dotted key -> value, the file that says so), empty where none does."""
+  """Returns (values by dotted key, name of the file that states them)."""
   model = path.parent / 'model.json'
   if model.exists():  # A release.
     found = _read(model)

@@ -1,7 +1,7 @@
-"""The noised label histogram on its way from fine-tuning to sampling.
+"""The noised label histogram, made in fine-tuning and used in sampling.
 
 Guarantees:
-  * It is entered in the ledger, and DP-SGD is calibrated to what it leaves.
+  * It is entered in the ledger, and DP-SGD is calibrated to what remains.
     `tests/stages/finetune_test.py::test_histogram_is_paid_for`.
   * Exact counts are in no file, and noise is drawn once.
     `tests/stages/finetune_test.py::test_histogram_is_noised_once`.
@@ -27,7 +27,7 @@ from dp_diffusion.stages.run import workdirs
 
 
 def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
-  """What is spent before DP-SGD."""
+  """Returns the ledger entries for what is spent before DP-SGD."""
   noise_multiplier = config.privacy.label_histogram_noise_multiplier
   return label_histogram.entries(noise_multiplier)
 
@@ -35,14 +35,14 @@ def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
 def calibrate(
   config: config_lib.Config, inherited: Sequence[entries_lib.Entry] = ()
 ) -> accounting.Calibration:
-  """The mechanism of DP-SGD, beside what the histogram spends.
+  """Calibrates DP-SGD to the budget that remains after the histogram.
 
   Args:
-    config: uses privacy.
-    inherited: what was spent before this run, see `inherited_ledger`.
+    config: gives privacy.
+    inherited: ledger entries from before this run, see `inherited_ledger`.
 
   Raises:
-    UsageError: nothing keeps the promise.
+    UsageError: no noise multiplier keeps the promised epsilon.
   """
   before = (*inherited, *entries(config))
   spent = [event for entry in before for event in entry.dp_events()]
@@ -56,9 +56,9 @@ def write(
   records: batching.Records,
   streams: key_streams.KeyStreams,
 ) -> None:
-  """Keeps the noised histogram in private/, where it is used at all.
+  """Writes the noised histogram to private/, if the config uses one.
 
-  One that is there stays: other noise would be another release.
+  An existing histogram is kept, since new noise would be another release.
   """
   if _path(workdir).exists():
     return
@@ -74,7 +74,7 @@ def write(
 
 
 def weights(workdir: workdirs.Workdir) -> np.ndarray:
-  """Shares of the classes, from noised counts without the negative ones.
+  """Returns the shares of the classes, with negative noised counts set to 0.
 
   Returns:
     float64[num_classes] >= 0, not all 0.

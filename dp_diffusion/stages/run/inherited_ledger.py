@@ -1,12 +1,11 @@
-"""What the weights that a run starts from have cost already.
+"""The ledger that first weights, or released images, bring to a run.
 
-So have images that were released and are pre-trained on (`released`).
-
-Weights that were released under differential privacy are no public weights:
-whoever fine-tunes them further on the same records spends on top. Where
-`pretrain.init_from` leads to a release, its ledger is read, kept beside the
-weights in `public/`, and composed with what this run spends. Whether the
-records are the same is not asked: composing never understates.
+Weights that were released under differential privacy are not public weights:
+fine-tuning them on the same records adds to the privacy loss of these records.
+If `pretrain.init_from` leads to a release, its ledger is read, kept beside the
+weights in `public/`, and composed with that of this run. The same holds for
+released images that are used for pre-training (`released`). It is not checked
+whether the records are the same, since composition never understates.
 
 Guarantees:
   * Weights of a release bring its ledger, also through another run's folder.
@@ -17,8 +16,8 @@ Guarantees:
     `tests/stages/run/inherited_ledger_test.py::test_fine_tuning_composes_the_ledger`.
   * A statement that does not cover the weights is refused, not ignored.
     `tests/stages/run/inherited_ledger_test.py::test_doubtful_statement_is_refused`.
-  * Images of a release that are pre-trained on bring its ledger, and so do
-    weights that another run has made from them.
+  * Images of a release that are used for pre-training bring its ledger, and so
+    do weights that another run has trained on them.
     `tests/stages/run/inherited_ledger_test.py::test_released_images_bring_the_ledger`,
     `tests/stages/run/inherited_ledger_test.py::test_weights_made_from_released_images`.
   * Released weights that were copied away from their ledger are refused.
@@ -44,24 +43,24 @@ from dp_diffusion.stages.run import public_record
 from dp_diffusion.stages.run import released
 from dp_diffusion.stages.run import workdirs
 
-_RECORD = 'inherited.json'  # Beside the weights.
+_RECORD = 'inherited.json'  # A file beside the weights.
 
 
 Inherited = released.Inherited
 
 
 def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
-  """What the weights of this run have cost.
+  """Finds the ledger that the first weights of this run bring.
 
-  Weights that are missing have cost nothing, as far as this can say: see
-  `can_be_read`. They are loaded, and so must be there, before any step.
+  The result is empty for weights that are missing, see `can_be_read`. Weights
+  are loaded before the first step, so they cannot be missing then.
 
   Args:
-    config: its `pretrain.init_from` is asked while there are no weights yet.
-    workdir: its `public/` is asked once they are there.
+    config: its `pretrain.init_from` is read if public/ has no weights yet.
+    workdir: its public/ is read once it has weights.
 
   Raises:
-    UsageError: the statement is damaged, is not of these weights, or protects
+    UsageError: the statement is damaged, does not cover these weights, or has
       another unit than this run.
   """
   path = _first_weights(config, workdir)
@@ -78,7 +77,7 @@ def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
 
 
 def can_be_read(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
-  """Whether `find` saw the first weights, or they come from the seed."""
+  """Whether the first weights exist, or come from the seed."""
   path = _first_weights(config, workdir)
   return path is None or path.exists()
 
@@ -86,7 +85,7 @@ def can_be_read(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
 def _first_weights(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> epath.Path | None:
-  """Those of `public/`, else those to start from; None for fresh ones."""
+  """Returns the weights in public/, else those to start from; None for new."""
   if workdir.public_weights.exists():
     return workdir.public_weights
   if not config.pretrain.init_from:
@@ -95,10 +94,10 @@ def _first_weights(
 
 
 def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
-  """Keeps what the first weights have cost; before they are written.
+  """Writes the ledger of the first weights; call it before writing weights.
 
   Returns:
-    Whether they have cost anything.
+    Whether the ledger has entries.
   """
   path = init_path(config.pretrain) if config.pretrain.init_from else None
   found = Inherited() if path is None else _beside(path)
@@ -115,10 +114,10 @@ def record(config: config_lib.Config, workdir: workdirs.Workdir) -> bool:
 
 
 def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
-  """The file that `pretrain.init_from` leads to; it must be set.
+  """Returns the file to which `pretrain.init_from`, which must be set, leads.
 
   Raises:
-    UsageError: a folder without weights; a foreign file that is not there.
+    UsageError: the folder has no weights, or a foreign file does not exist.
   """
   if pretrain.init_format:
     return foreign.find(pretrain.init_format, pretrain.init_from)
@@ -136,10 +135,10 @@ def init_path(pretrain: config_lib.PretrainConfig) -> epath.Path:
 
 
 def refuse_released_images(data: registry.DataConfig) -> None:
-  """For a training on public images that composes no ledger.
+  """Refuses released images for a training that does not compose ledgers.
 
   Raises:
-    UsageError: the images are of a release.
+    UsageError: the images are part of a release.
   """
   for entry in released.of_images(data).entries:
     raise errors.UsageError(
@@ -149,11 +148,11 @@ def refuse_released_images(data: registry.DataConfig) -> None:
 
 
 def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
-  """What the images have cost that the weights have seen, or will have.
+  """Finds the ledgers of the images that the weights are trained on.
 
   Args:
-    config: of the run.
-    path: of the weights that it starts from; None for fresh ones.
+    config: config of the run.
+    path: path of the first weights; None for new ones.
   """
   found = Inherited()
   if config.pretrain.num_steps:
@@ -166,7 +165,7 @@ def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
 
 
 def _beside(path: epath.Path) -> Inherited:
-  """What is known of the weights at `path`: a record, or a statement."""
+  """Reads the ledger beside weights, from a record or a statement."""
   kept = path.parent / _RECORD
   if kept.exists():
     return _of_record(kept)

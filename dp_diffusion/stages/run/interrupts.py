@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to stop at its next step boundary."""
+"""Lets Ctrl-C and SIGTERM stop a run after the current step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dp_diffusion import errors
 
 
 class Stop:
-  """Says whether the user asked to stop.
+  """Tells whether the user asked to stop.
 
   Attributes:
-    command: what continues the run.
+    command: the command that continues the run.
   """
 
   def __init__(self, command: str) -> None:
-    """Nobody has asked yet."""
+    """Stores the command; nobody has asked to stop yet."""
     self.command = command
     self._is_asked = False
 
   def __call__(self) -> bool:
-    """Whether to stop at this step boundary."""
+    """Whether the user asked to stop."""
     return self._is_asked
 
   def ask(self) -> None:
@@ -34,10 +34,10 @@ class Stop:
     self._is_asked = True
 
   def raise_if_asked(self) -> None:
-    """Ends the run here; the caller has saved everything.
+    """Ends the run if the user asked to; the caller has saved everything.
 
     Raises:
-      Interrupted: where the user asked to stop.
+      Interrupted: the user asked to stop.
     """
     if self._is_asked:
       raise errors.Interrupted(
@@ -47,14 +47,14 @@ class Stop:
 
 @contextlib.contextmanager
 def catch(command: str) -> Iterator[Stop]:
-  """Turns the first SIGINT or SIGTERM into a wish, the second into an end.
+  """Makes the first SIGINT or SIGTERM ask to stop, and the second one stop.
 
-  A terminal and a scheduler send the signal to all processes of a run, to those
-  of a GPU's compiler too: a step that was being compiled then fails, and that
-  is no fault.
+  A terminal or a scheduler sends the signal to all processes of a run,
+  including those of a GPU's compiler. A step that is being compiled then fails,
+  which counts as an interruption and not as an error.
 
   Args:
-    command: what continues the run.
+    command: the command that continues the run.
 
   Raises:
     Interrupted: a step failed after the user had asked to stop.

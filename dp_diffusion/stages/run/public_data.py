@@ -1,14 +1,14 @@
-"""Public means public: the sensitive images are not pre-trained on.
+"""Makes sure that the public images are not the sensitive ones.
 
-Pre-training adds no noise. If its images are those of the sensitive set, the
-guarantee of the release is void, whatever its ledger says. So the data
-sections are compared by name before anything is read, and fine-tuning compares
-the decoded images, under a key that is drawn for it and kept nowhere. What
-pre-training has seen is stated in the release.
+Pre-training adds no noise. If it used sensitive images, the guarantee of the
+release would be void, whatever its ledger says. Therefore the data sections are
+compared by name before anything is read, and fine-tuning compares the decoded
+images by hashes, under a random key that is not stored. The release states
+which images pre-training used.
 
-An image that was altered (another crop or size, a lossy format, turned or
-mirrored) is not found, and neither is one in weights whose images are not at
-hand: the statement says what was compared.
+Altered images (another crop or size, a lossy format, rotated or mirrored) are
+not found. Neither are images that only earlier weights were trained on, if
+these images are not available. The statement says what was compared.
 
 Guarantees:
   * The same source and split are refused before anything is read.
@@ -16,7 +16,7 @@ Guarantees:
   * A public image that is equal to a sensitive one ends the run; the message
     has no count and no name.
     `tests/stages/run/public_data_test.py::test_equal_images_end_the_run`.
-  * Nothing that was derived from the images is left behind.
+  * Nothing derived from the images is stored.
     `tests/stages/run/public_data_test.py::test_no_digest_is_left_behind`.
   * The statement names the public images, their split and hash, and what was
     compared.
@@ -61,16 +61,16 @@ def check_sources(
   *,
   is_read: bool = False,
 ) -> None:
-  """Compares the sections `data` and `pretrain.data`, and an earlier run's.
+  """Compares `data` with `pretrain.data` and with the images of first weights.
 
   Args:
-    config: where it promises no privacy, nothing is refused.
-    workdir: its weights may have seen images already.
-    is_read: whether the public images are read without any pre-training, as
-      by the audit.
+    config: config of the run. If epsilon is infinite, nothing is refused.
+    workdir: says which images its weights were trained on.
+    is_read: whether the public images are read without pre-training, as the
+      audit does.
 
   Raises:
-    UsageError: they name the same images.
+    UsageError: the sections name the same images.
   """
   if not config.privacy.is_private:
     return
@@ -84,10 +84,10 @@ def check_sources(
 def check_source(
   sensitive: registry.DataConfig, public: registry.DataConfig | None
 ) -> None:
-  """Refuses public images that are the sensitive ones, by name.
+  """Refuses public images that are, by name, the sensitive ones.
 
   Raises:
-    UsageError: they name the same images.
+    UsageError: the two sections name the same images.
   """
   if public is None:
     return
@@ -104,7 +104,7 @@ def check_source(
 def seen(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> tuple[public_record.PublicImages, ...]:
-  """Public images that the first weights have seen, or will have."""
+  """Returns the public images that the first weights are trained on."""
   kept = public_record.read(workdir.public_weights)
   if kept is not None and workdir.public_weights.exists():
     return kept
@@ -114,13 +114,13 @@ def seen(
 def expected(
   config: config_lib.Config, images_sha256: str = ''
 ) -> tuple[public_record.PublicImages, ...]:
-  """What pre-training takes: its own images, and those of its first weights."""
+  """Returns the images of pre-training and of the weights it starts from."""
   found: tuple[public_record.PublicImages, ...] = ()
   if config.pretrain.num_steps:
     found = (public_record.of_config(config.pretrain.data, images_sha256),)
   if config.pretrain.init_from:
     path = inherited_ledger.init_path(config.pretrain)
-    if path.exists():  # Else whoever loads them says so.
+    if path.exists():  # Otherwise loading the weights reports the error.
       found = (*found, *public_record.of_weights(path))
   return found
 
@@ -130,15 +130,15 @@ def begin(
   workdir: workdirs.Workdir,
   images: np.ndarray | None,
 ) -> None:
-  """Records what pre-training reads, before its first step.
+  """Records the images of pre-training, before its first step.
 
   Args:
-    config: of the run.
-    workdir: writes beside the weights that are to come.
-    images: public ones uint8[N, H, W, C]; None where none are trained on.
+    config: config of the run.
+    workdir: the record is written to public/, beside the future weights.
+    images: uint8[N, H, W, C], the public images; None if there is no training.
 
   Raises:
-    UsageError: other images than this pre-training began with.
+    UsageError: pre-training was begun with other images.
   """
   digest = '' if images is None else equal_images.content_sha256(images)
   now = expected(config, digest)
@@ -158,17 +158,17 @@ def compare(
   workdir: workdirs.Workdir,
   sensitive: types.DataSource,
 ) -> list[dict[str, Any]]:
-  """Looks for sensitive images among the public ones, as far as at hand.
+  """Looks for sensitive images among the public ones that are available.
 
   All processes call it; process 0 reads the public images.
 
   Args:
-    config: of the run.
-    workdir: says which images its weights have seen.
+    config: config of the run.
+    workdir: says which images its weights were trained on.
     sensitive: the images of the private training.
 
   Returns:
-    What the statement says of the public images.
+    The entries of the statement on public images.
 
   Raises:
     UsageError: an equal image was found; the same line on every process.
@@ -179,11 +179,11 @@ def compare(
 def compare_source(
   config: config_lib.Config, sensitive: types.DataSource
 ) -> list[dict[str, Any]]:
-  """The same for `pretrain.data` as it is read now, by a baseline.
+  """Looks for sensitive images in `pretrain.data`, for a baseline.
 
   Raises:
-    UsageError: it is the sensitive set by name or by an image, or a release,
-      whose ledger a baseline does not compose.
+    UsageError: `pretrain.data` is the sensitive set by name or has a sensitive
+      image, or it is a release, whose ledger a baseline does not compose.
   """
   if config.privacy.is_private:
     check_source(config.data, config.pretrain.data)
@@ -201,7 +201,7 @@ def _compare_all(
     return [statement_words.public_data(vars(e), 'not_private') for e in images]
   facts = []
   for entry in images:
-    # Only process 0 writes the statement; the others go on with it, or end.
+    # Process 0 writes the statement; the others continue or end with it.
     found = processes.on_main(functools.partial(_outcome, entry, sensitive))
     outcome = found or 'unknown'
     if processes.any_process(outcome == 'equal'):
@@ -224,7 +224,7 @@ def _compare_all(
 def _outcome(
   entry: public_record.PublicImages, sensitive: types.DataSource
 ) -> str:
-  """One of `statement_words.COMPARISONS`, or 'equal'."""
+  """Returns one of `statement_words.COMPARISONS`, or 'equal'."""
   if entry.data is None:
     return 'unknown'
   if identity.is_rendered(entry.data):

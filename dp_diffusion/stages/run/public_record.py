@@ -1,8 +1,9 @@
-"""Which public images weights have seen: kept beside the weights.
+"""A record, beside public weights, of the images they were trained on.
 
-`public/model/public_data.json` names them, with a hash of their pixels in
-order and the data section that loads them. Weights that start from another
-run's take its record along; of weights from elsewhere only their hash is known.
+`public/model/public_data.json` names the images, with a hash of their pixels in
+order and the data section that loads them. Weights that start from those of
+another run include its record. For weights from elsewhere only their own hash
+is recorded.
 
 Guarantees:
   * Images of the run that weights came from stay named, whoever trained
@@ -32,13 +33,13 @@ _IN_RUN = ('public', 'model', 'params.npz')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublicImages:
-  """Images that weights have seen, as far as is known.
+  """Images that weights were trained on, as far as known.
 
   Attributes:
     source: a public name, without folders of this machine.
-    split: of the source; '' where it is not known.
-    images_sha256: of the pixels in order; '' where it is not known.
-    data: loads them; None for weights whose images are not known.
+    split: split of the source; '' if unknown.
+    images_sha256: SHA-256 of the pixels in order; '' if unknown.
+    data: the data section that loads the images; None if they are unknown.
   """
 
   source: str
@@ -50,7 +51,7 @@ class PublicImages:
 def of_config(
   data: registry.DataConfig, images_sha256: str = ''
 ) -> PublicImages:
-  """Images that a data section loads."""
+  """Returns the record of the images that a data section loads."""
   return PublicImages(
     source=identity.describe(data),
     split=data.split,
@@ -60,12 +61,12 @@ def of_config(
 
 
 def path_of(weights_path: epath.PathLike) -> epath.Path:
-  """Where the record of weights lies."""
+  """Returns the path of the record of weights."""
   return epath.Path(weights_path).parent / _FILE
 
 
 def write(weights_path: epath.PathLike, images: Sequence[PublicImages]) -> None:
-  """Keeps the record beside the weights."""
+  """Writes the record beside the weights."""
   entries = [
     {
       **{k: v for k, v in vars(entry).items() if k != 'data'},
@@ -77,10 +78,10 @@ def write(weights_path: epath.PathLike, images: Sequence[PublicImages]) -> None:
 
 
 def read(weights_path: epath.PathLike) -> tuple[PublicImages, ...] | None:
-  """What `write` wrote beside weights; None where there is none.
+  """Reads the record beside weights; None if there is none.
 
   Raises:
-    UsageError: it is damaged.
+    UsageError: the record is damaged.
   """
   path = path_of(weights_path)
   if not path.exists():
@@ -99,7 +100,10 @@ def read(weights_path: epath.PathLike) -> tuple[PublicImages, ...] | None:
 
 
 def of_weights(weights_path: epath.Path) -> tuple[PublicImages, ...]:
-  """What weights to start from have seen: by record, config or statement."""
+  """Finds the images that weights were trained on.
+
+  They are taken from the record, the config of a run or a statement.
+  """
   kept = read(weights_path)
   if kept is not None:
     return kept
@@ -115,7 +119,7 @@ def of_weights(weights_path: epath.Path) -> tuple[PublicImages, ...]:
 
 
 def _of_run(path: epath.Path) -> tuple[PublicImages, ...]:
-  """A run of a version that kept no record."""
+  """Finds the images of a run of an older version, which has no record."""
   try:
     pretrain = files.read_json(path)['pretrain']['config']['pretrain']
     found: tuple[PublicImages, ...] = ()
@@ -161,7 +165,7 @@ def _unknown(weights_path: epath.Path) -> PublicImages:
 
 
 def _data(values: dict[str, Any] | None) -> registry.DataConfig | None:
-  """A data section that an earlier version may have written."""
+  """Returns a data section, which an earlier version may have written."""
   if values is None:
     return None
   known = {field.name for field in dataclasses.fields(registry.DataConfig)}

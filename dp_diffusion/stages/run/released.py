@@ -1,8 +1,8 @@
-"""What something that was released has cost: its statement, read strictly.
+"""Reads the ledger of released weights or images from their statement.
 
-Weights of a release and images that were sampled from them lead to the same
-statement, and so to the same entry of a ledger: used together they count once,
-for one who sees both knows no more than one who sees the weights.
+Weights of a release and the images sampled from them have the same statement,
+and so the same entry of a ledger. Used together they count once: the images are
+computed from the weights, so they reveal nothing more.
 
 Guarantees:
   * Images of an earlier release bring its ledger: its `.npz`, its TFDS form, a
@@ -29,18 +29,18 @@ from dp_diffusion.privacy import strict_json
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inherited:
-  """What comes with weights or images.
+  """The ledgers that weights or images bring.
 
   Attributes:
-    entries: none for what is public, or the ledgers of releases.
-    is_insecure: the secret of one of them was planted by a test.
+    entries: ledgers of releases; none for public weights or images.
+    is_insecure: whether the secret of one of them was planted by a test.
   """
 
   entries: tuple[ledger_lib.InheritedEntry, ...] = ()
   is_insecure: bool = False
 
   def __add__(self, other: Inherited) -> Inherited:
-    """Both, each release once."""
+    """Returns the union; each release counts once."""
     new = tuple(e for e in other.entries if e not in self.entries)
     return Inherited(
       entries=(*self.entries, *new),
@@ -49,11 +49,11 @@ class Inherited:
 
 
 def of_images(data: registry.DataConfig) -> Inherited:
-  """What the images of a data section have cost; reads no image.
+  """Returns the ledger of the images of a data section, reading no image.
 
   Raises:
-    UsageError: they are marked, and their statement is not beside them; a
-      statement that is damaged.
+    UsageError: the images are marked as released and their statement is not
+      beside them, or the statement is damaged.
   """
   found = Inherited()
   for place in identity.places(data):
@@ -69,16 +69,17 @@ def of_statement(
   problem_of: Callable[[dict[str, Any]], str] = lambda statement: '',
   what: str = 'images',
 ) -> Inherited:
-  """What a release has cost.
+  """Returns the ledger of a release.
 
   Args:
     where: path of its `privacy.json`, for messages.
-    content: of the file.
-    problem_of: why the statement does not cover what is asked about, or ''.
-    what: that is asked about, for messages.
+    content: content of the file.
+    problem_of: returns why the statement does not cover the weights or images,
+      or ''.
+    what: 'weights' or 'images', for messages.
 
   Raises:
-    UsageError: the statement is damaged or does not cover it.
+    UsageError: the statement is damaged or does not cover them.
   """
   try:
     statement = strict_json.loads(content)
@@ -107,7 +108,7 @@ def of_statement(
 
 
 def doubtful(where: str, reason: str, what: str) -> errors.UsageError:
-  """A statement that cannot be relied on."""
+  """Returns the error for a statement that cannot be relied on."""
   return errors.UsageError(
     f'Expected {where} to state what the {what} beside it have cost, but'
     f' {reason}: take the release as it was published, or {what} that are'

@@ -1,10 +1,10 @@
 """Begins a private training, or continues it from its last checkpoint.
 
-Fine-tuning and the DP classifier share it, and the audit its end.
+Fine-tuning and the DP classifier use both functions, the audit the second one.
 
 Guarantees:
-  * A resume goes on with the ledger and the randomness of its checkpoint, and
-    refuses another mechanism, training, dataset or secret.
+  * A resume continues with the ledger and the randomness of its checkpoint,
+    and refuses another mechanism, training, dataset or secret.
     `tests/stages/finetune_test.py::test_a_resume_continues_its_ledger`,
     `tests/stages/baseline_test.py::test_classifier_resumes_under_its_ledger`.
 """
@@ -32,14 +32,14 @@ from dp_diffusion.training import state as train_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResumedRun:
-  """A private training at the step from which it goes on.
+  """A private training at the step where it continues.
 
   Attributes:
-    run: where it keeps what it must not forget; records no statistics.
-    streams: all its secret randomness.
-    state: after `start_step` steps, on the host.
-    ledger: of these steps, and of what was lost and is run again.
-    start_step: 0 for a new one.
+    run: the files of the run; it records no statistics.
+    streams: all secret randomness of the run.
+    state: state after `start_step` steps, on the host.
+    ledger: ledger of these steps, and of lost steps that are run again.
+    start_step: number of steps done; 0 for a new run.
   """
 
   run: private_loop.PrivateRun
@@ -62,16 +62,16 @@ def begin(
   """Restores the last checkpoint that is whole, if there is one.
 
   Args:
-    private_dir: holds the checkpoints and the journal.
-    secret: of the run.
-    facts: see `fingerprint.make`; compared with those of the checkpoint.
-    state: before the first step.
-    ledger: likewise.
-    num_steps: of the mechanism.
+    private_dir: folder of the checkpoints and the journal.
+    secret: secret of the run.
+    facts: result of `fingerprint.make`; compared with those of the checkpoint.
+    state: state before the first step.
+    ledger: ledger before the first step.
+    num_steps: number of steps of the mechanism.
     checkpoint_every_steps: steps between checkpoints.
 
   Raises:
-    UsageError: the checkpoint is of something else.
+    UsageError: the checkpoint belongs to another run.
   """
   checkpoints = checkpoint.Checkpointer(
     private_dir / 'checkpoints', is_private=True
@@ -113,20 +113,21 @@ def finish(
   stop: interrupts.Stop,
   record_stats: Callable[[int, Any], None] | None = None,
 ) -> tuple[train_state.TrainState, ledger_lib.Ledger]:
-  """Takes the steps that are left.
+  """Takes the remaining steps.
 
   Args:
-    begun: from where.
-    steps: what a step is made of.
-    devices: where it runs.
-    stop: asked at every step boundary.
+    begun: result of `begin`.
+    steps: the parts of a step.
+    devices: the devices of the run.
+    stop: called after every step; tells whether to stop.
     record_stats: writes un-noised statistics to private/; None records none.
 
   Returns:
-    The state after all of them, on the host, and the ledger to seal.
+    The state after all steps, on the host, and the ledger to publish.
 
   Raises:
-    Interrupted: asked to stop, here or on another process; it is saved.
+    Interrupted: the user asked to stop, here or on another process; a
+      checkpoint is saved.
   """
   run = begun.run
   if record_stats:

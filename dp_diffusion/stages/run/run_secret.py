@@ -1,9 +1,8 @@
-"""The secret of a run: made once, kept, and of this run alone.
+"""The secret of a run, which is made once and used by no other run.
 
 Guarantees:
-  * Two runs never draw from one secret, whatever `privacy.secret_dir` says:
-    their noise would be the same, and the difference of what they release
-    would hold none.
+  * Two runs never use one secret, whatever `privacy.secret_dir` says. Their
+    noise would be equal, and would cancel in the difference of their releases.
     `tests/stages/run/run_secret_test.py::test_a_secret_belongs_to_one_workdir`.
   * A run that has begun is not given another secret.
     `tests/stages/finetune_test.py::test_a_lost_secret_is_not_made_anew`.
@@ -24,24 +23,25 @@ from dp_diffusion import files
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages.run import workdirs
 
-# In private/: what says that something was drawn from the secret.
+# Files in private/ which show that randomness was drawn from the secret.
 STEPS = 'begun_steps.json'
 HISTOGRAM = 'label_histogram.json'
-EMBEDDING = 'begun_embedding.json'  # Of a baseline.
+EMBEDDING = 'begun_embedding.json'  # Written by a baseline.
 
 
 def load_or_make(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> key_streams.Secret:
-  """Loads the secret, or makes it where the run is new.
+  """Loads the secret, or makes one for a new run.
 
   Raises:
-    UsageError: the secret is gone or belongs to another workdir, or its folder
-      cannot be written.
+    UsageError: the secret is missing or belongs to another workdir, or its
+      folder cannot be written.
   """
   secret_path = claimed_path(config, workdir)
   if secret_path.exists() or has_begun(workdir):
-    secret = key_streams.Secret.load(secret_path)  # Names the file if gone.
+    # An error names the file if it is missing.
+    secret = key_streams.Secret.load(secret_path)
   else:
     with _written(secret_path.parent):
       secret = key_streams.Secret.create(secret_path)
@@ -51,7 +51,7 @@ def load_or_make(
 
 
 def has_begun(workdir: workdirs.Workdir) -> bool:
-  """Whether anything was drawn from the secret."""
+  """Whether randomness was drawn from the secret."""
   records = (STEPS, HISTOGRAM, EMBEDDING)
   return any((workdir.private / name).exists() for name in records)
 
@@ -59,11 +59,11 @@ def has_begun(workdir: workdirs.Workdir) -> bool:
 def claimed_path(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> epath.Path:
-  """Where the secret lies: a folder that no other workdir uses.
+  """Returns the path of the secret, in a folder that no other workdir uses.
 
   Raises:
-    UsageError: a remote workdir without `privacy.secret_dir`, a folder of
-      another workdir, or one that cannot be written.
+    UsageError: the workdir is remote and `privacy.secret_dir` is not set, or
+      the folder belongs to another workdir or cannot be written.
   """
   if config.privacy.secret_dir:
     folder = epath.Path(config.privacy.secret_dir)
@@ -79,7 +79,7 @@ def claimed_path(
 
 
 def _claim(folder: epath.Path, workdir: workdirs.Workdir) -> None:
-  """Ties a folder of secrets to this workdir, which may be moved."""
+  """Reserves a folder of secrets for this workdir, which may be moved."""
   own = workdir.private / 'workdir_id'
   if not own.exists():
     files.write_text(own, uuid.uuid4().hex, mode=0o600)

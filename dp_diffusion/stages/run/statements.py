@@ -1,4 +1,4 @@
-"""The privacy statement of a release: from the stored ledger to the card."""
+"""Writes the privacy statement and the card of a release from its ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'dp-accounting', 'numpy')
 
 
 def check_release_is_new(workdir: workdirs.Workdir) -> None:
-  """Refuses files in release/ that were there before a run has begun.
+  """Refuses files that were in release/ before the run.
 
   Raises:
     UsageError: see `release.check_no_leftovers`.
@@ -38,7 +38,7 @@ def store(
   is_insecure: bool,
   public_data: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-  """Keeps the final ledger in private/, for the stages that write files."""
+  """Writes the final ledger to private/, for the stages that write files."""
   files.write_json(
     workdir.private / 'ledger.json',
     {
@@ -53,18 +53,18 @@ def store(
 
 
 def read(workdir: workdirs.Workdir) -> Mapping[str, Any]:
-  """What `store` wrote."""
+  """Reads what `store` wrote."""
   return files.read_json(workdir.private / 'ledger.json')
 
 
 def mark(workdir: workdirs.Workdir) -> release_marks.Mark:
-  """What the images of this run carry; its model must be released."""
+  """Returns the mark of this run's images; its model must be released first."""
   model = workdir.release / 'model' / 'params.npz'
   return release_marks.make(read(workdir)['ledger'], files.sha256(model))
 
 
 def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Writes the card and privacy.json over all files of release/."""
+  """Writes the card and privacy.json for all files of release/."""
   stored = read(workdir)
   ledger = ledger_lib.Ledger.from_json(stored['ledger'])
   statement = statement_lib.statement(
@@ -81,13 +81,13 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
 
 
 def versions() -> dict[str, str]:
-  """Versions of what computed the release."""
+  """Returns the versions of the software that computed the release."""
   found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {'python': platform.python_version(), **found}
 
 
 def code_revision() -> str:
-  """Git revision of this package, with '+changes' where files differ."""
+  """Returns the git revision of this package, '+changes' if files differ."""
   folder = pathlib.Path(__file__).resolve().parent.parent
 
   def git(*arguments: str) -> str:

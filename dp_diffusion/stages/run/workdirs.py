@@ -1,4 +1,4 @@
-"""The working directory: what lies where, and which config it belongs to.
+"""The working directory, its folders and the config that it belongs to.
 
 config.json    resolved config of each stage, and which are complete
 public/        pre-training checkpoints and logs
@@ -24,7 +24,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import files
 
-# What each stage depends on, besides what the stages before it do.
+# Sections of the config that each stage uses, beyond those of earlier stages.
 _SECTIONS = {
   'pretrain': ('seed', 'model', 'diffusion', 'pretrain'),
   'finetune': ('data', 'privacy', 'finetune'),
@@ -32,7 +32,7 @@ _SECTIONS = {
   'evaluate': ('evaluate',),
 }
 STAGES = tuple(_SECTIONS)
-# Keys that may change between runs: they move work about, never its result.
+# Keys that may change between runs, since they do not affect the result.
 _OPERATIONAL = frozenset(
   {
     'pretrain.checkpoint_every_steps',
@@ -56,52 +56,52 @@ class Workdir:
   """Paths of one run.
 
   Attributes:
-    root: the folder the user named.
+    root: the folder that the user named.
   """
 
   root: epath.Path
 
   @property
   def public(self) -> epath.Path:
-    """Pre-training: free to publish."""
+    """Folder of pre-training, which may be published."""
     return self.root / 'public'
 
   @property
   def public_weights(self) -> epath.Path:
-    """Where fine-tuning and the audit start, once pre-training is complete."""
+    """File of public weights, from which fine-tuning and the audit start."""
     return self.public / 'model' / 'params.npz'
 
   @property
   def private(self) -> epath.Path:
-    """Mode 700: never to be published."""
+    """Folder with mode 700, which must never be published."""
     return self.root / 'private'
 
   @property
   def release(self) -> epath.Path:
-    """What the guarantee covers."""
+    """Folder that the guarantee covers."""
     return self.root / 'release'
 
   @property
   def evaluation(self) -> epath.Path:
-    """Mode 700: computed from real images, not covered."""
+    """Folder with mode 700, computed from real images and not covered."""
     return self.root / 'evaluation'
 
   @property
   def baseline(self) -> epath.Path:
-    """Which baseline this folder belongs to, where it does."""
+    """File that names the baseline to which the folder belongs, if any."""
     return self.private / 'baseline.json'
 
   @property
   def config_path(self) -> epath.Path:
-    """Resolved config of each stage."""
+    """File with the resolved config of each stage."""
     return self.root / 'config.json'
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
-    """Keeps other processes of this machine out of the folder.
+    """Locks the folder against other processes of this machine.
 
     Raises:
-      UsageError: another process is in it; names the process.
+      UsageError: another process, which the message names, uses the folder.
     """
     if not files.is_local(self.root):
       yield
@@ -116,7 +116,7 @@ class Workdir:
           ' for it, or give another --workdir.'
         ) from None
       except OSError:
-        pass  # A file system without locks.
+        pass  # The file system has no locks.
       lock.truncate(0)
       lock.write(f'process {os.getpid()} on {socket.gethostname()}')
       lock.flush()
@@ -126,7 +126,7 @@ class Workdir:
         lock.truncate(0)
 
   def is_complete(self, stage: str) -> bool:
-    """Whether the stage has finished and its outputs are in place."""
+    """Whether the stage has finished and its outputs exist."""
     return bool(self._record().get(stage, {}).get('complete'))
 
   def has_begun(self, stage: str) -> bool:
@@ -134,7 +134,7 @@ class Workdir:
     return stage in self._record()
 
   def begin(self, stage: str, config: config_lib.Config) -> None:
-    """Ties the stage to its config.
+    """Records the config of the stage.
 
     Raises:
       UsageError: an earlier run of the stage had another config.
@@ -146,18 +146,19 @@ class Workdir:
       files.write_json(self.config_path, record)
 
   def forget(self, stage: str) -> None:
-    """Unties a stage that ended before it had done anything."""
+    """Removes the record of a stage that ended before it had done anything."""
     record = self._record()
     if record.pop(stage, None) is not None:
       files.write_json(self.config_path, record)
 
   def complete(self, stage: str, secs: float) -> None:
-    """Marks the stage as finished; its outputs must be durable by now.
+    """Marks the stage as finished, once its outputs are on the disk.
 
     Args:
       stage: one of STAGES.
-      secs: how long it took, over all its runs; kept in private/ since the
-        time of private steps says how many records they read.
+      secs: seconds of the last run of the stage. The times are kept in
+        private/, since the time of private steps depends on the number of
+        records they read.
     """
     self.add_secs(stage, secs)
     record = self._record()
@@ -165,14 +166,14 @@ class Workdir:
     files.write_json(self.config_path, record)
 
   def add_secs(self, stage: str, secs: float) -> None:
-    """Adds to the time that a stage has taken."""
+    """Adds seconds to the time that a stage has taken."""
     path = self.private / 'seconds.json'
     taken = files.read_json(path) if path.exists() else {}
     taken[stage] = taken.get(stage, 0.0) + secs
     files.write_json(path, taken, mode=0o600)
 
   def secs(self) -> Mapping[str, float]:
-    """Seconds of every stage that has run."""
+    """Returns the seconds of every stage that has run."""
     path = self.private / 'seconds.json'
     return files.read_json(path) if path.exists() else {}
 
@@ -181,11 +182,11 @@ class Workdir:
   ) -> None:
     """Refuses a workdir that was begun with another config.
 
-    A finished evaluation may be asked for anew with other settings.
+    A finished evaluation may be repeated with other settings.
 
     Raises:
-      UsageError: names the first key that differs and both its values; or the
-        baseline that the folder belongs to.
+      UsageError: a key differs (the message has both values), or the folder
+        belongs to a baseline.
     """
     if self.baseline.exists():
       method = files.read_json(self.baseline)['method']
@@ -230,11 +231,11 @@ class Workdir:
 
 
 def open_workdir(path: str) -> Workdir:
-  """Makes the folders; private ones are for the owner only.
+  """Makes the folders; only the owner can read private ones.
 
   Raises:
-    UsageError: the folder, or one that a stage will write to, cannot be made
-      or written.
+    UsageError: the folder, or a subfolder that a stage writes to, cannot be
+      made or written.
   """
   root = epath.Path(path)
   workdir = Workdir(root)
@@ -256,10 +257,10 @@ def open_workdir(path: str) -> Workdir:
 
 
 def _check_writable(workdir: Workdir) -> None:
-  """Finds now what a stage would find after hours of training.
+  """Checks now what would fail after hours of training.
 
   Raises:
-    UsageError: names a folder that is there and cannot be written.
+    UsageError: an existing folder cannot be written.
   """
   folders = (
     workdir.public,
@@ -289,7 +290,7 @@ def _resolved(stage: str, config: config_lib.Config) -> dict[str, Any]:
 def first_difference(
   before: Any, after: Any, key: str = ''
 ) -> tuple[str, Any, Any] | None:
-  """The first dotted key that differs, with both values; None where equal.
+  """Returns the first dotted key that differs with both values, or None.
 
   >>> first_difference({'a': {'b': 1}}, {'a': {'b': 2}})
   ('a.b', 1, 2)
