@@ -1,10 +1,10 @@
-"""Epsilon of what is spent, and the noise that keeps it as promised.
+"""Computes epsilon, and calibrates the noise for a promised epsilon.
 
-Before the private training `calibrate` turns the config into a mechanism;
-during it, and in the published statement, `epsilon` says what was spent. Both
-accountants, privacy loss distributions (PLD) and Renyi DP (RDP), bound the
-same epsilon of the same neighbours (one record added or removed) from above,
-so the smaller of the two holds, whichever it is.
+Before private training, `calibrate` computes a mechanism from the config.
+During training, and for the published statement, `epsilon` computes what was
+spent. Two accountants, privacy loss distributions (PLD) and Renyi DP (RDP),
+give upper bounds of the same epsilon for the same neighbours (one record added
+or removed), so the smaller bound holds.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from dp_diffusion.privacy import privacy_config
 from dp_diffusion.privacy import strict_json
 
 ACCOUNTANTS = ('pld', 'rdp')
-SMALLER = 'smaller'  # Of what the accountants say.
-# What releases before statement version 4 were accounted with: the PLD of
-# dp-accounting at a fixed interval. Only `verify` asks for it.
+SMALLER = 'smaller'  # The smaller bound of the two accountants.
+# The accountant of releases before statement version 4: the PLD of
+# dp-accounting at a fixed interval. Only `verify` uses it.
 FIXED_PLD = 'fixed_pld'
 FIXED_INTERVAL = 1e-4
 SOLVABLE = privacy_config.SOLVABLE
 PrivacyConfig = privacy_config.PrivacyConfig
 
-# Past any of these limits a PLD of fixed interval would need gigabytes; the
-# bound of RDP stood in for it.
+# Beyond any of these limits a PLD at a fixed interval would need gigabytes, and
+# the bound of RDP was used instead.
 _PLD_MAX_EPSILON = 1000.0
 _PLD_MAX_STEP_LOSS = 300.0
 _PLD_MAX_STEPS = 2_000_000
 _MIN_NOISE = noise_search.MIN_NOISE  # Below it epsilon is infinite.
-# A quick one first: it only says where the one that decides has to look.
+# The first, fast accountant only narrows the search for the second, which
+# decides.
 SEARCH = ('rdp', SMALLER)
 _RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _ALL_ORDERS = rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
@@ -59,14 +60,15 @@ _CACHE_VERSION = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-  """A mechanism that keeps the promise, and what it costs.
+  """A mechanism that keeps the promised epsilon, and its bounds.
 
   Attributes:
-    mechanism: with every number filled in.
-    epsilon_pld: total of what was spent before and of the mechanism, by PLD.
-    epsilon_rdp: the same by RDP.
-    noise_multiplier_rdp: what RDP alone would need for the promised epsilon
-      (for `epsilon` where it is computed); None if no noise suffices.
+    mechanism: the mechanism, with every number filled in.
+    epsilon_pld: total epsilon by PLD, including what was spent before.
+    epsilon_rdp: total epsilon by RDP, including what was spent before.
+    noise_multiplier_rdp: noise multiplier that RDP alone would need for the
+      promised epsilon (for `epsilon`, if that is computed); None if no noise
+      suffices.
   """
 
   mechanism: mechanism_lib.TrainingMechanism
@@ -76,17 +78,17 @@ class Calibration:
 
   @property
   def epsilon(self) -> float:
-    """The total: the smaller of both bounds."""
+    """Total epsilon, the smaller of both bounds."""
     return min(self.epsilon_pld, self.epsilon_rdp)
 
   @property
   def bound(self) -> str:
-    """Which accountant's bound `epsilon` is: one of ACCOUNTANTS."""
+    """The accountant whose bound `epsilon` is, one of ACCOUNTANTS."""
     return bound(self.epsilon_pld, self.epsilon_rdp)
 
 
 def bound(epsilon_pld: float, epsilon_rdp: float) -> str:
-  """Which accountant says less; 'pld' where they agree.
+  """Returns the accountant with the smaller bound, 'pld' if they are equal.
 
   >>> bound(0.198, 0.138)
   'rdp'
@@ -99,12 +101,13 @@ def epsilon(
   delta: float,
   accountant: str = SMALLER,
 ) -> float:
-  """Epsilon of all events together, never understated.
+  """Returns epsilon of all events together, never understated.
 
   Guarantees:
     * The smaller of both bounds is returned, at every delta:
       `accounting_test.py::test_smaller_bound_holds`.
-    * Rounding errors are paid for; never below independent computations:
+    * Rounding errors are included; the result is never below independent
+      computations:
       `loss_distributions_test.py::test_never_below_the_truth`.
 
   Args:
@@ -128,7 +131,15 @@ def delta(
   epsilon: float,
   accountant: str = SMALLER,
 ) -> float:
-  """Smallest delta, to 1e-6 of it, at which `epsilon` is at most the given."""
+  """Returns the smallest delta at which `epsilon` is at most the given one.
+
+  The relative precision is 1e-6.
+
+  Args:
+    events: events in any order.
+    epsilon: the given epsilon.
+    accountant: as in `epsilon`.
+  """
   checks.check_one_of('accountant', accountant, (*ACCOUNTANTS, SMALLER))
   canonical = _canonical(events)
   epsilon = strict_json.real('epsilon', epsilon)
@@ -145,19 +156,19 @@ def delta(
 def calibrate(
   config: PrivacyConfig, *, spent: Sequence[dp_accounting.DpEvent] = ()
 ) -> Calibration:
-  """Computes what `config.solve_for` names.
+  """Computes the number that `config.solve_for` names.
 
-  The noise multiplier is the smallest of 5 significant figures, the number of
-  steps the largest, whose total `epsilon` is at most the promised one.
-  Results are kept in the user's cache folder. One that is read back counts
-  only if its epsilon, computed again, is the same.
+  The noise multiplier is the smallest one of 5 significant figures, and the
+  number of steps the largest one, whose total epsilon is at most the promised
+  epsilon. Results are stored in the user's cache folder. A stored result is
+  used only if its epsilon, computed again, is the same.
 
   Guarantees:
     * Never above the promised epsilon:
       `accounting_test.py::test_calibration_never_overshoots`.
     * The next smaller noise, or one more step, would be above it:
       `accounting_test.py::test_calibration_is_tight`.
-    * What was spent before counts:
+    * Events spent before are included:
       `accounting_test.py::test_spent_events_count`.
     * More epsilon never needs more noise:
       `accounting_test.py::test_more_epsilon_never_needs_more_noise`.
@@ -165,14 +176,14 @@ def calibrate(
       `accounting_test.py::test_damaged_cache_is_ignored`.
 
   Args:
-    config: what is promised.
-    spent: events that the same records have paid for before.
+    config: the promised epsilon and delta, and the numbers of the mechanism.
+    spent: events on the same records from before.
 
   Returns:
-    The mechanism and its cost.
+    The mechanism and its bounds.
 
   Raises:
-    ValueError: nothing keeps the promise; one line says why.
+    ValueError: no mechanism keeps the promised epsilon; one line says why.
   """
   problem = _Problem(config, _canonical(spent))
   if not config.is_private:
@@ -191,12 +202,12 @@ def calibrate(
   return result
 
 
-# An event with how often it happened; equal ones are added up.
+# Distinct events, each with the number of times it happened.
 _Canonical = tuple[tuple[dp_accounting.DpEvent, int], ...]
 
 
 def _canonical(events: Sequence[dp_accounting.DpEvent]) -> _Canonical:
-  """Sums equal events, so that a split training costs what a whole one does."""
+  """Counts equal events; a training in parts then costs the same as whole."""
   counts: Counter[dp_accounting.DpEvent] = Counter()
   for event in events:
     if isinstance(event, dp_accounting.SelfComposedDpEvent):
@@ -204,13 +215,13 @@ def _canonical(events: Sequence[dp_accounting.DpEvent]) -> _Canonical:
     else:
       count = 1
     if not isinstance(event, dp_accounting.NoOpDpEvent):
-      _noise(event)  # Refuses what is not a Gaussian.
+      _noise(event)  # Refuses an event that is not Gaussian.
       counts[event] += count
   return tuple(sorted(counts.items(), key=repr))
 
 
 def _noise(event: dp_accounting.DpEvent) -> float:
-  """The noise multiplier of one (selected) Gaussian event."""
+  """Returns the noise multiplier of a Gaussian event, perhaps selected."""
   if isinstance(event, dp_accounting.PoissonSampledDpEvent):
     event = event.event
   if not isinstance(event, dp_accounting.GaussianDpEvent):
@@ -234,22 +245,22 @@ def _epsilon(canonical: _Canonical, delta: float, accountant: str) -> float:
 
 
 def _epsilon_of_best_order(canonical: _Canonical, delta: float) -> float:
-  """The smallest epsilon of all orders, of which few are computed.
+  """Returns the smallest epsilon over all orders, computing only a few.
 
-  Over the orders epsilon falls to its minimum and then rises: it is
+  As a function of the order, epsilon falls to its minimum and then rises. It is
 
     (c(order) + log(1/delta) - log(order)) / (order - 1) + log(1 - 1/order)
 
   (Canonne et al. 2020, arXiv 2004.00010, proposition 12), where c, (order - 1)
   times the Renyi divergence, is convex in the order (van Erven and Harremoes
   2014, arXiv 1206.2459, corollary 2): a convex function over a positive linear
-  one has no second minimum. So the best integer is searched for. Of the orders
-  between its neighbours, those are left out at which a line below c, through
-  two integers, already gives more. These cannot be searched: dp-accounting
-  overstates some, at large sampling probabilities.
+  one has no second minimum. Therefore a search finds the best integer order.
+  The orders between its neighbours are all computed, except where a line below
+  c through two integers shows that they give more. A search among them could
+  fail, since dp-accounting overstates some at large sampling probabilities.
 
   Guarantees:
-    * The same bits as of all orders:
+    * The result has the same bits as the minimum over all orders:
       `accounting_test.py::test_best_order_is_that_of_all`.
   """
 
@@ -265,7 +276,7 @@ def _epsilon_of_best_order(canonical: _Canonical, delta: float) -> float:
 
   orders = sorted(_RDP_ORDERS['rdp'])
   if not math.isfinite(at(2)) or delta**2 > 1e-3 * convex(2):
-    # dp-accounting bounds a divergence below delta^2 in another way, by 0.
+    # For a divergence below delta^2, dp-accounting uses another bound, 0.
     return min(map(at, orders))
   integers = [int(order) for order in orders if float(order).is_integer()]
   low, high = 0, len(integers) - 1
@@ -310,7 +321,7 @@ def _is_for_fixed_pld(canonical: _Canonical, delta: float) -> bool:
     is_selected = isinstance(event, dp_accounting.PoissonSampledDpEvent)
     if is_selected and count > _PLD_MAX_STEPS:
       return False
-  return any(  # Few orders bound at once what all give, from above.
+  return any(  # A few orders already give an upper bound.
     _epsilon(canonical, delta, name) <= _PLD_MAX_EPSILON for name in _RDP_ORDERS
   )
 
@@ -338,10 +349,10 @@ def _compose_rdp(
 
 @contextlib.contextmanager
 def _without_warnings_about_orders() -> Iterator[None]:
-  """An order whose series does not converge counts as infinite: sound.
+  """Silences log messages about orders whose series does not converge.
 
-  The accountant says so in the log for each of them; large epsilons need the
-  orders below 2 all the same.
+  The accountant counts such an order as infinite, which is sound, and logs a
+  message for each. Large epsilons need the orders below 2, where this happens.
   """
 
   def keep(record: logging.LogRecord) -> bool:
@@ -357,13 +368,13 @@ def _without_warnings_about_orders() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-  """A config, and what was spent before."""
+  """A config, and the events spent before."""
 
   config: PrivacyConfig
   spent: _Canonical
 
   def total(self, noise: float, steps: int, accountant: str) -> float:
-    """Epsilon of what was spent and of the mechanism."""
+    """Returns epsilon of the events spent before and of the mechanism."""
     events = [
       dp_accounting.SelfComposedDpEvent(event, count)
       for event, count in self.spent
@@ -374,9 +385,10 @@ class _Problem:
   def excess(
     self, noise: float, steps: int, target: float, accountant: str
   ) -> float:
-    """log(epsilon / target): positive where the promise is broken.
+    """Returns log(epsilon / target), positive if the promise is broken.
 
-    Kept within 5 of 0, as epsilon may be 0 or infinite on the way.
+    The value is limited to [-5, 5], since epsilon may be 0 or infinite during
+    the search.
     """
     ratio = self.total(noise, steps, accountant) / target
     return math.log(min(max(ratio, math.exp(-5)), math.exp(5)))
@@ -424,7 +436,7 @@ def _check_budget(problem: _Problem, target: float) -> None:
 
 
 def _inputs(problem: _Problem) -> dict[str, Any]:
-  """All that a calibration depends on."""
+  """Returns everything that a calibration depends on, as JSON values."""
   config = dataclasses.asdict(problem.config)
   for name in ('secret_dir', 'allow_large_delta'):
     del config[name]
@@ -437,7 +449,7 @@ def _inputs(problem: _Problem) -> dict[str, Any]:
 
 
 def _cache_path(inputs: dict[str, Any]) -> pathlib.Path | None:
-  """Where a calibration is kept; None for a user without a home."""
+  """Returns the path of a stored calibration; None if there is no home."""
   root = os.environ.get('XDG_CACHE_HOME', '')
   if not os.path.isabs(root):
     try:
@@ -449,7 +461,7 @@ def _cache_path(inputs: dict[str, Any]) -> pathlib.Path | None:
 
 
 def _load(problem: _Problem) -> Calibration | None:
-  """A kept calibration whose epsilon, computed again, is what it says."""
+  """Loads a stored calibration, if its epsilon, computed again, is the same."""
   inputs = _inputs(problem)
   path = _cache_path(inputs)
   try:
@@ -472,7 +484,7 @@ def _load(problem: _Problem) -> Calibration | None:
       else strict_json.real('noise_multiplier_rdp', noise_rdp),
     )
   except (OSError, ValueError):
-    return None  # A cache may be absent or damaged; the answer is computed.
+    return None  # The cache is absent or damaged, so the answer is computed.
   return result if _is_right(problem, result) else None
 
 
@@ -490,12 +502,12 @@ def _is_right(problem: _Problem, found: Calibration) -> bool:
 
 
 def _store(problem: _Problem, result: Calibration) -> None:
-  from dp_diffusion import files  # Only here: verifying needs no etils.
+  from dp_diffusion import files  # Here, so that verifying needs no etils.
 
   inputs = _inputs(problem)
   path = _cache_path(inputs)
   value = {'inputs': inputs, 'calibration': dataclasses.asdict(result)}
   if path is None or not math.isfinite(result.epsilon_pld + result.epsilon_rdp):
     return
-  with contextlib.suppress(OSError):  # A home that cannot be written.
+  with contextlib.suppress(OSError):  # The home may be read-only.
     files.write_json(path, value)

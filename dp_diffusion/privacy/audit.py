@@ -1,10 +1,10 @@
-"""A lower bound on epsilon, measured on one training run.
+"""Measures a lower bound on epsilon from one training run.
 
-The accountant says what epsilon is at most, an audit what it is at least.
-Canaries are put into the dataset by fair coins, an attacker guesses from what
-training lets out which are in, and guesses that are too good refute the claim
-(Steinke, Nasr and Jagielski 2023, arXiv 2305.08846). A bound below the claim
-proves nothing; one above it proves a fault.
+The accountant gives an upper bound on epsilon, an audit a lower bound. Canaries
+are included in the dataset by fair coins. An attacker guesses, from the outputs
+of the training, which canaries were included. Too many correct guesses refute
+the claimed epsilon (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846). A
+bound below the claim proves nothing; a bound above it proves a fault.
 
 Guarantees:
   * The bound is that of theorem 5.2, as its reference code computes it.
@@ -13,9 +13,9 @@ Guarantees:
     `audit_test.py::test_guesses_from_scores_are_those_of_jax_privacy`.
   * It exceeds the truth with probability 1 - confidence at most.
     `audit_test.py::test_randomized_response_is_bounded_with_confidence`.
-  * The number of guesses is fixed beforehand, not chosen to please.
+  * The number of guesses is fixed beforehand, not chosen by the result.
     `audit_test.py::test_highest_are_guessed_in_and_lowest_out`.
-  * An audit that no fault could fail cannot be configured.
+  * An audit that could not fail whatever the fault is refused.
     `audit_test.py::test_bad_config_is_refused`.
 """
 
@@ -31,31 +31,33 @@ import scipy.stats
 from dp_diffusion import checks
 
 _SEED_BYTES = 32
-_MIN_STEPS = 4  # Below, a canary's median is no baseline.
-_MAX_SAMPLING_PROB = 0.25  # Above, neither.
-_MAD_TO_STD = 1.0 / scipy.stats.norm.ppf(0.75)  # Of a normal distribution.
+_MIN_STEPS = 4  # With fewer steps a canary's median is not a baseline,
+_MAX_SAMPLING_PROB = 0.25  # nor with a larger sampling probability.
+# Ratio of std to median absolute deviation of a normal distribution.
+_MAD_TO_STD = 1.0 / scipy.stats.norm.ppf(0.75)
 _MIN_SCALE = 1e-6
 _NUM_HALVINGS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-  """A job of its own: public images and canaries, under a claim of its own.
+  """Settings of an audit, a training on public images and canaries.
 
   Attributes:
-    epsilon: the claim that is tested; the noise is calibrated to it.
-    delta: of the claim.
-    num_steps: private steps of the job.
-    expected_batch_size: records per step, were all canaries in; at most a
-      quarter of the records.
-    num_filler: public images that are in the dataset for certain, at most.
-    num_canaries: m, gradient canaries, each in the dataset by a fair coin.
-    num_image_canaries: images of noise, by fair coins too, for the attack on
-      the model alone; 0 for none.
-    num_guesses_in: canaries of the highest scores, guessed to be in.
-    num_guesses_out: canaries of the lowest scores, guessed to be out. A low
-      score says little where a record is seldom selected.
-    confidence: of the bound, in [0.5, 1).
+    epsilon: the claim to be tested; the noise is calibrated to it.
+    delta: delta of the claim.
+    num_steps: number of private steps.
+    expected_batch_size: expected records per step if all canaries are included;
+      at most a quarter of the records.
+    num_filler: largest number of public images, which are always included.
+    num_canaries: number m of gradient canaries, each included by a fair coin.
+    num_image_canaries: number of canaries that are noise images, included by
+      fair coins, for the attack on the model alone; 0 for none.
+    num_guesses_in: number of canaries with the highest scores that are guessed
+      to be included.
+    num_guesses_out: number of canaries with the lowest scores that are guessed
+      to be omitted. Low scores tell little if records are seldom selected.
+    confidence: confidence of the bound, in [0.5, 1).
   """
 
   epsilon: float
@@ -109,28 +111,29 @@ class AuditConfig:
 
   @property
   def num_examples(self) -> int:
-    """N, records if every coin came up."""
+    """Number N of records if every canary is included."""
     return self.num_filler + self.num_canaries + self.num_image_canaries
 
   @property
   def num_guesses(self) -> int:
-    """r, guesses in and out."""
+    """Number r of all guesses."""
     return self.num_guesses_in + self.num_guesses_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneRun:
-  """What one run proves.
+  """Result of an audit of one run.
 
   Attributes:
-    num_canaries: m, each in the dataset by a fair coin.
-    num_guesses: r, fixed beforehand; of the others nothing is said.
-    num_correct: v, right guesses.
-    epsilon_lower_bound: epsilon is at least this, at the confidence asked
-      for; 0 says nothing.
-    ceiling: the bound if every guess had been right.
-    threshold_in: lowest score that was guessed to be in; None without guess.
-    threshold_out: highest score that was guessed to be out.
+    num_canaries: number m of canaries.
+    num_guesses: number r of guesses, fixed beforehand.
+    num_correct: number v of correct guesses.
+    epsilon_lower_bound: lower bound on epsilon at the configured confidence; 0
+      says nothing.
+    ceiling: the bound that would follow if every guess were correct.
+    threshold_in: lowest score of a canary guessed to be included; None if there
+      is no such guess.
+    threshold_out: highest score of a canary guessed to be omitted, or None.
   """
 
   num_canaries: int
@@ -142,16 +145,16 @@ class OneRun:
   threshold_out: float | None
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain JSON values."""
+    """Returns the fields as JSON values."""
     return dataclasses.asdict(self)
 
 
 def coins(seed: bytes, num_canaries: int) -> np.ndarray:
-  """A fair coin for each canary: whether it is in the dataset.
+  """Draws a fair coin for each canary, whether it is included in the dataset.
 
   Args:
     seed: 32 secret bytes, `key_streams.KeyStreams.seed_bytes`.
-    num_canaries: m.
+    num_canaries: number m of canaries.
 
   Returns:
     bool[m]. The first coins do not depend on m.
@@ -169,20 +172,21 @@ def p_value(
   epsilon: float,
   delta: float,
 ) -> float:
-  """How likely so many right guesses are under (epsilon, delta)-DP, at most.
+  """Returns the largest probability of so many correct guesses under the claim.
 
-  Theorem 5.2 of arXiv 2305.08846, with W ~ Binomial(r, e^eps / (1 + e^eps)):
+  For an (epsilon, delta)-DP mechanism it is, by theorem 5.2 of arXiv
+  2305.08846 with W ~ Binomial(r, e^eps / (1 + e^eps)),
   P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i.
 
   Args:
-    num_canaries: m.
-    num_guesses: r <= m.
-    num_correct: v <= r.
-    epsilon: of the claim, >= 0.
-    delta: of the claim, in [0, 1].
+    num_canaries: number m of canaries.
+    num_guesses: number r <= m of guesses.
+    num_correct: number v <= r of correct guesses.
+    epsilon: epsilon of the claim, >= 0.
+    delta: delta of the claim, in [0, 1].
 
   Raises:
-    ValueError: the counts are impossible, or the claim is none.
+    ValueError: the counts, epsilon or delta are impossible.
   """
   if not 0 <= num_correct <= num_guesses <= num_canaries:
     raise ValueError(
@@ -207,17 +211,17 @@ def epsilon_lower_bound(
   delta: float,
   confidence: float,
 ) -> float:
-  """The largest epsilon that so many right guesses refute; 0 for none.
+  """Returns the largest epsilon that so many correct guesses refute.
 
   Args:
-    num_canaries: m.
-    num_guesses: r.
-    num_correct: v.
-    delta: of the claim.
-    confidence: 0.95 is wrong for one run in twenty, at most.
+    num_canaries: number m of canaries.
+    num_guesses: number r of guesses.
+    num_correct: number v of correct guesses.
+    delta: delta of the claim.
+    confidence: with 0.95 the bound is wrong for at most one run in twenty.
 
   Returns:
-    Epsilon, rounded down.
+    Epsilon, rounded down; 0 if none is refuted.
   """
 
   def is_refuted(epsilon: float) -> bool:
@@ -238,9 +242,9 @@ def epsilon_lower_bound(
 def ceiling(
   num_canaries: int, num_guesses: int, delta: float, confidence: float
 ) -> float:
-  """The bound if every guess is right: no audit of this size finds more.
+  """Returns the bound if every guess is correct, the most an audit can show.
 
-  About ln(r / ln(1 / (1 - confidence))), or ln(r / 3) at 95 %.
+  It is about ln(r / ln(1 / (1 - confidence))), or ln(r / 3) at 95 %.
 
   >>> round(ceiling(1000, 1000, 0.0, 0.95), 2)
   5.81
@@ -262,12 +266,13 @@ def one_run(
   """Guesses the coins from the scores, and bounds epsilon.
 
   Args:
-    scores: float[m], the higher the likelier in; computed without the coins.
+    scores: float[m], computed without the coins; a canary with a higher score
+      is more likely included.
     is_included: bool[m], the coins.
-    num_guesses_in: highest scores, guessed in.
-    num_guesses_out: lowest scores, guessed out.
-    delta: of the claim.
-    confidence: of the bound.
+    num_guesses_in: number of highest scores that are guessed to be included.
+    num_guesses_out: number of lowest scores that are guessed to be omitted.
+    delta: delta of the claim.
+    confidence: confidence of the bound.
 
   Raises:
     ValueError: a score is not finite, or there are more guesses than canaries.
@@ -295,13 +300,13 @@ def one_run(
 
 
 def noise_scale(observed: np.ndarray) -> float:
-  """Std of the noise, from what is seen: robust against the few signals.
+  """Estimates the std of the noise, robustly against the few canary signals.
 
-  From the differences of following steps: what the other records add to a
-  canary's direction is gone with no median of few steps to be taken.
+  The estimate uses differences of successive steps, in which the mean
+  contribution of the other records cancels.
 
   Args:
-    observed: float[T, m], T >= 2, as for `participation_scores`.
+    observed: float[T, m], T >= 2, as in `participation_scores`.
   """
   deviation = np.abs(np.diff(np.asarray(observed, np.float64), axis=0))
   scale = _MAD_TO_STD * float(np.median(deviation)) / np.sqrt(2)
@@ -311,18 +316,18 @@ def noise_scale(observed: np.ndarray) -> float:
 def participation_scores(
   observed: np.ndarray, sampling_prob: float
 ) -> np.ndarray:
-  """Log-likelihood ratios of "in" against "out", summed over steps.
+  """Returns log-likelihood ratios of "included" to "omitted", over all steps.
 
-  An included canary adds 1 to the steps that select it, so a step of it is a
-  mixture: sum_t ln(1 - q + q exp((y_t - 1/2) / s^2)). From y a canary's median
-  over steps is taken (what the other records add to its direction) and s is
-  measured (`noise_scale`), so that the attack also works on a mechanism that
-  is not what it claims to be.
+  An included canary adds 1 to the steps that select it, so each step is a
+  mixture and the ratio is sum_t ln(1 - q + q exp((y_t - 1/2) / s^2)). Here y is
+  the observation minus the canary's median over steps, which estimates the
+  contribution of the other records. The std s is measured (`noise_scale`), so
+  that the attack also works on a mechanism whose noise is not as claimed.
 
   Args:
     observed: float[T, m], inner product of the noised sum of step t with the
-      direction of canary i, over the sensitivity of the sum.
-    sampling_prob: q, probability that a record is selected.
+      direction of canary i, divided by the sensitivity of the sum.
+    sampling_prob: probability q that a record is selected.
 
   Returns:
     float64[m].

@@ -1,10 +1,10 @@
-"""What right guesses in one run say, given the mechanism's trade-off curve.
+"""Bounds epsilon from the guesses of one run and the trade-off curve.
 
-Beside `audit`, whose bound by (epsilon, delta) alone takes the worst mechanism
-of that promise. A DP-SGD mechanism has a trade-off curve f of its own, far
-better than the worst, so the same guesses refute much more (Mahloujifar, Melis
-and Chaudhuri 2024, arXiv 2410.22235): they bound the noise from above, and the
-accountant says what such noise costs.
+The bound of `audit` holds for every (epsilon, delta)-DP mechanism, even the
+worst one. The trade-off curve f of DP-SGD is far better than the worst, so with
+it the same guesses refute much more (Mahloujifar, Melis and Chaudhuri 2024,
+arXiv 2410.22235). They give an upper bound of the noise, and the accountant
+computes the epsilon of that noise.
 
 Guarantees:
   * The test is that of the reference, whatever the curve.
@@ -28,13 +28,13 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
 from dp_diffusion.privacy import mechanism as mechanism_lib
 
-# Where the curve is taken from the privacy profile; between these epsilons it
-# lies below the true one.
+# Epsilons at which the curve equals that of the privacy profile; between them
+# it lies below the true curve.
 _EPSILONS = np.concatenate([np.linspace(0, 4, 161), np.linspace(4.25, 40, 144)])
-_INTERVAL = 5e-3  # Of the losses; their discretization is from above.
-_MIN_NOISE = 0.1  # Less is told from no noise by no audit.
-_MAX_RATIO = 64.0  # Of the noise that is looked at over the claimed one.
-_NUM_HALVINGS = 9  # To 1e-3 of the noise.
+_INTERVAL = 5e-3  # Interval of the losses, which are rounded up.
+_MIN_NOISE = 0.1  # No audit can tell less noise from none.
+_MAX_RATIO = 64.0  # Largest noise of the search, divided by the claimed one.
+_NUM_HALVINGS = 9  # They give a precision of 1e-3 of the noise.
 
 
 def is_refuted(
@@ -44,28 +44,29 @@ def is_refuted(
   blow_up_inverse: Callable[[float], float],
   significance: float,
 ) -> bool:
-  """Whether so many right guesses refute that a mechanism is f-DP.
+  """Whether so many correct guesses refute that a mechanism is f-DP.
 
-  Algorithm 3 of arXiv 2410.22235: were v right guesses as likely as the
-  significance p, then r >= p v / m of the mass would be in them and h >= p
-  (r - v) / m in the others; the trade-off curve carries that down to fewer
-  right guesses, step by step, and all of it must fit into guesses / m.
+  This is algorithm 3 of arXiv 2410.22235. If v correct guesses had at least the
+  probability p, the significance, then correct guesses would have a mass of at
+  least p v / m, and the others at least p (r - v) / m. The trade-off curve
+  bounds the masses for fewer correct guesses step by step, and their total must
+  not exceed r / m.
 
   Args:
-    num_canaries: m, each in by a fair coin.
-    num_guesses: r <= m, fixed beforehand.
-    num_correct: v <= r.
-    blow_up_inverse: x -> the smallest probability under one dataset of an
-      event that has probability x under its neighbour; f(1 - x) for a
+    num_canaries: number m of canaries, each included by a fair coin.
+    num_guesses: number r <= m of guesses, fixed beforehand.
+    num_correct: number v <= r of correct guesses.
+    blow_up_inverse: maps x to the smallest probability under one dataset of an
+      event that has probability x under its neighbour; it is f(1 - x) for a
       symmetric trade-off curve f.
-    significance: probability of refuting a right one, at most.
+    significance: largest probability of refuting a true claim.
   """
   right = significance * num_correct / num_canaries
   wrong = significance * (num_guesses - num_correct) / num_canaries
   for i in range(num_correct - 1, -1, -1):
     more = blow_up_inverse(right)
     if more <= wrong:
-      break  # Nor will it ever be.
+      break  # Fewer correct guesses cannot change the result.
     right = min(1.0, right + i / (num_guesses - i) * (more - wrong))
     wrong = more
   return right + wrong > num_guesses / num_canaries
@@ -73,7 +74,7 @@ def is_refuted(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-  """A trade-off curve, from below, by points of the privacy profile.
+  """A lower bound of a trade-off curve, from points of the privacy profile.
 
   Attributes:
     epsilons: float64[n], >= 0.
@@ -85,7 +86,7 @@ class Curve:
   deltas: np.ndarray
 
   def blow_up_inverse(self, x: float) -> float:
-    """See `is_refuted`; x in [0, 1]."""
+    """Returns the value for x in [0, 1], see `is_refuted`."""
     one = 1 - self.deltas - np.exp(self.epsilons) * (1 - x)
     other = np.exp(-self.epsilons) * (x - self.deltas)
     return float(max(0.0, one.max(), other.max()))
@@ -93,11 +94,11 @@ class Curve:
 
 @functools.lru_cache(maxsize=64)
 def curve(noise_multiplier: float, sampling_prob: float, count: int) -> Curve:
-  """The curve of `count` Poisson-selected Gaussian steps.
+  """Returns the curve of `count` Gaussian steps with Poisson selection.
 
   Args:
-    noise_multiplier: std of the noise over the sensitivity.
-    sampling_prob: q.
+    noise_multiplier: std of the noise divided by the sensitivity.
+    sampling_prob: probability q that a record is selected.
     count: number of steps.
   """
   step = privacy_loss_distribution.from_gaussian_mechanism(
@@ -117,19 +118,19 @@ def largest_noise(
   num_correct: int,
   significance: float,
 ) -> float | None:
-  """The least noise multiplier that the guesses refute.
+  """Returns the smallest noise multiplier that the guesses refute.
 
   Args:
-    mechanism: its sampling probability and steps are taken as they are; its
-      noise is where the search begins.
-    num_canaries: m.
-    num_guesses: r.
-    num_correct: v.
-    significance: of the test.
+    mechanism: gives the sampling probability and the number of steps, and the
+      noise at which the search starts.
+    num_canaries: number m of canaries.
+    num_guesses: number r of guesses.
+    num_correct: number v of correct guesses.
+    significance: significance of the test.
 
   Returns:
-    A noise multiplier, rounded up: with the confidence asked for there is no
-    more noise than that. None where no noise is refuted.
+    An upper bound of the noise multiplier, rounded up; None if no noise is
+    refuted.
   """
 
   def refutes(noise: float) -> bool:
@@ -164,13 +165,13 @@ def largest_noise(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bound:
-  """What a test says of a mechanism.
+  """Result of a test of a mechanism.
 
   Attributes:
-    largest_noise: the noise multiplier is at most this; None says nothing.
-    epsilon_lower_bound: epsilon is at least what such noise costs; 0 says
+    largest_noise: upper bound of the noise multiplier; None says nothing.
+    epsilon_lower_bound: epsilon of that noise, a lower bound of epsilon; 0 says
       nothing.
-    ceiling: the bound if everything had pointed to the canaries.
+    ceiling: the bound that would follow if every guess were correct.
   """
 
   largest_noise: float | None
@@ -183,12 +184,12 @@ def bound(
   guesses: audit.OneRun,
   significance: float,
 ) -> Bound:
-  """Bounds the noise and so epsilon from the guesses of one run.
+  """Bounds the noise, and from it epsilon, by the guesses of one run.
 
   Args:
-    mechanism: as claimed.
-    guesses: made beforehand, `audit.one_run`.
-    significance: probability of a bound above the truth, at most.
+    mechanism: the claimed mechanism.
+    guesses: result of `audit.one_run`.
+    significance: largest probability of a bound above the truth.
   """
   found, best = (
     largest_noise(
@@ -210,7 +211,7 @@ def bound(
 def epsilon_at(
   mechanism: mechanism_lib.TrainingMechanism, noise_multiplier: float | None
 ) -> float:
-  """What the mechanism costs with that noise; 0 without a bound on it."""
+  """Returns epsilon of the mechanism with that noise; 0 if it is None."""
   if noise_multiplier is None:
     return 0.0
   less = dataclasses.replace(

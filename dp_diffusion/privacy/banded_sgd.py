@@ -1,33 +1,34 @@
-"""DP-SGD whose noise is correlated over neighbouring steps: banded, cyclic.
+"""DP-SGD with noise that is correlated over neighbouring steps (banded).
 
-Each record belongs to one of b groups, which take turns: at step t the records
-of group t mod b are selected, each on its own, with b times the probability of
+Each record belongs to one of b groups, which take turns. At step t the records
+of group t mod b are selected independently, with b times the probability of
 plain DP-SGD, so that the expected batch is the same. The noise of the sums is
 C^-1 z, where z is independent Gaussian noise and C is lower triangular with b
 bands, the first b coefficients of the square root of the prefix sum (Kalinin
-and Lampert 2024, arXiv 2405.13763), scaled to columns of norm 1. Noise of
-later steps takes back part of that of earlier ones.
+and Lampert 2024, arXiv 2405.13763), scaled to columns of norm 1. The noise of
+later steps cancels part of that of earlier ones.
 
-The accounting is exact (Choquette-Choo et al. 2023, arXiv 2306.08153): what a
-record adds at steps b apart meets independent parts of z, so the training costs
-what ceil(num_steps / b) steps of DP-SGD with the probability
-of the group's steps would. Where the privacy per step is high already, as with
-many epochs, plain DP-SGD adds less noise; few epochs and a large epsilon gain.
+The accounting is exact (Choquette-Choo et al. 2023, arXiv 2306.08153). The
+contributions of a record are at least b steps apart and meet independent parts
+of z. The training therefore costs as much as ceil(num_steps / b) steps of
+DP-SGD with the sampling probability of a group. This is better than plain
+DP-SGD for few epochs and a large epsilon, and worse for many epochs.
 
-Deviation: groups are drawn for each record on its own, not dealt out evenly,
-so that adding a record changes nobody else's group.
+Deviation: the group of each record is drawn independently, and groups are not
+of equal size, so that adding a record does not change another one's group.
 
 Guarantees:
-  * The event is that of jax_privacy's accountant, and the strategy its own.
+  * Event and strategy are those of jax_privacy.
     `banded_sgd_test.py::test_epsilon_is_that_of_jax_privacy`,
     `banded_sgd_test.py::test_strategy_is_that_of_jax_privacy`.
-  * What the theorem asks for holds: columns of norm 1, orthogonal from b steps
-    apart on. `banded_sgd_test.py::test_columns_meet_the_theorem`.
-  * A record takes part at the steps of its group alone, at the rate promised.
+  * The conditions of the theorem hold: columns have norm 1, and are orthogonal
+    if b or more steps apart.
+    `banded_sgd_test.py::test_columns_meet_the_theorem`.
+  * A record takes part only in steps of its group, at the stated rate.
     `banded_sgd_test.py::test_records_take_part_in_turn`.
   * Steps that are lost and run again are charged, each as a step of the
     record's group. `banded_sgd_test.py::test_replayed_steps_are_charged`.
-  * Saved and loaded, it is the same; nonsense cannot be constructed.
+  * A mechanism is unchanged by saving and loading, and bad values are refused.
     `banded_sgd_test.py::test_round_trip`,
     `banded_sgd_test.py::test_bad_value_is_refused`.
 """
@@ -48,17 +49,18 @@ from dp_diffusion.privacy import strict_json
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BandedSgdMechanism(mechanism.TrainingMechanism):
-  """The numbers of a banded training.
+  """DP-SGD with banded noise.
 
   Attributes:
-    num_bands: b, groups of records and bands of C; 1 would be plain DP-SGD.
+    num_bands: number b of groups of records and of bands of C; 1 would be plain
+      DP-SGD.
   """
 
   kind: ClassVar[str] = 'banded_dp_sgd'
   num_bands: int
 
   def __post_init__(self) -> None:
-    """Checks every value; a group must be able to fill a batch."""
+    """Checks every value; a group must hold at least an expected batch."""
     super().__post_init__()
     value = strict_json.integer('num_bands', self.num_bands, minimum=2)
     object.__setattr__(self, 'num_bands', value)
@@ -71,17 +73,17 @@ class BandedSgdMechanism(mechanism.TrainingMechanism):
 
   @property
   def num_groups(self) -> int:
-    """Groups of records that take turns."""
+    """Number of groups of records that take turns."""
     return self.num_bands
 
   @property
   def selection(self) -> str:
-    """How records are selected, for the plan."""
+    """Describes how records are selected, for the plan."""
     return f'{super().selection}, from 1 of {self.num_bands} groups in turn'
 
   @property
   def noise_strategy(self) -> tuple[float, ...]:
-    """The first column of C, of norm 1: b coefficients."""
+    """First column of C, b coefficients of norm 1."""
     found = [1.0]
     for k in range(1, self.num_bands):
       found.append(found[-1] * (2 * k - 1) / (2 * k))
@@ -91,9 +93,9 @@ class BandedSgdMechanism(mechanism.TrainingMechanism):
   def dp_event(
     self, num_steps: int | None = None, num_replayed_steps: int = 0
   ) -> dp_accounting.DpEvent:
-    """A selected Gaussian for each step in which one record can take part.
+    """Returns a selected Gaussian for each step of a record's group.
 
-    Steps that were lost had noise of their own: each may be one more.
+    Each replayed step counts as one more, since its first run had other noise.
     """
     num_steps = self.num_steps if num_steps is None else num_steps
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
@@ -109,7 +111,7 @@ class BandedSgdEntry(entries.TrainingEntry):
   mechanism: BandedSgdMechanism
 
   def summary(self) -> str:
-    """Steps, noise and selection in one line."""
+    """Returns steps, noise and selection in one line."""
     m = self.mechanism
     return (
       f'DP-SGD with noise of {m.num_bands} bands, {self.num_steps} of'
@@ -119,7 +121,7 @@ class BandedSgdEntry(entries.TrainingEntry):
     )
 
   def describe(self) -> list[str]:
-    """What each step did to the records."""
+    """Describes the steps, for the card."""
     m = self.mechanism
     text = (
       f'DP-SGD with correlated noise: {self.num_steps} steps, at which'
@@ -135,7 +137,7 @@ class BandedSgdEntry(entries.TrainingEntry):
     return [text]
 
   def training_assumptions(self) -> tuple[entries.Assumption, ...]:
-    """Selection by groups, the clip, and noise through C^-1."""
+    """Returns assumptions on selection by groups, clip and noise."""
     num = self.mechanism.num_bands
     return (
       (
@@ -158,7 +160,7 @@ class BandedSgdEntry(entries.TrainingEntry):
 def check_bands(
   num_bands: int, expected_batch_size: int, num_examples: int
 ) -> None:
-  """Raises ValueError unless one group is expected to fill a batch."""
+  """Raises ValueError unless a group holds at least an expected batch."""
   if num_bands * expected_batch_size > num_examples:
     raise ValueError(
       f'Expected num_bands={num_bands} to be <= num_examples /'

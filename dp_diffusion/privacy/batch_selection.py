@@ -1,26 +1,26 @@
-"""Which records take part in a step: exact Poisson sampling, then fixed shapes.
+"""Selects the records of a step by exact Poisson sampling.
 
-The first part of a private step: from the number of records to the microbatches
-that `clipping` turns into a clipped sum. Runs on the host. Every process
-computes the whole selection (it is cheap: 8 bytes of SHAKE-256 per record) and
-works on its share of it.
+This is the first part of a private step. It runs on the host and yields
+microbatches of fixed shape, from which `clipping` computes a clipped sum. Every
+process computes the whole selection, which needs 8 bytes of SHAKE-256 per
+record, and works on its share of it.
 
 Guarantees:
-  * Each record takes part in each step by its own coin of probability
-    floor(q 2^64) / 2^64 <= q, independent of every other record and step.
+  * Each record takes part in each step with probability
+    floor(q 2^64) / 2^64 <= q, independently of other records and steps.
     `batch_selection_test.py::test_participation_is_binomial`,
     `::test_steps_and_records_are_independent`,
     `::test_threshold_is_exact`.
-  * A record's coin does not depend on the other records, nor does its group
-    where groups take turns.
+  * Neither the selection of a record nor its group, if groups take turns,
+    depends on other records.
     `::test_appending_a_record_changes_its_own_coin_only`,
     `banded_sgd_test.py::test_a_record_more_changes_no_other`.
-  * No record is dropped, repeated or truncated on its way into microbatches,
-    an empty batch is an empty sequence, not a redraw.
+  * No selected record is dropped or repeated in the microbatches, and an empty
+    batch has no microbatches and is not drawn again.
     `::test_microbatches_are_a_partition`, `::test_empty_batches_happen`.
   * Every process yields the same number of microbatches.
     `::test_every_process_yields_as_many`.
-  * No more records are taken than an exact sum can hold.
+  * More records than an exact sum can hold are refused.
     `::test_too_many_records_are_refused`.
 """
 
@@ -42,15 +42,15 @@ from dp_diffusion.privacy import fixed_point
 _DOMAIN = b'dp_diffusion/poisson/1'
 _GROUP_DOMAIN = b'dp_diffusion/group/1'
 _WORD_RANGE = 2**64
-_RECORDS_PER_BLOCK = 1 << 20  # 8 MiB of hash at a time.
+_RECORDS_PER_BLOCK = 1 << 20  # A block has 8 MiB of hash.
 
 
 def selection_threshold(sampling_prob: float | fractions.Fraction) -> int:
-  """Number of 64-bit words that mean "takes part".
+  """Returns the number of 64-bit words that select a record.
 
   Args:
-    sampling_prob: q in (0, 1]. A float stands for its exact binary value;
-      give `fractions.Fraction(B, N)` for a q that no float holds.
+    sampling_prob: probability q in (0, 1]. A float means its exact binary
+      value; pass `fractions.Fraction(B, N)` for a q that is no float.
 
   Returns:
     floor(q 2^64), an exact integer in [0, 2^64].
@@ -72,16 +72,17 @@ def selection_threshold(sampling_prob: float | fractions.Fraction) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoissonSelector:
-  """Draws the batch of each step.
+  """Selects the batch of each step.
 
   Attributes:
     secret: 256-bit secret of the run (`key_streams.Secret.value`).
     run_id: hex id of the run, `key_streams.run_id`.
-    num_records: N, records that exist. q does not follow from it: it comes
-      from the mechanism, whose N is declared.
-    sampling_prob: q in (0, 1], a float or an exact fraction.
-    num_groups: groups that take turns, each record's drawn on its own; at step
-      t those of group t mod num_groups are selected, each with q.
+    num_records: number N of records found. It does not affect q, which comes
+      from the mechanism and its declared number.
+    sampling_prob: probability q in (0, 1], a float or an exact fraction.
+    num_groups: number of groups that take turns. The group of each record is
+      drawn independently; at step t the records of group t mod num_groups are
+      selected, each with probability q.
   """
 
   secret: bytes = dataclasses.field(repr=False)
@@ -122,7 +123,7 @@ class PoissonSelector:
 
   @functools.cached_property
   def _groups(self) -> np.ndarray:
-    """Each record's group: uint64[N]."""
+    """Returns the group of each record, uint64[N]."""
     return np.concatenate(
       [
         self._words(0, start, _GROUP_DOMAIN) % np.uint64(self.num_groups)
@@ -131,9 +132,9 @@ class PoissonSelector:
     )
 
   def _select(self, step: int) -> np.ndarray:
-    """The records that would take part if it were the turn of all groups."""
+    """Returns the records selected at a step, of all groups."""
     threshold = selection_threshold(self.sampling_prob)
-    if threshold == _WORD_RANGE:  # q = 1: no 64-bit word reaches it.
+    if threshold == _WORD_RANGE:  # q = 1; no word reaches it.
       return np.arange(self.num_records, dtype=np.int64)
     taking_part = [
       np.flatnonzero(self._words(step, start) < np.uint64(threshold)) + start
@@ -144,7 +145,7 @@ class PoissonSelector:
   def _words(
     self, step: int, start: int, domain: bytes = _DOMAIN
   ) -> np.ndarray:
-    """One uniform word per record of the block: uint64[n], n <= block size."""
+    """Returns a uniform word per record of the block, uint64[n]."""
     run_id = self.run_id.encode()
     seed = b''.join(
       [
@@ -167,8 +168,8 @@ class Slots:
   """One microbatch of every device of one process.
 
   Attributes:
-    indices: int32[D, M] record indices; 0 where padded.
-    is_padding: bool[D, M], True where no record stands.
+    indices: int32[D, M], record indices; 0 for padding.
+    is_padding: bool[D, M], True where there is no record.
   """
 
   indices: np.ndarray
@@ -178,7 +179,9 @@ class Slots:
 def num_microbatches(
   num_selected: int, microbatch_size: int, global_device_count: int
 ) -> int:
-  """Microbatches that the fullest device needs: what every process yields.
+  """Returns the microbatches that the fullest device needs.
+
+  Every process yields this number.
 
   >>> num_microbatches(17, microbatch_size=4, global_device_count=2)
   3
@@ -195,16 +198,16 @@ def microbatches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Slots]:
-  """Lays a selection out in microbatches of fixed shape.
+  """Divides a selection into microbatches of fixed shape.
 
   Process p works on `indices[p::P]`, and its device d on `[d::D]` of those.
 
   Args:
-    indices: int64[n], what `PoissonSelector.select` gave.
-    microbatch_size: M, examples per device and microbatch.
-    num_devices: D, devices of each process (the same on all).
-    process_index: p in [0, P).
-    process_count: P.
+    indices: int64[n], the result of `PoissonSelector.select`.
+    microbatch_size: number M of examples per device and microbatch.
+    num_devices: number D of devices of each process, the same on all.
+    process_index: number p of this process, in [0, P).
+    process_count: number P of processes.
 
   Yields:
     `num_microbatches(n, M, D * P)` of `Slots`; none for an empty selection.

@@ -1,8 +1,8 @@
-"""Per-example gradients, clipped and summed: what makes a step private.
+"""Clips and sums per-example gradients.
 
-The second part of a private step: from a microbatch to the sum of its clipped
-gradients, which is summed further (over microbatches, then devices) before
-`noise` is added once.
+This is the second part of a private step. It computes the sum of the clipped
+gradients of a microbatch. These sums are added over microbatches and devices
+before `noise` is added once.
 
 The gradient of an example is that of the MEAN loss over its K draws (arXiv
 2302.13861, section 3; arXiv 2204.13650, section 3.2), clipped to l2 norm C: g_i
@@ -10,33 +10,34 @@ min(1, C / |g_i|) (arXiv 1607.00133, algorithm 1).
 
 Deviation: the sum is divided by C (`rescale_to_unit_norm`, on by default), so
 that the learning rate and Adam's eps do not depend on C. The noise is scaled
-alike, because the sum carries its own sensitivity.
+in the same way, because the sum has its sensitivity as an attribute.
 
-Rounding: a clipped gradient is cut to a grid of 2^-24 C and summed exactly from
-there on (`fixed_point`), so nothing is left of the order of a sum. What float32
-does before that, in the norm, the factor and the product, can lengthen a term
-by `_rounding_margin` of it at most; the gradients are clipped that much
-shorter, and the sensitivity is C and no more (docs/privacy.md).
+Rounding: a clipped gradient is rounded toward zero to a grid of 2^-24 C and
+then summed exactly (`fixed_point`), so the result does not depend on the order.
+Before that, rounding in float32 of the norm, the factor and the product can
+make a gradient longer by a relative `_rounding_margin` at most. Gradients are
+clipped to a norm that is shorter by this margin, so the sensitivity is C
+(docs/privacy.md).
 
 Guarantees:
-  * Whatever the loss, the data and the parameters, an example adds at most
-    `ClippedSum.l2_sensitivity` to the sum, in l2 norm, in a network of many
-    leaves and in a sum of many examples too.
+  * Whatever the loss, the data and the parameters are, an example changes the
+    sum by at most `ClippedSum.l2_sensitivity` in l2 norm, also for many leaves
+    and many examples.
     `clipping_test.py::test_every_contribution_is_bounded`,
     `::test_neighbours_differ_by_at_most_the_sensitivity`,
     `::test_enormous_gradients_are_clipped`,
     `::test_long_sums_move_by_at_most_the_sensitivity`,
     `::test_what_a_norm_loses_is_paid_for`,
     `per_example_gradients_test.py::test_norms_are_hardly_too_small`.
-  * The sum is the same to the bit in every order of its terms and in
-    microbatches of any size, so that a record that comes or goes, and moves
-    others to other slots, changes its own term only.
+  * The sum has the same bits for every order of its terms and every microbatch
+    size. Adding or removing a record, which moves others to other slots,
+    therefore changes only its own term.
     `::test_any_slots_and_microbatches_give_equal_bits`.
-  * An example whose gradient is not finite adds zero, and spoils nothing.
+  * An example whose gradient is not finite adds zero to the sum.
     `::test_non_finite_gradient_adds_zero`.
-  * An example's term depends on nothing but itself and its keys.
+  * The term of an example depends only on the example and its keys.
     `::test_masking_one_example_removes_its_term_only`.
-  * What stands in a padding slot never matters, NaN included.
+  * The content of a padding slot does not matter, not even NaN.
     `::test_padding_bytes_never_matter`.
   * Microbatches and draw chunks change the memory, not the sum.
     `::test_independent_of_microbatches`, `::test_independent_of_draw_chunks`.
@@ -58,9 +59,10 @@ from dp_diffusion import types
 from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import per_example_gradients
 
-# Of other roundings than those of the norm's sum, in units of 2^-24: 1/2 of the
-# squares, 4 of the root, 4 of the quotient, 1 of its numerator and the product,
-# 2 of the std of the noise and its product with a sample; and as much again.
+# Rounding errors other than those of the norm's sum, in units of 2^-24: 1/2 for
+# the squares, 4 for the root, 4 for the quotient, 1 for its numerator and the
+# product, 2 for the std of the noise and its product with a sample; doubled and
+# rounded up.
 _FEW_ROUNDINGS = 32 * 2.0**-24
 _MIN_CLIP_NORM = 1e-9
 _MAX_CLIP_NORM = 1e30
@@ -72,15 +74,15 @@ _ExampleGradFn: TypeAlias = Callable[
 
 
 class GradStats(struct.PyTreeNode):
-  """Un-noised statistics of a sum. Private: they may go to `private/` alone.
+  """Un-noised statistics of a sum. They may be written to `private/` only.
 
   Attributes:
     loss_sum: float32[], sum over examples of their mean loss over K draws.
     norm_sum: float32[], sum of the gradient norms before the clip.
-    num_clipped: int32[], examples whose norm exceeded the clip norm.
-    num_non_finite: int32[], examples left out because loss or gradient was
-      not finite. They are in `num_examples` but not in the sums.
-    num_examples: int32[], examples without padding.
+    num_clipped: int32[], number of examples whose norm exceeded the clip norm.
+    num_non_finite: int32[], number of examples left out because their loss or
+      gradient was not finite. They count in `num_examples`, not in the sums.
+    num_examples: int32[], number of examples without padding.
   """
 
   loss_sum: types.Array
@@ -91,13 +93,13 @@ class GradStats(struct.PyTreeNode):
 
 
 class ClippedSum(struct.PyTreeNode):
-  """A sum of clipped gradients that knows its sensitivity.
+  """A sum of clipped gradients, with its sensitivity.
 
   Attributes:
-    exact: the sum on its grid, shaped like the parameters.
-    stats: of the same examples; private.
-    l2_sensitivity: bound of what one example adds to `exact` (l2 norm over the
-      whole tree); static.
+    exact: the sum on its grid, in the shapes of the parameters.
+    stats: statistics of the same examples; private.
+    l2_sensitivity: largest l2 norm, over the whole tree, of what one example
+      adds to `exact`; static.
   """
 
   exact: fixed_point.FixedPointSum
@@ -106,9 +108,9 @@ class ClippedSum(struct.PyTreeNode):
 
   @property
   def grad_sum(self) -> types.PyTree:
-    """The sum as a tree of float32, which rounds it. For a look, not for noise.
+    """Returns the sum rounded to float32, for inspection only.
 
-    The noise is added to `exact`.
+    Noise is added to `exact`.
     """
     return self.exact.to_floats()
 
@@ -132,18 +134,18 @@ class ClippedSum(struct.PyTreeNode):
 def sum_sensitivity(
   l2_clip_norm: float, rescale_to_unit_norm: bool = True
 ) -> float:
-  """L2 bound of what adding or removing one example changes in the sum.
+  """Returns the largest l2 norm by which one example changes the sum.
 
   >>> sum_sensitivity(0.1), sum_sensitivity(0.1, rescale_to_unit_norm=False)
   (1.0, 0.1)
 
   Args:
-    l2_clip_norm: C, in [1e-9, 1e30].
+    l2_clip_norm: clip norm C, in [1e-9, 1e30].
     rescale_to_unit_norm: whether the sum is divided by C.
 
   Raises:
-    ValueError: C is below 1e-9 (squares of gradients that small underflow), or
-      above 1e30 (a sum of so many times C would be infinite in float32).
+    ValueError: C is below 1e-9 (the squares of such small gradients underflow),
+      or above 1e30 (a sum of many examples would be infinite in float32).
   """
   checks.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
   if not l2_clip_norm <= _MAX_CLIP_NORM:
@@ -161,12 +163,12 @@ def zeros(
   l2_clip_norm: float,
   rescale_to_unit_norm: bool = True,
 ) -> ClippedSum:
-  """The sum over no example, which accumulation starts from.
+  """Returns the sum over no example, from which accumulation starts.
 
   Args:
-    params: gives the shapes.
-    l2_clip_norm: as for `clipped_grad_sum`.
-    rescale_to_unit_norm: as for `clipped_grad_sum`.
+    params: parameters, which give the shapes.
+    l2_clip_norm: as in `clipped_grad_sum`.
+    rescale_to_unit_norm: as in `clipped_grad_sum`.
   """
   sensitivity = sum_sensitivity(l2_clip_norm, rescale_to_unit_norm)
   return ClippedSum(
@@ -197,21 +199,21 @@ def clipped_grad_sum(
   """Sums the clipped gradients of the examples of one microbatch.
 
   Args:
-    loss_fn: loss of one draw of one example; differentiated with respect to
-      `params`. Close over what is not trained.
-    params: tree of float32; the norm is over all of it.
+    loss_fn: loss of one draw of one example, differentiated with respect to
+      `params`. Parameters that are not trained belong in its closure.
+    params: tree of float32; the norm is taken over the whole tree.
     batch: leaves [B, ...], or [B, K, ...] with `batch_has_draw_axis`.
     draw_keys: typed keys[B, K].
-    is_padding: bool[B]; what stands in a padding slot does not matter.
-    l2_clip_norm: C, in [1e-9, 1e30].
+    is_padding: bool[B]; the content of a padding slot does not matter.
+    l2_clip_norm: clip norm C, in [1e-9, 1e30].
     rescale_to_unit_norm: whether to divide the sum by C (see `Deviation`).
     draw_chunk_size: draws differentiated at a time, a divisor of K; None for
-      all K. Fewer need less memory.
-    batch_has_draw_axis: whether draw k gets its own slice of the example (the
-      person unit: each draw shows one image of the person).
+      all K. A smaller number needs less memory.
+    batch_has_draw_axis: whether each draw has its own slice of the example. If
+      a record is a person, each draw shows one of their images.
 
   Returns:
-    Sums over the examples that are no padding.
+    The sums over the examples without padding.
 
   Raises:
     ValueError: shapes do not agree, or an argument is out of range.
@@ -228,8 +230,8 @@ def clipped_grad_sum(
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
 
-  # In units of the grid, which is relative to C whether or not the sum is. Not
-  # C / norm: that may underflow, and a number of few bits be twice too large.
+  # The factor is in units of the grid, which is relative to C. C / norm could
+  # underflow to a number with few bits, which may be twice too large.
   one = 2.0**fixed_point.UNIT_BITS
   margin = _rounding_margin(grads)
   coefficients = jnp.minimum(one / l2_clip_norm, one * (1 - margin) / norms)
@@ -250,7 +252,7 @@ def clipped_grad_sum(
 
 
 def _rounding_margin(grads: types.PyTree) -> float:
-  """How much longer float32 may make a clipped gradient than it should be."""
+  """Returns the relative error in length of a gradient clipped in float32."""
   return per_example_gradients.norm_error(grads) + _FEW_ROUNDINGS
 
 
@@ -260,7 +262,7 @@ def _check_shapes(
   is_padding: types.Array,
   batch_has_draw_axis: bool,
 ) -> None:
-  """Raises ValueError unless all have the same B (and K)."""
+  """Raises ValueError unless all arguments have the same B (and K)."""
   if draw_keys.ndim != 2:
     raise ValueError(
       f'Expected draw_keys.shape={draw_keys.shape} to be (B, K).'
@@ -285,7 +287,7 @@ def _example_grad_fn(
   draw_chunk_size: int | None,
   batch_has_draw_axis: bool,
 ) -> _ExampleGradFn:
-  """Builds (params, example, keys[K]) -> (mean loss, its gradient)."""
+  """Returns a function (params, example, keys[K]) -> (mean loss, gradient)."""
   chunk_size = num_draws if draw_chunk_size is None else draw_chunk_size
   if chunk_size < 1 or num_draws % chunk_size:
     raise ValueError(
@@ -311,7 +313,7 @@ def _example_grad_fn(
 def _in_chunks(
   loss_and_grad: _ExampleGradFn, num_chunks: int, batch_has_draw_axis: bool
 ) -> _ExampleGradFn:
-  """Averages over chunks of draws, one after another, to save memory."""
+  """Averages over chunks of draws, one chunk at a time, to save memory."""
 
   def split(x: types.Array) -> types.Array:
     return x.reshape((num_chunks, -1) + x.shape[1:])
@@ -329,7 +331,8 @@ def _in_chunks(
       result = loss_and_grad(params, part_example, part_keys)
       return jax.tree.map(jnp.add, total, result), None
 
-    # As raw data: the check of key reuse rejects a batched scan over keys.
+    # Keys are raw data here, since the check of key reuse rejects a batched
+    # scan over typed keys.
     parts = (
       split(jax.random.key_data(keys)),
       jax.tree.map(split, example) if batch_has_draw_axis else None,

@@ -1,10 +1,10 @@
-"""What the ledger, the statement and the training loop ask of an entry.
+"""The interface of ledger entries.
 
-A kind of entry answers for itself: which events it is to the accountant, how
-it is stored, and what is said of it. `ledger.KINDS` is the table of all kinds;
-nobody asks an entry which kind it is. A kind of training also has a mechanism
-(`mechanism.TrainingMechanism`), which gives the sampler, the clip and the
-noise their numbers.
+A kind of entry defines its events for the accountant, its stored form, and its
+texts for statement and card. `ledger.KINDS` is the table of all kinds; no other
+code asks for the kind of an entry. A kind of training also has a mechanism
+(`mechanism.TrainingMechanism`), which gives sampler, clip and noise their
+numbers.
 
 Guarantees:
   * No module asks for the kind of an entry, and a kind of training is named by
@@ -29,11 +29,11 @@ Assumption = tuple[str, str]
 
 
 class Entry:
-  """One entry of a ledger; the defaults are of one that is spent at once."""
+  """One entry of a ledger. The defaults are those of an entry without steps."""
 
   @property
   def noise_multiplier(self) -> float | None:
-    """Std of the noise over the sensitivity; None where there are several."""
+    """Std of the noise divided by the sensitivity; None if there are more."""
     return None
 
   @property
@@ -41,7 +41,7 @@ class Entry:
     """Std of the noise on a statistic, in the unit of the statistic.
 
     Raises:
-      ValueError: it is no noised statistic.
+      ValueError: the entry is not a noised statistic.
     """
     raise ValueError(
       f'Expected an entry of a noised statistic, not {type(self).__name__}.'
@@ -49,27 +49,27 @@ class Entry:
 
   @property
   def num_planned_steps(self) -> int:
-    """Steps of a training that are still to come."""
+    """Number of steps of a training that are still to come."""
     return 0
 
   @property
   def num_replayed_steps(self) -> int:
-    """Steps of a training that were lost and run again."""
+    """Number of steps of a training that were lost and run again."""
     return 0
 
   @property
   def is_sealed(self) -> bool:
-    """Whether weights of a training were released: it goes no further."""
+    """Whether weights of the training were released, which ends it."""
     return False
 
   def dp_events(
     self, num_more_steps: int = 0
   ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Events that accountants read.
+    """Returns the events for the accountants.
 
     Args:
-      num_more_steps: to count besides those that were taken; only a training
-        takes any.
+      num_more_steps: number of steps to add to those already taken; only a
+        training has steps.
     """
     raise NotImplementedError
 
@@ -87,53 +87,53 @@ class Entry:
     raise NotImplementedError
 
   def summary(self) -> str:
-    """One line for whoever runs the training."""
+    """Returns one line for the user who runs the training."""
     raise NotImplementedError
 
   def describe(self) -> list[str]:
-    """Lines for the card, indented by two spaces for each level."""
+    """Returns lines for the card, indented by two spaces for each level."""
     raise NotImplementedError
 
   def training_assumptions(self) -> tuple[Assumption, ...]:
-    """What the accounting assumes of the trainings in it; () without one."""
+    """Returns the assumptions on its trainings; () if it has none."""
     return ()
 
   def declared_counts(self) -> tuple[int, ...]:
-    """Declared numbers of records, one for each training in it."""
+    """Returns the declared number of records of each of its trainings."""
     return ()
 
   def check_fits(self, delta: float, unit: str) -> None:
-    """Raises ValueError unless it may stand in a ledger of these."""
+    """Raises ValueError unless a ledger with these values may hold it."""
     del delta, unit
 
   def with_steps(self, num_steps: int) -> Self:
-    """Returns it after that many MORE steps; ValueError if it has none."""
+    """Returns it with that many MORE steps; ValueError if it has no steps."""
     raise no_training()
 
   def with_replayed(self, num_steps: int) -> Self:
-    """Returns it with more steps that are lost and run again."""
+    """Returns it with that many more replayed steps."""
     raise no_training()
 
   def seal(self) -> Self:
-    """Returns it as released: no step follows."""
+    """Returns it as released, after which no step may follow."""
     raise no_training()
 
 
 def no_training() -> ValueError:
-  """The error where steps are counted and the last entry takes none."""
+  """Returns the error for steps on an entry that has none."""
   return ValueError('Expected a ledger whose last entry is a DpSgdEntry.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingEntry(Entry):
-  """One training by steps; a kind of it has a mechanism and its words.
+  """An entry for a training by steps.
 
   Attributes:
-    mechanism: with the steps that are planned.
-    num_steps: steps that the weights have seen.
-    num_replayed_steps: steps that were begun, lost, and run again with other
-      randomness. They are charged too.
-    is_sealed: weights of it have been released; it goes no further.
+    mechanism: the mechanism, with the planned number of steps.
+    num_steps: number of steps in the weights.
+    num_replayed_steps: number of steps that were begun, lost, and run again
+      with other randomness. They are charged too.
+    is_sealed: whether weights of the training were released, which ends it.
   """
 
   mechanism_type: ClassVar[type[mechanism_lib.TrainingMechanism]]
@@ -157,18 +157,18 @@ class TrainingEntry(Entry):
 
   @property
   def noise_multiplier(self) -> float:
-    """Std of the noise over the sensitivity of the sum."""
+    """Std of the noise divided by the sensitivity of the sum."""
     return self.mechanism.noise_multiplier
 
   @property
   def num_planned_steps(self) -> int:
-    """Steps of the mechanism that are still to come."""
+    """Number of steps of the mechanism that are still to come."""
     return self.mechanism.num_steps - self.num_steps
 
   def dp_events(
     self, num_more_steps: int = 0
   ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Events of the steps done, of the replayed ones, and of some more."""
+    """Returns the events of all steps: done, replayed, and some more."""
     num_steps = self.num_steps + num_more_steps
     if not num_steps + self.num_replayed_steps:
       return ()
@@ -189,7 +189,7 @@ class TrainingEntry(Entry):
     return cls(mechanism=mechanism, **found)
 
   def declared_counts(self) -> tuple[int, ...]:
-    """The number of records of the mechanism."""
+    """Returns the declared number of records of the mechanism."""
     return (self.mechanism.num_examples,)
 
   def check_fits(self, delta: float, unit: str) -> None:
@@ -202,21 +202,21 @@ class TrainingEntry(Entry):
       )
 
   def with_steps(self, num_steps: int) -> Self:
-    """Returns it after that many MORE steps."""
+    """Returns it with that many MORE steps."""
     return dataclasses.replace(self, num_steps=self.num_steps + num_steps)
 
   def with_replayed(self, num_steps: int) -> Self:
-    """Returns it with more steps that are lost and run again."""
+    """Returns it with that many more replayed steps."""
     total = self.num_replayed_steps + num_steps
     return dataclasses.replace(self, num_replayed_steps=total)
 
   def seal(self) -> Self:
-    """Returns it as released."""
+    """Returns it as released, after which no step may follow."""
     return dataclasses.replace(self, is_sealed=True)
 
 
 def merge(found: Sequence[tuple[Assumption, ...]]) -> tuple[Assumption, ...]:
-  """Assumptions of several entries, each once, in their order.
+  """Joins the assumptions of several entries, each once, in their order.
 
   >>> merge([(('a', 'yes'),), (('b', 'no'), ('a', 'yes'))])
   (('a', 'yes'), ('b', 'no'))
@@ -225,7 +225,7 @@ def merge(found: Sequence[tuple[Assumption, ...]]) -> tuple[Assumption, ...]:
 
 
 def check_type(name: str, value: Any, wanted: type) -> None:
-  """Raises ValueError unless a value is of the very type wanted."""
+  """Raises ValueError unless a value has exactly the wanted type."""
   if type(value) is not wanted:
     raise ValueError(
       f'Expected {name} to be a {wanted.__name__}, not {type(value).__name__}.'

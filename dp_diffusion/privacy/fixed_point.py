@@ -1,36 +1,36 @@
-"""Sums on a fixed grid, which are exact: no order of terms changes them.
+"""Exact sums on a fixed grid, which do not depend on the order of terms.
 
-From the clip to the noise of a private step: what a record adds is cut to
-multiples of a unit, and from there on integers are added, over the records of
-a microbatch, over microbatches, over devices, and the noise too. A float32 sum
-would be rounded at every addition, so that one record could move a long sum by
-twice its own norm, or move the rounding of all the others by standing before
-them.
+A private step uses them from the clip to the noise. The term of each record is
+rounded toward zero to multiples of a unit. From then on integers are added:
+over the records of a microbatch, over microbatches, over devices, and with the
+noise. A float32 sum would be rounded at every addition. One record could then change a
+long sum by twice its own norm, or change the rounding of all terms after it.
 
 The unit is 2^-24 of the bound B on the norm of a record's term, so no element
 of a term exceeds 2^24 units. A number is two int32 words, high 2^20 + low with
-0 <= low < 2^20. That is enough for
+0 <= low < 2^20. They hold
 
-  * MAX_GROUP = 64 terms in one word before the carry: 2^30 + 2^20 < 2^31;
-  * MAX_DEVICES = 1024 low words before the carry: 2^30;
+  * the sum of MAX_GROUP = 64 terms in one word before the carry, since
+    2^30 + 2^20 < 2^31;
+  * the sum of MAX_DEVICES = 1024 low words before the carry, 2^30;
   * MAX_RECORDS = 2^26 records in a sum, and noise of a std of up to
     MAX_NOISE_MULTIPLIER = 2^18 B: 2^26 2^4 + 192 2^18 2^4 < 2^31. A sample of
     `noise` is at most 12 std, of correlated noise at most a few times that.
 
-Why cutting and rounding cost no privacy: a term is cut toward zero, element by
-element, so its norm does not grow. Noise z is rounded to the unit, and as the
-sum X is an integer there, X + round(z) = round(X + z): a function of X + z, as
-is what a float32 makes of it afterwards.
+Rounding costs no privacy. A term is rounded toward zero, element by element, so
+its norm does not grow. Noise z is rounded to the unit. Since the sum X is an
+integer in this unit, X + round(z) = round(X + z), which is post-processing of
+X + z, and so is the conversion to float32 afterwards.
 
 Guarantees:
-  * A sum is the same to the bit in every order and grouping.
+  * A sum has the same bits in every order and grouping.
     `fixed_point_test.py::test_sums_are_exact_in_any_order`,
     `::test_devices_are_summed_exactly`.
-  * A term that is cut is no longer than it was.
+  * Rounding a term toward zero does not increase its norm.
     `fixed_point_test.py::test_cutting_never_lengthens`.
-  * Rounding the noise is rounding the noised sum.
+  * Rounding the noise equals rounding the noised sum.
     `fixed_point_test.py::test_noise_is_rounded_with_the_sum`.
-  * What the words cannot hold is refused, never wrapped around.
+  * Values that the words cannot hold are refused; there is no wrap-around.
     `fixed_point_test.py::test_largest_sums_fit`,
     `::test_too_many_devices_are_refused`,
     `::test_too_many_records_are_refused`,
@@ -57,12 +57,12 @@ MAX_NOISE_MULTIPLIER = 2.0**18
 _LOW_BITS = 20
 _LOW_MASK = 2**_LOW_BITS - 1
 
-# The high and the low words: trees of int32, of the same shapes.
+# The high and the low words, two trees of int32 of the same shapes.
 Words: TypeAlias = tuple[types.PyTree, types.PyTree]
 
 
 class FixedPointSum(struct.PyTreeNode):
-  """An exact sum: unit (high 2^20 + low), element by element.
+  """An exact sum, unit (high 2^20 + low) element by element.
 
   Attributes:
     high: tree of int32.
@@ -78,7 +78,7 @@ class FixedPointSum(struct.PyTreeNode):
     """Adds a sum of other terms, exactly.
 
     Raises:
-      ValueError: it is on another grid.
+      ValueError: the other sum has another unit.
     """
     if self.unit != other.unit:
       raise ValueError(
@@ -89,7 +89,7 @@ class FixedPointSum(struct.PyTreeNode):
     return from_words(add_to_low((high, self.low), other.low), self.unit)
 
   def to_floats(self) -> types.PyTree:
-    """The nearest float32, about: of the sum, or of what it became by noise."""
+    """Returns the sum, or the noised sum, as float32; about the nearest."""
 
     def value(high: types.Array, low: types.Array) -> jax.Array:
       large = high.astype(jnp.float32) * np.float32(self.unit * 2**_LOW_BITS)
@@ -99,23 +99,23 @@ class FixedPointSum(struct.PyTreeNode):
 
 
 def unit_of(bound: float) -> float:
-  """The unit for terms of a norm of at most `bound`."""
+  """Returns the unit for terms whose norm is at most `bound`."""
   return bound * 2.0**-UNIT_BITS
 
 
 def zeros(tree: types.PyTree, unit: float) -> FixedPointSum:
-  """The sum of no terms, in the shapes of a tree."""
+  """Returns the sum of no terms, in the shapes of a tree."""
   return from_words((_zeros(tree), _zeros(tree)), unit)
 
 
 def from_words(words: Words, unit: float) -> FixedPointSum:
-  """Gives words their unit."""
+  """Returns the sum with these words and unit."""
   return FixedPointSum(high=words[0], low=words[1], unit=unit)
 
 
 def from_units(tree: types.PyTree, unit: float) -> FixedPointSum:
-  """Rounds float32 numbers of units, at most 2^51 each, to whole ones."""
-  # Of an integer that float32 holds, both parts are float32 numbers as well.
+  """Rounds float32 numbers in units, at most 2^51 each, to integers."""
+  # Both words of an integer that float32 holds are float32 numbers too.
   whole = jax.tree.map(jnp.round, tree)
   high = jax.tree.map(lambda x: jnp.floor(x * 2.0**-_LOW_BITS), whole)
   low = jax.tree.map(lambda x, h: x - h * 2.0**_LOW_BITS, whole, high)
@@ -123,14 +123,15 @@ def from_units(tree: types.PyTree, unit: float) -> FixedPointSum:
 
 
 def from_host(exact: np.ndarray, unit: float) -> FixedPointSum:
-  """Takes a sum that was made on the host.
+  """Converts a sum that was computed on the host.
 
   Args:
-    exact: float64[...], multiples of the unit, of at most MAX_RECORDS records.
-    unit: of the grid, a power of two.
+    exact: float64[...], multiples of the unit, summed over at most MAX_RECORDS
+      records.
+    unit: unit of the grid, a power of two.
 
   Raises:
-    ValueError: there are more records than the words hold.
+    ValueError: there are more records than the words can hold.
   """
   units = exact / unit
   if np.any(np.abs(units) > MAX_RECORDS * 2.0**UNIT_BITS):
@@ -141,17 +142,17 @@ def from_host(exact: np.ndarray, unit: float) -> FixedPointSum:
 
 
 def cut(units: types.Array) -> types.Array:
-  """Cuts float32 numbers of units toward zero: int32[...]."""
+  """Rounds float32[...] in units toward zero, to int32[...]."""
   return _to_int32(units)
 
 
 def cut_on_host(terms: np.ndarray, unit: float) -> np.ndarray:
-  """Cuts float64 terms toward zero: float64[...], whole numbers of units."""
+  """Rounds float64[...] toward zero to multiples of the unit, float64[...]."""
   return np.trunc(terms / unit)
 
 
 def add_to_low(words: Words, part: types.PyTree) -> Words:
-  """Adds int32 of at most 64 terms, or of another low word, and carries."""
+  """Adds an int32 sum of at most 64 terms, or a low word, with the carry."""
   high, low = words
   total = jax.tree.map(jnp.add, low, part)
   high = jax.tree.map(lambda h, t: h + (t >> _LOW_BITS), high, total)
@@ -159,16 +160,16 @@ def add_to_low(words: Words, part: types.PyTree) -> Words:
 
 
 def split(part: types.PyTree) -> Words:
-  """The words of int32 sums of at most 64 terms."""
+  """Splits int32 sums of at most 64 terms into words."""
   high = jax.tree.map(lambda x: x >> _LOW_BITS, part)
   return high, jax.tree.map(lambda x: x & _LOW_MASK, part)
 
 
 def psum(total: FixedPointSum, axis_name: str | None) -> FixedPointSum:
-  """The sum over devices, exactly; itself without an axis.
+  """Returns the exact sum over devices; without an axis the sum itself.
 
   Raises:
-    ValueError: there are more devices than low words can be added of.
+    ValueError: there are more than MAX_DEVICES devices.
   """
   if axis_name is None:
     return total

@@ -1,8 +1,8 @@
-"""The noise of ONE noised statistic that keeps a promise.
+"""Calibrates the noise of ONE noised statistic to a promised epsilon.
 
-For mechanisms that read the sensitive records once, such as those of the mean
-embeddings in `baselines`. The result is a `GaussianMechanism`, and its event
-is the one that `calibrate` measured.
+It serves mechanisms that read the sensitive records once, such as the mean
+embeddings of `baselines`. The result is a `GaussianMechanism`, whose event is
+the one that was calibrated.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ def calibrate(
   purpose: str,
   spent: Sequence[dp_accounting.DpEvent] = (),
 ) -> mechanism_lib.GaussianMechanism:
-  """The smallest noise, of 5 significant figures, that keeps the promise.
+  """Returns the smallest noise, to 5 figures, for the promised epsilon.
 
   Guarantees:
     * Never above the promised epsilon, and the next smaller noise would be:
       `gaussian_calibration_test.py::test_is_tight`.
-    * What was spent before counts:
+    * Events spent before are included:
       `gaussian_calibration_test.py::test_spent_events_count`.
 
   Args:
-    epsilon: the total that is promised; infinite adds no noise.
-    delta: of the guarantee.
-    l2_sensitivity: of the statistic, when one record is added or removed.
-    purpose: what is computed, one line for the statement.
-    spent: events that the same records have paid for before.
+    epsilon: the promised total; infinity adds no noise.
+    delta: delta of the guarantee.
+    l2_sensitivity: largest l2 change of the statistic when one record is added
+      or removed.
+    purpose: name of the statistic, one line for the statement.
+    spent: events on the same records from before.
 
   Returns:
     The mechanism.
 
   Raises:
-    ValueError: no noise keeps the promise.
+    ValueError: no noise keeps the promised epsilon.
   """
   epsilon = strict_json.real('epsilon', epsilon, positive=True, finite=False)
   noise: float | None = 0.0
@@ -66,7 +67,7 @@ def calibrate(
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-  """A `noise_search.Problem`: what was spent, and one Gaussian event."""
+  """A `noise_search.Problem` of the events spent and one Gaussian event."""
 
   spent: tuple[dp_accounting.DpEvent, ...]
   delta: float
@@ -74,7 +75,7 @@ class _Problem:
   def excess(
     self, noise: float, steps: int, target: float, accountant: str
   ) -> float:
-    """log(epsilon / target), kept within 5 of 0."""
+    """Returns log(epsilon / target), limited to [-5, 5]."""
     one = dp_accounting.GaussianDpEvent(noise)
     events = (*self.spent, dp_accounting.SelfComposedDpEvent(one, steps))
     ratio = accounting.epsilon(events, self.delta, accountant) / target

@@ -1,19 +1,20 @@
-"""The secret of a run, and every key that is drawn from it.
+"""The secret of a run, and the keys derived from it.
 
-`batch_selection` and `noise` get their randomness here, and processes compare
-data through the keyed hashes made here. Public randomness (initial weights,
-sampling) does not come from here but from `config.seed`.
+`batch_selection` and `noise` take their randomness from here, and processes
+compare data by the keyed hashes of this module. Public randomness (initial
+weights, sampling) comes from `config.seed` instead.
 
-Every key is BLAKE2b, keyed by the secret, of (purpose, run id, step, ...), with
-the purpose in the personalisation of the hash and each part prefixed by its
-type and length, so that no two purposes or argument lists share a message.
+Every key is the BLAKE2b hash, keyed by the secret, of (purpose, run id, step,
+...). The purpose is the personalisation of the hash, and each part is prefixed
+by its type and length, so that different purposes or arguments are never hashed
+as the same message.
 
 Guarantees:
   * The secret is 256 bits of `os.urandom`, readable by its owner alone, and
     never overwritten.
     `key_streams_test.py::test_create_is_private_and_exclusive`,
     `::test_load_refuses_loose_permissions`, `::test_load_refuses_wrong_size`.
-  * It is never printed by `repr`. `::test_repr_hides_the_secret`.
+  * `repr` does not show it. `::test_repr_hides_the_secret`.
   * Keys of different purposes, steps, runs and secrets differ.
     `::test_purposes_never_collide`, `::test_parts_are_unambiguous`.
   * A draw key belongs to (step, record, draw), not to a slot, a device or a
@@ -50,12 +51,12 @@ _HASH_BLOCK_BYTES = 1 << 24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Secret:
-  """256 bits that nobody outside `private/` may know.
+  """A secret of 256 bits, which must stay in `private/`.
 
   Attributes:
     value: the 32 bytes.
-    insecure_seed: None for a true secret. A test that plants a known secret
-      has its seed here; what is released with it is not private and says so.
+    insecure_seed: None for a true secret. If a test plants a known secret, its
+      seed; a release that was made with it is not private, and says so.
   """
 
   value: bytes = dataclasses.field(repr=False)
@@ -74,7 +75,7 @@ class Secret:
 
   @classmethod
   def insecure(cls, seed: int) -> Secret:
-    """Makes a known secret for tests; it is marked, on disk too."""
+    """Returns a known secret for tests, marked as insecure, also on disk."""
     value = hashlib.sha256(_INSECURE_PREFIX + b'%d' % seed).digest()
     return cls(value=value, insecure_seed=int(seed))
 
@@ -154,14 +155,15 @@ class Secret:
 
 
 def claim(folder: str | os.PathLike[str], owner: str) -> None:
-  """Ties a folder of secrets to one run, for good.
+  """Reserves a folder of secrets for one run, permanently.
 
   Args:
-    folder: local; it is made with mode 700.
-    owner: of the run; no other has it.
+    folder: local folder; it is made with mode 700.
+    owner: a string that identifies the run.
 
   Raises:
-    UsageError: the folder is remote, open to others, or of another run.
+    UsageError: the folder is remote, can be read by other users, or belongs to
+      another run.
   """
   _check_local(folder)
   file = pathlib.Path(folder) / 'owner'
@@ -178,7 +180,7 @@ def claim(folder: str | os.PathLike[str], owner: str) -> None:
 
 
 def _write_once(file: pathlib.Path, content: bytes) -> None:
-  """Writes with mode 600, whole or not at all.
+  """Writes a file with mode 600, whole or not at all.
 
   Raises:
     FileExistsError: the file exists.
@@ -190,7 +192,7 @@ def _write_once(file: pathlib.Path, content: bytes) -> None:
       f.write(content)
       f.flush()
       os.fsync(f.fileno())
-    os.link(temporary, file)  # Unlike a rename, fails if the file exists.
+    os.link(temporary, file)  # Unlike a rename it fails if the file exists.
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -204,7 +206,7 @@ def _check_local(path: str | os.PathLike[str]) -> None:
 
 
 def _make_private_folder(folder: pathlib.Path) -> None:
-  """Makes a folder of mode 700; refuses one that others may enter."""
+  """Makes a folder of mode 700; refuses one that other users may enter."""
   if not folder.exists():
     folder.mkdir(mode=0o700, parents=True)
   mode = stat.S_IMODE(folder.stat().st_mode)
@@ -216,7 +218,7 @@ def _make_private_folder(folder: pathlib.Path) -> None:
 
 
 def _encode(part: Any) -> bytes:
-  """Type and length before the bytes, so that no two lists read the same."""
+  """Encodes a part with type and length, so that lists are unambiguous."""
   if isinstance(part, bytes):
     tag, data = b'b', part
   elif isinstance(part, str):
@@ -229,7 +231,7 @@ def _encode(part: Any) -> bytes:
 
 
 def _update_with_array(digest: Any, array: np.ndarray) -> None:
-  """Hashes dtype, shape and values in blocks of rows (memory maps welcome)."""
+  """Hashes dtype, shape and values in blocks of rows, even memory-mapped."""
   digest.update(_encode(f'array {array.dtype.str} {array.shape}'))
   if not array.size:
     return
@@ -243,7 +245,7 @@ def _update_with_array(digest: Any, array: np.ndarray) -> None:
 def _keyed_hash(
   secret: Secret, purpose: str, parts: tuple[Any, ...], size: int
 ) -> bytes:
-  """BLAKE2b keyed by the secret: `size` bytes."""
+  """Returns `size` bytes of BLAKE2b, keyed by the secret."""
   person = hashlib.blake2b(purpose.encode(), digest_size=16).digest()
   digest = hashlib.blake2b(key=secret.value, person=person, digest_size=size)
   for part in parts:
@@ -255,26 +257,27 @@ def _keyed_hash(
 
 
 def fingerprint(secret: Secret, purpose: str, *parts: Any) -> str:
-  """Keyed hash by which two parties compare data without showing it.
+  """Returns a keyed hash, to compare data without showing them.
 
   Args:
-    secret: without it nobody can test a guess of the data against the hash.
-    purpose: what is compared, e.g. 'dataset order'.
+    secret: key of the hash. Without it nobody can test a guess of the data.
+    purpose: name of what is compared, such as 'dataset order'.
     *parts: bytes, str, int or arrays (read in blocks).
 
   Returns:
-    32 hex characters. Independent of the run id, so that it may be part of it.
+    32 hex characters. They do not depend on the run id and may be part of it.
   """
   return _keyed_hash(secret, f'fingerprint/{purpose}', parts, 16).hex()
 
 
 def run_id(secret: Secret, facts: Mapping[str, Any]) -> str:
-  """Names a run: another mechanism, dataset or training is another run.
+  """Returns the id of a run, which depends on its facts.
 
-  Leave out what must not change the keys: device count, microbatch size.
+  Facts that must not change the keys, such as the number of devices or the size
+  of microbatches, must be left out.
 
   Args:
-    secret: keys the hash, so that the id tells nothing of the facts.
+    secret: key of the hash, so that the id reveals nothing about the facts.
     facts: JSON values: mechanism, dataset fingerprint, training config,
       `rng_test_vector()`.
 
@@ -292,30 +295,30 @@ class KeyStreams:
   """All secret randomness of one run.
 
   Attributes:
-    secret: of the run.
-    run_id: hex, from `run_id`.
+    secret: secret of the run.
+    run_id: hex id of the run, the result of `run_id`.
   """
 
   secret: Secret
   run_id: str
 
   def noise_keys(self, step: int) -> types.Key:
-    """Keys of the noise of one step: typed keys[4], 256 bits together."""
+    """Returns the keys of the noise of a step, typed keys[4] of 256 bits."""
     return _typed_keys(
       [self._hash('noise', 8, step, i) for i in range(NUM_NOISE_KEYS)]
     )
 
   def draw_key(self, step: int) -> types.Key:
-    """Key from which `draw_keys` makes those of each record: typed key[]."""
+    """Returns the key of a step for `draw_keys`, a typed key[]."""
     return _typed_keys([self._hash('draw', 8, step)])[0]
 
   def statistic_keys(self, purpose: str) -> types.Key:
-    """Keys of the noise of a statistic of all records: typed keys[4]."""
+    """Returns the keys of the noise of a statistic, typed keys[4]."""
     name = f'statistic/{purpose}'
     return _typed_keys([self._hash(name, 8, i) for i in range(NUM_NOISE_KEYS)])
 
   def seed_bytes(self, purpose: str, step: int) -> bytes:
-    """32 secret bytes for randomness on the host, by purpose and step."""
+    """Returns 32 secret bytes for randomness on the host."""
     return self._hash(f'seed/{purpose}', 32, step)
 
   def poisson_selector(
@@ -324,7 +327,7 @@ class KeyStreams:
     sampling_prob: float | fractions.Fraction,
     num_groups: int = 1,
   ) -> batch_selection.PoissonSelector:
-    """The selector of this run's batches."""
+    """Returns the selector of this run's batches."""
     return batch_selection.PoissonSelector(
       secret=self.secret.value,
       run_id=self.run_id,
@@ -345,12 +348,12 @@ def _typed_keys(digests: list[bytes]) -> types.Key:
 def draw_keys(
   step_key: types.Key, indices: types.Array, num_draws: int
 ) -> types.Key:
-  """Keys of the K draws of each record; runs on the device.
+  """Derives the keys of the K draws of each record, on the device.
 
   Args:
-    step_key: typed key[], `KeyStreams.draw_key`.
+    step_key: typed key[], the result of `KeyStreams.draw_key`.
     indices: int32[B], record indices (not slots).
-    num_draws: K.
+    num_draws: number of draws K.
 
   Returns:
     Typed keys[B, K]: fold_in(fold_in(step_key, index), k).
@@ -362,13 +365,14 @@ def draw_keys(
 
 
 def rng_test_vector() -> str:
-  """Digest of fixed draws: it changes when a library changes its randomness.
+  """Returns a hash of fixed draws, which shows if the generator has changed.
 
-  A resumed run whose stored vector differs would draw other noise for a step
-  that it repeats, so such a step must be charged again.
+  A resumed run whose stored hash differs would draw other noise for a repeated
+  step, so such a step must be charged again.
 
   Returns:
-    64 hex characters: the bits, normals, splits, selections of a known key.
+    64 hex characters, a hash of bits, normals, splits and selections from a
+    known key.
   """
   secret = Secret.insecure(0)
   streams = KeyStreams(secret=secret, run_id='rng test vector')

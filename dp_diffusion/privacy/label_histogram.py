@@ -1,12 +1,12 @@
-"""How many records each class has, with noise: labels to sample by.
+"""A noised histogram of the labels, for the class shares of the samples.
 
-The exact histogram of the sensitive labels is never used, written or shown; one
-with Gaussian noise is entered in the ledger before DP-SGD is calibrated, so
-that both together spend the budget.
+The exact histogram of the sensitive labels is never written or shown. One with
+Gaussian noise is entered in the ledger before DP-SGD is calibrated, so that
+both together stay within the budget.
 
 Guarantees:
-  * One record, a person with all their images too, moves the histogram by at
-    most 1 in l2 norm: shares are cut to a grid, and their sum is exact.
+  * One record, even a person with many images, changes the histogram by at most
+    1 in l2 norm: shares are rounded to a grid, and their sum is exact.
     `label_histogram_test.py::test_one_record_moves_it_by_at_most_one`,
     `::test_order_of_records_does_not_matter`.
   * The noise has the std of its mechanism, and four keys of its own.
@@ -30,10 +30,11 @@ _UNIT = fixed_point.unit_of(L2_SENSITIVITY)
 
 
 def entries(noise_multiplier: float) -> tuple[entries_lib.Entry, ...]:
-  """What the histogram spends, for the ledger; none where it is not used.
+  """Returns the ledger entry of the histogram; none if it is not used.
 
   Args:
-    noise_multiplier: std of the noise in each class, in records; 0 is off.
+    noise_multiplier: std of the noise in each class, in records; 0 means that
+      no histogram is used.
   """
   if not noise_multiplier:
     return ()
@@ -52,17 +53,17 @@ def noised(
   entry: entries_lib.Entry,
   streams: key_streams.KeyStreams,
 ) -> np.ndarray:
-  """The histogram with noise: the only form in which it exists.
+  """Computes the histogram with noise; it is never returned without.
 
   Args:
     labels: int[N_images] in [0, num_classes), sorted by record.
     starts: int[N + 1]; record r has labels[starts[r]:starts[r + 1]].
-    num_classes: length of the result, public.
-    entry: of `entries`.
-    streams: of the run; the same streams give the same noise.
+    num_classes: public number of classes.
+    entry: the result of `entries`.
+    streams: secret randomness of the run; equal streams give equal noise.
 
   Returns:
-    float64[num_classes], records per class; may be negative.
+    float64[num_classes], noised records per class, which may be negative.
   """
   exact = _histogram(labels, starts, num_classes)
   result = noise.add_noise(
@@ -76,7 +77,7 @@ def noised(
 def _histogram(
   labels: np.ndarray, starts: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Records per class; the images of a record share its count of one.
+  """Counts records per class; the images of a record share a count of one.
 
   >>> _histogram(np.array([0, 1, 1, 1]), np.array([0, 2, 4]), 3)
   array([0.5, 1.5, 0. ])
@@ -86,5 +87,5 @@ def _histogram(
   """
   sizes = np.diff(starts)
   shares = np.repeat(1.0 / sizes, sizes)
-  units = fixed_point.cut_on_host(shares, _UNIT)  # float64 adds them exactly.
+  units = fixed_point.cut_on_host(shares, _UNIT)  # Their sum is exact.
   return np.bincount(labels, weights=units, minlength=num_classes) * _UNIT

@@ -1,11 +1,11 @@
-"""What has been spent on the sensitive images, event by event.
+"""The ledger of all events that were spent on the sensitive images.
 
-A ledger is kept beside the weights: it is saved in the same atomic step, grows
-with every private step, refuses to go past its budget, and ends in the
-published statement. It never changes; each method returns a new one.
+A ledger is saved with the weights in one atomic step, grows with every private
+step, refuses to exceed its budget, and becomes part of the published statement.
+It is immutable: each method returns a new ledger.
 
-Deviation: the run id is not part of it. It is derived from the secret and from
-the dataset, and what a ledger holds is published.
+Deviation: the run id is not part of it, since the id depends on the secret and
+on the dataset, and the ledger is published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dp_diffusion.privacy import strict_json
 VERSION = 1
 UNITS = ('image', 'person')
 GAUSSIAN_KINDS = ('gaussian', 'noised_histogram')
-# An epsilon that was computed on another machine may differ in its last bits.
+# Tolerance for an epsilon from another machine, which may differ in last bits.
 _ROUNDING = 1e-9
 
 
@@ -40,7 +40,7 @@ class DpSgdEntry(entries_lib.TrainingEntry):
   mechanism_type = mechanism_lib.DpSgdMechanism
 
   def summary(self) -> str:
-    """Steps, noise and selection in one line."""
+    """Returns steps, noise and selection in one line."""
     m = self.mechanism
     return (
       f'DP-SGD, {self.num_steps} of {m.num_steps} steps'
@@ -49,7 +49,7 @@ class DpSgdEntry(entries_lib.TrainingEntry):
     )
 
   def describe(self) -> list[str]:
-    """What each step did to the records."""
+    """Describes the steps, for the card."""
     m = self.mechanism
     text = (
       f'DP-SGD: {self.num_steps} steps; at each, every one of {m.num_examples}'
@@ -63,17 +63,17 @@ class DpSgdEntry(entries_lib.TrainingEntry):
     return [text]
 
   def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
-    """Independent selection, the clip, and fresh noise at each step."""
+    """Returns assumptions on selection, clip and noise."""
     return statement_words.OF_DP_SGD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianEntry(entries_lib.Entry):
-  """A noised statistic of the sensitive records; spent when it is entered.
+  """A noised statistic of the sensitive records, spent when it is entered.
 
   Attributes:
-    mechanism: how much noise, on what.
-    kind: 'noised_histogram' (of labels), or 'gaussian' for any other.
+    mechanism: the statistic and its noise.
+    kind: 'noised_histogram' (of labels), or 'gaussian' for other statistics.
   """
 
   mechanism: mechanism_lib.GaussianMechanism
@@ -88,7 +88,7 @@ class GaussianEntry(entries_lib.Entry):
 
   @property
   def noise_multiplier(self) -> float:
-    """Std of the noise over the sensitivity of the statistic."""
+    """Std of the noise divided by the sensitivity of the statistic."""
     return self.mechanism.noise_multiplier
 
   @property
@@ -99,7 +99,7 @@ class GaussianEntry(entries_lib.Entry):
   def dp_events(
     self, num_more_steps: int = 0
   ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Its event; it has no steps."""
+    """Returns its event; it has no steps."""
     del num_more_steps
     return (self.mechanism.dp_event(),)
 
@@ -115,14 +115,14 @@ class GaussianEntry(entries_lib.Entry):
     return cls(kind=found['kind'], mechanism=mechanism)
 
   def summary(self) -> str:
-    """What was computed, and the noise."""
+    """Returns the name of the statistic and the noise, in one line."""
     return (
       f'{self.mechanism.purpose}, noise multiplier'
       f' {self.mechanism.noise_multiplier:g}'
     )
 
   def describe(self) -> list[str]:
-    """What was computed, how often, and the noise."""
+    """Describes the statistic and its noise, for the card."""
     m = self.mechanism
     return [
       f'{m.purpose} ({self.kind}), {m.count} time(s), with Gaussian noise of'
@@ -133,11 +133,11 @@ class GaussianEntry(entries_lib.Entry):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InheritedEntry(entries_lib.Entry):
-  """All that a release had spent before it was fine-tuned further.
+  """Everything that a release had spent before it was fine-tuned further.
 
   Attributes:
-    ledger: of that release.
-    source: which release, one line for the statement.
+    ledger: ledger of that release.
+    source: name of the release, one line for the statement.
   """
 
   kind: ClassVar[str] = 'inherited'
@@ -153,7 +153,7 @@ class InheritedEntry(entries_lib.Entry):
   def dp_events(
     self, num_more_steps: int = 0
   ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Every event of the release; it goes no further."""
+    """Returns the events of the release, to which none are added."""
     del num_more_steps
     return self.ledger.dp_events()
 
@@ -174,22 +174,22 @@ class InheritedEntry(entries_lib.Entry):
     return cls(ledger=ledger, source=found['source'])
 
   def summary(self) -> str:
-    """Which release it is."""
+    """Returns the name of the release, in one line."""
     return f'inherited: {self.source}'
 
   def describe(self) -> list[str]:
-    """Every event of the release, below its name."""
+    """Describes the events of the release, for the card."""
     below = [
       f'  {line}' for entry in self.ledger.entries for line in entry.describe()
     ]
     return [f'Inherited from {self.source}:', *(below or ['  Nothing.'])]
 
   def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
-    """Those of the trainings that the release had seen."""
+    """Returns the assumptions on the trainings of the release."""
     return self.ledger.training_assumptions()
 
   def declared_counts(self) -> tuple[int, ...]:
-    """Those of the trainings that the release had seen."""
+    """Returns the declared numbers of records of the release's trainings."""
     return self.ledger.declared_counts()
 
   def check_fits(self, delta: float, unit: str) -> None:
@@ -204,29 +204,29 @@ class InheritedEntry(entries_lib.Entry):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ledger:
-  """Every event in order, and the budget they share.
+  """All events in order, and their common budget.
 
   Guarantees:
-    * The event that was calibrated is the event that is spent, to the bit:
+    * The calibrated event is the event that is spent, to the bit:
       `ledger_test.py::test_event_calibrated_is_event_spent`.
-    * Spending past the budget is refused:
+    * Spending more than the budget is refused:
       `ledger_test.py::test_spending_past_the_budget_is_refused`.
     * Every kind of event counts, an inherited ledger included:
       `ledger_test.py::test_every_kind_of_event_counts`.
     * Steps that are run again are charged again:
       `ledger_test.py::test_replayed_steps_are_charged`.
-    * A released training goes no further:
+    * A released training cannot continue:
       `ledger_test.py::test_sealed_training_goes_no_further`.
-    * It is read back as it was, or not at all:
+    * A ledger is read back unchanged, or refused:
       `ledger_test.py::test_round_trip`,
       `ledger_test.py::test_damaged_ledger_is_refused`.
 
   Attributes:
-    delta: of the guarantee.
-    budget_epsilon: what the total may reach; infinite for no limit.
-    unit: what one record is.
-    relation: of neighbouring datasets.
-    entries: in the order in which they were begun.
+    delta: delta of the guarantee.
+    budget_epsilon: largest total epsilon; infinity for no limit.
+    unit: what one record is, 'image' or 'person'.
+    relation: relation of neighbouring datasets.
+    entries: entries in the order in which they were begun.
   """
 
   delta: float
@@ -236,7 +236,7 @@ class Ledger:
   entries: tuple[entries_lib.Entry, ...] = ()
 
   def __post_init__(self) -> None:
-    """Checks every value, and that the entries speak of the same guarantee."""
+    """Checks every value, and that all entries have the same guarantee."""
     delta = strict_json.probability('delta', self.delta)
     budget = strict_json.real(
       'budget_epsilon', self.budget_epsilon, positive=True, finite=False
@@ -257,7 +257,7 @@ class Ledger:
     """Returns the ledger with one more entry.
 
     Raises:
-      UsageError: what it spends is more than what is left.
+      UsageError: the entry would exceed the budget.
     """
     result = dataclasses.replace(self, entries=(*self.entries, entry))
     if result.would_exceed(0):
@@ -265,11 +265,11 @@ class Ledger:
     return result
 
   def with_steps(self, num_steps: int) -> Ledger:
-    """Returns the ledger after that many MORE steps of the current training.
+    """Returns the ledger with that many MORE steps of the current training.
 
     Raises:
-      UsageError: they would spend more than what is left, or the training
-        has been sealed.
+      UsageError: the steps would exceed the budget, or the training was
+        released.
       ValueError: there is no training, or its mechanism has fewer steps.
     """
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
@@ -278,21 +278,21 @@ class Ledger:
     return self._with_last(last.with_steps(num_steps))
 
   def charge_replayed(self, num_steps: int) -> Ledger:
-    """Returns the ledger with steps that are lost, and run again differently.
+    """Returns the ledger with more replayed steps.
 
-    They are spent already, so this never refuses; later steps may be.
+    They are spent already, so they are never refused; later steps may be.
     """
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
     return self._with_last(self._last().with_replayed(num_steps))
 
   def seal(self) -> Ledger:
-    """Returns the ledger of a training whose weights leave: it ends here."""
+    """Returns the ledger with its training released, after which it ends."""
     return self._with_last(self._last().seal())
 
   def dp_events(
     self, num_more_steps: int = 0
   ) -> tuple[dp_accounting.DpEvent, ...]:
-    """Every event so far, and of some more steps of the current training."""
+    """Returns all events, with some more steps of the current training."""
     last = len(self.entries) - 1
     return tuple(
       event
@@ -301,19 +301,19 @@ class Ledger:
     )
 
   def epsilon(self, accountant: str = accounting.SMALLER) -> float:
-    """Epsilon of all that is spent; infinite where an event has no noise."""
+    """Returns epsilon of all events; infinity if an event has no noise."""
     return accounting.epsilon(self.dp_events(), self.delta, accountant)
 
   def would_exceed(self, num_more_steps: int) -> bool:
-    """Whether some more steps would spend more than the budget."""
+    """Whether some more steps would exceed the budget."""
     num_planned = self.entries[-1].num_planned_steps if self.entries else 0
-    # If all that is planned fits, so does less: one epsilon for all steps.
+    # If all planned steps fit, fewer do, so one epsilon serves every step.
     if num_more_steps < num_planned and not self._exceeds(num_planned):
       return False
     return self._exceeds(num_more_steps)
 
   def check_can_spend(self, num_more_steps: int) -> None:
-    """Raises UsageError if some more steps would break the promise."""
+    """Raises UsageError if some more steps would exceed the budget."""
     if self.entries and self.entries[-1].is_sealed:
       raise errors.UsageError(
         'Expected a training that is not released yet: its ledger is sealed;'
@@ -324,17 +324,17 @@ class Ledger:
       raise errors.UsageError(_over_budget(self, num_more_steps, what))
 
   def training_assumptions(self) -> tuple[entries_lib.Assumption, ...]:
-    """What the accounting assumes of the trainings; () without one."""
+    """Returns the assumptions on the trainings; () if there are none."""
     return entries_lib.merge(
       [entry.training_assumptions() for entry in self.entries]
     )
 
   def declared_counts(self) -> tuple[int, ...]:
-    """Declared numbers of records, one for each training."""
+    """Returns the declared number of records of each training."""
     return tuple(n for entry in self.entries for n in entry.declared_counts())
 
   def summary(self) -> tuple[str, ...]:
-    """Lines for a person: what is spent, and what is left."""
+    """Returns lines for the terminal on what is spent and what is left."""
     spent = self.epsilon()
     lines = [
       f'spent               epsilon {self.epsilon("pld"):.6g} by PLD,'
@@ -349,7 +349,7 @@ class Ledger:
     return tuple(lines)
 
   def to_json(self) -> dict[str, Any]:
-    """Returns a JSON object: no NaN, no infinity (None says there is none)."""
+    """Returns a JSON object without NaN and infinity; None means no limit."""
     budget = self.budget_epsilon
     return {
       'version': VERSION,
@@ -396,7 +396,7 @@ class Ledger:
     )
 
   def _last(self) -> entries_lib.Entry:
-    """The entry that may go on."""
+    """Returns the last entry, the only one that may have more steps."""
     if not self.entries:
       raise entries_lib.no_training()
     return self.entries[-1]
@@ -419,11 +419,11 @@ def start(
   unit: str = 'image',
   before: Sequence[entries_lib.Entry] = (),
 ) -> Ledger:
-  """The ledger before the first step.
+  """Returns the ledger before the first step of a training.
 
   Args:
-    mechanism: as calibrated from `config`, with `before` as what was spent.
-    config: its epsilon is the budget; where it is computed, the budget is
+    mechanism: the mechanism, calibrated from `config` with `before` as spent.
+    config: gives the budget, its epsilon. If epsilon is computed, the budget is
       what the whole mechanism spends.
     unit: 'image' or 'person'.
     before: entries that were spent earlier.
@@ -432,7 +432,7 @@ def start(
     A ledger with zero steps of the mechanism.
 
   Raises:
-    UsageError: `before` alone is above the budget.
+    UsageError: `before` alone exceeds the budget.
   """
   budget = config.epsilon
   if budget is None:
@@ -463,7 +463,7 @@ def _over_budget(ledger: Ledger, num_more_steps: int, what: str) -> str:
 def begin(
   mechanism: mechanism_lib.TrainingMechanism,
 ) -> entries_lib.Entry:
-  """The entry of a training before its first step."""
+  """Returns the entry of a training before its first step."""
   return _TRAININGS[mechanism.kind](mechanism=mechanism)
 
 
@@ -476,7 +476,7 @@ def _entry_from_json(value: Any) -> entries_lib.Entry:
   return KINDS[kind].from_json(value)
 
 
-# The closed table of kinds: a training is a row of the first part.
+# The table of all kinds; kinds of training are in the first part.
 _TRAININGS: Mapping[str, type[entries_lib.TrainingEntry]] = {
   entry.mechanism_type.kind: entry
   for entry in (DpSgdEntry, banded_sgd.BandedSgdEntry)

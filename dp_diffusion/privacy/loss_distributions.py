@@ -1,20 +1,21 @@
-"""Epsilon from privacy loss distributions (PLD), sound at every delta.
+"""Computes epsilon from privacy loss distributions (PLD), sound at any delta.
 
-The losses of (Poisson-selected) Gaussian steps are rounded to a grid by
-"connect the dots" (Doroshenko et al. 2022, arXiv 2207.04380): the mass of each
-cell goes to both of its ends, so that its probability stays the same under
-either dataset. Whoever sees the end can simulate the loss, so nothing is
-understated, by one step or by many. Steps are composed by one Fourier
-transform of TILTED masses, p(l) exp(theta l), whose bulk lies where delta is
-decided: its rounding error is then a share of delta, however small delta is.
-Every error is bounded from what was computed, and added to delta:
+The losses of Gaussian steps (with or without Poisson selection) are rounded to
+a grid by "connect the dots" (Doroshenko et al. 2022, arXiv 2207.04380): the
+mass of each cell is divided between its two ends, so that its probability stays
+the same under both datasets. The exact loss can be simulated from the rounded
+one, so neither one step nor a composition is understated. Steps are composed by
+one Fourier transform of TILTED masses, p(l) exp(theta l), most of which lie
+near the losses that decide delta. The rounding error is therefore a small share
+of delta, however small delta is. Every error is bounded from computed
+quantities and added to delta:
 
-* transform: each output of a radix transform of n masses that sum to 1 is off
-  by at most u c log2(n), u = 2^-53; a power of it by `count` times as much
-  (`_rounding`);
-* losses above the window, by Chernoff's bound (`_Window`);
-* losses past the ends of the grid, as infinite ones (`_grid`);
-* the normal distribution function, by moving mass one cell up (`_split`).
+* transform: the error of each output of a radix transform of n masses that sum
+  to 1 is at most u c log2(n), u = 2^-53; that of a power is `count` times as
+  large (`_rounding`);
+* losses above the window: bounded by Chernoff's inequality (`_Window`);
+* losses beyond the ends of the grid: counted as infinite (`_grid`);
+* the normal distribution function: mass is moved one cell up (`_split`).
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ from scipy import fft
 from scipy import special
 
 _UNIT = 2.0**-53  # Largest relative rounding error of a float64.
-_FFT_ERROR = 8 * _UNIT  # Per stage of the transform: products, sums, twiddles.
-_CDF_ERROR = 32 * _UNIT  # Relative, of the normal distribution function.
-_POWER_ERROR = 16 * _UNIT  # Of exp(count * log(z)), per step.
-_SUM_ERROR = 1e-9  # Relative, of sums of up to 2^22 positive numbers.
-_CELLS_PER_STD = 400  # Of one step's loss; overstates epsilon by about 1e-6.
-_UNIFORM_CELLS = 4000  # Beyond as many from the mean, cells grow with it.
-_MAX_SIZE = 2**22  # Of the transform.
-_MAX_LOSS = 600.0  # Of one step; exp of it must be a float.
+_FFT_ERROR = 8 * _UNIT  # Error per stage: products, sums, twiddle factors.
+_CDF_ERROR = 32 * _UNIT  # Relative error of the normal distribution function.
+_POWER_ERROR = 16 * _UNIT  # Relative error of exp(count * log(z)) per step.
+_SUM_ERROR = 1e-9  # Relative error of sums of up to 2^22 positive numbers.
+_CELLS_PER_STD = 400  # Per std of a step's loss; overstates epsilon by 1e-6.
+_UNIFORM_CELLS = 4000  # Farther from the mean, the width of cells grows.
+_MAX_SIZE = 2**22  # Largest size of the transform.
+_MAX_LOSS = 600.0  # Largest loss of a step; its exp must be a float.
 _MIN_DELTA = 1e-250
-_SHARE = 1e-8  # Of delta, paid for what lies outside of grid and window.
+_SHARE = 1e-8  # Share of delta for losses outside of grid and window.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-  """Equal (Poisson-selected) Gaussian steps.
+  """Equal Gaussian steps, with or without Poisson selection.
 
   Attributes:
-    noise_multiplier: std of the noise over the sensitivity.
-    sampling_prob: in (0, 1]; 1 for all records.
-    count: number of them.
+    noise_multiplier: std of the noise divided by the sensitivity.
+    sampling_prob: probability that a record is selected, in (0, 1].
+    count: number of steps.
   """
 
   noise_multiplier: float
@@ -75,15 +76,15 @@ class _Atoms:
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-  """Which losses of the composition are computed, and under which tilt.
+  """The range of losses of the composition that is computed, and the tilt.
 
   Attributes:
-    theta: of the tilt; > 0.
+    theta: parameter of the tilt, > 0.
     log_moment: log E exp(theta loss) of the composition.
     middle: a loss near epsilon.
-    low: smallest loss.
-    high: largest loss.
-    above: bound of the probability of losses above `high`.
+    low: smallest loss of the range.
+    high: largest loss of the range.
+    above: upper bound of the probability of losses above `high`.
   """
 
   theta: float
@@ -95,27 +96,27 @@ class _Window:
 
 
 def epsilon(steps: Sequence[Steps], delta: float) -> float:
-  """Epsilon of all steps together, never understated.
+  """Returns epsilon of all steps together, never understated.
 
   Neighbours differ by adding or removing one record; both directions are
   composed, and the larger epsilon counts.
 
   Guarantees:
-    * Never below what independent computations find, and close to it, also at
-      deltas below 1e-15 and at tiny sampling probabilities:
+    * The result is never below independent computations, and close to them,
+      also at deltas below 1e-15 and at tiny sampling probabilities:
       `loss_distributions_test.py::test_never_below_the_truth`.
-    * Rounding errors are paid for:
+    * Rounding errors are included:
       `loss_distributions_test.py::test_rounding_error_is_paid_for`.
     * It falls as noise rises:
       `loss_distributions_test.py::test_falls_as_noise_rises`.
 
   Args:
-    steps: in any order.
+    steps: steps in any order.
     delta: in (0, 1).
 
   Returns:
-    Epsilon >= 0; infinite where one step's loss (noise multipliers below about
-    0.03) or delta (below 1e-250) is past what is computed.
+    Epsilon >= 0. It is infinity if the loss of a step (noise multipliers below
+    about 0.03) or delta (below 1e-250) is beyond the computed range.
   """
   if delta < _MIN_DELTA:
     return math.inf
@@ -128,7 +129,7 @@ def epsilon(steps: Sequence[Steps], delta: float) -> float:
 
 
 def _merge(steps: Sequence[Steps]) -> tuple[Steps, ...]:
-  """Plain Gaussian steps are one, of less noise; this is exact."""
+  """Merges Gaussian steps without selection into one of less noise, exactly."""
   plain = sum(
     s.count / s.noise_multiplier**2 for s in steps if s.sampling_prob == 1
   )
@@ -142,7 +143,7 @@ def _merge(steps: Sequence[Steps]) -> tuple[Steps, ...]:
 def _one_direction(
   steps: tuple[Steps, ...], delta: float, is_removed: bool
 ) -> float:
-  """Epsilon where a record is removed (or else added)."""
+  """Returns epsilon for removing a record if `is_removed`, else for adding."""
   interval = _interval(steps, is_removed)
   for _ in range(8):
     atoms = _discretize(steps, delta, interval, is_removed)
@@ -163,7 +164,7 @@ def _one_direction(
 
 
 def _loss(step: Steps, x: np.ndarray) -> np.ndarray:
-  """Loss where a record is removed: log of the ratio of densities at x."""
+  """Returns the loss for removing a record, log of the density ratio at x."""
   exponent = (2 * x - 1) / (2 * step.noise_multiplier**2)
   q = step.sampling_prob
   if q == 1:
@@ -178,7 +179,7 @@ def _loss(step: Steps, x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _moments(step: Steps) -> tuple[float, float, float, float]:
-  """Means and stds of the loss, with the record and without."""
+  """Returns means and stds of the loss, with and without the record."""
   u = np.linspace(-12, 12, 2001)
   weights = np.exp(-(u**2) / 2)
   weights /= weights.sum()
@@ -196,7 +197,7 @@ def _moments(step: Steps) -> tuple[float, float, float, float]:
 
 
 def _interval(steps: tuple[Steps, ...], is_removed: bool) -> float:
-  """Of the grid: a share of the std of one step's loss, over all steps."""
+  """Returns the interval of the grid, a fraction of the std of a loss."""
   index = 1 if is_removed else 3
   variance = sum(s.count * _moments(s)[index] ** 2 for s in steps)
   return math.sqrt(variance / sum(s.count for s in steps)) / _CELLS_PER_STD
@@ -205,7 +206,7 @@ def _interval(steps: tuple[Steps, ...], is_removed: bool) -> float:
 def _discretize(
   steps: tuple[Steps, ...], delta: float, interval: float, is_removed: bool
 ) -> list[_Atoms] | None:
-  """Atoms of each kind of step; None where a loss is too large."""
+  """Returns the atoms of each kind of step; None if a loss is too large."""
   tail = _SHARE * delta / sum(s.count for s in steps)
   found = []
   for step in steps:
@@ -217,7 +218,7 @@ def _discretize(
 
 
 def _grid(step: Steps, tail: float, interval: float) -> np.ndarray | None:
-  """Indices of the ends of cells; beyond them lies `tail` at most."""
+  """Returns indices of the ends of cells; at most `tail` lies beyond them."""
   reach = -special.ndtri(tail) * step.noise_multiplier
   low, high = _loss(step, np.array([-reach, 1 + reach]))
   if not max(-low, high) < _MAX_LOSS:
@@ -237,7 +238,10 @@ def _grid(step: Steps, tail: float, interval: float) -> np.ndarray | None:
 
 
 def _outwards(distance: int) -> np.ndarray:
-  """Distances from 0 to one or more; beyond some, a constant share apart."""
+  """Returns increasing distances from 0 to at least `distance`.
+
+  Beyond `_UNIFORM_CELLS` their ratio is constant.
+  """
   if distance <= _UNIFORM_CELLS:
     return np.arange(max(distance, 0) + 1)
   count = math.ceil(_UNIFORM_CELLS * math.log(distance / _UNIFORM_CELLS))
@@ -248,12 +252,12 @@ def _outwards(distance: int) -> np.ndarray:
 def _split(
   step: Steps, edges: np.ndarray, interval: float, is_removed: bool
 ) -> _Atoms:
-  """Gives the mass of each cell to both of its ends.
+  """Divides the mass of each cell between its two ends.
 
-  With A and B the masses of a cell without and with the record, and r the
-  ratio of their densities at its lower end, the upper end receives
-  q (B - r A) / (1 - exp(-width)), so that both masses are kept. The difference
-  loses precision: what it may be off by moves to the end with the larger loss.
+  Let A and B be the masses of a cell without and with the record, and r the
+  ratio of their densities at its lower end. The upper end receives
+  q (B - r A) / (1 - exp(-width)), which preserves both masses. The difference
+  loses precision; its possible error is moved to the end with the larger loss.
   """
   q, noise = step.sampling_prob, step.noise_multiplier
   losses = edges * interval
@@ -261,7 +265,7 @@ def _split(
     ratios = np.exp(losses)
     x = noise**2 * losses + 0.5
   else:
-    ratios = 1 + np.expm1(losses) / q  # Negative at losses that do not occur.
+    ratios = 1 + np.expm1(losses) / q  # Negative for impossible losses.
     with np.errstate(divide='ignore'):
       x = noise**2 * np.log(np.maximum(ratios, 0.0)) + 0.5
   without, without_error = _cell_masses(x / noise)
@@ -298,7 +302,7 @@ def _atoms(
 
 
 def _cell_masses(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Normal mass below, between and above points, and its absolute error."""
+  """Returns normal mass below, between and above points, with its error."""
   below, above = special.ndtr(u), special.ndtr(-u)
   is_left = u[1:] <= 0
   between = np.where(is_left, np.diff(below), -np.diff(above))
@@ -309,7 +313,7 @@ def _cell_masses(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_moments(atoms: Sequence[_Atoms], orders: np.ndarray) -> np.ndarray:
-  """Log of E exp(order * index) of the composition, for each order."""
+  """Returns log E exp(order * index) of the composition, for each order."""
   total = np.zeros(len(orders))
   for one in atoms:
     for i, order in enumerate(orders):
@@ -324,13 +328,13 @@ def _log_moments(atoms: Sequence[_Atoms], orders: np.ndarray) -> np.ndarray:
 def _choose_window(
   atoms: Sequence[_Atoms], delta: float, interval: float
 ) -> _Window | None:
-  """Where Chernoff's bounds put epsilon; None if they prove it to be 0."""
+  """Chooses the window by Chernoff bounds of epsilon; None if epsilon is 0."""
   variance = sum(one.count * _variance(one) for one in atoms)
   positive = np.geomspace(1e-4, 1e4, 97) / math.sqrt(variance)
   negative = -np.geomspace(1e-2, 1e2, 25) / math.sqrt(variance)
   orders = np.concatenate([negative, [0.0], positive])
   moments = _log_moments(atoms, orders)
-  orders = orders / interval  # From now on of losses, not of indices.
+  orders = orders / interval  # Orders of losses instead of indices.
   thetas, at_thetas = orders[-97:], moments[-97:]
   shape = thetas * np.log(thetas) - (1 + thetas) * np.log1p(thetas)
   bounds = (at_thetas - math.log(delta) + shape) / thetas
@@ -360,7 +364,7 @@ def _choose_window(
 
 
 def _variance(atoms: _Atoms) -> float:
-  """Of the index of one step."""
+  """Returns the variance of the index of one step."""
   masses = np.exp(atoms.log_masses)
   mean = (masses @ atoms.indices) / masses.sum()
   return float(masses @ (atoms.indices - mean) ** 2)
@@ -369,12 +373,13 @@ def _variance(atoms: _Atoms) -> float:
 def _compose(
   atoms: Sequence[_Atoms], window: _Window, interval: float, size: int
 ) -> tuple[np.ndarray, float]:
-  """Tilted masses of the composed losses from `low` on, and their error.
+  """Returns the tilted masses of the composition from `low` on, and an error.
 
-  Losses below the window come out above it: too large, which is safe.
+  Losses below the window wrap around to its upper end, where they count as too
+  large, which is safe.
 
   Returns:
-    float64[size], and what each of them may be off by.
+    (masses float64[size], largest absolute error of a mass).
   """
   theta = window.theta * interval
   log_sizes = np.zeros(size // 2 + 1)
@@ -400,10 +405,10 @@ def _compose(
 
 
 def _rounding(bounds: np.ndarray, share: np.ndarray, size: int) -> float:
-  """What each mass may be off by.
+  """Returns the largest absolute error of a mass.
 
-  |x^T - y^T| <= T max(|x|, |y|)^(T - 1) |x - y| for each frequency; the
-  inverse transform takes the mean over frequencies, and rounds as well.
+  For each frequency |x^T - y^T| <= T max(|x|, |y|)^(T - 1) |x - y|. The inverse
+  transform takes the mean over frequencies and adds its own rounding error.
   """
   each = bounds * (share + _FFT_ERROR * math.log2(size))
   return float(2 * each.sum() / size)
@@ -416,17 +421,18 @@ def _solve(
   interval: float,
   delta: float,
 ) -> float:
-  """Smallest epsilon at which the bound of delta is at most what is allowed.
+  """Returns the smallest epsilon whose bound of delta is at most `delta`.
 
-  Undoes the tilt. At a loss l of the grid, delta is the sum over larger losses
-  of p - exp(l) p', where p' = p exp(-loss) is the mass without the record: a
-  double sum of positive terms, and linear in exp(l) in between.
+  It reverses the tilt. At a loss l of the grid, delta is the sum over larger
+  losses of p - exp(l) p', where p' = p exp(-loss) is the mass without the
+  record. This is a double sum of positive terms; between points of the grid it
+  is linear in exp(l).
   """
   losses = interval * (
     math.floor(window.low / interval) + np.arange(len(masses))
   )
   offsets = losses - window.middle
-  if offsets[-1] > 690:  # Past what a float holds; so is any use of it.
+  if offsets[-1] > 690:  # exp of it would exceed a float.
     return math.inf
   others = masses * np.exp(np.minimum(-(window.theta + 1) * offsets, 690))
   others = np.cumsum(others[::-1])[::-1]

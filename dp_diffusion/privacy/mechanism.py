@@ -1,9 +1,8 @@
-"""The mechanisms that touch sensitive images, as numbers.
+"""The numbers of the mechanisms that use sensitive images.
 
-One object says how many records there are, how they are selected, how a
-gradient is clipped and how much noise is added. The sampler, the clip, the
-noise and the accountant all read it, so the event that was calibrated is the
-event that is spent.
+One object holds the number of records, their selection, the clip norm and the
+noise. Sampler, clip, noise and accountant all read it, so the calibrated event
+is the event that is spent.
 """
 
 from __future__ import annotations
@@ -31,22 +30,21 @@ def check_relation(relation: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingMechanism:
-  """What every private training by steps has; a kind of it adds its event.
+  """The numbers of a private training by steps; subclasses add the event.
 
-  The sampler, the clip, the noise and the accountant ask this object, and not
-  which kind it is.
+  Sampler, clip, noise and accountant use these attributes and methods, and do
+  not ask for the kind of the mechanism.
 
   Attributes:
-    num_examples: records of the sensitive dataset (images, or persons where a
-      record is a person). Declared in the config and public; it need not be
-      the exact count.
-    expected_batch_size: mean number of records in a step; the constant that
-      the noised sum is divided by.
-    num_steps: steps of the whole training, empty batches included.
-    noise_multiplier: std of the noise on the sum over its sensitivity. No
-      unit. 0 means not private.
+    num_examples: declared, public number of records of the sensitive dataset
+      (images or persons); it need not be the exact count.
+    expected_batch_size: mean number of records in a step, the constant by which
+      the noised sum is divided.
+    num_steps: number of steps of the whole training, including empty batches.
+    noise_multiplier: std of the noise on the sum, divided by the sensitivity of
+      the sum; it has no unit. 0 means not private.
     l2_clip_norm: largest l2 norm of the gradient of one record.
-    delta: of the guarantee.
+    delta: delta of the guarantee.
     relation: neighbouring datasets differ by adding or removing one record.
   """
 
@@ -80,12 +78,12 @@ class TrainingMechanism:
 
   @property
   def num_groups(self) -> int:
-    """Groups of records that take turns; 1 where all take part at each step."""
+    """Number of groups of records that take turns; 1 if they do not."""
     return 1
 
   @property
   def selection(self) -> str:
-    """How records are selected, for the plan."""
+    """Describes how records are selected, for the plan."""
     return (
       f'exact Poisson, probability {self.sampling_prob:.6g}'
       f' ({self.expected_batch_size} expected)'
@@ -93,19 +91,19 @@ class TrainingMechanism:
 
   @property
   def noise_strategy(self) -> tuple[float, ...]:
-    """Coefficients of `correlated_noise`; a single 1 is independent noise."""
+    """Coefficients of `correlated_noise`; (1,) is independent noise."""
     return (1.0,)
 
   @property
   def accumulated_noise(self) -> float:
-    """Std of the noise of all steps added up, over the sensitivity of one sum.
+    """Std of the summed noise of all steps, divided by a sum's sensitivity.
 
-    By it, mechanisms of different noise strategies can be compared.
+    It allows a comparison of mechanisms with different noise strategies.
     """
     strategy = self.noise_strategy
     if len(strategy) == 1:
       return self.noise_multiplier * math.sqrt(self.num_steps)
-    response: list[float] = []  # What z of one step adds to later noise.
+    response: list[float] = []  # Share of a step's z in later noise.
     total, squares = 0.0, 0.0
     for step in range(self.num_steps):
       past = zip(strategy[1:], reversed(response), strict=False)
@@ -121,7 +119,7 @@ class TrainingMechanism:
     return self.noise_multiplier > 0
 
   def selected_gaussians(self, count: int) -> dp_accounting.DpEvent:
-    """So many steps that select with `sampling_prob`, as one event."""
+    """Returns `count` Gaussian steps with Poisson selection, as one event."""
     if count == 0:  # SelfComposedDpEvent refuses a count of 0.
       return dp_accounting.NoOpDpEvent()
     step = dp_accounting.PoissonSampledDpEvent(
@@ -132,12 +130,12 @@ class TrainingMechanism:
   def dp_event(
     self, num_steps: int | None = None, num_replayed_steps: int = 0
   ) -> dp_accounting.DpEvent:
-    """The event that accountants read.
+    """Returns the event for the accountants.
 
     Args:
-      num_steps: steps done, >= 0; None means all of them.
-      num_replayed_steps: steps that were lost and run again with other
-        randomness, >= 0; they count besides.
+      num_steps: number of steps done, >= 0; None means all.
+      num_replayed_steps: number of steps that were lost and run again with
+        other randomness, >= 0; they are counted in addition.
     """
     raise NotImplementedError
 
@@ -156,14 +154,14 @@ class TrainingMechanism:
 class DpSgdMechanism(TrainingMechanism):
   """DP-SGD with exact Poisson selection (Abadi et al. 2016, arXiv 1607.00133).
 
-  At each step every record is selected on its own with `sampling_prob`; the
-  gradient of each is clipped; Gaussian noise is added once to their sum.
+  At each step every record is selected independently with `sampling_prob`, the
+  gradient of each is clipped, and Gaussian noise is added once to their sum.
 
   Guarantees:
-    * The event that is calibrated is the event that is spent, to the bit:
+    * The calibrated event is the event that is spent, to the bit:
       `ledger_test.py::test_event_calibrated_is_event_spent`.
-    * Its numbers are those of sampler, clip and noise, and the std of the
-      noise is relative to the sensitivity of the SUM:
+    * Sampler, clip and noise use its numbers, and the std of the noise is
+      relative to the sensitivity of the SUM:
       `finetune_test.py::test_mechanism_reaches_every_part`,
       `private_step_test.py::test_noise_std_of_an_update`.
     * Nonsense cannot be constructed:
@@ -177,7 +175,7 @@ class DpSgdMechanism(TrainingMechanism):
   def dp_event(
     self, num_steps: int | None = None, num_replayed_steps: int = 0
   ) -> dp_accounting.DpEvent:
-    """A selected Gaussian for each step, the replayed ones included."""
+    """Returns a selected Gaussian for each step, including replayed ones."""
     if num_steps is None:
       num_steps = self.num_steps
     num_steps = strict_json.integer('num_steps', num_steps, minimum=0)
@@ -189,8 +187,8 @@ class GaussianMechanism:
   """Gaussian noise on a statistic of all records, such as a label histogram.
 
   Guarantees:
-    * Its epsilon is the one of the closed form of Balle and Wang 2018
-      (arXiv 1805.06530, theorem 8):
+    * Its epsilon equals the closed form of Balle and Wang 2018 (arXiv
+      1805.06530, theorem 8):
       `mechanism_test.py::test_gaussian_matches_closed_form`.
     * Nonsense cannot be constructed:
       `mechanism_test.py::test_bad_value_is_refused`.
@@ -198,11 +196,12 @@ class GaussianMechanism:
       `mechanism_test.py::test_round_trip`.
 
   Attributes:
-    noise_multiplier: std of the noise over the sensitivity. 0 = not private.
-    l2_sensitivity: how far the statistic moves when one record is added or
-      removed: 1 for a histogram where a record counts once.
-    purpose: what was computed, one line for the statement.
-    count: how many times.
+    noise_multiplier: std of the noise divided by the sensitivity; 0 means not
+      private.
+    l2_sensitivity: largest l2 change of the statistic when one record is added
+      or removed; 1 for a histogram in which a record counts once.
+    purpose: name of the statistic, one line for the statement.
+    count: how many times the statistic was released.
   """
 
   noise_multiplier: float
@@ -234,7 +233,7 @@ class GaussianMechanism:
     return self.noise_multiplier > 0
 
   def dp_event(self) -> dp_accounting.DpEvent:
-    """The event that accountants read."""
+    """Returns the event for the accountants."""
     one = dp_accounting.GaussianDpEvent(self.noise_multiplier)
     return dp_accounting.SelfComposedDpEvent(one, self.count)
 

@@ -1,21 +1,21 @@
-"""Gaussian noise for a sum of clipped gradients.
+"""Adds Gaussian noise to a sum of clipped gradients.
 
-The third part of a private step, called once per step: after the sum over
-microbatches and devices, before the division by the expected batch size
-(`training/private_step.py::apply`). The same keys on every replica give the
-same noise, so the replicas stay equal.
+This is the third part of a private step. It is called once per step, after the
+sum over microbatches and devices and before the division by the expected batch
+size (`training/private_step.py::apply`). The same keys on every replica give
+the same noise, so the replicas stay equal.
 
 Guarantees:
-  * Every element gets noise of the std asked for, in units of the SUM.
+  * Every element gets noise of the given std, in units of the SUM.
     `noise_test.py::test_std_is_accepted_at_sigma_only`,
     `::test_four_keys_have_unit_variance`.
   * The noise of steps, leaves and elements is independent.
     `::test_unique_per_step_and_leaf`.
-  * It is the sum of four independent draws, halved, from four keys of 64 bits
-    each: 256 bits must be guessed, and a sum of four is less exposed to
-    attacks on the floating-point grid of one normal sample (arXiv 2107.10138).
+  * It is half the sum of four independent draws, from four keys of 64 bits
+    each. An attacker must guess 256 bits, and attacks on the floating-point
+    grid of one normal sample (arXiv 2107.10138) are harder on a sum of four.
     `::test_every_key_matters`.
-  * It is added before the exact sum becomes a float32 number.
+  * It is added before the exact sum is converted to float32.
     `::test_is_added_to_the_exact_sum`.
 """
 
@@ -43,16 +43,16 @@ def add_noise(
 
   Args:
     exact: the sum over ALL examples of the step.
-    noise_keys: typed keys[4], fresh for each step, equal on every replica.
-    noise_std: std of the noise on the SUM: noise_multiplier x sensitivity.
-    correlate: from the independent noise of the step, float32[size] of
-      variance 1, to what is added; None for the noise itself.
+    noise_keys: typed keys[4], new for each step, equal on every replica.
+    noise_std: std of the noise on the SUM, noise_multiplier * sensitivity.
+    correlate: maps the independent noise of the step, float32[size] of variance
+      1, to correlated noise; None keeps it.
 
   Returns:
-    A tree of float32, of the shapes of the sum.
+    A tree of float32 in the shapes of the sum.
 
   Raises:
-    ValueError: there are not four keys, or the std is more than the grid holds.
+    ValueError: there are not four keys, or the std is too large for the grid.
   """
   if noise_keys.shape != (NUM_KEYS,):
     raise ValueError(
@@ -80,14 +80,14 @@ def add_noise(
 
 
 def unit_noise(noise_keys: types.Key, size: int) -> types.Array:
-  """Sum of four independent standard normals, halved: unit variance.
+  """Returns half the sum of four independent standard normals, of variance 1.
 
-  One vector for all leaves, and a scan over the keys: a network has hundreds
-  of leaves, and a generator for each would take minutes to compile.
+  It is one vector for all leaves, made in a scan over the keys, since a
+  generator for each of hundreds of leaves would take minutes to compile.
 
   Args:
     noise_keys: typed keys[4].
-    size: elements of all leaves together.
+    size: number of elements of all leaves.
 
   Returns:
     float32[size].

@@ -1,7 +1,8 @@
-"""Finds the least noise, or the most steps, that keep a promise.
+"""Finds the least noise, or the most steps, that keep a promised epsilon.
 
-Epsilon falls as noise rises and rises with steps, so both are a crossing of a
-monotone function, looked for with few evaluations: each costs a second.
+Epsilon falls with the noise and rises with the number of steps. Both are
+therefore the zero of a monotone function. The search uses few evaluations,
+since each may take a second.
 """
 
 from __future__ import annotations
@@ -12,31 +13,34 @@ from typing import Protocol
 
 from dp_diffusion import errors
 
-MIN_NOISE = 1e-3  # Below it nothing is claimed: epsilon is infinite.
+MIN_NOISE = 1e-3  # For less noise epsilon counts as infinite.
 MAX_NOISE = 1e5
 _MAX_STEPS = 1_000_000_000
-_SIGNIFICANT = 5  # Figures of a calibrated noise multiplier.
+_SIGNIFICANT = 5  # Significant figures of a calibrated noise multiplier.
 
 
 class Problem(Protocol):
-  """What is spent, as a function of noise and steps."""
+  """Epsilon as a function of noise and number of steps."""
 
   def excess(
     self, noise: float, steps: int, target: float, accountant: str
   ) -> float:
-    """log(epsilon / target): positive where the promise is broken."""
+    """Returns log(epsilon / target), positive if the promise is broken."""
 
 
 def smallest_noise(
   problem: Problem, steps: int, target: float, accountants: Sequence[str]
 ) -> float | None:
-  """Smallest noise multiplier of _SIGNIFICANT figures that keeps the promise.
+  """Returns the smallest noise multiplier that keeps the promise.
+
+  It has _SIGNIFICANT figures.
 
   Args:
-    problem: what is spent.
+    problem: epsilon as a function of noise and steps.
     steps: number of steps.
     target: promised epsilon.
-    accountants: the last one decides; each says where the next one looks.
+    accountants: names of accountants. The last one decides; the result of each
+      is the start for the next.
 
   Returns:
     The noise multiplier, or None if none up to MAX_NOISE suffices.
@@ -47,7 +51,7 @@ def smallest_noise(
     def excess(noise: float, accountant: str = accountant) -> float:
       return problem.excess(noise, steps, target, accountant)
 
-    if found is None:  # No earlier accountant has said where.
+    if found is None:  # No earlier accountant has given a start.
       near = _decade(excess)
     found = _first_noise(excess, near)
     near = found or near
@@ -55,7 +59,7 @@ def smallest_noise(
 
 
 def _decade(excess: Callable[[float], float]) -> float:
-  """A power of 2 near the noise multiplier where `excess` turns negative."""
+  """Returns a power of 2 near the noise where `excess` becomes negative."""
   noise = 1.0
   while noise < MAX_NOISE and excess(noise) > 0:
     noise *= 2
@@ -65,7 +69,7 @@ def _decade(excess: Callable[[float], float]) -> float:
 
 
 def _first_noise(excess: Callable[[float], float], near: float) -> float | None:
-  """Smallest noise multiplier of so many figures without excess, or None."""
+  """Returns the smallest noise multiplier without excess, or None."""
   exponent = math.floor(math.log10(near)) - _SIGNIFICANT + 1
 
   def from_units(units: int) -> float:  # A unit is one of the last digit.
@@ -91,13 +95,17 @@ def _first_noise(excess: Callable[[float], float], near: float) -> float | None:
 def most_steps(
   problem: Problem, noise: float, target: float, search: Sequence[str]
 ) -> int:
-  """Largest number of steps that keeps the promise; ValueError if none."""
+  """Returns the largest number of steps that keeps the promise.
+
+  Raises:
+    ValueError: not even one step keeps it.
+  """
   found = 0
   for accountant in search:
 
     def excess(steps: int, accountant: str = accountant) -> float:
       if steps < 1:
-        return -1.0  # Costs nothing beyond what was spent.
+        return -1.0  # No steps cost nothing.
       return problem.excess(noise, steps, target, accountant)
 
     low = high = max(1, found)
@@ -123,9 +131,10 @@ def most_steps(
 def _crossing(
   fn: Callable[[int], float], low: int, high: int
 ) -> tuple[int, int]:
-  """Neighbours a, a + 1 between which a monotone function changes sign.
+  """Returns a and a + 1, between which a monotone function changes sign.
 
-  Illinois' variant of false position, on integers; bisection if that is slow.
+  It uses the Illinois variant of false position on integers, and bisection if
+  that is slow.
 
   >>> _crossing(lambda n: n**2 - 50, 0, 100)
   (7, 8)
