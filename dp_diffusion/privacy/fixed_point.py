@@ -3,8 +3,9 @@
 A private step uses them from the clip to the noise. The term of each record is
 rounded toward zero to multiples of a unit. From then on integers are added:
 over the records of a microbatch, over microbatches, over devices, and with the
-noise. A float32 sum would be rounded at every addition. One record could then change a
-long sum by twice its own norm, or change the rounding of all terms after it.
+noise. A float32 sum would be rounded at every addition. One record could then
+change a long sum by twice its own norm, or change the rounding of all terms
+after it.
 
 The unit is 2^-24 of the bound B on the norm of a record's term, so no element
 of a term exceeds 2^24 units. A number is two int32 words, high 2^20 + low with
