@@ -11,8 +11,9 @@ import dataclasses
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import config_sources
 from dp_diffusion import config_values
 from dp_diffusion import config_weights
@@ -31,108 +32,82 @@ from dp_diffusion.training import optimizers
 UsageError = errors.UsageError
 _OF_INIT = ('init_sha256', 'init_key_map', 'init_as_configured', 'init_format')
 NUM_INCEPTION_FEATURES = 2048
-_LATER = 'later'  # Metadata of a field.
 NOISED_HISTOGRAM = 'noised_histogram'  # A way to choose the labels.
-
-
-def _later(default: Any) -> Any:
-  """A key that earlier versions did not have; see `to_dict`."""
-  return dataclasses.field(default=default, metadata={_LATER: True})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-  """The denoiser, without what follows from the data (see `unet_config`).
-
-  Attributes are those of `unet.UNetConfig` of the same name.
-  """
-
-  channels: int
-  channel_multipliers: tuple[int, ...]
-  num_blocks: int
-  attention_resolutions: tuple[int, ...]
-  head_channels: int
-  num_groups: int
-  dropout: float
-  scale_shift: bool
-  conv_resample: bool
-  compute_dtype: str
-  num_heads: int = _later(0)
-  norm_eps: float = _later(1e-5)
-  resblock_updown: bool = _later(False)
-  crop_odd_sides: bool = _later(False)
-  time_scale: float = _later(1.0)
-  time_offset: float = _later(0.0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-  """What both training stages and the sampler share.
-
-  Attributes:
-    schedule: 'linear' or 'cosine'.
-    num_timesteps: T.
-    prediction: 'eps', 'x0' or 'v'.
-    loss_weighting: 'none' or 'min_snr'; see `schedules.DiffusionProcess`.
-    label_drop_prob: probability in [0, 1) that a draw trains the null class.
-  """
-
-  schedule: str
-  num_timesteps: int
-  prediction: str
-  loss_weighting: str
-  label_drop_prob: float
+_BOUNDARIES = (
+  'Edges 0 < ... < T of the intervals that timesteps are drawn from; () is'
+  ' uniform.'
+)
+_WEIGHTS = 'Probability of each interval; uniform within it.'
+ModelConfig = unet.ModelConfig
+DiffusionConfig = schedules.DiffusionConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-  """Public pre-training.
+  """Public pre-training."""
 
-  Attributes:
-    data: the public images.
-    num_steps: optimizer steps; 0 takes `init_from` (or fresh weights) as is.
-    batch_size: images per step over all devices.
-    optimizer: learning rate in update units.
-    ema_decay: in [0, 1).
-    checkpoint_every_steps: steps between checkpoints.
-    mixture_boundaries: timestep mixture, () for uniform.
-    mixture_weights: one per interval.
-    init_from: '' or a folder or .npz with weights to start from; or, with
-      `init_format`, a file that another project has published.
-    init_sha256: '' or the hash that the file of `init_from` must have.
-    init_key_map: '' or a JSON file that maps our leaves to foreign ones.
-    init_as_configured: the user vouches that a bare .npz was made with the
-      model and diffusion of this config; with `init_format`, with those keys
-      of them that no shape fixes (`foreign.UNSAID`).
-    init_format: '' or one of `foreign.FORMATS`, that of `init_from`: the keys
-      of model and diffusion are then those of its network.
-    init_new_attention_order: with `init_as_configured`, that weights in the
-      format of guided-diffusion have its `use_new_attention_order`.
-  """
-
-  data: registry.DataConfig
-  num_steps: int
-  batch_size: int
-  optimizer: optimizers.OptimizerConfig
-  ema_decay: float
-  checkpoint_every_steps: int
-  mixture_boundaries: tuple[int, ...]
-  mixture_weights: tuple[float, ...]
-  init_from: str
-  init_sha256: str
-  init_key_map: str
-  init_as_configured: bool
-  init_format: str = _later('')
-  init_new_attention_order: bool = _later(False)
+  data: registry.DataConfig = config_keys.section(
+    'The public images.', also=config_sources.KEYS
+  )
+  num_steps: int = config_keys.key(
+    200_000,
+    'Optimizer steps; 0 takes init_from (or fresh weights) as it is.',
+    '>= 0',
+    mark='r',
+  )
+  batch_size: int = config_keys.key(
+    1024, 'Images per step, over all devices.', '>= 1', mark='r'
+  )
+  optimizer: optimizers.OptimizerConfig = config_keys.section(
+    'The optimizer of pre-training [r].', changed={'warmup_steps': 5000}
+  )
+  ema_decay: float = config_keys.key(
+    0.9999, 'Decay per step of the averaged weights.', '[0, 1)', mark='r'
+  )
+  checkpoint_every_steps: int = config_keys.key(
+    1000, 'Steps between checkpoints.', '>= 1'
+  )
+  mixture_boundaries: tuple[int, ...] = config_keys.key(
+    (), _BOUNDARIES, mark='r'
+  )
+  mixture_weights: tuple[float, ...] = config_keys.key((), _WEIGHTS)
+  init_from: str = config_keys.key(
+    '',
+    'Weights to start from: a run, a release (its ledger counts) or an .npz;'
+    ' or, with init_format, a file that another project has published.',
+  )
+  init_sha256: str = config_keys.key(
+    '', "The hash that the file of init_from must have; '' for any."
+  )
+  init_key_map: str = config_keys.key(
+    '',
+    "A JSON file that maps our leaves to foreign ones (models/key_map.py); ''"
+    ' for none.',
+  )
+  init_as_configured: bool = config_keys.key(
+    False,
+    'You vouch that a bare .npz was made with the model and diffusion of this'
+    ' config; with init_format, with those keys of them that no shape fixes.',
+  )
+  init_format: str = config_keys.key(
+    '',
+    'The format of another project that init_from is in (docs/weights.md): the'
+    " keys of model and diffusion are then those of its network; '' for none.",
+    config_keys.Allowed(
+      ', '.join(map(repr, ('', *foreign.FORMATS))),
+      lambda _, name: foreign.check_format(name),
+    ),
+    is_later=True,
+  )
+  init_new_attention_order: bool = config_keys.key(
+    False,
+    'With init_as_configured: weights in the format of guided-diffusion have'
+    ' its use_new_attention_order.',
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
-    checks.check_non_negative('pretrain.num_steps', self.num_steps)
-    checks.check_at_least('pretrain.batch_size', self.batch_size, 1)
-    checks.check_at_least(
-      'pretrain.checkpoint_every_steps', self.checkpoint_every_steps, 1
-    )
-    _check_decay('pretrain.ema_decay', self.ema_decay)
-    foreign.check_format(self.init_format)
+    config_keys.check(self, 'pretrain.')
     if self.init_format and self.init_key_map:
       raise ValueError(
         f'Expected one of pretrain.init_format={self.init_format!r} and'
@@ -156,54 +131,51 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-  """Private fine-tuning.
+  """Private fine-tuning."""
 
-  Attributes:
-    augmult: K, draws per record and step.
-    optimizer: learning rate in update units; see `rescale_to_unit_norm`.
-    ema_decay: in [0, 1); warms up as min(decay, (1 + t) / (10 + t)).
-    release_weights: 'ema' or 'last', which weights leave.
-    rescale_to_unit_norm: divide clipped gradients by the clip norm.
-    microbatch_size: records per device at a time; 0 chooses.
-    draw_chunk_size: draws at a time; 0 takes all K at once.
-    checkpoint_every_steps: steps between checkpoints.
-    mixture_boundaries: timestep mixture, () for uniform.
-    mixture_weights: one per interval.
-    trainable: path patterns of the leaves that train; ('*',) for all.
-  """
-
-  augmult: int
-  optimizer: optimizers.OptimizerConfig
-  ema_decay: float
-  release_weights: str
-  rescale_to_unit_norm: bool
-  microbatch_size: int
-  draw_chunk_size: int
-  checkpoint_every_steps: int
-  mixture_boundaries: tuple[int, ...]
-  mixture_weights: tuple[float, ...]
-  trainable: tuple[str, ...]
+  augmult: int = config_keys.key(
+    128, 'K, draws per record and step.', '>= 1', mark='R'
+  )
+  optimizer: optimizers.OptimizerConfig = config_keys.section(
+    'The optimizer of the private steps [R]; see rescale_to_unit_norm.'
+  )
+  ema_decay: float = config_keys.key(
+    0.9999,
+    'Decay per step of the averaged weights; warms up as'
+    ' min(decay, (1 + t) / (10 + t)) from the first private step.',
+    '[0, 1)',
+    mark='r',
+  )
+  release_weights: str = config_keys.key(
+    'ema', 'Which weights leave: the averaged or the last.', ('ema', 'last')
+  )
+  rescale_to_unit_norm: bool = config_keys.key(
+    True,
+    'Divide clipped gradients by the clip norm, so that the learning rate does'
+    ' not depend on it.',
+  )
+  microbatch_size: int = config_keys.key(
+    0, 'Records per device at a time; 0 chooses.', '>= 0'
+  )
+  draw_chunk_size: int = config_keys.key(
+    0, 'Draws at a time; 0 is all K; must divide K.', '>= 0'
+  )
+  checkpoint_every_steps: int = config_keys.key(
+    10, 'Steps between checkpoints.', '>= 1'
+  )
+  mixture_boundaries: tuple[int, ...] = config_keys.key((), _BOUNDARIES)
+  mixture_weights: tuple[float, ...] = config_keys.key((), _WEIGHTS)
+  trainable: tuple[str, ...] = config_keys.key(
+    ('*',), "Path patterns of the leaves that train; '*' is all."
+  )
 
   def __post_init__(self) -> None:
-    if self.augmult < 1:
-      raise ValueError(
-        f'Expected finetune.augmult={self.augmult!r} to be >= 1: it is the '
-        'number of draws per record.'
-      )
-    checks.check_non_negative('finetune.microbatch_size', self.microbatch_size)
-    checks.check_non_negative('finetune.draw_chunk_size', self.draw_chunk_size)
+    config_keys.check(self, 'finetune.')
     if self.draw_chunk_size and self.augmult % self.draw_chunk_size:
       raise ValueError(
         f'Expected finetune.draw_chunk_size={self.draw_chunk_size} to divide'
         f' finetune.augmult={self.augmult}.'
       )
-    checks.check_at_least(
-      'finetune.checkpoint_every_steps', self.checkpoint_every_steps, 1
-    )
-    checks.check_one_of(
-      'finetune.release_weights', self.release_weights, ('ema', 'last')
-    )
-    _check_decay('finetune.ema_decay', self.ema_decay)
     if not self.trainable:
       raise ValueError(
         "Expected finetune.trainable to name at least one pattern; ('*',) "
@@ -213,67 +185,86 @@ class FinetuneConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-  """Sampling the synthetic dataset.
+  """Sampling the synthetic dataset."""
 
-  Attributes:
-    num_samples: images in the release.
-    sampler: which sampler, with how many steps and which guidance.
-    batch_size: images per device at a time.
-    shard_size: images per .npz file.
-    labels: 'uniform', one weight per class as '0.2,0.8' (public numbers), or
-      NOISED_HISTOGRAM.
-    write_tfds: also write the dataset in TFDS form.
-  """
-
-  num_samples: int
-  sampler: samplers.SamplerConfig
-  batch_size: int
-  shard_size: int
-  labels: str
-  write_tfds: bool
+  num_samples: int = config_keys.key(50_000, 'Images in the release.', '>= 1')
+  sampler: samplers.SamplerConfig = config_keys.section('How images are made.')
+  batch_size: int = config_keys.key(500, 'Images per device at a time.', '>= 1')
+  shard_size: int = config_keys.key(10_000, 'Images per .npz file.', '>= 1')
+  labels: str = config_keys.key(
+    'uniform',
+    "Labels to sample: one public weight per class, as '0.2,0.8'; or"
+    ' a histogram of the sensitive labels, noised by'
+    ' privacy.label_histogram_noise_multiplier.',
+    config_keys.Allowed(f"'uniform', weights or {NOISED_HISTOGRAM!r}"),
+  )
+  write_tfds: bool = config_keys.key(
+    True, 'Also write the dataset in TFDS form, where TensorFlow is installed.'
+  )
 
   def __post_init__(self) -> None:
-    checks.check_at_least('sample.num_samples', self.num_samples, 1)
-    checks.check_at_least('sample.batch_size', self.batch_size, 1)
-    checks.check_at_least('sample.shard_size', self.shard_size, 1)
+    config_keys.check(self, 'sample.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-  """Several processes; see `training/parallel.py`.
+  """Several processes; see `training/parallel.py`."""
 
-  Attributes:
-    enable: call `jax.distributed.initialize` at the start.
-    coordinator_address: 'host:port', or '' where jax detects it.
-    num_processes: processes in all, or 0 where jax detects it.
-    process_id: this process, or -1 where jax detects it.
-  """
-
-  enable: bool
-  coordinator_address: str
-  num_processes: int
-  process_id: int
+  enable: bool = config_keys.key(
+    False, 'Call jax.distributed.initialize at the start.'
+  )
+  coordinator_address: str = config_keys.key(
+    '', "'host:port', or '' where jax detects it."
+  )
+  num_processes: int = config_keys.key(
+    0, 'Processes in all; 0 where jax detects it.'
+  )
+  process_id: int = config_keys.key(
+    -1, 'This process; -1 where jax detects it.'
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """Everything a run depends on; see `configs/default.py` for each key."""
+  """Everything a run depends on; `docs/config.md` lists each key."""
 
-  name: str
-  seed: int
-  data: registry.DataConfig
-  model: ModelConfig
-  diffusion: DiffusionConfig
-  pretrain: PretrainConfig
-  finetune: FinetuneConfig
-  privacy: accounting.PrivacyConfig
-  sample: SampleConfig
-  evaluate: evaluate_config.EvaluateConfig
-  baseline: baseline_settings.BaselineConfig
-  audit: audit.AuditConfig
-  distributed: DistributedConfig
+  name: str = config_keys.key(
+    '', 'Of the run, for titles and citations.', is_required=True
+  )
+  seed: int = config_keys.key(
+    0,
+    'Public randomness: first weights and samples; never noise.',
+    '[0, 2**31)',
+    is_required=True,
+  )
+  data: registry.DataConfig = config_keys.section(
+    'The sensitive images.', also=config_sources.KEYS
+  )
+  model: ModelConfig = config_keys.section('The denoiser.')
+  diffusion: DiffusionConfig = config_keys.section(
+    'What pre-training, fine-tuning and sampling share.'
+  )
+  pretrain: PretrainConfig = config_keys.section('Public pre-training.')
+  finetune: FinetuneConfig = config_keys.section('Private fine-tuning.')
+  privacy: accounting.PrivacyConfig = config_keys.section(
+    'What is promised, and which number is computed from the others.'
+  )
+  sample: SampleConfig = config_keys.section('The synthetic dataset.')
+  evaluate: evaluate_config.EvaluateConfig = config_keys.section(
+    'Measuring the released dataset on real held-out images.'
+  )
+  baseline: baseline_settings.BaselineConfig = config_keys.section(
+    'Other methods, of experiments/baseline.py alone; each under the privacy'
+    ' of the config.'
+  )
+  audit: audit.AuditConfig = config_keys.section(
+    'A lower bound on epsilon: a job of its own, on public images and'
+    ' canaries, under a claim of its own.'
+  )
+  distributed: DistributedConfig = config_keys.section('Several processes.')
 
   def __post_init__(self) -> None:
+    config_keys.check(self)
     if self.data.image_size != self.pretrain.data.image_size or (
       self.data.channels != self.pretrain.data.channels
     ):
@@ -292,8 +283,6 @@ class Config:
     config_sources.check_read(self.data, self.pretrain.data)
     self._check_classes()
     self._check_enough_images()
-    if not 0 <= self.seed < 2**31:
-      raise ValueError(f'Expected seed={self.seed} to be in [0, 2**31).')
     for data in (self.data, self.pretrain.data):
       size = data.image_size
       for name in ('image_size', 'channels'):
@@ -390,9 +379,21 @@ class Config:
     )
 
 
-def _check_decay(name: str, decay: float) -> None:
-  if not 0 <= decay < 1:
-    raise ValueError(f'Expected {name}={decay!r} to be in [0, 1).')
+def start() -> ml_collections.ConfigDict:
+  """A config of the defaults; see `configs/default.py`, which others change."""
+  config = ml_collections.ConfigDict()
+  for path, _, keys, _ in config_keys.sections(Config):
+    section = config
+    for name in path.split('.') if path else ():
+      if name not in section:
+        section[name] = ml_collections.ConfigDict()
+      section = section[name]
+    for key in keys:
+      value = key.default
+      if value is None:
+        value = config_dict.placeholder(config_keys.type_of(key))
+      section[key.path.rpartition('.')[2]] = value
+  return config
 
 
 def load(
@@ -446,7 +447,7 @@ def to_dict(config: Any) -> dict[str, Any]:
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if not field.metadata.get(_LATER)
+        if not config_keys.is_later(field)
         or getattr(value, field.name) != field.default
       }
     if isinstance(value, dict):

@@ -13,9 +13,17 @@ from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
+from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 
+KEYS = {  # Of the sections of images, until `resolve`.
+  'stand_in': config_keys.state(
+    '',
+    'Source that makes images in place of those of the source named, where'
+    ' nothing says where they lie; for smoke runs.',
+  ),
+}
 STAND_IN_CLASSES = ('first', 'second')  # Where the config names none.
 _PLACES = ('path', 'tfds_dir', 'manual_dir')  # Say where images lie.
 # pretrain.data.tfds_dir follows data.tfds_dir: one may read for both.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 import re
@@ -189,33 +188,6 @@ def test_every_config_and_its_smoke_variant_build(name: str) -> None:
   for variant in ('', ':smoke'):
     config = config_lib.load(str(ROOT / 'configs' / name) + variant)
     assert config.name
-
-
-def test_default_lists_every_key_with_a_comment() -> None:
-  config = config_lib.load(DIGITS)
-  source = (ROOT / 'configs' / 'default.py').read_text()
-
-  def names(value: object) -> set[str]:
-    found = set()
-    for field in dataclasses.fields(value):
-      inner = getattr(value, field.name)
-      if dataclasses.is_dataclass(inner):
-        found |= names(inner)
-      else:
-        found.add(field.name)
-    return found
-
-  for name in names(config):
-    lines = [
-      (before, line)
-      for before, line in zip(
-        source.splitlines(), source.splitlines()[1:], strict=False
-      )
-      if re.search(rf'\.{name} = ', line)
-    ]
-    assert lines, f'{name} is not in configs/default.py'
-    for before, line in lines:
-      assert '#' in line or '#' in before, f'{name} has no comment'
 
 
 def test_a_config_is_json_with_infinity_in_words() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.data import augment
@@ -30,50 +31,48 @@ NAMES = ('logistic_regression', 'small_cnn', 'wrn_16_4', 'wrn_40_4')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpClassifierConfig:
-  """The classifier, its public pre-training and its private training.
+  """The classifier, its public pre-training and its private training."""
 
-  Attributes:
-    name: kind of network, one of `NAMES`. It has group normalisation, since
-      examples must not be coupled.
-    num_public_steps: steps of pre-training on labelled public images; 0 trains
-      from scratch.
-    public_batch_size: images in a step of pre-training.
-    public_optimizer: optimizer of the pre-training.
-    num_steps: number of private steps.
-    expected_batch_size: mean number of records in a private step.
-    l2_clip_norm: largest l2 norm of the gradient of one record.
-    augmult: number of draws K per record and step.
-    optimizer: optimizer of the private steps; its gradients are divided by the
-      clip norm.
-    ema_decay: decay of the moving average that is released, in [0, 1).
-  """
-
-  name: str
-  num_public_steps: int
-  public_batch_size: int
-  public_optimizer: optimizers.OptimizerConfig
-  num_steps: int
-  expected_batch_size: int
-  l2_clip_norm: float
-  augmult: int
-  optimizer: optimizers.OptimizerConfig
-  ema_decay: float
+  name: str = config_keys.key(
+    'wrn_16_4',
+    'Kind of network. It has group normalisation, since examples must not be'
+    ' coupled.',
+    NAMES,
+  )
+  num_public_steps: int = config_keys.key(
+    0,
+    'Steps of pre-training on labelled public images; 0 trains from scratch.',
+    '>= 0',
+  )
+  public_batch_size: int = config_keys.key(
+    128, 'Images in a step of pre-training.', '>= 1'
+  )
+  public_optimizer: optimizers.OptimizerConfig = config_keys.section(
+    'Optimizer of the pre-training.'
+  )
+  num_steps: int = config_keys.key(1000, 'Number of private steps.', '>= 1')
+  expected_batch_size: int = config_keys.key(
+    4096, 'Mean number of records in a private step.', '>= 1'
+  )
+  l2_clip_norm: float = config_keys.key(
+    1.0, 'Largest l2 norm of the gradient of one record.', '> 0'
+  )
+  augmult: int = config_keys.key(
+    16, 'Number of draws K per record and step.', '>= 1'
+  )
+  optimizer: optimizers.OptimizerConfig = config_keys.section(
+    'Optimizer of the private steps; its gradients are divided by the clip'
+    ' norm.'
+  )
+  ema_decay: float = config_keys.key(
+    0.99,
+    'Decay of the moving average that is released; warms up from the first'
+    ' step.',
+    '[0, 1)',
+  )
 
   def __post_init__(self) -> None:
-    checks.check_one_of('name', self.name, NAMES)
-    checks.check_non_negative('num_public_steps', self.num_public_steps)
-    for field in (
-      'public_batch_size',
-      'num_steps',
-      'expected_batch_size',
-      'augmult',
-    ):
-      checks.check_at_least(field, getattr(self, field), 1)
-    checks.check_positive('l2_clip_norm', self.l2_clip_norm)
-    if not 0 <= self.ema_decay < 1:
-      raise ValueError(
-        f'Expected ema_decay={self.ema_decay!r} to be in [0, 1).'
-      )
+    config_keys.check(self)
 
   def privacy(
     self, config: privacy_config.PrivacyConfig

@@ -18,7 +18,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.models import feature_nets
@@ -30,27 +30,24 @@ ActivationsFn = Callable[[types.Array], Sequence[types.Array]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpMepfConfig:
-  """Settings of the perceptual features.
+  """Settings of the perceptual features."""
 
-  Attributes:
-    net: .npz of a public feature network (see `models.feature_nets`); ''
-      trains one on the public images of the config.
-    max_side: largest side in pixels of a map of activations; larger maps are
-      averaged.
-    second_moment: share of the squares in the squared norm of the features, in
-      [0, 1).
-  """
-
-  net: str
-  max_side: int
-  second_moment: float
+  net: str = config_keys.key(
+    '',
+    "An .npz of a public feature network (models/feature_nets.py); '' trains"
+    ' one on the public images of the config.',
+  )
+  max_side: int = config_keys.key(
+    8,
+    'Largest side in pixels of a map of activations; larger maps are averaged.',
+    '>= 1',
+  )
+  second_moment: float = config_keys.key(
+    0.5, 'Share of the squares in the squared norm of the features.', '[0, 1)'
+  )
 
   def __post_init__(self) -> None:
-    checks.check_at_least('max_side', self.max_side, 1)
-    if not 0 <= self.second_moment < 1:
-      raise ValueError(
-        f'Expected second_moment={self.second_moment!r} to be in [0, 1).'
-      )
+    config_keys.check(self)
 
 
 def make_feature_fn(

@@ -12,28 +12,27 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpMerfConfig:
-  """Settings of the random Fourier features.
+  """Settings of the random Fourier features."""
 
-  Attributes:
-    num_features: number of features F, even: half cosines, half sines.
-    length_scale: length scale of the Gaussian kernel. Its unit is the distance
-      between two images that differ by 1 (half the range) in every pixel.
-  """
-
-  num_features: int
-  length_scale: float
+  num_features: int = config_keys.key(
+    10_000, 'Number of features F, even: half cosines, half sines.', '>= 2'
+  )
+  length_scale: float = config_keys.key(
+    0.5,
+    'Length scale of the Gaussian kernel. Its unit is the distance between two'
+    ' images that differ by 1 (half the range) in every pixel.',
+    '> 0',
+  )
 
   def __post_init__(self) -> None:
-    checks.check_at_least('num_features', self.num_features, 2)
-    checks.check_positive('length_scale', self.length_scale)
-    checks.check_finite('length_scale', self.length_scale)
+    config_keys.check(self)
     if self.num_features % 2:
       raise ValueError(
         f'Expected num_features={self.num_features} to be even: half of them'

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import console
 from dp_diffusion import types
 from dp_diffusion.baselines import mean_embedding
@@ -27,25 +27,22 @@ _NUM_HALVINGS = 2  # The first maps have a quarter of the image's side.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-  """The generator and its training.
+  """The generator and its training."""
 
-  Attributes:
-    latent_dim: number of latent variables of an image.
-    channels: channels of the last maps; earlier maps have more.
-    num_steps: number of optimizer steps.
-    batch_size: generated images per step.
-    optimizer: the optimizer and its learning rate.
-  """
-
-  latent_dim: int
-  channels: int
-  num_steps: int
-  batch_size: int
-  optimizer: optimizers.OptimizerConfig
+  latent_dim: int = config_keys.key(
+    16, 'Number of latent variables of an image.', '>= 1'
+  )
+  channels: int = config_keys.key(
+    32, 'Channels of the last maps; earlier maps have more.', '>= 1'
+  )
+  num_steps: int = config_keys.key(20_000, 'Number of optimizer steps.', '>= 1')
+  batch_size: int = config_keys.key(500, 'Generated images per step.', '>= 1')
+  optimizer: optimizers.OptimizerConfig = config_keys.section(
+    'Optimizer of the generator.'
+  )
 
   def __post_init__(self) -> None:
-    for name in ('latent_dim', 'channels', 'num_steps', 'batch_size'):
-      checks.check_at_least(name, getattr(self, name), 1)
+    config_keys.check(self)
 
 
 class Generator(nn.Module):

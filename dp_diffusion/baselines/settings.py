@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from dp_diffusion import config_keys
 from dp_diffusion.baselines import dp_classifier
 from dp_diffusion.baselines import dp_mepf
 from dp_diffusion.baselines import dp_merf
@@ -14,16 +15,17 @@ METHODS = ('dp_classifier', 'dp_mepf', 'dp_merf')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-  """Settings of the baselines, each of which uses the config's `privacy`.
+  """Settings of the baselines, each of which uses the config's `privacy`."""
 
-  Attributes:
-    dp_merf: the random features of DP-MERF.
-    dp_mepf: the perceptual features of DP-MEPF.
-    generator: the generator that is fitted to either kind of features.
-    dp_classifier: the classifier trained on the sensitive images directly.
-  """
-
-  dp_merf: dp_merf.DpMerfConfig
-  dp_mepf: dp_mepf.DpMepfConfig
-  generator: generator.GeneratorConfig
-  dp_classifier: dp_classifier.DpClassifierConfig
+  dp_merf: dp_merf.DpMerfConfig = config_keys.section(
+    'The random features of DP-MERF.'
+  )
+  dp_mepf: dp_mepf.DpMepfConfig = config_keys.section(
+    'The perceptual features of DP-MEPF.'
+  )
+  generator: generator.GeneratorConfig = config_keys.section(
+    'The generator that is fitted to either kind of features.'
+  )
+  dp_classifier: dp_classifier.DpClassifierConfig = config_keys.section(
+    'The classifier trained on the sensitive images directly.'
+  )

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion import types
 
@@ -41,103 +42,143 @@ _MODULES = {
 }
 
 
+def _check_channels(name: str, channels: int) -> None:
+  if channels not in (0, 1, 3):
+    raise ValueError(f'Expected {name}={channels!r} to be 0, 1 or 3.')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-  """What to load, from where, in which shape. The config itself is public.
+  """What to load, from where, in which shape. The config itself is public."""
 
-  Attributes:
-    name: one of `known_names()`, or a TFDS dataset (see the module).
-    split: split of the source to train on.
-    test_split: split of the source to hold out.
-    tfds_dir: folder of prepared TFDS datasets; '' means TFDS's default.
-    manual_dir: folder where archives placed by hand lie.
-    path: folder, .zip, .npz or .parquet of own images; see docs/inputs.md.
-    person_csv: CSV file that names the person of each own image; '' for none.
-    file_column: its column with the image's path. A table beside the images,
-      labels.csv or metadata.csv, may call it 'file_name'.
-    person_column: its column with the person, or that of such a table.
-    image_key, label_key, person_key: features of a TFDS dataset; '' finds the
-      only image and the only class label, and no person. The first two are also
-      columns of own tables and parquet files; there '' means 'label'.
-    image_size: height and width in pixels; 0 keeps the stored size.
-    channels: 1 (grey) or 3 (RGB); 0 keeps the stored ones.
-    class_names: label i is class_names[i]. A label outside is an error, an
-      empty class is not. May be empty where the source publishes its names.
-    split_seed: seed of a split that the source does not fix itself.
-    test_fraction: share held out by such a split.
-    source_seed: seed of a source that makes its images.
-    num_images: how many such a source makes; 0 is its own default.
-    max_images: of a folder, as many are looked at, chosen by `split_seed` and
-      the names alone, evenly from the classes; 0 is all.
-    unit: what one record is, 'image' or 'person'. Persons of DICOM files are
-      those of their headers (PatientID) where no table says who they are.
-    skip_unreadable: leave unreadable own files out instead of refusing.
-    value_range: stored values of black and of white, (low, high), the same
-      for all images; below is black, above is white. Needed for files deeper
-      than 8 bits whose set does not use the whole depth, for signed and for
-      floating pixels. () leaves 8 bits as they are. Of DICOM in modality
-      units, as Hounsfield; () takes the window of each file.
-    frames: what of a file with several images (a stack, pages, an animation)
-      is used: 'first' or 'all', each of which is an image of its own, and all
-      of one person: of the file itself where no other is known. '' refuses it.
-    max_image_pixels: a file with more pixels is refused unopened.
-    max_in_memory_bytes: a decoded set above this is memory-mapped from the
-      cache folder instead of held in memory.
-    cache_dir: '' means $XDG_CACHE_HOME/dp_diffusion.
-    reflect_pad: pixels of reflection padding before the random crop; 0 is off.
-    flip: whether draws flip left-right with probability 1/2.
-  """
-
-  name: str
-  split: str = 'train'
-  test_split: str = 'test'
-  tfds_dir: str = ''
-  manual_dir: str = ''
-  path: str = ''
-  person_csv: str = ''
-  file_column: str = 'file'
-  person_column: str = 'person'
-  image_key: str = ''
-  label_key: str = ''
-  person_key: str = ''
-  image_size: int = 0
-  channels: int = 0
-  class_names: tuple[str, ...] = ()
-  split_seed: int = 0
-  test_fraction: float = 0.2
-  source_seed: int = 0
-  num_images: int = 0
-  max_images: int = 0
-  unit: str = 'image'
-  skip_unreadable: bool = False
-  value_range: tuple[float, ...] = ()
-  frames: str = ''
-  max_image_pixels: int = 64_000_000
-  max_in_memory_bytes: int = 1 << 30
-  cache_dir: str = ''
-  reflect_pad: int = 0
-  flip: bool = False
+  name: str = config_keys.key(
+    '',
+    'What to load: a source of data/, or a TFDS dataset; to be set.',
+    config_keys.Allowed(
+      ', '.join(map(repr, (*sorted(_MODULES), f'{_TFDS_PREFIX}NAME')))
+    ),
+    is_required=True,
+  )
+  split: str = config_keys.key('train', 'Split of the source to train on.')
+  test_split: str = config_keys.key(
+    'test', 'Split of the source to hold out, for evaluation.'
+  )
+  tfds_dir: str = config_keys.key(
+    '',
+    "Folder of prepared TFDS datasets; '' is TFDS's own. That of pretrain.data"
+    ' follows data.tfds_dir, unless it is set itself.',
+  )
+  manual_dir: str = config_keys.key(
+    '', 'Folder where archives placed by hand lie.'
+  )
+  path: str = config_keys.key(
+    '',
+    'Own images: a folder, .zip, .npz or .parquet (docs/inputs.md).',
+  )
+  person_csv: str = config_keys.key(
+    '',
+    "Own images: a CSV file that names the person of each; '' for none.",
+  )
+  file_column: str = config_keys.key(
+    'file',
+    "Column of person_csv with the image's path. A table beside the images,"
+    " labels.csv or metadata.csv, may call it 'file_name'.",
+  )
+  person_column: str = config_keys.key(
+    'person',
+    'Column with the person, of person_csv or of a table beside the images.',
+  )
+  image_key: str = config_keys.key(
+    '',
+    "Images: a TFDS feature, or a column of own tables and parquet files; ''"
+    ' finds the only one.',
+  )
+  label_key: str = config_keys.key(
+    '',
+    "Labels: a TFDS feature, where '' finds the only one; or a column of own"
+    " tables and parquet files, where '' is 'label'.",
+  )
+  person_key: str = config_keys.key('', "Persons: a TFDS feature; '' for none.")
+  image_size: int = config_keys.key(
+    0,
+    'Height and width, pixels; to be set, as the network is made for it.',
+    '>= 0',
+  )
+  channels: int = config_keys.key(
+    0,
+    '1 (grey) or 3 (RGB); to be set, as the network is made for it.',
+    config_keys.Allowed('0, 1 or 3', _check_channels),
+  )
+  class_names: tuple[str, ...] = config_keys.key(
+    (),
+    'Label i is class_names[i]; public. A label outside is an error, an empty'
+    ' class is not.',
+  )
+  split_seed: int = config_keys.key(
+    0, 'Seed of a division that the source lacks.', '>= 0'
+  )
+  test_fraction: float = config_keys.key(
+    0.2, 'Share held out by a division that the source lacks.', '(0, 1)'
+  )
+  source_seed: int = config_keys.key(
+    0, 'Seed of a source that makes its images.', '>= 0'
+  )
+  num_images: int = config_keys.key(
+    0, 'Images of a source that makes them; 0 is its own default.', '>= 0'
+  )
+  max_images: int = config_keys.key(
+    0,
+    'Images of a folder that are looked at, chosen by split_seed and the names'
+    ' alone, evenly from the classes; 0 is all.',
+    '>= 0',
+  )
+  unit: str = config_keys.key(
+    'image',
+    'What one record is: one image, or all images of one person. Persons of'
+    ' DICOM files are those of their headers (PatientID) where no table says'
+    ' who they are.',
+    UNITS,
+  )
+  skip_unreadable: bool = config_keys.key(
+    False, 'Leave unreadable own files out instead of refusing.'
+  )
+  value_range: tuple[float, ...] = config_keys.key(
+    (),
+    'Stored values of black and of white, as 0,4095, the same for all images;'
+    ' below is black, above is white. Needed for files deeper than 8 bits whose'
+    ' set does not use the whole depth, for signed and for floating pixels. ()'
+    ' leaves 8 bits as they are. Of DICOM in modality units, as Hounsfield; ()'
+    ' takes the window of each file.',
+  )
+  frames: str = config_keys.key(
+    '',
+    'What of a file with several images (a stack, pages, an animation) is used:'
+    " 'first' or 'all', each of which is an image of its own, and all of one"
+    " person: of the file itself where no other is known. '' refuses it.",
+    FRAMES,
+  )
+  max_image_pixels: int = config_keys.key(
+    64_000_000, 'A file with more pixels is refused unopened.', '> 0'
+  )
+  max_in_memory_bytes: int = config_keys.key(
+    1 << 30,
+    'A decoded set above this, in bytes, is memory-mapped from the cache folder'
+    ' instead of held in memory.',
+    '>= 0',
+  )
+  cache_dir: str = config_keys.key(
+    '', "Folder of decoded images; '' is $XDG_CACHE_HOME/dp_diffusion."
+  )
+  reflect_pad: int = config_keys.key(
+    0, 'Pixels of reflected border for the random crop; 0 is off.', '>= 0'
+  )
+  flip: bool = config_keys.key(False, 'Flip half of the draws left to right.')
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'class_names', tuple(self.class_names))
     _check_name(self.name, self.tfds_dir)
-    checks.check_one_of('unit', self.unit, UNITS)
-    checks.check_one_of('frames', self.frames, FRAMES)
     object.__setattr__(self, 'value_range', _value_range(self.value_range))
-    checks.check_open_unit_interval('test_fraction', self.test_fraction)
-    for field in (
-      'image_size',
-      'split_seed',
-      'source_seed',
-      'num_images',
-      'max_images',
-      'max_in_memory_bytes',
-      'reflect_pad',
-    ):
-      checks.check_non_negative(field, getattr(self, field))
-    checks.check_positive('max_image_pixels', self.max_image_pixels)
-    if self.channels not in (0, 1, 3):
-      raise ValueError(f'Expected channels={self.channels!r} to be 0, 1 or 3.')
+    config_keys.check(self)
     if 0 < self.image_size <= self.reflect_pad:
       raise ValueError(
         f'Expected reflect_pad={self.reflect_pad!r} to be < '

@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion.diffusion import schedules
 
 SAMPLERS = ('ancestral', 'ddim', 'dpm_solver_pp_2m')
@@ -25,46 +25,50 @@ class SamplerConfig:
 
   Sampling costs no privacy, so these values may differ from run to run.
 
-  Attributes:
-    name: 'ancestral' (arXiv 2006.11239 algorithm 2 with the variance of the
-      posterior), 'ddim' (arXiv 2010.02502 eq. 12) or 'dpm_solver_pp_2m' (arXiv
-      2211.01095 algorithm 2).
-    num_steps: steps from noise to image, in [1, T].
-    spacing: which timesteps are visited; all of them if num_steps = T.
-      'uniform' takes equal strides. 'quadratic' (arXiv 2010.02502 appendix
-      D.2) takes shorter strides near the image, where the noise falls fastest.
-      'log_snr' takes equal steps of the log-SNR (arXiv 2206.00927 section
-      5.1). With the linear schedule, 'quadratic' is as good as 'log_snr'. With
-      the cosine schedule, 'quadratic' leaves the pure noise in a few long
-      steps, which decide the brightness and the layout of a large image: 20
-      quadratic steps lose more than half of its contrast, and 20 steps of
-      'log_snr' keep it.
-    guidance_weight: w of classifier-free guidance (arXiv 2207.12598 eq. 6): the
-      output is (1 + w) conditional - w unconditional. At 0 there is no
-      guidance, and a step needs one network evaluation instead of two.
-    eta: for 'ddim' only: 0 is deterministic, 1 equals 'ancestral'.
-    clip_x0: whether each step clips its estimate of the image to [-1, 1].
-
   Raises:
-    ValueError: at construction, for a value that the list above excludes.
+    ValueError: at construction, for a value that a key does not allow.
   """
 
-  name: str = 'ancestral'
-  num_steps: int = 1000
-  spacing: str = 'quadratic'
-  guidance_weight: float = 0.0
-  eta: float = 0.0
-  clip_x0: bool = True
+  name: str = config_keys.key(
+    'ancestral',
+    "'ancestral' is arXiv 2006.11239 algorithm 2 with the variance of the"
+    " posterior, 'ddim' arXiv 2010.02502 eq. 12, 'dpm_solver_pp_2m' arXiv"
+    ' 2211.01095 algorithm 2.',
+    SAMPLERS,
+  )
+  num_steps: int = config_keys.key(
+    1000, 'Network steps from noise to image, at most T.', '>= 1'
+  )
+  spacing: str = config_keys.key(
+    'quadratic',
+    "Which timesteps are visited; all of them if num_steps = T. 'uniform'"
+    " takes equal strides. 'quadratic' (arXiv 2010.02502 appendix D.2) takes"
+    ' shorter strides near the image, where the noise falls fastest.'
+    " 'log_snr' takes equal steps of the log-SNR (arXiv 2206.00927 section"
+    " 5.1). With the linear schedule, 'quadratic' is as good as 'log_snr'. With"
+    " the cosine schedule, 'quadratic' leaves the pure noise in a few long"
+    ' steps, which decide the brightness and the layout of a large image: 20'
+    ' quadratic steps lose more than half of its contrast, and 20 steps of'
+    " 'log_snr' keep it.",
+    SPACINGS,
+  )
+  guidance_weight: float = config_keys.key(
+    0.0,
+    'w of classifier-free guidance (arXiv 2207.12598 eq. 6): the output is'
+    ' (1 + w) conditional - w unconditional. At 0 there is no guidance, and a'
+    ' step needs one network evaluation instead of two.',
+    '>= 0',
+  )
+  eta: float = config_keys.key(
+    0.0, "For 'ddim' only: 0 is deterministic, 1 equals 'ancestral'.", '[0, 1]'
+  )
+  clip_x0: bool = config_keys.key(
+    True, 'Whether each step clips its estimate of the image to [-1, 1].'
+  )
 
   def __post_init__(self) -> None:
-    checks.check_one_of('name', self.name, SAMPLERS)
-    checks.check_one_of('spacing', self.spacing, SPACINGS)
     schedules.check_integer('num_steps', self.num_steps)
-    checks.check_at_least('num_steps', self.num_steps, 1)
-    checks.check_non_negative('guidance_weight', self.guidance_weight)
-    checks.check_finite('guidance_weight', self.guidance_weight)
-    if not 0 <= self.eta <= 1:
-      raise ValueError(f'Expected eta={self.eta!r} to be in [0, 1].')
+    config_keys.check(self)
     if self.eta and self.name != 'ddim':
       raise ValueError(
         f"Expected eta={self.eta!r} to be 0: name={self.name!r} is not 'ddim'."

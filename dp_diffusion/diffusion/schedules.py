@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 
 SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('eps', 'x0', 'v')
@@ -28,51 +28,67 @@ _MAX_BETA = 0.999
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionProcess:
+class DiffusionConfig:
+  """What pre-training, fine-tuning and sampling share."""
+
+  schedule: str = config_keys.key(
+    'linear',
+    "'linear': beta from 1e-4 to 0.02 at T = 1000 (arXiv 2006.11239 section 4),"
+    " times 1000 / T for another T; 'cosine': arXiv 2102.09672 eq. 17. Beta"
+    ' never exceeds 0.999.',
+    SCHEDULES,
+    mark='R',
+  )
+  num_timesteps: int = config_keys.key(1000, 'T.', '>= 2', mark='R')
+  prediction: str = config_keys.key(
+    'eps',
+    "What the network's output estimates: the noise (eps), the image (x0) or v"
+    ' (arXiv 2202.00512 section 4).',
+    PREDICTIONS,
+    mark='R',
+  )
+  loss_weighting: str = config_keys.key(
+    'none',
+    "'none' is the simple loss (arXiv 2006.11239 eq. 14); 'min_snr' multiplies"
+    ' by the weights of arXiv 2303.09556 with gamma = 5.',
+    LOSS_WEIGHTINGS,
+    mark='R',
+  )
+  label_drop_prob: float = config_keys.key(
+    0.0,
+    'Probability that a training draw sees the null label, for classifier-free'
+    ' guidance.',
+    '[0, 1)',
+  )
+
+  def __post_init__(self) -> None:
+    check_integer('num_timesteps', self.num_timesteps)
+    config_keys.check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionProcess(DiffusionConfig):
   """The forward process, what the network predicts, and how it is trained.
 
   Attributes:
-    schedule: 'linear', beta from 1e-4 to 0.02 at T = 1000 (arXiv 2006.11239
-      section 4), times 1000 / T for another T; or 'cosine' (arXiv 2102.09672
-      eq. 17). Beta never exceeds 0.999.
-    num_timesteps: T.
-    prediction: what the network's output estimates: 'eps' (the noise), 'x0'
-      (the image) or 'v' (arXiv 2202.00512 section 4).
     mixture_boundaries: edges 0 = b_0 < b_1 < ... < b_n = T of the half-open
       intervals [b_i, b_{i+1}) that training timesteps are drawn from. Empty:
       uniform over [0, T).
     mixture_weights: probability of each interval, adding up to 1. Within an
       interval, every timestep is equally likely.
-    label_drop_prob: probability that a training draw sees the null label, for
-      classifier-free guidance.
-    loss_weighting: 'none' is the simple loss (arXiv 2006.11239 eq. 14);
-      'min_snr' multiplies by the weights of arXiv 2303.09556 with gamma = 5.
 
   Raises:
-    ValueError: at construction, for a value that the list above excludes.
+    ValueError: at construction, for a value that a key does not allow.
   """
 
-  schedule: str = 'linear'
-  num_timesteps: int = 1000
-  prediction: str = 'eps'
   mixture_boundaries: tuple[int, ...] = ()
   mixture_weights: tuple[float, ...] = ()
-  label_drop_prob: float = 0.0
-  loss_weighting: str = 'none'
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     # Lists (from JSON) become tuples: the config is hashed as a cache key.
     for name in ('mixture_boundaries', 'mixture_weights'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
-    checks.check_one_of('schedule', self.schedule, SCHEDULES)
-    checks.check_one_of('prediction', self.prediction, PREDICTIONS)
-    checks.check_one_of('loss_weighting', self.loss_weighting, LOSS_WEIGHTINGS)
-    check_integer('num_timesteps', self.num_timesteps)
-    checks.check_at_least('num_timesteps', self.num_timesteps, 2)
-    if not 0 <= self.label_drop_prob < 1:
-      raise ValueError(
-        f'Expected label_drop_prob={self.label_drop_prob!r} to be in [0, 1).'
-      )
     if self.mixture_boundaries or self.mixture_weights:
       _check_mixture(
         self.mixture_boundaries, self.mixture_weights, self.num_timesteps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion.evaluation.classifiers import model_selection
 from dp_diffusion.evaluation.classifiers import training
 
@@ -16,6 +16,11 @@ _AXES = {  # Axis of a grid -> field of a classifier.
   'label_smoothings': 'label_smoothing',
 }
 FEATURES = ('', 'inception', 'public', 'pixels')  # Or the path of an .npz.
+_PAPERS = 'wrn_40_4'  # The classifier of the paper [r].
+
+
+def _listed(names: tuple[str, ...]) -> str:
+  return ', '.join(map(repr, names))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,20 +29,23 @@ class SelectionConfig:
 
   An axis that is () keeps the value of the main classifier. A network other
   than the main one has its usual settings (`training.RECIPES`).
-
-  Attributes:
-    names: kinds of networks.
-    num_steps: numbers of optimizer steps.
-    learning_rates: peak learning rates.
-    weight_decays: weight decays, per unit of learning rate.
-    label_smoothings: label smoothings, in [0, 1).
   """
 
-  names: tuple[str, ...]
-  num_steps: tuple[int, ...]
-  learning_rates: tuple[float, ...]
-  weight_decays: tuple[float, ...]
-  label_smoothings: tuple[float, ...]
+  names: tuple[str, ...] = config_keys.key(
+    (), 'Kinds of networks.', config_keys.Allowed(_listed(training.NAMES))
+  )
+  num_steps: tuple[int, ...] = config_keys.key(
+    (), 'Numbers of optimizer steps.'
+  )
+  learning_rates: tuple[float, ...] = config_keys.key(
+    (), 'Peak learning rates.'
+  )
+  weight_decays: tuple[float, ...] = config_keys.key(
+    (), 'Weight decays, per unit of learning rate.'
+  )
+  label_smoothings: tuple[float, ...] = config_keys.key(
+    (), 'Label smoothings, in [0, 1).'
+  )
 
   @property
   def is_on(self) -> bool:
@@ -69,64 +77,84 @@ class SelectionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-  """What an evaluation of the released dataset measures.
+  """What an evaluation of the released dataset measures."""
 
-  Attributes:
-    classifier: the main network, trained on each source of images.
-    classifiers: further networks. Each has its usual settings
-      (`training.RECIPES`), but the steps, batch size, augmentation and
-      validation of the main one.
-    num_seeds: number of classifiers per source; the report shows their mean.
-    ensemble_size: number of these classifiers in an ensemble; 0 for none.
-    size_shares: shares of the synthetic images, in (0, 1], on which the main
-      classifier is also trained; () for none.
-    selection: a grid of settings, to test choosing them on synthetic images.
-    svm: whether to train the fixed reference too, scikit-learn's RBF SVM.
-    max_train_images: largest number of images per source; 0 takes all.
-    features: features in which distances between sets of images are measured:
-      'inception' (FID), 'public' (a small CNN trained on the public images),
-      'pixels', or the path of an .npz with a LeNet-5 or a CIFAR ResNet; ''
-      measures no distances.
-    inception_path: the file of Inception's weights; '' takes the user's cache
-      and downloads the file on first use.
-    held_out_split: split of held-out images from the same distribution as the
-      training images, for distances and memorization; '' is data.test_split.
-    max_distance_images: largest number of images of a set in a distance.
-    allow_few_images: whether to measure distances with fewer images than
-      features.
-    memorization: whether to look for copies of training images.
-  """
-
-  classifier: training.ClassifierConfig
-  classifiers: tuple[str, ...]
-  num_seeds: int
-  ensemble_size: int
-  size_shares: tuple[float, ...]
-  selection: SelectionConfig
-  svm: bool
-  max_train_images: int
-  features: str
-  inception_path: str
-  held_out_split: str
-  max_distance_images: int
-  allow_few_images: bool
-  memorization: bool
+  classifier: training.ClassifierConfig = config_keys.section(
+    'The main network, trained on each source of images.',
+    changed={
+      'name': _PAPERS,
+      'num_steps': 10_000,
+      **training.RECIPES[_PAPERS],
+    },
+  )
+  classifiers: tuple[str, ...] = config_keys.key(
+    (),
+    'Further networks. Each has its usual settings, but the steps, batch size,'
+    ' augmentation and validation of the main one.',
+    tuple(name for name in training.NAMES if name != 'svm'),
+  )
+  num_seeds: int = config_keys.key(
+    5,
+    'Number of classifiers per source of images; the report shows their mean.',
+    '>= 1',
+  )
+  ensemble_size: int = config_keys.key(
+    5,
+    'Number of these classifiers in an ensemble, at most num_seeds; 0 for'
+    ' none.',
+    '>= 0',
+  )
+  size_shares: tuple[float, ...] = config_keys.key(
+    (),
+    'Shares of the synthetic images on which the main classifier is also'
+    ' trained, as 0.1,0.3,1.0; () for none.',
+    '(0, 1]',
+  )
+  selection: SelectionConfig = config_keys.section(
+    'A grid of settings, to test choosing them on synthetic images.'
+  )
+  svm: bool = config_keys.key(
+    False, "Whether to train the fixed reference too, scikit-learn's RBF SVM."
+  )
+  max_train_images: int = config_keys.key(
+    0, 'Largest number of images per source; 0 takes all.', '>= 0'
+  )
+  features: str = config_keys.key(
+    '',
+    'Features in which distances between sets of images are measured:'
+    " 'inception' (FID), 'public' (a small CNN trained on the public images),"
+    " 'pixels', or the path of an .npz with a LeNet-5 or a CIFAR ResNet; ''"
+    ' measures no distances.',
+    config_keys.Allowed(f'{_listed(FEATURES)}, or an .npz file'),
+  )
+  inception_path: str = config_keys.key(
+    '',
+    "The file of Inception's weights; '' takes the user's cache and downloads"
+    ' the file on first use.',
+  )
+  held_out_split: str = config_keys.key(
+    '',
+    'Split of held-out images from the same distribution as the training'
+    " images, for distances and memorization; '' is data.test_split.",
+  )
+  max_distance_images: int = config_keys.key(
+    50_000, 'Largest number of images of a set in a distance.', '>= 20'
+  )
+  allow_few_images: bool = config_keys.key(
+    False, 'Whether to measure distances with fewer images than features.'
+  )
+  memorization: bool = config_keys.key(
+    True, 'Whether to look for copies of training images.'
+  )
 
   def __post_init__(self) -> None:
-    checks.check_at_least('num_seeds', self.num_seeds, 1)
-    checks.check_non_negative('max_train_images', self.max_train_images)
-    checks.check_at_least('max_distance_images', self.max_distance_images, 20)
-    if not 0 <= self.ensemble_size <= self.num_seeds:
+    config_keys.check(self)
+    if self.ensemble_size > self.num_seeds:
       raise ValueError(
         f'Expected ensemble_size={self.ensemble_size} to be at most'
         f' num_seeds={self.num_seeds}: it is how many of these classifiers are'
         ' put together.'
       )
-    for share in self.size_shares:
-      if not 0 < share <= 1:
-        raise ValueError(f'Expected size_shares={share!r} to be in (0, 1].')
-    for name in self.classifiers:
-      checks.check_one_of('classifiers', name, set(training.NAMES) - {'svm'})
     if len({self.classifier.name, *self.classifiers}) <= len(self.classifiers):
       raise ValueError(
         f'Expected classifiers={self.classifiers} to be others than'

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import types
 from dp_diffusion.models import layers
 from dp_diffusion.models import materialize
@@ -26,85 +27,144 @@ _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-  """Shape of the network. The default is that for CIFAR-10, 80.4M parameters.
+class ModelConfig:
+  """The network without what follows from the images and their classes.
 
-  Attributes:
-    channels: channels of the first level; even.
-    channel_multipliers: one per level. Each level has half the side of the
-      level before.
-    num_blocks: residual blocks per level (one more on the way up).
-    attention_resolutions: longer sides, in pixels, of the levels that have
-      attention; the middle block always has it.
-    head_channels: channels of an attention head.
-    num_groups: groups of every normalisation; they must divide `channels`.
-    dropout: probability, inside residual blocks, in [0, 1).
-    scale_shift: whether the embedding scales and shifts the normalisation
-      instead of being added before it.
-    conv_resample: whether down- and upsampling have a convolution.
-    num_classes: number of real classes; label -1 is the null class.
-    image_channels: channels of input and output.
-    compute_dtype: 'float32' or 'bfloat16'; parameters are always float32.
-    num_heads: heads of every attention block; 0 takes as many as have
-      `head_channels` each.
-    norm_eps: constant that normalisations add to the variance.
-    resblock_updown: whether sides halve and double inside a residual block
-      (arXiv 2105.05233 section 3), instead of in a convolution.
-    crop_odd_sides: whether sides may be no multiple of `side_divisor`. Half of
-      an odd side is then rounded up, and the upsampling half cuts the surplus.
-    time_scale: the network embeds time_scale * timestep + time_offset.
-    time_offset: see `time_scale`. For instance, a network trained with T = 4000
-      on the cosine schedule serves T = 1000 at timestep 4 t + 3.
+  The defaults are those of the 80.4M network of CIFAR-10.
   """
 
-  channels: int = 192
-  channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
-  num_blocks: int = 2
-  attention_resolutions: tuple[int, ...] = (16,)
-  head_channels: int = 64
-  num_groups: int = 32
-  dropout: float = 0.0
-  scale_shift: bool = False
-  conv_resample: bool = True
-  num_classes: int = 10
-  image_channels: int = 3
-  compute_dtype: str = 'float32'
-  num_heads: int = 0
-  norm_eps: float = layers.GROUP_NORM_EPS
-  resblock_updown: bool = False
-  crop_odd_sides: bool = False
-  time_scale: float = 1.0
-  time_offset: float = 0.0
+  channels: int = config_keys.key(
+    192, 'Channels of the first level; even.', '>= 1', mark='R'
+  )
+  channel_multipliers: tuple[int, ...] = config_keys.key(
+    (1, 2, 2, 2),
+    'One per level. Each level has half the side of the level before.',
+    config_keys.Allowed('>= 1'),
+    mark='R',
+  )
+  num_blocks: int = config_keys.key(
+    2,
+    'Residual blocks per level (one more on the way up).',
+    '>= 1',
+    mark='R',
+  )
+  attention_resolutions: tuple[int, ...] = config_keys.key(
+    (16,),
+    'Longer sides, in pixels, of the levels that have attention; the middle'
+    ' block always has it.',
+    mark='R',
+  )
+  head_channels: int = config_keys.key(
+    64, 'Channels of an attention head.', mark='r'
+  )
+  num_groups: int = config_keys.key(
+    32, 'Groups of every normalisation; they must divide channels.', mark='R'
+  )
+  dropout: float = config_keys.key(
+    0.0, 'Probability, inside residual blocks.', '[0, 1)', mark='r'
+  )
+  scale_shift: bool = config_keys.key(
+    False,
+    'Whether the embedding scales and shifts the normalisation instead of being'
+    ' added before it.',
+    mark='r',
+  )
+  conv_resample: bool = config_keys.key(
+    True, 'Whether down- and upsampling have a convolution.', mark='r'
+  )
+  compute_dtype: str = config_keys.key(
+    'float32',
+    'Of the arithmetic; parameters are always float32.',
+    tuple(_DTYPES),
+  )
+  num_heads: int = config_keys.key(
+    0,
+    'Heads of every attention block; 0 takes as many as have head_channels'
+    ' each.',
+    '>= 0',
+    is_later=True,
+  )
+  norm_eps: float = config_keys.key(
+    layers.GROUP_NORM_EPS,
+    'Constant that normalisations add to the variance.',
+    '> 0',
+    is_later=True,
+  )
+  resblock_updown: bool = config_keys.key(
+    False,
+    'Whether sides halve and double inside a residual block (arXiv 2105.05233'
+    ' section 3), instead of in a convolution.',
+    is_later=True,
+  )
+  crop_odd_sides: bool = config_keys.key(
+    False,
+    'Whether sides may be no multiple of 2^(levels - 1). Half of an odd side'
+    ' is then rounded up, and the upsampling half cuts the surplus.',
+    is_later=True,
+  )
+  time_scale: float = config_keys.key(
+    1.0,
+    'The network embeds time_scale * timestep + time_offset.',
+    '> 0',
+    is_later=True,
+  )
+  time_offset: float = config_keys.key(
+    0.0,
+    'See time_scale. For instance, a network trained with T = 4000 on the'
+    ' cosine schedule serves T = 1000 at timestep 4 t + 3.',
+    'finite',
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
-    for name in ('channels', 'num_blocks', 'num_classes', 'image_channels'):
-      checks.check_at_least(name, getattr(self, name), 1)
     if not self.channel_multipliers or min(self.channel_multipliers) < 1:
       raise ValueError(
         f'Expected channel_multipliers={self.channel_multipliers!r} to hold '
         'one positive integer per level.'
       )
+    config_keys.check(self)
     if self.channels % 2:
       raise ValueError(f'Expected channels={self.channels} to be even.')
     layers.check_divides(
       'num_groups', self.num_groups, 'channels', self.channels
     )
-    checks.check_non_negative('num_heads', self.num_heads)
     middle = self.channels * self.channel_multipliers[-1]
     name = 'num_heads' if self.num_heads else 'head_channels'
     layers.check_divides(
       name, getattr(self, name), 'channels of the middle', middle
     )
-    for name in ('norm_eps', 'time_scale'):
-      if not 0 < getattr(self, name) < math.inf:
-        raise ValueError(f'Expected {name}={getattr(self, name)!r} to be > 0.')
-    if not math.isfinite(self.time_offset):
-      raise ValueError(
-        f'Expected time_offset={self.time_offset!r} to be finite.'
-      )
-    if not 0 <= self.dropout < 1:
-      raise ValueError(f'Expected dropout={self.dropout!r} to be in [0, 1).')
-    checks.check_one_of('compute_dtype', self.compute_dtype, _DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(ModelConfig):
+  """Shape of the network.
+
+  Attributes:
+    num_classes: number of real classes; label -1 is the null class.
+    image_channels: channels of input and output.
+  """
+
+  num_classes: int = 10
+  image_channels: int = 3
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ('num_classes', 'image_channels'):
+      checks.check_at_least(name, getattr(self, name), 1)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Every field, in the order in which releases have always held them."""
+    fields = dataclasses.asdict(self)
+    of_data = {
+      name: fields.pop(name) for name in ('num_classes', 'image_channels')
+    }
+    names = list(fields)
+    last = names.index('conv_resample') + 1
+    return {
+      **{name: fields[name] for name in names[:last]},
+      **of_data,
+      **{name: fields[name] for name in names[last:]},
+    }
 
   @property
   def side_divisor(self) -> int:

@@ -29,6 +29,7 @@ import numpy as np
 import scipy.stats
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 
 _SEED_BYTES = 32
 _MIN_STEPS = 4  # With fewer steps a canary's median is not a baseline,
@@ -41,58 +42,60 @@ _NUM_HALVINGS = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-  """Settings of an audit, a training on public images and canaries.
+  """Settings of an audit, a training on public images and canaries."""
 
-  Attributes:
-    epsilon: the claim to be tested; the noise is calibrated to it.
-    delta: delta of the claim.
-    num_steps: number of private steps.
-    expected_batch_size: expected records per step if all canaries are included;
-      at most a quarter of the records.
-    num_filler: largest number of public images, which are always included.
-    num_canaries: number m of gradient canaries, each included by a fair coin.
-    num_image_canaries: number of canaries that are noise images, included by
-      fair coins, for the attack on the model alone; 0 for none.
-    num_guesses_in: number of canaries with the highest scores that are guessed
-      to be included.
-    num_guesses_out: number of canaries with the lowest scores that are guessed
-      to be omitted. Low scores tell little if records are seldom selected.
-    confidence: confidence of the bound, in [0.5, 1).
-  """
-
-  epsilon: float
-  delta: float
-  num_steps: int
-  expected_batch_size: int
-  num_filler: int
-  num_canaries: int
-  num_image_canaries: int
-  num_guesses_in: int
-  num_guesses_out: int
-  confidence: float
+  epsilon: float = config_keys.key(
+    1.0, 'The claim to be tested; the noise is calibrated to it.', '> 0'
+  )
+  delta: float = config_keys.key(1e-5, 'Delta of the claim.', '(0, 1)')
+  num_steps: int = config_keys.key(
+    50, 'Number of private steps.', f'>= {_MIN_STEPS}'
+  )
+  expected_batch_size: int = config_keys.key(
+    90,
+    'Expected records per step if all canaries are included; at most a quarter'
+    ' of the records.',
+    '>= 1',
+  )
+  num_filler: int = config_keys.key(
+    1000,
+    'Largest number of public images, which are always included.',
+    '>= 0',
+  )
+  num_canaries: int = config_keys.key(
+    10_000,
+    'Number m of gradient canaries, each included by a fair coin.',
+    '>= 1',
+  )
+  num_image_canaries: int = config_keys.key(
+    1000,
+    'Number of canaries that are noise images, included by fair coins, for the'
+    ' attack on the model alone; 0 for none.',
+    '>= 0',
+  )
+  num_guesses_in: int = config_keys.key(
+    400,
+    'Number of canaries with the highest scores that are guessed to be'
+    ' included.',
+    '>= 0',
+  )
+  num_guesses_out: int = config_keys.key(
+    0,
+    'Number of canaries with the lowest scores that are guessed to be omitted.'
+    ' Low scores tell little if records are seldom selected.',
+    '>= 0',
+  )
+  confidence: float = config_keys.key(
+    0.95, 'Confidence of the lower bound on epsilon.', '[0.5, 1)'
+  )
 
   def __post_init__(self) -> None:
-    checks.check_positive('audit.epsilon', self.epsilon)
-    checks.check_finite('audit.epsilon', self.epsilon)
-    checks.check_open_unit_interval('audit.delta', self.delta)
-    checks.check_at_least('audit.num_steps', self.num_steps, _MIN_STEPS)
-    checks.check_at_least('audit.num_canaries', self.num_canaries, 1)
-    for name in (
-      'num_filler',
-      'num_image_canaries',
-      'num_guesses_in',
-      'num_guesses_out',
-    ):
-      checks.check_non_negative(f'audit.{name}', getattr(self, name))
+    config_keys.check(self, 'audit.')
     most = int(_MAX_SAMPLING_PROB * self.num_examples)
-    if not 1 <= self.expected_batch_size <= most:
+    if self.expected_batch_size > most:
       raise ValueError(
         f'Expected audit.expected_batch_size={self.expected_batch_size} to be'
         f' in [1, {most}], a quarter of the {self.num_examples} records.'
-      )
-    if not 0.5 <= self.confidence < 1:
-      raise ValueError(
-        f'Expected audit.confidence={self.confidence!r} to be in [0.5, 1).'
       )
     if not 1 <= self.num_guesses <= self.num_canaries:
       raise ValueError(

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion.privacy import banded_sgd
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import strict_json
 
 SOLVABLE = ('noise_multiplier', 'num_steps', 'epsilon')
+_POSITIVE = config_keys.Allowed(
+  '> 0', functools.partial(strict_json.real, positive=True)
+)
+_POSITIVE_OR_INFINITE = config_keys.Allowed(
+  '> 0, or inf',
+  functools.partial(strict_json.real, positive=True, finite=False),
+)
+_NON_NEGATIVE = config_keys.Allowed('>= 0', strict_json.real)
+_COUNT = config_keys.Allowed(
+  '>= 1', functools.partial(strict_json.integer, minimum=1)
+)
+_PROBABILITY = config_keys.Allowed('(0, 1)', strict_json.probability)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,67 +33,93 @@ class PrivacyConfig:
   Guarantees:
     * Every bad value is refused in one line, before any compute:
       `accounting_test.py::test_bad_config_is_refused`.
-
-  Attributes:
-    epsilon: the total, an inherited ledger included; `math.inf` trains
-      without privacy. None if it is computed.
-    delta: of the guarantee, at most 1 / num_examples.
-    noise_multiplier: std of the noise over the sensitivity of the sum, or
-      None if it is computed.
-    num_steps: private steps, or None if they are computed.
-    expected_batch_size: records, on average, in a step.
-    num_examples: records of the sensitive dataset; declared and public.
-    l2_clip_norm: largest l2 norm of the gradient of one record.
-    solve_for: which of SOLVABLE is computed.
-    relation: of neighbouring datasets.
-    allow_large_delta: accept a delta above 1 / num_examples.
-    secret_dir: local folder of the secret, of no other run; '' for the
-      workdir's `private/`.
-    num_bands: bands of correlated noise, see `banded_sgd`; 1 for independent
-      noise.
-    label_histogram_noise_multiplier: std of the noise on each class of the
-      label histogram, in records; 0 where no histogram is made.
   """
 
-  epsilon: float | None = None
-  delta: float
-  noise_multiplier: float | None = None
-  num_steps: int | None = None
-  expected_batch_size: int
-  num_examples: int
-  l2_clip_norm: float
-  solve_for: str = 'noise_multiplier'
-  relation: str = mechanism_lib.ADD_OR_REMOVE_ONE
-  allow_large_delta: bool = False
-  secret_dir: str = ''
-  num_bands: int = 1
-  label_histogram_noise_multiplier: float = 0.0
+  epsilon: float | None = config_keys.key(
+    None,
+    'What may be spent in total, an inherited ledger included; inf trains'
+    ' without privacy.',
+    _POSITIVE_OR_INFINITE,
+  )
+  delta: float = config_keys.key(
+    1e-5,
+    'Delta of the guarantee; at most 1 / num_examples, unless'
+    ' allow_large_delta.',
+    _PROBABILITY,
+    is_required=True,
+  )
+  noise_multiplier: float | None = config_keys.key(
+    None,
+    'Std of the noise over the sensitivity of the sum of gradients.',
+    _NON_NEGATIVE,
+  )
+  num_steps: int | None = config_keys.key(None, 'Private steps.', _COUNT)
+  expected_batch_size: int = config_keys.key(
+    0,
+    'Records per step, on average; to be set.',
+    _COUNT,
+    is_required=True,
+  )
+  num_examples: int = config_keys.key(
+    0,
+    'Records of the sensitive dataset, as declared in public; may be rounded;'
+    ' to be set.',
+    _COUNT,
+    is_required=True,
+  )
+  l2_clip_norm: float = config_keys.key(
+    1e-3,
+    'Largest l2 norm of the gradient of one record.',
+    _POSITIVE,
+    mark='R',
+    is_required=True,
+  )
+  solve_for: str = config_keys.key(
+    'noise_multiplier',
+    'Which of these keys is computed from the others; it is none.',
+    SOLVABLE,
+  )
+  relation: str = config_keys.key(
+    mechanism_lib.ADD_OR_REMOVE_ONE,
+    'Which datasets are neighbours.',
+    config_keys.Allowed(
+      repr(mechanism_lib.ADD_OR_REMOVE_ONE),
+      lambda _, relation: mechanism_lib.check_relation(relation),
+    ),
+  )
+  allow_large_delta: bool = config_keys.key(
+    False,
+    'Accept a delta above 1 / num_examples.',
+    config_keys.Allowed('', strict_json.boolean),
+  )
+  secret_dir: str = config_keys.key(
+    '',
+    "Local folder of the secret, of no other run; '' is the workdir's"
+    ' private/.',
+  )
+  num_bands: int = config_keys.key(
+    1,
+    'Bands of noise that is correlated over steps (privacy/banded_sgd.py); 1'
+    ' is independent noise.',
+    _COUNT,
+  )
+  label_histogram_noise_multiplier: float = config_keys.key(
+    0.0,
+    'Std of the noise on each class of the label histogram, in records; 0 makes'
+    ' no histogram.',
+    _NON_NEGATIVE,
+  )
 
   def __post_init__(self) -> None:
-    """Checks every value; `solve_for` first, as the rest depends on it."""
-    checks.check_one_of('solve_for', self.solve_for, SOLVABLE)
+    """Checks each value, then those that depend on one another."""
+    config_keys.check(self)
     for name in sorted(SOLVABLE, key=lambda name: name != self.solve_for):
       self._check_given(name)
-    mechanism_lib.check_relation(self.relation)
-    for name in ('num_examples', 'expected_batch_size'):
-      strict_json.integer(name, getattr(self, name), minimum=1)
     mechanism_lib.check_batch_size(self.expected_batch_size, self.num_examples)
-    strict_json.real('l2_clip_norm', self.l2_clip_norm, positive=True)
-    strict_json.integer('num_bands', self.num_bands, minimum=1)
     banded_sgd.check_bands(
       self.num_bands, self.expected_batch_size, self.num_examples
     )
-    strict_json.boolean('allow_large_delta', self.allow_large_delta)
-    strict_json.real(
-      'label_histogram_noise_multiplier', self.label_histogram_noise_multiplier
-    )
     self._check_delta()
-    if self.epsilon is not None:
-      strict_json.real('epsilon', self.epsilon, positive=True, finite=False)
-    if self.noise_multiplier is not None:
-      strict_json.real('noise_multiplier', self.noise_multiplier)
-    if self.num_steps is not None:
-      strict_json.integer('num_steps', self.num_steps, minimum=1)
     if self.solve_for == 'num_steps' and not self.is_private:
       raise ValueError(
         f'Expected epsilon={self.epsilon} to be finite and noise_multiplier='
@@ -128,7 +167,6 @@ class PrivacyConfig:
       )
 
   def _check_delta(self) -> None:
-    strict_json.probability('delta', self.delta)
     if self.delta * self.num_examples > 1 and not self.allow_large_delta:
       raise ValueError(
         f'Expected delta={self.delta!r} to be <= 1/num_examples='

@@ -299,7 +299,7 @@ def _write_release(
     workdir.release,
     weights.flatten(params),
     {
-      'unet': config_lib.to_dict(config.unet_config(config.data)),
+      'unet': config.unet_config(config.data).to_dict(),
       'diffusion': config_lib.to_dict(config.diffusion),
       'class_names': list(config.data.class_names),
       'image_size': config.data.image_size,

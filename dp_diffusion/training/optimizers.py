@@ -11,6 +11,7 @@ import dataclasses
 import optax
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 
 _NAMES = ('adam', 'adamw', 'sgd')
 _SCHEDULES = ('constant', 'cosine', 'linear')
@@ -18,50 +19,47 @@ _SCHEDULES = ('constant', 'cosine', 'linear')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """An optimizer and its learning-rate schedule.
+  """An optimizer and its learning-rate schedule."""
 
-  Attributes:
-    name: 'adam', 'adamw' or 'sgd'.
-    learning_rate: peak learning rate, reached after the warm-up.
-    warmup_steps: number of steps of a linear rise from 0; 0 for none.
-    schedule: course after the warm-up: 'constant', or 'cosine' or 'linear',
-      which fall to 0 at the last step.
-    b1: decay of Adam's first moment, in [0, 1).
-    b2: decay of Adam's second moment, in [0, 1).
-    eps: Adam's epsilon. Private gradients are in units of the clip norm, so
-      eps need not be changed with that norm.
-    weight_decay: decoupled weight decay of 'adamw' and 'sgd', per step and unit
-      of learning rate.
-    momentum: momentum of 'sgd', in [0, 1).
-    max_grad_norm: l2 norm to which the BATCH gradient of public training is
-      clipped, or None. It is not part of the privacy guarantee.
-  """
-
-  name: str = 'adam'
-  learning_rate: float = 1e-3
-  warmup_steps: int = 0
-  schedule: str = 'constant'
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  weight_decay: float = 0.0
-  momentum: float = 0.0
-  max_grad_norm: float | None = None
+  name: str = config_keys.key('adam', 'Which optimizer.', _NAMES)
+  learning_rate: float = config_keys.key(
+    1e-3,
+    'Peak learning rate, reached after the warm-up, in update units.',
+    '> 0',
+  )
+  warmup_steps: int = config_keys.key(
+    0, 'Number of steps of a linear rise from 0; 0 for none.', '>= 0'
+  )
+  schedule: str = config_keys.key(
+    'constant',
+    "Course after the warm-up; 'cosine' and 'linear' fall to 0 at the last"
+    ' step.',
+    _SCHEDULES,
+  )
+  b1: float = config_keys.key(0.9, "Decay of Adam's first moment.", '[0, 1)')
+  b2: float = config_keys.key(0.999, "Decay of Adam's second moment.", '[0, 1)')
+  eps: float = config_keys.key(
+    1e-8,
+    "Adam's epsilon. Private gradients are in units of the clip norm, so eps"
+    ' need not be changed with that norm.',
+    '> 0',
+  )
+  weight_decay: float = config_keys.key(
+    0.0,
+    "Decoupled weight decay of 'adamw' and 'sgd', per step and unit of learning"
+    ' rate.',
+    '>= 0',
+  )
+  momentum: float = config_keys.key(0.0, "Momentum of 'sgd'.", '[0, 1)')
+  max_grad_norm: float | None = config_keys.key(
+    None,
+    'l2 norm to which the BATCH gradient of public training is clipped. It is'
+    ' not part of the privacy guarantee.',
+    '> 0, or inf',
+  )
 
   def __post_init__(self) -> None:
-    checks.check_one_of('optimizer name', self.name, _NAMES)
-    checks.check_one_of('schedule', self.schedule, _SCHEDULES)
-    checks.check_positive('learning_rate', self.learning_rate)
-    checks.check_finite('learning_rate', self.learning_rate)
-    checks.check_non_negative('warmup_steps', self.warmup_steps)
-    checks.check_positive('eps', self.eps)
-    checks.check_non_negative('weight_decay', self.weight_decay)
-    for name in ('b1', 'b2', 'momentum'):
-      value = getattr(self, name)
-      if not 0 <= value < 1:
-        raise ValueError(f'Expected {name}={value!r} to be in [0, 1).')
-    if self.max_grad_norm is not None:
-      checks.check_positive('max_grad_norm', self.max_grad_norm)
+    config_keys.check(self)
     if self.weight_decay and self.name == 'adam':
       raise ValueError(
         f'Expected weight_decay={self.weight_decay!r} to be 0 for adam; use'

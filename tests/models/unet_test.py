@@ -305,3 +305,13 @@ def test_blocks_that_halve_and_double():
     ('up_1_sample', 'middle_block_1'),
   ):
     assert shapes[name] == shapes[same]
+
+
+def test_a_release_holds_the_fields_in_their_first_order():
+  """The same network gives the same bytes, whichever version has written it."""
+  names = list(unet.UNetConfig().to_dict())
+  assert set(names) == {f.name for f in dataclasses.fields(unet.UNetConfig)}
+  at = names.index('num_classes')
+  assert names[at - 1 : at + 3] == [
+    *('conv_resample', 'num_classes', 'image_channels', 'compute_dtype'),
+  ]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import types
 from dp_diffusion.data import augment
 from dp_diffusion.models import small_cnn
@@ -63,55 +63,56 @@ class ClassifierConfig:
   'svm' is a fixed reference, scikit-learn's `SVC(C=10, kernel='rbf',
   gamma='scale')` on pixels in [-1, 1]. It ignores every other field.
 
-  Attributes:
-    name: one of `NAMES`.
-    num_steps: optimizer steps.
-    batch_size: images per step.
-    optimizer: 'adamw', or 'sgd' (Nesterov momentum 0.9).
-    learning_rate: peak learning rate, after a linear warm-up and before a
-      cosine to zero.
-    warmup_steps: steps of the warm-up.
-    weight_decay: decoupled weight decay per unit of learning rate, of matrices
-      and kernels only.
-    label_smoothing: probability mass spread over all classes, in [0, 1).
-    reflect_pad: width in pixels of the reflected border for random crops; 0
-      does not crop.
-    flip: whether images are flipped left to right at random.
-    validation_fraction: share of the TRAINING images kept for choosing the best
-      checkpoint, in [0, 1); 0 keeps the last weights.
-    num_validations: number of validations, evenly spaced over the training.
-    patience: number of validations without improvement after which training
-      stops; 0 never stops early.
   """
 
-  name: str = 'small_cnn'
-  num_steps: int = 1000
-  batch_size: int = 128
-  optimizer: str = 'adamw'
-  learning_rate: float = 2e-3
-  warmup_steps: int = 50
-  weight_decay: float = 1e-2
-  label_smoothing: float = 0.0
-  reflect_pad: int = 0
-  flip: bool = False
-  validation_fraction: float = 0.1
-  num_validations: int = 10
-  patience: int = 0
+  name: str = config_keys.key('small_cnn', 'Which network.', NAMES)
+  num_steps: int = config_keys.key(1000, 'Optimizer steps.', '>= 1')
+  batch_size: int = config_keys.key(128, 'Images per step.', '>= 1')
+  optimizer: str = config_keys.key(
+    _SMALL['optimizer'], "'sgd' has Nesterov momentum 0.9.", OPTIMIZERS
+  )
+  learning_rate: float = config_keys.key(
+    _SMALL['learning_rate'],
+    'Peak learning rate, after a linear warm-up and before a cosine to zero.',
+    '> 0',
+  )
+  warmup_steps: int = config_keys.key(
+    _SMALL['warmup_steps'], 'Steps of the warm-up.', '>= 0'
+  )
+  weight_decay: float = config_keys.key(
+    _SMALL['weight_decay'],
+    'Decoupled weight decay per unit of learning rate, of matrices and kernels'
+    ' only.',
+    '>= 0',
+  )
+  label_smoothing: float = config_keys.key(
+    0.0, 'Probability mass spread over all classes.', '[0, 1)'
+  )
+  reflect_pad: int = config_keys.key(
+    0,
+    'Width in pixels of the reflected border for random crops; 0 does not'
+    ' crop.',
+    '>= 0',
+  )
+  flip: bool = config_keys.key(False, 'Flip half of the images left to right.')
+  validation_fraction: float = config_keys.key(
+    0.1,
+    'Share of the TRAINING images kept for choosing the best checkpoint; 0'
+    ' keeps the last weights.',
+    '[0, 1)',
+  )
+  num_validations: int = config_keys.key(
+    10, 'Number of validations, evenly spaced over the training.', '>= 1'
+  )
+  patience: int = config_keys.key(
+    0,
+    'Number of validations without improvement after which training stops; 0'
+    ' never stops early.',
+    '>= 0',
+  )
 
   def __post_init__(self) -> None:
-    checks.check_one_of('name', self.name, NAMES)
-    checks.check_one_of('optimizer', self.optimizer, OPTIMIZERS)
-    for field in ('num_steps', 'batch_size', 'num_validations'):
-      checks.check_at_least(field, getattr(self, field), 1)
-    for field in ('warmup_steps', 'reflect_pad', 'patience', 'weight_decay'):
-      checks.check_non_negative(field, getattr(self, field))
-    checks.check_positive('learning_rate', self.learning_rate)
-    checks.check_finite('learning_rate', self.learning_rate)
-    for field in ('label_smoothing', 'validation_fraction'):
-      if not 0 <= getattr(self, field) < 1:
-        raise ValueError(
-          f'Expected {field}={getattr(self, field)!r} to be in [0, 1).'
-        )
+    config_keys.check(self)
 
 
 def of_kind(name: str, like: ClassifierConfig) -> ClassifierConfig:
