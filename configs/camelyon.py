@@ -54,4 +54,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # Hospital 2 looks different: distances are to patches of the hospitals that
   # were trained on.
   config.evaluate.held_out_split = 'id_val'
-  return default.apply_variant(config, variant, {'smoke': default.smoke})
+  return default.apply_variant(config, variant, VARIANTS)
+
+
+VARIANTS = {'smoke': default.smoke}

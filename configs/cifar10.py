@@ -64,16 +64,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.delta = 1e-5
   config.privacy.num_examples = 50_000
   use_recipe(config)
-  return default.apply_variant(
-    config,
-    variant,
-    {
-      'smoke': default.smoke,
-      'jpeg': _jpeg,
-      'million': _million,
-      'one_gpu': _one_gpu,
-    },
-  )
+  return default.apply_variant(config, variant, VARIANTS)
 
 
 def use_recipe(config: ml_collections.ConfigDict) -> None:
@@ -135,3 +126,11 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   config.evaluate.classifier.num_steps = 4000
   config.evaluate.num_seeds = 1
   config.evaluate.ensemble_size = 0
+
+
+VARIANTS = {
+  'smoke': default.smoke,
+  'jpeg': _jpeg,
+  'million': _million,
+  'one_gpu': _one_gpu,
+}

@@ -75,7 +75,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate.svm = True
   config.evaluate.features = 'public'
   _set_baseline(config.baseline)
-  return default.apply_variant(config, variant, {'smoke': _smoke})
+  return default.apply_variant(config, variant, VARIANTS)
 
 
 def _set_baseline(baseline: ml_collections.ConfigDict) -> None:
@@ -121,3 +121,6 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.evaluate.allow_few_images = True
   config.update_from_flattened_dict(default.SMOKE_AUDIT)
   config.update_from_flattened_dict(default.SMOKE_BASELINE)
+
+
+VARIANTS = {'smoke': _smoke}

@@ -38,4 +38,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.name = 'tfds:fashion_mnist'
   config.data.class_names = CLASS_NAMES
   mnist.use_recipe(config)
-  return default.apply_variant(config, variant, {'smoke': default.smoke})
+  return default.apply_variant(config, variant, VARIANTS)
+
+
+VARIANTS = {'smoke': default.smoke}

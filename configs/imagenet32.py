@@ -57,7 +57,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sample.num_samples = 20_000
   config.evaluate.max_train_images = 50_000
   config.evaluate.features = 'inception'
-  return default.apply_variant(config, variant, {'smoke': default.smoke})
+  return default.apply_variant(config, variant, VARIANTS)
 
 
 def use(data: ml_collections.ConfigDict) -> None:
@@ -66,3 +66,6 @@ def use(data: ml_collections.ConfigDict) -> None:
   data.image_size = 32
   data.channels = 3
   data.class_names = CLASS_NAMES
+
+
+VARIANTS = {'smoke': default.smoke}

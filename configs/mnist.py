@@ -47,11 +47,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.name = 'tfds:mnist'
   config.data.class_names = CLASS_NAMES
   use_recipe(config)
-  return default.apply_variant(
-    config,
-    variant,
-    {'smoke': default.smoke, 'letters': _letters, 'cpu': _cpu},
-  )
+  return default.apply_variant(config, variant, VARIANTS)
 
 
 def use_recipe(config: ml_collections.ConfigDict) -> None:
@@ -137,3 +133,6 @@ def _cpu(config: ml_collections.ConfigDict) -> None:
   config.sample.sampler.num_steps = 15
   config.sample.sampler.spacing = 'log_snr'
   config.evaluate.classifier.num_steps = 1000
+
+
+VARIANTS = {'smoke': default.smoke, 'letters': _letters, 'cpu': _cpu}

@@ -86,10 +86,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.epsilon = 10.0
   cifar10.use_recipe(config)
   _size(config, '10k')
-  sizes = {name: functools.partial(_size, name=name) for name in SIZES}
-  return default.apply_variant(
-    config, variant, {'smoke': default.smoke, **sizes}
-  )
+  return default.apply_variant(config, variant, VARIANTS)
 
 
 def _size(config: ml_collections.ConfigDict, name: str) -> None:
@@ -100,3 +97,11 @@ def _size(config: ml_collections.ConfigDict, name: str) -> None:
   config.privacy.num_steps = num_steps
   # FID needs more images than it has features.
   config.evaluate.features = 'inception' if num_examples > 5000 else ''
+
+
+VARIANTS = {
+  'smoke': default.smoke,
+  '1k': functools.partial(_size, name='1k'),
+  '10k': functools.partial(_size, name='10k'),
+  '100k': functools.partial(_size, name='100k'),
+}

@@ -64,6 +64,42 @@ def load_file(config_argument: str) -> Any:
     ) from error
 
 
+def describe_files(folder: pathlib.Path) -> str:
+  """The configs of a folder, a line each, with their variants; runs none.
+
+  Args:
+    folder: of config files, whose module-level `VARIANTS` is a dictionary.
+
+  Returns:
+    '' where it holds none.
+  """
+  lines = []
+  for path in sorted(folder.glob('*.py')):
+    try:
+      tree = ast.parse(path.read_text(encoding='utf-8'))
+    except (SyntaxError, ValueError, OSError):
+      continue  # Said in full where it is taken as --config.
+    functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+    if 'get_config' not in functions or path.stem == 'default':
+      continue  # No run by itself.
+    names = _variants(tree)
+    title = (ast.get_docstring(tree) or '').partition('\n')[0]
+    lines.append(f'  {path}: {title}'.rstrip(': '))
+    if names:
+      lines.append(f'    variants: {", ".join(names)}')
+  return '\n'.join(lines)
+
+
+def _variants(tree: ast.Module) -> list[str]:
+  """Names in the table `VARIANTS` of a config file."""
+  for node in tree.body:
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+      if ast.unparse(node.targets[0]) == 'VARIANTS':
+        keys = node.value.keys
+        return [str(k.value) for k in keys if isinstance(k, ast.Constant)]
+  return []
+
+
 def _run(path: pathlib.Path) -> Any:
   """Runs a file; returns its module."""
   spec = importlib.util.spec_from_file_location(
@@ -102,7 +138,7 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
   parts = key.split('.')
   for depth, part in enumerate(parts):
     if not hasattr(node, 'get_type') or part not in node:
-      _raise_unknown(config, key)
+      raise unknown_key(key, list(_leaf_names(config.to_dict())))
     if depth < len(parts) - 1:
       node = node[part]
   leaf = parts[-1]
@@ -119,13 +155,13 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
     node[leaf] = value
 
 
-def _raise_unknown(config: Any, key: str) -> None:
-  known = list(_leaf_names(config.to_dict()))
+def unknown_key(key: str, known: Sequence[str]) -> UsageError:
+  """The error for a key that is not known, with the nearest of the known."""
   near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
   tail = key.rsplit('.', 1)[-1]
   near += [k for k in known if k.rsplit('.', 1)[-1] == tail and k not in near]
   hint = f'; did you mean {" or ".join(near[:3])}?' if near else '.'
-  raise UsageError(f'Unknown config key {key!r}{hint}')
+  return UsageError(f'Unknown config key {key!r}{hint}')
 
 
 def _leaf_names(tree: Mapping[str, Any], prefix: str = '') -> Iterator[str]:

@@ -8,7 +8,10 @@ Flags:
                             private/), forget (removes decoded images from the
                             cache folder), or audit (public images only; exit
                             1: refuted)
-  --config.KEY=VALUE        any key of configs/default.py
+  --config.KEY=VALUE        any key of docs/config.md
+  --help                    this page and the configs in configs/
+  --help=KEY                what a key means (--help=privacy.delta), or the keys
+                            of a section (--help=privacy)
 
 Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
 130 stopped by Ctrl-C with everything saved.
@@ -26,6 +29,7 @@ import sys
 
 from dp_diffusion import checks
 from dp_diffusion import compile_cache
+from dp_diffusion import config_values
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
@@ -64,6 +68,14 @@ class Arguments:
   overrides: dict[str, str]
 
 
+# Why not `ml_collections.config_flags` (1.1.0), which was tried: it takes the
+# values of keys from `sys.argv`, whatever arguments it is given; an unknown key
+# is an AttributeError of two lines or a KeyError and names no near key of other
+# sections; an unknown variant prints the traceback of the config file, and its
+# syntax errors are raised as they are; a file that is not there is noticed when
+# the config is first used; `none` is refused for keys such as privacy.epsilon;
+# class names 0,1 become numbers, 01,02 are refused and a,b is one name; a key
+# before --config is an error.
 def parse(argv: Sequence[str]) -> Arguments:
   """Reads the command line (without the program's name).
 
@@ -107,6 +119,40 @@ def parse(argv: Sequence[str]) -> Arguments:
   )
 
 
+def help_topic(argv: Sequence[str]) -> str | None:
+  """What help is asked for: a key, '' for the flags, None for no help.
+
+  >>> help_topic(['--help=privacy']), help_topic(['-h', 'privacy.delta'])
+  ('privacy', 'privacy.delta')
+  >>> help_topic(['--help', '--stage=plan']), help_topic(['--stage=plan'])
+  ('', None)
+  """
+  for place, argument in enumerate(argv):
+    flag, _, topic = argument.partition('=')
+    if flag in ('--help', '-h'):
+      following = ''.join(argv[place + 1 : place + 2])
+      is_key = following.startswith('--config.') or following[:1] not in '-'
+      return topic or (following if is_key else '')
+  return None
+
+
+def show_help(topic: str) -> None:
+  """Prints the flags and the configs, or what is said of a key or section.
+
+  Raises:
+    UsageError: neither a key nor a section.
+  """
+  if not topic:
+    print(__doc__)
+    if found := config_values.describe_files(pathlib.Path('configs')):
+      print(f'Configs, as --config=FILE or --config=FILE:VARIANT:\n{found}')
+    return
+  # Imported here, as `run` does.
+  from dp_diffusion import config_help  # noqa: PLC0415
+
+  print(config_help.of(topic))
+
+
 def default_workdir(config_argument: str) -> str:
   """'configs/a.py:b,c' -> 'runs/a-b-c'."""
   file_name, _, variant = config_argument.partition(':')
@@ -142,17 +188,18 @@ def _one_line(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs; returns the exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  if '--help' in argv or '-h' in argv:
-    print(__doc__)
-    return 0
   host_memory.keep_freed()
   xla_flags.keep_barriers()
   compile_cache.enable()
   # Messages of libraries that no user can act on.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  topic = help_topic(argv)
   try:
-    run(parse(argv))
+    if topic is not None:
+      show_help(topic)
+    else:
+      run(parse(argv))
   except errors.UsageError as error:
     print(f'error: {_one_line(error)}', file=sys.stderr)
     return 2

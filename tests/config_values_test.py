@@ -70,3 +70,33 @@ def test_numbers_in_a_config_file_are_taken_or_shown_with_quotes():
   words = "class_names=0.5 to be of type str, in quotes: '0.5'"
   with pytest.raises(errors.UsageError, match=re.escape(words)):
     config_values.build(kind, values | {'class_names': (0.5,)}, 'data.')
+
+
+def test_configs_are_described_without_being_run(tmp_path):
+  texts = {
+    'a.py': '"""A.\n\nMore."""\ndef get_config(): raise 1\nVARIANTS = {"b": 1}',
+    'b.py': 'def get_config(:',
+    'c.py': 'def get_config(variant=""): pass',
+    'default.py': 'def get_config(): pass',
+    'helper.py': 'x = 1',
+  }
+  for name, text in texts.items():
+    (tmp_path / name).write_text(text)
+  (tmp_path / 'latin.py').write_bytes(b'# \xe9')
+  assert config_values.describe_files(tmp_path) == (
+    f'  {tmp_path}/a.py: A.\n    variants: b\n  {tmp_path}/c.py'
+  )
+  assert config_values.describe_files(tmp_path / 'none') == ''
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'mnist', 'own_images'])
+def test_every_variant_that_is_described_exists(name):
+  config = f'{pathlib.Path(OWN).parent}/{name}.py'
+  shown = config_values.describe_files(pathlib.Path(config).parent)
+  (line,) = re.findall(rf'/{name}\.py: .*\n    variants: (.*)', shown)
+  for variant in line.split(', '):
+    config_values.load_file(f'{config}:{variant}')
+  with pytest.raises(errors.UsageError) as error:
+    config_values.load_file(f'{config}:none')
+  known = str(error.value).rpartition('one of: ')[2].rstrip('.')
+  assert sorted(known.split(', ')) == sorted(line.split(', '))

@@ -117,3 +117,39 @@ def test_the_command_can_be_typed_again(monkeypatch) -> None:
   monkeypatch.setattr(main.sys, 'argv', ['main', *typed])
   command = main.command_line()
   assert shlex.split(command) == ['python', '-m', 'dp_diffusion.main', *typed]
+
+
+def test_help_lists_flags_configs_and_variants(capsys, monkeypatch) -> None:
+  monkeypatch.chdir(ROOT)
+  assert main.main(['--stage=plan', '--help']) == 0
+  shown = capsys.readouterr().out
+  for words in (
+    '--workdir',
+    '--help=KEY',
+    'configs/mnist.py: MNIST',
+    'letters',
+  ):
+    assert words in shown
+  assert 'configs/default.py:' not in shown
+
+
+@pytest.mark.parametrize(
+  'argv',
+  [
+    ['--help=privacy.delta'],
+    ['--help', 'privacy.delta'],
+    ['-h', '--config.privacy.delta=3'],
+    ['--config=configs/digits.py', '--help=config.privacy.delta'],
+  ],
+)
+def test_help_of_a_key(argv, capsys) -> None:
+  assert main.main(argv) == 0
+  shown = capsys.readouterr().out
+  assert shown.startswith('privacy.delta = 1e-05\n  number in (0, 1)\n')
+
+
+def test_help_of_an_unknown_key_names_near_ones(capsys) -> None:
+  assert main.main(['--help=privacy.dleta']) == 2
+  captured = capsys.readouterr()
+  assert 'did you mean privacy.delta' in captured.err
+  assert captured.err.count('\n') == 1 and not captured.out
