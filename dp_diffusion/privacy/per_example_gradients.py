@@ -1,24 +1,24 @@
-"""Norms and weighted sums of per-example gradients, quick on every platform.
+"""Computes norms and weighted sums of per-example gradients, on any platform.
 
-`clipping` takes the norm of each example's gradient, and sums the gradients
-times what the clip makes of them. Both read as many numbers as the network has
-parameters for each example, so how they are read is what privacy costs once the
-gradients are there.
+`clipping` needs the norm of each example's gradient, and the sum of the
+gradients times their clip factors. Both read as many numbers per example as the
+network has parameters. Their memory access is therefore most of the cost of
+privacy, beyond the gradients themselves.
 
 A tree of gradients has leaves float32[B, ...], B examples. Both ways to compute
 norms, that of a CPU and that of accelerators, agree up to rounding; both ways
 to compute sums agree to the bit.
 
-A norm decides how much of a gradient is kept, so it must not come out too
-small. Squares are added in rows, then sums of rows in a tree, so that no number
-passes through more than `_num_additions` additions whatever the order inside a
-row is: each loses at most 2^-24 of it.
+The clip factor follows from the norm, so the norm must not be too small.
+Squares are added in rows, and the sums of rows in a tree, so that no number
+takes part in more than `_num_additions` additions, whatever the order within a
+row. Each addition has a relative rounding error of at most 2^-24.
 
 Guarantees:
   * A norm is not too small by more than `norm_error`, whatever the gradients.
     `per_example_gradients_test.py::test_norms_are_hardly_too_small`,
     `::test_error_of_norms_is_small_for_networks`.
-  * A sum is that of its terms cut to a grid, exactly.
+  * A sum is exactly that of its terms after rounding to a grid.
     `per_example_gradients_test.py::test_sums_are_those_of_terms_on_the_grid`.
 """
 
@@ -36,29 +36,30 @@ from dp_diffusion.privacy import fixed_point
 
 _Pair: TypeAlias = tuple[types.Array, types.Array]
 
-# Squares of gradients times this number overflow for no finite float32.
+# Squares of finite float32 numbers times this factor do not overflow.
 _TINY = 2.0**-80
 _EXAMPLES_AT_A_TIME = 4
-_BLOCK = 64  # Numbers in a row where the leaf has no short axis at its end.
-_LONG_ROW = 512  # At most, as the leaf has them.
-_ROWS_AT_A_TIME = 32  # Of which the sums are summed in a round.
+_BLOCK = 64  # Length of rows of a leaf whose last axis is longer than:
+_LONG_ROW = 512
+_ROWS_AT_A_TIME = 32  # Number of sums of rows that a round adds.
 _UNIT_ROUNDOFF = 2.0**-24
-_FEW_NUMBERS = 8192  # Of a leaf of one example: read together with others.
+_FEW_NUMBERS = 8192  # Leaves with fewer numbers per example are joined.
 
 
 def global_norms(
   grads: types.PyTree,
 ) -> tuple[types.Array, types.Array]:
-  """L2 norm of each example's gradient, over all leaves, without overflow.
+  """Computes the l2 norm of each example's gradient, without overflow.
 
-  Squares of elements over 2^63 would overflow float32, so a second sum, of
-  scaled squares, stands in where the plain one is not finite.
+  The norm is over all leaves. The squares of elements above 2^63 overflow
+  float32, so a second sum, of scaled squares, is used where the plain sum is
+  not finite.
 
   Args:
     grads: leaves [B, ...].
 
   Returns:
-    norms: float32[B]; infinite where no float32 holds it.
+    norms: float32[B], infinite if a norm exceeds float32.
     is_finite: bool[B], whether every element of the gradient is finite.
   """
   norms, is_finite = jax.lax.platform_dependent(
@@ -68,13 +69,13 @@ def global_norms(
 
 
 def norm_error(grads: types.PyTree) -> float:
-  """How much too small a norm may be, of itself, whatever the gradients.
+  """Returns the largest relative error by which a norm may be too small.
 
-  A sum of positive numbers in which each passes n additions is at least
-  (1 - u)^n of the true one, u = 2^-24 (Higham, Accuracy and Stability of
-  Numerical Algorithms, section 4.2), and the root halves that. Squares too
-  small for float32 are below 2^-126 each, next to nothing beside the smallest
-  clip norm.
+  It holds for all gradients. A sum of positive numbers, each of which takes
+  part in n additions, is at least (1 - u)^n times the true sum, u = 2^-24
+  (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2), and the
+  root halves the error. Squares too small for float32 are below 2^-126 each,
+  which is negligible beside the smallest clip norm.
 
   Args:
     grads: leaves [B, ...], or their shapes.
@@ -88,16 +89,16 @@ def weighted_sum(
   is_used: types.Array,
   unit: float,
 ) -> fixed_point.FixedPointSum:
-  """Sums weights[b] grads[b], cut to whole numbers, over the examples in use.
+  """Sums weights[b] grads[b], rounded to integers, over the examples in use.
 
   Args:
-    grads: leaves [B, ...]; where an example is not used they may be anything.
-    weights: float32[B], in units: no product is over 2^24.
-    is_used: bool[B].
-    unit: what one unit of the sum is worth.
+    grads: leaves [B, ...]; values of unused examples do not matter.
+    weights: float32[B], weights in units; no product exceeds 2^24.
+    is_used: bool[B], whether the example is used.
+    unit: value of one unit of the sum.
 
   Returns:
-    A tree of [...], exact.
+    The exact sum, with leaves [...].
   """
   words = jax.lax.platform_dependent(
     grads, weights, is_used, cpu=_sum_by_loop, default=_sum_by_reduction
@@ -106,17 +107,18 @@ def weighted_sum(
 
 
 def masked_sum(values: types.Array, is_used: types.Array) -> types.Array:
-  """Sums values[B] of the examples that are used: float32[]."""
+  """Sums values float32[B] over the examples in use, to float32[]."""
   return jnp.sum(jnp.where(is_used, values.astype(jnp.float32), 0.0))
 
 
 def _norms_by_two_sums(
   grads: types.PyTree,
 ) -> tuple[types.Array, types.Array]:
-  """`global_norms`; both sums in one reduction, which reads each leaf once.
+  """Computes `global_norms` with both sums in one reduction per leaf.
 
-  Over rows, of all leaves one after another, then over what is left of all of
-  them together: no leaf is moved, and sums of sums round less.
+  The reduction reads each leaf once. It first sums the rows of each leaf, then
+  the sums of all leaves together. No leaf is copied, and sums of sums have
+  smaller rounding errors.
   """
   zero = jnp.zeros(())
   pairs = []
@@ -132,11 +134,11 @@ def _norms_by_two_sums(
 
 
 def _sum_in_blocks(x: types.Array) -> types.Array:
-  """Sums [B, R] over R, a block of it at a time, in as many rounds as needed.
+  """Sums [B, R] over R in blocks, in as many rounds as needed.
 
-  XLA would make one reduction of two that follow each other, and the bound of
-  its rounding would be lost; it does not look through a barrier on an
-  accelerator, the only place for this.
+  XLA would merge two successive reductions into one, for which the bound of
+  rounding errors does not hold. A barrier prevents this on accelerators, where
+  this function is used.
   """
   while x.shape[1] > _ROWS_AT_A_TIME:
     x = jax.lax.optimization_barrier(x)
@@ -146,9 +148,9 @@ def _sum_in_blocks(x: types.Array) -> types.Array:
 
 
 def _sum_in_loops(x: types.Array) -> types.Array:
-  """Sums [B, R] over R, at most _ROWS_AT_A_TIME of them in a round.
+  """Sums [B, R] over R, at most _ROWS_AT_A_TIME terms in a round.
 
-  For a CPU, whose compiler drops barriers but makes no two loops one.
+  It is for CPUs, whose compiler drops barriers but does not merge loops.
   """
   while x.shape[1] > 1:
     count = min(x.shape[1], _ROWS_AT_A_TIME)
@@ -161,11 +163,11 @@ def _sum_in_loops(x: types.Array) -> types.Array:
 
 
 def _num_additions(grads: types.PyTree) -> int:
-  """Most additions that a square passes on its way, by either way to sum."""
+  """Returns the largest number of additions that a square takes part in."""
   leaves = jax.tree.leaves(grads)
   rows = [math.prod(leaf.shape[1:]) // _row_size(leaf) + 1 for leaf in leaves]
   count = max((_row_size(leaf) for leaf in leaves), default=1)
-  num_rows = sum(rows)  # Small leaves side by side have no more of them.
+  num_rows = sum(rows)  # Joining small leaves does not add rows.
   while num_rows > 1:
     count += min(num_rows, _ROWS_AT_A_TIME)
     num_rows = -(-num_rows // _ROWS_AT_A_TIME)
@@ -175,9 +177,9 @@ def _num_additions(grads: types.PyTree) -> int:
 def _norms_by_one_sum_or_two(
   grads: types.PyTree,
 ) -> tuple[types.Array, types.Array]:
-  """`global_norms`, without the second sum where no example overflows.
+  """Computes `global_norms`, with the second sum only if an example overflows.
 
-  On a CPU it would take twice as long as the first.
+  On a CPU the second sum would take twice as long as the first.
   """
   plain = _sum_of_squares(grads)
   is_finite = jnp.isfinite(plain)
@@ -193,7 +195,7 @@ def _norms_by_one_sum_or_two(
 def _norms_of(
   plain: types.Array, scaled: types.Array
 ) -> tuple[types.Array, types.Array]:
-  """`global_norms` from sums of squares and of squares of _TINY times that."""
+  """Computes `global_norms` from the plain and the scaled sums of squares."""
   norms = jnp.where(
     jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(scaled) / _TINY
   )
@@ -203,7 +205,7 @@ def _norms_of(
 def _sum_of_squares(
   grads: types.PyTree, factor: float | None = None
 ) -> types.Array:
-  """Sums (factor g)^2 over all leaves and elements: float32[B]."""
+  """Sums (factor g)^2 over all leaves and elements, to float32[B]."""
   sums = []
   for leaf in jax.tree.leaves(grads):
     g = _in_rows(leaf)
@@ -213,13 +215,16 @@ def _sum_of_squares(
 
 
 def _row_size(leaf: types.Array) -> int:
-  """Numbers in a row of `_in_rows`, or of small leaves side by side."""
+  """Returns the length of the rows of a leaf."""
   last = leaf.shape[-1] if leaf.ndim > 1 else 1
   return max(last, _BLOCK) if last <= _LONG_ROW else _BLOCK
 
 
 def _in_rows(leaf: types.Array) -> types.Array:
-  """float32[B, ..., at most _LONG_ROW]; zeros are added where none is short."""
+  """Reshapes a leaf to rows, float32[B, ..., at most _LONG_ROW].
+
+  If its last axis is longer, zeros are appended to fill rows of _BLOCK.
+  """
   g = leaf.astype(jnp.float32)
   if g.ndim == 1:
     return g[:, None]
@@ -231,7 +236,7 @@ def _in_rows(leaf: types.Array) -> types.Array:
 
 
 def _rows(leaf: types.Array) -> types.Array:
-  """float32[B, numbers of an example]."""
+  """Reshapes a leaf to float32[B, numbers per example]."""
   return leaf.astype(jnp.float32).reshape(leaf.shape[0], -1)
 
 
@@ -240,11 +245,11 @@ def _add_pairs(a: _Pair, b: _Pair) -> _Pair:
 
 
 def _few_leaves(leaves: Sequence[types.Array]) -> list[types.Array]:
-  """The large leaves, then all small ones side by side: [B, blocks, _BLOCK].
+  """Returns the large leaves, and all small ones joined, [B, blocks, _BLOCK].
 
   Two thirds of a U-Net's leaves are vectors of a few hundred numbers, together
-  a thousandth of its weights; on a GPU 200 reductions of them take 20 times as
-  long as the one.
+  a thousandth of its weights. On a GPU, 200 reductions of them take 20 times as
+  long as a single one.
   """
   large = [leaf for leaf in leaves if not _is_small(leaf)]
   small = [_rows(leaf) for leaf in leaves if _is_small(leaf)]
@@ -264,17 +269,17 @@ def _sum_by_reduction(
   weights: types.Array,
   is_used: types.Array,
 ) -> fixed_point.Words:
-  """`weighted_sum`, compiled to one reduction that reads each leaf once.
+  """Computes `weighted_sum` by one reduction, which reads each leaf once.
 
-  A matrix product would round float32 to TensorFloat-32 on GPUs, and would not
-  cut each term by itself.
+  A matrix product would round float32 to TensorFloat-32 on GPUs, and could not
+  round each term by itself.
   """
   leaves, treedef = jax.tree.flatten(grads)
   sums: list[fixed_point.Words] = []
   for g in _few_leaves(leaves):
     if sums:
-      # One leaf after another: XLA would make a single kernel of all leaves of
-      # one shape, with too many registers to run at speed.
+      # The barrier keeps leaves apart. XLA would make one kernel of all leaves
+      # of the same shape, which is slow because it needs too many registers.
       weights, is_used, _ = jax.lax.optimization_barrier(
         (weights, is_used, sums[-1])
       )
@@ -289,7 +294,7 @@ def _sum_by_reduction(
 def _sum_of_leaf(
   g: types.Array, weights: types.Array, is_used: types.Array
 ) -> fixed_point.Words:
-  """`weighted_sum` of one leaf, by reductions of as many as a word holds."""
+  """Computes `weighted_sum` of a leaf, with as many terms as a word holds."""
 
   def spread(x: types.Array) -> types.Array:
     return jnp.reshape(x, x.shape + (1,) * (g.ndim - 1))
@@ -310,7 +315,7 @@ def _sum_of_leaf(
 def _all_leaves(
   sums: Sequence[types.Array], leaves: Sequence[types.Array]
 ) -> list[types.Array]:
-  """Undoes `_few_leaves` for sums over the examples."""
+  """Inverts `_few_leaves` for sums over the examples."""
   large, joined, start = iter(sums), sums[-1].ravel(), 0
   found = []
   for leaf in leaves:
@@ -329,9 +334,9 @@ def _sum_by_loop(
   weights: types.Array,
   is_used: types.Array,
 ) -> fixed_point.Words:
-  """`weighted_sum`, a few examples after another.
+  """Computes `weighted_sum` in a loop over a few examples at a time.
 
-  On a CPU, XLA's reduction over a first axis takes 20 to 30 times as long.
+  On a CPU, XLA's reduction over the first axis takes 20 to 30 times as long.
   """
   count, most = weights.shape[0], fixed_point.MAX_GROUP
   num_groups, rest = divmod(count, most)
@@ -357,9 +362,9 @@ def _group_sum(
   start: int | types.Array,
   count: int,
 ) -> types.PyTree:
-  """Sums of examples [start, start + count), at most 64: a tree of int32.
+  """Sums examples [start, start + count), at most 64, to a tree of int32.
 
-  More than one example at a time spares reading and writing the sum in between.
+  With several examples at a time the sum is read and written less often.
   """
   size = math.gcd(count, _EXAMPLES_AT_A_TIME)
 

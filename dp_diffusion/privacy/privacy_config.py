@@ -1,4 +1,4 @@
-"""What is promised: the privacy section of a config, checked."""
+"""The section `privacy` of a config: the promised guarantee."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROBABILITY = config_keys.Allowed('(0, 1)', strict_json.probability)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-  """What is promised, and which number is computed from the others.
+  """The promised guarantee, and which number is computed from the others.
 
   Guarantees:
     * Every bad value is refused in one line, before any compute:
@@ -133,7 +133,7 @@ class PrivacyConfig:
 
   @property
   def mechanism_type(self) -> type[mechanism_lib.TrainingMechanism]:
-    """The kind of training that these keys choose."""
+    """Class of the mechanism that these keys choose."""
     if self.num_bands > 1:
       return banded_sgd.BandedSgdMechanism
     return mechanism_lib.DpSgdMechanism
@@ -141,7 +141,7 @@ class PrivacyConfig:
   def mechanism(
     self, noise_multiplier: float, num_steps: int
   ) -> mechanism_lib.TrainingMechanism:
-    """The mechanism of this config, with the numbers that are computed."""
+    """Returns the mechanism of this config with these computed numbers."""
     return self.mechanism_type(
       num_examples=self.num_examples,
       expected_batch_size=self.expected_batch_size,

@@ -1,7 +1,7 @@
-"""What a release says about its privacy: `privacy.json`, and the card.
+"""Writes the privacy statement of a release (`privacy.json`) and its card.
 
-Everything follows from the ledger and from a few public facts, so that `verify`
-can write it again and compare.
+Both are computed from the ledger and a few public facts, so that `verify` can
+compute them again and compare.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
-# Goes up with every change of the words below or of the keys.
+# Increase it with every change of the words below or of the keys.
 VERSION = 4
 FILE_NAME = 'privacy.json'
 
@@ -32,30 +32,31 @@ def statement(
   unit: str | None = None,
   public_data: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-  """Builds `privacy.json`, but for the hashes of the files.
+  """Builds `privacy.json` without the hashes of the files.
 
   Guarantees:
-    * Epsilon is that of the ledger, the smaller of PLD's and RDP's bounds:
+    * Epsilon is that of the ledger, the smaller bound of PLD and RDP:
       `statement_test.py::test_epsilon_is_that_of_the_ledger`.
-    * Without a guarantee it says so, in the numbers and in words:
+    * If there is no guarantee, numbers and words say so:
       `statement_test.py::test_no_noise_is_said`.
-    * An insecure secret is said:
+    * An insecure secret is stated:
       `statement_test.py::test_insecure_secret_is_said`.
     * It is JSON without NaN or infinity:
       `statement_test.py::test_is_strict_json`.
 
   Args:
-    ledger: all that was spent.
+    ledger: all events that were spent.
     dataset: public name of the sensitive dataset.
     insecure_secret: whether the secret was planted by a test.
-    code_revision: of this project, when the training ended.
+    code_revision: revision of this code at the end of the training.
     versions: {package: version}.
-    public_data: of `statement_words.public_data`, one for each set of images
-      that the first weights have seen.
-    unit: of the config; must be that of the ledger. None takes the ledger's.
+    public_data: results of `statement_words.public_data`, one for each set of
+      images that the first weights were trained on.
+    unit: unit of the config, which must be that of the ledger; None does not
+      compare.
 
   Returns:
-    A JSON object; `files` {relative path: sha256} is to be added.
+    A JSON object, to which `files` {relative path: sha256} must be added.
 
   Raises:
     ValueError: a fact is not a line of text, or the units differ.
@@ -107,9 +108,10 @@ def statement(
 
 
 def checksum(statement: Mapping[str, Any]) -> str:
-  """Hex SHA-256 of a statement but its `files` and `checksum`.
+  """Returns the hex SHA-256 of a statement without `files` and `checksum`.
 
-  It tells a slip from what was written; whoever forges one forges both.
+  It reveals accidental changes. It cannot reveal a forgery, since a forger can
+  compute it too.
   """
   covered = {
     name: value
@@ -120,7 +122,7 @@ def checksum(statement: Mapping[str, Any]) -> str:
 
 
 def parse_ledger(statement: Mapping[str, Any]) -> ledger_lib.Ledger:
-  """The ledger that a statement holds.
+  """Returns the ledger of a statement.
 
   Raises:
     ValueError: a part is missing or wrong; one line.
@@ -131,15 +133,15 @@ def parse_ledger(statement: Mapping[str, Any]) -> ledger_lib.Ledger:
 
 
 def number(statement: Mapping[str, Any], name: str) -> float | None:
-  """A number of a statement: epsilons, delta or the noise multiplier.
+  """Returns a number of a statement.
 
   Args:
-    statement: as `statement` returns it.
+    statement: the result of `statement`.
     name: 'epsilon', 'epsilon_pld', 'epsilon_rdp', 'delta', or
       'noise_multiplier' (of the last DP-SGD training).
 
   Returns:
-    The number; None for an infinite one, or where there is none.
+    The number; None if it is infinite or absent.
   """
   if name != 'noise_multiplier':
     return statement[name]
@@ -150,14 +152,14 @@ def number(statement: Mapping[str, Any], name: str) -> float | None:
 
 
 def card(statement: Mapping[str, Any]) -> str:
-  """The statement in plain words.
+  """Returns the statement in plain words.
 
   Args:
-    statement: as `statement` returns it.
+    statement: the result of `statement`.
 
   Returns:
-    Markdown that begins with a heading of level 1 and ends in a newline. Of a
-    statement of an earlier version, whose words are others, the sentence alone.
+    Markdown that begins with a heading of level 1 and ends in a newline. For a
+    statement of an earlier version, which has other words, only the sentence.
   """
   parts = [f'# Privacy of this release\n\n{statement["statement"]}']
   if statement['statement_version'] != VERSION:
@@ -204,16 +206,16 @@ def card(statement: Mapping[str, Any]) -> str:
 
 
 def card_parts(privacy_card: str) -> tuple[str, str]:
-  r"""The card as a part of another: what stands first, and what comes last.
+  r"""Splits the card into two parts, for the beginning and end of another.
 
   >>> card_parts('# Title\n\nNo promise.\n\n## Why\n\nNo noise.\n')
   ('No promise.', '### Why\n\nNo noise.')
 
   Args:
-    privacy_card: as `card` returns it.
+    privacy_card: the result of `card`.
 
   Returns:
-    The guarantee, one paragraph; the rest, its headings one level deeper.
+    (the guarantee in one paragraph, the rest with headings one level deeper).
   """
   text = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
   guarantee, _, details = text.partition('\n\n')
@@ -235,7 +237,7 @@ def _show(epsilon: float | None) -> str:
 
 
 def _epsilon_in_words(statement: Mapping[str, Any]) -> str:
-  """Both bounds, and which of them holds."""
+  """Returns both bounds in words, and which of them holds."""
   if not statement['private']:
     return 'infinite.'
   names = {'pld': 'privacy loss distributions', 'rdp': 'Renyi DP'}
@@ -249,7 +251,7 @@ def _epsilon_in_words(statement: Mapping[str, Any]) -> str:
 
 
 def _round_up(epsilon: float) -> float:
-  """To 4 significant figures, never below.
+  """Rounds up to 4 significant figures.
 
   >>> _round_up(9.99901)
   10.0
@@ -265,7 +267,7 @@ def _round_up(epsilon: float) -> float:
 def sentence(
   ledger: ledger_lib.Ledger, epsilon: float | None, insecure: bool
 ) -> str:
-  """The guarantee in one sentence; epsilon None says that there is none."""
+  """Returns the guarantee in one sentence; epsilon None means there is none."""
   if epsilon is None:
     return statement_words.NOT_PRIVATE
   text = (
@@ -282,9 +284,10 @@ def sentence(
 
 
 def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
-  """What delta allows, beside the number of records that it is spread over.
+  """Explains delta by the number of records that may be published in full.
 
-  Publishing each record in full with probability delta would pass.
+  Publishing each record in full with probability delta satisfies the definition
+  of differential privacy.
   """
   text = (
     f'delta is {ledger.delta:g}: for a record, the bound by epsilon may fail'

@@ -1,4 +1,4 @@
-"""The words of a privacy statement that do not depend on its numbers."""
+"""The texts of a privacy statement that do not depend on its numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTING = (
   ' holds whatever is computed from the release, now or later.'
 )
 TRAINED = 'trained on them'
-SUMMED = 'added noise to sums over them'  # And trained on nothing else.
+SUMMED = 'added noise to sums over them'  # They were used for nothing else.
 
 RELATION = (
   'Two datasets are neighbours if one is the other with one record added or'

@@ -1,8 +1,8 @@
-"""JSON and numbers that are checked before anybody relies on them.
+"""Reads JSON and numbers strictly.
 
-A ledger decides what may still be spent, so it is read back strictly: an
+A ledger decides how much may still be spent, so it is read strictly. An
 unknown, missing or repeated key, a NaN, a wrong type or a number out of range
-is an error of one line, never a default.
+is an error of one line and is never replaced by a default.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def loads(text: str | bytes) -> Any:
 
 
 def dumps(value: Any) -> str:
-  """The same bytes for the same value: sorted keys, no spaces, no NaN."""
+  """Returns JSON with sorted keys and without spaces or NaN.
+
+  Equal values give equal texts.
+  """
   return json.dumps(
     value, sort_keys=True, separators=(',', ':'), allow_nan=False
   )
@@ -60,12 +63,12 @@ def fields(name: str, value: Any, expected: Sequence[str]) -> dict[str, Any]:
   """Returns `value` if it is an object with exactly the expected keys.
 
   Args:
-    name: what the object is, for the message.
+    name: name of the object, for the message.
     value: parsed JSON.
     expected: the keys.
 
   Raises:
-    ValueError: it is no object, or a key is missing or unknown.
+    ValueError: the value is no object, or a key is missing or unknown.
   """
   if not isinstance(value, dict):
     raise ValueError(f'Expected {name} to be an object, not {_short(value)}.')
@@ -87,7 +90,7 @@ def items(name: str, value: Any) -> list[Any]:
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
-  """Returns a Python int; refuses bool, float, str and what is out of range.
+  """Returns a Python int; refuses bool, float, str and values out of range.
 
   >>> integer('num_steps', 2.0, minimum=1)
   Traceback (most recent call last):
@@ -117,13 +120,13 @@ def real(
   """Returns a Python float >= 0; refuses NaN, bool and str.
 
   Args:
-    name: for the message.
+    name: name of the value, for the message.
     value: int or float of Python or NumPy.
     positive: whether 0 is refused.
     finite: whether infinity is refused.
 
   Raises:
-    ValueError: one line.
+    ValueError: the value is refused; one line says why.
   """
   try:
     if isinstance(value, (bool, str, bytes)):
@@ -164,7 +167,7 @@ def line(name: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-  """One line of at most 80 characters."""
+  """Shows a value in one line of at most 80 characters."""
   text = repr(value)
   return text if len(text) <= 80 else text[:77] + '...'
 

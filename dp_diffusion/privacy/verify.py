@@ -2,24 +2,24 @@
 
     python -m dp_diffusion.privacy.verify RELEASE_DIR
 
-For whoever receives a release: it recomputes epsilon from the events in
-`privacy.json` and the sha256 of every file. It needs dp-accounting, and no
-jax. Exit code 0: all agrees; 1: something does not; 2: there is nothing to
-check. A release at gs:// is to be copied to a local folder first.
+It recomputes epsilon from the events in `privacy.json`, and the sha256 of every
+file, for the recipient of a release. It needs dp-accounting but not JAX. The
+exit code is 0 if everything agrees, 1 if something differs, and 2 if there is
+nothing to check. A release at gs:// must first be copied to a local folder.
 
 Guarantees:
   * A statement that was changed is refused:
     `verify_test.py::test_changed_statement_is_refused`.
-  * A release of an earlier version is checked by what it was accounted with,
-    and refused where that understated epsilon:
+  * A release of an earlier version is checked with the accountant of that
+    version, and refused if that understated epsilon:
     `verify_test.py::test_earlier_version_is_checked_as_before`.
   * A file that was changed, added or removed is refused:
     `verify_test.py::test_changed_folder_is_refused`.
-  * A card that says something else than the statement is refused:
+  * A card that does not agree with the statement is refused:
     `verify_test.py::test_card_must_say_the_statement`.
-  * A path that leads outside the folder is refused, and not read:
+  * A path that leads outside the folder is refused and not read:
     `verify_test.py::test_path_outside_is_refused`.
-  * Whatever `privacy.json` holds, there is no traceback:
+  * There is no traceback, whatever `privacy.json` holds:
     `verify_test.py::test_malformed_statement_is_refused`.
   * jax is not imported: `verify_test.py::test_runs_without_jax`.
 """
@@ -44,9 +44,9 @@ from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
 
 _USAGE = 'usage: python -m dp_diffusion.privacy.verify RELEASE_DIR'
-_TOLERANCE = 1e-6  # Relative, of an epsilon computed on another machine.
+_TOLERANCE = 1e-6  # Relative, for an epsilon computed on another machine.
 _CARD = 'README.md'
-_MAX_BYTES = 64 << 20  # Of privacy.json.
+_MAX_BYTES = 64 << 20  # Largest size of privacy.json.
 _LIMITS = (
   'This shows that the statement agrees with itself and with the files. It'
   ' does not prove what ran: that the code was the one named, on the data'
@@ -56,11 +56,11 @@ _LIMITS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """What was found.
+  """The result of a check.
 
   Attributes:
     facts: lines about what was recomputed.
-    mismatches: lines, one for each thing that does not agree.
+    mismatches: lines, one for each difference.
   """
 
   facts: tuple[str, ...]
@@ -74,7 +74,7 @@ def verify(release_dir: str | os.PathLike[str]) -> Report:
     release_dir: local folder that holds `privacy.json`.
 
   Returns:
-    What was found. Nothing in the folder makes it raise.
+    The result. No content of the folder makes the function raise.
   """
   folder = pathlib.Path(release_dir)
   try:
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _usage_problem(argv: Sequence[str]) -> str:
-  """Why there is nothing to check, or ''."""
+  """Returns why there is nothing to check, or ''."""
   if len(argv) != 1 or argv[0].startswith('-'):
     return _USAGE
   try:
@@ -151,7 +151,7 @@ def _read_statement(path: pathlib.Path) -> dict[str, Any]:
 def _check_statement(
   statement: Mapping[str, Any],
 ) -> tuple[list[str], list[str]]:
-  """Says it again from the events, and compares."""
+  """Computes the statement again from its events, and compares."""
   try:
     ledger = statement_lib.parse_ledger(statement)
     again = statement_lib.statement(
@@ -198,7 +198,7 @@ def _check_statement(
 def _as_before(
   ledger: ledger_lib.Ledger, again: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What versions before 4 stated: a PLD of fixed interval, nothing else."""
+  """Returns what versions before 4 stated, by a PLD at a fixed interval."""
   found = ledger.epsilon(accounting.FIXED_PLD)
   epsilon = found if math.isfinite(found) else None
   return {
@@ -214,7 +214,7 @@ def _as_before(
 def _understated(
   statement: Mapping[str, Any], again: Mapping[str, Any]
 ) -> list[str]:
-  """Says so where an earlier accountant promised too small an epsilon."""
+  """Returns a mismatch if an earlier accountant understated epsilon."""
   stated, found = statement.get('epsilon'), again['epsilon']
   if not isinstance(stated, (int, float)) or isinstance(stated, bool):
     return []  # No number of a bound; other checks speak of it.
@@ -281,7 +281,7 @@ def _check_files(
 def _check_card(
   folder: pathlib.Path, statement: Mapping[str, Any]
 ) -> list[str]:
-  """Whether the card, which people read, says what the statement says."""
+  """Compares the card with the statement; returns the mismatches."""
   path = folder / _CARD
   try:
     if not stat.S_ISREG(path.lstat().st_mode):
@@ -307,7 +307,7 @@ def _check_card(
 
 
 def _path_problem(name: str) -> str:
-  """Why a listed path is not one of a file inside the folder, or ''."""
+  """Returns why a listed path is no file inside the folder, or ''."""
   parts = name.split('/')
   if name.startswith('/') or '\\' in name or ':' in parts[0] or '..' in parts:
     return 'leads outside the folder'
@@ -319,7 +319,7 @@ def _path_problem(name: str) -> str:
 
 
 def _list_files(folder: pathlib.Path) -> tuple[set[str], list[str]]:
-  """Paths of plain files relative to the folder, and what is not plain."""
+  """Lists relative paths of plain files, and problems with other ones."""
   found: set[str] = set()
   problems: list[str] = []
   walk = os.walk(
@@ -338,7 +338,7 @@ def _list_files(folder: pathlib.Path) -> tuple[set[str], list[str]]:
 
 
 def _sha256(path: pathlib.Path) -> str:
-  """Hex digest, or '' for a file that cannot be read."""
+  """Returns the hex digest, or '' for a file that cannot be read."""
   try:
     with path.open('rb') as f:
       return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -352,12 +352,12 @@ def _is_same(name: str, stated: Any, found: Any) -> bool:
       stated, bool
     )
     return is_number and math.isclose(stated, found, rel_tol=_TOLERANCE)
-  # Through JSON, so that 1, 1.0 and True are three values.
+  # JSON distinguishes 1, 1.0 and True.
   return strict_json.dumps(stated) == strict_json.dumps(found)
 
 
 def _public_data(statement: Mapping[str, Any]) -> Sequence[Any]:
-  """What it says of public images; earlier versions say nothing."""
+  """Returns the entries on public images; earlier versions have none."""
   if 'public_data' not in statement:
     return ()
   found: Sequence[Any] = _get(statement, 'public_data', list)

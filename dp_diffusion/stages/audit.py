@@ -1,18 +1,18 @@
-"""Measures what the private step lets out, and compares it with a claim.
+"""Audits the private step: measures a lower bound on epsilon for a claim.
 
-A job of its own: public images, and canaries that take part by secret coins, go
-through the loop, clip, noise and optimizer of private fine-tuning, with the
-noise calibrated to `audit.epsilon`. Every run is a new one: new secret, new
-coins; results of earlier runs stay in `evaluation/audit.json`.
+The audit is a training of its own. Public images, and canaries included by
+secret coins, go through the loop, clip, noise and optimizer of private
+fine-tuning, with the noise calibrated to `audit.epsilon`. Every audit has a new
+secret and new coins; results of earlier audits stay in `evaluation/audit.json`.
 
 Guarantees:
-  * It reads no sensitive image, so it spends nothing.
+  * It reads no sensitive image, so it spends no privacy.
     `tests/stages/audit_test.py::test_no_sensitive_image_is_read`.
   * It fails where the noise is off or too small or the clip is off, and passes
     on the mechanism as it is.
     `tests/stages/audit_test.py::test_faults_end_with_exit_code_1`,
     `tests/stages/audit_test.py::test_right_mechanism_passes`.
-  * Coins come from a secret that no earlier audit used.
+  * The coins come from a secret that no earlier audit used.
     `tests/stages/audit_test.py::test_every_audit_has_its_own_secret`,
     `tests/stages/audit_test.py::test_an_audit_never_goes_on_under_another_secret`.
 """
@@ -64,7 +64,7 @@ from dp_diffusion.training import state as train_state
 
 # Norm of a canary's gradient in clip norms: without the clip it stands out.
 _CANARY_NORM = 10.0
-_NUM_CHECKPOINTS = 5  # At most; an audit is short.
+_NUM_CHECKPOINTS = 5  # Largest number of checkpoints; an audit is short.
 
 
 def run(
@@ -73,13 +73,14 @@ def run(
   """Audits the private step and writes evaluation/audit.json and audit.png.
 
   Args:
-    config: uses audit, pretrain, finetune, model, diffusion, the clip norm.
-    workdir: reads public/; writes private/audit and evaluation/.
-    stop: asked at every step.
+    config: gives audit, pretrain, finetune, model, diffusion and the clip norm.
+    workdir: public/ is read; private/audit and evaluation/ are written.
+    stop: called at every step; tells whether to stop.
 
   Raises:
     Failed: the measured bound exceeds the claim.
-    UsageError: missing public data, too few parameters, a full disk.
+    UsageError: public data are missing, there are too few parameters, or the
+      disk is full.
     Interrupted: the user asked to stop; the next run continues.
   """
   start = time.monotonic()
@@ -123,7 +124,7 @@ def run(
     optimizer,
   )
   state = train_state.create(trained, optimizer, frozen)
-  # Canaries hold a second copy of the gradients of a microbatch.
+  # Canaries need a second copy of the gradients of a microbatch.
   size = max(1, batch_sizes.private_size(config, state, devices) // 2)
   steps = dataclasses.replace(steps, microbatch_size=size)
   state = _train(
@@ -143,14 +144,15 @@ def run(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Seen:
-  """What the attacker and the auditor have seen.
+  """The observations of the attacker and of the auditor.
 
   Attributes:
     observed: float64[T, m], the noised sum of each step at each gradient
-      canary's coordinate, over its sensitivity.
-    is_selected: bool[T, m], which gradient canary was selected when.
-    drop: float64[n], how far the loss of each image canary fell.
-    seconds: how long the audit took.
+      canary's coordinate, divided by the sensitivity.
+    is_selected: bool[T, m], whether the gradient canary was selected at the
+      step.
+    drop: float64[n], decrease of the loss of each image canary.
+    seconds: duration of the audit.
   """
 
   observed: np.ndarray
@@ -160,7 +162,7 @@ class _Seen:
 
 
 def _loss_fn(config: config_lib.Config) -> types.LossFn:
-  """That of fine-tuning."""
+  """Returns the loss function of fine-tuning."""
   return assembly.make_loss_fn(
     unet.UNet(config.unet_config(config.data)),
     config.finetune_diffusion(),
@@ -173,14 +175,14 @@ def _observed(
   mechanism: mechanism_lib.TrainingMechanism,
   state: train_state.TrainState,
 ) -> np.ndarray:
-  """See `_Seen`."""
+  """Returns `_Seen.observed`."""
   unit = 1.0 if config.finetune.rescale_to_unit_norm else mechanism.l2_clip_norm
   rows = np.asarray(state.opt_state[0].rows, np.float64)
   return rows * (mechanism.expected_batch_size / unit)
 
 
 def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
-  """The report's section, where an audit has been made."""
+  """Returns the section of the report, if there was an audit."""
   path = workdir.evaluation / 'audit.json'
   if not path.exists():
     return ()
@@ -189,7 +191,7 @@ def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
 
 
 def on_public_images(config: config_lib.Config) -> config_lib.Config:
-  """Fine-tuning's config with the public images and the audit's claim."""
+  """Returns the config of fine-tuning with public images and the claim."""
   audit = config.audit
   return dataclasses.replace(
     config,
@@ -213,7 +215,7 @@ def on_public_images(config: config_lib.Config) -> config_lib.Config:
 def _facts(
   config: config_lib.Config, mechanism: mechanism_lib.TrainingMechanism
 ) -> dict[str, Any]:
-  """What an interrupted audit must share with the one that continues it."""
+  """Returns the facts that an interrupted audit and its resume must share."""
   return {
     'mechanism': mechanism.to_dict(),
     'audit': config_lib.to_dict(config.audit),
@@ -229,7 +231,7 @@ def _begin_job(
   workdir: workdirs.Workdir,
   facts: Mapping[str, Any],
 ) -> key_streams.Secret:
-  """Continues the job that was interrupted, or clears the place for another."""
+  """Continues an interrupted audit, or prepares the folder for a new one."""
   folder = workdir.private / 'audit'
   path = run_secret.claimed_path(config, workdir).parent / 'audit' / 'secret'
   record = folder / 'job.json'
@@ -313,7 +315,7 @@ def _train(
 def _released(
   config: config_lib.Config, state: train_state.TrainState
 ) -> types.Params:
-  """The weights that fine-tuning would release."""
+  """Returns the weights that fine-tuning would release."""
   is_ema = config.finetune.release_weights == 'ema'
   return state.all_ema_params if is_ema else state.all_params
 
@@ -325,7 +327,7 @@ def _conclude(
   dataset: audit_records.Dataset,
   seen: _Seen,
 ) -> None:
-  """Guesses the coins, writes what was found, and fails if it must."""
+  """Guesses the coins, writes the results, and raises if the claim fails."""
   scores = audit_lib.participation_scores(
     seen.observed, mechanism.sampling_prob
   )
@@ -362,7 +364,7 @@ def _tests(
   seen: _Seen,
   scores: np.ndarray,
 ) -> dict[str, Any]:
-  """What each test bounds, and whether all of them stay below the claim."""
+  """Returns the bounds of all tests, and whether they are below the claim."""
   assert mechanism.num_groups == 1  # On the curve of independent noise.
   guess = functools.partial(
     audit_lib.one_run, delta=audit.delta, confidence=audit.confidence
@@ -373,7 +375,7 @@ def _tests(
     num_guesses_in=audit.num_guesses_in,
     num_guesses_out=audit.num_guesses_out,
   )
-  # Either may refute the claim: the chance of a wrong word is shared.
+  # Either test may refute the claim, so each has half of the significance.
   significance = (1 - audit.confidence) / 2
   whole = _whole_run(mechanism, guesses, significance)
   steps = _each_step(mechanism, seen.observed, seen.is_selected, significance)
@@ -402,9 +404,9 @@ def _whole_run(
   guesses: audit_lib.OneRun,
   significance: float,
 ) -> dict[str, Any]:
-  """Guesses of who took part at all, and what they bound."""
+  """Returns the bounds from guesses which canaries were included."""
   by_guesses = guesses.to_dict()
-  # By (epsilon, delta) alone, whatever the mechanism's curve.
+  # This bound holds for any mechanism with this (epsilon, delta).
   by_guesses['epsilon_of_any_mechanism'] = by_guesses.pop('epsilon_lower_bound')
   found = audit_tradeoff.bound(mechanism, guesses, significance)
   return {**by_guesses, **dataclasses.asdict(found)}
@@ -416,7 +418,7 @@ def _each_step(
   is_selected: np.ndarray,
   significance: float,
 ) -> dict[str, Any]:
-  """Steps and canaries as trials, and what they bound."""
+  """Returns the bounds from all pairs of a step and a canary."""
   steps = audit_steps.bound(observed, is_selected, significance)
   found = audit_tradeoff.Bound(
     largest_noise=steps.largest_noise,
@@ -429,7 +431,7 @@ def _each_step(
 
 
 def _earlier_runs(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-  """Short records of all earlier audits: none is forgotten."""
+  """Returns short records of all earlier audits."""
   if before is None:
     return []
   last = {

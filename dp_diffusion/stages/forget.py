@@ -1,8 +1,8 @@
 """Removes all decoded images from the user's cache folder, of any dataset.
 
-Sets that are large when decoded (`data.max_in_memory_bytes`) are kept there, so
-that the next run starts sooner. They are sensitive where the images are, and
-lie outside of every working directory. All go, and not those of the config
+Decoded sets that are large (`data.max_in_memory_bytes`) are kept there, so that
+the next run starts sooner. They are as sensitive as the images, and lie outside
+of every working directory. All go, and not those of the config
 alone: files that were changed or moved since are found by no config any more,
 and what is still needed is decoded again.
 """
@@ -16,15 +16,15 @@ from dp_diffusion.data import cache
 
 
 def run(config: config_lib.Config) -> None:
-  """Removes them and says from which folder.
+  """Removes decoded images of all datasets, and prints the folders.
 
-  Datasets that TFDS has prepared (`data.tfds_dir`) are no cache, and stay.
+  Datasets that TFDS has prepared (`data.tfds_dir`) are not a cache, and stay.
 
   Args:
-    config: uses data.cache_dir and pretrain.data.cache_dir.
+    config: gives data.cache_dir and pretrain.data.cache_dir.
 
   Raises:
-    UsageError: something could not be removed.
+    UsageError: a folder could not be removed.
   """
   folders = dict.fromkeys(
     (config.data.cache_dir, config.pretrain.data.cache_dir)

@@ -1,7 +1,8 @@
-"""Sampling the synthetic dataset from release/model: post-processing.
+"""Samples the synthetic dataset from release/model, which is post-processing.
 
-Every image is a function of (seed, its number) alone, so shards can be made
-in any order, on any number of devices; a rerun makes those that are missing.
+Every image is a function of (seed, index of the image) alone, so shards can be
+made in any order and on any number of devices. A rerun makes those that are
+missing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
-_NOISE_PURPOSE = 2  # Of the public seed; see pretrain.py.
+_NOISE_PURPOSE = 2  # Purpose of the public seed; see pretrain.py.
 
-# (labels int32[n], number of the first image) -> uint8[n, H, W, C].
+# (labels int32[n], index of the first image) -> uint8[n, H, W, C].
 SampleFn = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -41,12 +42,12 @@ def run(
   """Writes release/dataset, samples.png and the statement that covers them.
 
   Args:
-    config: uses seed, data, model, diffusion, sample.
-    workdir: reads release/model, writes release/.
-    stop: asked before every batch.
+    config: gives seed, data, model, diffusion and sample.
+    workdir: release/model is read, release/ is written.
+    stop: called before every batch; tells whether to stop.
 
   Raises:
-    UsageError: labels that do not fit the classes; a full disk.
+    UsageError: the labels do not fit the classes, or the disk is full.
     Interrupted: the user asked to stop; finished shards are kept.
   """
   devices = parallel.DataParallel()
@@ -57,7 +58,7 @@ def run(
     num_classes = len(config.data.class_names) or 1
     labels = sample_labels(sample.labels, num_classes, sample.num_samples)
   num_shards = -(-sample.num_samples // sample.shard_size)
-  # By number, not from what is missing: another process may write meanwhile.
+  # Shards are divided by number, since another process may write missing ones.
   mine = range(devices.process_index, num_shards, devices.process_count)
   processes.together(
     lambda: _write_shards(mine, num_shards, labels, config, workdir, stop)
@@ -73,7 +74,7 @@ def _write_shards(
   workdir: workdirs.Workdir,
   stop: interrupts.Stop,
 ) -> None:
-  """Writes those of the shards that are missing."""
+  """Writes those of the given shards that are missing."""
   sample, devices = config.sample, parallel.DataParallel()
   missing = release.missing_shards(workdir.release, num_shards)
   left = [shard for shard in shards if shard in missing]
@@ -96,7 +97,7 @@ def _write_shards(
 
 
 def _span(shard: int, sample: config_lib.SampleConfig) -> tuple[int, int]:
-  """Numbers of the first image of a shard, and of the one after its last."""
+  """Returns the indices of a shard's first image and past its last one."""
   start = shard * sample.shard_size
   return start, min(start + sample.shard_size, sample.num_samples)
 
@@ -104,7 +105,7 @@ def _span(shard: int, sample: config_lib.SampleConfig) -> tuple[int, int]:
 def sample_labels(
   distribution: str, num_classes: int, num_samples: int
 ) -> np.ndarray:
-  """Labels to sample: from the config alone, never from the sensitive data.
+  """Returns the labels to sample, from the config and no sensitive data.
 
   >>> sample_labels('uniform', 3, 7)
   array([0, 1, 2, 0, 1, 2, 0], dtype=int32)
@@ -113,14 +114,15 @@ def sample_labels(
 
   Args:
     distribution: 'uniform', or one public weight per class.
-    num_classes: how many classes there are.
-    num_samples: how many labels.
+    num_classes: number of classes.
+    num_samples: number of labels.
 
   Returns:
-    int32[num_samples], each prefix as close to the weights as can be.
+    int32[num_samples]. The shares in every prefix are as close to the weights
+    as possible.
 
   Raises:
-    UsageError: weights that are no distribution over the classes.
+    UsageError: the weights are no distribution over the classes.
   """
   if distribution == 'uniform':
     return (np.arange(num_samples) % num_classes).astype(np.int32)
@@ -131,11 +133,11 @@ def sample_labels(
 
 
 def labels_by_weight(weights: np.ndarray, num_samples: int) -> np.ndarray:
-  """Labels of which each prefix is as close to the weights as can be."""
+  """Returns labels whose shares are close to the weights in every prefix."""
   weights = weights / weights.sum()
   given = np.zeros(len(weights))
   labels = np.empty(num_samples, np.int32)
-  for i in range(num_samples):  # The class that lags most behind its share.
+  for i in range(num_samples):  # Takes the class most below its share.
     labels[i] = np.argmax(weights * (i + 1) - given)
     given[labels[i]] += 1
   return labels
@@ -231,7 +233,7 @@ def _sample_range(
   sample: config_lib.SampleConfig,
   advance: console.Advance,
 ) -> np.ndarray:
-  """Images number start to end, batch by batch."""
+  """Samples the images from `start` to `end`, batch by batch."""
   per_call = devices.num_devices * sample.batch_size
   batches = []
   for first in range(start, end, per_call):
@@ -242,7 +244,7 @@ def _sample_range(
 
 
 def _finish(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Writes what follows from the shards, and the statement over all files."""
+  """Writes the files made from the shards, and the statement for all files."""
   release.write_dataset_info(
     workdir.release,
     types.DatasetSpec(

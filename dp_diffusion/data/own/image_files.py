@@ -1,4 +1,4 @@
-"""Own images with their labels: how they are checked and decoded."""
+"""Checks and decodes own images with their labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dp_diffusion.data import dicom
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 
-_MOST_SIZES = 20  # In a survey; the others are added up.
+_MOST_SIZES = 20  # Number of sizes in a survey; others are added up.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,15 @@ class ImageFiles:
   """Own images that are not decoded yet.
 
   Attributes:
-    root: where they are, for messages.
-    names: of each, for messages; N of them, in the order of the source.
+    root: path of the data, for messages.
+    names: names of the N images in the order of the source, for messages.
     labels: int64[N].
-    persons: who is on each, or None.
-    is_held_out: bool[N], or None where the images come without a division.
-    read: the i-th one; raises OSError. Thread-safe.
-    stamps: JSON-able; changes when a file does.
-    may_name_persons: whether some may be DICOM, as far as their names say.
+    persons: the person on each image; None if unknown.
+    is_held_out: bool[N], the division that the data state; None if they state
+      none.
+    read: reads the i-th image; it may raise OSError and is thread-safe.
+    stamps: JSON values that change when a file changes.
+    may_name_persons: whether, by their names, some files may be DICOM.
   """
 
   root: str
@@ -48,7 +49,7 @@ class ImageFiles:
   may_name_persons: bool = False
 
   def take(self, indices: Sequence[int]) -> ImageFiles:
-    """Some of them; one may come several times."""
+    """Returns the images at the given indices, which may repeat."""
     some = np.asarray(indices, np.int64)
     persons, divided = self.persons, self.is_held_out
     return dataclasses.replace(
@@ -61,7 +62,7 @@ class ImageFiles:
     )
 
   def shape(self, config: registry.DataConfig) -> tuple[int, int, int]:
-    """Of all images: what the config says, else that of the first."""
+    """Returns the shape of all images, from the config or the first image."""
     size, channels = config.image_size, config.channels
     if size and channels:
       return size, size, channels
@@ -77,17 +78,17 @@ class ImageFiles:
   def fill(
     self, images: np.ndarray, config: registry.DataConfig
   ) -> tuple[np.ndarray, dict[int, str]]:
-    """Decodes all that can be.
+    """Decodes all images that can be decoded.
 
     Args:
       images: uint8[N, H, W, C]; the first n are written.
-      config: how, and whether others are left out.
+      config: says how to decode, and whether unreadable files are left out.
 
     Returns:
-      (int64[n], which ones they are; why the others are left out).
+      (int64[n], indices of the decoded images; reasons for the others).
 
     Raises:
-      UsageError: files that cannot be used.
+      UsageError: a file cannot be used.
     """
 
     def read(indices: Sequence[int]) -> list[decoding.BytesOrError]:
@@ -98,14 +99,14 @@ class ImageFiles:
     return kept.indices, kept.errors
 
   def check(self, config: registry.DataConfig) -> bool:
-    """Looks at every header, and decodes one image of each class.
+    """Checks every header, and decodes one image of each class.
 
     Returns:
-      Whether that is not enough: deep images without data.value_range are
-      judged as a set.
+      Whether all images must be decoded for a full check, as for deep images
+      without data.value_range, which are judged as a set.
 
     Raises:
-      UsageError: files that cannot be used.
+      UsageError: a file cannot be used.
     """
     failed: dict[int, str] = {}
     headers: dict[int, encoded.Header] = {}
@@ -134,7 +135,7 @@ class ImageFiles:
     return is_deep and not config.value_range
 
   def survey(self) -> dict[str, Any]:
-    """Sizes, bit depths and formats as stored, with how many have them."""
+    """Counts the files by stored size, bit depth and format."""
     found: dict[str, collections.Counter[str]] = collections.defaultdict(
       collections.Counter
     )
@@ -155,7 +156,7 @@ class ImageFiles:
     }
 
   def read_or_error(self, index: int) -> decoding.BytesOrError:
-    """The i-th image, still encoded; an error is a result, not raised."""
+    """Reads an image without decoding; returns an error instead of raising."""
     try:
       return self.read(index)
     except OSError as error:
@@ -167,8 +168,8 @@ class ImageFiles:
     """Refuses files that cannot be used, unless they may be left out.
 
     Raises:
-      UsageError: without data.skip_unreadable, or where a class would lose
-        more than half of its files.
+      UsageError: data.skip_unreadable is not set, or a class would lose more
+        than half of its files.
     """
     if failed and not config.skip_unreadable:
       raise self.refusal(failed)
@@ -182,7 +183,7 @@ class ImageFiles:
     config: registry.DataConfig,
     why: str,
   ) -> None:
-    """Raises UsageError where a class would lose more than half of some."""
+    """Raises UsageError if a class loses more than half of some files."""
     num_labels = max(self.labels, default=0) + 1
     num_files, lost = (
       np.bincount(self.labels[list(indices)], minlength=num_labels)
@@ -196,14 +197,14 @@ class ImageFiles:
       )
 
   def refusal(self, failed: Mapping[int, str]) -> errors.UsageError:
-    """Names what cannot be used."""
+    """Returns the error that names files which cannot be used."""
     return errors.UsageError(
       f'Files of {self.root} that cannot be used (remove them, or set '
       f'data.skip_unreadable=True): {self.listed(failed)}.'
     )
 
   def listed(self, failed: Mapping[int, str]) -> str:
-    """Some of the names with their reasons; one that all share, once."""
+    """Lists some names with their reasons; a common reason stands once."""
     names = [self.names[i] for i in sorted(failed)]
     if len(reasons := set(failed.values())) == 1:
       return f'{checks.some(names)} ({reasons.pop()})'
@@ -213,7 +214,7 @@ class ImageFiles:
 
 
 def some_of(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
-  """`max_images` images by name alone, evenly from the classes and sides."""
+  """Chooses `max_images` images by name, evenly from classes and parts."""
   if not 0 < config.max_images < len(files.names):
     return files
   seed = f'{config.split_seed}/'.encode()
@@ -234,13 +235,14 @@ def some_of(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
 
 
 def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
-  """Whose each image is, where persons count and only headers say.
+  """Finds the person of each image, if only headers state it.
 
-  DICOM names a person (PatientID), of which a hash is kept. With
-  data.frames='all' each file of another kind is taken for a person.
+  The header of a DICOM file names a person (PatientID), of which a hash is
+  kept. With data.frames='all' each file of another format counts as a person.
 
   Raises:
-    UsageError: a file that names nobody; it is named, and no value of it.
+    UsageError: a file names no person. The message has the name of the file and
+      no value of its header.
   """
   if config.unit != 'person' or files.persons is not None:
     return files
@@ -251,7 +253,7 @@ def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
     data = files.read_or_error(index)
     persons.append(f'file {name}')
     if isinstance(decoding.inspect(data, config), decoding.UnreadableError):
-      continue  # Refused, or left out, when it is decoded.
+      continue  # Decoding reports the error, or leaves the file out.
     if not (isinstance(data, bytes) and encoded.is_dicom(data)):
       failed[index] = 'it is no DICOM file'
       continue
@@ -274,13 +276,13 @@ def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
 
 
 def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
-  """One item for each image of a file, where data.frames='all'.
+  """Lists each image of a file separately, if data.frames='all'.
 
-  Reads the headers. All of a file share its person; where none is known, the
-  file is the person.
+  It reads the headers. All images of a file have the same person; if persons
+  are unknown, each file counts as a person.
 
   Raises:
-    UsageError: files that cannot be used.
+    UsageError: a file cannot be used.
   """
   if config.frames != 'all':
     return files
@@ -295,7 +297,7 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
       failed[index] = str(header)
     elif header.frames > 1:
       num_frames = header.frames
-      headers[index] = header  # Long to read, for each of them anew.
+      headers[index] = header  # Reading it for every frame would take long.
     owners += [index] * num_frames
     frames += range(num_frames)
   files.check_errors(failed, config)
@@ -318,7 +320,7 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
 
 
 def _odd_sizes(headers: Mapping[int, encoded.Header]) -> dict[int, str]:
-  """Errors of those that cannot have the shape of the first, even turned."""
+  """Returns errors for images whose size differs, even if rotated."""
   failed = {}
   expected: tuple[int, ...] | None = None
   for index, header in headers.items():
@@ -333,6 +335,6 @@ def _odd_sizes(headers: Mapping[int, encoded.Header]) -> dict[int, str]:
 
 
 def codes(persons: Iterable[str]) -> np.ndarray:
-  """int32[N], the same for the same person."""
+  """Returns a number for each person, int32[N]."""
   names = np.array(list(persons), object)
   return np.unique(names, return_inverse=True)[1].astype(np.int32)

@@ -1,9 +1,10 @@
-"""From files below a folder, or in a zip, to labels, persons and a division.
+"""Finds labels, persons and a division for files in a folder or a zip.
 
-Labels are class folders, or the column of a table beside the images
-(`tables`). Folders around all are left out. Folders named as parts of a
-division (`parts`) above the classes are one: what is not `train` is held out.
-A part without its other side is divided by content, and the terminal says so.
+Labels are the names of class folders, or a column of a table beside the images
+(`tables`). Outer folders that hold everything are ignored. Folders above the
+classes that are named like parts of a division (`parts`) state a division: all
+but `train` is held out. If only one part exists, the images are divided by
+content, and the terminal says so.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ _IMAGE_SUFFIXES = (
   *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
   *('.tif', '.tiff', '.webp'),
 )
-_MOST_NAMED = 20  # Classes, to be copied from a message.
+_MOST_NAMED = 20  # Largest number of classes listed in a message.
 
 
 def list_tree(
   tree: trees.Tree, config: registry.DataConfig
 ) -> image_files.ImageFiles:
-  """Finds images, labels, persons and parts; reads no image.
+  """Finds images, labels, persons and parts, without reading an image.
 
   Raises:
-    UsageError: images without a label, classes that the config lacks, persons
-      that are not known.
+    UsageError: an image has no label, a class is not in the config, or a person
+      is unknown.
   """
   root = tree.root
   tree = unwrap(tree, config.class_names)
@@ -91,7 +92,7 @@ def _check_columns_read(
 
 
 def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
-  """Leaves out folders that hold everything and are no class."""
+  """Enters outer folders that hold everything and are not classes."""
   while True:
     tops = _folders(tree.names)
     beside = [name for name in tree.names if '/' not in name]
@@ -107,12 +108,12 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
 
 
 def is_image(name: str) -> bool:
-  """Whether a file is called as images are."""
+  """Whether the name of a file is that of an image."""
   return name.lower().endswith(_IMAGE_SUFFIXES)
 
 
 def _may_be_dicom(name: str) -> bool:
-  """Many have no ending, or a number for one."""
+  """Whether a file may be DICOM; many have no ending, or a number as ending."""
   return not is_image(name) or name.lower().endswith('.dcm')
 
 
@@ -129,19 +130,19 @@ def _folders(names: Iterable[str]) -> list[str]:
 def codes(
   values: Sequence[str], class_names: Sequence[str], what: str
 ) -> np.ndarray:
-  """Labels int64[N]: the place of each name, or whole numbers as they are.
+  """Returns labels int64[N], the index of each class name or the numbers.
 
   >>> codes(['b', 'a'], ('a', 'b'), 'x'), codes(['1', '0'], ('a', 'b'), 'x')
   (array([1, 0]), array([1, 0]))
 
   Args:
-    values: class names, or numbers in which i means class_names[i]; where a
-      class name is itself a number, they are names.
-    class_names: of the config.
-    what: for messages.
+    values: class names, or numbers, where i means class_names[i]. If a class
+      name is itself a number, the values are names.
+    class_names: class names of the config.
+    what: name of the values, for messages.
 
   Raises:
-    UsageError: a label outside the classes.
+    UsageError: a label is not among the classes.
   """
   values = [tables.composed(value) for value in values]
   found = sorted(set(values))
@@ -164,24 +165,24 @@ def codes(
 
 
 def _places(class_names: Sequence[str]) -> dict[str, int]:
-  """Class name, composed, -> label."""
+  """Returns labels by class name, with composed accents."""
   return {tables.composed(name): i for i, name in enumerate(class_names)}
 
 
 def _is_same(one: str, other: str) -> bool:
-  """Whether two names are, though an umlaut be one character or two."""
+  """Whether two names are equal, however their accents are composed."""
   return tables.composed(one) == tables.composed(other)
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
-  """Whether all are whole numbers."""
+  """Whether all names are whole numbers."""
   return all(name.removeprefix('-').isdecimal() for name in names)
 
 
 def _tabled(
   tree: trees.Tree, rows: tables.Rows, class_names: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
-  """Images, where a table has the labels, and these."""
+  """Returns images and labels if a table has the labels."""
   labels = rows.labels or {}
   unlisted = [n for n in tree.names if is_image(n) and n not in labels]
   if unlisted:
@@ -208,7 +209,7 @@ def _check_folders(
   rows: tables.Rows,
   class_names: Sequence[str],
 ) -> None:
-  """Refuses a table that contradicts class folders."""
+  """Refuses a table whose labels contradict the class folders."""
   odd = []
   for name, label in zip(names, labels.tolist()):
     folder = name.split('/')[1 if is_divided else 0 : -1][:1]
@@ -230,7 +231,7 @@ def _in_class_folders(
   rows: tables.Rows,
   class_names: Sequence[str],
 ) -> tuple[list[str], list[str]]:
-  """Names of the images and of their class folders."""
+  """Returns the names of the images and of their class folders."""
   names, values, astray = [], [], []
   deeper: dict[str, set[str]] = {}
   for name in tree.names:
@@ -260,7 +261,7 @@ def _in_class_folders(
 def _check_below(
   root: str, folder: str, below: set[str], class_names: Sequence[str]
 ) -> None:
-  """Refuses a class folder that holds a division, or other classes alone."""
+  """Refuses a class folder that holds a division, or only other classes."""
   if parts_lib.given(below, (), root):
     raise errors.UsageError(
       f'The division {checks.some(sorted(below))} of {root} lies below the '
@@ -305,7 +306,7 @@ def _no_class_names(what: str, found: Sequence[str]) -> errors.UsageError:
 
 
 def _shown(class_names: Sequence[str]) -> str:
-  """As they are typed, if they are few."""
+  """Shows class names as the user would type them, if they are few."""
   if len(class_names) > _MOST_NAMED:
     return f'({checks.some(class_names)})'
   return str(tuple(class_names))
@@ -318,7 +319,7 @@ def _persons(
   config: registry.DataConfig,
   is_divided: bool,
 ) -> tuple[str, ...] | None:
-  """The person of each image, from the CSV file or a table; None without."""
+  """Returns the person of each image, from a CSV file or a table, or None."""
   beside = None
   if rows.persons is not None:
     beside = [rows.persons.get(name, '') for name in names]
@@ -358,7 +359,7 @@ def _persons(
 def _read_persons(
   path: pathlib.Path, config: registry.DataConfig, is_divided: bool
 ) -> dict[str, str]:
-  """File -> person."""
+  """Reads the person of each file."""
   try:
     data = path.read_bytes()
   except OSError as error:

@@ -1,11 +1,12 @@
-"""Own images as one `.npz`.
+"""Reads own images from one `.npz` file.
 
-Either `images` and `labels` (and `person`), or, as MedMNIST publishes its sets,
-`train_images`, `train_labels` and the same of `val` and `test` (or other names
-of `parts`): then the file says what is held out.
+The file has `images` and `labels` (and perhaps `person`). Or, as in MedMNIST,
+it has `train_images`, `train_labels` and the same for `val` and `test` (or
+other names of `parts`); then it states a division.
 
-It is untrusted, as image files are: nothing in it is run (no pickle), and one
-that says it is larger than what this machine can hold is refused unread.
+The file is untrusted, like image files. No code in it is run (pickles are
+refused), and a file whose headers state more than this machine can hold is
+refused without reading it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import parts as parts_lib
 
-# What NumPy raises on files that are no .npz any more.
+# Errors that NumPy raises for damaged .npz files.
 _DAMAGED = (
   *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
   *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
@@ -46,11 +47,11 @@ _OTHER_KEYS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
-  """Arrays that belong together.
+  """The arrays of one part of a division.
 
   Attributes:
-    prefix: of their names, as 'train_', or ''.
-    shape: of the images, [N, H, W] or [N, H, W, C].
+    prefix: prefix of their names, such as 'train_', or ''.
+    shape: shape of the images, [N, H, W] or [N, H, W, C].
   """
 
   prefix: str
@@ -63,12 +64,11 @@ def open_npz(
   """Reads labels, persons and the shape of the images.
 
   Args:
-    path: of the .npz.
-    config: uses class_names; what says something of image files must not be
-      set.
+    path: path of the .npz file.
+    config: gives class_names; keys for image files must not be set.
 
   Raises:
-    UsageError: not an .npz of either form, or one too large.
+    UsageError: the file is not an .npz of either form, or is too large.
   """
   _check_config(path, config)
   with _damage_named(path):
@@ -107,14 +107,14 @@ def open_npz(
 
 
 class _Arrays:
-  """Images of all parts, loaded when the first of a part is asked for."""
+  """Images of all parts; a part is loaded when its first image is read."""
 
   def __init__(self, path: pathlib.Path) -> None:
     self._path, self._lock = path, threading.Lock()
     self._load = functools.cache(self._read_array)
 
   def read(self, part: _Part, index: int) -> encoded.Stored:
-    """Image `index` of a part."""
+    """Returns an image of a part."""
     with self._lock:
       array = self._load(f'{part.prefix}images')
     pixels = array[index].reshape(*part.shape[1:3], -1)
@@ -165,16 +165,17 @@ def _damage_named(path: pathlib.Path) -> Iterator[None]:
 
 
 def _most_bytes() -> int:
-  """Half of the machine's memory: what is decoded is a copy."""
+  """Returns half of the machine's memory, since decoding makes a copy."""
   return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
 
 
 def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
-  """[''], or the beginnings of the names of the parts, in the order of PARTS.
+  """Returns [''], or the prefixes of the parts in the order of PARTS.
 
   Raises:
-    UsageError: images of no part beside those of parts, or one side alone.
-    ValueError: an array that belongs to another is not there.
+    UsageError: there are images without a part beside those of parts, or only
+      one part.
+    ValueError: an array of a part is missing.
   """
   names = [name.removesuffix('.npy') for name in archive.namelist()]
   found = {
@@ -240,7 +241,7 @@ def _header(archive: zipfile.ZipFile, name: str) -> _Header:
 
 
 def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
-  """From the header of its images."""
+  """Reads the shape of a part's images from the header of the array."""
   name = f'{prefix}images'
   header = _header(archive, name)
   shape, dtype = header.shape, header.dtype
@@ -263,7 +264,7 @@ def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
 def _small_arrays(
   path: pathlib.Path, parts: list[_Part]
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
-  """Labels int[N] of all parts, and persons."""
+  """Returns labels int[N] of all parts, and persons."""
   labels: list[np.ndarray] = []
   persons: list[str] = []
   with np.load(path, allow_pickle=False) as f:
@@ -316,7 +317,7 @@ def _says_parts(
 def _one_per_image(
   path: pathlib.Path, name: str, array: np.ndarray, num_images: int
 ) -> np.ndarray:
-  """int[N], of [N] or [N, 1]."""
+  """Converts an array [N] or [N, 1] to int[N]."""
   if array.ndim == 2 and array.shape[1] > 1:
     raise errors.UsageError(
       f'Expected one label per image in {path}, found {array.shape[1]} in '

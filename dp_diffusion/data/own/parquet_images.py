@@ -1,9 +1,9 @@
-"""Own images in parquet files, in the form of Hugging Face among others.
+"""Reads own images from parquet files, such as those of Hugging Face.
 
-An image is a struct with its encoded `bytes` (or a `path`), plain bytes, or the
-path of a file; paths begin at the folder of the parquet file and may not leave
-it. Files named as parts of a division (train-00000-of-00001.parquet), or in
-folders that are, are one.
+An image is a struct with encoded `bytes` (or a `path`), plain bytes, or the
+path of a file. Paths are relative to the folder of the parquet file and may not
+leave it. Files or folders that are named like parts of a division
+(train-00000-of-00001.parquet) state a division.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dp_diffusion.data.own import trees
 SUFFIX = '.parquet'
 _LABEL_COLUMN = 'label'
 _PATH_COLUMNS = ('image', 'file_name', 'path')
-_MOST_KEPT_BYTES = 1 << 30  # Of row groups, which images are read from.
+_MOST_KEPT_BYTES = 1 << 30  # Size of the row groups kept in memory.
 _MOST_GROUP_BYTES = 1 << 32
 _PART = re.compile(r'([A-Za-z]+)(?:[-_.]|$)')
 _SHARD = re.compile(r'(.*)-(\d{5})-of-(\d{5})\.parquet', re.IGNORECASE)
@@ -40,12 +40,12 @@ _SHARD = re.compile(r'(.*)-(\d{5})-of-(\d{5})\.parquet', re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Columns:
-  """Which column is what; person may be ''.
+  """The columns of a file.
 
   Attributes:
-    image, label, person: names.
-    is_path: whether an image is the path of a file.
-    published: class names that the files themselves give to numbers, or ().
+    image, label, person: names of the columns; person is '' if there is none.
+    is_path: whether the image column holds paths of files.
+    published: class names that the files state for numbers, or ().
   """
 
   image: str
@@ -57,15 +57,15 @@ class _Columns:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Table:
-  """What a file says of its images, beside them.
+  """Everything that a file holds but the images.
 
   Attributes:
-    path: of the file.
-    columns: see there.
-    labels: class names or numbers as text.
-    persons: who is on each; () where it does not say.
-    images: paths of the images; () where they are in the file itself.
-    groups: (row group, row) of each.
+    path: path of the file.
+    columns: columns of the file.
+    labels: class names, or numbers as text.
+    persons: the person on each image; () if unknown.
+    images: paths of the images; () if they are in the file itself.
+    groups: (row group, row) of each image.
   """
 
   path: pathlib.Path
@@ -83,12 +83,12 @@ def open_folder(
 
   Args:
     root: the folder.
-    names: of all files below it.
+    names: names of all files below it.
     config: see `open_files`.
 
   Raises:
-    UsageError: also where a shard is not there, or images lie beside that no
-      row names.
+    UsageError: a shard is missing, the folder has images that no row names, or
+      an error of `open_files`.
   """
   parquet = [name for name in names if name.lower().endswith(SUFFIX)]
   _check_shards(parquet, root)
@@ -113,16 +113,16 @@ def open_folder(
 def open_files(
   root: pathlib.Path, names: Sequence[str], config: registry.DataConfig
 ) -> image_files.ImageFiles:
-  """Reads schemas, labels and persons; no image.
+  """Reads schemas, labels and persons, without reading images.
 
   Args:
-    root: folder.
-    names: of the parquet files below it.
-    config: uses class_names, image_key, label_key and person_column.
+    root: the folder.
+    names: names of the parquet files below it.
+    config: gives class_names, image_key, label_key and person_column.
 
   Raises:
-    UsageError: pyarrow is not installed, damaged files, columns that are not
-      there or could be several, labels outside the classes.
+    UsageError: pyarrow is not installed, a file is damaged, a column is missing
+      or ambiguous, or a label is not among the classes.
   """
   if config.person_csv:
     raise errors.UsageError(
@@ -180,7 +180,10 @@ def _reader(
   rows: Sequence[tuple[int, int]],
   root: pathlib.Path,
 ) -> Any:
-  """Encoded bytes by the place of an image in `rows`; raises OSError."""
+  """Returns a function from an index in `rows` to encoded bytes.
+
+  The function may raise OSError.
+  """
   groups = _Groups(tables[0].columns.image)
 
   def read(index: int) -> bytes:
@@ -200,14 +203,14 @@ def _reader(
 
 
 class _Groups:
-  """Values of one column by row; the last row groups are kept."""
+  """Reads values of one column by row, and keeps the last row groups."""
 
   def __init__(self, column: str) -> None:
     self._column, self._lock = column, threading.Lock()
     self._kept: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
   def read(self, path: pathlib.Path, group: int, row: int) -> Any:
-    """Raises UsageError where the file is damaged."""
+    """Returns a value; raises UsageError if the file is damaged."""
     with self._lock:
       key = path, group
       if key not in self._kept:
@@ -232,7 +235,7 @@ def _read_file(path: pathlib.Path) -> bytes:
 
 
 def _below(folder: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path:
-  """A path in a folder; raises OSError where it leaves the root."""
+  """Returns a path in a folder; raises OSError if it leaves the root."""
   path = (folder / name).resolve()
   if not path.is_relative_to(root.resolve()):
     raise OSError(f'its path {name!r} leads outside of {root}')
@@ -241,7 +244,7 @@ def _below(folder: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-  """Yields a `pyarrow.parquet.ParquetFile`; names damaged ones."""
+  """Yields a `pyarrow.parquet.ParquetFile`; errors name a damaged file."""
   try:
     import pyarrow
     import pyarrow.parquet
@@ -385,7 +388,7 @@ def _find_columns(
 
 
 def _features(schema: Any) -> dict[str, Any]:
-  """What Hugging Face writes of the columns beside the schema; {} without."""
+  """Returns Hugging Face's description of the columns, or {}."""
   try:
     written = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
     features = written['info']['features']
@@ -403,7 +406,7 @@ def _published(feature: Any) -> tuple[str, ...]:
 def _image_column(
   path: pathlib.Path, schema: Any, key: str
 ) -> tuple[str, bool]:
-  """The column with the images, and whether they are paths."""
+  """Returns the column with the images, and whether it holds paths."""
   from pyarrow import types
 
   def is_image(name: str) -> bool:
@@ -456,7 +459,7 @@ def _label_column(
 
 
 def _labels(path: pathlib.Path, column: Any, columns: _Columns) -> list[str]:
-  """Class names, or numbers as text where nothing names them."""
+  """Returns class names, or numbers as text if they have no names."""
   values = _texts(path, columns.label, column)
   if not columns.published:
     return values
@@ -472,7 +475,7 @@ def _labels(path: pathlib.Path, column: Any, columns: _Columns) -> list[str]:
 
 
 def _texts(path: pathlib.Path, name: str, column: Any) -> list[str]:
-  """Whole numbers, names or booleans (as 0 and 1) as text."""
+  """Returns whole numbers, names or booleans (as 0 and 1) as text."""
   from pyarrow import types
 
   kind = column.type
@@ -497,7 +500,7 @@ def _texts(path: pathlib.Path, name: str, column: Any) -> list[str]:
 
 
 def _parts(names: Sequence[str], root: pathlib.Path) -> dict[str, bool]:
-  """Whether each file is held out, where their names are a division."""
+  """Returns whether each file is held out, if their names are parts."""
   found = _part_names(names, root)
   others = [name for name in names if not found[name]]
   if 0 < len(others) < len(names):
@@ -511,7 +514,7 @@ def _parts(names: Sequence[str], root: pathlib.Path) -> dict[str, bool]:
 
 
 def _part_names(names: Sequence[str], root: pathlib.Path) -> dict[str, str]:
-  """The part that a file or its folder is called after; '' for none."""
+  """Returns the part in the name of each file or its folder, or ''."""
   found, folders = {}, set()
   for name in names:
     path = pathlib.PurePosixPath(name)
@@ -531,7 +534,7 @@ def _part_names(names: Sequence[str], root: pathlib.Path) -> dict[str, str]:
 
 
 def _check_shards(names: Sequence[str], root: pathlib.Path) -> None:
-  """Refuses a set of which a part was not downloaded."""
+  """Refuses a set whose shards are not all there."""
   found: dict[tuple[str, int], set[int]] = {}
   for name in names:
     if match := _SHARD.fullmatch(name):

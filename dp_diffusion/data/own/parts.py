@@ -1,8 +1,8 @@
-"""Names of the parts of a division that data bring: train, val, test.
+"""Recognises the names of parts of a division: train, val, test.
 
-What is not the training part is held out. Where images lie on one side alone
-they are divided by content, and the terminal says so. So it does of a column
-that may say who is on an image, by its name, and that is not read.
+Every part but the training part is held out. If there is only one of the two,
+the images are divided by content, and the terminal says so. There is also a
+warning about a column that, by its name, may hold persons and is not read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import errors
 
-# Of Hugging Face and of well-known datasets; whether they are held out.
+# Names of parts in well-known datasets -> whether the part is held out.
 PARTS = {
   **dict.fromkeys(('train', 'training'), False),
   **dict.fromkeys(('val', 'valid', 'validation', 'dev'), True),
   **dict.fromkeys(('test', 'testing', 'eval', 'evaluation'), True),
 }
 
-# Columns that divide, and columns of persons, whatever stands in them.
+# Names of columns that state a division, or persons, whatever they hold.
 _DIVIDES = re.compile(
   r'(data)?_?splits?|is_?(train|test|val|valid|dev|held_?out)[a-z_]*'
 )
@@ -33,7 +33,7 @@ _NAMES_PERSONS = re.compile(
 
 
 def divides(column: str) -> bool:
-  """Whether a column is called as one that divides images.
+  """Whether the name of a column is that of a division.
 
   >>> divides('Split'), divides('is_training_image'), divides('splitter')
   (True, True, False)
@@ -42,7 +42,7 @@ def divides(column: str) -> bool:
 
 
 def names_persons(column: str) -> bool:
-  """Whether a column is called as one that says who is on an image.
+  """Whether the name of a column is that of persons.
 
   >>> names_persons('Patient ID'), names_persons('persons')
   (True, True)
@@ -57,7 +57,7 @@ def _plain(column: str) -> str:
 
 
 def are_parts(names: Iterable[str]) -> bool:
-  """Whether all are called as parts of a division, in any case of letters.
+  """Whether all names are those of parts, in upper or lower case.
 
   >>> are_parts(['train', 'Valid']), are_parts(['train', 'plane'])
   (True, False)
@@ -66,14 +66,14 @@ def are_parts(names: Iterable[str]) -> bool:
 
 
 def is_held_out(name: str) -> bool:
-  """Whether a part is, by its name in any case of letters."""
+  """Whether the part of this name, in upper or lower case, is held out."""
   return PARTS[name.casefold()]
 
 
 def given(
   names: Iterable[str], class_names: Sequence[str], root: str
 ) -> dict[str, bool]:
-  """Which names are held out, where they are parts of a division; else {}.
+  """Returns whether each name is held out; {} if they are no division.
 
   >>> given(['train', 'Valid'], (), '')
   {'train': False, 'Valid': True}
@@ -81,12 +81,12 @@ def given(
   ({}, {})
 
   Args:
-    names: of folders or files, without what comes after the part.
-    class_names: a class may be called 'train'.
-    root: for messages.
+    names: names of folders or files, without what follows the part.
+    class_names: class names, one of which may be 'train'.
+    root: path of the data, for messages.
 
   Raises:
-    UsageError: two names of the training part.
+    UsageError: two names are those of the training part.
   """
   names = list(names)
   if set(names) & set(class_names) or not are_parts(names):
@@ -106,12 +106,12 @@ def given(
 def say_one_sided(
   names: Iterable[str], class_names: Sequence[str], root: str
 ) -> None:
-  """Warns where images lie on one side of a division and none on the other.
+  """Warns if only one of the training and the held-out part has images.
 
   Args:
-    names: of folders or files that `given` takes for no division.
-    class_names: a class may be called 'train'.
-    root: for the message.
+    names: names of folders or files that, for `given`, are no division.
+    class_names: class names, one of which may be 'train'.
+    root: path of the data, for the message.
   """
   found = sorted(set(names))
   if found and are_parts(found) and not set(found) & set(class_names):

@@ -1,4 +1,4 @@
-"""CSV tables that say something of images: of labels, of persons."""
+"""Reads CSV tables with the labels or persons of images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import trees
 
 BESIDE = ('labels.csv', 'metadata.csv')  # Names of tables beside images.
-_UNREAD = ('metadata.jsonl', 'metadata.parquet')  # Hugging Face's others.
-_FILE_COLUMN = 'file_name'  # What Hugging Face calls it.
+_UNREAD = ('metadata.jsonl', 'metadata.parquet')  # Other names, not read.
+_FILE_COLUMN = 'file_name'  # The name in Hugging Face's datasets.
 _LABEL_COLUMN = 'label'
 _NO_COMMAS = 'save it with commas between the columns'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-  """Text in rows.
+  """A table of text.
 
   Attributes:
-    name: of its file, for messages.
-    columns: their names.
-    rows: column -> text, without spaces around it; '' where there is none.
+    name: name of its file, for messages.
+    columns: names of the columns.
+    rows: for each row, text by column, without surrounding spaces; '' for an
+      empty cell.
   """
 
   name: str
@@ -37,11 +38,11 @@ class Table:
   rows: list[dict[str, str]]
 
   def has_other_marks(self) -> bool:
-    """Whether something else than commas stands between its columns."""
+    """Whether the columns are separated by something else than commas."""
     return any(mark in ''.join(self.columns) for mark in ';\t|')
 
   def check_columns(self, wanted: Sequence[str], hint: str) -> None:
-    """Raises UsageError unless it has the columns."""
+    """Raises UsageError unless the table has the wanted columns."""
     if set(wanted) <= set(self.columns):
       return
     hint = _NO_COMMAS if self.has_other_marks() else hint
@@ -55,11 +56,11 @@ def parse(data: bytes, name: str) -> Table:
   """Reads a table.
 
   Args:
-    data: the file.
-    name: its path, for messages.
+    data: content of the file.
+    name: path of the file, for messages.
 
   Raises:
-    UsageError: not text in UTF-8, or not a table.
+    UsageError: the file is not text in UTF-8, or not a table.
   """
   try:
     text = data.decode('utf-8-sig')
@@ -72,7 +73,7 @@ def parse(data: bytes, name: str) -> Table:
       )
     rows = []
     for row in reader:
-      if any(row.get(None) or ()):  # Commas at the end do no harm.
+      if any(row.get(None) or ()):  # Empty fields at the end are ignored.
         raise errors.UsageError(
           f'Line {reader.line_num} of {name} has more fields than there are '
           'columns: put quotes around what holds a comma.'
@@ -90,14 +91,14 @@ def parse(data: bytes, name: str) -> Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-  """What the tables beside images say of them.
+  """The content of the tables beside images.
 
   Attributes:
-    table: name of one of them, for messages; '' where none is read.
-    labels: file -> label, or None where no table has labels.
-    persons: file -> person, or None where no table has persons.
-    columns: those that are read.
-    unread: why a table that is there is not read; '' where none is.
+    table: name of one of the tables, for messages; '' if none is read.
+    labels: file -> label; None if no table has labels.
+    persons: file -> person; None if no table has persons.
+    columns: names of the columns that are read.
+    unread: why an existing table is not read; '' if there is none.
   """
 
   table: str = ''
@@ -108,12 +109,12 @@ class Rows:
 
 
 def is_beside(name: str) -> bool:
-  """Whether a file is called as a table beside images is."""
+  """Whether the name of a file is that of a table beside images."""
   return posixpath.basename(name).casefold() in BESIDE
 
 
 def is_named(name: str) -> bool:
-  """Whether a file is called as a table is, of a form that is read or not."""
+  """Whether the name of a file is that of a table, of any format."""
   return posixpath.basename(name).casefold() in (*BESIDE, *_UNREAD)
 
 
@@ -123,13 +124,13 @@ def read_beside(
   """Reads the table at the root, or those at the roots of the parts.
 
   Args:
-    tree: where they lie; reads no image.
+    tree: the files; no image is read.
     parts: folders of a division.
-    config: uses file_column, label_key and person_column.
+    config: gives file_column, label_key and person_column.
 
   Raises:
-    UsageError: several tables where one belongs, files that are not there, two
-      different rows of a file.
+    UsageError: there are several tables in one place, a file does not exist, or
+      a file has two different rows.
   """
   found = [
     name
@@ -159,7 +160,7 @@ def read_beside(
 
 
 def _joined(one: Rows, other: Rows) -> Rows:
-  """Of two parts."""
+  """Joins the rows of two parts."""
   if other.unread or not one.table:
     return dataclasses.replace(other, unread=one.unread or other.unread)
   labels, persons = (
@@ -240,7 +241,7 @@ def check_unread(
 
 
 def _columns(table: Table, config: registry.DataConfig) -> dict[str, str]:
-  """Which column is the 'file', the 'label' and the 'person', where there."""
+  """Returns the columns of 'file', 'label' and 'person' that exist."""
   found: dict[str, str] = {}
   for what, names in {
     'file': {config.file_column, _FILE_COLUMN},
@@ -261,7 +262,7 @@ def _columns(table: Table, config: registry.DataConfig) -> dict[str, str]:
 def _files(
   tree: trees.Tree, folder: str, table: Table, column: str
 ) -> dict[str, dict[str, str]]:
-  """File of the tree -> its row."""
+  """Returns the row of each file of the tree."""
   known = {composed(name): name for name in tree.names}
   found: dict[str, dict[str, str]] = {}
   missing = []
@@ -288,5 +289,5 @@ def _files(
 
 
 def composed(name: str) -> str:
-  """An umlaut may be one character or two."""
+  """Composes accents, which may be part of a character or one of their own."""
   return unicodedata.normalize('NFC', name)

@@ -1,7 +1,7 @@
-"""Files below a folder or in a zip, read one by one and never extracted.
+"""Reads the files below a folder or in a zip, without extracting the zip.
 
-The files are untrusted: a zip whose paths leave it, that holds links, or that
-is encrypted is refused, and so is a file that is too large.
+The files are untrusted. A zip is refused if its paths lead outside, if it holds
+links, or if it is encrypted. A file that is too large is refused too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dp_diffusion import errors
 
 MAX_FILE_BYTES = 1 << 28
 _NO_IMAGES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r')
-_NO_FOLDERS = ('__MACOSX', '@eaDir')  # Of a Mac's zip, a Synology's thumbnails.
+# Folders that macOS adds to a zip, and Synology's folder of thumbnails.
+_NO_FOLDERS = ('__MACOSX', '@eaDir')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,10 @@ class Tree:
   """Files below a root.
 
   Attributes:
-    root: for messages.
+    root: path of the root, for messages.
     names: relative paths with '/', sorted.
-    read: bytes of a file; raises OSError. Thread-safe.
-    stamps: what changes when a file does.
+    read: returns the bytes of a file; it may raise OSError and is thread-safe.
+    stamps: values that change when a file changes.
   """
 
   root: str
@@ -39,11 +40,11 @@ class Tree:
 
 
 def open_folder(path: pathlib.Path) -> Tree:
-  """Lists a folder; hidden files and folders are left out.
+  """Lists a folder without hidden files and folders.
 
   Raises:
-    UsageError: a folder in it is a link or cannot be opened: all its images
-      would be missing without a word.
+    UsageError: a subfolder is a link or cannot be opened. Otherwise its images
+      would be missing without a message.
   """
   found = {}
   for folder, folders, names in os.walk(path, onerror=_refuse_folder):
@@ -82,7 +83,7 @@ def open_any(path: pathlib.Path) -> Tree:
 
 
 def below(tree: Tree, folder: str) -> Tree:
-  """The part of a tree in one of its folders."""
+  """Returns the part of a tree in one of its folders."""
   start = f'{folder}/'
   return Tree(
     root=f'{tree.root}/{folder}',
@@ -100,10 +101,10 @@ def open_zip(path: pathlib.Path) -> Tree:
   """Lists a zip.
 
   Returns:
-    Its files but hidden ones.
+    Its files without hidden ones.
 
   Raises:
-    UsageError: not a zip, or one that is refused.
+    UsageError: the file is not a zip, or is refused.
   """
   try:
     archive = zipfile.ZipFile(path)

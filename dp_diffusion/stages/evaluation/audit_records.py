@@ -1,6 +1,6 @@
 """The records of an audit: public images, and canaries by secret coins.
 
-Nothing here knows the sensitive images.
+No sensitive image is used.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from dp_diffusion.training import canaries
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
-_NUM_LOSS_DRAWS = 8  # Per image canary, the same before and after training.
+_NUM_LOSS_DRAWS = 8  # Draws per image canary, equal before and after training.
 _FILLER_PURPOSE, _IMAGE_PURPOSE, _LOSS_PURPOSE = 11, 12, 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-  """The records that take part, and the canaries that may.
+  """The records of the training, and all canaries.
 
   Attributes:
-    images: uint8[n, H, W, C] of filler, then gradient, then image canaries
-      that are in; a gradient canary's image does not matter.
+    images: uint8[n, H, W, C], public images, then included gradient canaries,
+      then included image canaries. The image of a gradient canary does not
+      matter.
     labels: int32[n].
-    coordinates: int32[n], `canaries.NO_CANARY` but for gradient canaries.
-    num_filler: public images among them.
-    gradient_coins: bool[m], which gradient canaries are in.
-    image_coins: bool[num_image_canaries], which image canaries are.
-    image_canaries: uint8[num_image_canaries, H, W, C], in or not.
+    coordinates: int32[n], the coordinate of a gradient canary, or
+      `canaries.NO_CANARY`.
+    num_filler: number of public images.
+    gradient_coins: bool[m], whether each gradient canary is included.
+    image_coins: bool[num_image_canaries], whether each image canary is.
+    image_canaries: uint8[num_image_canaries, H, W, C], all image canaries.
     image_labels: int32[num_image_canaries].
   """
 
@@ -62,16 +64,16 @@ class Dataset:
   def participation(
     self, selector: batch_selection.PoissonSelector, num_steps: int
   ) -> np.ndarray:
-    """Which gradient canary was selected at which step.
+    """Returns which gradient canary was selected at which step.
 
-    Only who owns the secret can know.
+    It can be computed only with the secret.
 
     Args:
-      selector: of the run.
-      num_steps: T.
+      selector: selector of the run.
+      num_steps: number of steps T.
 
     Returns:
-      bool[T, m]; never where the coin of a canary left it out.
+      bool[T, m], False for canaries that are not included.
     """
     canaries_in = np.flatnonzero(self.gradient_coins)
     last = self.num_filler + len(canaries_in)
@@ -88,12 +90,12 @@ def make_dataset(
   coordinates: np.ndarray,
   streams: key_streams.KeyStreams,
 ) -> Dataset:
-  """Public images, and the canaries whose coins came up.
+  """Makes the dataset of public images and canaries.
 
   Args:
     config: its `data` are the public images.
-    coordinates: int32[m], of the gradient canaries.
-    streams: give the coins.
+    coordinates: int32[m], coordinates of the gradient canaries.
+    streams: secret randomness, which gives the coins.
   """
   audit = config.audit
   source = processes.main_first(lambda: registry.load(config.data))
@@ -146,7 +148,7 @@ def make_dataset(
 
 
 class ImageLosses:
-  """Mean loss of each image canary over draws that are always the same."""
+  """Computes the mean loss of each image canary over fixed draws."""
 
   def __init__(
     self,
@@ -170,7 +172,7 @@ class ImageLosses:
     )
 
   def __call__(self, params: types.Params) -> np.ndarray:
-    """float64[num_image_canaries]; one compilation for all blocks."""
+    """Returns the losses, float64[num_image_canaries]."""
     images, labels = self._dataset.image_canaries, self._dataset.image_labels
     if not len(labels):
       return np.zeros(0)

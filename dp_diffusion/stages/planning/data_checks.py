@@ -1,9 +1,9 @@
-"""What is wrong with the images, said before anything is computed or spent.
+"""Checks the images before anything is computed or spent.
 
-`plan` looks at names. A run looks at headers and one image of each class too,
-as its first act, and then at all images (`inspect`), before its first step of
-pre-training: whatever is wrong with a file, a class, a division or a depth
-costs neither hours nor budget.
+`plan` checks names only. A run first also checks headers and one image of each
+class, and then all images (`inspect`), before its first step of pre-training.
+An error in a file, a class, a division or a depth therefore costs neither hours
+nor budget.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dp_diffusion.training import processes
 
 
 def splits(config: config_lib.Config) -> tuple[str, ...]:
-  """Splits of the sensitive data that a whole run reads."""
+  """Returns the splits of the sensitive data that a whole run reads."""
   named = (
     config.data.split,
     config.data.test_split,
@@ -29,25 +29,25 @@ def splits(config: config_lib.Config) -> tuple[str, ...]:
 def evaluates_public(config: config_lib.Config) -> bool:
   """Whether `evaluate` reads the public images.
 
-  It asks what they are worth where they have the classes of the sensitive
-  ones, and may learn its features from them.
+  It trains classifiers on them if they have the classes of the sensitive
+  images, and may train its feature network on them.
   """
   has_same_classes = config.pretrain.data.class_names == config.data.class_names
   return has_same_classes or config.evaluate.features == 'public'
 
 
 def names_found(config: config_lib.Config) -> list[str]:
-  """Looks for the images by names, folders, classes and splits; opens none.
+  """Checks names, folders, classes and splits, without opening an image.
 
   Args:
-    config: uses data, pretrain and evaluate.
+    config: gives data, pretrain and evaluate.
 
   Returns:
-    Lines for a plan: what was found, and how to get what is not here yet.
+    Lines for a plan on what was found, and how to get what is missing.
 
   Raises:
-    UsageError: what the config says of a place is wrong: nothing is there, no
-      image, a class that is not listed, no such split.
+    UsageError: a path of the config is empty or does not exist, a class is not
+      listed, or a split does not exist.
   """
   asked = {'sensitive': (config.data, splits(config))}
   if config.pretrain.num_steps or evaluates_public(config):
@@ -69,15 +69,15 @@ def names_found(config: config_lib.Config) -> list[str]:
 def check(
   config: config_lib.Config, workdir: workdirs.Workdir, stage: str
 ) -> None:
-  """Refuses, as the first act of a run, what its stages would refuse later.
+  """Checks, at the start of a run, what its stages would refuse later.
 
-  Pre-training by itself reads no sensitive image and may run where there are
-  none: then what is wrong with them is only warned of.
+  Pre-training alone reads no sensitive image and may run on a machine without
+  them. In that case there is only a warning about sensitive images.
 
   Args:
-    config: of the run.
+    config: config of the run.
     workdir: says which stages are complete.
-    stage: that was asked for.
+    stage: the stage that the user asked for.
 
   Raises:
     UsageError: see `registry.load`.
@@ -106,5 +106,5 @@ def _check_readable(config: config_lib.Config, *, is_whole: bool) -> None:
   registry.check_readable(config.data, splits(config))
   public = config.pretrain.data
   if is_whole and evaluates_public(config):
-    # Read first by the last stage where there are no steps of pre-training.
+    # Without pre-training, the last stage would be the first to read them.
     registry.check_readable(public, (public.split,))
