@@ -217,11 +217,14 @@ class DistributedConfig:
     '', "'host:port', or '' where jax detects it."
   )
   num_processes: int = config_keys.key(
-    0, 'Processes in all; 0 where jax detects it.'
+    0, 'Processes in all; 0 where jax detects it.', '>= 0'
   )
   process_id: int = config_keys.key(
-    -1, 'This process; -1 where jax detects it.'
+    -1, 'This process; -1 where jax detects it.', '>= -1'
   )
+
+  def __post_init__(self) -> None:
+    config_keys.check(self, 'distributed.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import pytest
 from configs import default
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_keys
+from dp_diffusion import errors
 
 SECTIONS = list(config_keys.sections(config_lib.Config))
 KEYS = [key for _, _, keys, _ in SECTIONS for key in keys]
@@ -123,6 +124,45 @@ def test_a_statement_is_whole(key):
     values = key.default if isinstance(key.default, tuple) else (key.default,)
     for value in values:
       allowed.check(key.path, value)
+
+
+def _wrong(key):
+  """A value of the right type that the words of a statement exclude."""
+  words = key.statement.allowed.words
+  if config_keys.type_of(key) is str:
+    return 'nonsense'
+  if config_keys.type_of(key) is bool:
+    return 'yes'
+  if key.kind == tuple[str, ...]:
+    return ('nonsense',)
+  number = math.inf if words == 'finite' else -2
+  return (number,) if config_keys.type_of(key) is tuple else number
+
+
+def _replaced(config, path, value):
+  """The config with another value of a dotted key, made anew to the top."""
+  name, _, rest = path.partition('.')
+  if rest:
+    value = _replaced(getattr(config, name), rest, value)
+  return dataclasses.replace(config, **{name: value})
+
+
+@pytest.fixture(scope='module')
+def digits(repository):
+  return config_lib.load(str(repository / 'configs' / 'digits.py'))
+
+
+@pytest.mark.parametrize(
+  'key',
+  [key for key in KEYS if key.statement.allowed],
+  ids=lambda key: key.path,
+)
+def test_what_a_statement_excludes_is_refused(key, digits):
+  """Whoever states what is allowed also checks it, in one line."""
+  name = key.path.rpartition('.')[2]
+  with pytest.raises((ValueError, errors.UsageError), match=name) as error:
+    _replaced(digits, key.path, _wrong(key))
+  assert '\n' not in str(error.value)
 
 
 def test_an_unknown_key_of_a_section_is_refused():

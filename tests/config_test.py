@@ -63,6 +63,9 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('pretrain.data.class_names', '()', "name every class of 'glyphs'"),
     ('diffusion.loss_weighting', 'snr', "loss_weighting='snr'"),
     ('evaluate.features', 'inception', 'more than 2048'),
+    ('evaluate.selection.names', 'smal_cnn', "did you mean 'small_cnn'"),
+    ('evaluate.selection.num_steps', '0,2', 'selection.num_steps=0 to be >= 1'),
+    ('distributed.num_processes', '-4', 'num_processes=-4 to be >= 0'),
   ],
 )
 def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:

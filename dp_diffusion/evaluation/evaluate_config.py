@@ -17,6 +17,7 @@ _AXES = {  # Axis of a grid -> field of a classifier.
 }
 FEATURES = ('', 'inception', 'public', 'pixels')  # Or the path of an .npz.
 _PAPERS = 'wrn_40_4'  # The classifier of the paper [r].
+_NETWORKS = tuple(name for name in training.NAMES if name != 'svm')
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -31,21 +32,22 @@ class SelectionConfig:
   than the main one has its usual settings (`training.RECIPES`).
   """
 
-  names: tuple[str, ...] = config_keys.key(
-    (), 'Kinds of networks.', config_keys.Allowed(_listed(training.NAMES))
-  )
+  names: tuple[str, ...] = config_keys.key((), 'Kinds of networks.', _NETWORKS)
   num_steps: tuple[int, ...] = config_keys.key(
-    (), 'Numbers of optimizer steps.'
+    (), 'Numbers of optimizer steps.', '>= 1'
   )
   learning_rates: tuple[float, ...] = config_keys.key(
-    (), 'Peak learning rates.'
+    (), 'Peak learning rates.', '> 0'
   )
   weight_decays: tuple[float, ...] = config_keys.key(
-    (), 'Weight decays, per unit of learning rate.'
+    (), 'Weight decays, per unit of learning rate.', '>= 0'
   )
   label_smoothings: tuple[float, ...] = config_keys.key(
-    (), 'Label smoothings, in [0, 1).'
+    (), 'Label smoothings.', '[0, 1)'
   )
+
+  def __post_init__(self) -> None:
+    config_keys.check(self, 'selection.')
 
   @property
   def is_on(self) -> bool:
@@ -91,7 +93,7 @@ class EvaluateConfig:
     (),
     'Further networks. Each has its usual settings, but the steps, batch size,'
     ' augmentation and validation of the main one.',
-    tuple(name for name in training.NAMES if name != 'svm'),
+    _NETWORKS,
   )
   num_seeds: int = config_keys.key(
     5,

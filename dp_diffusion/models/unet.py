@@ -52,13 +52,20 @@ class ModelConfig:
     (16,),
     'Longer sides, in pixels, of the levels that have attention; the middle'
     ' block always has it.',
+    '>= 1',
     mark='R',
   )
   head_channels: int = config_keys.key(
-    64, 'Channels of an attention head.', mark='r'
+    64,
+    'Channels of an attention head; they must divide those of the middle.',
+    config_keys.Allowed('>= 1'),
+    mark='r',
   )
   num_groups: int = config_keys.key(
-    32, 'Groups of every normalisation; they must divide channels.', mark='R'
+    32,
+    'Groups of every normalisation; they must divide channels.',
+    config_keys.Allowed('>= 1'),
+    mark='R',
   )
   dropout: float = config_keys.key(
     0.0, 'Probability, inside residual blocks.', '[0, 1)', mark='r'

@@ -31,7 +31,11 @@ def load(**changes):
     ({'classifiers': 'wrn_16_4,wrn_16_4'}, 'repeats'),
     ({'selection__learning_rates': '(0.1,)'}, 'at least two settings'),
     ({'selection__learning_rates': '(0.1, -1.0)'}, 'learning_rate'),
-    ({'selection__names': 'svm,small_cnn'}, 'networks'),
+    ({'selection__names': 'svm,small_cnn'}, "names='svm' to be one of"),
+    (
+      {'classifier__name': 'svm', 'selection__learning_rates': '(0.1, 0.2)'},
+      'networks',
+    ),
     ({'classifier__validation_fraction': '0'}, 'validation_fraction'),
     ({'features': 'incepton'}, "'inception', 'public'"),
     ({'inception_path': 'a.pb'}, "features='public' to be 'inception'"),
