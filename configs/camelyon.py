@@ -3,7 +3,7 @@ r"""Camelyon17-WILDS, tumour or not, pre-trained on ImageNet32.
   python -m dp_diffusion.main --config=configs/camelyon.py \
     --workdir=runs/camelyon
 
-It is evaluated on the test hospital, which no training image comes from.
+It is evaluated on the test hospital, from which no training image comes.
 The archive (10.7 GB, CC0) is downloaded, or read from --config.data.manual_dir.
 
 The paper (column Camelyon17): 80.4M parameters [R, C]; expected batch 16,384,
@@ -38,7 +38,7 @@ CLASS_NAMES = ('normal', 'tumor')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The paper's setting; `:smoke` runs in a minute on made-up images."""
+  """Returns the paper's setting; `:smoke` takes a minute on made-up images."""
   config = default.get_config()
   config.name = 'camelyon'
   config.data.name = 'camelyon17'
@@ -51,8 +51,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.privacy.delta = 3e-6
   config.privacy.num_examples = 302_436
   cifar10.use_recipe(config)
-  # Hospital 2 looks different: distances are to patches of the hospitals that
-  # were trained on.
+  # Images of hospital 2 look different, so distances use held-out patches of
+  # the training hospitals.
   config.evaluate.held_out_split = 'id_val'
   return default.apply_variant(config, variant, VARIANTS)
 

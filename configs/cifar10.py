@@ -52,7 +52,7 @@ NUM_PUBLIC_JPEG_CLASSES = 200
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The paper's setting at epsilon 10; see the module for variants."""
+  """Returns the paper's setting at epsilon 10; see the module for variants."""
   config = default.get_config()
   config.name = 'cifar10'
   config.data.name = 'tfds:cifar10'
@@ -68,7 +68,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def use_recipe(config: ml_collections.ConfigDict) -> None:
-  """How 32x32 colour images are fine-tuned: CIFAR-10 [R], Camelyon17 [r]."""
+  """Sets fine-tuning for 32x32 colours: CIFAR-10 [R], Camelyon17 [r]."""
   config.data.reflect_pad = 4
   config.data.flip = True
   config.model.compute_dtype = 'bfloat16'
@@ -89,7 +89,7 @@ def _million(config: ml_collections.ConfigDict) -> None:
 def _jpeg(config: ml_collections.ConfigDict) -> None:
   default.smoke_on_files(config)
   config.name += '-jpeg'
-  config.evaluate.features = 'public'  # Inception would need a network.
+  config.evaluate.features = 'public'  # Inception needs a download.
   config.data.name = 'tfds:cifar10_jpeg'
   config.pretrain.data.name = 'tfds:tiny_imagenet32'
   config.pretrain.data.class_names = tuple(
@@ -102,7 +102,7 @@ def _one_gpu(config: ml_collections.ConfigDict) -> None:
   if 'smoke' in config.name:
     return
   config.model.channels = 64
-  # By experiments/ablation_prediction: so soon, eps is the worse choice.
+  # Chosen by experiments/ablation_prediction: eps is worse in short trainings.
   config.diffusion.schedule = 'cosine'
   config.diffusion.prediction = 'v'
   config.finetune.mixture_boundaries = ()

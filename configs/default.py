@@ -1,7 +1,7 @@
-"""Every config key at its default. Other configs override this one.
+"""The default config, which all other configs change.
 
-Each key is stated once, where the code that reads it is (`config_keys`): its
-default, its unit and the values allowed. `docs/config.md` lists them all.
+Each key is defined once, in the code that reads it (`config_keys`): its
+default, its unit and the values allowed. `docs/config.md` lists all keys.
 
 A key that the command line overrides keeps the type that it has there:
 `--config.privacy.epsilon=5`, `--config.finetune.trainable="('mid*',)"`, or
@@ -18,9 +18,9 @@ from dp_diffusion import config as config_lib
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The defaults; they name no dataset, so they do not run by themselves."""
+  """Returns the defaults, which name no dataset and so do not run."""
   config = config_lib.start()
-  # Follows data.tfds_dir, unless it is set itself.
+  # This key has the value of data.tfds_dir unless it is set itself.
   config.pretrain.data.tfds_dir = config.data.get_oneway_ref('tfds_dir')
   return apply_variant(config, variant, {})
 
@@ -33,7 +33,7 @@ def apply_variant(
   """Changes `config` as the variant says.
 
   Args:
-    config: changed in place.
+    config: the config, changed in place.
     variant: '' or names in `variants` with commas, applied in this order.
     variants: name -> function that changes a config in place.
 
@@ -41,7 +41,7 @@ def apply_variant(
     `config`.
 
   Raises:
-    ValueError: an unknown variant; lists the known ones.
+    ValueError: the variant is unknown; the message lists the known ones.
   """
   for name in variant.split(',') if variant else ():
     if name not in variants:
@@ -52,13 +52,12 @@ def apply_variant(
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  """Every stage in a minute, on a few images; nothing is learned.
+  """Makes every stage run in about a minute, on a few images, for testing.
 
-  They are the first of the dataset, or some of the folder, that the command
-  line gives (data.path, data.tfds_dir or data.manual_dir); without any they
-  are made up, in the shape of the real ones. The network keeps its levels,
-  attention and classes and loses its width; the image classifier is a small
-  one.
+  The images are the first of the dataset, or some of the folder, that the
+  command line gives (data.path, data.tfds_dir or data.manual_dir). Without any,
+  images of the same shape are made up. The network keeps its levels, attention
+  and classes, but is narrow; the image classifier is a small one.
   """
   config.name += '-smoke'
   config.update_from_flattened_dict(_SMOKE)
@@ -80,10 +79,10 @@ def smoke(config: ml_collections.ConfigDict) -> None:
 
 
 def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
-  """After `smoke`, for a variant that reads prepared datasets: no stand-in.
+  """Makes a smoke run read prepared datasets instead of made-up images.
 
   Returns:
-    Whether `smoke` came before; if not, nothing is changed.
+    Whether `smoke` was applied before; otherwise nothing is changed.
   """
   if not config.data.stand_in:
     return False

@@ -4,8 +4,8 @@
 
 Sensitive: 1,437 of scikit-learn's real handwritten digits, 360 held out.
 Public: digits rendered from fonts and strokes. Hardware: 2 CPU cores, about
-6 minutes. Not from the paper, which has no such data: the smallest run that
-runs every stage.
+6 minutes. The paper has no such data; this is the smallest run of all stages
+that learns something.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLASS_NAMES = tuple('0123456789')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The demonstration; `:smoke` runs in a minute and learns nothing."""
+  """Returns the demonstration; `:smoke` takes a minute, for testing only."""
   config = default.get_config()
   config.name = 'digits'
   for data, name in ((config.data, 'digits'), (config.pretrain.data, 'glyphs')):

@@ -32,7 +32,7 @@ CLASS_NAMES = (
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """MNIST's recipe on clothes; `:smoke` runs in a minute."""
+  """Returns the settings of MNIST for clothes; `:smoke` takes a minute."""
   config = default.get_config()
   config.name = 'fashion_mnist'
   config.data.name = 'tfds:fashion_mnist'

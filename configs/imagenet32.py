@@ -38,7 +38,7 @@ CLASS_NAMES = tuple(str(i) for i in range(1000))
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The public pre-training; `:smoke` runs in a minute."""
+  """Returns the public pre-training; `:smoke` takes a minute."""
   config = default.get_config()
   config.name = 'imagenet32'
   use(config.data)
@@ -61,7 +61,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def use(data: ml_collections.ConfigDict) -> None:
-  """Makes a `data` section that of the training images."""
+  """Sets a `data` section to the training images of ImageNet32."""
   data.name = 'tfds:imagenet_resized/32x32'
   data.image_size = 32
   data.channels = 3

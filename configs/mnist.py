@@ -41,7 +41,7 @@ CLASS_NAMES = tuple(str(i) for i in range(10))
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The paper's setting at epsilon 10; see the module for variants."""
+  """Returns the paper's setting at epsilon 10; see the module for variants."""
   config = default.get_config()
   config.name = 'mnist'
   config.data.name = 'tfds:mnist'
@@ -51,7 +51,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def use_recipe(config: ml_collections.ConfigDict) -> None:
-  """How 60,000 grey images of 28x28 are learned from scratch."""
+  """Sets training from scratch on 60,000 grey images of 28x28."""
   for data in (config.data, config.pretrain.data):
     data.image_size = 28
     data.channels = 1
@@ -110,7 +110,7 @@ def _cpu(config: ml_collections.ConfigDict) -> None:
   if is_smoke:
     return
   config.evaluate.classifiers = ('wrn_16_1',)
-  # The private step as it is should show an epsilon of about 0.8 here.
+  # For a correct private step the audit's bound is an epsilon of about 0.8.
   config.audit.epsilon = 4.0
   config.audit.expected_batch_size = 264
   config.audit.num_canaries = 20_000

@@ -1,4 +1,4 @@
-"""Checks of values, one line of error each. Imports nothing of the project."""
+"""Checks of values with errors of one line. It imports no other module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NUM_NAMED = 5
 
 
 def some(names: Sequence[str]) -> str:
-  """The first names of a list that may be long, for a message of one line.
+  """Joins the first names of a list that may be long, for a message.
 
   >>> some(['a', 'b', 'c', 'd', 'e', 'f', 'g'])
   'a, b, c, d, e and 2 more'
@@ -51,7 +51,7 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
 
 
 def check_one_of(name: str, value: str, known: Iterable[str]) -> None:
-  """Raises ValueError that lists the known values and the nearest one.
+  """Raises ValueError, listing the known values, unless `value` is one.
 
   >>> check_one_of('sampler', 'dimm', ('ddim', 'ancestral'))
   Traceback (most recent call last):

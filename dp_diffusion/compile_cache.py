@@ -1,7 +1,8 @@
-"""Where compiled steps are kept, so that a second run starts at once.
+"""A cache folder for compiled steps, so that a second run starts at once.
 
-Lowest layer. The folder is the user's own: whoever can write to it chooses
-what runs here, so one that others may enter is not used.
+The module is in the lowest layer. The folder must belong to the user alone:
+somebody who can write to it chooses the code that runs here. A folder that
+others may enter is not used.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
 
 def enable() -> bool:
-  """Tells jax, which is not imported yet, to keep what it compiles.
+  """Tells JAX, before it is imported, to cache compiled programs.
 
-  A folder that the user has named in JAX_COMPILATION_CACHE_DIR stays.
+  A folder that the user has named in JAX_COMPILATION_CACHE_DIR is kept.
 
   Returns:
-    Whether there is a folder.
+    Whether there is a cache folder.
   """
   if _VARIABLE not in os.environ:
     path = folder()
@@ -33,11 +34,13 @@ def enable() -> bool:
 def folder() -> pathlib.Path | None:
   """Makes the folder, $XDG_CACHE_HOME/dp_diffusion/compiled-MACHINE.
 
-  jax tells programs for different processors apart, but not those for
-  different numbers of cores, and homes are shared by machines.
+  The name contains the machine because several machines may share a home. JAX
+  distinguishes programs for different processors, but not for different numbers
+  of cores.
 
   Returns:
-    None where there is no home, it cannot be written, or others may enter.
+    The folder; None if there is no home, it cannot be written, or other users
+    may enter it.
   """
   root = os.environ.get('XDG_CACHE_HOME', '')
   try:
@@ -52,7 +55,7 @@ def folder() -> pathlib.Path | None:
 
 
 def _machine() -> str:
-  """Short hash of the processor's abilities and of the cores to be used."""
+  """Returns a short hash of the processor's features and number of cores."""
   facts = [platform.machine(), platform.processor(), platform.node()]
   if hasattr(os, 'sched_getaffinity'):
     facts.append(str(len(os.sched_getaffinity(0))))

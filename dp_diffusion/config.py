@@ -1,7 +1,8 @@
-"""From a `ConfigDict` and command-line overrides to frozen dataclasses.
+"""Builds frozen config dataclasses from a `ConfigDict` and overrides.
 
-Everything is checked here, before any compute: unknown keys, wrong types and
-impossible values each give one line. Stages see only the frozen `Config`.
+Everything is checked here, before any compute: an unknown key, a wrong type or
+an impossible value gives an error of one line. Stages use only the frozen
+`Config`.
 """
 
 from __future__ import annotations
@@ -327,7 +328,7 @@ class Config:
         )
 
   def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
-    """The network for the classes of `data` (the private or public ones)."""
+    """Returns the network for the classes of `data`, private or public."""
     return unet.UNetConfig(
       **dataclasses.asdict(self.model),
       num_classes=max(1, len(data.class_names)),
@@ -335,15 +336,15 @@ class Config:
     )
 
   def pretrain_diffusion(self) -> schedules.DiffusionProcess:
-    """The diffusion with the timesteps of pre-training."""
+    """Diffusion process with the timesteps of pre-training."""
     return self._diffusion(self.pretrain)
 
   def finetune_diffusion(self) -> schedules.DiffusionProcess:
-    """The diffusion with the timesteps of private fine-tuning."""
+    """Diffusion process with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
 
   def _check_classes(self) -> None:
-    """Refuses labels without classes; a folder does so and lists them."""
+    """Refuses labels without class names; a folder reports its own error."""
     read = {'data': self.data, 'pretrain.data': self.pretrain.data}
     if not self.pretrain.num_steps:
       del read['pretrain.data']
@@ -355,11 +356,11 @@ class Config:
         )
 
   def _check_enough_images(self) -> None:
-    """Refuses FID of fewer images than features, which has no meaning."""
+    """Refuses FID with fewer images than features, which is meaningless."""
     evaluate, sizes = self.evaluate, [self.sample.num_samples]
     if self.data.unit == 'image':
       sizes.append(self.privacy.num_examples)
-      if self.data.name == 'folder':  # And a share of all is held out.
+      if self.data.name == 'folder':  # A share of the images is held out.
         share = self.data.test_fraction
         sizes.append(round(sizes[-1] * share / (1 - share)))
     is_asked = (
@@ -383,7 +384,7 @@ class Config:
 
 
 def start() -> ml_collections.ConfigDict:
-  """A config of the defaults; see `configs/default.py`, which others change."""
+  """Returns the default config, which `configs/default.py` uses."""
   config = ml_collections.ConfigDict()
   for path, _, keys, _ in config_keys.sections(Config):
     section = config
@@ -406,13 +407,13 @@ def load(
 
   Args:
     config_argument: 'configs/NAME.py' or 'configs/NAME.py:VARIANT'.
-    overrides: dotted key -> text, as typed on the command line.
+    overrides: dotted key -> text, as the user typed it.
 
   Returns:
     The frozen config.
 
   Raises:
-    UsageError: one line that names the value, what was expected and the fix.
+    UsageError: one line that names the value, the expected one and the fix.
   """
   config = config_values.load_file(config_argument)
   for key, text in (overrides or {}).items():
@@ -428,21 +429,22 @@ def freeze(
   """Builds the frozen dataclasses from a `ConfigDict`.
 
   Args:
-    config: all keys.
-    typed: dotted keys of it that the user typed.
+    config: a config with all keys.
+    typed: dotted keys that the user typed.
 
   Raises:
-    UsageError: unknown or missing key, wrong type, impossible value.
+    UsageError: a key is unknown or missing, or a value has a wrong type or is
+      impossible.
   """
   values = config_sources.resolve(config.to_dict(), typed)
   return config_values.build(Config, values, '')
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """A config dataclass as plain JSON values; infinity becomes 'inf'.
+  """Returns a config dataclass as JSON values; infinity becomes 'inf'.
 
-  Keys that were added later are left out at their default: what an earlier
-  version has recorded of a run stays the record of the same run.
+  Keys that were added later are left out if they have their default, so that
+  the result equals the record that an earlier version made of the same run.
   """
 
   def plain(value: Any) -> Any:

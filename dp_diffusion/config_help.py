@@ -1,4 +1,4 @@
-"""What is said of the config keys, for `--help=KEY` and `docs/config.md`."""
+"""Describes the config keys, for `--help=KEY` and `docs/config.md`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Where a default comes from: {marks}; our choice where there is no mark.
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
-  """A section, or several that hold the same keys.
+  """A section, or several sections with the same keys.
 
   Attributes:
-    paths: dotted, of each; '' is the whole config.
-    texts: what each is.
-    keys: of each, in the same order.
+    paths: dotted path of each section; '' is the whole config.
+    texts: description of each section.
+    keys: keys of each section, in the same order.
   """
 
   paths: tuple[str, ...]
@@ -44,14 +44,14 @@ class _Section:
 
 
 def of(topic: str) -> str:
-  """What is said of a key, or of a section and the keys in it.
+  """Returns the description of a key, or of a section and its keys.
 
   Args:
-    topic: dotted key or section, as 'privacy.delta' or 'privacy'; also as it
-      is typed with a value, '--config.privacy.delta'.
+    topic: dotted key or section, such as 'privacy.delta' or 'privacy'; also as
+      typed with a value, '--config.privacy.delta'.
 
   Raises:
-    UsageError: neither; names the nearest ones.
+    UsageError: there is no such key or section; the message names similar ones.
   """
   topic = topic.partition('=')[0].removeprefix('--').removeprefix('config.')
   sections = list(config_keys.sections(config_lib.Config))
@@ -74,7 +74,7 @@ def of(topic: str) -> str:
 
 
 def page() -> str:
-  """The text of `docs/config.md`."""
+  """Returns the text of `docs/config.md`."""
   marks = ', '.join(
     f'[{mark}] {words}' for mark, words in config_keys.MARKS.items() if mark
   )
@@ -108,7 +108,7 @@ def _wrapped(text: str, indent: str = '') -> list[str]:
 
 
 def _shown(default: object) -> str:
-  """As it may be typed; 64000000 as 64_000_000."""
+  """Shows a default as a user may type it; 64000000 as 64_000_000."""
   if default is None:
     return 'none'
   is_long = isinstance(default, int) and default >= 10_000
@@ -116,7 +116,7 @@ def _shown(default: object) -> str:
 
 
 def _groups() -> Iterator[_Section]:
-  """Sections in the order of the config; those of one kind together."""
+  """Yields the sections in order of the config, those of one kind together."""
   found = list(config_keys.sections(config_lib.Config))
   for kind in dict.fromkeys(kind for _, kind, _, _ in found):
     alike = [section for section in found if section[1] is kind]
@@ -143,7 +143,7 @@ def _table(section: _Section) -> str:
 
 
 def _defaults(keys: tuple[config_keys.Key, ...]) -> Iterator[str]:
-  """The default of a key, and those of the sections that have another one."""
+  """Yields the default of a key, and those of sections that differ."""
   mark = f' [{keys[0].statement.mark}]' if keys[0].statement.mark else ''
   own = keys[0].statement.default
   others = [key for key in keys if key.default != own]

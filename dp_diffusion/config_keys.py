@@ -1,9 +1,9 @@
-"""One statement for each config key: its default, meaning, unit and values.
+"""Defines each config key once: its default, meaning, unit and values.
 
-A field of a frozen config dataclass is made by `key`, or by `section` where it
-holds keys itself. All that is said of a key comes from there: the `ConfigDict`
-of `configs/default.py`, the check at construction (`check`), `docs/config.md`
-and `--help=KEY`.
+A field of a frozen config dataclass is made by `key`, or by `section` if it
+holds keys itself. Everything else is derived from it: the `ConfigDict` of
+`configs/default.py`, the check at construction (`check`), `docs/config.md` and
+`--help=KEY`.
 
 Marks of a default: [P] stated in the paper (arXiv 2302.13861), [R] agreed by
 two re-implementations of its hyper-parameter table, [r] from one; without a
@@ -30,7 +30,7 @@ MARKS = {
   'r': 'from one re-implementation',
   '': 'our choice',
 }
-_METADATA = 'statement'  # Of a field.
+_METADATA = 'statement'  # Key of the metadata of a field.
 _OR_INFINITE = ', or inf'
 _FINITE = 'finite'
 _NOUNS = {int: 'integer', float: 'number', str: 'text', bool: 'true or false'}
@@ -39,12 +39,12 @@ _PLURALS = {int: 'integers', float: 'numbers', str: 'names'}
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-  """Which values a key may have, beside its type.
+  """The values that a key of some type may have.
 
   Attributes:
-    words: for messages and documents, as '>= 1'.
-    check: (name, value) -> raises ValueError, one line, for any other value.
-      None where the config that holds the key checks it with others.
+    words: description for messages and documents, such as '>= 1'.
+    check: (name, value) -> None; raises ValueError, one line, for any other
+      value. None if the config checks the key together with others.
   """
 
   words: str
@@ -53,15 +53,16 @@ class Allowed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:
-  """All that is said of a key.
+  """The definition of a key.
 
   Attributes:
-    default: what a config starts with; None computes it, or does without.
-    text: what it is, with its unit.
-    allowed: values, or None for all of its type. Those of a tuple: of each
-      element.
-    mark: one of MARKS, where the default comes from.
-    is_later: earlier versions did not have the key, see `config.to_dict`.
+    default: value in the default config; None means that the value is computed
+      or absent.
+    text: description with the unit.
+    allowed: allowed values, for a tuple those of each element; None allows all
+      values of the type.
+    mark: source of the default, one of MARKS.
+    is_later: whether earlier versions lack the key, see `config.to_dict`.
   """
 
   default: Any
@@ -73,12 +74,12 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-  """What is said of a field that holds keys, a config dataclass itself.
+  """The definition of a field that is itself a config dataclass with keys.
 
   Attributes:
-    text: what it is.
-    changed: key -> default, where it is another one than elsewhere.
-    also: keys that are resolved before the dataclass is made.
+    text: description of the section.
+    changed: key -> default, for defaults that differ from the dataclass's.
+    also: further keys, which are resolved before the dataclass is made.
   """
 
   text: str
@@ -91,10 +92,10 @@ class Key:
   """A key at its place in the config.
 
   Attributes:
-    path: dotted, as it is typed.
-    kind: its annotated type.
-    default: here.
-    statement: of the field.
+    path: dotted path, as a user types it.
+    kind: annotated type.
+    default: default at this place.
+    statement: definition of the key.
   """
 
   path: str
@@ -104,7 +105,7 @@ class Key:
 
   @property
   def values(self) -> str:
-    """Its type and the values allowed, in words.
+    """Describes the type and the allowed values.
 
     >>> Key(
     ...   path='a', kind=int, default=1, statement=state(1, '', '>= 1')
@@ -136,15 +137,16 @@ def state(
   mark: str = '',
   is_later: bool = False,
 ) -> Statement:
-  """A statement; see `Statement` for the arguments.
+  """Returns the definition of a key.
 
   Args:
-    default: see there.
-    text: see there.
-    allowed: a range of numbers, as '>= 1' or '[0, 1)', in which infinity is
-      not unless the words end with ', or inf'; or names; or anything else.
-    mark: see there.
-    is_later: see there.
+    default: see `Statement`.
+    text: see `Statement`.
+    allowed: a range of numbers such as '>= 1' or '[0, 1)', which excludes
+      infinity unless it ends with ', or inf'; or a tuple of names; or
+      `Allowed`.
+    mark: see `Statement`.
+    is_later: see `Statement`.
   """
   if mark not in MARKS:
     raise ValueError(f'Expected mark={mark!r} to be one of {list(MARKS)}.')
@@ -166,7 +168,7 @@ def key(
   is_later: bool = False,
   is_required: bool = False,
 ) -> Any:
-  """A field of a config dataclass that is a key.
+  """Returns a field of a config dataclass that is a key.
 
   Args:
     default: see `state`.
@@ -174,8 +176,8 @@ def key(
     allowed: see `state`.
     mark: see `state`.
     is_later: see `state`.
-    is_required: whoever makes the dataclass must give it; a config file starts
-      with the default all the same.
+    is_required: whether the constructor of the dataclass requires the value.
+      The default config still has `default`.
   """
   statement = state(default, text, allowed, mark=mark, is_later=is_later)
   given: dict[str, Any] = {} if is_required else {'default': default}
@@ -188,24 +190,24 @@ def section(
   changed: Mapping[str, Any] | None = None,
   also: Mapping[str, Statement] | None = None,
 ) -> Any:
-  """A field of a config dataclass that holds keys; see `Section`."""
+  """Returns a field of a config dataclass that holds keys; see `Section`."""
   found = Section(text=text, changed=changed or {}, also=also or {})
   return dataclasses.field(metadata={_METADATA: found})
 
 
 def of(field: dataclasses.Field[Any]) -> Statement | Section | None:
-  """What is said of a field; None where it is no key."""
+  """Returns the definition of a field; None if it is no key."""
   return field.metadata.get(_METADATA)
 
 
 def is_later(field: dataclasses.Field[Any]) -> bool:
-  """Whether a field is a key that earlier versions did not have."""
+  """Whether a field is a key that earlier versions lack."""
   statement = of(field)
   return isinstance(statement, Statement) and statement.is_later
 
 
 def in_range(words: str) -> Allowed:
-  """Numbers in a range, which the words give.
+  """Returns the allowed numbers of a range, which is given in words.
 
   >>> in_range('[0, 1)').check('ema_decay', 1)
   Traceback (most recent call last):
@@ -213,8 +215,8 @@ def in_range(words: str) -> Allowed:
   ValueError: Expected ema_decay=1 to be in [0, 1).
 
   Args:
-    words: as '> 0', '>= 1', '(0, 1)', '[0, 2**31)' or 'finite', with ', or
-      inf' at the end where infinity is one of the values.
+    words: a range such as '> 0', '>= 1', '(0, 1)', '[0, 2**31)' or 'finite',
+      ending with ', or inf' if infinity is allowed.
   """
   limits = words.removesuffix(_OR_INFINITE)
   is_infinite_allowed = limits != words
@@ -247,7 +249,7 @@ def in_range(words: str) -> Allowed:
 
 
 def one_of(names: tuple[str, ...]) -> Allowed:
-  """One of some names."""
+  """Allows one of some names."""
   return Allowed(
     ', '.join(repr(name) for name in names),
     functools.partial(checks.check_one_of, known=names),
@@ -259,7 +261,7 @@ def check(config: Any, prefix: str = '') -> None:
 
   Args:
     config: a dataclass whose fields are made by `key`.
-    prefix: of the names in messages, as 'finetune.'.
+    prefix: prefix of the names in messages, such as 'finetune.'.
 
   Raises:
     ValueError: one line that names the key, its value and what was expected.
@@ -278,15 +280,15 @@ def check(config: Any, prefix: str = '') -> None:
 def sections(
   kind: type, path: str = '', said: Section | None = None
 ) -> Iterator[tuple[str, type, tuple[Key, ...], str]]:
-  """Every section below a config dataclass, itself first.
+  """Yields the sections of a config dataclass, itself first.
 
   Args:
     kind: the dataclass.
-    path: dotted, of the section that it is; '' for the whole config.
-    said: of the field that holds it.
+    path: dotted path of its section; '' for the whole config.
+    said: definition of the field that holds it.
 
   Yields:
-    (dotted path, dataclass, the keys directly in it, what is said of it).
+    (dotted path, dataclass, the keys directly in it, description).
   """
   said = said or Section(text='', changed={}, also={})
   prefix = f'{path}.' if path else ''
@@ -322,7 +324,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def type_of(key_at: Key) -> type:
-  """The Python type of a key's values, as bool or tuple.
+  """Returns the Python type of a key's values, such as bool or tuple.
 
   >>> type_of(
   ...   Key(
@@ -336,7 +338,7 @@ def type_of(key_at: Key) -> type:
 
 
 def _without_none(kind: Any) -> tuple[bool, Any]:
-  """Whether None is one of the values, and the type without it."""
+  """Returns whether None is one of the values, and the type without it."""
   if typing.get_origin(kind) in (typing.Union, types.UnionType):
     (rest,) = (a for a in typing.get_args(kind) if a is not type(None))
     return True, rest

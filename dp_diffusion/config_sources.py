@@ -1,10 +1,10 @@
-"""Which images a config means, once all keys are known.
+"""Decides which images a config uses, once all keys are known.
 
-A smoke run makes its images unless the user says where the real ones lie; and
-a place that is given is read, or refused: it is never passed over in silence.
-So is every other key of a source: what the user typed, or wrote into a config,
-and the chosen source does not read is refused by name. What a config says of
-the source that it had is dropped where the user typed another.
+A smoke run makes up its images unless the user gives a path of real ones. A
+path that is given is used or refused, never ignored. The same holds for other
+keys of a source: a key that the user typed, or wrote into a config, and that
+the chosen source does not read is refused by name. If the user types another
+source, the keys that the config has for its own source are dropped.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ KEYS = {  # Of the sections of images, until `resolve`.
     ' nothing says where they lie; for smoke runs.',
   ),
 }
-STAND_IN_CLASSES = ('first', 'second')  # Where the config names none.
-_PLACES = ('path', 'tfds_dir', 'manual_dir')  # Say where images lie.
+STAND_IN_CLASSES = ('first', 'second')  # Used if the config names none.
+_PLACES = ('path', 'tfds_dir', 'manual_dir')  # Keys for paths of images.
 # pretrain.data.tfds_dir follows data.tfds_dir: one may read for both.
 _SHARED = 'tfds_dir'
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(registry.DataConfig)}
 
 
 def keep_typed(config: Any, key: str) -> None:
-  """Lets no source stand in for one that the user has named.
+  """Keeps a source that the user has typed from being replaced.
 
   Args:
     config: a `ConfigDict`, changed in place.
-    key: of it, that was typed.
+    key: dotted key that the user typed.
   """
   for typed, section in (
     ('data.name', config.get('data')),
@@ -49,15 +49,15 @@ def keep_typed(config: Any, key: str) -> None:
 def resolve(
   values: Mapping[str, Any], typed: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Puts `stand_in` in the place of a source whose images are not given.
+  """Replaces a source whose images are not given by its `stand_in`.
 
   Args:
     values: all keys of a config, nested; not changed.
-    typed: dotted keys that the user typed: none of them is changed, but for
-      `data.name` of a source that is stood in for.
+    typed: dotted keys that the user typed. None of them is changed, except
+      `data.name` of a source that is replaced.
 
   Returns:
-    The same without the keys `stand_in`.
+    The keys and values without `stand_in`.
   """
   resolved = dict(values)
   if isinstance(values.get('data'), Mapping):
@@ -98,11 +98,11 @@ def _resolved(
 
 
 def check_read(data: registry.DataConfig, public: registry.DataConfig) -> None:
-  """Refuses a key that says what to read, and that nothing reads.
+  """Refuses a key of a source that the chosen source does not read.
 
   Args:
-    data: the sensitive images.
-    public: those of pre-training.
+    data: data section of the sensitive images.
+    public: data section of the public images.
 
   Raises:
     UsageError: names the key and the sources that would read it.

@@ -1,6 +1,6 @@
-"""Config values: from files and typed text to checked dataclasses.
+"""Reads config values from files and typed text, into checked dataclasses.
 
-Knows no key by name: `config` says which there are.
+It does not depend on the names of keys, which `config` defines.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def load_file(config_argument: str) -> Any:
   """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
 
   Raises:
-    UsageError: no such file or variant; names the known ones. Or the file is
-      no config; names the line.
+    UsageError: there is no such file or variant (the message names the known
+      ones), or the file is no config (the message names the line).
   """
   file_name, _, variant = config_argument.partition(':')
   path = pathlib.Path(file_name)
@@ -57,7 +57,7 @@ def load_file(config_argument: str) -> Any:
     return config
   except ValueError as error:
     raise UsageError(f'--config={config_argument}: {error}') from error
-  except Exception as error:  # The file is the user's own code.
+  except Exception as error:  # The file is code of the user.
     raise UsageError(
       f'--config={config_argument} is no config, see configs/default.py:'
       f' {type(error).__name__}: {_first_line(error)}{_line_in(path, error)}'
@@ -65,23 +65,23 @@ def load_file(config_argument: str) -> Any:
 
 
 def describe_files(folder: pathlib.Path) -> str:
-  """The configs of a folder, a line each, with their variants; runs none.
+  """Lists the configs of a folder with their variants, without running them.
 
   Args:
-    folder: of config files, whose module-level `VARIANTS` is a dictionary.
+    folder: folder of config files, in which `VARIANTS` is a dictionary.
 
   Returns:
-    '' where it holds none.
+    A line per config; '' if there are none.
   """
   lines = []
   for path in sorted(folder.glob('*.py')):
     try:
       tree = ast.parse(path.read_text(encoding='utf-8'))
     except (SyntaxError, ValueError, OSError):
-      continue  # Said in full where it is taken as --config.
+      continue  # Loading it as --config reports the error.
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     if 'get_config' not in functions or path.stem == 'default':
-      continue  # No run by itself.
+      continue  # It does not run by itself.
     names = _variants(tree)
     title = (ast.get_docstring(tree) or '').partition('\n')[0]
     lines.append(f'  {path}: {title}'.rstrip(': '))
@@ -91,7 +91,7 @@ def describe_files(folder: pathlib.Path) -> str:
 
 
 def _variants(tree: ast.Module) -> list[str]:
-  """Names in the table `VARIANTS` of a config file."""
+  """Returns the names in the table `VARIANTS` of a config file."""
   for node in tree.body:
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
       if ast.unparse(node.targets[0]) == 'VARIANTS':
@@ -101,7 +101,7 @@ def _variants(tree: ast.Module) -> list[str]:
 
 
 def _run(path: pathlib.Path) -> Any:
-  """Runs a file; returns its module."""
+  """Runs a file and returns its module."""
   spec = importlib.util.spec_from_file_location(
     f'dp_diffusion_config_{path.stem}', path
   )
@@ -113,9 +113,9 @@ def _run(path: pathlib.Path) -> Any:
 
 
 def _line_in(path: pathlib.Path, error: Exception) -> str:
-  """' (line 3)': the last line of the file that led to the error, if any."""
+  """Returns the line of the file that led to the error, as ' (line 3)'."""
   if isinstance(error, SyntaxError):
-    return ''  # It says so itself.
+    return ''  # The message of a SyntaxError names the line.
   frames = traceback.extract_tb(error.__traceback__)
   lines = [f.lineno for f in frames if f.filename == str(path)]
   return f' (line {lines[-1]})' if lines else ''
@@ -130,9 +130,9 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
 
   Args:
     config: a `ConfigDict`, changed in place.
-    key: dotted.
-    text: as typed.
-    schema: the dataclass that `config` will become: says what tuples hold.
+    key: dotted key.
+    text: the value as the user typed it.
+    schema: dataclass of `config`, which gives the types of tuples' elements.
   """
   node = config
   parts = key.split('.')
@@ -156,7 +156,7 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> UsageError:
-  """The error for a key that is not known, with the nearest of the known."""
+  """Returns the error for an unknown key, which names similar keys."""
   near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
   tail = key.rsplit('.', 1)[-1]
   near += [k for k in known if k.rsplit('.', 1)[-1] == tail and k not in near]
@@ -205,7 +205,7 @@ def _parse_tuple(text: str) -> tuple[Any, ...]:
 
 
 def _hint(schema: type, parts: Sequence[str]) -> Any:
-  """The annotated type of a dotted key; None where it is not annotated."""
+  """Returns the annotated type of a dotted key; None without annotation."""
   hint: Any = schema
   for part in parts:
     if not dataclasses.is_dataclass(hint):
@@ -215,7 +215,7 @@ def _hint(schema: type, parts: Sequence[str]) -> Any:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-  """Reads names with commas between them; what looks like a number is text.
+  """Reads names separated by commas; numbers among them remain text.
 
   >>> parse_names('0,1,02'), parse_names('(True, False)')
   (('0', '1', '02'), ('True', 'False'))
@@ -250,7 +250,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def _without_brackets(text: str) -> str:
-  """Text without one pair of brackets around all of it.
+  """Removes a pair of brackets that encloses the whole text.
 
   >>> _without_brackets('(a, (b))'), _without_brackets('(a),(b)')
   ('a, (b)', '(a),(b)')
@@ -274,10 +274,10 @@ def parse_weights(name: str, text: str, num_classes: int) -> tuple[float, ...]:
   Args:
     name: dotted key, for messages.
     text: 'uniform', or one weight per class.
-    num_classes: how many classes there are.
+    num_classes: number of classes.
 
   Raises:
-    UsageError: weights that are no distribution over the classes.
+    UsageError: the weights are no distribution over the classes.
   """
   if text == 'uniform':
     return (1.0,) * num_classes
@@ -336,7 +336,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     element = typing.get_args(hint)[0]
     if not isinstance(value, (tuple, list)):
       raise UsageError(f'Expected {path}={value!r} to be a tuple.')
-    if element is str:  # A class named 0 or True, typed without quotes.
+    if element is str:  # For class names such as 0 or True without quotes.
       value = [str(v) if type(v) in (int, bool) else v for v in value]
     return tuple(_convert(element, v, path) for v in value)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):

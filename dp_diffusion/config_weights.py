@@ -1,7 +1,8 @@
-"""Sets the network of a config to that of the weights that it starts from.
+"""Sets the network of a config to that of its first weights.
 
-With `pretrain.init_format` the file of `pretrain.init_from` says which network
-it holds, so nobody has to type it; what is typed must agree with the file.
+With `pretrain.init_format`, the file of `pretrain.init_from` determines the
+network, so the user need not type its keys. Keys that are typed must agree with
+the file.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ _NUM_STEPS = 'pretrain.num_steps'
 
 
 def resolve(config: Any, typed: Collection[str]) -> None:
-  """Sets the keys that the file of first weights decides.
+  """Sets the keys that the file of first weights determines.
 
-  Published weights are taken as they are, without a step of pre-training,
-  unless `pretrain.num_steps` is typed.
+  Published weights are used without further pre-training, unless the user types
+  `pretrain.num_steps`.
 
   Args:
     config: a `ConfigDict`, changed in place.
-    typed: dotted keys that the user has given.
+    typed: dotted keys that the user typed.
 
   Raises:
-    UsageError: a file that cannot be read, or a typed value that is not its.
+    UsageError: the file cannot be read, or a typed value contradicts it.
   """
   pretrain, data = config.get('pretrain', {}), config.get('data', {})
   if not pretrain.get('init_format') or not pretrain.get('init_from'):
@@ -40,7 +41,7 @@ def resolve(config: Any, typed: Collection[str]) -> None:
       f' of {found.path} takes: set data.channels and pretrain.data.channels.'
     )
   if not data.image_size:
-    return  # Refused with all that the images need.
+    return  # Later checks report the error.
   for key, value in foreign.keys(found, data.image_size).items():
     section, name = key.split('.')
     given = _plain(config[section][name])
@@ -56,7 +57,7 @@ def resolve(config: Any, typed: Collection[str]) -> None:
 
 
 def read(config: Any) -> networks.Network:
-  """The network of `pretrain.init_from`, in `pretrain.init_format`.
+  """Reads the network of `pretrain.init_from`, in `pretrain.init_format`.
 
   Args:
     config: a `ConfigDict`, or a frozen `Config`.

@@ -1,9 +1,9 @@
-"""What a person at the terminal sees: messages, and progress of long work.
+"""Prints messages and the progress of long work.
 
-Lowest layer. On a terminal a bar with the time left (rich); elsewhere one
-line every `SECS_BETWEEN_LINES`. Callers pass only what may be public: names,
-counts of the plan and times of public work. Processes but the first are
-silent (`silence`).
+The module is in the lowest layer. On a terminal, progress is a bar with the
+time left (rich); elsewhere it is a line every `SECS_BETWEEN_LINES`. Callers
+must pass public information only: names, numbers of the plan and times of
+public work. All processes but the first are silent (`silence`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _state = {'silent': False}
 
 
 class Advance(Protocol):
-  """Says that `steps` more steps are done."""
+  """Reports that `steps` more steps are done."""
 
   def __call__(self, steps: int = 1) -> None:
-    """Call it from the thread that opened `progress`."""
+    """Reports steps; must be called from the thread that opened `progress`."""
 
 
 def silence(is_silent: bool = True) -> None:
@@ -47,7 +47,7 @@ def warn(message: str) -> None:
 
 
 def _write(line: str, stream: TextIO) -> None:
-  """Prints; where nobody reads any more (`| head`), work goes on unheard."""
+  """Prints a line; ignores a reader that has gone (`| head`)."""
   try:
     print(line, file=stream, flush=True)
   except BrokenPipeError:
@@ -60,16 +60,16 @@ def _write(line: str, stream: TextIO) -> None:
 def progress(
   title: str, total: int, done: int = 0, is_private: bool = False
 ) -> Iterator[Advance]:
-  """Shows how far long work is.
+  """Shows the progress of long work.
 
   Args:
-    title: what is being done, a few words.
+    title: a few words on the work.
     total: number of steps.
-    done: steps that an earlier run has done.
-    is_private: the work reads sensitive images. How long a step takes depends
-      on how many of them were selected, so no time is written where it is
-      kept: lines come every tenth of the way and hold counts of the plan
-      only. A terminal's bar, which nothing keeps, still says the time left.
+    done: number of steps that an earlier run has done.
+    is_private: whether the work reads sensitive images. The time of a step then
+      depends on the number of records selected, so no time is written to a log:
+      a line is printed after every tenth of the work, with step numbers only.
+      The bar on a terminal, which is not stored, still shows the time left.
 
   Yields:
     `advance(steps=1)`.
@@ -85,14 +85,14 @@ def progress(
 
 @contextlib.contextmanager
 def progress_of(title: str, total: int) -> Iterator[Advance]:
-  """Shows the share of private work that is done, never how much it is.
+  """Shows the share of private work that is done, without its amount.
 
-  What is written depends on the title alone: every percent is passed one by
-  one, so that not even the sizes of the steps show.
+  The text written depends only on the title: all percents are passed one by
+  one, so that the sizes of the steps do not show.
 
   Args:
-    title: what is being done, a few words.
-    total: number of steps; private.
+    title: a few words on the work.
+    total: number of steps, which is private.
 
   Yields:
     `advance(steps=1)`.

@@ -1,8 +1,9 @@
 """Named moments at which a test may kill the process.
 
-Lowest layer. Crash safety is tested by real kills (SIGKILL: no handler runs,
-no buffer is flushed) at the moments that matter. The code says where they are
-by `reach`, which does nothing unless the environment asks for the kill:
+The module is in the lowest layer. Crash safety is tested by real kills
+(SIGKILL: no handler runs, no buffer is flushed) at the critical moments. The
+code marks them with `reach`, which does nothing unless the environment asks for
+a kill:
 
   DP_DIFFUSION_CRASH_AT=mid_save      dies the first time it gets there
   DP_DIFFUSION_CRASH_AT=mid_save:3    dies the third time
@@ -36,7 +37,7 @@ def reach(point: str) -> None:
     point: a key of `POINTS`.
 
   Raises:
-    ValueError: for an unknown point, here or in the environment.
+    ValueError: the point, here or in the environment, is unknown.
   """
   checks.check_one_of('point', point, POINTS)
   wanted = os.environ.get(ENVIRONMENT_VARIABLE, '')

@@ -1,10 +1,10 @@
-"""The errors that `main` prints as one line. Imports nothing of the project."""
+"""The errors that `main` prints as one line. It imports no other module."""
 
 from __future__ import annotations
 
 
 class UsageError(ValueError):
-  """What the user gave cannot work; the message is one line that says the fix.
+  """The user's input cannot work; the message is one line with the fix.
 
   `main` prints the message alone, without a traceback, and exits with 2.
   """
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class Failed(Exception):
-  """The work is done, and what it was to check does not hold.
+  """The work is done, and the claim that it checked does not hold.
 
   `main` prints the message, one line, and exits with 1.
   """

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all.
+"""Writes files whole or not at all.
 
-Lowest layer. Every file that another run may read goes through here, so that
-a crash at any instant leaves either the old file or the new one.
+The module is in the lowest layer. Every file that another run may read is
+written by it, so that a crash at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 
 from dp_diffusion import errors
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # What `OSError.errno` says of a disk.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # `OSError.errno` for a full disk.
 
 
 def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
   """Writes `data` to `path` atomically (temporary file, fsync, rename).
 
   Args:
-    path: local or remote; parent folders are made.
+    path: local or remote path; parent folders are made.
     data: the whole content.
-    mode: permission bits, for local paths.
+    mode: permission bits, for a local path.
   """
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ def read_json(path: epath.PathLike) -> Any:
 
 
 def read_whole_json(path: epath.PathLike) -> dict[str, Any]:
-  """Reads a JSON object that this project has written.
+  """Reads a JSON object that this package has written.
 
   Raises:
-    UsageError: it is gone or damaged.
+    UsageError: the file is missing or damaged.
   """
   try:
     value = read_json(path)
@@ -96,7 +96,8 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
   """Reads every array of a .npz; object arrays are refused.
 
   Raises:
-    ValueError: it is no zip (NumPy would advise to trust it), or damaged.
+    ValueError: the file is no zip or is damaged. (For the former NumPy would
+      advise to allow pickles.)
   """
   data = epath.Path(path).read_bytes()
   if not data.startswith(b'PK'):
@@ -109,10 +110,10 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_whole(path: epath.PathLike, *names: str) -> list[np.ndarray]:
-  """Reads the named arrays of a .npz that this project wrote.
+  """Reads the named arrays of a .npz that this package has written.
 
   Raises:
-    UsageError: it is gone or damaged.
+    UsageError: the file is missing or damaged.
   """
   try:
     arrays = read_npz(path)
@@ -130,7 +131,7 @@ def _gone_or_damaged(
 
 
 def sha256(path: epath.PathLike) -> str:
-  """Hex SHA-256 of a file's bytes, read in blocks."""
+  """Returns the hex SHA-256 of a file, read in blocks."""
   digest = hashlib.sha256()
   with epath.Path(path).open('rb') as f:
     while block := f.read(1 << 20):
@@ -139,7 +140,7 @@ def sha256(path: epath.PathLike) -> str:
 
 
 def list_files(folder: epath.PathLike) -> list[str]:
-  """Every file below, as sorted paths with '/' relative to the folder."""
+  """Returns the relative paths, with '/', of all files below, sorted."""
   folder = epath.Path(folder)
   return sorted(
     path.relative_to(folder).as_posix()
@@ -149,7 +150,7 @@ def list_files(folder: epath.PathLike) -> list[str]:
 
 
 def remove_unfinished(folder: epath.PathLike) -> None:
-  """Removes what a killed process left below: hidden names '.*.tmp'."""
+  """Removes files below that a killed process left, named '.*.tmp'."""
   for path in list(_walk(epath.Path(folder))):
     if path.name.startswith('.') and path.name.endswith('.tmp'):
       if path.is_dir():
@@ -159,7 +160,7 @@ def remove_unfinished(folder: epath.PathLike) -> None:
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-  """Everything below a folder, what is inside a folder before the folder."""
+  """Yields everything below a folder, the content of a folder before it."""
   for path in folder.iterdir():
     if path.is_dir():
       yield from _walk(path)
@@ -172,7 +173,7 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 def sync_folder(path: epath.PathLike) -> None:
-  """Makes renames in a local folder durable."""
+  """Writes renames in a local folder to the disk (fsync)."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -181,9 +182,9 @@ def sync_folder(path: epath.PathLike) -> None:
 
 
 def sync_tree(path: epath.PathLike) -> None:
-  """Makes every file below a folder, and its own name, durable.
+  """Writes every file below a folder, and its name, to the disk (fsync).
 
-  Does nothing for a remote folder.
+  It does nothing for a remote folder.
   """
   if not is_local(path):
     return
@@ -199,7 +200,7 @@ def sync_tree(path: epath.PathLike) -> None:
 
 
 def disk_failure(error: Exception) -> str:
-  """What is wrong with the disk; empty if the error is about another thing.
+  """Returns what is wrong with the disk; '' for an error of another kind.
 
   >>> disk_failure(OSError(28, 'No space left on device'))
   'the disk is full'

@@ -1,9 +1,10 @@
-"""Keeps the memory that compiled steps free, instead of returning it.
+"""Makes glibc keep the memory that compiled steps free.
 
-Lowest layer. On a CPU each compiled step takes its temporary memory from the
-C library and gives it back. glibc returns large blocks to the system at once,
-which then clears every page anew at the next step: a quarter of the time of a
-small network's step. Other C libraries are left as they are.
+The module is in the lowest layer. On a CPU each compiled step allocates its
+temporary memory from the C library and frees it. glibc returns large blocks to
+the system at once, and the system clears every page again at the next step,
+which takes a quarter of the time of a small network's step. Other C libraries
+are not changed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_M_TRIM_THRESHOLD = -1  # Of mallopt(3).
+_M_TRIM_THRESHOLD = -1  # A parameter of mallopt(3).
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
 
@@ -20,7 +21,7 @@ def keep_freed() -> bool:
   """Tells glibc to keep freed memory for this process; call it early.
 
   Returns:
-    Whether it could be said.
+    Whether the C library accepted the setting.
   """
   if platform.libc_ver()[0] != 'glibc':
     return False

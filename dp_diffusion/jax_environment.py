@@ -1,10 +1,11 @@
-"""What JAX and XLA were told from outside, and what a run makes of it.
+"""Pins the options of JAX and XLA that the environment may set.
 
-Lowest layer. Every option of JAX is an environment variable too. One that
-changes numbers (64-bit floats, another generator, other precision), or that
-stops a step half-way (traces of NaNs, guards), is pinned here to the value
-that all tests have; those of `KEPT` move work about or tell more, and stay;
-any other is refused, and so is a flag of XLA that is not in `XLA_FLAGS`.
+The module is in the lowest layer. Every option of JAX is also an environment
+variable. An option that changes numbers (64-bit floats, another generator,
+another precision), or that ends a step midway (traces of NaNs, guards), is
+pinned to the value with which everything is tested. Options in `KEPT` affect
+only the placement of work or the amount of messages, and are kept. All others
+are refused, as are flags of XLA that are not in `XLA_FLAGS`.
 
 Guarantees:
   * A run has the same bits whatever the pinned options say, or it is refused
@@ -24,8 +25,8 @@ from typing import Any
 
 from dp_diffusion import errors
 
-# Option -> the value that every run has. Where the installed JAX has no such
-# option there is nothing to pin.
+# Option -> its value in every run. Options that the installed JAX lacks are
+# skipped.
 PINNED: Mapping[str, Any] = {
   # Types and precision.
   'jax_enable_x64': False,
@@ -33,7 +34,7 @@ PINNED: Mapping[str, Any] = {
   'jax_default_matmul_precision': None,
   'jax_softmax_custom_jvp': False,
   'jax_default_device': None,
-  # Random numbers: secret ones name their generator, public ones do not.
+  # Public random numbers use this generator; secret ones name theirs.
   'jax_default_prng_impl': 'threefry2x32',
   'jax_threefry_partitionable': True,
   'jax_threefry_gpu_kernel_lowering': False,
@@ -41,8 +42,8 @@ PINNED: Mapping[str, Any] = {
   'jax_enable_custom_prng': False,
   'jax_random_seed_offset': 0,
   'jax_high_dynamic_range_gumbel': False,
-  # What is run: one NaN among private gradients must neither end a step nor
-  # be told on the terminal.
+  # A NaN among private gradients must neither end a step nor be reported on
+  # the terminal.
   'jax_debug_nans': False,
   'jax_debug_infs': False,
   'jax_disable_jit': False,
@@ -50,7 +51,7 @@ PINNED: Mapping[str, Any] = {
   'jax_no_tracing': False,
   'jax_transfer_guard': 'allow',
 }
-_DEBUG = ('jax_debug_key_reuse', 'jax_numpy_rank_promotion')  # As in the tests.
+_DEBUG = ('jax_debug_key_reuse', 'jax_numpy_rank_promotion')  # Used by tests.
 _MACHINES = (
   'jax_platforms',
   'jax_platform_name',
@@ -107,7 +108,7 @@ _MESSAGES = (
 )
 KEPT = frozenset((*_DEBUG, *_MACHINES, *_CACHE, *_MESSAGES))
 
-# Flag of XLA -> the values that may be given; None for any.
+# Flag of XLA -> allowed values; None for any value.
 _OFF = ('false', '0')
 XLA_FLAGS: Mapping[str, tuple[str, ...] | None] = {
   # Devices, processes, memory, threads.
@@ -120,7 +121,7 @@ XLA_FLAGS: Mapping[str, tuple[str, ...] | None] = {
   'xla_gpu_cuda_data_dir': None,
   'xla_gpu_force_compilation_parallelism': None,
   'xla_gpu_memory_limit_slop_factor': None,
-  # Which kernels, and in which order: rounding as between two machines.
+  # Choice and order of kernels; rounding differs as between two machines.
   'xla_backend_optimization_level': None,
   'xla_cpu_use_fusion_emitters': None,
   'xla_disable_hlo_passes': ('cse_barrier_expander',),
@@ -132,7 +133,7 @@ XLA_FLAGS: Mapping[str, tuple[str, ...] | None] = {
   'xla_gpu_exclude_nondeterministic_ops': None,
   'xla_gpu_graph_level': None,
   'xla_llvm_disable_expensive_passes': None,
-  # Arithmetic that forgets NaNs, or that sums in an order of its own, is off.
+  # Arithmetic that ignores NaNs or changes the order of sums must be off.
   'xla_allow_excess_precision': ('true', '1'),
   'xla_cpu_enable_fast_math': _OFF,
   'xla_cpu_enable_fast_min_max': _OFF,
@@ -144,19 +145,20 @@ _FALSE = ('n', 'no', 'f', 'false', 'off', '0', '')
 
 
 def fix() -> list[str]:
-  """Pins what changes numbers; call it before the first import of jax.
+  """Pins options that change numbers; call it before JAX is imported.
 
-  Called again, it pins what a config file or a library has changed since.
+  A second call pins options that a config file or a library has changed.
 
   Returns:
-    The pinned options that the environment had set otherwise, `NAME=value`.
+    The pinned options for which the environment had another value, as
+    `NAME=value`.
 
   Raises:
-    UsageError: an option or flag that is neither pinned nor kept.
+    UsageError: an option or flag is neither pinned nor kept.
   """
   check_xla_flags(os.environ.get('XLA_FLAGS', ''))
   overruled = []
-  if 'jax' not in sys.modules:  # An odd value of them would end its import.
+  if 'jax' not in sys.modules:  # A bad value would make the import fail.
     for option, value in PINNED.items():
       text = os.environ.pop(option.upper(), None)
       if text is not None and not _says(text, value):
@@ -177,14 +179,14 @@ def fix() -> list[str]:
 def check_options(
   environment: Mapping[str, str], options: Mapping[str, Any]
 ) -> None:
-  """Refuses what is neither pinned nor kept.
+  """Refuses options that are neither pinned nor kept.
 
   Args:
     environment: `os.environ`.
-    options: those of the installed JAX, `jax.config.values`.
+    options: options of the installed JAX, `jax.config.values`.
 
   Raises:
-    UsageError: names one.
+    UsageError: names such an option.
   """
   for option in options:
     variable = option.upper()
@@ -200,15 +202,15 @@ def check_xla_flags(text: str) -> None:
   """Refuses flags that are not in `XLA_FLAGS`.
 
   Args:
-    text: of the environment variable of that name.
+    text: value of the environment variable XLA_FLAGS.
 
   Raises:
-    UsageError: names one, or the text is none of flags.
+    UsageError: names such a flag, or says that the text holds no flags.
   """
   try:
     flags = shlex.split(text)
   except ValueError:
-    flags = [f'"{text}']  # A quote without an end.
+    flags = [f'"{text}']  # The text has an unclosed quote.
   for flag in flags:
     name, _, value = flag.removeprefix('--').partition('=')
     is_dump = name.startswith(_XLA_PREFIXES)
@@ -223,7 +225,7 @@ def check_xla_flags(text: str) -> None:
 
 
 def _says(text: str, value: Any) -> bool:
-  """Whether the text of a variable is that value."""
+  """Whether the text of a variable means the value."""
   if isinstance(value, bool):
     return text.lower() in (_TRUE if value else _FALSE)
   return text.lower() in (str(value).lower(), '')

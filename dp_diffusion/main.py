@@ -53,7 +53,7 @@ _FLAGS = ('--config', '--workdir', '--stage', '--help')
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-  """What was typed.
+  """The command line of the user.
 
   Attributes:
     config: FILE[:VARIANT].
@@ -77,10 +77,10 @@ class Arguments:
 # class names 0,1 become numbers, 01,02 are refused and a,b is one name; a key
 # before --config is an error.
 def parse(argv: Sequence[str]) -> Arguments:
-  """Reads the command line (without the program's name).
+  """Parses the command line (without the program's name).
 
   Raises:
-    UsageError: unknown flag or stage, missing value, missing --config.
+    UsageError: a flag or stage is unknown, or a value or --config is missing.
   """
   values = {'--config': '', '--workdir': '', '--stage': 'all'}
   overrides: dict[str, str] = {}
@@ -120,7 +120,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def help_topic(argv: Sequence[str]) -> str | None:
-  """What help is asked for: a key, '' for the flags, None for no help.
+  """Returns the topic of --help: a key, '' for the flags, or None.
 
   >>> help_topic(['--help=privacy']), help_topic(['-h', 'privacy.delta'])
   ('privacy', 'privacy.delta')
@@ -137,10 +137,10 @@ def help_topic(argv: Sequence[str]) -> str | None:
 
 
 def show_help(topic: str) -> None:
-  """Prints the flags and the configs, or what is said of a key or section.
+  """Prints the flags and the configs, or the help on a key or section.
 
   Raises:
-    UsageError: neither a key nor a section.
+    UsageError: there is no such key or section.
   """
   if not topic:
     print(__doc__)
@@ -154,19 +154,19 @@ def show_help(topic: str) -> None:
 
 
 def default_workdir(config_argument: str) -> str:
-  """'configs/a.py:b,c' -> 'runs/a-b-c'."""
+  """Returns the default workdir; 'configs/a.py:b,c' gives 'runs/a-b-c'."""
   file_name, _, variant = config_argument.partition(':')
   stem, variant = pathlib.Path(file_name).stem, variant.replace(',', '-')
   return f'runs/{stem}-{variant}' if variant else f'runs/{stem}'
 
 
 def run(arguments: Arguments) -> None:
-  """Loads the config and runs the stages asked for."""
+  """Loads the config and runs the stage, or all stages."""
   if overruled := jax_environment.fix():
     console.warn(
       f'{", ".join(overruled)}: not followed, all runs compute in one way'
     )
-  # Imported here, so that --help and a mistyped flag answer at once.
+  # Imported here, so that --help and errors in flags are fast.
   from dp_diffusion import config as config_lib  # noqa: PLC0415
   from dp_diffusion.stages import runner  # noqa: PLC0415
 
@@ -176,22 +176,22 @@ def run(arguments: Arguments) -> None:
 
 
 def command_line() -> str:
-  """The command as a user would type it again."""
+  """Returns the command as a user would type it again."""
   return shlex.join(['python', '-m', 'dp_diffusion.main', *sys.argv[1:]])
 
 
 def _one_line(error: Exception) -> str:
-  """A message may quote a library's, which has lines of its own."""
+  """Joins the lines of a message, which may quote a library's."""
   return ' '.join(line.strip() for line in str(error).splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs; returns the exit code."""
+  """Runs the command and returns the exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
   host_memory.keep_freed()
   xla_flags.keep_barriers()
   compile_cache.enable()
-  # Messages of libraries that no user can act on.
+  # Hides messages of libraries that do not concern the user.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   topic = help_topic(argv)

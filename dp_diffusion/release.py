@@ -1,4 +1,4 @@
-"""What may leave: everything below `release/`, whole, hashed and with a card.
+"""Writes everything below `release/`, which may be published.
 
     model/params.npz, model.json    released weights, and what they belong to
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
@@ -9,9 +9,9 @@
     README.md                       the card
     privacy.json                    the statement, with the sha256 of each file
 
-Nothing here depends on the date, the machine or what is in `private/`: a run
-that was killed and goes on writes the same bytes. Each file appears whole or
-not at all. `seal` comes last, and refuses what others have put here.
+No file depends on the date, the machine or the content of `private/`, so a run
+that was killed and resumed writes the same bytes. Each file appears whole or
+not at all. `seal` is called last, and refuses files of other origin.
 
 `python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
 that was made where TensorFlow was absent.
@@ -42,7 +42,7 @@ from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
-_OURS = re.compile(  # Whatever else lies here no event has paid for.
+_OURS = re.compile(  # No event of the ledger covers any other file.
   r'model/(params\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
   r'|dataset\.json|tfds/.+)|samples\.png|README\.md'
 )
@@ -57,9 +57,9 @@ def write_model(
 
   Args:
     release_dir: the folder `release/`.
-    params: nested dict of float32 arrays; 'a/b/kernel' names one in the file.
-    description: JSON values: the architecture's config, the diffusion
-      process, the classes. Nothing measured on sensitive images.
+    params: nested dict of float32 arrays, named as 'a/b/kernel' in the file.
+    description: JSON values: config of the architecture, diffusion process and
+      classes. They must not contain anything measured on sensitive images.
   """
   folder = epath.Path(release_dir) / 'model'
   weights.save_npz(folder / 'params.npz', params, is_released=True)
@@ -68,10 +68,10 @@ def write_model(
 
 
 def check_no_leftovers(release_dir: epath.PathLike) -> None:
-  """Refuses a folder that holds files before anything private has begun.
+  """Refuses a folder that has files before the private training begins.
 
   Raises:
-    UsageError: names a file; the ledger of this run has not paid for it.
+    UsageError: names a file, which the ledger of this run does not cover.
   """
   folder = epath.Path(release_dir)
   if folder.exists() and (names := files.list_files(folder)):
@@ -103,7 +103,7 @@ def read_model(
 def shard_path(
   release_dir: epath.PathLike, shard: int, num_shards: int
 ) -> epath.Path:
-  """Where shard number `shard` of the dataset lies."""
+  """Returns the path of shard number `shard` of the dataset."""
   name = f'images-{shard:05d}-of-{num_shards:05d}.npz'
   return epath.Path(release_dir) / 'dataset' / name
 
@@ -111,7 +111,7 @@ def shard_path(
 def missing_shards(
   release_dir: epath.PathLike, num_shards: int
 ) -> tuple[int, ...]:
-  """Shards that are still to be made; a shard that is there is whole."""
+  """Returns the shards still to be made; existing shards are whole."""
   return tuple(
     shard
     for shard in range(num_shards)
@@ -131,14 +131,14 @@ def write_shard(
 
   Args:
     release_dir: the folder `release/`.
-    shard: in [0, num_shards).
-    num_shards: how many the dataset has.
+    shard: number of the shard, in [0, num_shards).
+    num_shards: number of shards of the dataset.
     images: uint8[N, H, W, C].
     labels: int32[N].
-    mark: of this release; the ledger of the images is found by it.
+    mark: mark of this release, by which the ledger of the images is found.
 
   Raises:
-    ValueError: other dtypes or shapes.
+    ValueError: an array has another dtype or shape.
   """
   _check_images(images, labels)
   path = shard_path(release_dir, shard, num_shards)
@@ -155,7 +155,7 @@ def read_dataset(
     (images uint8[N, H, W, C], labels int32[N]).
 
   Raises:
-    UsageError: no shard, or some are missing.
+    UsageError: a shard is missing.
   """
   shards = list(_shards(release_dir))
   images = np.concatenate([images for images, _ in shards])
@@ -166,11 +166,11 @@ def read_dataset(
 def write_dataset_info(
   release_dir: epath.PathLike, spec: types.DatasetSpec
 ) -> None:
-  """Writes `dataset/dataset.json`: what the arrays alone do not say.
+  """Writes `dataset/dataset.json`, with the class names and counts.
 
   Args:
-    release_dir: the folder `release/`, all shards in it.
-    spec: of the sensitive dataset; its name and class names are public.
+    release_dir: the folder `release/`, with all shards.
+    spec: facts of the sensitive dataset; its name and classes are public.
   """
   counts = np.zeros(spec.num_classes, np.int64)
   for _, labels in _shards(release_dir):
@@ -189,7 +189,7 @@ def read_dataset_info(release_dir: epath.PathLike) -> dict[str, Any]:
   """Reads `dataset/dataset.json`.
 
   Raises:
-    UsageError: there is none.
+    UsageError: the file does not exist.
   """
   path = epath.Path(release_dir) / 'dataset' / 'dataset.json'
   if not path.exists():
@@ -206,16 +206,16 @@ def write_samples(release_dir: epath.PathLike, *, per_class: int = 10) -> None:
 
 
 def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
-  """Writes the dataset in the form of TensorFlow Datasets.
+  """Writes the dataset as a dataset of TensorFlow Datasets (TFDS).
 
-  `tfds.builder_from_directory(PATH)` reads it without this project, by
+  `tfds.builder_from_directory(PATH)` reads it without this package, by
   `as_dataset` (TFRecord) and by `as_data_source` (ArrayRecord).
 
   Args:
     release_dir: the folder `release/` with all shards and `dataset.json`.
 
   Returns:
-    The folder, or None where TensorFlow is not installed.
+    The folder, or None if TensorFlow is not installed.
   """
   info = read_dataset_info(release_dir)
   root = epath.Path(release_dir) / 'dataset' / 'tfds'
@@ -251,12 +251,12 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
 
 
 def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
-  """Writes `README.md`: the guarantee, what lies here and how to load it.
+  """Writes `README.md`: the guarantee, the files and how to load them.
 
   Args:
-    release_dir: the folder `release/`; the card tells of what is in it.
-    privacy_card: the privacy statement in plain words: markdown with a
-      heading of level 1, the guarantee in one paragraph, and the rest.
+    release_dir: the folder `release/`, whose content the card describes.
+    privacy_card: the privacy statement in plain words, in markdown: a heading
+      of level 1, the guarantee in one paragraph, and the rest.
   """
   release_dir = epath.Path(release_dir)
   info, tfds_folder = None, ''
@@ -271,17 +271,17 @@ def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
 def seal(
   release_dir: epath.PathLike, statement: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Writes `privacy.json` with the sha256 of every other file. Comes last.
+  """Writes `privacy.json` with the sha256 of every other file, at the end.
 
   Args:
     release_dir: the folder `release/`.
-    statement: the privacy statement; its 'files' is filled in here.
+    statement: the privacy statement, to which 'files' is added.
 
   Returns:
     The statement as written.
 
   Raises:
-    UsageError: a file lies here that this module has not written.
+    UsageError: the folder has a file that this module has not written.
   """
   release_dir = epath.Path(release_dir)
   files.remove_unfinished(release_dir)
@@ -323,7 +323,7 @@ def main(argv: Sequence[str]) -> int:
 def _check_unchanged(
   release_dir: epath.Path, statement: Mapping[str, Any]
 ) -> None:
-  """Refuses to seal anew what is not the release any more.
+  """Refuses to seal a release again if its files have changed.
 
   Raises:
     UsageError: names the first file that was changed, is missing or is new.
@@ -348,7 +348,7 @@ def _check_unchanged(
 def _shards(
   release_dir: epath.PathLike,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(images, labels) of each shard in order."""
+  """Yields (images, labels) of each shard, in order."""
   folder = epath.Path(release_dir) / 'dataset'
   paths = sorted(folder.glob('images-*-of-*.npz'))
   if not paths:
@@ -368,7 +368,7 @@ def _shards(
 
 
 def _mark(release_dir: epath.PathLike) -> release_marks.Mark | None:
-  """That of the first shard; a release of an earlier version has none."""
+  """Returns the mark of the first shard; earlier versions have none."""
   folder = epath.Path(release_dir) / 'dataset'
   path = min(folder.glob('images-*-of-*.npz'))
   text = files.read_npz(path).get(release_marks.NAME)
@@ -376,12 +376,12 @@ def _mark(release_dir: epath.PathLike) -> release_marks.Mark | None:
 
 
 def _class_names(info: Mapping[str, Any]) -> list[str]:
-  """Names of all classes; an unlabelled dataset has one."""
+  """Returns the names of all classes; an unlabelled dataset has one."""
   return list(info['class_names']) or ['image']
 
 
 def _snake_case(name: str) -> str:
-  """A name that TFDS accepts.
+  """Converts a name to one that TFDS accepts.
 
   >>> _snake_case('tfds:Fashion-MNIST')
   'tfds_fashion_mnist'

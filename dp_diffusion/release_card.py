@@ -1,4 +1,4 @@
-"""The card of a release, `README.md`: what lies there and what is promised."""
+"""The card of a release, `README.md`: its content and its guarantee."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dp_diffusion.privacy import statement as statement_lib
 def text(
   privacy_card: str, info: Mapping[str, Any] | None, tfds_folder: str
 ) -> str:
-  """The card, in markdown.
+  """Returns the card in markdown.
 
   Args:
-    privacy_card: of `statement.card`.
-    info: of `dataset/dataset.json`; None where only a model is released.
-    tfds_folder: of the TFDS form, relative to the release; '' for none.
+    privacy_card: result of `statement.card`.
+    info: content of `dataset/dataset.json`; None if only a model is released.
+    tfds_folder: folder of the TFDS form, relative to the release; '' for none.
   """
   guarantee, details = statement_lib.card_parts(privacy_card)
   title, contents = 'A model of images', []
@@ -50,7 +50,7 @@ python -m dp_diffusion.privacy.verify FOLDER_OF_THIS_FILE
 
 
 def _dataset_card(info: Mapping[str, Any], tfds_folder: str) -> str:
-  """How to load the dataset."""
+  """Describes how to load the dataset."""
   height, width, channels = info['image_shape']
   num_classes = max(1, len(info['class_names']))
   card = f"""\

@@ -1,15 +1,15 @@
-"""The mark of a released dataset, by which its ledger is found again.
+"""The mark in files of a released dataset, by which their ledger is found.
 
-Images that were sampled from a released model are no public images: whoever
-trains on them spends what the release had spent. Each file of a released
-dataset therefore carries a mark, two hashes that the release's `privacy.json`
-repeats: that of its ledger, and that of its weights. Here marks are made and
-read, and the statement that belongs to images is looked for: beside them, in
-the folders above them, or in the zip that holds them.
+Images that were sampled from a released model are not public images: a training
+on them spends what the release had spent. Each file of a released dataset
+therefore has a mark. It consists of two hashes, of the ledger and of the
+weights, which also follow from the release's `privacy.json`. This module makes
+and reads marks, and finds the statement of images: beside them, in a folder
+above them, or in the zip that holds them.
 
 Guarantees:
-  * A mark leads to the statement of its own release, also where the files were
-    copied together, and to no other.
+  * A mark leads to the statement of its own release and to no other, also if
+    files of several releases were copied to one folder.
     `tests/release_marks_test.py::test_a_mark_finds_its_own_statement`.
   * Marked images without that statement are refused.
     `tests/release_marks_test.py::test_marked_images_without_a_ledger`.
@@ -34,7 +34,7 @@ import numpy as np
 
 from dp_diffusion import errors
 
-NAME = 'dp_release'  # Of the extra array in an .npz.
+NAME = 'dp_release'  # Name of the additional array in an .npz.
 STATEMENT = 'privacy.json'
 _LEDGER = ('version', 'relation', 'unit', 'delta', 'budget_epsilon', 'events')
 _MODEL = 'model/params.npz'
@@ -42,7 +42,7 @@ _IN_TEXT = re.compile(NAME + r'=(\{[^{}]*\})')
 _NUM_PARENTS = (
   5  # release/dataset/tfds/NAME/CONFIG/1.0.0 is as deep as it gets.
 )
-_MOST_BYTES = 64 << 20  # Of a statement.
+_MOST_BYTES = 64 << 20  # Largest size of a statement.
 _MOST_MARK_BYTES = 1 << 16
 _HASH = re.compile('[0-9a-f]{64}')
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -50,26 +50,26 @@ _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:
-  """Which release something is of.
+  """Identifies a release.
 
   Attributes:
-    ledger_sha256: of the ledger, as canonical JSON.
-    model_sha256: of the file with the released weights.
+    ledger_sha256: SHA-256 of the ledger as canonical JSON.
+    model_sha256: SHA-256 of the file with the released weights.
   """
 
   ledger_sha256: str
   model_sha256: str
 
   def to_text(self) -> str:
-    """One line of JSON."""
+    """Returns the mark as one line of JSON."""
     return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
   def to_array(self) -> np.ndarray:
-    """Text of no dimension; NumPy reads it without pickle."""
+    """Returns the text as an array of rank 0, which needs no pickle."""
     return np.array(self.to_text())
 
   def in_description(self) -> str:
-    """How a dataset's description names it."""
+    """Returns the mark as it stands in the description of a dataset."""
     return f'{NAME}={self.to_text()}'
 
 
@@ -78,7 +78,7 @@ class Origin:
   """The statement that belongs to released images.
 
   Attributes:
-    where: path, for messages.
+    where: path of the statement, for messages.
     content: bytes of the `privacy.json`.
   """
 
@@ -87,11 +87,11 @@ class Origin:
 
 
 def make(ledger: Mapping[str, Any], model_sha256: str) -> Mark:
-  """The mark of a release.
+  """Returns the mark of a release.
 
   Args:
-    ledger: JSON object of the ledger, or a statement, which holds it.
-    model_sha256: hex, of `model/params.npz`.
+    ledger: JSON object of the ledger, or a statement, which contains it.
+    model_sha256: hex SHA-256 of `model/params.npz`.
   """
   found = {name: ledger[name] for name in _LEDGER if name in ledger}
   text = json.dumps(found, sort_keys=True, separators=(',', ':'))
@@ -100,17 +100,17 @@ def make(ledger: Mapping[str, Any], model_sha256: str) -> Mark:
 
 
 def of_statement(statement: Mapping[str, Any]) -> Mark | None:
-  """The mark that files of this release carry; None without weights."""
+  """Returns the mark of a release from its statement; None without weights."""
   hashes = statement.get('files')
   model = hashes.get(_MODEL) if isinstance(hashes, Mapping) else None
   return make(statement, model) if isinstance(model, str) else None
 
 
 def of_npz(path: str | os.PathLike[str]) -> Mark | None:
-  """The mark in an .npz; None where it has none, or is no .npz.
+  """Returns the mark in an .npz; None if it has none, or is no .npz.
 
   Raises:
-    ValueError: a mark that cannot be read.
+    ValueError: the mark cannot be read.
   """
   try:
     with zipfile.ZipFile(path) as archive:
@@ -130,10 +130,10 @@ def of_npz(path: str | os.PathLike[str]) -> Mark | None:
 
 
 def of_tfds(folder: str | os.PathLike[str]) -> Mark | None:
-  """The mark in the description of a prepared TFDS dataset; None for none.
+  """Returns the mark in the description of a TFDS dataset, or None.
 
   Raises:
-    ValueError: a mark that cannot be read.
+    ValueError: the mark cannot be read.
   """
   path = pathlib.Path(folder) / 'dataset_info.json'
   try:
@@ -153,7 +153,7 @@ def parse(text: str) -> Mark:
   """Reads `Mark.to_text` back.
 
   Raises:
-    ValueError: it is no mark.
+    ValueError: the text is no mark.
   """
   value = json.loads(text)
   names = [field.name for field in dataclasses.fields(Mark)]
@@ -165,16 +165,17 @@ def parse(text: str) -> Mark:
 
 
 def find(path: str | os.PathLike[str]) -> Origin | None:
-  """The statement of the release that images are of.
+  """Finds the statement of the release to which images belong.
 
   Args:
     path: local .npz, .zip or folder of images, or folder of a TFDS version.
 
   Returns:
-    None for images that carry no mark and lie in no release.
+    The statement; None for images without a mark outside of a release.
 
   Raises:
-    UsageError: marked images whose release is not found; a damaged mark.
+    UsageError: the images have a mark and their release is not found, or the
+      mark is damaged.
   """
   path = pathlib.Path(path)
   try:
@@ -212,7 +213,7 @@ def _loosely(content: bytes) -> dict[str, Any] | None:
 
 
 def _statements(path: pathlib.Path) -> Iterator[Origin]:
-  """What is called `privacy.json` in a folder or zip, and above; near first."""
+  """Yields each `privacy.json` in a folder or zip and above, nearest first."""
   if path.is_file():
     yield from _in_zip(path)
   seen = set()
@@ -226,7 +227,7 @@ def _statements(path: pathlib.Path) -> Iterator[Origin]:
         if file.is_file() and file.stat().st_size <= _MOST_BYTES:
           yield Origin(where=str(file), content=file.read_bytes())
       except OSError:
-        continue  # A folder above that is closed to us.
+        continue  # A folder above that cannot be read.
 
 
 def _in_zip(path: pathlib.Path) -> Iterator[Origin]:

@@ -63,10 +63,10 @@ class DenoiseFn(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-  """What is public about a dataset.
+  """The public facts on a dataset.
 
   Attributes:
-    name: registry name.
+    name: name in the registry.
     image_shape: (H, W, C).
     class_names: one name per label; label i is class_names[i]. May be empty
       only for an unlabelled dataset (then every label is 0 and there is 1
@@ -87,13 +87,13 @@ class DatasetSpec:
 
 @runtime_checkable
 class DataSource(Protocol):
-  """Random access to images. Arrays may be memory-mapped; index, never copy.
+  """Images with random access. The arrays may be memory-mapped: do not copy.
 
   Attributes:
     spec: the public facts.
     images: uint8[N, H, W, C].
     labels: int32[N] in [0, spec.num_classes).
-    person: int32[N], or None where persons are not known.
+    person: int32[N], the person on each image; None if unknown.
   """
 
   spec: DatasetSpec

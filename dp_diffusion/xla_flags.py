@@ -1,6 +1,6 @@
-"""What XLA must be told before JAX computes; imports nothing of JAX.
+"""Sets flags of XLA before JAX computes, without importing JAX.
 
-Lowest layer.
+The module is in the lowest layer.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import os
 
 _FLAGS = 'XLA_FLAGS'
 _OPTION = '--xla_disable_hlo_passes='
-_PASS = 'cse_barrier_expander'  # XLA's name of what drops barriers.
+_PASS = 'cse_barrier_expander'  # XLA's name of the pass that drops barriers.
 
 
 def keep_barriers() -> bool:
   """Tells XLA to keep optimization barriers while it fuses.
 
-  For `models.materialize`, on a CPU. Nothing is done where an accelerator may
-  be used, whose compiler needs the pass, or where the user's XLA_FLAGS have
-  the option already.
+  `models.materialize` needs it on a CPU. The flag is not set if an accelerator
+  may be used, whose compiler needs the pass, or if the user's XLA_FLAGS have
+  the option.
 
   Returns:
-    Whether it was said.
+    Whether the flag was set.
   """
   flags = os.environ.get(_FLAGS, '')
   if _OPTION in flags or not _is_cpu_alone():

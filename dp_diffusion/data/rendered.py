@@ -1,12 +1,12 @@
-"""Public images by formula, of any size, in grey or colour: nothing is read.
+"""Draws public images by formulas, of any size, in grey or colour.
 
-A class is a family of `rendered_families`: textures, soft blobs, discs as of
-cells with and without spots, strokes, slices, tissue. An image depends on
-`source_seed`, split, size, channels and its place alone, not on how many there
-are. They are drawn once for each of these and cached.
+A class is a family of `rendered_families`: textures, soft blobs, discs like
+cells with and without spots, strokes, slices, tissue. An image depends only on
+`source_seed`, split, size, channels and its index, not on the number of images.
+The images of each setting are drawn once and cached.
 
-NumPy's elementary functions may differ in the last bit between processors:
-there, a pixel in many thousands may differ by one.
+NumPy's elementary functions may differ in the last bit between processors, so
+that one pixel in many thousands may differ by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dp_diffusion.data import rendered_shapes
 
 IS_RENDERED = True
 CLASS_NAMES = tuple(rendered_families.FAMILIES)
-VERSION = 1  # Raise it when the same seed gives other images.
+VERSION = 1  # Increase it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 20_000
 DEFAULT_SIZE = 32
 DEFAULT_CHANNELS = 3
@@ -36,18 +36,18 @@ _CHUNK = _TOGETHER * len(CLASS_NAMES)
 
 
 def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
-  """Draws, or reads from the cache, `config.num_images` images.
+  """Draws `config.num_images` images, or reads them from the cache.
 
   Args:
-    config: uses num_images (default 20,000), source_seed, image_size (default
+    config: gives num_images (default 20,000), source_seed, image_size (default
       32), channels (default 3) and cache_dir.
     split: 'train', or 'test' (other random numbers, an eighth as many).
 
   Returns:
-    Images whose classes take turns.
+    The images; their classes alternate.
 
   Raises:
-    UsageError: an unknown split, or classes that are not the families.
+    UsageError: the split is unknown, or the classes are not the families.
   """
   registry.check_split(split, _SPLITS)
   if config.class_names not in ((), CLASS_NAMES):
@@ -87,7 +87,7 @@ def load(config: registry.DataConfig, split: str) -> registry.ArraySource:
 
 
 def labels(num_images: int) -> np.ndarray:
-  """int32[N]: the classes in turn.
+  """Returns the labels int32[N], which run through the classes in turn.
 
   >>> labels(22)[-4:]
   array([18, 19,  0,  1], dtype=int32)
@@ -101,14 +101,14 @@ def render(
   """Draws the first images of a seed.
 
   Args:
-    num_images: N.
-    size: pixels of height and width.
+    num_images: number of images N.
+    size: height and width in pixels.
     channels: 1 or 3.
     seed: integers >= 0.
 
   Returns:
-    uint8[N, size, size, channels]; image i is of class i modulo their number,
-    and is the same for every N.
+    uint8[N, size, size, channels]. Image i has the class i modulo the number of
+    classes, and is the same for every N.
   """
   images = np.empty((num_images, size, size, channels), np.uint8)
   _fill(images, seed)
@@ -125,7 +125,7 @@ def _fill(images: np.ndarray, seed: tuple[int, ...]) -> None:
 
 
 def _chunk(shape: tuple[int, ...], seed: tuple[int, ...]) -> np.ndarray:
-  """uint8[_CHUNK, H, W, C], the classes in turn."""
+  """Draws uint8[_CHUNK, H, W, C], running through the classes in turn."""
   size, _, channels = shape
   plane = rendered_shapes.Plane(num_images=_TOGETHER, size=size)
   images = np.empty((_TOGETHER, len(CLASS_NAMES), *shape), np.uint8)

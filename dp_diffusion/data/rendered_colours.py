@@ -1,9 +1,10 @@
-"""Colours of formula-driven images, and how shapes are painted with them.
+"""Chooses colours of rendered images, and paints shapes with them.
 
-Every image has levels, in [0, 1] from dark to light: of its background, its
-body and its details. In grey a level is a pixel. In colour it lies between a
-dark and a light colour of the image, and each layer may be moved off that line:
-greys, two-colour tints, colours as of stains on tissue, and free ones.
+Every image has levels in [0, 1], from dark to light, for its background, its
+body and its details. In a grey image a level is the value of a pixel. In a
+colour image it is a point on the line from a dark to a light colour, and each
+layer may lie off that line. Colours are grey, tints of two colours, those of
+stains on tissue, or arbitrary.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dp_diffusion.data import rendered_shapes as shapes
 
 BACKGROUND, BODY, DETAIL, OTHER = range(4)
 _NUM_LAYERS = 4
-_MIN_CONTRAST = 0.25  # Of body and background.
-_DETAIL_CONTRAST = (0.12, 0.5)  # Of details and body.
+_MIN_CONTRAST = 0.25  # Smallest contrast of body and background.
+_DETAIL_CONTRAST = (0.12, 0.5)  # Range of the contrast of details and body.
 _FLAT_SHARE = 0.3  # Backgrounds of one colour, black or white, without noise.
-_MAX_NOISE = 0.03  # std, of the range of a pixel.
+_MAX_NOISE = 0.03  # Largest std of the noise, as a share of the pixel range.
 _BLURRED_SHARE = 0.5
 # Shares of the ways to colour: grey, two-colour tint, stain, free.
 _WAYS = (0.2, 0.35, 0.25, 0.2)
@@ -31,11 +32,12 @@ _STAINS = (
 
 
 class Painter:
-  """M images that are painted layer over layer.
+  """M images that are painted layer by layer.
 
   Attributes:
     plane: number of images and their size.
-    levels: float64[M, 4] of background, body, detail and another detail.
+    levels: float64[M, 4], levels of background, body, detail and another
+      detail.
   """
 
   def __init__(
@@ -44,7 +46,7 @@ class Painter:
     """Chooses all colours.
 
     Args:
-      rng: of the colours, and of noise and blur at the end.
+      rng: source of random colours, noise and blur.
       plane: number of images and their size.
       channels: 1 or 3.
     """
@@ -62,7 +64,7 @@ class Painter:
     self._covered = np.zeros(shape, np.float32)
 
   def background(self) -> None:
-    """Fills the images: of one colour, or with faint texture and a slope."""
+    """Fills the images with one colour, or with faint texture and gradient."""
     num, rng, plane = self.plane.num_images, self._rng, self.plane
     strength = shapes.uniform(rng, plane, 0, 0.05)
     texture = shapes.noise(rng, plane, shapes.uniform(rng, plane, 1.5, 2.5))
@@ -82,13 +84,13 @@ class Painter:
     texture: np.ndarray | float = 0.0,
     level: np.ndarray | None = None,
   ) -> None:
-    """Paints a layer over what is there.
+    """Paints a layer over the images.
 
     Args:
-      layer: whose level and colour; one of this module's.
-      alpha: float32[M, S, S] in [0, 1] of what is covered.
+      layer: the layer that gives level and colour, a constant of this module.
+      alpha: float32[M, S, S] in [0, 1], share of each pixel that is covered.
       texture: float32[M, S, S], added to the level.
-      level: float[M] in its place.
+      level: float[M], replaces the level of the layer.
     """
     level = self.levels[:, layer] if level is None else level
     whole = shapes.over_pixels(level) + texture
@@ -111,7 +113,7 @@ class Painter:
     std = rng.uniform(0, _MAX_NOISE, num).astype(np.float32)[
       :, None, None, None
     ]
-    # A background of one colour stays so.
+    # A background of one colour stays without noise.
     where = np.where(self._is_flat[:, None, None], self._covered, 1)
     noise = rng.standard_normal(image.shape, np.float32)
     image += std * where[..., None] * noise
@@ -119,14 +121,15 @@ class Painter:
 
 
 def levels(rng: np.random.Generator, num_images: int) -> np.ndarray:
-  """Levels that differ enough to be seen.
+  """Draws levels that differ enough to be visible.
 
   Args:
-    rng: where they come from.
-    num_images: M.
+    rng: source of random numbers.
+    num_images: number of images M.
 
   Returns:
-    float64[M, 4] in [0, 1]: of background, body, detail and another detail.
+    float64[M, 4] in [0, 1], levels of background, body, detail and another
+    detail.
   """
   background = rng.random(num_images)
   body = rng.random(num_images)
@@ -141,7 +144,7 @@ def levels(rng: np.random.Generator, num_images: int) -> np.ndarray:
 
 
 def _beside(rng: np.random.Generator, body: np.ndarray) -> np.ndarray:
-  """Levels lighter or darker than the body's, inside [0, 1]."""
+  """Draws levels lighter or darker than the body's, in [0, 1]."""
   step = rng.uniform(*_DETAIL_CONTRAST, len(body))
   step *= rng.choice([-1, 1], len(body))
   is_out = (body + step < 0) | (body + step > 1)
@@ -151,7 +154,7 @@ def _beside(rng: np.random.Generator, body: np.ndarray) -> np.ndarray:
 def _ends(
   rng: np.random.Generator, num_images: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Colours of levels 0 and 1, and how far each layer lies off their line.
+  """Draws the colours of levels 0 and 1, and each layer's offset from the line.
 
   Returns:
     (float64[M, 3], float64[M, 3], float64[M, 4, 3]).
@@ -172,7 +175,7 @@ def _ends(
 
 
 def _blurred(image: np.ndarray) -> np.ndarray:
-  """Weights 1 2 1 in rows and columns; the border is repeated."""
+  """Blurs with weights 1 2 1 in rows and columns; the border is repeated."""
   out = image
   for axis in (1, 2):
     pad = [(1, 1) if a == axis else (0, 0) for a in range(image.ndim)]

@@ -1,9 +1,9 @@
-"""Families of formula-driven images: what is drawn, class by class.
+"""Families of rendered images, one function for each class.
 
-Each takes a generator and a `Painter` and paints all its images. Sizes are in
-units of half the image. Textures and shapes are those that pictures of small
-things share, under a microscope, in a scanner or on paper; none is made after
-an image of anybody.
+Each function takes a random generator and a `Painter`, and paints all images of
+the painter. Sizes are in units of half the image. The textures and shapes are
+common in pictures from microscopes and scanners and on paper; none imitates a
+particular image.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _texture(
   exponent: np.ndarray,
   elongation: np.ndarray | float = 1.0,
 ) -> None:
-  """Noise between the colours of background and body."""
+  """Paints noise between the colours of background and body."""
   field = shapes.noise(rng, painter.plane, exponent, elongation)
   painter.paint(colours.BACKGROUND, 1.0)
   painter.paint(colours.BODY, np.clip(0.5 + 0.3 * field, 0, 1))
@@ -69,7 +69,7 @@ def _waves(
   steepness: tuple[float, float],
   frequency: tuple[float, float] = (2.0, 8.0),
 ) -> None:
-  """Straight or bent waves; woven: the product of two across each other."""
+  """Paints straight or bent waves, or if `is_woven` the product of two."""
   plane = painter.plane
   number = shapes.uniform(rng, plane, *frequency)
   angle = shapes.uniform(rng, plane, 0, np.pi)
@@ -133,7 +133,7 @@ def _nucleated_disc(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
-  """A cell, most often one that fills the image: a rim, a slope, a texture."""
+  """Paints a cell, which mostly fills the image, with rim and texture."""
   plane, num = painter.plane, painter.plane.num_images
   is_large = rng.random(num) < 0.7
   radius = np.where(
@@ -160,7 +160,7 @@ def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
 def _within(
   rng: np.random.Generator, disc: shapes.Ellipse, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(y, x), float64[M]: places inside a disc, up to a share of its radius."""
+  """Draws points (y, x), float64[M] each, within a share of a disc's radius."""
   num = len(disc.radius)
   angle = rng.uniform(0, 2 * np.pi, num)
   away = disc.radius * rng.uniform(0, share, num)
@@ -175,7 +175,7 @@ def _paint_spot(
   disc: shapes.Ellipse,
   is_there: np.ndarray | float = 1.0,
 ) -> None:
-  """A small spot in a disc, or a small ring, of the detail's colour."""
+  """Paints a small spot or ring of the detail's colour in a disc."""
   plane = painter.plane
   y, x = _within(rng, disc, 0.75)
   radius = shapes.uniform(rng, plane, 0.08, 0.22)
@@ -226,7 +226,7 @@ def _rings(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _strokes(rng: np.random.Generator, painter: Painter) -> None:
-  """As with a pen: one to three bent strokes of one width."""
+  """Paints one to three bent strokes of one width, as with a pen."""
   plane = painter.plane
   painter.background()
   width = shapes.uniform(rng, plane, 0.05, 0.14)
@@ -239,7 +239,7 @@ def _strokes(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _lines(rng: np.random.Generator, painter: Painter) -> None:
-  """As vessels or cracks: thin lines from side to side, over a texture."""
+  """Paints thin lines from side to side over a texture, like vessels."""
   plane, num = painter.plane, painter.plane.num_images
   painter.background()
   for is_there in _some(rng, painter, 2, 6):
@@ -274,7 +274,7 @@ def _polygons(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _layers(rng: np.random.Generator, painter: Painter) -> None:
-  """As slices through a body: ellipses in one another, and a lump at times."""
+  """Paints nested ellipses, like slices through a body, perhaps with a lump."""
   plane, num = painter.plane, painter.plane.num_images
   painter.background()
   radius = shapes.uniform(rng, plane, 0.7, 0.98)
@@ -316,7 +316,7 @@ def _tissue(
   most: int,
   radius: tuple[float, float],
 ) -> None:
-  """Nuclei scattered over a texture."""
+  """Paints nuclei scattered over a texture."""
   plane = painter.plane
   _stroma(rng, painter)
   for is_there in _some(rng, painter, fewest, most):
@@ -325,7 +325,7 @@ def _tissue(
 
 
 def _glands(rng: np.random.Generator, painter: Painter) -> None:
-  """Nuclei around a hollow, as in glands and vessels that are cut across."""
+  """Paints nuclei around a hollow, like a section through a gland."""
   plane, num = painter.plane, painter.plane.num_images
   _stroma(rng, painter)
   middle_y, middle_x = rng.normal(0, 0.3, (2, num))
@@ -347,7 +347,7 @@ def _glands(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _stroma(rng: np.random.Generator, painter: Painter) -> None:
-  """What lies between nuclei: a texture from background to body."""
+  """Paints the texture between nuclei, from background to body."""
   plane = painter.plane
   texture = shapes.noise(
     rng,
@@ -382,10 +382,10 @@ def _paint_nucleus(
 def _some(
   rng: np.random.Generator, painter: Painter, fewest: int, end: int
 ) -> list[np.ndarray]:
-  """How often a shape comes in each image: from `fewest` to `end` - 1 times.
+  """Draws how often a shape occurs in each image, `fewest` to `end` - 1 times.
 
   Returns:
-    bool[M] for each time: in which images it comes.
+    For each possible occurrence, bool[M], the images in which it is present.
   """
   number = rng.integers(fewest, end, painter.plane.num_images)
   return [k < number for k in range(end - 1)]

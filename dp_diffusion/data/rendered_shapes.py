@@ -1,10 +1,10 @@
-"""Shapes and textures by formula, for many images at once.
+"""Computes shapes and textures by formulas, for many images at once.
 
 The plane of an image is [-1, 1] x [-1, 1], whatever its size in pixels. A shape
-is a distance, negative inside, in units of that plane; `cover` makes of it how
-much of each pixel is covered, with an edge about a pixel wide or softer. Of all
-arrays the first axis is the image: float32[M, S, S] over pixels, [M] for a
-number of each image.
+is a distance function, negative inside, in units of the plane. `cover` converts
+it to the share of each pixel that is covered, with an edge at least about a
+pixel wide. The first axis of all arrays is the image: float32[M, S, S] over
+pixels, [M] for one number per image.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import dataclasses
 
 import numpy as np
 
-_SHARPEST_EDGE = 0.25  # Pixels, scale of the logistic: 10 % to 90 % in 1.1.
+_SHARPEST_EDGE = 0.25  # Scale of the logistic: 10 % to 90 % in 1.1 pixels.
 _SMALLEST = 1e-6
-_FARTHEST = 30.0  # Of the logistic, where float32 is 0 or 1.
+_FARTHEST = 30.0  # Argument at which the logistic is 0 or 1 in float32.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plane:
-  """Where images are drawn.
+  """Number and size of the images to draw.
 
   Attributes:
-    num_images: M.
-    size: S, pixels of height and width.
+    num_images: number of images M.
+    size: height and width S in pixels.
   """
 
   num_images: int
@@ -33,17 +33,17 @@ class Plane:
 
   @property
   def pixel(self) -> float:
-    """Side of a pixel."""
+    """Side of a pixel, in units of the plane."""
     return 2.0 / self.size
 
   @property
   def y(self) -> np.ndarray:
-    """float32[1, S, 1] middles of the rows."""
+    """Centres of the rows, float32[1, S, 1]."""
     return _middles(self.size)[None, :, None]
 
   @property
   def x(self) -> np.ndarray:
-    """float32[1, 1, S] middles of the columns."""
+    """Centres of the columns, float32[1, 1, S]."""
     return _middles(self.size)[None, None, :]
 
 
@@ -52,26 +52,26 @@ def _middles(size: int) -> np.ndarray:
 
 
 def over_pixels(values: np.ndarray) -> np.ndarray:
-  """float32[M] as float32[M, 1, 1], beside pixels."""
+  """Reshapes [M] to float32[M, 1, 1], to be broadcast over pixels."""
   return np.asarray(values, np.float32)[:, None, None]
 
 
 def uniform(
   rng: np.random.Generator, plane: Plane, low: float, high: float
 ) -> np.ndarray:
-  """float64[M], a number for each image in [low, high)."""
+  """Draws a number in [low, high) for each image, float64[M]."""
   return rng.uniform(low, high, plane.num_images)
 
 
 def cover(
   distance: np.ndarray, softness: np.ndarray | float, plane: Plane
 ) -> np.ndarray:
-  """How much of each pixel a shape covers.
+  """Computes the share of each pixel that a shape covers.
 
   Args:
-    distance: float32[M, S, S], negative inside.
-    softness: float[M] or one number, scale of the edge in the plane.
-    plane: its pixels are the sharpest edge.
+    distance: float32[M, S, S], negative inside the shape.
+    softness: float[M] or a number, width of the edge in units of the plane.
+    plane: the plane; an edge is at least about one of its pixels wide.
 
   Returns:
     float32[M, S, S] in [0, 1].
@@ -84,13 +84,13 @@ def cover(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ellipse:
-  """One ellipse for each image, of random turn, eccentricity and wobble.
+  """An ellipse for each image, with random rotation, eccentricity and wobble.
 
   Attributes:
-    center_y, center_x: float[M].
-    radius: float[M], the smaller one.
+    center_y, center_x: float[M], the centre.
+    radius: float[M], the smaller radius.
     eccentricity: the larger radius is up to 1 + eccentricity times as large.
-    wobble: std of the waves of the outline, beside the radius.
+    wobble: std of the waves of the outline, divided by the radius.
   """
 
   center_y: np.ndarray
@@ -100,7 +100,7 @@ class Ellipse:
   wobble: float = 0.08
 
   def distance(self, rng: np.random.Generator, plane: Plane) -> np.ndarray:
-    """float32[M, S, S], about the distance from the outline."""
+    """Returns the approximate distance from the outline, float32[M, S, S]."""
     angle = uniform(rng, plane, 0, np.pi)
     stretch = 1 + self.eccentricity * rng.random(plane.num_images)
     y = plane.y - over_pixels(self.center_y)
@@ -121,7 +121,7 @@ class Ellipse:
     v: np.ndarray,
     length: np.ndarray,
   ) -> np.ndarray:
-    """Sums two to four waves around the outline, by multiples of an angle."""
+    """Returns the sum of two to four waves along the outline."""
     cos, sin = u / length, v / length
     cos_k, sin_k = cos, sin
     total = np.zeros_like(length)
@@ -140,13 +140,13 @@ def polygon_distance(
   radius: np.ndarray,
   num_sides: np.ndarray,
 ) -> np.ndarray:
-  """Distance of regular polygons, each turned at random.
+  """Returns the distance from regular polygons with random rotations.
 
   Args:
-    rng: of the turns.
-    plane: where.
+    rng: source of random rotations.
+    plane: the plane.
     center: (y, x), float[M] each.
-    radius: float[M], from the middle to a side.
+    radius: float[M], distance from the centre to a side.
     num_sides: int[M], at least 3.
 
   Returns:
@@ -157,18 +157,18 @@ def polygon_distance(
   turn = uniform(rng, plane, 0, 2 * np.pi)
   farthest = np.full((plane.num_images, plane.size, plane.size), -np.inf, 'f4')
   for side in range(int(num_sides.max())):
-    # Past the last side the first ones come again, and change nothing.
+    # Polygons with fewer sides repeat some, which changes nothing.
     angle = turn + 2 * np.pi * (side % num_sides) / num_sides
     np.maximum(farthest, y * _sin(angle) + x * _cos(angle), out=farthest)
   return farthest - over_pixels(radius)
 
 
 def curve_points(corners: np.ndarray, num_points: int) -> np.ndarray:
-  """Points of cubic curves.
+  """Returns points of cubic curves.
 
   Args:
     corners: float[M, 4, 2], (y, x) of start, two handles and end.
-    num_points: P.
+    num_points: number of points P.
 
   Returns:
     float64[M, P, 2].
@@ -180,11 +180,11 @@ def curve_points(corners: np.ndarray, num_points: int) -> np.ndarray:
 
 
 def path_distance(points: np.ndarray, plane: Plane) -> np.ndarray:
-  """Distance from a path of straight pieces, one path for each image.
+  """Returns the distance from a polyline, one for each image.
 
   Args:
-    points: float[M, P, 2], (y, x), P >= 2.
-    plane: where.
+    points: float[M, P, 2], (y, x) of its points, P >= 2.
+    plane: the plane.
 
   Returns:
     float32[M, S, S], >= 0.
@@ -208,13 +208,14 @@ def noise(
   exponent: np.ndarray | float,
   elongation: np.ndarray | float = 1.0,
 ) -> np.ndarray:
-  """Noise whose amplitude falls with a power of the frequency.
+  """Returns noise whose amplitude falls with a power of the frequency.
 
   Args:
-    rng: of the waves, and of the direction where they are elongated.
-    plane: where; noise repeats at its ends.
-    exponent: float[M], amplitude is 1 / frequency^exponent: 0 is white.
-    elongation: float[M], structures are so many times as long as wide.
+    rng: source of the noise, and of the direction if it is elongated.
+    plane: the plane; the noise is periodic in it.
+    exponent: float[M]; the amplitude is 1 / frequency^exponent, and 0 gives
+      white noise.
+    elongation: float[M], ratio of length to width of structures.
 
   Returns:
     float32[M, S, S] of mean 0 and standard deviation 1.
@@ -242,13 +243,13 @@ def noise(
 def waves(
   plane: Plane, frequency: np.ndarray, angle: np.ndarray, shift: np.ndarray
 ) -> np.ndarray:
-  """Straight waves.
+  """Returns straight waves.
 
   Args:
-    plane: where.
-    frequency: float[M], half waves in a unit of the plane.
-    angle: float[M], radians, across the waves.
-    shift: float32[M, S, S] or [M, 1, 1], radians.
+    plane: the plane.
+    frequency: float[M], half waves per unit of the plane.
+    angle: float[M], direction across the waves, in radians.
+    shift: float32[M, S, S] or [M, 1, 1], phase in radians.
 
   Returns:
     float32[M, S, S] in [-1, 1].
