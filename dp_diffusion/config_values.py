@@ -23,31 +23,23 @@ from dp_diffusion import checks
 from dp_diffusion import errors
 
 UsageError = errors.UsageError
+_CONFIGS = 'configs'
 
 
 def load_file(config_argument: str) -> Any:
   """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
+
+  Args:
+    config_argument: FILE is a path, or the name of a config that comes with the
+      package, as 'digits' or 'configs/digits.py', from any working folder.
 
   Raises:
     UsageError: there is no such file or variant (the message names the known
       ones), or the file is no config (the message names the line).
   """
   file_name, _, variant = config_argument.partition(':')
-  path = pathlib.Path(file_name)
-  if not path.is_file():
-    folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
-    known = sorted(
-      str(p) for p in folder.glob('*.py') if p.stem not in ('__init__',)
-    )
-    near = difflib.get_close_matches(file_name, known, n=1)
-    hint = f' Did you mean {near[0]}?' if near else ''
-    raise UsageError(
-      f'Expected --config={file_name} to be a config file, such as'
-      f' {", ".join(known) or "configs/NAME.py"}.{hint}'
-    )
-  root = str(path.resolve().parent.parent)
-  if root not in sys.path:
-    sys.path.insert(0, root)  # A config file imports `configs.default`.
+  path = find_file(file_name)
+  _let_import_configs(path)
   try:
     config = _run(path).get_config(variant)
     if not hasattr(config, 'to_dict'):
@@ -62,6 +54,66 @@ def load_file(config_argument: str) -> Any:
       f'--config={config_argument} is no config, see configs/default.py:'
       f' {type(error).__name__}: {_first_line(error)}{_line_in(path, error)}'
     ) from error
+
+
+def shipped_folder() -> pathlib.Path:
+  """The configs of this package: installed in it, or beside it in a clone."""
+  package = pathlib.Path(__file__).resolve().parent
+  installed = package / _CONFIGS
+  return installed if installed.is_dir() else package.parent / _CONFIGS
+
+
+def find_file(file_name: str) -> pathlib.Path:
+  """The path of a config file, or of one that comes with the package.
+
+  Args:
+    file_name: a path; or 'NAME', 'NAME.py' or 'configs/NAME.py' of a config in
+      `shipped_folder`, which is taken where the working folder has no such
+      file.
+
+  Raises:
+    UsageError: there is none; names near ones.
+  """
+  path = pathlib.Path(file_name)
+  if path.is_file():
+    return path
+  shipped = shipped_folder()
+  if path.parent in (pathlib.Path(), pathlib.Path(_CONFIGS)):
+    named = shipped / f'{path.name.removesuffix(".py")}.py'
+    if named.is_file():
+      return named
+  folder = path.parent if path.parent != pathlib.Path() else shipped
+  folder = folder if folder.is_dir() else shipped
+  files = sorted(p for p in folder.glob('*.py') if p.stem != '__init__')
+  names = {p.stem: _as_typed(p, shipped) for p in files}
+  near = difflib.get_close_matches(path.stem, names, n=1)
+  hint = f' Did you mean {names[near[0]]}?' if near else ''
+  known = ', '.join(names.values()) or f'{_CONFIGS}/NAME.py'
+  raise UsageError(
+    f'Expected --config={file_name} to be a config file, such as {known}.{hint}'
+  )
+
+
+def _as_typed(path: pathlib.Path, shipped: pathlib.Path) -> str:
+  is_shipped = path.parent.resolve() == shipped
+  return f'{_CONFIGS}/{path.name}' if is_shipped else str(path)
+
+
+def _let_import_configs(path: pathlib.Path) -> None:
+  """A config file imports `configs.default`, wherever it lies itself."""
+  root = path.resolve().parent.parent
+  if (root / _CONFIGS / 'default.py').is_file() and not _is_package(root):
+    if str(root) not in sys.path:
+      sys.path.insert(0, str(root))
+  elif _CONFIGS not in sys.modules:
+    # Not through `sys.path`: the package has modules named as Python's own.
+    package = types.ModuleType(_CONFIGS)
+    package.__path__ = [str(shipped_folder()), str(path.resolve().parent)]
+    sys.modules[_CONFIGS] = package
+
+
+def _is_package(folder: pathlib.Path) -> bool:
+  return folder == pathlib.Path(__file__).resolve().parent
 
 
 def describe_files(folder: pathlib.Path) -> str:
@@ -84,7 +136,8 @@ def describe_files(folder: pathlib.Path) -> str:
       continue  # It does not run by itself.
     names = _variants(tree)
     title = (ast.get_docstring(tree) or '').partition('\n')[0]
-    lines.append(f'  {path}: {title}'.rstrip(': '))
+    shown = _as_typed(path, shipped_folder())
+    lines.append(f'  {shown}: {title}'.rstrip(': '))
     if names:
       lines.append(f'    variants: {", ".join(names)}')
   return '\n'.join(lines)

@@ -1,7 +1,8 @@
 """Entry point: `python -m dp_diffusion.main --config=configs/NAME.py`.
 
 Flags:
-  --config=FILE[:VARIANT]   a file of configs/, and one of its variants
+  --config=FILE[:VARIANT]   a file of configs/, or its name, and one of its
+                            variants
   --workdir=FOLDER          where everything is kept (default runs/NAME)
   --stage=STAGE             plan, pretrain, finetune, sample, evaluate, all;
                             inspect (a look at the sensitive images, for
@@ -35,6 +36,7 @@ from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import host_memory
 from dp_diffusion import jax_environment
+from dp_diffusion import version
 from dp_diffusion import xla_flags
 
 STAGES = (
@@ -48,7 +50,7 @@ STAGES = (
   'all',
   'forget',
 )
-_FLAGS = ('--config', '--workdir', '--stage', '--help')
+_FLAGS = ('--config', '--workdir', '--stage', '--help', '--version')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +146,9 @@ def show_help(topic: str) -> None:
   """
   if not topic:
     print(__doc__)
-    if found := config_values.describe_files(pathlib.Path('configs')):
-      print(f'Configs, as --config=FILE or --config=FILE:VARIANT:\n{found}')
+    folder = config_values.shipped_folder()
+    found = config_values.describe_files(folder)
+    print(f'Configs, as --config=NAME or --config=NAME:VARIANT:\n{found}')
     return
   # Imported here, as `run` does.
   from dp_diffusion import config_help  # noqa: PLC0415
@@ -196,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   topic = help_topic(argv)
   try:
-    if topic is not None:
+    if argv == ['--version']:
+      print(f'dp_diffusion {version.of_package()}')
+    elif topic is not None:
       show_help(topic)
     else:
       run(parse(argv))
