@@ -24,7 +24,7 @@ from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data import value_range as values
 
-VERSION = 3  # Increase it when the same bytes are decoded to another array.
+VERSION = 4  # Increase it when the same bytes are decoded to another array.
 _CHUNK_IMAGES = 64
 _CHANNELS = {1: 'L', 3: 'RGB'}
 # Weights of ITU-R BT.601, as in Pillow.
@@ -182,6 +182,7 @@ def _decode(
   if not 0 <= frame < header.frames:
     raise UnreadableError(f'it has no image {frame}')
   _check_num_pixels(header.sizes[frame], config)
+  _check_spread(header, config)
   with encoded.damage_named():
     if header.format == 'DICOM':
       stored = dicom.read(data, frame)
@@ -202,7 +203,19 @@ def _decode(
       )
     else:
       stored = encoded.read_deep(data, header, frame)
+      if (stored.largest or 256) < 256:
+        stored = _spread(stored)
+        _check_reach(config.value_range or (0, 255))
     return _map(stored, config)
+
+
+def _spread(stored: encoded.Stored) -> encoded.Stored:
+  """Spreads values of at most 8 bits over 0 ... 255; the set is not judged."""
+  assert stored.largest
+  pixels = values.to_bytes(stored.pixels, (0, stored.largest))
+  return dataclasses.replace(
+    stored, pixels=pixels, largest=255, window=(0.0, 255.0)
+  )
 
 
 def _check_frames(
@@ -225,6 +238,19 @@ def _check_frames(
   elif not config.image_size and len(set(header.sizes)) > 1:
     raise UnreadableError(
       'its images differ in size: set data.image_size or save them apart'
+    )
+
+
+def _check_spread(
+  header: encoded.Header, config: _Options | registry.DataConfig
+) -> None:
+  """Refuses a range of values that are spread before it is applied."""
+  if not config.value_range or header.bits >= 8 or header.format == 'DICOM':
+    return
+  if config.value_range[1] < 1 << header.bits:
+    raise UnreadableError(
+      f'its {header.bits} bits are spread over 0 ... 255 first, which is more '
+      f'than data.value_range={tuple(config.value_range)}: leave it out'
     )
 
 

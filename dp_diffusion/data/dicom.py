@@ -197,7 +197,8 @@ def _is_wide_palette(dataset: Any) -> bool:
   ]
   if not all(tables):
     return True  # A segmented palette.
-  return any(np.frombuffer(t, '<u2').max() > 255 for t in tables)
+  words = _words(dataset)
+  return any(np.frombuffer(t, words).max() > 255 for t in tables)
 
 
 def _grey(
@@ -212,7 +213,7 @@ def _grey(
   if view.get('VOILUTSequence'):
     lut = view.VOILUTSequence[0]
     bits = int(lut.LUTDescriptor[2])
-    mapped = _look_up(lut, np.asarray(pixels))
+    mapped = _look_up(lut, np.asarray(pixels), _words(dataset))
     pixels_of_view, window = mapped, (0.0, float((1 << bits) - 1))
   elif view.get('VOILUTFunction') == 'SIGMOID' and window:
     low, high = window
@@ -253,7 +254,8 @@ def _modality(
   They remain integers if the modality units are integers.
   """
   if dataset.get('ModalityLUTSequence'):
-    return _look_up(dataset.ModalityLUTSequence[0], stored), False
+    lut = dataset.ModalityLUTSequence[0]
+    return _look_up(lut, stored, _words(dataset)), False
   slope = transform.get('RescaleSlope')
   intercept = transform.get('RescaleIntercept')
   slope = 1.0 if slope is None else float(slope)
@@ -265,7 +267,13 @@ def _modality(
   return stored * slope + intercept, False
 
 
-def _look_up(lut: Any, values: np.ndarray) -> np.ndarray:
+def _words(dataset: Any) -> str:
+  """Type of 16-bit words in the byte order of the file."""
+  syntax = dataset.file_meta.TransferSyntaxUID
+  return '<u2' if syntax.is_little_endian else '>u2'
+
+
+def _look_up(lut: Any, values: np.ndarray, words: str) -> np.ndarray:
   """Applies a modality or VOI LUT; values beyond an end take its entry."""
   num_entries, first, bits = (int(value) for value in lut.LUTDescriptor)
   num_entries = num_entries or 1 << 16
@@ -273,7 +281,8 @@ def _look_up(lut: Any, values: np.ndarray) -> np.ndarray:
     first -= 1 << 16  # A signed value that was read as unsigned.
   entries = lut.LUTData
   if isinstance(entries, bytes):
-    entries = np.frombuffer(entries, '<u2' if bits > 8 else np.uint8)
+    is_wide = bits > 8 or len(entries) >= 2 * num_entries
+    entries = np.frombuffer(entries, words if is_wide else np.uint8)
   table = np.atleast_1d(np.asarray(entries)).astype(np.int64)[:num_entries]
   place = np.clip(np.floor(values).astype(np.int64) - first, 0, len(table) - 1)
   return table[place]

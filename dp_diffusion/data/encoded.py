@@ -31,6 +31,11 @@ _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # TIFF photometrics.
 _UINT, _INT, _FLOAT = 1, 2, 3  # TIFF sample formats.
 _MOST_FRAMES = 1_000_000
+# TIFF compressions and depths that Pillow reads; others need tifffile.
+_PILLOW_SCHEMES = frozenset(
+  (*range(1, 9), 32771, 32773, 32946, 34676, 34677, 34925, 50000)
+)
+_PILLOW_BITS = (1, 2, 4, 8)
 _DICOM = (128, b'DICM')
 _ORIENTATION = 0x0112
 
@@ -51,7 +56,8 @@ class Header:
     frames: number of images in the file, without TIFF pages that are marked as
       thumbnails or masks.
     sizes: (width, height) of each frame.
-    is_deep: whether the pixels need more than unsigned 8 bits.
+    is_deep: whether the pixels need more than unsigned 8 bits, or are of a
+      kind that Pillow does not read, or does not scale exactly.
     is_inverted: whether the smallest stored value is white.
     pages: for a TIFF, the page of each frame.
   """
@@ -153,7 +159,7 @@ def inspect_header(data: bytes) -> Header:
         bits=max(header.largest for header in found).bit_length(),
         channels=found[0].channels,
         sizes=tuple((header.width, header.height) for header in found),
-        is_deep=any(header.largest > 255 for header in found),
+        is_deep=any(header.largest != 255 for header in found),
       )
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
       return _pillow_header(image, data)
@@ -209,7 +215,7 @@ def read_shallow(data: bytes, header: Header, frame: int) -> Image.Image:
 
 
 def read_deep(data: bytes, header: Header, frame: int) -> Stored:
-  """Decodes a frame deeper than 8 bits, upright and without alpha.
+  """Decodes a frame that `Header.is_deep`, upright and without alpha.
 
   Raises:
     UnreadableError: the file is damaged, or its values are ambiguous.
@@ -290,7 +296,9 @@ def _tiff_header(data: bytes) -> Header:
       channels=pages[0].samplesperpixel,
       sizes=sizes,
       is_deep=any(
-        _bits(page) > 8 or page.sampleformat not in (_UINT, None)
+        _bits(page) not in _PILLOW_BITS
+        or page.sampleformat not in (_UINT, None)
+        or page.compression not in _PILLOW_SCHEMES
         for page in pages
       ),
       is_inverted=any(page.photometric == _WHITE_IS_ZERO for page in pages),
@@ -326,7 +334,8 @@ def _check_tiff(page: Any, colours: int) -> None:
   known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
   if page.photometric not in known or page.imagedepth > 1:
     raise UnreadableError(
-      'deeper than 8 bits, a TIFF must be grey or RGB and flat: convert it'
+      'a TIFF that is deeper than 8 bits, or compressed in a rare way, must be '
+      'grey or RGB and flat: convert it'
     )
   if page.sampleformat not in (_UINT, _INT, _FLOAT):
     raise UnreadableError('its pixels are neither integers nor floats')

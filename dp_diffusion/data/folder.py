@@ -143,7 +143,13 @@ def _empty_split(
 
 
 def _open(config: registry.DataConfig) -> image_files.ImageFiles:
-  """Reads names, labels and persons."""
+  """Reads names, labels and persons, of some images if only some are asked."""
+  files = _listed(config)
+  _check_division(files, config)
+  return image_files.some_of(files, config)
+
+
+def _listed(config: registry.DataConfig) -> image_files.ImageFiles:
   path = pathlib.Path(config.path).expanduser()
   if not config.path or not path.exists():
     raise errors.UsageError(
@@ -151,22 +157,36 @@ def _open(config: registry.DataConfig) -> image_files.ImageFiles:
       'per class, a .zip of it, or an .npz or .parquet file.'
     )
   if path.is_file() and path.suffix.lower() == '.npz':
-    return image_files.some_of(npz_images.open_npz(path, config), config)
+    return npz_images.open_npz(path, config)
   if path.is_file() and path.suffix.lower() == parquet_images.SUFFIX:
-    files = parquet_images.open_files(path.parent, [path.name], config)
-    return image_files.some_of(files, config)
+    return parquet_images.open_files(path.parent, [path.name], config)
   tree = trees.open_any(path)
   if any(name.lower().endswith(parquet_images.SUFFIX) for name in tree.names):
     _check_parquet(path, tree)
-    files = parquet_images.open_folder(path, tree.names, config)
-  elif config.image_key:
+    return parquet_images.open_folder(path, tree.names, config)
+  if config.image_key:
     raise errors.UsageError(
       f'Expected data.image_key={config.image_key!r} only for a column of '
       f'parquet files; {path} has none.'
     )
-  else:
-    files = labelling.list_tree(tree, config)
-  return image_files.some_of(files, config)
+  return labelling.list_tree(tree, config)
+
+
+def _check_division(
+  files: image_files.ImageFiles, config: registry.DataConfig
+) -> None:
+  """Refuses keys of a division that is made, where the data bring one."""
+  if files.is_held_out is None:
+    return
+  is_some = 0 < config.max_images < len(files.names)  # Chosen by split_seed.
+  for key in ('test_fraction', 'split_seed'):
+    value = getattr(config, key)
+    is_set = value != getattr(registry.DataConfig, key)
+    if is_set and not (key == 'split_seed' and is_some):
+      raise errors.UsageError(
+        f'Expected data.{key}={value!r} not to be set: {files.root} brings its '
+        'own division, which is kept.'
+      )
 
 
 def _check_parquet(path: pathlib.Path, tree: trees.Tree) -> None:

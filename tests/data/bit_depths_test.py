@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import imagecodecs
 import numpy as np
@@ -191,6 +192,57 @@ def test_several_frames_are_refused_unless_the_first_is_asked_for(fmt):
   with pytest.raises(decoding.UnreadableError, match='3 images'):
     decode(animation(fmt))
   assert decode(animation(fmt), frames='first').max() <= 2
+
+
+@pytest.mark.parametrize('largest', [1, 100, 254, 255])
+@pytest.mark.parametrize('is_text', [False, True])
+def test_pgm_and_ppm_of_any_largest_value_are_exact(largest, is_text):
+  rng = np.random.default_rng(largest)
+  for shape in ((16, 16), (16, 16, 3)):
+    stored = rng.integers(0, largest + 1, shape)
+    data = pnm(stored, largest)
+    if is_text:
+      kind = {b'P5': b'P2', b'P6': b'P3'}[data[:2]]
+      text = ' '.join(map(str, stored.ravel())).encode()
+      data = kind + b' 16 16 %d\n' % largest + text
+    found = decode(data)
+    np.testing.assert_array_equal(found.squeeze(), naive(stored, 0, largest))
+
+
+def packed_tiff(stored, bits, photometric):
+  """Values of less than 8 bits, of which several share a byte."""
+  places = np.arange(bits - 1, -1, -1)
+  rows = (stored[..., None] >> places & 1).astype(np.uint8)
+  data = np.packbits(rows.reshape(len(stored), -1), axis=1).tobytes()
+  tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: photometric}
+  tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: 16, 279: len(data)}
+  entries = b''.join(struct.pack('<HHII', t, 4, 1, v) for t, v in tags.items())
+  return b'II*\0' + struct.pack('<IH', 8, 9) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3, 4, 5, 6, 7])
+def test_less_than_eight_bits_are_spread(bits):
+  largest = (1 << bits) - 1
+  stored = np.random.default_rng(bits).integers(0, largest + 1, (16, 16))
+  white = naive(stored, 0, largest)
+  for photometric, expected in ((0, 255 - white), (1, white)):
+    data = packed_tiff(stored, bits, photometric)
+    np.testing.assert_array_equal(decode(data)[..., 0], expected)
+    with pytest.raises(decoding.UnreadableError, match='are spread over 0'):
+      decode(data, (0, largest))
+
+
+@pytest.mark.parametrize('scheme', ['jpeg2000', 'webp', 'lzma', 'zstd'])
+def test_rare_compressions_of_eight_bits_are_read(scheme, capfd):
+  """A dark image among them: 8 bits are never judged by what they use."""
+  stored = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3) % 60
+  options = {'level': 0} if scheme in ('jpeg2000', 'webp') else {}
+  data = tiff(
+    stored, photometric='rgb', compression=scheme, compressionargs=options
+  )
+  np.testing.assert_array_equal(decode(data), stored)
+  found = capfd.readouterr()
+  assert not found.out + found.err
 
 
 def test_a_thumbnail_is_not_taken_for_the_image():

@@ -183,6 +183,34 @@ def test_a_voi_table_is_applied():
   np.testing.assert_array_equal(found, _oracle(table[pixels], 0, 1023))
 
 
+@pytest.mark.parametrize('is_big', [False, True])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_tables_are_words_in_the_order_of_the_file(bits, is_big):
+  """Of 8 bits too, where there are as many words as entries."""
+  import pydicom
+
+  order, pixels = '>' if is_big else '<', _grey(4).astype(np.uint16)
+  syntax = (
+    pydicom.uid.ExplicitVRBigEndian
+    if is_big
+    else pydicom.uid.ExplicitVRLittleEndian
+  )
+  table = _RNG.integers(0, 1 << bits, 16)
+  file = pydicom.dcmread(io.BytesIO(_file(pixels, bits=4)))
+  file.file_meta.TransferSyntaxUID = syntax
+  file.PixelData = pixels.astype(f'{order}u2').tobytes()
+  lut = pydicom.dataset.Dataset()
+  lut.LUTDescriptor = [16, 0, bits]
+  lut.add_new((0x28, 0x3006), 'OW', table.astype(f'{order}u2').tobytes())
+  file.ModalityLUTSequence = [lut]
+  data = io.BytesIO()
+  pydicom.dcmwrite(data, file)
+  found = _decode(data.getvalue(), (0, (1 << bits) - 1))
+  np.testing.assert_array_equal(
+    found, _oracle(table[pixels], 0, (1 << bits) - 1)
+  )
+
+
 def test_a_modality_table_is_applied():
   pixels = _grey(5)
   table = _RNG.integers(0, 1 << 16, 16).astype('<u2')
@@ -214,7 +242,7 @@ def test_colours():
   np.testing.assert_array_equal(_decode(_file(pixels, kind='RGB')), pixels)
   ycc = np.asarray(Image.fromarray(pixels).convert('YCbCr'))
   found = _decode(_file(ycc, kind='YBR_FULL')).astype(int)
-  assert np.abs(found - pixels).max() <= 2
+  assert np.abs(found - pixels).max() <= 3  # Rounded twice.
 
 
 @pytest.mark.parametrize('bits, factor', [(8, 1), (16, 257)])

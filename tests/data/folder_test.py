@@ -500,6 +500,35 @@ def test_persons_of_no_part_are_refused(tmp_path, name, words):
     _load(tmp_path / 'm.npz')
 
 
+def test_labels_and_persons_of_an_npz_may_be_text(tmp_path):
+  path, labels = tmp_path / 'x.npz', np.arange(40) % 2
+  _write_npz(path)
+  expected = _load(path)
+  for as_given in (np.array(_CLASSES)[labels], labels.astype(bool)):
+    _write_npz(path, labels=as_given)
+    np.testing.assert_array_equal(_load(path).labels, expected.labels)
+  _write_npz(path, labels=np.array(['cat', 'cow'] * 20))
+  with pytest.raises(errors.UsageError, match='does not list: cow'):
+    _load(path)
+  _write_npz(path, person=np.array([f'p{i // 2}' for i in range(40)]))
+  by_text = _load(path, unit='person')
+  _write_npz(path, person=np.arange(40) // 2)
+  by_number = _load(path, unit='person')
+  assert len(set(by_text.person)) and by_text.person.dtype == np.int32
+  assert len(by_number.images)
+
+
+@pytest.mark.parametrize('nobody', [-1, ''])
+def test_a_person_who_is_nobody_is_refused(tmp_path, nobody):
+  """They would be one person, with all of their images."""
+  person = np.array([*range(38), nobody, nobody])
+  if nobody:
+    person = person.astype(int)
+  _write_npz(tmp_path / 'x.npz', person=person)
+  with pytest.raises(errors.UsageError, match='to say who is on each image'):
+    _load(tmp_path / 'x.npz')
+
+
 @pytest.mark.parametrize('key', ['file_column', 'person_column'])
 def test_columns_are_no_keys_of_an_npz(tmp_path, key):
   _write_npz(tmp_path / 'x.npz')

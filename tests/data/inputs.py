@@ -296,6 +296,36 @@ def _(root):
   return {'path': zipped(root / 'x', **{'../first/a.png': 'x'})}
 
 
+@row(_FOLDERS, "a zip with Windows' backslashes, or with `./` before names")
+def _(root):
+  paths = class_folders(root / 'x')
+  with zipfile.ZipFile(root / 'x.zip', 'w') as archive:
+    for number, path in enumerate(paths):
+      name = './' + path if number % 2 else path.replace('/', '\\')
+      archive.write(root / 'x' / path, name)
+  return {'path': root / 'x.zip'}
+
+
+@refused(_FOLDERS, 'the folder of one class')
+def _(root):
+  class_folders(root / 'x')
+  return {'path': root / 'x/first'}
+
+
+@refused(_FOLDERS, 'a folder with an `.npz` in it')
+def _(root):
+  npz(root / 'x', **arrays())
+  return {'path': root / 'x'}
+
+
+@refused(_FOLDERS, 'images that are all equal')
+def _(root):
+  class_folders(root / 'x')
+  for file in root.glob('x/*/*.png'):
+    file.write_bytes(encode(pixels(0, 0)))
+  return {'path': root / 'x'}
+
+
 @refused(_FOLDERS, 'images of several sizes, where none is asked for')
 def _(root):
   class_folders(root / 'x')
@@ -399,6 +429,22 @@ def _(root):
   return {'path': root / 'x'}
 
 
+@refused(_DIVIDED, 'such a division, and `data.test_fraction` or `split_seed`')
+def _(root):
+  class_folders(root / 'x/train')
+  class_folders(root / 'x/test', 20)
+  return {'path': root / 'x', 'test_fraction': 0.3}
+
+
+@refused(_DIVIDED, 'a class that unreadable files take out of a part')
+def _(root):
+  class_folders(root / 'x/train')
+  class_folders(root / 'x/test', 20)
+  for file in root.glob('x/test/first/*.png'):
+    file.write_bytes(b'x')
+  return {'path': root / 'x', 'skip_unreadable': True}
+
+
 # --- Tables -----------------------------------------------------------------
 
 _TABLES = 'Tables beside the images'
@@ -451,6 +497,27 @@ def _(root):
   lines = [f'{n},{i},{("train", "test")[i]}' for n, i in flat(root / 'x')]
   table(root / 'x', 'labels.csv', ['file_name,label,part', *lines])
   return {'path': root / 'x'}
+
+
+@row(_TABLES, 'such a column that says `train` alone', note='this is said')
+def _(root):
+  lines = [f'{file},{label},train' for file, label in flat(root / 'x')]
+  table(root / 'x', 'labels.csv', ['file_name,label,split', *lines])
+  return {'path': root / 'x'}
+
+
+@row(_TABLES, 'a column `patient_id` that is not read', note='this is said')
+def _(root):
+  lines = [f'{file},{label},p{label}' for file, label in flat(root / 'x')]
+  table(root / 'x', 'labels.csv', ['file_name,label,patient_id', *lines])
+  return {'path': root / 'x'}
+
+
+@refused(_TABLES, 'a `data.person_column` that no table has')
+def _(root):
+  lines = [f'{file},{label}' for file, label in flat(root / 'x')]
+  table(root / 'x', 'labels.csv', ['file_name,label', *lines])
+  return {'path': root / 'x', 'person_column': 'patient'}
 
 
 @refused(_TABLES, 'images that the table does not label')
@@ -562,6 +629,25 @@ def _(root):
   images = found['images'][..., 0]
   keys = npz(root, images=images, labels=labels, person=person)
   return {**keys, 'channels': 1, 'unit': 'person'}
+
+
+@row(_NPZ, 'labels and persons as text, or labels as booleans')
+def _(root):
+  found = arrays()
+  labels = np.array(CLASSES)[found['labels']]
+  person = np.array([f'p{i // 2}' for i in range(2 * _NUM)])
+  keys = npz(root, images=found['images'], labels=labels, person=person)
+  return {**keys, 'unit': 'person'}
+
+
+@refused(_NPZ, 'persons of which some are -1')
+def _(root):
+  return npz(root, **arrays(), person=np.arange(2 * _NUM) - 1)
+
+
+@refused(_NPZ, 'an array `persons`, or another that names persons or parts')
+def _(root):
+  return npz(root, **arrays(), persons=np.arange(2 * _NUM))
 
 
 def medmnist(**changes: np.ndarray) -> dict[str, np.ndarray]:
@@ -775,6 +861,16 @@ def _deep(root, shift):
       array = pixels(label, number, np.uint16, 1) >> shift
       put(root / f'x/{name}/{number:02d}.png', encode(array))
   return {'path': root / 'x', 'channels': 1}
+
+
+@row(_FILES, 'PGM and PPM of any largest value, TIFF of 1 to 7 bits')
+def _(root):
+  for label, name in enumerate(CLASSES):
+    for number in range(_NUM):
+      array = (pixels(label, number) // 2.55).astype(np.uint8)
+      data = b'P6 8 8 100\n' + array.tobytes()
+      put(root / f'x/{name}/{number:02d}.ppm', data)
+  return {'path': root / 'x'}
 
 
 @row(_FILES, '16 bits that use the whole depth')

@@ -34,6 +34,8 @@ image or the person alone, so that another image moves no other. Where persons
 are known, an image of a single colour says nothing of anybody. Where data
 bring a division it is kept: what is not its training part is held out, and
 training images that equal a held-out one, or show its person, are left out.
+Equal images under several classes stay there, and are named in
+`private/survey.json`, beside files that were left out.
 
 Columns and files that no row names are not read. Sets larger than
 `data.max_in_memory_bytes` are decoded into the user's cache folder
@@ -50,9 +52,7 @@ def _config(keys):
   values |= {
     k: str(v) if 'path' in k or 'csv' in k else v for k, v in keys.items()
   }
-  return registry.DataConfig(
-    **({'name': 'folder', 'test_fraction': 0.4} | values)
-  )
+  return registry.DataConfig(**({'name': 'folder'} | values))
 
 
 def _load(config):

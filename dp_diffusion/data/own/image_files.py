@@ -174,7 +174,12 @@ class ImageFiles:
     if failed and not config.skip_unreadable:
       raise self.refusal(failed)
     why = 'cannot be used, too many for data.skip_unreadable'
-    self.check_rest(failed, range(len(self.names)), config, why)
+    sides = self.is_held_out
+    sides = np.zeros(len(self.names), bool) if sides is None else sides
+    for side in (False, True):
+      among = np.flatnonzero(sides == side).tolist()
+      of_side = {i: e for i, e in failed.items() if sides[i] == side}
+      self.check_rest(of_side, among, config, why)
 
   def check_rest(
     self,

@@ -28,6 +28,7 @@ _IMAGE_SUFFIXES = (
   *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
   *('.tif', '.tiff', '.webp'),
 )
+_OTHER_SUFFIXES = ('.npz', '.zip')
 _MOST_NAMED = 20  # Largest number of classes listed in a message.
 
 
@@ -156,7 +157,9 @@ def codes(
     registry.check_labels(labels, len(class_names))
     return labels.astype(np.int64)
   unknown = [value for value in found if value not in places]
-  if '-1' in unknown:
+  # Where most are numbers, only the others are odd.
+  unknown = [v for v in unknown if not _are_numbers([v])] or unknown
+  if '-1' in found and '-1' not in places:
     registry.check_labels(np.array([-1]), len(class_names))
   raise errors.UsageError(
     f'{what[:1].upper()}{what[1:]} that data.class_names='
@@ -248,14 +251,24 @@ def _in_class_folders(
     raise errors.UsageError(
       f'Images of {tree.root} lie outside the class folders, and no '
       f'{" or ".join(tables.BESIDE)} labels them: {checks.some(astray)}.'
+      + _hint_of_class(tree.root, class_names)
       + (f' {rows.unread}.' if rows.unread else '')
     )
   if not names:
+    arrays = [n for n in tree.names if n.lower().endswith(_OTHER_SUFFIXES)]
     raise errors.UsageError(
       f'Expected {tree.root} to have one subfolder of images per class, or '
       f'images beside a {tables.BESIDE[0]}.'
+      + (f' To read {arrays[0]}, set data.path to that file.' if arrays else '')
     )
   return names, values
+
+
+def _hint_of_class(root: str, class_names: Sequence[str]) -> str:
+  name = pathlib.PurePath(root).name
+  if not any(_is_same(name, known) for known in class_names):
+    return ''
+  return f' {name!r} is a class: set data.path to the folder above it.'
 
 
 def _check_below(

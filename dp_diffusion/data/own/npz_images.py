@@ -30,6 +30,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
+from dp_diffusion.data.own import labelling
 from dp_diffusion.data.own import parts as parts_lib
 
 # Errors that NumPy raises for damaged .npz files.
@@ -82,6 +83,10 @@ def open_npz(
   if not config.class_names:
     raise errors.UsageError(
       f'Set data.class_names for {path}: label i is class_names[i].'
+    )
+  if labels.dtype.kind == 'U':
+    labels = labelling.codes(
+      labels.tolist(), config.class_names, f'labels of {path}'
     )
   registry.check_labels(labels, len(config.class_names))
   places = [(part, i) for part in parts for i in range(part.shape[0])]
@@ -264,7 +269,7 @@ def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
 def _small_arrays(
   path: pathlib.Path, parts: list[_Part]
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
-  """Returns labels int[N] of all parts, and persons."""
+  """Returns labels of all parts, int[N] or text, and persons."""
   labels: list[np.ndarray] = []
   persons: list[str] = []
   with np.load(path, allow_pickle=False) as f:
@@ -273,7 +278,7 @@ def _small_arrays(
       labels.append(_one_per_image(path, name, f[name], num_images))
       if (name := f'{part.prefix}person') in f:
         found = _one_per_image(path, name, f[name], num_images)
-        persons += [str(person) for person in found]
+        persons += _persons(path, name, found)
   num_labels = sum(map(len, labels))
   if persons and len(persons) != num_labels:
     raise errors.UsageError(
@@ -314,10 +319,22 @@ def _says_parts(
   return len(found) > 1 and parts_lib.are_parts(found)
 
 
+def _persons(path: pathlib.Path, name: str, array: np.ndarray) -> list[str]:
+  """Persons as text; refuses what marks nobody, for it would be one person."""
+  persons = [str(person).strip() for person in array]
+  nobody = {person for person in persons if not person or person[0] == '-'}
+  if nobody and (array.dtype.kind != 'U' or '' in nobody):
+    raise errors.UsageError(
+      f'Expected {name} of {path} to say who is on each image, found '
+      f'{sorted(nobody)[0]!r}.'
+    )
+  return persons
+
+
 def _one_per_image(
   path: pathlib.Path, name: str, array: np.ndarray, num_images: int
 ) -> np.ndarray:
-  """Converts an array [N] or [N, 1] to int[N]."""
+  """Converts an array [N] or [N, 1] to int[N], or to text [N]."""
   if array.ndim == 2 and array.shape[1] > 1:
     raise errors.UsageError(
       f'Expected one label per image in {path}, found {array.shape[1]} in '
@@ -326,9 +343,9 @@ def _one_per_image(
       'that.'
     )
   array = array[:, 0] if array.ndim == 2 else array
-  if array.shape != (num_images,) or array.dtype.kind not in 'iu':
+  if array.shape != (num_images,) or array.dtype.kind not in 'iubU':
     raise errors.UsageError(
-      f'Expected {name} of {path} to be int[{num_images}], found '
+      f'Expected {name} of {path} to be int[{num_images}] or text, found '
       f'{array.dtype}{list(array.shape)}.'
     )
-  return array
+  return array.astype(np.int64) if array.dtype.kind == 'b' else array

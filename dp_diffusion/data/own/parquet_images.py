@@ -35,7 +35,9 @@ _PATH_COLUMNS = ('image', 'file_name', 'path')
 _MOST_KEPT_BYTES = 1 << 30  # Size of the row groups kept in memory.
 _MOST_GROUP_BYTES = 1 << 32
 _PART = re.compile(r'([A-Za-z]+)(?:[-_.]|$)')
-_SHARD = re.compile(r'(.*)-(\d{5})-of-(\d{5})\.parquet', re.IGNORECASE)
+_SHARD = re.compile(
+  r'(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet', re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -113,9 +113,10 @@ def open_zip(path: pathlib.Path) -> Tree:
       f'Expected data.path={str(path)!r} to be a folder, a .zip, an .npz or a '
       f'.parquet file ({error}).'
     ) from error
-  infos = [info for info in archive.infolist() if not info.is_dir()]
-  _check_zip(path, infos)
-  by_name = {i.filename: i for i in infos if not _is_ignored(i.filename)}
+  named = [(_name_in_zip(info), info) for info in archive.infolist()]
+  named = [(name, info) for name, info in named if not name.endswith('/')]
+  _check_zip(path, named)
+  by_name = {name: info for name, info in named if not _is_ignored(name)}
 
   def read(name: str) -> bytes:
     if by_name[name].file_size > MAX_FILE_BYTES:
@@ -134,13 +135,20 @@ def open_zip(path: pathlib.Path) -> Tree:
   )
 
 
-def _check_zip(path: pathlib.Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+  """Path of a file with '/', though some systems write others or './'."""
+  parts = info.filename.replace('\\', '/').split('/')
+  return '/'.join(part for part in parts if part != '.')
+
+
+def _check_zip(
+  path: pathlib.Path, named: Sequence[tuple[str, zipfile.ZipInfo]]
+) -> None:
   """Refuses paths outside the zip, links, encryption and repeated names."""
   seen = set()
-  for info in infos:
-    name = info.filename
+  for name, info in named:
     parts = name.split('/')
-    if name.startswith('/') or '..' in parts or '\\' in name or ':' in parts[0]:
+    if name.startswith('/') or '..' in parts or ':' in parts[0]:
       why = 'leads outside of it'
     elif stat.S_ISLNK(info.external_attr >> 16):
       why = 'is a link'
