@@ -17,7 +17,7 @@ BACKGROUND, BODY, DETAIL, OTHER = range(4)
 _NUM_LAYERS = 4
 _MIN_CONTRAST = 0.25  # Smallest contrast of body and background.
 _DETAIL_CONTRAST = (0.12, 0.5)  # Range of the contrast of details and body.
-_FLAT_SHARE = 0.3  # Backgrounds of one colour, black or white, without noise.
+FLAT_SHARE = 0.3  # Backgrounds of one colour, black or white, without noise.
 _MAX_NOISE = 0.03  # Largest std of the noise, as a share of the pixel range.
 _BLURRED_SHARE = 0.5
 # Shares of the ways to colour: grey, two-colour tint, stain, free.
@@ -53,7 +53,7 @@ class Painter:
     self.plane = plane
     self.levels = levels(rng, plane.num_images)
     self._rng = rng
-    self._is_flat = rng.random(plane.num_images) < _FLAT_SHARE
+    self._is_flat = np.zeros(plane.num_images, bool)
     self._dark, self._light, self._moved = _ends(rng, plane.num_images)
     if channels == 1:
       self._dark, self._light = np.zeros((2, plane.num_images, 1))
@@ -63,9 +63,14 @@ class Painter:
     self._image = np.zeros((*shape, channels), np.float32)
     self._covered = np.zeros(shape, np.float32)
 
-  def background(self) -> None:
-    """Fills the images with one colour, or with faint texture and gradient."""
+  def background(self, flat_share: float = FLAT_SHARE) -> None:
+    """Fills the images with one colour, or with faint texture and gradient.
+
+    Args:
+      flat_share: of images whose background is black or white and has no noise.
+    """
     num, rng, plane = self.plane.num_images, self._rng, self.plane
+    self._is_flat = rng.random(num) < flat_share
     strength = shapes.uniform(rng, plane, 0, 0.05)
     texture = shapes.noise(rng, plane, shapes.uniform(rng, plane, 1.5, 2.5))
     slope = rng.normal(0, 0.04, (2, num))

@@ -15,6 +15,8 @@ import numpy as np
 from dp_diffusion.data import rendered_colours as colours
 from dp_diffusion.data import rendered_shapes as shapes
 
+_FLAT_CELLS = 0.6  # Share of cells on plain black or white.
+_NOTCHED = 0.25  # Share of cells that a neighbour was cut away from.
 Painter = colours.Painter
 Family = Callable[[np.random.Generator, Painter], None]
 
@@ -99,18 +101,18 @@ def _blobs(rng: np.random.Generator, painter: Painter) -> None:
 
 
 def _disc(rng: np.random.Generator, painter: Painter) -> None:
-  painter.background()
+  painter.background(_FLAT_CELLS)
   _paint_disc(rng, painter)
 
 
 def _spotted_disc(rng: np.random.Generator, painter: Painter) -> None:
-  painter.background()
+  painter.background(_FLAT_CELLS)
   disc = _paint_disc(rng, painter)
   _paint_spot(rng, painter, disc)
 
 
 def _speckled_disc(rng: np.random.Generator, painter: Painter) -> None:
-  painter.background()
+  painter.background(_FLAT_CELLS)
   disc = _paint_disc(rng, painter)
   for is_there in _some(rng, painter, 2, 6):
     _paint_spot(rng, painter, disc, is_there)
@@ -118,7 +120,7 @@ def _speckled_disc(rng: np.random.Generator, painter: Painter) -> None:
 
 def _nucleated_disc(rng: np.random.Generator, painter: Painter) -> None:
   plane = painter.plane
-  painter.background()
+  painter.background(_FLAT_CELLS)
   disc = _paint_disc(rng, painter)
   y, x = _within(rng, disc, 0.25)
   share = shapes.uniform(rng, plane, 0.35, 0.6)
@@ -135,7 +137,7 @@ def _nucleated_disc(rng: np.random.Generator, painter: Painter) -> None:
 def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
   """Paints a cell, which mostly fills the image, with rim and texture."""
   plane, num = painter.plane, painter.plane.num_images
-  is_large = rng.random(num) < 0.7
+  is_large = rng.random(num) < 0.8
   radius = np.where(
     is_large, rng.uniform(0.6, 0.95, num), rng.uniform(0.3, 0.6, num)
   )
@@ -144,17 +146,34 @@ def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
   )
   disc = shapes.Ellipse(center_y=y, center_x=x, radius=radius)
   distance = disc.distance(rng, plane)
-  strength = shapes.over_pixels(shapes.uniform(rng, plane, 0, 0.12))
+  strength = shapes.over_pixels(0.12 * rng.random(num) ** 2)
   texture = strength * shapes.noise(rng, plane, 2.0)
   rim = shapes.over_pixels(shapes.uniform(rng, plane, -0.15, 0.1))
   width = shapes.over_pixels(radius * 0.5)
   texture += rim * np.exp(-((distance / width) ** 2))
-  slope = rng.normal(0, 0.08, (2, num))
+  slope = rng.normal(0, 0.06, (2, num))
   texture += shapes.over_pixels(slope[0]) * plane.y
   texture += shapes.over_pixels(slope[1]) * plane.x
-  soft = shapes.uniform(rng, plane, 0.01, 0.08)
-  painter.paint(colours.BODY, shapes.cover(distance, soft, plane), texture)
+  soft = 0.01 + 0.09 * rng.random(num) ** 4  # Few are out of focus.
+  alpha = shapes.cover(distance, soft, plane) * _uncut(rng, painter, disc)
+  painter.paint(colours.BODY, alpha, texture)
   return disc
+
+
+def _uncut(
+  rng: np.random.Generator, painter: Painter, disc: shapes.Ellipse
+) -> np.ndarray:
+  """float32[M, S, S]: what is left where a neighbour was cut away."""
+  plane, num = painter.plane, painter.plane.num_images
+  angle = shapes.uniform(rng, plane, 0, 2 * np.pi)
+  away = disc.radius * rng.uniform(1.0, 1.6, num)
+  neighbour = shapes.Ellipse(
+    center_y=disc.center_y + away * np.sin(angle),
+    center_x=disc.center_x + away * np.cos(angle),
+    radius=disc.radius * rng.uniform(0.25, 0.7, num),
+  )
+  alpha = shapes.cover(neighbour.distance(rng, plane), 0.02, plane)
+  return 1 - alpha * shapes.over_pixels(rng.random(num) < _NOTCHED)
 
 
 def _within(
@@ -175,22 +194,30 @@ def _paint_spot(
   disc: shapes.Ellipse,
   is_there: np.ndarray | float = 1.0,
 ) -> None:
-  """Paints a small spot or ring of the detail's colour in a disc."""
-  plane = painter.plane
+  """Paints a small spot or ring in a disc; dark in a light disc."""
+  plane, num = painter.plane, painter.plane.num_images
   y, x = _within(rng, disc, 0.75)
-  radius = shapes.uniform(rng, plane, 0.08, 0.22)
   spot = shapes.Ellipse(
-    center_y=y, center_x=x, radius=radius, eccentricity=0.5, wobble=0.15
+    center_y=y,
+    center_x=x,
+    radius=shapes.uniform(rng, plane, 0.05, 0.2),
+    eccentricity=0.5,
+    wobble=0.15,
   )
   distance = spot.distance(rng, plane)
-  soft = shapes.uniform(rng, plane, 0.02, 0.08)
+  soft = 0.01 + 0.06 * rng.random(num) ** 2
   alpha = shapes.cover(distance, soft, plane)
-  is_ring = (rng.random(plane.num_images) < 0.25)[:, None, None]
-  ring = np.exp(-((distance / np.float32(0.06)) ** 2))
-  strength = shapes.uniform(rng, plane, 0.6, 1.0) * is_there
+  is_ring = (rng.random(num) < 0.25)[:, None, None]
+  ring = np.exp(-((distance / np.float32(0.05)) ** 2))
+  body = painter.levels[:, colours.BODY]
+  contrast = shapes.uniform(rng, plane, 0.2, 0.6)
+  is_dark = body > np.where(rng.random(num) < 0.8, 0.3, 0.7)
+  level = np.clip(body + np.where(is_dark, -contrast, contrast), 0, 1)
+  strength = shapes.uniform(rng, plane, 0.7, 1.0) * is_there
   painter.paint(
     colours.DETAIL,
     np.where(is_ring, ring, alpha) * shapes.over_pixels(strength),
+    level=level,
   )
 
 
