@@ -26,7 +26,9 @@ network; its numbers are not comparable with published ones. `:one_gpu` has a
 network of about 9M parameters and about 1.5e16 FLOP of each training, a
 thousandth of the paper's or less, for one accelerator; with 60 private steps an
 H100 took 12 minutes for all stages (`experiments/cifar10_jpeg`). They combine,
-in this order: `:smoke,jpeg` (the first images of both), `:jpeg,one_gpu`.
+in this order: `:smoke,jpeg` (the first images of both), `:jpeg,one_gpu`. `:cpu`
+is the recipe of configs/recipes for 2 cores, at 24x24, pre-trained on
+images by formula; not measured.
 
 Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise; the clip norm then changes nothing else.
@@ -43,6 +45,7 @@ import ml_collections
 
 from configs import default
 from configs import imagenet32
+from configs.recipes import machines
 
 CLASS_NAMES = (
   *('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse'),
@@ -97,6 +100,11 @@ def _jpeg(config: ml_collections.ConfigDict) -> None:
   )
 
 
+def _cpu(config: ml_collections.ConfigDict) -> None:
+  machines.use_whole(config, 'cpu')
+  config.data.reflect_pad = 2
+
+
 def _one_gpu(config: ml_collections.ConfigDict) -> None:
   config.name += '-one_gpu'
   if 'smoke' in config.name:
@@ -133,4 +141,5 @@ VARIANTS = {
   'jpeg': _jpeg,
   'million': _million,
   'one_gpu': _one_gpu,
+  'cpu': _cpu,
 }

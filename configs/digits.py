@@ -6,6 +6,8 @@ Sensitive: 1,437 of scikit-learn's real handwritten digits, 360 held out.
 Public: digits rendered from fonts and strokes. Hardware: 2 CPU cores, about
 6 minutes. The paper has no such data; this is the smallest run of all stages
 that learns something.
+Variants: `:smoke`; `:cpu` and `:one_gpu` are the same as without, which fits any
+machine.
 """
 
 from __future__ import annotations
@@ -92,6 +94,10 @@ def _set_baseline(baseline: ml_collections.ConfigDict) -> None:
   baseline.dp_classifier.augmult = 1
 
 
+def _as_it_is(config: ml_collections.ConfigDict) -> None:
+  del config
+
+
 def _smoke(config: ml_collections.ConfigDict) -> None:
   config.name = 'digits-smoke'
   config.pretrain.data.num_images = 300
@@ -123,4 +129,4 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.update_from_flattened_dict(default.SMOKE_BASELINE)
 
 
-VARIANTS = {'smoke': _smoke}
+VARIANTS = {'smoke': _smoke, 'cpu': _as_it_is, 'one_gpu': _as_it_is}

@@ -4,25 +4,38 @@ r"""Your own images: where a hospital starts from.
    with `images` and `labels`). Class names are public: choose harmless ones.
 2. Say how many there are to train on, BEFORE looking further: a fifth is held
    out for evaluation. The number is published, and may be rounded.
-3. Take the variant whose size is nearest, and look at the plan, which opens no
-   image and says what is wrong with the path:
+3. Take the variant of your machine, and look at the plan, which says what was
+   chosen, what it will cost, and whether so many images are enough:
 
-     python -m dp_diffusion.main --config=configs/own_images.py:10k \
+     python -m dp_diffusion.main --config=configs/own_images.py:cpu \
        --config.data.path=/data/scans \
        --config.data.class_names="('benign', 'malignant')" \
-       --config.privacy.num_examples=9000 --config.privacy.delta=1e-5 \
-       --config.pretrain.init_from=runs/imagenet32 \
-       --config.pretrain.num_steps=0 --workdir=runs/scans --stage=plan
+       --config.privacy.num_examples=9000 --workdir=runs/scans --stage=plan
 
-   (without the `pretrain` keys it plans, and does, the whole pre-training).
 4. Look at them as the network will: the same with --stage=inspect writes
    `private/training_images.png` and `private/survey.json`.
-5. Run the same without --stage. Publish `release/`, nothing else.
+5. Run the same without --stage. `private/progress.png` shows where it goes.
+   Publish `release/`, nothing else.
 
 If a person can be on several images, protect persons: a CSV with the columns
 `file` and `person` as --config.data.person_csv, --config.data.unit=person, and
-num_examples and expected_batch_size counting persons.
+num_examples counting persons. A few hundred persons are few: see the plan.
 
+One machine: `:cpu` (2 cores) and `:one_gpu`
+--------------------------------------------
+Nothing is downloaded: pre-training is on `rendered`, images by formula. Image
+size, network and steps are those of configs/recipes; batch, K and delta
+follow from the declared number of records there, and the first lines say them.
+Any of them can be typed instead (--config.data.image_size=32 ...).
+
+Grey or colour: without --config.data.channels=1 (or 3), 64 of the images are
+opened, by `plan` too, and it is what nine in ten of them are; else one has to
+say. It is taken to be public, as the size and the class names are.
+
+Hardware, hours, expected: experiments/own_images. `:one_gpu` is not measured.
+
+The paper's recipe: `:1k`, `:10k`, `:100k`
+------------------------------------------
 Noise multipliers for 32x32 images with what each variant sets (add or remove
 one; PLD). The last column is what matters: the std of the noise in the mean
 gradient at epsilon 10, in units of the clip norm. Ten times the images bring
@@ -35,8 +48,13 @@ it down about sevenfold; no setting of a small dataset makes up for that.
 
 Network, optimizer, K, clip norm, timesteps and sampler are the paper's for
 32x32 images [R], pre-trained on ImageNet32, once, with configs/imagenet32.py in
-runs/imagenet32, on whatever machine. Batches, steps and deltas of the table are
-our choice: delta is a tenth of one over the number of images.
+runs/imagenet32, on whatever machine; then
+
+     --config.pretrain.init_from=runs/imagenet32 --config.pretrain.num_steps=0
+
+(without these it plans, and does, the whole pre-training). Batches, steps and
+deltas of the table are our choice: delta is a tenth of one over the number of
+images.
 
 Hardware: 8 accelerators of 80 GB. Hours of fine-tuning at an assumed 200
 TFLOP/s each: 0.1 (1k), 0.9 (10k), 6 (100k); not measured.
@@ -54,11 +72,15 @@ error. docs/inputs.md has all forms of input. `:1k` measures no FID, which has
 more features.
 
 Deviation: as in configs/cifar10.py (unit norm, EMA warm-up, bfloat16).
-Variants: `:1k`, `:10k` (also without a variant), `:100k`, and `:smoke`.
+Deviation (`:cpu`, `:one_gpu`): small networks and few steps, cosine schedule,
+v-prediction, DPM-Solver++ even in log-SNR; chosen here, not the paper's.
+Variants: `:cpu`, `:one_gpu`, `:1k`, `:10k` (also without a variant), `:100k`,
+and `:smoke`, also after another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import functools
 
 import ml_collections
@@ -66,6 +88,7 @@ import ml_collections
 from configs import cifar10
 from configs import default
 from configs import imagenet32
+from configs.recipes import machines
 
 # variant: (images, delta, expected batch, steps).
 SIZES = {
@@ -76,7 +99,7 @@ SIZES = {
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Epsilon 10 for 10,000 images; see the module for what to set."""
+  """Epsilon 10; see the module for variants and for what to set."""
   config = default.get_config()
   config.name = 'own_images'
   config.data.name = 'folder'
@@ -87,6 +110,56 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   cifar10.use_recipe(config)
   _size(config, '10k')
   return default.apply_variant(config, variant, VARIANTS)
+
+
+def finish(
+  config: ml_collections.ConfigDict, variant: str, typed: Collection[str]
+) -> list[str]:
+  """Sets what follows from the number of images and their channels.
+
+  Args:
+    config: changed in place.
+    variant: as in `get_config`.
+    typed: dotted keys that the user has set.
+
+  Returns:
+    Lines that say what was chosen.
+
+  Raises:
+    ValueError: the number of images was not said.
+  """
+  if not set(variant.split(',')) & set(machines.RECIPES):
+    return []
+  is_found = 'data.channels' not in typed and config.data.channels
+  config.data.channels = config.data.channels or 3
+  machine = machines.named(variant)
+  if not machine:  # A smoke run, which sets the rest.
+    config.pretrain.data.channels = config.data.channels
+    return []
+  if 'privacy.num_examples' not in typed:
+    raise ValueError(
+      'Expected --config.privacy.num_examples=N, how many'
+      f' {config.data.unit}s there are to train on, as you declare it: a fifth'
+      ' of all is held out, and the number is published.'
+    )
+  lines = machines.fill(config, machine, typed)
+  kind = 'grey' if config.data.channels == 1 else 'colour'
+  if is_found:
+    lines.append(f'{machine}: images are taken as {kind}, as their files are')
+  elif 'data.channels' not in typed:
+    lines.append(f'{machine}: images are taken as {kind}: none is at hand')
+  return lines
+
+
+def _by_machine(config: ml_collections.ConfigDict, name: str) -> None:
+  machines.use(config, name)
+  config.name += f'-{name}'
+  config.data.channels = 0  # Said by the user, or looked at.
+  config.pretrain.data.channels = 0
+  config.data.reflect_pad = 0
+  config.data.flip = False  # Nobody knows whether they may be mirrored.
+  config.evaluate.classifier.reflect_pad = 0
+  config.evaluate.classifier.flip = False
 
 
 def _size(config: ml_collections.ConfigDict, name: str) -> None:
@@ -104,4 +177,6 @@ VARIANTS = {
   '1k': functools.partial(_size, name='1k'),
   '10k': functools.partial(_size, name='10k'),
   '100k': functools.partial(_size, name='100k'),
+  'cpu': functools.partial(_by_machine, name='cpu'),
+  'one_gpu': functools.partial(_by_machine, name='one_gpu'),
 }

@@ -18,6 +18,7 @@ from dp_diffusion import config_keys
 from dp_diffusion import config_sources
 from dp_diffusion import config_values
 from dp_diffusion import config_weights
+from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
@@ -405,6 +406,8 @@ def load(
 ) -> Config:
   """Loads a config file, applies overrides, and checks everything.
 
+  What a config chooses by them (`config_values.load_file`) is said.
+
   Args:
     config_argument: 'configs/NAME.py' or 'configs/NAME.py:VARIANT'.
     overrides: dotted key -> text, as the user typed it.
@@ -415,12 +418,25 @@ def load(
   Raises:
     UsageError: one line that names the value, the expected one and the fix.
   """
-  config = config_values.load_file(config_argument)
-  for key, text in (overrides or {}).items():
+  config, finish = config_values.load_file(config_argument)
+  typed = overrides or {}
+  named = config.pretrain.data.name if 'pretrain' in config else ''
+  for key, text in typed.items():
     config_values.override(config, key, text, Config)
     config_sources.keep_typed(config, key)
-  config_weights.resolve(config, overrides or {})
-  return freeze(config, overrides or {})
+  config_sources.find_channels(config, _data_config)
+  for line in finish(config, typed):
+    console.say(line)
+  config_sources.find_public_classes(config, _data_config, typed, named)
+  config_weights.resolve(config, typed)
+  return freeze(config, typed)
+
+
+def _data_config(section: Any) -> registry.DataConfig:
+  """One section of a `ConfigDict` that holds images, checked."""
+  values = section.to_dict()
+  values.pop('stand_in', None)
+  return config_values.build(registry.DataConfig, values, 'data.')
 
 
 def freeze(

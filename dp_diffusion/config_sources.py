@@ -9,7 +9,7 @@ source, the keys that the config has for its own source are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 from typing import Any
 
@@ -17,6 +17,7 @@ from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 
+BuildFn = Callable[[Any], registry.DataConfig]
 KEYS = {  # Of the sections of images, until `resolve`.
   'stand_in': config_keys.state(
     '',
@@ -44,6 +45,49 @@ def keep_typed(config: Any, key: str) -> None:
   ):
     if key == typed and section and section.get('stand_in'):
       section.stand_in = section.name
+
+
+def find_channels(config: Any, build: BuildFn) -> None:
+  """Sets data.channels, where it is 0, to what the images are: grey or colour.
+
+  That is taken to be public, as their size and their classes are; see
+  `registry.find_channels` for what is looked at.
+
+  Args:
+    config: a `ConfigDict`, changed in place where the images are at hand.
+    build: makes a `DataConfig` of a section.
+
+  Raises:
+    UsageError: some are grey and others coloured.
+  """
+  data = config.get('data', {})
+  if data.get('channels', 1) or not data.get('path'):
+    return
+  data.channels = registry.find_channels(build(data))
+
+
+def find_public_classes(
+  config: Any, build: BuildFn, typed: Collection[str], before: str
+) -> None:
+  """Sets pretrain.data.class_names, where nobody has, to those of the images.
+
+  Args:
+    config: a `ConfigDict`, changed in place where the images are at hand.
+    build: makes a `DataConfig` of a section.
+    typed: dotted keys that the user has given.
+    before: the source that the config file names; its classes need not be
+      those of another one that was typed.
+  """
+  data = config.get('pretrain', {}).get('data', {})
+  if not data or data.get('stand_in') or 'pretrain.data.class_names' in typed:
+    return
+  if not config.pretrain.num_steps or (
+    data.class_names and data.name == before
+  ):
+    return
+  found = registry.find_class_names(build(data))
+  if not set(found) <= set(data.class_names):
+    data.class_names = found
 
 
 def resolve(

@@ -6,7 +6,8 @@ It does not depend on the names of keys, which `config` defines.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -26,12 +27,22 @@ UsageError = errors.UsageError
 _CONFIGS = 'configs'
 
 
-def load_file(config_argument: str) -> Any:
+# (config, dotted keys that were typed) -> lines to be said.
+FinishFn = Callable[[Any, Collection[str]], list[str]]
+
+
+def load_file(config_argument: str) -> tuple[Any, FinishFn]:
   """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
+
+  A file may also have `finish(config, variant, typed)`: it sets, in place, what
+  follows from keys that the command line sets, and says so in lines.
 
   Args:
     config_argument: FILE is a path, or the name of a config that comes with the
       package, as 'digits' or 'configs/digits.py', from any working folder.
+
+  Returns:
+    A `ConfigDict`, and what finishes it once those keys are set.
 
   Raises:
     UsageError: there is no such file or variant (the message names the known
@@ -40,13 +51,29 @@ def load_file(config_argument: str) -> Any:
   file_name, _, variant = config_argument.partition(':')
   path = find_file(file_name)
   _let_import_configs(path)
-  try:
-    config = _run(path).get_config(variant)
+  with _errors_named(config_argument, path):
+    module = _run(path)
+    config = module.get_config(variant)
     if not hasattr(config, 'to_dict'):
       raise TypeError(
         f'get_config returns {type(config).__name__}, not a ConfigDict'
       )
-    return config
+    finish = getattr(module, 'finish', None)
+
+  def named_finish(config: Any, typed: Collection[str]) -> list[str]:
+    if finish is None:
+      return []
+    with _errors_named(config_argument, path):
+      return list(finish(config, variant, typed))
+
+  return config, named_finish
+
+
+@contextlib.contextmanager
+def _errors_named(config_argument: str, path: pathlib.Path) -> Iterator[None]:
+  """Makes one line of what a config file raises."""
+  try:
+    yield
   except ValueError as error:
     raise UsageError(f'--config={config_argument}: {error}') from error
   except Exception as error:  # The file is code of the user.

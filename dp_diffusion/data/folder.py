@@ -14,6 +14,7 @@ parts are decoded at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import json
 import os
@@ -43,6 +44,10 @@ READS = (
   *('max_images', 'path', 'person_column', 'person_csv', 'skip_unreadable'),
   *('split_seed', 'test_fraction', 'value_range'),
 )
+_NUM_LOOKED_AT = 64  # Images that say whether a set is grey.
+_SIDE_LOOKED_AT = 64  # Pixels that they are made.
+_MOST_ODD = 0.1  # Share of them that may be of the other kind.
+_GREY_SPREAD = 2.0  # Levels between the channels of a grey image, on average.
 _VERSION = 2  # Increase it when the same images give other arrays.
 _LEFT_OUT = 2  # Index of images left out; 0 and 1 are the splits.
 # Decoded images that are in use, by the name of their cache entry.
@@ -106,6 +111,64 @@ def check_readable(config: registry.DataConfig, splits: Sequence[str]) -> None:
   if files.check(config):
     for split in splits:
       load(config, split)
+
+
+def find_channels(config: registry.DataConfig) -> int:
+  """See `registry.find_channels`; decodes some images, chosen by their names.
+
+  An image more or less changes one of those looked at, and no more.
+  """
+  try:
+    names = config.class_names or find_class_names(config)
+    files = _open(dataclasses.replace(config, class_names=names))
+  except errors.UsageError:
+    return 0  # Whoever reads them says what is wrong.
+  small = dataclasses.replace(config, image_size=_SIDE_LOOKED_AT, channels=0)
+  order = sorted(
+    range(len(files.names)),
+    key=lambda i: hashlib.sha256(files.names[i].encode()).digest(),
+  )
+  found = []
+  for index in order[:_NUM_LOOKED_AT]:
+    image = decoding.decode_or_error(files.read_or_error(index), small)
+    if not isinstance(image, decoding.UnreadableError):
+      found.append(_is_coloured(image))
+  if not found:
+    return 0
+  share = sum(found) / len(found)
+  if _MOST_ODD < share < 1 - _MOST_ODD:
+    raise errors.UsageError(
+      f'Images of data.path={config.path!r} are in part grey, in part coloured:'
+      ' set data.channels=1 (all grey) or 3 (all in colour).'
+    )
+  return 1 if share <= _MOST_ODD else 3
+
+
+def _is_coloured(image: np.ndarray) -> bool:
+  """Whether the channels of uint8[H, W, C] differ by more than JPEG's errors.
+
+  >>> _is_coloured(np.full((2, 2, 1), 9)), _is_coloured(np.full((2, 2, 3), 9))
+  (False, False)
+  >>> _is_coloured(np.array([[[250, 0, 0]]]))
+  True
+  """
+  spread = image.max(axis=2).astype(int) - image.min(axis=2)
+  return float(spread.mean()) > _GREY_SPREAD
+
+
+def find_class_names(config: registry.DataConfig) -> tuple[str, ...]:
+  """See `registry.find_class_names`: those of folders or of a table's labels.
+
+  Returns:
+    Sorted names; () where there are none, as in an .npz.
+  """
+  try:
+    _open(dataclasses.replace(config, class_names=()))
+  except labelling.NoClassNames as error:
+    return error.found
+  except errors.UsageError:
+    pass  # Whoever reads them says what is wrong.
+  return ()
 
 
 def survey_files(config: registry.DataConfig) -> dict[str, Any]:

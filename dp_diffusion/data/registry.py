@@ -3,7 +3,8 @@
 Only the table below maps names to modules. A module is imported when its name
 is used, and has a function `load(config, split)`. A module that reads files
 also has `check_available(config, splits)`, `check_readable(config, splits)` and
-`survey_files(config)`; the functions of these names here describe them. The
+`survey_files(config)`, and may have `find_channels(config)` and
+`find_class_names(config)`; the functions of these names here describe them. The
 list `READS` of a module names the keys of `DataConfig` that it reads and some
 other sources do not. Every other name is a TFDS dataset: `tfds:NAME`, or plain
 `NAME` if `data.tfds_dir` is the folder of prepared datasets.
@@ -359,6 +360,40 @@ def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
   check = getattr(_module(config.name), 'check_readable', None)
   if check:
     check(config, splits)
+
+
+def find_channels(config: DataConfig) -> int:
+  """Whether images are grey or coloured, by a look at a few of them.
+
+  Which ones does not depend on what is on them. The answer is that of at least
+  nine in ten: no single image turns it into the other.
+
+  Args:
+    config: what would be loaded.
+
+  Returns:
+    1 or 3; 0 where the source does not look, or finds no image.
+
+  Raises:
+    UsageError: fewer than nine in ten are of one kind.
+  """
+  find = getattr(_module(config.name), 'find_channels', None)
+  return find(config) if find else 0
+
+
+def find_class_names(config: DataConfig) -> tuple[str, ...]:
+  """Names of the classes as a source has them; for public images.
+
+  Args:
+    config: what would be loaded; its class_names are not read.
+
+  Returns:
+    The names; () where the source does not say them.
+  """
+  module = _module(config.name)
+  given = getattr(module, 'GIVEN_CLASS_NAMES', ())
+  find = getattr(module, 'find_class_names', None)
+  return find(config) if find else given
 
 
 def survey(config: DataConfig) -> dict[str, Any]:

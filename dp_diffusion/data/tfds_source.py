@@ -74,6 +74,17 @@ def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
     tfds_builders.check_split(builder, split)
 
 
+def find_class_names(config: registry.DataConfig) -> tuple[str, ...]:
+  """See `registry.find_class_names`; () where nothing is prepared yet."""
+  name = registry.tfds_name(config.name)
+  path = tfds_builders.find(name, tfds_builders.data_dir(config))
+  if not path:
+    return ()
+  builder = tfds_builders.open_builder(path)
+  keys = _find_keys(builder.info, config)
+  return tuple(builder.info.features[keys.label].names)
+
+
 def load_from_builder(
   builder: Any, config: registry.DataConfig, split: str
 ) -> registry.ArraySource:

@@ -32,6 +32,15 @@ _OTHER_SUFFIXES = ('.npz', '.zip')
 _MOST_NAMED = 20  # Largest number of classes listed in a message.
 
 
+class NoClassNames(errors.UsageError):
+  """The config has no class names; `found` are those of the data."""
+
+  def __init__(self, message: str, found: Sequence[str]) -> None:
+    """Keeps both."""
+    super().__init__(message)
+    self.found = tuple(found)
+
+
 def list_tree(
   tree: trees.Tree, config: registry.DataConfig
 ) -> image_files.ImageFiles:
@@ -312,9 +321,9 @@ def _of_folders(
   return np.array([places[value] for value in values], np.int64)
 
 
-def _no_class_names(what: str, found: Sequence[str]) -> errors.UsageError:
-  return errors.UsageError(
-    f'Set data.class_names; the {what} are {_shown(found)}.'
+def _no_class_names(what: str, found: Sequence[str]) -> NoClassNames:
+  return NoClassNames(
+    f'Set data.class_names; the {what} are {_shown(found)}.', found
   )
 
 

@@ -1,0 +1,222 @@
+"""Recipes for one machine: `:cpu` (2 cores, an hour or two) and `:one_gpu`.
+
+Other configs take them; nothing is trained by this file itself. All numbers
+stand in the tables below. What follows from the declared number of records is
+computed by `fill`, and said.
+
+Public pre-training is on `rendered`, images by formula: no download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+import dataclasses
+import math
+from typing import Any
+
+import ml_collections
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """What one machine can do.
+
+  Attributes:
+    hardware: in words.
+    image_size: pixels of height and width, where nothing else is said.
+    draws_per_step: of all records of a private step together, on average.
+    num_steps: private steps.
+    keys: all other keys of a config.
+  """
+
+  hardware: str
+  image_size: int
+  draws_per_step: int
+  num_steps: int
+  keys: Mapping[str, Any]
+
+
+# Draws of one record in a step; more hardly lower its gradient's variance.
+_MOST_DRAWS = {'image': 8, 'person': 32}
+# Of the records, in a batch: a larger share makes sampling hide little.
+_LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
+
+_BOTH = {
+  'pretrain.data.name': 'rendered',
+  'pretrain.data.split': 'train',
+  'pretrain.data.class_names': (),  # Its own.
+  'pretrain.data.flip': True,
+  'pretrain.optimizer.schedule': 'cosine',
+  'diffusion.schedule': 'cosine',
+  'diffusion.prediction': 'v',
+  'diffusion.label_drop_prob': 0.1,
+  'model.attention_resolutions': (),
+  'model.conv_resample': False,
+  'model.num_groups': 8,
+  'model.head_channels': 16,
+  'finetune.mixture_boundaries': (),
+  'finetune.mixture_weights': (),
+  'finetune.ema_decay': 0.97,
+  'finetune.checkpoint_every_steps': 25,
+  'privacy.l2_clip_norm': 0.3,
+  'sample.sampler.name': 'dpm_solver_pp_2m',
+  'sample.sampler.spacing': 'log_snr',
+  'sample.sampler.guidance_weight': 1.0,
+  'evaluate.classifier.optimizer': 'adamw',
+  'evaluate.classifier.learning_rate': 2e-3,
+  'evaluate.classifier.warmup_steps': 50,
+  'evaluate.classifier.weight_decay': 1e-2,
+  'evaluate.num_seeds': 1,
+  'evaluate.ensemble_size': 0,
+  'evaluate.features': 'public',
+  'evaluate.max_train_images': 20_000,
+  'evaluate.max_distance_images': 10_000,
+}
+
+RECIPES = {
+  'cpu': Recipe(
+    hardware='2 CPU cores',
+    image_size=24,
+    draws_per_step=4096,
+    num_steps=150,
+    keys={
+      **_BOTH,
+      'model.channels': 24,
+      'model.channel_multipliers': (1, 2),
+      'model.num_blocks': 1,
+      'model.compute_dtype': 'float32',
+      'pretrain.num_steps': 1000,
+      'pretrain.batch_size': 128,
+      'pretrain.optimizer.learning_rate': 2e-3,
+      'pretrain.optimizer.warmup_steps': 50,
+      'pretrain.ema_decay': 0.99,
+      'pretrain.checkpoint_every_steps': 250,
+      'finetune.optimizer.learning_rate': 2e-3,
+      'sample.num_samples': 10_000,
+      'sample.shard_size': 5000,
+      'sample.sampler.num_steps': 15,
+      'evaluate.classifier.name': 'small_cnn',
+      'evaluate.classifier.num_steps': 1000,
+    },
+  ),
+  'one_gpu': Recipe(
+    hardware='one GPU',
+    image_size=32,
+    draws_per_step=16_384,
+    num_steps=200,
+    keys={
+      **_BOTH,
+      'model.channels': 64,
+      'model.channel_multipliers': (1, 2, 2),
+      'model.num_blocks': 1,
+      'model.compute_dtype': 'bfloat16',
+      'pretrain.num_steps': 5000,
+      'pretrain.batch_size': 512,
+      'pretrain.data.num_images': 100_000,
+      'pretrain.optimizer.learning_rate': 1e-3,
+      'pretrain.optimizer.warmup_steps': 300,
+      'pretrain.ema_decay': 0.997,
+      'finetune.optimizer.learning_rate': 1e-3,
+      'sample.num_samples': 20_000,
+      'sample.sampler.num_steps': 20,
+      'evaluate.classifier.name': 'wrn_16_4',
+      'evaluate.classifier.num_steps': 4000,
+    },
+  ),
+}
+
+
+def use(config: ml_collections.ConfigDict, machine: str) -> None:
+  """Sets what does not follow from the number of records.
+
+  Args:
+    config: changed in place.
+    machine: a name in `RECIPES`.
+  """
+  recipe = RECIPES[machine]
+  config.update_from_flattened_dict(dict(recipe.keys))
+  config.data.image_size = recipe.image_size
+  config.pretrain.data.image_size = recipe.image_size
+  config.privacy.num_steps = recipe.num_steps
+
+
+def use_whole(
+  config: ml_collections.ConfigDict, machine: str, image_size: int = 0
+) -> None:
+  """`use` and `fill`, for a dataset whose number of records is known.
+
+  Args:
+    config: changed in place; delta and channels stay.
+    machine: a name in `RECIPES`.
+    image_size: pixels; 0 is the recipe's.
+  """
+  use(config, machine)
+  config.name += f'-{machine}'
+  if image_size:
+    config.data.image_size = image_size
+  fill(config, machine, ('privacy.delta',))
+
+
+def fill(
+  config: ml_collections.ConfigDict, machine: str, typed: Collection[str]
+) -> list[str]:
+  """Sets what follows from the declared number of records, unless typed.
+
+  Only public numbers are read: those of the config.
+
+  Args:
+    config: changed in place.
+    machine: a name in `RECIPES`.
+    typed: dotted keys that the user has set.
+
+  Returns:
+    Lines that say what was chosen, and why.
+  """
+  recipe, unit = RECIPES[machine], config.data.unit
+  num_records = config.privacy.num_examples
+  chosen: dict[str, Any] = {}
+  most = max(1, math.floor(_LARGEST_SHARE[unit] * num_records))
+  batch_size = min(recipe.draws_per_step, most)
+  if 'privacy.expected_batch_size' in typed:
+    batch_size = config.privacy.expected_batch_size
+  chosen['privacy.expected_batch_size'] = batch_size
+  draws = max(1, round(recipe.draws_per_step / max(1, batch_size)))
+  chosen['finetune.augmult'] = min(_MOST_DRAWS[unit], draws)
+  chosen['privacy.delta'] = tenth_of_one_over(num_records)
+  for key in ('image_size', 'channels'):
+    chosen[f'pretrain.data.{key}'] = config.data[key]
+  chosen = {key: value for key, value in chosen.items() if key not in typed}
+  config.update_from_flattened_dict(chosen)
+  privacy, model = config.privacy, config.model
+  return [
+    f'{machine}: for {recipe.hardware}, images of {config.data.image_size}x'
+    f'{config.data.image_size} pixels, {model.channels} base channels,'
+    f' {config.pretrain.num_steps:,} public and {privacy.num_steps:,} private'
+    ' steps',
+    f'{machine}: for {num_records:,} {unit}s as declared, expected batch'
+    f' {privacy.expected_batch_size:,} (at most'
+    f' {_LARGEST_SHARE[unit]:.0%} of them), K = {config.finetune.augmult}'
+    f' (about {recipe.draws_per_step:,} draws a step, at most'
+    f' {_MOST_DRAWS[unit]} each), delta {privacy.delta:g}',
+  ]
+
+
+def tenth_of_one_over(num_records: int) -> float:
+  """The largest power of ten that is at most a tenth of 1 / num_records.
+
+  >>> tenth_of_one_over(1000), tenth_of_one_over(22_000)
+  (0.0001, 1e-06)
+  """
+  num_zeros = len(str(max(1, num_records) - 1)) if num_records > 1 else 0
+  return float(f'1e-{num_zeros + 1}')
+
+
+def named(variant: str) -> str:
+  """The machine that a variant asks for; '' for none.
+
+  >>> named('cpu'), named('10k'), named('cpu,smoke')
+  ('cpu', '', '')
+  """
+  names = variant.split(',')
+  found = [name for name in names if name in RECIPES]
+  return found[-1] if found and 'smoke' not in names else ''

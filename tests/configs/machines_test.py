@@ -1,0 +1,119 @@
+"""Recipes for one machine: what follows from the declared number of records."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from configs.recipes import machines
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.data import rendered
+
+CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
+OWN = {'data__class_names': 'a,b'}
+
+
+def load(name: str, **overrides: str) -> config_lib.Config:
+  path, _, variant = name.partition(':')
+  changed = {k.replace('__', '.'): v for k, v in overrides.items()}
+  suffix = f':{variant}' if variant else ''
+  return config_lib.load(f'{CONFIGS / path}.py{suffix}', changed)
+
+
+@pytest.mark.parametrize('machine', ['cpu', 'one_gpu'])
+@pytest.mark.parametrize(
+  ('name', 'given'),
+  [
+    ('digits', {}),
+    ('mnist', {}),
+    ('fashion_mnist', {}),
+    ('cifar10', {}),
+    ('camelyon', {}),
+    ('own_images', {**OWN, 'privacy__num_examples': '9000'}),
+  ],
+)
+def test_every_config_has_a_variant_for_either_machine(
+  name: str, machine: str, given: dict[str, str]
+) -> None:
+  config = load(f'{name}:{machine}', **given)
+  assert config.privacy.delta <= 1 / config.privacy.num_examples
+  assert config.model.channels <= 64
+  paper = 0 if name in ('digits', 'own_images') else load(name).privacy.delta
+  assert config.privacy.delta == paper or not paper
+
+
+@pytest.mark.parametrize(
+  ('num_records', 'unit', 'batch_size', 'augmult', 'delta'),
+  [
+    (22_000, 'image', 4096, 1, 1e-6),
+    (4000, 'image', 1000, 4, 1e-5),
+    (1000, 'image', 250, 8, 1e-4),
+    (160, 'person', 80, 32, 1e-4),
+    (1, 'image', 1, 8, 0.1),
+  ],
+)
+def test_batch_draws_and_delta_follow_from_the_records(
+  num_records: int, unit: str, batch_size: int, augmult: int, delta: float
+) -> None:
+  config = load(
+    'own_images:cpu',
+    privacy__num_examples=str(num_records),
+    data__unit=unit,
+    **OWN,
+  )
+  assert config.privacy.expected_batch_size == batch_size
+  assert config.finetune.augmult == augmult
+  assert config.privacy.delta == delta
+
+
+def test_what_is_typed_stays_and_the_rest_follows() -> None:
+  config = load(
+    'own_images:cpu',
+    privacy__num_examples='22000',
+    privacy__delta='1e-5',
+    privacy__expected_batch_size='1024',
+    data__image_size='32',
+    data__channels='1',
+    **OWN,
+  )
+  assert config.privacy.delta == 1e-5
+  assert (config.privacy.expected_batch_size, config.finetune.augmult) == (
+    1024,
+    4,
+  )
+  public = config.pretrain.data
+  assert (public.image_size, public.channels) == (32, 1)
+  assert public.class_names == rendered.CLASS_NAMES
+
+
+def test_what_was_chosen_is_said_with_its_reason(capsys) -> None:
+  load('own_images:cpu', privacy__num_examples='2000', **OWN)
+  said = capsys.readouterr().out
+  for words in (
+    'images of 24x24 pixels',
+    'for 2,000 images as declared, expected batch 500 (at most 25% of them)',
+    'K = 8 (about 4,096 draws a step',
+    'delta 1e-05',
+    'taken as colour: none is at hand',
+  ):
+    assert words in said
+
+
+def test_the_number_of_records_must_be_said() -> None:
+  with pytest.raises(errors.UsageError, match='privacy.num_examples=N, how'):
+    load('own_images:cpu', **OWN)
+
+
+@pytest.mark.parametrize('machine', ['cpu', 'one_gpu'])
+def test_a_smoke_run_needs_nothing(machine: str) -> None:
+  config = load(f'own_images:{machine},smoke')
+  assert config.data.channels == config.pretrain.data.channels == 3
+  assert config.privacy.num_examples == 96
+
+
+def test_delta_is_a_tenth_of_one_over_the_records_at_most() -> None:
+  for number in (1, 2, 9, 10, 11, 99, 100, 101, 22_000, 302_436):
+    delta = machines.tenth_of_one_over(number)
+    assert 0.01 / number < delta <= 0.1 / number * (1 + 1e-12)
