@@ -21,21 +21,21 @@ from tests.data import inputs
 _INTRO = """\
 # Own images: what is read, and what is refused
 
-`data.path` names a folder, a `.zip`, an `.npz` or a `.parquet` file. Each row
-below is made and tried by `inputs_table_test.py`, which writes this page. A
-refusal is one line that names five files and how many others there are. Names,
-headers, sizes and one image of each class are looked at before the
-pre-training; what only all pixels tell, before any budget is spent.
+`data.path` names a folder, a `.zip`, an `.npz` or a `.parquet` file. The test
+`inputs_table_test.py` makes and tries the data of each row below, and writes
+this page. A refusal is one line, which names up to five files and the number of
+others. Names, headers, sizes and one image of each class are checked before
+pre-training; all pixels are checked before any privacy budget is spent.
 
-Where data bring no division, images are divided by content: equal images (at
-the size and channels of the config) lie on one side, whatever their names, and
-so do all images of a person. The side follows from `data.split_seed` and the
-image or the person alone, so that another image moves no other. Where persons
-are known, an image of a single colour says nothing of anybody. Where data
-bring a division it is kept: what is not its training part is held out, and
-training images that equal a held-out one, or show its person, are left out.
-Equal images under several classes stay there, and are named in
-`private/survey.json`, beside files that were left out.
+If the data state no division into a training and a held-out part, the images
+are divided by content. Equal images (at the size and channels of the config),
+whatever their names, and all images of a person are in the same part. The part
+depends only on `data.split_seed` and the image or the person, so another image
+does not change it. If persons are known, images of a single colour are not
+compared. If the data state a division it is kept: every part but the training
+part is held out, and training images that equal a held-out image, or show its
+person, are left out. Equal images under several classes are then kept;
+`private/survey.json` names them, and the files that were left out.
 
 Columns and files that no row names are not read. Sets larger than
 `data.max_in_memory_bytes` are decoded into the user's cache folder
