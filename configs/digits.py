@@ -6,8 +6,8 @@ Sensitive: 1,437 of scikit-learn's real handwritten digits, 360 held out.
 Public: digits rendered from fonts and strokes. Hardware: 2 CPU cores, about
 6 minutes. The paper has no such data; this is the smallest run of all stages
 that learns something.
-Variants: `:smoke`; `:cpu` and `:one_gpu` are the same as without, which fits any
-machine.
+Variants: `:smoke`; `:cpu` and `:one_gpu` change nothing, because the config
+already fits any machine.
 """
 
 from __future__ import annotations
