@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_keys
 from dp_diffusion import config_weights
 from dp_diffusion import errors
 from dp_diffusion import files
@@ -41,11 +42,11 @@ KEYS = (
   'model.time_offset',
 )
 _FOREIGN = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.safetensors')
-# Values of some keys for weights that do not state them.
+# Values of keys that did not exist when older weights were made.
 _DEFAULTS = {
   f'model.{field.name}': field.default
   for field in dataclasses.fields(config_lib.ModelConfig)
-  if field.default is not dataclasses.MISSING
+  if config_keys.is_later(field)
 }
 
 

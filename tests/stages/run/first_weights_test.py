@@ -91,6 +91,24 @@ def test_a_bare_file_says_what_it_is(tmp_path):
       first_weights.check(mapped, path)
 
 
+def test_what_nothing_says_is_not_taken_for_the_default(tmp_path):
+  """But for keys that did not exist when older weights were made."""
+  path = epath.Path(tmp_path / 'x.npz')
+  config = config_lib.to_dict(load(path))
+  said = {
+    key: config[key.split('.')[0]][key.split('.')[1]]
+    for key in CHANGES
+    if not key.endswith(LATER)
+  }
+  key_map = tmp_path / 'map.json'
+  for key in said:
+    rest = {k: v for k, v in said.items() if k != key}
+    key_map.write_text(json.dumps({'made_with': rest}))
+    mapped = load(path, **{'pretrain.init_key_map': str(key_map)})
+    with pytest.raises(errors.UsageError, match=rf'made with \({key}\)'):
+      first_weights.check(mapped, path)
+
+
 def test_what_is_known_is_not_vouched_for(tmp_path):
   path = make(tmp_path, 'run')
   config = load(tmp_path)
