@@ -582,8 +582,7 @@ ALL = (
   _one(
     'Shares of a histogram added in floating point',
     _HISTOGRAM,
-    '  units = fixed_point.cut_on_host(shares, _UNIT)  # float64 adds them'
-    ' exactly.\n',
+    '  units = fixed_point.cut_on_host(shares, _UNIT)  # Their sum is exact.\n',
     '  units = shares / _UNIT\n',
     f'{_HISTOGRAM_TEST}::test_order_of_records_does_not_matter',
   ),
