@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 import os
 import pathlib
-import posixpath
 
 import numpy as np
 
@@ -28,6 +27,9 @@ _IMAGE_SUFFIXES = (
   *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
   *('.tif', '.tiff', '.webp'),
 )
+# Endings that say nothing of an image, though a labelled file should have them.
+_NO_IMAGE_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.txt', '.xml')
+_TEXTS = ('readme', 'license', 'licence', 'copying', 'version', 'changes')
 _OTHER_SUFFIXES = ('.npz', '.zip')
 _MOST_NAMED = 20  # Largest number of classes listed in a message.
 
@@ -196,7 +198,12 @@ def _tabled(
 ) -> tuple[list[str], np.ndarray]:
   """Returns images and labels if a table has the labels."""
   labels = rows.labels or {}
-  unlisted = [n for n in tree.names if is_image(n) and n not in labels]
+  endings = {_ending(name) for name in labels} - set(_NO_IMAGE_SUFFIXES)
+  unlisted = [
+    name
+    for name in tree.names
+    if name not in labels and (is_image(name) or _ending(name) in endings)
+  ]
   if unlisted:
     raise errors.UsageError(
       f'Images of {tree.root} that {rows.table} does not label: '
@@ -212,6 +219,12 @@ def _tabled(
     )
   values = [labels[name] for name in names]
   return names, codes(values, class_names, f'labels of {rows.table}')
+
+
+def _ending(name: str) -> str:
+  """Suffix of a file; its own name where it is called as a text without one."""
+  path = pathlib.PurePosixPath(name.lower())
+  return path.name if path.name in _TEXTS else path.suffix
 
 
 def _check_folders(
@@ -358,7 +371,8 @@ def _persons(
   path = pathlib.Path(config.person_csv).expanduser()
   known = _read_persons(path, config, is_divided)
   found = {
-    name: known.get(name) or known.get(posixpath.join(prefix, name))
+    name: known.get(tables.path_in('', name))
+    or known.get(tables.path_in(prefix, name))
     for name in names
   }
   unknown = [name for name in names if not found[name]]
@@ -396,6 +410,6 @@ def _read_persons(
   known: dict[str, str] = {}
   for row in table.rows:
     file, person = (row[column] for column in columns)
-    if known.setdefault(file, person) != person:
+    if known.setdefault(tables.path_in('', file), person) != person:
       raise errors.UsageError(f'{path} gives {file!r} two persons.')
   return known

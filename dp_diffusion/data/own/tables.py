@@ -269,8 +269,7 @@ def _files(
   for row in table.rows:
     if not any(row.values()):
       continue
-    path = posixpath.join(folder, row[column].replace('\\', '/'))
-    name = known.get(composed(posixpath.normpath(path)))
+    name = known.get(path_in(folder, row[column]))
     if name is None:
       missing.append(row[column])
     elif found.setdefault(name, row) != row:
@@ -286,6 +285,16 @@ def _files(
       f'its own folder; expected as in {example!r}): {checks.some(missing)}.'
     )
   return found
+
+
+def path_in(folder: str, text: str) -> str:
+  r"""Path of a file as a table spells it, in one form for all systems.
+
+  >>> path_in('a', '.\\b.png'), path_in('', './a/b.png')
+  ('a/b.png', 'a/b.png')
+  """
+  path = posixpath.join(folder, text.replace('\\', '/'))
+  return composed(posixpath.normpath(path))
 
 
 def composed(name: str) -> str:

@@ -17,7 +17,9 @@ import zlib
 from dp_diffusion import errors
 
 MAX_FILE_BYTES = 1 << 28
-_NO_IMAGES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r')
+_NO_IMAGES = (
+  *('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', 'dicomdir'),
+)
 # Folders that macOS adds to a zip, and Synology's folder of thumbnails.
 _NO_FOLDERS = ('__MACOSX', '@eaDir')
 

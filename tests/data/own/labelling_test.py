@@ -467,6 +467,31 @@ def test_a_table_that_leaves_a_doubt_is_refused(tmp_path, columns, rows, why):
   refused(tmp_path, why)
 
 
+@pytest.mark.parametrize('ending', ['', '.IMA', '.0001'])
+def test_images_without_a_known_ending_are_not_dropped_unsaid(tmp_path, ending):
+  rows = []
+  for file, label in flat(tmp_path).items():
+    (tmp_path / file).rename(tmp_path / f'{file[:-4]}{ending}')
+    rows.append((f'{file[:-4]}{ending}', label))
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  for text in ('README', 'LICENSE', 'notes.txt', 'DICOMDIR'):
+    put(tmp_path / text, 'x')
+  assert both(tmp_path) == _ALL
+  table(tmp_path / 'labels.csv', 'file_name,label', rows[:-1])
+  refused(tmp_path, f'does not label: {rows[-1][0]}.$')
+
+
+@pytest.mark.parametrize('how', ['./{}', '{}', '.\\{}'])
+def test_persons_may_be_spelt_as_files_of_other_systems(tmp_path, how):
+  class_folders(tmp_path / 'x')
+  names = [f'{c}/{n:02d}.png' for c in _CLASSES for n in range(_NUM)]
+  names = [name.replace('/', '\\') if '\\' in how else name for name in names]
+  rows = [(how.format(name), f'p{i % 9}') for i, name in enumerate(names)]
+  table(tmp_path / 'p.csv', 'file,person', rows)
+  csv = str(tmp_path / 'p.csv')
+  assert both(tmp_path / 'x', person_csv=csv, unit='person') == _ALL
+
+
 def test_rows_that_come_twice_and_empty_lines_do_no_harm(tmp_path):
   flat(tmp_path)
   rows = [*_FULL, _FULL[0], ('', ''), (' ', ' ')]
