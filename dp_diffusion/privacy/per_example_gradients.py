@@ -25,6 +25,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any, TypeAlias
 
@@ -367,12 +368,18 @@ def _group_sum(
   With several examples at a time the sum is read and written less often.
   """
   size = math.gcd(count, _EXAMPLES_AT_A_TIME)
+  pick = functools.partial(
+    jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False
+  )
 
   def add_examples(k: types.Array, total: types.PyTree) -> Any:
+    numbers = [start + size * k + j for j in range(size)]
+    chosen = [(i, pick(weights, i), pick(is_used, i)) for i in numbers]
+
     def add(part: types.Array, g: types.Array) -> types.Array:
-      for i in (start + size * k + j for j in range(size)):
-        term = weights[i] * g[i].astype(jnp.float32)
-        part += fixed_point.cut(jnp.where(is_used[i], term, 0.0))
+      for i, weight, is_in in chosen:
+        term = weight * pick(g, i).astype(jnp.float32)
+        part += fixed_point.cut(jnp.where(is_in, term, 0.0))
       return part
 
     return jax.tree.map(add, total, grads)

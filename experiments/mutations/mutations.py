@@ -242,7 +242,7 @@ ALL = (
   _one(
     'Padding summed with the examples',
     _PER_EXAMPLE,
-    'jnp.where(is_used[i], term, 0.0)',
+    'jnp.where(is_in, term, 0.0)',
     'term',
     f'{_CLIPPING_TEST}::test_padding_bytes_never_matter[1.0]',
   ),
