@@ -235,8 +235,8 @@ ALL = (
   _one(
     'Norm of one leaf instead of the whole gradient',
     _PER_EXAMPLE,
-    '  for leaf in jax.tree.leaves(grads):\n',
-    '  for leaf in jax.tree.leaves(grads)[:1]:\n',
+    '  sums = []\n  for leaf in jax.tree.leaves(grads):\n',
+    '  sums = []\n  for leaf in jax.tree.leaves(grads)[:1]:\n',
     f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(
