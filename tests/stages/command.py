@@ -29,6 +29,7 @@ def run(
   num_devices: int = 2,
   crash_at: str = '',
   is_fresh: bool = False,
+  code: str = '',
 ) -> subprocess.CompletedProcess[str]:
   """`python -m dp_diffusion.main --config=... ARGUMENTS`, output as text.
 
@@ -39,10 +40,14 @@ def run(
     num_devices: of the process.
     crash_at: the crash point at which it is killed.
     is_fresh: as a user starts it; what importing prints is seen too.
+    code: Python that is run first, in the same process; not if `is_fresh`.
   """
   environment = process_environment(environment, num_devices, crash_at)
   if not is_fresh:
-    return _fork((f'--config={config}', *arguments), ('',), environment, ROOT)
+    return _fork(
+      (f'--config={config}', *arguments), ('',), environment, ROOT, code
+    )
+  assert not code
   return subprocess.run(
     [
       sys.executable,
@@ -65,11 +70,13 @@ def _fork(
   stages: Sequence[str],
   environment: Mapping[str, str],
   folder: pathlib.Path,
+  code: str = '',
 ) -> subprocess.CompletedProcess[str]:
   """The command line, once for each stage; '' is what `arguments` say."""
   return fork_server.run(
     fork_server.Job(
       argv=(str(ROOT / 'dp_diffusion' / 'main.py'), *arguments),
+      code=code,
       commands=[
         (*arguments, f'--stage={stage}') if stage else arguments
         for stage in stages

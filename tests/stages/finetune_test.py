@@ -8,8 +8,6 @@ import json
 import pathlib
 import shutil
 import stat
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -420,15 +418,13 @@ def test_damaged_newest_checkpoint_costs_nothing_but_time(
 
 
 WITH_A_FULL_DISK = """
-import errno, sys
-from dp_diffusion import main
+import errno
 from dp_diffusion.training import checkpoint
 
 def fill(self, directory, args):
   raise OSError(errno.ENOSPC, 'No space left on device')
 
 checkpoint._MetaHandler.save = fill
-sys.exit(main.main(sys.argv[1:]))
 """
 
 
@@ -439,16 +435,8 @@ def test_full_disk_is_one_line_and_resumable(
 ) -> None:
   workdir = tmp_path / 'run'
   shutil.rmtree(_unfinished(finetuned_run, workdir))
-  config = f'--config={command.DIGITS_SMOKE}'
   arguments = (*command.quick(workdir), '--stage=finetune')
-  done = subprocess.run(
-    [sys.executable, '-c', WITH_A_FULL_DISK, config, *arguments],
-    env=command.process_environment(subprocess_environment),
-    cwd=command.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = command.run(subprocess_environment, *arguments, code=WITH_A_FULL_DISK)
   assert done.returncode == 2, done.stderr
   known_secret, error = done.stderr.splitlines()
   assert known_secret.startswith('warning: the secret is a known one')

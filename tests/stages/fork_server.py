@@ -1,4 +1,4 @@
-"""Runs the command line in processes that need not import it again.
+"""Runs the command line, or other code, in processes that have imported it.
 
 Importing the project takes seconds of processor time. A server imports it once
 and forks for each command. The fork is a process of its own, with its own
@@ -29,10 +29,11 @@ _OF_A_FORK = ('XLA_FLAGS', 'DP_DIFFUSION_CRASH_AT')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """Stages to run, one after the other, in one process.
+  """Code and stages to run, one after the other, in one process.
 
   Attributes:
     argv: what the process finds in `sys.argv`.
+    code: Python to run before the stages; '' for none.
     commands: the command line of each stage.
     environment: all of its environment variables.
     folder: where it works.
@@ -40,10 +41,11 @@ class Job:
   """
 
   argv: Sequence[str]
-  commands: Sequence[Sequence[str]]
+  code: str = ''
+  commands: Sequence[Sequence[str]] = ()
   environment: Mapping[str, str]
   folder: str
-  timeout_secs: int
+  timeout_secs: int = 600
 
 
 def run(job: Job) -> subprocess.CompletedProcess[str]:
@@ -96,6 +98,7 @@ def _serve() -> None:
     child = os.fork()
     if not child:
       _become(request)
+      exec(request['code'], {'__name__': '__main__'})
       for command in request['commands']:
         code = main.main(command)
         if code:

@@ -18,9 +18,10 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from dp_diffusion import crash_points
 from dp_diffusion import errors
 from dp_diffusion.training import checkpoint
+from tests.stages import command
+from tests.stages import fork_server
 
 LEDGER = {'version': 1, 'entries': [{'kind': 'dp_sgd', 'sigma': 1 / 3}]}
 META = {'run_id': 'abc', 'shape': (8, 8, 1)}
@@ -310,21 +311,20 @@ def test_kill_leaves_the_last_good_step(
 ):
   """SIGKILL while the third step is being saved, at each named moment."""
   points = {'mid_save': 2, 'before_commit': 2, 'after_save': 3}
-  jobs = {}
-  for point in points:
-    environment = {
-      **subprocess_environment,
-      crash_points.ENVIRONMENT_VARIABLE: f'{point}:3',
-    }
-    jobs[point] = subprocess.Popen(
-      [sys.executable, '-c', SAVE_FOUR, str(tmp_path / point)],
-      env=environment,
-      stdout=subprocess.PIPE,
-    )
   for point, last_step in points.items():
-    out, _ = jobs[point].communicate(timeout=300)
-    assert jobs[point].returncode == -signal.SIGKILL
-    assert out == b'1\n2\n'
+    environment = command.process_environment(
+      subprocess_environment, crash_at=f'{point}:3'
+    )
+    job = fork_server.run(
+      fork_server.Job(
+        argv=('-c', str(tmp_path / point)),
+        code=SAVE_FOUR,
+        environment=environment,
+        folder=str(tmp_path),
+      )
+    )
+    assert job.returncode == -signal.SIGKILL
+    assert job.stdout == '1\n2\n'
     capfd.readouterr()
     checkpointer = checkpoint.Checkpointer(tmp_path / point, is_private=True)
     restored = checkpointer.restore({'w': np.zeros((50, 50), np.float32)})
