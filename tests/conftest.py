@@ -20,6 +20,7 @@ NUM_DEVICES = 8
 # Compiling is most of the time of the tests: less of it is done.
 QUICK_COMPILATION = (
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_parallel_codegen_split_count=1'
 )
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   # Later ones know no other emitters, and end at a flag that they do not know.
