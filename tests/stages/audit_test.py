@@ -25,10 +25,11 @@ from dp_diffusion.stages import audit
 from dp_diffusion.stages.evaluation import audit_records
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import workdirs
-from dp_diffusion.training import parallel
 from dp_diffusion.training import private_step
 from tests.stages import command
 from tests.training import private_problem
+
+pytestmark = pytest.mark.usefixtures('one_device')
 
 OVERRIDES = {
   'pretrain.num_steps': '0',  # Fresh weights do.
@@ -47,16 +48,6 @@ def config() -> config_lib.Config:
   )
 
 
-@pytest.fixture(autouse=True)
-def _one_device(monkeypatch):
-  """Eight would compile and wait eight times; `parallel_test` has them."""
-  monkeypatch.setattr(
-    parallel,
-    'DataParallel',
-    functools.partial(parallel.DataParallel, jax.local_devices()[:1]),
-  )
-
-
 def run_main(workdir: pathlib.Path, stage: str) -> int:
   flags = [f'--config.{key}={value}' for key, value in OVERRIDES.items()]
   return main.main(
@@ -70,7 +61,7 @@ def run_main(workdir: pathlib.Path, stage: str) -> int:
 
 
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory) -> pathlib.Path:
+def pretrained(one_device, tmp_path_factory) -> pathlib.Path:
   """A workdir with public weights; not to be changed."""
   folder = tmp_path_factory.mktemp('pretrained')
   assert run_main(folder, 'pretrain') == 0

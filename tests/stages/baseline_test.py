@@ -23,6 +23,8 @@ from dp_diffusion.training import parallel
 from experiments import baseline
 from tests.stages import command
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def run(workdir, method, *overrides):
   return baseline.main(
@@ -36,7 +38,7 @@ def run(workdir, method, *overrides):
 
 
 @pytest.fixture(scope='module')
-def merf(tmp_path_factory):
+def merf(one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('baseline') / 'merf'
   assert run(workdir, 'dp_merf') == 0
   return workdir
@@ -170,7 +172,7 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def direct(tmp_path_factory):
+def direct(one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('baseline') / 'direct'
   assert run(workdir, 'dp_classifier') == 0
   return workdir

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import fcntl
 import pathlib
 
+import jax
 import pytest
 
+from dp_diffusion.training import parallel
 from tests.conftest import of_all_workers
 from tests.stages import command
 
@@ -69,3 +71,19 @@ def _once(
     if not printed.exists():
       printed.write_text(run(workdir))
   return FinishedRun(workdir, printed.read_text())
+
+
+@pytest.fixture(scope='module')
+def one_device() -> Iterator[None]:
+  """The stages that a module runs in this process have one device.
+
+  Eight would be waited for one after the other; `parallel_test` has them.
+  """
+  choose = parallel.DataParallel.__init__
+
+  def choose_one(self: parallel.DataParallel, devices=None) -> None:
+    choose(self, devices or jax.local_devices()[:1])
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel.DataParallel, '__init__', choose_one)
+    yield
