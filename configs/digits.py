@@ -118,6 +118,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.sample.batch_size = 20
   config.sample.shard_size = 40
   config.evaluate.classifier.num_steps = 20
+  config.evaluate.classifier.batch_size = 32
   config.evaluate.classifier.num_validations = 1
   config.evaluate.classifiers = ('logistic_regression',)
   config.evaluate.num_seeds = 2
