@@ -1,14 +1,14 @@
-"""What the experiments share: running a set of runs, and reading what they say.
+"""Starts the runs of an experiment, and reads their results.
 
-An experiment is a set of runs of `dp_diffusion.main`, each in a folder of its
-own and each resumable, and a `results.json` of what they found:
+An experiment is a set of runs of `dp_diffusion.main`, each in its own folder
+and resumable, and a `results.json` with their results:
 
   experiment   name of the folder below experiments/
-  notice       that the numbers are computed from real images
-  command      what was typed
-  machine      where it ran
-  rows         lines of README's table, see `row`
-  figures      beside it, for README: [{'file': ..., 'alt': ...}]
+  notice       says that the numbers are computed from real images
+  command      the command that was typed
+  machine      the machine on which it ran
+  rows         lines of the README's table, see `row`
+  figures      figures for the README: [{'file': ..., 'alt': ...}]
   runs         one entry per run, see `read_run`
   missing      names of runs that are not complete
 """
@@ -41,15 +41,15 @@ NOTICE = (
   'Accuracies and seconds are computed from real images without noise: they'
   ' are outside the privacy guarantee.'
 )
-INTERRUPTED = 130  # Exit code of a run that was stopped.
-# What a run's report says that may stand in a table beside others.
+INTERRUPTED = 130  # Exit code of a run that was stopped by Ctrl-C.
+# Fields of a run's report that results.json keeps.
 _REPORTED = (
   'accuracy',
   'accuracy_interval',
   'num_held_out_images',
   'num_train_images',
 )
-# And what it says where the config asks for it.
+# Fields that a report has only if the config asks for them.
 _OPTIONAL = ('accuracy_by_number', 'ensembles', 'model_selection', 'quality')
 
 
@@ -58,13 +58,13 @@ class Run:
   """One run of `dp_diffusion.main`.
 
   Attributes:
-    name: unique; of its folder and its log.
+    name: unique name, also of its log.
     workdir: its folder.
-    arguments: of the command line, without the program.
-    module: the program.
-    facts: what tells it from the others, for `results.json`.
-    source: folder of an earlier run that it goes on from, in a copy; None for
-      a run that begins by itself.
+    arguments: arguments of the command line, without the program.
+    module: the Python module that is run.
+    facts: entries of `results.json` that distinguish it from other runs.
+    source: folder of an earlier run; this run continues in a copy of it. None
+      for a run that starts anew.
   """
 
   name: str
@@ -93,14 +93,14 @@ def make_run(
   facts: Mapping[str, Any] | None = None,
   source: pathlib.Path | None = None,
 ) -> Run:
-  """A run whose folder is `out/name`.
+  """Makes a run whose folder is `out/name`.
 
   Args:
-    name: of the run.
+    name: name of the run.
     config: FILE[:VARIANT].
     out: folder of the experiment's runs.
     overrides: config key -> value.
-    stage: of `main.STAGES`.
+    stage: one of `main.STAGES`.
     facts: see `Run`.
     source: see `Run`.
 
@@ -123,9 +123,9 @@ def make_run(
 
 
 class Processes:
-  """Processes of `main`, none of which outlives who started it.
+  """Processes of `main`; none outlives the process that started it.
 
-  They do not get the terminal's Ctrl-C; `stop` asks each of them once.
+  The terminal's Ctrl-C does not reach them; `stop` signals each of them once.
   """
 
   def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Processes:
     self._lock = threading.Lock()
 
   def execute(self, run: Run, log: pathlib.Path) -> int:
-    """Runs one to its end; returns its exit code. Output goes to `log`."""
+    """Runs `run` to its end; returns its exit code. Output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if run.source is not None:
       copies.make(run.source, run.workdir)
@@ -157,7 +157,7 @@ class Processes:
           self._running.discard(process)
 
   def stop(self) -> None:
-    """Asks all to save and end; starts no more."""
+    """Tells all processes to save and end, and starts no more."""
     with self._lock:
       self._is_stopped = True
       for process in self._running:
@@ -166,10 +166,10 @@ class Processes:
 
 @contextlib.contextmanager
 def stops_on_signals() -> Iterator[None]:
-  """Takes what ends a job or a terminal as Ctrl-C, unless it is ignored."""
+  """Treats SIGTERM and SIGHUP as Ctrl-C, unless they are ignored."""
   before = {}
   for name in ('SIGTERM', 'SIGHUP'):
-    number = getattr(signal, name, None)  # Not on every system.
+    number = getattr(signal, name, None)  # None if the system has no such one.
     if number and signal.getsignal(number) == signal.SIG_DFL:
       before[number] = signal.signal(number, signal.default_int_handler)
   try:
@@ -185,21 +185,21 @@ def execute_all(
   num_parallel: int = 1,
   processes: Processes | None = None,
 ) -> list[str]:
-  """Runs all of them; one that fails is named and the others go on.
+  """Executes all runs; a run that fails is reported and the others continue.
 
-  A run that is complete says so by itself, in seconds.
+  A run that is already complete ends by itself within seconds.
 
   Args:
-    runs: in the order in which they start.
-    log_dir: gets NAME.log for each.
-    num_parallel: processes at a time.
-    processes: runs one and returns its exit code.
+    runs: the runs, in the order in which they start.
+    log_dir: folder for NAME.log of each run.
+    num_parallel: number of processes at a time.
+    processes: executes one run and returns its exit code.
 
   Returns:
-    Names of those that failed.
+    Names of the runs that failed.
 
   Raises:
-    Interrupted: Ctrl-C; runs in progress have stopped at a step boundary.
+    Interrupted: Ctrl-C was pressed; runs in progress stopped after a step.
   """
   processes = processes or Processes()
   failed: list[str] = []
@@ -245,17 +245,18 @@ def _failure(name: str, code: int, log: pathlib.Path) -> str:
 
 
 def read_run(run: Run) -> dict[str, Any] | None:
-  """What a complete run found; None where it is not complete.
+  """The results of a complete run; None if it is not complete.
 
   Args:
-    run: its folder holds evaluation/report.json and release/privacy.json.
+    run: the run; if complete, its folder has evaluation/report.json and
+      release/privacy.json.
 
   Returns:
     Its facts; epsilon_pld, epsilon_rdp, delta, noise_multiplier (an infinite
     epsilon is null, and then `private` is false); accuracies by source and
     classifier with their intervals; seconds of each stage; command, revision,
-    versions, SHA-256 of the resolved config; what an audit in the same folder
-    found, where there was one; how near the images are to those of training.
+    versions, SHA-256 of the resolved config; the result of an audit in the same
+    folder, if there was one; distances of the images to the training images.
   """
   report_path = run.workdir / 'evaluation' / 'report.json'
   privacy_path = run.workdir / 'release' / statement.FILE_NAME
@@ -283,7 +284,7 @@ def read_run(run: Run) -> dict[str, Any] | None:
 
 
 def _copies(report: Mapping[str, Any]) -> dict[str, Any]:
-  """The search for copies of training images, where there was one."""
+  """Results of the search for copies of training images, if there was one."""
   if 'memorization' not in report:
     return {}
   names = ('is_copying', 'c_t', 'closer_to_train', 'num_exact', 'space')
@@ -297,7 +298,7 @@ def _copies(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _audit(path: pathlib.Path) -> dict[str, Any]:
-  """Of public images and canaries, so that it says nothing of real ones."""
+  """Results of an audit; they depend on public images and canaries only."""
   if not path.exists():
     return {}
   found = files.read_json(path)
@@ -338,18 +339,18 @@ def row(
   aim: str = '',
   is_missed: bool = False,
 ) -> dict[str, Any]:
-  """A line of README's table.
+  """Makes a line of the README's table.
 
   Args:
-    what: data and setting, a few words.
-    measures: name -> its value for each seed.
-    unit: of the values as shown; '%' shows a share in percent.
-    units: name -> that of a measure which has another.
-    seconds: that all seeds took together, what they share included; None
-      where the row has no runs of its own.
-    claim: key of the paper's claim in `collect.CLAIMS` that it stands beside.
-    aim: what was aimed at, where the paper has no such number.
-    is_missed: whether that was missed.
+    what: data and setting, in a few words.
+    measures: name -> value of each seed.
+    unit: unit in which values are shown; '%' shows a share in percent.
+    units: name -> unit of a measure, if it differs.
+    seconds: time of all seeds together, including shared stages; None if the
+      time is counted in another row.
+    claim: key in `collect.CLAIMS` of the paper's claim it is compared with.
+    aim: the goal, if the paper has no such number.
+    is_missed: whether the goal was missed.
   """
   return {
     'what': what,
@@ -364,11 +365,11 @@ def row(
 
 
 def machine(out: pathlib.Path, num_parallel: int) -> dict[str, Any]:
-  """Facts of the machine that first worked on `out`, kept in machine.json.
+  """Facts of the machine that first ran in `out`, kept in its machine.json.
 
   Args:
     out: folder of the experiment's runs.
-    num_parallel: processes at a time; they slow one another down.
+    num_parallel: processes at a time, which slow one another down.
   """
   path = out / 'machine.json'
   if not path.exists():

@@ -1,8 +1,8 @@
-"""Runs that go on from a copy of another run's folder.
+"""Copies the folder of a run, so that another run can continue from it.
 
-A setting of the sampling, or of what comes after it, does not change the
-training: runs that differ in nothing else share one, each in a copy of its
-folder. Nothing private is spent twice, as nothing is trained twice.
+Settings of sampling and evaluation do not change the training. Runs that differ
+only in such settings share one training, each in a copy of its folder. No
+privacy budget is spent twice, because nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dp_diffusion import files
 
 
 def make(source: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Copies `source` to `workdir`, whole or not at all, unless it is there."""
+  """Copies `source` to `workdir` atomically, unless `workdir` exists."""
   if workdir.exists():
     return
   partial = workdir.with_name(f'{workdir.name}.partial')
@@ -26,7 +26,7 @@ def make(source: pathlib.Path, workdir: pathlib.Path) -> None:
 
 
 def command(source: pathlib.Path, workdir: pathlib.Path) -> str:
-  """What does the same in a shell, whole or not at all as well.
+  """The shell command that does the same as `make`, also atomically.
 
   >>> print(command(pathlib.Path('a'), pathlib.Path('b')))
   test -d b || { rm -rf b.partial && cp -a a b.partial && mv b.partial b; }
@@ -39,11 +39,11 @@ def command(source: pathlib.Path, workdir: pathlib.Path) -> str:
 def own_seconds(
   source: pathlib.Path, seconds: Mapping[str, float]
 ) -> dict[str, float]:
-  """Seconds by stage, without the stages that were copied.
+  """Seconds by stage, without those of the stages that were copied.
 
   Args:
-    source: of the copy.
-    seconds: of each stage, as the copy's report says.
+    source: the folder that was copied.
+    seconds: seconds of each stage in the report of the copy.
   """
   path = source / 'private' / 'seconds.json'
   copied = files.read_json(path) if path.exists() else {}

@@ -2,8 +2,9 @@
 
   python -m experiments.demo_picture --workdir=runs/digits
 
-Three grids side by side: public, synthetic, and held-out real images. Only for
-a run whose real images may be shown, as those of the demonstration may.
+It has three grids side by side: public, synthetic, and held-out real images.
+Use it only for a run whose real images may be published, such as the
+demonstration.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Facts of the machine that a result comes from."""
+"""Facts of the machine on which a result was computed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-# Of /proc/cpuinfo, the widest first: processors of one name differ in it, and
-# their speed with it.
+# Flags of /proc/cpuinfo, the widest first. Processors of the same name can
+# differ in them, and therefore in speed.
 _VECTORS = {
   'avx512f': 'AVX-512',
   'avx2': 'AVX2',
@@ -34,20 +34,20 @@ def facts() -> dict[str, Any]:
 
 
 def vectors(flags: str) -> str:
-  """The widest vector instructions of a processor, '' where none is known.
+  """The widest vector instructions of a processor; '' if none is known.
 
   >>> vectors('fpu avx avx2 avx512f'), vectors('fpu avx avx2'), vectors('fpu')
   ('AVX-512', 'AVX2', '')
 
   Args:
-    flags: of /proc/cpuinfo.
+    flags: flags of /proc/cpuinfo.
   """
   found = set(flags.split())
   return next((name for flag, name in _VECTORS.items() if flag in found), '')
 
 
 def _cpu_info() -> dict[str, str]:
-  """What /proc/cpuinfo says of the first core; {} where there is none."""
+  """Fields of the first core in /proc/cpuinfo; {} if there is no such file."""
   try:
     text = pathlib.Path('/proc/cpuinfo').read_text()
   except OSError:
@@ -58,12 +58,12 @@ def _cpu_info() -> dict[str, str]:
 
 def _num_cores() -> int | None:
   if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))  # Those that this process may use.
+    return len(os.sched_getaffinity(0))  # Cores that this process may use.
   return os.cpu_count()
 
 
 def _devices() -> str:
-  """As '8 x NVIDIA A100'; asked in a process that then lets go of them."""
+  """Such as '8 x NVIDIA A100'; a process asks and then releases the devices."""
   code = 'import jax; d = jax.devices(); print(len(d), "x", d[0].device_kind)'
   found = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, check=False

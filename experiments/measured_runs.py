@@ -1,12 +1,12 @@
-"""Writes the table that `plan` judges by: what runs of known noise reached.
+"""Writes the table of measured runs with which `--stage=plan` compares a run.
 
   python -m experiments.measured_runs           # writes the table
   python -m experiments.measured_runs --check   # exit 1 where it is out of date
 
 It reads `results.json` of the experiments that trained privately and tested a
-network on real images; nothing is typed by hand. What a run's config says of
-its images and steps is read from its command line, and held to the epsilon that
-the run recorded: a config that has changed since is refused.
+network on real images; no number is typed by hand. The config of a run, with
+its images and steps, is loaded from its command line. It must give the epsilon
+that the run recorded; a config that has changed since is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def table(root: pathlib.Path = ROOT) -> dict[str, Any]:
   """The content of the table.
 
   Raises:
-    ValueError: a config no longer is what the run had.
+    ValueError: a config has changed since the run.
   """
   runs = []
   for name in EXPERIMENTS:
@@ -94,7 +94,7 @@ def _measured(
 
 
 def _config(command: str, root: pathlib.Path) -> config_lib.Config:
-  """The config of a command line, as it is today."""
+  """Loads the config of a command line as it is now."""
   words = shlex.split(command)
   (file,) = [w for w in words if w.startswith('--config=')]
   overrides = [w.removeprefix(_PREFIX) for w in words if w.startswith(_PREFIX)]

@@ -1,19 +1,20 @@
-"""One experiment from a list of runs: command line, resume, results, rows.
+"""Runs an experiment from a list of runs, and collects its results.
 
-A folder's `run.py` states its runs and calls `main`. Flags of every folder:
+The `run.py` of a folder lists its runs and calls `main`. All folders have these
+flags:
 
-  --out=FOLDER   of the runs (runs/NAME)
-  --jobs=N       processes at a time
+  --out=FOLDER   folder of the runs (runs/NAME)
+  --jobs=N       number of processes at a time
   --print        print the command lines for a scheduler, run nothing
   --smoke        tiny runs; results stay in --out
-  --only=TEXT    the runs with TEXT in their name; results.json keeps the others
-  --set=KEY=VALUE  a config key of all runs, such as data.tfds_dir=/data/tfds
+  --only=TEXT    run those with TEXT in their name; results.json keeps others
+  --set=KEY=VALUE  set a config key in all runs: data.tfds_dir=/data/tfds
 
-A run that is complete is skipped and one that was stopped continues, so the
-same command resumes a sweep and collects what a scheduler has run.
+A complete run is skipped and a stopped one continues, so the same command
+resumes a sweep, and collects the results of runs that a scheduler started.
 
-Exit codes: 0 done; 1 a run failed (it is named, the others went on); 2 bad
-usage; 130 stopped by Ctrl-C with everything saved.
+Exit codes: 0 done; 1 a run failed (its name is printed, the others continued);
+2 bad usage; 130 stopped by Ctrl-C with everything saved.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ class Plan:
   """The runs of an experiment.
 
   Attributes:
-    first: run before all others, which read what it leaves (the shared
-      pre-training); its entry is not among the results.
-    runs: the others, in any order; `facts['group']` names a point of the
-      experiment and `facts['seed']` tells runs of a group apart.
+    first: runs that come first, because the others need their results (such as
+      a
+      shared pre-training); they have no entry in `results.json`.
+    runs: the other runs, in any order; `facts['group']` names a setting of the
+      experiment, and `facts['seed']` distinguishes the runs of a group.
   """
 
   first: tuple[common.Run, ...] = ()
@@ -54,15 +56,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """What a folder below experiments/ states.
+  """The definition of an experiment, made by the `run.py` of its folder.
 
   Attributes:
-    name: of the folder.
+    name: name of the folder.
     plan: (folder of the runs, is_smoke) -> runs.
-    rows: (what the runs found, seconds of the first ones) -> README's lines.
-    draw: (what they found, path of the PNG), or None for no figure.
-    figure: {'file': ..., 'alt': ...} of what `draw` writes.
-    beside: results that are read from elsewhere and drawn beside these.
+    rows: (entries of the runs, seconds of the first ones) -> README's lines.
+    draw: (entries of the runs, path of the PNG); None for no figure.
+    figure: {'file': ..., 'alt': ...} of the file that `draw` writes.
+    beside: returns results of other experiments that the figure also shows.
   """
 
   name: str
@@ -90,7 +92,7 @@ def main(
 def pretraining(
   config: str, out: pathlib.Path, overrides: Mapping[str, object] | None = None
 ) -> common.Run:
-  """The pre-training that all runs of a sweep share."""
+  """Makes the pre-training run that all runs of a sweep share."""
   return common.make_run(
     'pretrain',
     config=config,
@@ -101,12 +103,12 @@ def pretraining(
 
 
 def from_pretraining(run: common.Run) -> dict[str, object]:
-  """Overrides that start a run from a shared pre-training."""
+  """Overrides with which a run starts from a shared pre-training."""
   return {'pretrain.init_from': run.workdir, 'pretrain.num_steps': 0}
 
 
 def seeded(seed: int) -> dict[str, object]:
-  """Overrides of one seed: of the division of the data, and of the rest."""
+  """Overrides that set the seed of the division and that of the config."""
   return {'data.split_seed': seed, 'seed': seed}
 
 
@@ -120,21 +122,21 @@ def grid(
   is_divided: bool = True,
   everywhere: Mapping[str, object] | None = None,
 ) -> Callable[[pathlib.Path, bool], Plan]:
-  """The plan of most experiments: some settings, and seeds of each.
+  """The plan of most experiments: several settings with several seeds each.
 
   Args:
     config: FILE or FILE:VARIANT, public; `--smoke` adds the variant smoke.
     groups: name -> overrides of a setting.
-    seeds: of each setting; 0 was for tuning.
-    shares_pretraining: one pre-training first, for all runs; else each run
-      has its own, or none, as its overrides say.
-    shares_training: one fine-tuning first for each seed, of which all settings
-      go on: for settings of the sampling and of what comes after it.
-    is_divided: whether the seed also divides the data (`data.split_seed`).
+    seeds: seeds of each setting; 0 was used for tuning.
+    shares_pretraining: whether all runs start from one pre-training; else each
+      run has its own, or none, according to its overrides.
+    shares_training: whether all settings of a seed continue from one
+      fine-tuning; for settings of sampling and evaluation.
+    is_divided: whether the seed also sets `data.split_seed`.
     everywhere: overrides of all runs and of the pre-training.
 
   Returns:
-    What `Experiment.plan` is.
+    A function for `Experiment.plan`.
   """
 
   def plan(out: pathlib.Path, is_smoke: bool) -> Plan:
@@ -175,7 +177,7 @@ def grid(
 def _training(
   config: str, out: pathlib.Path, seed: int, overrides: Mapping[str, object]
 ) -> list[common.Run]:
-  """The stages of a shared training, in one folder."""
+  """One run per stage of a shared training, all in one folder."""
   return [
     dataclasses.replace(
       common.make_run(
@@ -192,11 +194,11 @@ def _training(
 
 
 def with_overrides(plan: Plan, pairs: Sequence[str]) -> Plan:
-  """The plan with more config keys set in every run.
+  """Returns the plan with further config keys set in every run.
 
   Args:
-    plan: of an experiment.
-    pairs: KEY=VALUE each; they come last, so they win.
+    plan: plan of an experiment.
+    pairs: KEY=VALUE each; they come last, so they override the others.
   """
   more = tuple(f'--config.{pair}' for pair in pairs)
 
@@ -212,7 +214,7 @@ def with_overrides(plan: Plan, pairs: Sequence[str]) -> Plan:
 def combine(
   plans: Mapping[str, Callable[[pathlib.Path, bool], Plan]],
 ) -> Callable[[pathlib.Path, bool], Plan]:
-  """Several plans as one, each in a folder of its name."""
+  """Joins several plans into one; each has a folder of its name."""
 
   def plan(out: pathlib.Path, is_smoke: bool) -> Plan:
     made = {name: p(out / name, is_smoke) for name, p in plans.items()}
@@ -232,7 +234,7 @@ def combine(
 def parse(
   name: str, doc: str | None, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-  """Reads the command line of the folder `name`, whose help is `doc`."""
+  """Parses the command line of the experiment `name`; `doc` is its help."""
   parser = argparse.ArgumentParser(
     prog=f'python -m experiments.{name}.run',
     description=doc,
@@ -295,7 +297,7 @@ def _run(
   logs = out / 'logs'
   console.say(f'{len(plan.runs)} runs after {len(plan.first)}; logs: {logs}')
   if common.execute_all(plan.first, logs):
-    return 1  # The others need them.
+    return 1  # The other runs need the first ones.
   failed = common.execute_all(plan.runs, logs, arguments.jobs)
   folder = out if arguments.smoke else HERE / experiment.name
   others = {run.name for run in everything.runs} - {run.name for run in wanted}
@@ -315,7 +317,7 @@ def _run(
 def _entries(
   path: pathlib.Path, names: Collection[str]
 ) -> dict[str, Mapping[str, Any]]:
-  """Those of an earlier `results.json` that this call does not run."""
+  """Entries of an earlier `results.json` of runs that this call leaves out."""
   if not names or not path.exists():
     return {}
   found = files.read_json(path)['runs']
@@ -333,12 +335,12 @@ def make_results(
   """The content of `results.json`; see `common`.
 
   Args:
-    experiment: says the rows.
-    plan: its first runs are complete.
-    failed: names of runs whose folders are not to be believed.
-    command: what was typed.
+    experiment: the experiment, which makes the rows.
+    plan: its runs; the first ones are complete.
+    failed: names of failed runs, whose folders are not read.
+    command: the command that was typed.
     machine: facts of `common.machine`.
-    kept: name -> entry, of runs that an earlier call has collected.
+    kept: name -> entry of runs that an earlier call collected.
   """
   kept = kept or {}
   read = {
@@ -369,7 +371,7 @@ def make_results(
 
 
 def _print(plan: Plan, collect_command: str) -> None:
-  """Prints the command lines in the order in which they depend."""
+  """Prints the command lines in an order in which they can be run."""
   if plan.first:
     console.say('# First:')
   for run in plan.first:

@@ -1,4 +1,4 @@
-"""Lines of README's table, and its pictures, from what runs have found."""
+"""Makes lines of the README's table, and its pictures, from entries of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from experiments import common
 
 Found = Sequence[Mapping[str, Any]]
-DISTANCE = 'Frechet distance'  # In the features that an entry names.
+DISTANCE = 'Frechet distance'  # Each entry names the features that were used.
 
 
 def grouped(
@@ -22,14 +22,14 @@ def grouped(
   first_secs: float = 0.0,
   **more: Any,
 ) -> list[dict[str, Any]]:
-  """One line of README's table with a mean for each group; [] for no runs.
+  """Makes one line with a measure for each group; [] if there are no runs.
 
   Args:
     what: data and setting.
-    found: entries of runs, see `common.read_run`; `group` names the mean.
-    measure: of an entry; None leaves it out.
-    first_secs: of what all share.
-    **more: of `common.row`.
+    found: entries of runs, see `common.read_run`; `group` is the group's name.
+    measure: entry -> value; None leaves the entry out.
+    first_secs: seconds of the stages that all share.
+    **more: further arguments of `common.row`.
   """
   measures: dict[str, list[float]] = {}
   for run in found:
@@ -49,14 +49,14 @@ def measured(
   first_secs: float = 0.0,
   **more: Any,
 ) -> list[dict[str, Any]]:
-  """One line with several measures of the same runs; [] for none.
+  """Makes one line with several measures of the same runs; [] if none.
 
   Args:
     what: data and setting.
     found: entries of runs.
-    measures: title -> measure of an entry; None leaves it out.
-    first_secs: of what all share.
-    **more: of `common.row`.
+    measures: title -> (entry -> value); None leaves the entry out.
+    first_secs: seconds of the stages that all share.
+    **more: further arguments of `common.row`.
   """
   values = {
     t: [measure(run) for run in found] for t, measure in measures.items()
@@ -72,7 +72,7 @@ def measured(
 def curve(
   what: str, found: Found, kind: str, first_secs: float = 0.0
 ) -> list[dict[str, Any]]:
-  """One line of accuracies by number of images: 'accuracy' or 'ensemble'."""
+  """Makes one line by number of images, of `kind` 'accuracy' or 'ensemble'."""
   points = [
     dict(run, group=f'{point["num_images"]:,}', point=point[kind])
     for run in found
@@ -87,34 +87,34 @@ def curve(
 def ablation(
   what: str, found: Found, first_secs: float
 ) -> list[dict[str, Any]]:
-  """Two lines: what the small CNN reaches, and the Frechet distance.
+  """Makes two lines: accuracy of the small CNN, and Frechet distance.
 
   Args:
-    what: is varied, and on what.
-    found: entries of runs; `group` names the setting.
-    first_secs: of what all share.
+    what: what is varied, and the data.
+    found: entries of runs; `group` is the name of the setting.
+    first_secs: seconds of the stages that all share.
   """
   return [
     *grouped(f'{what}: accuracy (CNN)', found, accuracy, first_secs),
     *(
-      line | {'seconds': None}  # The same runs.
+      line | {'seconds': None}  # The first line counts the time of these runs.
       for line in grouped(f'{what}: Frechet distance', found, frechet, unit='')
     ),
   ]
 
 
 def seconds(found: Found, first_secs: float) -> float:
-  """Of all stages of the runs, one after the other, and of what they share."""
+  """Sum of the seconds of all stages of the runs, and of the shared stages."""
   return first_secs + sum(sum(run['seconds'].values()) for run in found)
 
 
 def frechet(run: Mapping[str, Any], source: str = 'synthetic') -> float | None:
-  """Frechet distance of an entry in whatever features, where it has it."""
+  """Frechet distance of an entry, in any features; None if it has none."""
   return _quality(run, source, 'frechet').get('value')
 
 
 def distances(source: str) -> dict[str, Callable[..., float | None]]:
-  """Measures of how far images of a source are from those of training.
+  """Measures of the distance between images of a source and training images.
 
   Args:
     source: 'synthetic', 'synthetic_at_equal_number' (as many as held-out
@@ -130,7 +130,7 @@ def distances(source: str) -> dict[str, Callable[..., float | None]]:
 
 
 def images(run: Mapping[str, Any], source: str, name: str) -> float | None:
-  """Precision or recall of an entry's images, where it has them.
+  """Precision or recall of an entry's images; None if it has none.
 
   Args:
     run: an entry.
@@ -143,54 +143,53 @@ def images(run: Mapping[str, Any], source: str, name: str) -> float | None:
 def nearest_of_training(
   run: Mapping[str, Any], name: str = 'fraction'
 ) -> float | None:
-  """How often the nearest real image is one of training, or would by chance.
+  """Share of images whose nearest real image is a training image.
 
   Args:
     run: an entry.
-    name: 'fraction', or 'expected' of images that copy nothing.
+    name: 'fraction', or 'expected' for the share of images that copy nothing.
   """
   found = run.get('memorization', {}).get('synthetic', {})
   return found.get('closer_to_train', {}).get(name)
 
 
 def fid(run: Mapping[str, Any]) -> float | None:
-  """FID of an entry; None where it is in other features, or not there."""
+  """FID of an entry; None if it has none, or used other features."""
   found = _quality(run, 'synthetic', 'frechet')
   return found.get('value') if found.get('is_inception') else None
 
 
 def _quality(run: Mapping[str, Any], source: str, name: str) -> dict[str, Any]:
-  """What one metric says of a source's images; {} where it was not taken."""
+  """Results of one metric for a source's images; {} if it was not computed."""
   return run.get('quality', {}).get(source, {}).get(name) or {}
 
 
 def accuracy(
   run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
 ) -> float | None:
-  """An accuracy of an entry, where it has it."""
+  """Accuracy of a classifier of an entry; None if it has none."""
   return run['accuracy'].get(source, {}).get(name)
 
 
 def ensemble(
   run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
 ) -> float | None:
-  """An accuracy of several networks together, where the entry has it."""
+  """Accuracy of the ensemble of an entry; None if it has none."""
   found = run.get('ensembles', {}).get('accuracy', {}).get(source, {})
   return found[name]['value'] if name in found else None
 
 
 def draw_samples(found: Found, path: pathlib.Path) -> None:
-  """Copies the grid of the first run: synthetic images, which may leave.
+  """Copies the sample grid of the first run; it shows synthetic images only.
 
-  Where the run was collected earlier and lies elsewhere, a grid that is there
-  stays.
+  If the folder of the run is not on this machine, an existing copy is kept.
 
   Args:
     found: entries of runs; the command of the first names its folder.
-    path: of the PNG.
+    path: path of the PNG.
 
   Raises:
-    FileNotFoundError: neither is there.
+    FileNotFoundError: there is neither a grid nor a copy.
   """
   words = shlex.split(found[0]['command'])
   (workdir,) = (w for w in words if w.startswith('--workdir='))

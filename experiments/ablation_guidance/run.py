@@ -23,7 +23,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance by weight."""
+  """Returns two lines: accuracy and distance by weight."""
   return table_rows.ablation(
     'Guidance, a tenth of labels dropped, digits, epsilon 10',
     found,

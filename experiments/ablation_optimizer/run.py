@@ -15,7 +15,7 @@ from experiments import table_rows
 
 CLIP_NORMS = (0.1, 0.3, 1.0)
 EMA_DECAYS = (0.9, 0.97, 0.99)
-CLIP_NORM, EMA_DECAY = 0.3, 0.97  # Of the config, where the other one varies.
+CLIP_NORM, EMA_DECAY = 0.3, 0.97  # The config's values; one varies at a time.
 
 
 def _overrides(clip_norm: float, ema_decay: float) -> dict[str, object]:

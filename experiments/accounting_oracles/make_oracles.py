@@ -1,4 +1,4 @@
-"""Epsilon of Poisson-selected Gaussian steps, with 30 digits.
+"""Computes epsilon of Poisson-selected Gaussian steps with 30 digits.
 
 With M(z) = E exp(z loss), for any theta > 0,
 
@@ -17,13 +17,13 @@ from typing import Any
 
 import mpmath as mp
 
-Number = Any  # Of mpmath, which has no annotations.
+Number = Any  # A number of mpmath, which has no annotations.
 ORACLES = (
   pathlib.Path(__file__).resolve().parents[2]
   / 'tests/data/privacy_oracles.json'
 )
 SOURCE = 'own inversion of the moment generating function, mpmath, 30 digits'
-# Name, sigma, q, steps, delta, whether prv-accountant is asked too.
+# Name, sigma, q, steps, delta, whether prv-accountant also bounds epsilon.
 CASES = (
   ('delta 1e-12', 5.0, 0.5, 200, 1e-12, False),
   ('delta 1e-15', 2.5, 0.25, 200, 1e-15, False),
@@ -45,16 +45,17 @@ CASES = (
 def nodes_of(
   sigma: Number, q: Number, power: Number, step: Number
 ) -> list[tuple[Number, Number]]:
-  """Where to sum over x, and the density times the ratio to `power` there.
+  """The nodes of the sum over x, with the log ratio and the weight of each.
 
   Args:
     sigma: std of the noise.
     q: probability of selection.
-    power: real part of the exponent, which moves the bulk.
-    step: between nodes, in units of sigma.
+    power: real part of the exponent of the ratio; it moves the largest terms.
+    step: distance between nodes, in units of sigma.
 
   Returns:
-    Pairs of the log of the ratio of densities, and of the weight.
+    Pairs of the log of the ratio of densities, and of the weight: the density
+    times the ratio to the power of `power`.
   """
   reach = 18
   low = min(0, power / sigma) - reach
@@ -70,19 +71,22 @@ def nodes_of(
 
 
 def step_of(sigma: Number, steps: int) -> Number:
-  """Between nodes: many steps narrow what the transform has to resolve."""
+  """The distance between nodes; it is smaller for more steps.
+
+  Many steps narrow the function whose transform is computed.
+  """
   return mp.mpf(min(0.25, sigma / 4)) / (6 if steps > 100_000 else 1)
 
 
 def log_moment(nodes: list[tuple[Number, Number]], power: Number) -> Number:
-  """Log of E exp(power * loss), under the data set without the record."""
+  """Log of E exp(power * loss), on the data set without the record."""
   return mp.log(sum(w * mp.exp(power * loss) for loss, w in nodes))
 
 
 def find_theta(
   sigma: Number, q: Number, steps: int, delta: Number, sign: int
 ) -> tuple[Number, Number]:
-  """Minimum of Chernoff's bound of epsilon, roughly."""
+  """The theta and epsilon at an approximate minimum of Chernoff's bound."""
   best: tuple[Number, Number] | None = None
   for k in range(-16, 60):
     theta = mp.mpf(2) ** (mp.mpf(k) / 3)
@@ -99,12 +103,12 @@ def find_theta(
 def epsilon(
   sigma: Number, q: Number, steps: int, delta: Number, sign: int, fineness: int
 ) -> Number:
-  """Epsilon where a record is removed (sign 1) or added (-1)."""
+  """Epsilon if a record is removed (sign 1) or added (sign -1)."""
   sigma, q, delta = mp.mpf(sigma), mp.mpf(q), mp.mpf(delta)
   theta, high = find_theta(sigma, q, steps, delta, sign)
   if high <= 0:
     return mp.mpf(0)
-  if steps > 100_000:  # Away from where rare, quickly varying losses count.
+  if steps > 100_000:  # Gives rare, fast-varying losses less weight.
     theta /= 3
   power = theta + 1 if sign > 0 else -theta
   step = step_of(sigma, steps) / fineness
@@ -135,7 +139,7 @@ def epsilon(
 
 
 def exact(sigma: float, q: float, steps: int, delta: float) -> float:
-  """The larger epsilon of both directions, checked with half the steps."""
+  """The larger epsilon of both directions, checked with half the node step."""
   signs = (1,) if q == 1 else (1, -1)
   once, again = (
     max(epsilon(sigma, q, steps, delta, sign, n) for sign in signs)
@@ -146,7 +150,7 @@ def exact(sigma: float, q: float, steps: int, delta: float) -> float:
 
 
 def prv(sigma: float, q: float, steps: int, delta: float) -> list[float]:
-  """Lower and upper bound by prv-accountant."""
+  """Lower and upper bound of epsilon by prv-accountant."""
   import prv_accountant
 
   mechanism = prv_accountant.PoissonSubsampledGaussianMechanism(
@@ -165,7 +169,7 @@ def prv(sigma: float, q: float, steps: int, delta: float) -> list[float]:
 
 
 def main() -> None:
-  """Replaces the rows with `exact`."""
+  """Replaces the rows of the file that have the field `exact`."""
   mp.mp.dps = 30
   rows = json.loads(ORACLES.read_text())
   rows = [row for row in rows if 'exact' not in row]

@@ -1,9 +1,9 @@
-"""How long the noise of every paper config takes to be found.
+"""Measures how long the calibration of the noise takes for each paper config.
 
   python -m experiments.benchmarks.calibration
 
-Each config twice, in processes of their own and with warnings as errors: with
-an empty cache, and with the one that the first has left.
+Each config is calibrated twice, in separate processes with warnings as errors:
+first with an empty cache, then with the cache that the first process left.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ print(time.perf_counter() - start, found.mechanism.noise_multiplier)
 
 
 def calibrate(config: str, cache: str) -> tuple[float, float]:
-  """Seconds, and the noise multiplier.
+  """Calibrates in a new process; returns seconds and the noise multiplier.
 
   Raises:
-    RuntimeError: something was written to stderr, such as a warning.
+    RuntimeError: the process wrote to stderr, such as a warning.
   """
   root = pathlib.Path(__file__).resolve().parents[2]
   done = subprocess.run(

@@ -1,10 +1,10 @@
-"""The kernel gradient of every 3x3 convolution, one per example.
+"""Times the per-example kernel gradients of every 3x3 convolution.
 
   python -m experiments.benchmarks.convolutions [--networks=small,80m]
 
-For each shape of a network: the form that `kernel_gradients.choose_form`
-takes beside jax's own gradient, both under `jax.vmap`, in turn. All shapes are
-kept in results.json; the README shows the slowest.
+For each shape of a network, the form that `kernel_gradients.choose_form`
+chooses is compared with jax's own gradient, both under `jax.vmap`, in turn.
+results.json keeps all shapes; the README shows the one with the largest ratio.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Shape = tuple[int, int, int, int, float]  # Height, width, Ci, Co, stride.
 
 
 def shapes_of(network: networks.Network) -> list[Shape]:
-  """The distinct 3x3 convolutions of a network, in order."""
+  """The distinct shapes of a network's 3x3 convolutions, in order of use."""
   found: dict[Shape, None] = {}
   original = convolution.conv3x3
 
@@ -53,8 +53,9 @@ def shapes_of(network: networks.Network) -> list[Shape]:
 def gradient_fn(form: str, stride: float) -> Any:
   """Jitted (kernel, x[B, K, ...], dy[B, K, ...]) -> gradients [B, ...].
 
-  In the order in which a private step holds them; 'stock' is jax's own
-  convolution, not that of `models.convolution`, in the order of the kernel.
+  The axes have the order in which a private step holds them. The form 'stock'
+  is jax's own convolution instead of `models.convolution`, and its gradients
+  have the axes of the kernel.
   """
 
   def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -78,7 +79,7 @@ def gradient_fn(form: str, stride: float) -> Any:
 def measure_shape(
   shape: Shape, num_images: int, num_draws: int, num_rounds: int
 ) -> dict[str, Any]:
-  """Seconds of both gradients of one shape."""
+  """Times both gradients of one shape; returns its entry in results.json."""
   height, width, channels, features, stride = shape
   rng = np.random.default_rng(0)
 

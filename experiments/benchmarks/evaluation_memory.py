@@ -1,13 +1,14 @@
-"""The memory that distances between 50,000 images and as many others need.
+"""Measures the memory that distances between two sets of 50,000 images need.
 
   python -m experiments.benchmarks.evaluation_memory
 
-Images of 32x32x3, 50,000 synthetic, 50,000 of training and 10,000 held out, go
-through all that the evaluation stage measures on them, with 2,048 features
-each. Those of Inception would take hours on a CPU, and its memory does not grow
-with the images: so a network of its size, with random weights, stays loaded and
-sees one batch, and a projection makes the features. Linux alone says what is
-asked here: memory that cannot be given back ('anonymous').
+The evaluation stage computes all its metrics of 50,000 synthetic images, 50,000
+training images and 10,000 held-out images of 32x32x3, with 2,048 features each.
+The features of Inception would take hours on a CPU, and the network's memory
+does not grow with the images. So a network of its size with random weights
+stays loaded and sees one batch, and a random projection computes the features.
+The memory is that which the system cannot reclaim ('anonymous'); only Linux
+reports it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _extractor(*, is_small: bool) -> features.NetExtractor:
-  """Features of a projection, from a process that holds Inception's weights."""
+  """Loads a network as large as Inception; returns projections as features."""
   num = 16 if is_small else inception.NUM_FEATURES
   rng = np.random.default_rng(1)
   params: dict[str, Any] = {
@@ -110,7 +111,7 @@ def _project(params: Any, images: jax.Array) -> jax.Array:
 
 @contextlib.contextmanager
 def _watched(peak: dict[str, int]) -> Iterator[None]:
-  """Fills in the largest anonymous and whole memory of a block, in bytes."""
+  """Writes the peaks of anonymous and of all memory of a block, in bytes."""
   is_over = threading.Event()
 
   def watch() -> None:

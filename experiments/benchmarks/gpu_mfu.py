@@ -1,14 +1,15 @@
-"""Model FLOP utilisation of the ordinary and the private step.
+"""Measures the model FLOP utilisation of the ordinary and the private step.
 
   python -m experiments.benchmarks.gpu_mfu [--cases=16x8,8x32]
   python -m experiments.benchmarks.gpu_mfu --smoke     # tiny, on any machine
 
-The arithmetic that counts is three forward passes of each draw, as the
-compiler counts a forward pass; recomputation does not count. It is divided by
-the time of the step and by the peak of one device in bfloat16 (`--peak`, in
-TFLOP/s, where the device is not known). With `--trace=FOLDER` a profile of the
-private step of the first case is kept, and its costliest operations are named;
-XLA_FLAGS=--xla_gpu_enable_command_buffer= shows those that a GPU replays.
+The operations counted are those of three forward passes of each draw, as the
+compiler counts a forward pass; recomputation is not counted. They are divided
+by the time of the step and by the peak of one device in bfloat16 (`--peak`, in
+TFLOP/s, for a device that is not in the list). With `--trace=FOLDER` a profile
+of the private step of the first case is kept, and its most expensive operations
+are printed; XLA_FLAGS=--xla_gpu_enable_command_buffer= makes the profile show
+operations inside of CUDA graphs.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ from experiments.benchmarks import networks
 from experiments.benchmarks import private_step
 from experiments.benchmarks import table
 
-# Dense bfloat16 TFLOP/s that the makers state, by a word of the device's name.
+# Dense bfloat16 TFLOP/s as specified, by a word of the device's name.
 PEAK_TFLOPS = {'H100': 989.0, 'H200': 989.0, 'A100': 312.0, 'L4': 121.0}
 GOALS = {'ordinary': 0.40, 'private': 0.35}
-RATIO = 1.10  # Time of a private step over an ordinary one, at most.
+RATIO = 1.10  # Goal: time of a private step over that of an ordinary one.
 
 
 def peak_tflops(device_kind: str, given: float) -> float:
-  """Peak of one device.
+  """The peak of one device in bfloat16, TFLOP/s.
 
   Args:
     device_kind: as jax names it.
-    given: what the user said, or 0.
+    given: the user's value; 0 for the value of the list.
 
   Raises:
-    ValueError: neither is known.
+    ValueError: none is given, and the device is not in the list.
   """
   for word, peak in PEAK_TFLOPS.items():
     if not given and word in device_kind:
@@ -58,11 +59,11 @@ def peak_tflops(device_kind: str, given: float) -> float:
 
 
 def top_costs(folder: pathlib.Path, count: int = 10) -> list[tuple[str, float]]:
-  """Names and total milliseconds of the costliest events of a profile.
+  """Names and total milliseconds of the most expensive events of a profile.
 
   Args:
-    folder: given to `jax.profiler.trace`.
-    count: how many.
+    folder: the folder that was given to `jax.profiler.trace`.
+    count: number of events.
   """
   total: Counter[str] = Counter()
   for path in folder.rglob('*.trace.json.gz'):
@@ -74,16 +75,16 @@ def top_costs(folder: pathlib.Path, count: int = 10) -> list[tuple[str, float]]:
 
 
 def parse_cases(text: str) -> list[tuple[int, int]]:
-  """Images and draws of each case.
+  """Parses the numbers of images and of draws of each case.
 
   >>> parse_cases('16x8,8x32')
   [(16, 8), (8, 32)]
 
   Args:
-    text: of the command line.
+    text: value of the flag.
 
   Raises:
-    ArgumentTypeError: it is something else.
+    ArgumentTypeError: the text does not have this form.
   """
   if not re.fullmatch(r'[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*', text):
     raise argparse.ArgumentTypeError(
@@ -102,15 +103,15 @@ def measure(
   *,
   is_smoke: bool,
 ) -> tuple[list[dict[str, Any]], Callable[[], Any]]:
-  """The rows of one case, and a call of its private step.
+  """Measures one case; returns its rows and a call of its private step.
 
   Args:
-    network: of which the gradients are.
-    num_images: examples at a time.
+    network: the network to be timed.
+    num_images: examples per step.
     num_draws: K.
     peak: TFLOP/s of the device.
     num_rounds: calls of each step.
-    is_smoke: no goals then.
+    is_smoke: whether to leave out the goals.
   """
   flop = 3 * flop_counts.forward_flop(network.config)
   compiled, calls = private_step.compile_all(

@@ -1,9 +1,9 @@
-"""Timing side by side, and results.json of a machine.
+"""Times functions side by side, and writes results.json of a machine.
 
-What is compared runs in one process, one call of each in turn, round after
-round, so that whatever slows the machine slows all of them; a ratio is the
+The functions run in one process, one call of each in turn, round after round,
+so that all of them are slowed when something slows the machine. A ratio is the
 median of the ratios of the rounds. Each script writes its own section of
-`experiments/benchmarks/MACHINE/results.json`, and the table of the README anew.
+`experiments/benchmarks/MACHINE/results.json`, and rewrites the README's table.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 def interleaved(
   fns: Mapping[str, Callable[[], Any]], num_rounds: int, num_warmups: int = 1
 ) -> dict[str, list[float]]:
-  """Seconds of each function in each round, each call run to its end.
+  """Returns the seconds of each function in each round.
 
-  The order turns round from one round to the next, as the one that comes first
-  may find another cache or another clock than the one that comes last.
+  Each call is waited for. The order is reversed from one round to the next,
+  because caches and clock rate may differ between the first and the last call.
 
   Args:
-    fns: name -> what is timed; returns what to wait for.
-    num_rounds: calls of each that count.
-    num_warmups: calls of each that do not.
+    fns: name -> function to be timed; it returns the arrays to wait for.
+    num_rounds: timed calls of each function.
+    num_warmups: calls of each function that are not timed.
   """
   seconds: dict[str, list[float]] = {name: [] for name in fns}
   for i in range(-num_warmups, num_rounds):
@@ -56,7 +56,7 @@ def interleaved(
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-  """Median over the rounds of one time over the other.
+  """Median over the rounds of the ratio of two times.
 
   >>> ratio([2.0, 9.0, 4.0], [1.0, 3.0, 2.0])
   2.0
@@ -66,17 +66,17 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float:
 
 
 def spread(seconds: Sequence[float]) -> float:
-  """Largest over smallest time of a function: how quiet the machine was."""
+  """Ratio of a function's largest and smallest time; 1 on a quiet machine."""
   return max(seconds) / min(seconds)
 
 
 def temporary_bytes(compiled: Any) -> int:
-  """What a compiled function needs beside its arguments and results."""
+  """Memory in bytes that a compiled function needs for intermediate values."""
   return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
 def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
-  """The flags that all scripts have."""
+  """A parser with the flags that all scripts have."""
   result = argparse.ArgumentParser(
     prog=f'python -m experiments.benchmarks.{module}',
     description=doc,
@@ -95,7 +95,7 @@ def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
 
 
 def start() -> None:
-  """What `dp_diffusion.main` does first; call it before any compute."""
+  """Sets up XLA and memory as `dp_diffusion.main` does; call it first."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   host_memory.keep_freed()
   xla_flags.keep_barriers()
@@ -105,7 +105,7 @@ def start() -> None:
 
 
 def machine_name(machine: Mapping[str, Any]) -> str:
-  """Folder of a machine.
+  """The name of a machine's folder.
 
   >>> machine_name({'devices': '1 x cpu', 'cores': 2, 'cpu': 'AMD EPYC 9'})
   '2_x_amd_epyc_9'
@@ -125,13 +125,13 @@ def save(
   *,
   facts: Mapping[str, Any] | None = None,
 ) -> None:
-  """Puts rows under their section, and writes the README's table.
+  """Writes rows to their section of results.json, and the README's table.
 
   Args:
     section: name of the script.
-    rows: see `table.row`.
-    arguments: of `parser`; results of `--smoke` and `--dry` are only printed.
-    facts: whatever else is to be known.
+    rows: lines of `table.row`.
+    arguments: parsed flags; with `--smoke` and `--dry`, rows are only printed.
+    facts: further entries of the section.
   """
   print(table.of_rows(rows))
   if arguments.smoke or arguments.dry:

@@ -1,13 +1,14 @@
-"""What the host does for one private step, at the size of Camelyon17.
+"""Times the host's work for one private step, at the size of Camelyon17.
 
   python -m experiments.benchmarks.host_overhead
 
-Selection, batches, keys and ledger of one step at N = 302,436 and an expected
-batch of 16,384, all of it one after the other. The loop does most of it while
-the device computes, so this is the most that it can cost. The time of a step
-is not measured: it is the arithmetic of the 80M network at `--tflops` of
-useful work in all, by default 8 accelerators of 989 TFLOP/s at 35 %. Nor is the
-microbatch: it is what 80 GB hold of that network, 512 draws or 128 gradients.
+Selection, batches, keys and ledger of one step are timed one after the other,
+at N = 302,436 and an expected batch of 16,384. The loop does most of this while
+the device computes, so the time is an upper bound of the cost. The time of a
+step is assumed, not measured: the arithmetic of the 80M network at `--tflops`
+of useful work in total, by default 8 accelerators of 989 TFLOP/s at 35 %. The
+microbatch is assumed too: 512 draws or 128 gradients of that network, which fit
+in 80 GB.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ DRAWS = (128, 8, 1)
 
 
 def microbatch_size(num_draws: int) -> int:
-  """Images of a device at a time, with as many draws of each."""
+  """Images per microbatch and device, with `num_draws` draws of each."""
   return min(128, 512 // num_draws)
 
 
 def parts(
   num_examples: int, batch_size: int, num_steps: int
 ) -> dict[str, Callable[[], Any]]:
-  """Name -> what the host does once per step."""
+  """Name -> function that does one part of the host's work for a step."""
   streams = key_streams.KeyStreams(
     secret=key_streams.Secret.insecure(0), run_id='benchmark'
   )

@@ -1,7 +1,7 @@
-"""The networks that are timed, with their losses and made-up images.
+"""The networks that are timed, with their losses and random images.
 
-Times do not depend on what is on the images. The loss is that of fine-tuning,
-augmentation, timestep and noise of each draw included.
+Times do not depend on the content of the images. The loss is that of
+fine-tuning, including augmentation, timestep and noise of each draw.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dp_diffusion.models import materialize
 from dp_diffusion.models import unet
 from dp_diffusion.stages.run import assembly
 
-# Name to config file and what is changed in it. The small one is MNIST's
-# network of half the width and two blocks per level.
+# Name -> config file and overrides. The small network is that of MNIST with
+# half the width and two blocks per level.
 NETWORKS = {
   'small': (
     'configs/mnist.py',
@@ -39,13 +39,13 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network, ready to be timed.
+  """A network that can be timed.
 
   Attributes:
-    config: of the run that it would be part of.
-    loss_fn: of one draw of one example.
-    params: float32, of random values: a zero would be no gradient's honest
-      test, and the first weights have many.
+    config: config of a run with this network.
+    loss_fn: loss of one draw of one example.
+    params: float32, with random values. A new network has many zeros, and with
+      them some gradients would be zero.
   """
 
   config: config_lib.Config
@@ -54,17 +54,17 @@ class Network:
 
   @property
   def num_parameters(self) -> int:
-    """Of the network."""
+    """Number of weights of the network."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
   @property
   def title(self) -> str:
-    """Parameters and image size, as '1.62M U-Net, 28x28'."""
+    """Parameters and image size, such as '1.62M U-Net, 28x28'."""
     side = self.config.data.image_size
     return f'{self.num_parameters / 1e6:.3g}M U-Net, {side}x{side}'
 
   def batch(self, num_images: int, seed: int = 0) -> types.PyTree:
-    """Made-up images and labels, uint8[n, H, W, C] and int32[n]."""
+    """Random images and labels, uint8[n, H, W, C] and int32[n]."""
     data, rng = self.config.data, np.random.default_rng(seed)
     shape = (num_images, data.image_size, data.image_size, data.channels)
     labels = np.arange(num_images) % max(1, len(data.class_names))
@@ -96,14 +96,14 @@ def load(name: str) -> Network:
 def stock_conv3x3(
   x: jax.Array, kernel: jax.Array, stride: float = 1, form: str = ''
 ) -> jax.Array:
-  """`convolution.conv3x3` with jax's own convolution and gradients."""
+  """Same as `convolution.conv3x3`, with jax's own convolution and gradients."""
   del form
   return kernel_gradients.stock(x, kernel, stride)
 
 
 @contextlib.contextmanager
 def stock_convolutions() -> Iterator[None]:
-  """What is traced inside uses `stock_conv3x3`, and XLA fuses as it will."""
+  """Functions traced inside use `stock_conv3x3` and no fusion barriers."""
   with (
     mock.patch.object(convolution, 'conv3x3', stock_conv3x3),
     mock.patch.object(materialize, 'keep', lambda x: x),

@@ -1,13 +1,14 @@
-"""The clipped sum of gradients beside jax_privacy and Opacus.
+"""Compares our clipped sum of gradients with jax_privacy and Opacus.
 
   python -m experiments.benchmarks.peers [--venv=FOLDER]
 
-Makes a virtual environment (by default below the user's cache folder) that
-sees this one's packages and adds jax_privacy, PyTorch, Opacus and diffusers.
-Two workers, one of JAX and one of PyTorch, hold the same network, weights and
-64 images, and take turns of two calls each, of which the second counts; the
-sums must agree to 1e-4. Each loss is of one fixed timestep and noise per image,
-and the clip norm is so small that every gradient is clipped.
+The script makes a virtual environment (by default in the user's cache folder)
+that sees this one's packages and adds jax_privacy, PyTorch, Opacus and
+diffusers. Two worker processes, one of JAX and one of PyTorch, hold the same
+network, weights and 64 images. They take turns of two calls each, of which the
+second is timed; the sums must agree to 1e-4. The loss has one fixed timestep
+and noise per image, and the clip norm is so small that every gradient is
+clipped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import table
 
-PACKAGES = (  # Without what they depend on, all of which is there or named.
+PACKAGES = (  # Installed without dependencies, which are present or listed.
   'torch==2.13.0',
   'opacus==1.6.0',
   'jax-privacy==2.0.0',
@@ -57,13 +58,13 @@ METHODS = {
 
 
 def default_folder() -> pathlib.Path:
-  """Of the virtual environment, below the user's cache folder."""
+  """Folder of the virtual environment, in the user's cache folder."""
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(cache).expanduser() / 'dp_diffusion' / 'peers'
 
 
 def environment(folder: pathlib.Path) -> pathlib.Path:
-  """Makes the virtual environment unless it is there; returns its Python."""
+  """Makes the virtual environment if it is missing; returns its Python."""
   python, complete = folder / 'bin' / 'python', folder / 'complete'
   wanted = '\n'.join(PACKAGES)
   if complete.exists() and complete.read_text() == wanted:
@@ -73,7 +74,7 @@ def environment(folder: pathlib.Path) -> pathlib.Path:
   outer = sysconfig.get_paths()['purelib']
   (pathlib.Path(paths['purelib']) / 'outer.pth').write_text(f'{outer}\n')
   pip = [str(python), '-m', 'pip', 'install', '--quiet']
-  # PyTorch brings packages of its own; the others must not change ours.
+  # PyTorch needs its dependencies; the other packages must not change ours.
   subprocess.run([*pip, PACKAGES[0]], check=True)
   subprocess.run([*pip, '--no-deps', *PACKAGES[1:]], check=True)
   complete.write_text(wanted)
@@ -81,7 +82,7 @@ def environment(folder: pathlib.Path) -> pathlib.Path:
 
 
 class Worker:
-  """A process that computes whenever it is told to."""
+  """A process that runs a method each time its name is sent."""
 
   def __init__(self, python: pathlib.Path, kind: str, folder: str) -> None:
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -95,7 +96,7 @@ class Worker:
     )
 
   def run(self, method: str) -> float:
-    """Seconds of one call; a sum is left in METHOD.npz."""
+    """Runs a method once; returns its seconds. The sum is in METHOD.npz."""
     assert self._process.stdin and self._process.stdout
     print(method, file=self._process.stdin, flush=True)
     line = self._process.stdout.readline()
@@ -113,7 +114,7 @@ class Worker:
 def write_problem(
   folder: pathlib.Path, network: networks.Network, num_images: int
 ) -> None:
-  """Weights and inputs for both workers."""
+  """Writes weights and inputs for both workers."""
   from dp_diffusion.models import weights  # noqa: PLC0415
 
   config, data = network.config, network.config.data
@@ -131,7 +132,7 @@ def write_problem(
 
 
 def worst_difference(folder: pathlib.Path) -> dict[str, float]:
-  """Norm of the difference to ours over our norm, of each other method."""
+  """For each other method, norm of its difference from ours over our norm."""
   ours = np.load(folder / 'ours.npz')
   norm = np.sqrt(sum(np.sum(np.square(ours[k], dtype=float)) for k in ours))
   result = {}
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {m: [] for m in calls}
     for _ in range(arguments.rounds or 4):
       for method, call in calls.items():
-        call(method)  # Who has waited finds caches and memory cold.
+        call(method)  # Not timed: caches are cold after the other's turn.
         seconds[method].append(call(method))
     differences = worst_difference(work)
     for worker in workers.values():

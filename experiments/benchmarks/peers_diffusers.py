@@ -1,7 +1,7 @@
-"""The worker of `sampling` that runs a pipeline of Hugging Face's diffusers.
+"""Worker process of `sampling` that runs a pipeline of diffusers.
 
-Its network has the depth, widths and attention of ours; it knows no classes, as
-the pipelines pass none, and its parameters are counted in the table.
+Its network has the depth, widths and attention of ours, but no classes, because
+the pipelines pass none. The table states its number of parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from experiments.benchmarks import networks
 
 
 def network_arguments(config: config_lib.Config) -> dict[str, Any]:
-  """What diffusers' `UNet2DModel` takes for the network of a config."""
+  """Arguments of diffusers' `UNet2DModel` for the network of a config."""
   model, data = config.unet_config(config.data), config.data
   sides = [
     data.image_size // 2**i for i in range(len(model.channel_multipliers))
@@ -41,7 +41,7 @@ def network_arguments(config: config_lib.Config) -> dict[str, Any]:
 def make_methods(
   config: config_lib.Config, num_steps: int, batch_size: int
 ) -> tuple[dict[str, Any], int]:
-  """Name of a sampler -> a call that samples a batch; parameters."""
+  """Returns sampler name -> call that samples a batch, and the parameters."""
   import diffusers  # noqa: PLC0415
   import torch  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def make_methods(
 
 
 def main() -> None:
-  """Answers each sampler's name on stdin with its seconds."""
+  """Runs each sampler named on stdin, and prints its seconds."""
   folder = pathlib.Path(sys.argv[1])
   name, num_steps, batch_size = (folder / 'problem').read_text().split()
   config = networks.load(name).config

@@ -1,4 +1,4 @@
-"""The worker of `peers` that runs our clipped sum and jax_privacy's."""
+"""Worker process of `peers` that runs our clipped sum and jax_privacy's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.benchmarks import peers
 
 
 def make_methods(folder: pathlib.Path) -> dict[str, Any]:
-  """Method -> a call that returns the clipped sum of all images."""
+  """Returns method -> call that returns the clipped sum of all images."""
   import jax_privacy  # noqa: PLC0415
 
   harness.start()
@@ -72,7 +72,7 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def main() -> None:
-  """Answers each method's name on stdin with its seconds."""
+  """Runs each method named on stdin, and prints its seconds."""
   folder = pathlib.Path(sys.argv[1])
   methods = make_methods(folder)
   for line in sys.stdin:

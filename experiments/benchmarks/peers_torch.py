@@ -1,7 +1,7 @@
-"""The worker of `peers` that runs the same network under Opacus.
+"""Worker process of `peers` that runs the same network with Opacus.
 
-The modules of the network are made from the weights themselves, by the names
-of our leaves; the forward pass repeats `models.unet`, without scale-shift.
+The modules are made from the weights, by the names of our leaves. The forward
+pass is that of `models.unet`, without scale-shift.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from experiments.benchmarks import networks
 from experiments.benchmarks import peers
 
-torch: Any = None  # Imported where it is installed, see `main`.
+torch: Any = None  # Set by `main`, which runs where PyTorch is installed.
 
 
 def make_module(arrays: dict[str, np.ndarray], config: Any) -> Any:
-  """The U-Net in PyTorch, with our weights; our leaf names as its keys."""
+  """The U-Net in PyTorch with our weights; its keys are our leaf names."""
   nn = torch.nn
   functional = torch.nn.functional
   names = dict.fromkeys(k.rpartition('/')[0] for k in arrays)
@@ -113,7 +113,7 @@ def make_module(arrays: dict[str, np.ndarray], config: Any) -> Any:
 
 
 def leaf_of(parts: Any, name: str) -> Any:
-  """The parameter that holds a leaf of ours; None for the null label."""
+  """The parameter for one of our leaves; None for the null label."""
   module, _, leaf = name.rpartition('/')
   if leaf == 'null':
     return None
@@ -121,7 +121,7 @@ def leaf_of(parts: Any, name: str) -> Any:
 
 
 def to_torch(name: str, value: np.ndarray) -> np.ndarray:
-  """Our leaf in PyTorch's order of axes: kernels end with their inputs."""
+  """Moves the axes of our leaf into PyTorch's order, kernels [out, in, ...]."""
   if not name.endswith('kernel'):
     return value
   axes = (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
@@ -136,7 +136,7 @@ def to_ours(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def make_methods(folder: pathlib.Path) -> dict[str, Any]:
-  """Method -> a call that returns the clipped sum of all images."""
+  """Returns method -> call that returns the clipped sum of all images."""
   from opacus import grad_sample  # noqa: PLC0415
   from opacus.grad_sample import (  # noqa: PLC0415
     grad_sample_module_fast_gradient_clipping as fast,
@@ -148,8 +148,8 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
   inputs = {
     k: torch.from_numpy(v) for k, v in np.load(folder / 'inputs.npz').items()
   }
-  # Copied: Opacus 1.6 takes images of one channel for contiguous, whatever
-  # their strides are, and is then wrong about every convolution.
+  # The copy is necessary: Opacus 1.6 takes images of one channel for contiguous
+  # whatever their strides are, and then every convolution is wrong.
   x, target = (
     inputs[k].permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
     for k in ('x', 'target')
@@ -212,7 +212,7 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def main() -> None:
-  """Answers each method's name on stdin with its seconds."""
+  """Runs each method named on stdin, and prints its seconds."""
   global torch
   import torch as library  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""What a private step costs over an ordinary one, on the same images.
+"""Compares the cost of a private and an ordinary step on the same images.
 
   python -m experiments.benchmarks.private_step [--network=small] [--rounds=7]
 
-Timed side by side, at 64 images with one draw each and 16 with four:
+These are timed side by side, for 64 images with one draw and 16 with four:
 
   private          `private_step.accumulate`: vmap(grad), clip, sum
   ordinary         gradient of the mean loss, with our convolution
@@ -37,7 +37,7 @@ CLIP_NORM = 1e-3
 
 
 def private_fn(network: networks.Network, num_draws: int) -> Any:
-  """Jits `accumulate`: params, total, batch, key, indices, padding -> total."""
+  """Jits (params, total, batch, key, indices, padding) -> total."""
   config = step_lib.GradConfig(
     l2_clip_norm=CLIP_NORM,
     num_draws=num_draws,
@@ -55,7 +55,7 @@ def private_fn(network: networks.Network, num_draws: int) -> Any:
 
 
 def ordinary_fn(network: networks.Network, num_draws: int) -> Any:
-  """Jitted gradient of the mean loss; (params, batch, key, indices)."""
+  """Jits (params, batch, key, indices) -> gradient of the mean loss."""
   draw_losses = jax.vmap(network.loss_fn, in_axes=(None, None, 0))
 
   def mean_loss(
@@ -78,16 +78,16 @@ def compile_all(
   num_draws: int,
   names: Sequence[str] = NAMES,
 ) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
-  """Compiles what is compared.
+  """Compiles the functions that are compared.
 
   Args:
-    network: of which the gradients are.
-    num_images: examples.
+    network: the network to be timed.
+    num_images: number of examples.
     num_draws: K.
-    names: which of NAMES.
+    names: the functions, of NAMES.
 
   Returns:
-    Name -> compiled function, and name -> a call of it.
+    Name -> compiled function, and name -> call of it with its arguments.
   """
   params = network.params
   batch = network.batch(num_images)
@@ -114,7 +114,7 @@ def compile_all(
     )
     with context:
       lowered.append(make(network, num_draws).lower(*args))
-  with futures.ThreadPoolExecutor() as pool:  # The compiler waits for no one.
+  with futures.ThreadPoolExecutor() as pool:  # All compile at the same time.
     found = pool.map(lambda one: one.compile(), lowered)
     compiled: dict[str, Any] = dict(zip(names, found, strict=True))
 
@@ -133,11 +133,12 @@ def compile_all(
 
 
 def check_same(calls: dict[str, Callable[[], Any]]) -> None:
-  """Both private sums, and both ordinary gradients, are the same.
+  """Asserts that both private sums, and both ordinary gradients, agree.
 
-  A bias before a normalisation of single channels has a gradient of zero: what
-  is there is rounding, so small against the whole that it is no difference. Of
-  private sums each example's term may be cut to the next unit of the grid.
+  A bias before a normalisation of single channels has a gradient of zero up to
+  rounding, so the allowed difference is the rounding error of the largest
+  element. In private sums each term is cut to the grid, and may differ
+  by one unit.
   """
   for names in (('private', 'vmap(grad)'), ('ordinary', 'ordinary, stock')):
     found = [calls[name]() for name in names]
@@ -157,7 +158,7 @@ def check_same(calls: dict[str, Callable[[], Any]]) -> None:
 def measure(
   network: networks.Network, num_images: int, num_draws: int, num_rounds: int
 ) -> list[dict[str, Any]]:
-  """The rows of one case."""
+  """Measures one case; returns its rows."""
   compiled, calls = compile_all(network, num_images, num_draws)
   seconds = harness.interleaved(calls, num_rounds)
   medians = {name: statistics.median(s) for name, s in seconds.items()}

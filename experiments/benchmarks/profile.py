@@ -1,9 +1,10 @@
-"""Where the time of a private step goes, by kind of compiled operation.
+"""Splits the time of a private step by kind of compiled operation.
 
   python -m experiments.benchmarks.profile [--network=small]
 
-Seconds of every operation are summed over the threads of the device, from a
-profile of one step of 16 images with four draws each; shares are of that sum.
+The profile is of one step of 16 images with four draws each. The seconds of
+each kind are summed over the threads of the device; shares are of the sum of
+all.
 """
 
 from __future__ import annotations

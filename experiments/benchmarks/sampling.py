@@ -1,15 +1,15 @@
-"""Images per second of each sampler.
+"""Measures the images per second of each sampler.
 
   python -m experiments.benchmarks.sampling [--networks=small] [--diffusers]
 
-On an accelerator the whole loop is one program. On a CPU, where XLA runs a
-convolution inside a loop many times slower, one compiled step is called again
-and again, as the sample stage does; nothing comes back to the host in between.
-Every step costs the same, so images per second at another number of steps
-follow from the network evaluations per second.
+On an accelerator the whole loop is one program. On a CPU XLA runs a convolution
+inside of a loop many times slower, so one compiled step is called repeatedly,
+as in the sample stage; no array is copied to the host in between. Every step
+costs the same, so images per second at another number of steps can be computed
+from the network evaluations per second.
 
-`--diffusers` takes turns with the pipeline of Hugging Face's diffusers, which
-runs in PyTorch, in an environment that `peers` makes; see `peers_diffusers`.
+`--diffusers` also times the pipelines of Hugging Face's diffusers, in turn with
+ours, in the environment that `peers` makes; see `peers_diffusers`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _THEIRS = 'diffusers '
 def sampler(
   network: networks.Network, name: str, num_steps: int, batch_size: int
 ) -> Callable[[], Any]:
-  """A call that samples a batch."""
+  """Returns a function that samples one batch."""
   config = dataclasses.replace(
     network.config.sample.sampler, name=name, num_steps=num_steps
   )
@@ -78,7 +78,7 @@ def sampler(
 def _diffusers(
   problem: str,
 ) -> Iterator[tuple[dict[str, Callable[[], Any]], int]]:
-  """Calls of a worker, and how many parameters its network has."""
+  """Starts a worker; gives its calls and its network's number of parameters."""
   python = peers.environment(peers.default_folder())
   with tempfile.TemporaryDirectory() as folder:
     (pathlib.Path(folder) / 'problem').write_text(problem)
@@ -88,7 +88,7 @@ def _diffusers(
       for method in sampler_steps.SAMPLERS
     }
     try:
-      worker.run('ddim')  # It is there, and has counted.
+      worker.run('ddim')  # When it returns, the parameters have been counted.
       num = int((pathlib.Path(folder) / 'num_parameters').read_text())
       yield calls, num
     finally:
@@ -101,7 +101,7 @@ def _rows(
   num_evaluations: int,
   num_steps: int,
 ) -> list[dict[str, Any]]:
-  """A line per sampler of ours, with that of theirs where it was timed."""
+  """One line per sampler, and one of ours over theirs if theirs was timed."""
   lines = []
   for method in sampler_steps.SAMPLERS:
     rate = num_evaluations / statistics.median(seconds[method])

@@ -1,4 +1,4 @@
-"""The table of the README, written from results.json of each machine.
+"""Writes the README's table from the results.json of each machine.
 
 python -m experiments.benchmarks.table            # writes it
 python -m experiments.benchmarks.table --check    # exit code 1 if out of date
@@ -16,7 +16,7 @@ from dp_diffusion import files
 
 START, END = '<!-- benchmarks:start -->', '<!-- benchmarks:end -->'
 HERE = pathlib.Path(__file__).resolve().parent
-# In this order, and each with its title.
+# Section of results.json -> its title, in the order of the table.
 SECTIONS = {
   'private_step': 'A private step over an ordinary one',
   'peers': 'Beside other libraries',
@@ -40,14 +40,14 @@ def row(
   at_most: float | None = None,
   at_least: float | None = None,
 ) -> dict[str, Any]:
-  """One line.
+  """Makes one line of the table.
 
   Args:
-    what: is compared, at which size.
-    ratio: or another number that is judged; None where nothing is.
-    measured: name with its unit -> number; stands behind the ratio.
-    at_most: the aim, where a small ratio is good.
-    at_least: the aim, where a large one is.
+    what: what is compared, and its size.
+    ratio: the ratio or other number that has a goal; None for no such number.
+    measured: name with unit -> number; shown after the ratio.
+    at_most: goal of a ratio that should be small.
+    at_least: goal of a ratio that should be large.
   """
   return {
     'what': what,
@@ -59,7 +59,7 @@ def row(
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as a table in markdown."""
+  """Formats the rows as a table in markdown."""
   lines = [_HEADER, ('---',) * len(_HEADER), *map(_cells, rows)]
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
@@ -73,7 +73,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _aim(row: Mapping[str, Any]) -> str:
-  """The aim and whether it is reached, of the number itself, not rounded."""
+  """The goal, and whether the unrounded number reaches it."""
   if row['at_most'] is not None:
     is_reached, word, aim = row['ratio'] <= row['at_most'], '≤', row['at_most']
   elif row['at_least'] is not None:
@@ -85,7 +85,7 @@ def _aim(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | str) -> str:
-  """Three significant figures, and never an exponent.
+  """Formats a number with three significant figures and no exponent.
 
   >>> _number(1.0471), _number(43.21), _number(12345.6), _number('x9')
   ('1.05', '43.2', '12346', 'x9')
@@ -96,7 +96,7 @@ def _number(value: float | str) -> str:
 
 
 def of_machine(results: Mapping[str, Any]) -> str:
-  """Everything that was measured on one machine."""
+  """The tables of everything that was measured on one machine."""
   parts = []
   for section, title in SECTIONS.items():
     if section not in results:
@@ -115,7 +115,7 @@ def of_machine(results: Mapping[str, Any]) -> str:
 
 
 def shapes(results: Mapping[str, Any]) -> str:
-  """Every convolution that was measured on one machine, for the docs."""
+  """The table of all convolutions measured on one machine, for the docs."""
   found = results.get('convolutions', {}).get('shapes', {})
   if not found:
     return ''
@@ -139,10 +139,10 @@ def write(folder: pathlib.Path, is_check: bool = False) -> bool:
 
   Args:
     folder: holds README.md and MACHINE/results.json.
-    is_check: whether to leave the file alone.
+    is_check: whether to compare only, and write nothing.
 
   Returns:
-    Whether it was as it should be.
+    Whether both files were already up to date.
   """
   found = [files.read_json(p) for p in sorted(folder.glob('*/results.json'))]
   texts = {folder / 'README.md': map(of_machine, found)}

@@ -22,7 +22,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Accuracy and FID at epsilon 10 beside the claim, then all of them."""
+  """Returns the measures at epsilon 10, then accuracy and FID by epsilon."""
   ten = [run for run in found if run['group'] == 'epsilon 10']
   lines = table_rows.measured(
     'CIFAR-10, epsilon 10',

@@ -1,4 +1,4 @@
-"""JPEG copies of CIFAR-10 on one accelerator, and the floor beside them.
+"""Runs JPEG copies of CIFAR-10 on one accelerator, and their floor.
 
 python -m experiments.cifar10_jpeg.run [--jobs=N] [--out=FOLDER]
 python -m experiments.cifar10_jpeg.run --print   # for a scheduler
@@ -20,8 +20,9 @@ PLAN = sweeps.grid(
   'configs/cifar10.py:jpeg,one_gpu',
   {
     'epsilon 10': {},
-    # One step, so small that the weights stay as they were. The classifier
-    # that an evaluation trains is no part of the floor, and a small one.
+    # One step that is so small that it does not change the weights. The
+    # evaluation's own classifier is not part of the floor, so a small one is
+    # set.
     FLOOR: {
       'finetune.optimizer.learning_rate': 1e-12,
       'privacy.num_steps': 1,
@@ -35,7 +36,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Accuracy beside its aim and that of real images; distances; the floor."""
+  """Returns a line with accuracies and distances, and a line of the floor."""
   mine = [run for run in found if run['group'] == 'epsilon 10']
   values = [table_rows.accuracy(run) for run in mine]
   distances = table_rows.distances('synthetic')

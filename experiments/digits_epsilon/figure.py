@@ -1,4 +1,4 @@
-"""The figure of the sweep: accuracy against epsilon, floor and ceiling."""
+"""Draws accuracy against epsilon, with the floor and the ceiling."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ ALT = (
 )
 # Key of the report to title.
 CLASSIFIERS = {'svm': 'RBF SVM', 'cnn': 'Small CNN'}
-# Of Okabe and Ito, told apart by all; the grey is for what is not ours.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish; grey is
+# for the floor and the ceiling.
 _SYNTHETIC, _BAND, _INK = '#0072B2', '#B8BEC6', '#20242C'
-_BREAK = 2.6  # From the largest epsilon to the place of infinity, a factor.
+_BREAK = 2.6  # Infinity is drawn at the largest epsilon times this factor.
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -33,8 +34,8 @@ def write(runs: Runs, path: pathlib.Path) -> None:
   """Draws a panel per classifier.
 
   Args:
-    runs: of `results.json`; at least one.
-    path: of the PNG.
+    runs: entries of `results.json`, at least one.
+    path: path of the PNG.
   """
   figure = figure_lib.Figure(figsize=(8.4, 3.7), layout='constrained')
   panels = figure.subplots(1, len(CLASSIFIERS), sharey=True)
@@ -48,7 +49,7 @@ def write(runs: Runs, path: pathlib.Path) -> None:
 
 
 def place(epsilon: float | None, largest: float) -> float:
-  """Where an epsilon stands on the axis; None is infinity."""
+  """Position of an epsilon on the axis; None is infinity."""
   return largest * _BREAK if epsilon is None else epsilon
 
 
@@ -81,7 +82,7 @@ def _draw(panel: axes_lib.Axes, runs: Runs, key: str) -> None:
       [x] * len(values), values, 'o', ms=3.4, color=_SYNTHETIC, alpha=0.55
     )
   panel.plot(*zip(*means[: len(finite)]), color=_SYNTHETIC, lw=2)
-  if len(finite) < len(means):  # To infinity it is no scale any more.
+  if len(finite) < len(means):  # Dotted, because infinity is not to scale.
     panel.plot(*zip(*means[-2:]), color=_SYNTHETIC, lw=1.6, ls=(0, (1, 1.6)))
   for index, (x, mean) in enumerate(means):
     panel.plot(x, mean, 'o', ms=6.5, color=_SYNTHETIC, mec='white', zorder=3)
@@ -106,7 +107,7 @@ def _draw_band(
   values = [100 * run['accuracy'][source][key] for run in runs]
   mean = statistics.mean(values)
   made = [100 * run['accuracy']['synthetic'][key] for run in runs]
-  # Under the numbers of what was made, where those reach down to the band.
+  # The text is below the numbers of synthetic images if they reach the band.
   below = min(*values, min(made) - 3.5)
   panel.axhspan(min(values), max(values), color=_BAND, alpha=0.5, lw=0)
   panel.axhline(mean, color=_INK, lw=0.9, ls=(0, (4, 2)))

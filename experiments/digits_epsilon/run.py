@@ -20,7 +20,7 @@ from experiments import table_rows
 from experiments.digits_epsilon import figure
 
 EPSILONS = (1.0, 2.0, 5.0, 10.0, math.inf)
-# At epsilon 10: mean of the seeds, and each of them.
+# Goals at epsilon 10: for the mean of the seeds, and for each seed.
 AIM_MEAN, AIM_EACH = 0.90, 0.87
 _GRID = sweeps.grid(
   'configs/digits.py',
@@ -29,7 +29,7 @@ _GRID = sweeps.grid(
 
 
 def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
-  """The runs; each knows its epsilon, as a number (None is infinity)."""
+  """The runs; the facts of each hold its epsilon, None for infinity."""
   made = _GRID(out, is_smoke)
   return dataclasses.replace(
     made, runs=tuple(_with_epsilon(run) for run in made.runs)
@@ -43,7 +43,7 @@ def _with_epsilon(run: common.Run) -> common.Run:
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """README's lines: epsilon 10 and its aim, then each classifier by epsilon."""
+  """Returns epsilon 10 with its goal, then each classifier by epsilon."""
   lines = []
   ten = [run for run in found if run['epsilon'] == 10.0]
   if ten:
@@ -62,7 +62,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
         is_missed=statistics.mean(svm) < AIM_MEAN or min(svm) < AIM_EACH,
       )
     )
-  # Those without the release are the same at every epsilon.
+  # Classifiers that do not use the release are the same at every epsilon.
   per_seed = list({run['seed']: run for run in found}.values())
   for key, title in figure.CLASSIFIERS.items() if found else ():
     groups = {

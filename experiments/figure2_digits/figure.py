@@ -1,4 +1,4 @@
-"""The figure: accuracy and distance against epsilon, a line per method."""
+"""Draws accuracy and distance against epsilon, with a line per method."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ METHODS = {
 }
 _OURS = 'ours'
 _TITLES = {_OURS: 'Ours', **METHODS}
-# Of Okabe and Ito, told apart by all, and a marker each.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish; markers.
 _LOOKS = {
   _OURS: ('#0072B2', 'o'),
   'dp_merf': ('#E69F00', 's'),
   'dp_mepf': ('#009E73', '^'),
   'dp_classifier': ('#CC79A7', 'D'),
 }
-_INFINITY = 26.0  # Its place on the axis.
+_INFINITY = 26.0  # Position of an infinite epsilon on the axis.
 _DISTANCE = 'frechet'
 _PANELS = {
   'cnn': 'Small CNN: accuracy, %',
@@ -49,12 +49,12 @@ Runs = Sequence[Mapping[str, Any]]
 
 
 def write(runs: Runs, ours: Runs, path: pathlib.Path) -> None:
-  """Draws a panel per classifier, and one of distances.
+  """Draws a panel per classifier, and a panel of distances.
 
   Args:
-    runs: of the baselines.
-    ours: of `digits_epsilon`, with the public and the real images alone.
-    path: of the PNG.
+    runs: entries of the baselines.
+    ours: entries of `digits_epsilon`, which include those without a release.
+    path: path of the PNG.
   """
   drawing = figure_lib.Figure(figsize=(12.0, 3.9), layout='constrained')
   panels = drawing.subplots(1, len(_PANELS))
@@ -79,12 +79,12 @@ def write(runs: Runs, ours: Runs, path: pathlib.Path) -> None:
 def points(
   runs: Runs, ours: Runs, method: str, key: str
 ) -> dict[float, list[float]]:
-  """A measure by epsilon, in order; infinity is last; a value for each seed.
+  """Epsilon -> values of a measure, one per seed; in order, infinity last.
 
   Args:
-    runs: of the baselines.
-    ours: of `digits_epsilon`.
-    method: of `METHODS`, or ours.
+    runs: entries of the baselines.
+    ours: entries of `digits_epsilon`.
+    method: one of `METHODS`, or ours.
     key: a classifier (percent), or 'frechet'.
   """
   chosen = (
@@ -104,7 +104,7 @@ def points(
 
 def _measure(run: Mapping[str, Any], source: str, key: str) -> float | None:
   if key == _DISTANCE:
-    # A distance depends on the number of images: as many as are held out.
+    # A distance depends on the number of images, so it is that of the held-out.
     source = _EQUAL_NUMBERS.get(source, source)
     found = run.get('quality', {}).get(source, {}).get(_DISTANCE)
     return found['value'] if found else None
@@ -129,14 +129,14 @@ def _line(
     color=color,
     label=_TITLES[method],
   )
-  if num_finite < len(places):  # To infinity it is no scale any more.
+  if num_finite < len(places):  # Dotted, because infinity is not to scale.
     panel.plot(places[-2:], means[-2:], ls=':', marker=marker, color=color)
   for place, several in zip(places, values.values()):
     panel.vlines(place, min(several), max(several), color=color, lw=1.2)
 
 
 def _reference(panel: axes_lib.Axes, ours: Runs, key: str) -> None:
-  """What public images alone reach; of distances, what real ones have."""
+  """Draws the level of public images; for distances, that of real images."""
   source = 'real' if key == _DISTANCE else 'public'
   by_seed = {run['seed']: _measure(run, source, key) for run in ours}
   values = [value for value in by_seed.values() if value is not None]

@@ -1,11 +1,11 @@
-"""Quality against epsilon: ours beside DP-MERF, DP-MEPF and a DP classifier.
+"""Compares our quality with DP-MERF, DP-MEPF and a DP classifier by epsilon.
 
   python -m experiments.figure2_digits.run [--jobs=N] [--out=FOLDER]
   python -m experiments.figure2_digits.run --print   # for a scheduler
   python -m experiments.figure2_digits.run --smoke   # seconds a run
 
-Our own runs are those of experiments/digits_epsilon, read from its
-results.json: the same divisions, epsilons and classifiers.
+Our own results are read from the results.json of experiments/digits_epsilon,
+which has the same divisions, epsilons and classifiers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from experiments.figure2_digits import figure
 
 NAME = 'figure2_digits'
 EPSILONS = (1.0, 2.0, 5.0, 10.0, math.inf)
-SEEDS = (1, 2, 3)  # Seed 0 was for tuning.
+SEEDS = (1, 2, 3)  # Seed 0 was used for tuning.
 OURS = pathlib.Path(sweeps.HERE, 'digits_epsilon', 'results.json')
-_SHOWN = (1.0, 10.0)  # Of these the README has a mean.
+_SHOWN = (1.0, 10.0)  # Epsilons that the README shows.
 
 
 def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
-  """One run per method, epsilon and seed; nothing is shared."""
+  """One run per method, epsilon and seed; the runs share no training."""
   config = 'configs/digits.py:smoke' if is_smoke else 'configs/digits.py'
   epsilons = EPSILONS[-2:] if is_smoke else EPSILONS
   seeds = SEEDS[:1] if is_smoke else SEEDS
@@ -64,7 +64,7 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """A line per method, of the small CNN at the ends of the range."""
+  """Returns a line per method: the small CNN at the epsilons of `_SHOWN`."""
   lines = []
   for method, title in figure.METHODS.items():
     mine = [run for run in found if run['method'] == method]
@@ -84,7 +84,7 @@ def measure(run: Mapping[str, Any]) -> float | None:
 
 
 def ours() -> dict[str, Any]:
-  """Our own runs, and which commit and command they are of."""
+  """Our own runs, with their commit and command."""
   results = files.read_json(OURS)
   keys = ('name', 'epsilon', 'seed', 'accuracy', 'quality', 'code_revision')
   return {
@@ -98,7 +98,7 @@ def ours() -> dict[str, Any]:
 
 
 def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """Draws the figure with ours beside what was found."""
+  """Draws the figure of the baselines and our own results."""
   figure.write(found, ours()['runs'], path)
 
 

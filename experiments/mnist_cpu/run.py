@@ -1,4 +1,4 @@
-"""MNIST at 14x14 on two CPU cores: letters first, or from scratch.
+"""Runs MNIST at 14x14 on two CPU cores, pre-trained on letters or from scratch.
 
 python -m experiments.mnist_cpu.run [--jobs=N] [--out=FOLDER]
 python -m experiments.mnist_cpu.run --print   # for a scheduler
@@ -17,8 +17,8 @@ from experiments import common
 from experiments import sweeps
 from experiments import table_rows
 
-AIM = 0.92  # Of the CNN at epsilon 10.
-GROUPS = {  # Of the plan -> how README calls it.
+AIM = 0.92  # Goal of the CNN's accuracy at epsilon 10.
+GROUPS = {  # Group of the plan -> its name in the README.
   'epsilon 10': 'epsilon 10, pre-trained on letters',
   'epsilon 1': 'epsilon 1, pre-trained on letters',
   'from scratch': 'epsilon 10, from scratch',
@@ -41,7 +41,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """A line per setting, then the ceiling, then audits."""
+  """Returns a line per setting, then the ceiling, then the audits."""
   lines = []
   for group, title in GROUPS.items():
     mine = [run for run in found if run['group'] == group]
@@ -52,7 +52,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       mine,
       {
         **_accuracies('synthetic', mine),
-        # As many as there are held-out ones, for the comparison with `real`.
+        # As many images as are held out, so that `real` can be compared.
         **table_rows.distances('synthetic_at_equal_number'),
         'nearest image is of training': table_rows.nearest_of_training,
         'and by chance': functools.partial(
@@ -78,15 +78,15 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
     what = f'a step that claims epsilon {audit["claim"]["epsilon"]:g}'
     what += f', at {audit["confidence"]:.0%} confidence, at least'
     bounds.setdefault(what, []).append(audit['epsilon_lower_bound'])
-  if bounds:  # The strongest of each claim.
+  if bounds:  # The largest bound for each claim.
     measures = {what: [max(values)] for what, values in bounds.items()}
     more += [common.row('MNIST 14x14, audits', measures, unit='')]
-  # Their time is in the lines before, or was not taken.
+  # The time of these is in the lines before, or was not measured.
   return lines + [line | {'seconds': None} for line in more]
 
 
 def draw(found: sweeps.Found, path: pathlib.Path) -> None:
-  """The grid of epsilon 10, and beside it that of what began from scratch."""
+  """Writes the grid of samples at epsilon 10, and the one from scratch."""
   table_rows.draw_samples(found, path)
   for run in found:
     if run['group'] == 'from scratch':
@@ -96,7 +96,7 @@ def draw(found: sweeps.Found, path: pathlib.Path) -> None:
 def _accuracies(
   source: str, runs: sweeps.Found
 ) -> dict[str, Callable[..., float | None]]:
-  """Measures of networks trained on a source: one, and several together."""
+  """Accuracies of one network trained on a source, and of ensembles."""
   sizes = {
     run['ensembles']['num_members'] for run in runs if 'ensembles' in run
   }

@@ -1,4 +1,4 @@
-"""Classifier settings ranked on synthetic and on real images.
+"""Compares the ranking of classifier settings on synthetic and real images.
 
 python -m experiments.model_selection.run [--jobs=N] [--out=FOLDER]
 python -m experiments.model_selection.run --print   # for a scheduler
@@ -25,7 +25,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Rank correlations, and what choosing on synthetic images loses."""
+  """Returns rank correlations, and the loss of choosing on synthetic images."""
   names = {
     'Spearman': 'spearman',
     'Kendall': 'kendall',

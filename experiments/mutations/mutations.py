@@ -1,8 +1,9 @@
-"""The mistakes themselves: what is changed, and which tests must notice.
+"""The list of mistakes: what is changed, and which test must notice.
 
-Each is one that public code has made, or one that a careless refactoring of
-the private path would make. An old text that is not there exactly once makes
-`apply` fail, so a mutation cannot silently stop being one.
+Each is a mistake that public code has made, or that a careless refactoring of
+the private path would make. If the old text does not occur exactly once in its
+file, `apply` fails, so a mutation cannot silently become one that changes
+nothing.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class Edit:
   """One replacement.
 
   Attributes:
-    path: file, from the root of the repository.
-    old: text that it holds exactly once.
-    new: what stands there instead.
+    path: file, relative to the root of the repository.
+    old: text that occurs exactly once in the file.
+    new: text that replaces it.
   """
 
   path: str
@@ -79,10 +80,10 @@ class Edit:
   new: str
 
   def apply(self, root: pathlib.Path) -> None:
-    """Changes the file below `root`.
+    """Changes the file in the repository at `root`.
 
     Raises:
-      ValueError: the old text is not there exactly once.
+      ValueError: the old text does not occur exactly once.
     """
     path = root / self.path
     text = path.read_text(encoding='utf-8')
@@ -99,9 +100,9 @@ class Mutation:
   """A mistake on the private path.
 
   Attributes:
-    name: what goes wrong, for the table.
-    edits: made together.
-    test: the one test that must notice, by its pytest id.
+    name: what goes wrong, in the words of the table.
+    edits: the replacements, which are made together.
+    test: pytest id of the test that must fail.
   """
 
   name: str
@@ -110,7 +111,7 @@ class Mutation:
 
   @property
   def path(self) -> str:
-    """The file that is changed."""
+    """The first file that is changed."""
     return self.edits[0].path
 
   def apply(self, root: pathlib.Path) -> None:
@@ -582,8 +583,8 @@ ALL = (
   _one(
     'Shares of a histogram added in floating point',
     _HISTOGRAM,
-    '  units = fixed_point.cut_on_host(shares, _UNIT)  # Their sum is exact.\n',
-    '  units = shares / _UNIT\n',
+    '  units = fixed_point.cut_on_host(shares, _UNIT)',
+    '  units = shares / _UNIT',
     f'{_HISTOGRAM_TEST}::test_order_of_records_does_not_matter',
   ),
   _one(

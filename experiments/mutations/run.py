@@ -1,13 +1,13 @@
-"""Makes each mistake in a scratch copy, and shows that the tests notice.
+"""Makes each mistake in a scratch copy, and checks that a test notices it.
 
   python -m experiments.mutations.run                  # the one test of each
   python -m experiments.mutations.run --full           # all of `make test`
-  python -m experiments.mutations.run --only=noise     # names with that text
+  python -m experiments.mutations.run --only=noise     # names with this text
 
-The working tree is never changed. A mutation counts as killed by a test that
-fails with it and passes without it: the tests are run first on the unchanged
-code, all in one go. `results.json` is written after each mutation, and a later
-`--only` replaces the lines that it ran.
+The working tree is never changed. A mutation is killed if a test fails with it
+and passes without it; the tests of all mutations run on the unchanged code
+first. `results.json` is written after each mutation. A later call with `--only`
+replaces the lines of the mutations that it ran.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _ALL_PASSED = 0
 
 
 def copy_repository(folder: pathlib.Path, root: pathlib.Path = ROOT) -> None:
-  """Copies the files that git knows or does not ignore, as they are now.
+  """Copies the files that git tracks or does not ignore, as they are now.
 
   Args:
-    folder: is made, as a git repository of its own.
-    root: of the repository.
+    folder: the copy, which is made and is a git repository.
+    root: root of the repository that is copied.
   """
 
   def git(where: pathlib.Path, *arguments: str) -> str:
@@ -69,8 +69,8 @@ def run_tests(
 
   Args:
     folder: the copy.
-    *tests: files or ids of tests; none for all that `make test` runs.
-    is_all: go on after one has failed.
+    *tests: files or ids of tests; if none, all tests of `make test` run.
+    is_all: whether to continue after a test has failed.
 
   Returns:
     pytest's exit code and output.
@@ -112,12 +112,12 @@ def check_original(
 def kill(
   mutation: mutations.Mutation, original: pathlib.Path, *, is_full: bool
 ) -> dict[str, Any]:
-  """Makes one mistake and looks for the test that notices it.
+  """Makes one mistake, and finds the test that notices it.
 
   Args:
     mutation: the mistake.
-    original: a copy without any; `check_original` found that its tests pass.
-    is_full: run all tests, not the one of the mutation.
+    original: a copy without mistakes, checked by `check_original`.
+    is_full: whether to run all tests instead of the one of the mutation.
 
   Returns:
     A line for `results.json`.
@@ -152,7 +152,7 @@ def kill(
 def write(
   lines: Sequence[dict[str, Any]], machine: dict[str, Any], path: pathlib.Path
 ) -> None:
-  """Writes `results.json`: new lines over old ones, in the order of ALL."""
+  """Writes `results.json` in the order of ALL; new lines replace old ones."""
   old = files.read_json(path)['mutations'] if path.exists() else []
   by_name = {line['name']: line for line in (*old, *lines)}
   files.write_json(
@@ -172,7 +172,7 @@ def write(
 def main(
   argv: Sequence[str] | None = None, results: pathlib.Path = RESULTS
 ) -> int:
-  """Runs them; 1 where one survives."""
+  """Runs the mutations; returns 1 if one survives, else 0."""
   parser = argparse.ArgumentParser(
     prog='python -m experiments.mutations.run',
     description=__doc__,

@@ -1,4 +1,4 @@
-"""Grids of samples, a row per class (figures 1, 5, 6, 7): `samples.png`.
+"""Makes grids of samples, a row per class (figures 1, 5, 6, 7).
 
 python -m experiments.sample_grids.run [--jobs=N] [--out=FOLDER]
 python -m experiments.sample_grids.run --print   # for a scheduler
@@ -33,7 +33,7 @@ PLAN = sweeps.combine(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """None: the grids are pictures, `release/samples.png` of each run."""
+  """Returns no lines: the results are `release/samples.png` of each run."""
   del found, first_secs
   return []
 

@@ -1,4 +1,4 @@
-"""Accuracy against the number of synthetic images, alone and in ensembles.
+"""Measures accuracy by number of synthetic images, singly and in ensembles.
 
 python -m experiments.synthetic_size.run [--jobs=N] [--out=FOLDER]
 python -m experiments.synthetic_size.run --print   # for a scheduler
@@ -27,7 +27,7 @@ PLAN = sweeps.grid(
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines, one classifier and five together, by number of images."""
+  """Returns two lines by number of images: one classifier, and ensembles."""
   return [
     *table_rows.curve('Digits 8x8, one CNN', found, 'accuracy', first_secs),
     *table_rows.curve('Digits 8x8, 5 CNNs together', found, 'ensemble'),

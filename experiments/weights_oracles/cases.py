@@ -1,4 +1,4 @@
-"""The networks that are compared with their owners' code."""
+"""The networks whose outputs are compared with those of their owners' code."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Case:
   """One network with random weights.
 
   Attributes:
-    name: of the case.
+    name: name of the case.
     format_name: one of `foreign.FORMATS`.
-    flags: of the owner's script.
-    unet: arguments of the owner's network where no flags name it.
-    typed: config keys that the file does not say, as a user types them; empty
-      for published architectures.
-    num_classes: of our network; that of the file where it has classes.
-    num_timesteps: ours.
-    num_groups: of the owner's normalisation.
-    dtype: that the file is written in.
-    sides: of the images whose outputs are compared, pixels.
-    sampled_sides: of those that are sampled.
-    num_sampler_steps: of DDIM.
-    scheduler: of diffusers.
-    timesteps: of the outputs, one per image.
-    labels: of the images, one each.
+    flags: flags of the owner's script.
+    unet: arguments of the owner's network, if no flags can describe it.
+    typed: config keys that the file does not determine, as a user types them;
+      empty for published architectures.
+    num_classes: classes of our network; equals those of the file if it has any.
+    num_timesteps: timesteps of our network.
+    num_groups: groups of the owner's normalisation.
+    dtype: dtype in which the file is written.
+    sides: sides of the images whose outputs are compared, in pixels.
+    sampled_sides: sides of the images that are sampled, in pixels.
+    num_sampler_steps: steps of DDIM.
+    scheduler: arguments of diffusers' scheduler.
+    timesteps: timestep of each image.
+    labels: label of each image.
     is_fixture: whether the quick test reads it.
   """
 
@@ -221,7 +221,7 @@ _GUIDED = (
 
 
 def _true_size(format_name: str) -> list[Case]:
-  """What is published, of its own size."""
+  """The published networks, in their true size."""
   cases = []
   for entry in _ENTRIES[format_name]:
     own = entry.flags['image_size']

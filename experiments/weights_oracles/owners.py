@@ -1,12 +1,12 @@
-"""What the owners' own code answers; it runs where PyTorch is.
+"""Computes outputs and samples with the owners' own code, in PyTorch.
 
-Imports nothing of ours.
+This script imports nothing of this project.
 
   python owners.py CASES.json
 
-Each case names a repository that lies on the path, the flags of its network,
-and what to compute. The weights are random; none is left at zero. They are
-written as the owners write theirs, with `torch.save(model.state_dict())`.
+Each case names a repository on the path, the flags of its network, and what to
+compute. All weights are random, and none stays zero. They are written as the
+owners write theirs, with `torch.save(model.state_dict())`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _openai(case: dict[str, Any]) -> dict[str, np.ndarray]:
   sys.path.pop(0)
   _group(unet, case['num_groups'])
   flags = {**scripts.model_and_diffusion_defaults(), **case['flags']}
-  if case['unet']:  # A small one, which the flags cannot name.
+  if case['unet']:  # A small network, which the flags cannot describe.
     model = unet.UNetModel(**case['unet'])
   else:
     model, _ = scripts.create_model_and_diffusion(**flags)
@@ -57,7 +57,7 @@ def _openai(case: dict[str, Any]) -> dict[str, np.ndarray]:
   _randomize(model)
   _save(model, pathlib.Path(case['folder']), case['dtype'])
   factor = num_steps // case['num_timesteps']  # Our step t is factor t + rest.
-  wrapped = respace._WrappedModel(  # As training and sampling call it.
+  wrapped = respace._WrappedModel(  # The form in which training calls it.
     model, list(range(num_steps)), flags['rescale_timesteps'], num_steps
   )
   made = {'num_parameters': np.int64(_count(model))}
@@ -95,7 +95,7 @@ def _openai(case: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def diffusion_betas(flags: dict[str, Any], package: str) -> np.ndarray:
-  """The owners' betas of all their timesteps."""
+  """The betas of all timesteps, by the owners' code."""
   gaussian = importlib.import_module(f'{package}.gaussian_diffusion')
   return gaussian.get_named_beta_schedule(
     flags['noise_schedule'], flags['diffusion_steps']
@@ -103,10 +103,11 @@ def diffusion_betas(flags: dict[str, Any], package: str) -> np.ndarray:
 
 
 class _Cut:
-  """Lets the owners' network take a side of 28, which it cannot by itself.
+  """Makes the owners' network accept a side of 28, which it does not support.
 
-  What is doubled from 4 to 8 pixels is cut to the 7 that it is joined with, and
-  means of pixels take what there is at an odd end. Even sides stay as they are.
+  Features doubled from 4 to 8 pixels are cut to the 7 pixels of those they are
+  concatenated with. At an odd end, means of pixels are over the pixels that
+  exist. Even sides are not changed.
   """
 
   def __init__(self, unet: Any, model: Any) -> None:
@@ -119,7 +120,7 @@ class _Cut:
     torch_of = self._torch = self._unet.th
 
     class Torch:
-      """PyTorch with another `cat`."""
+      """PyTorch with a `cat` that cuts."""
 
       def __getattr__(self, name: str) -> Any:
         return getattr(torch_of, name)
@@ -136,7 +137,7 @@ class _Cut:
 
 
 def _group(unet: Any, num_groups: int) -> None:
-  """Small networks have fewer channels than the 32 groups of the owners."""
+  """Sets the number of groups: small networks have fewer than 32 channels."""
   nn = importlib.import_module(unet.__name__.rpartition('.')[0] + '.nn')
   unet.normalization = lambda channels: nn.GroupNorm32(num_groups, channels)
 
@@ -176,7 +177,7 @@ def _diffusers(case: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _randomize(model: Any) -> None:
-  """Also what starts at zero or one: else much of it would not be seen."""
+  """Randomizes all weights; those that start at 0 or 1 would hide errors."""
   for name, parameter in model.named_parameters():
     fan = parameter[0].numel() if parameter.ndim > 1 else 1
     noise = torch.randn_like(parameter)

@@ -1,12 +1,13 @@
-r"""Compares converted networks with the code of those who made them.
+r"""Compares converted networks with the code of their owners.
 
   python -m experiments.weights_oracles.run --owners=FOLDER [--only=TEXT]
 
-FOLDER gets, where it does not hold them yet, the owners' repositories and an
-environment with PyTorch for the CPU. Every case makes a network of theirs with
-random weights, writes it as they do, asks it for outputs and samples, and reads
-the same file with our code. Writes `results.json`, the table of
-`docs/weights.md`, and the small files that `tests/models/formats` reads.
+The owners' repositories and an environment with PyTorch for the CPU are put
+into FOLDER if they are missing. For every case, the owners' code makes a
+network with random weights, writes it to a file, and computes outputs and
+samples; our code then reads the same file. The script writes `results.json`,
+the table of `docs/weights.md`, and the small files that `tests/models/formats`
+reads.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ TOLERANCE = 1e-4
 
 
 def main() -> None:
-  """Runs the cases that `--only` names, or all."""
+  """Runs the cases whose names contain the text of `--only`, or all."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--owners', required=True, type=pathlib.Path)
   parser.add_argument('--only', default='')
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def prepare(owners: pathlib.Path) -> pathlib.Path:
-  """Fetches repositories and environment; returns its Python."""
+  """Fetches repositories and environment; returns the environment's Python."""
   for name, (url, commit) in REPOSITORIES.items():
     folder = owners / name.split('_')[0]
     if not folder.exists():
@@ -95,7 +96,7 @@ def prepare(owners: pathlib.Path) -> pathlib.Path:
 def compare(
   case: cases_lib.Case, owners: pathlib.Path, python: pathlib.Path
 ) -> dict[str, Any]:
-  """One case; its row."""
+  """Compares one case; returns its row."""
   with tempfile.TemporaryDirectory() as folder:
     row = _compare(case, owners, python, pathlib.Path(folder))
   if not row['is_equal']:
@@ -162,12 +163,12 @@ def _compare(
 
 
 def fixture(case: cases_lib.Case) -> pathlib.Path:
-  """Where the quick test finds the folder of a case."""
+  """The folder in which the quick test finds a case."""
   return FIXTURES / case.name.replace(' ', '_')
 
 
 def keep_fixture(case: cases_lib.Case, folder: pathlib.Path) -> None:
-  """Copies what the quick test reads."""
+  """Copies the files that the quick test reads."""
   target = fixture(case)
   shutil.rmtree(target, ignore_errors=True)
   target.mkdir(parents=True)
@@ -188,7 +189,7 @@ def _add(row: dict[str, Any], key: str, values: np.ndarray) -> None:
 
 
 class Network:
-  """What our code makes of a file, by the keys that a user types."""
+  """The network that our code loads from a file, with a user's config keys."""
 
   def __init__(
     self, case: cases_lib.Case, file: pathlib.Path, side: int
@@ -203,13 +204,13 @@ class Network:
     self._labels = jnp.asarray(case.labels, jnp.int32)
 
   def output(self, x: np.ndarray) -> np.ndarray:
-    """Of the network, float32[B, H, W, C]."""
+    """The network's output, float32[B, H, W, C]."""
     steps = jnp.asarray(self._case.timesteps, jnp.int32)
     apply = jax.jit(self._model.apply)
     return np.asarray(apply({'params': self._params}, x, steps, self._labels))
 
   def sample(self, noise: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-    """Of DDIM from this noise, at these timesteps."""
+    """Samples with DDIM from this noise, at these timesteps."""
     config = samplers.SamplerConfig(name='ddim', num_steps=len(timesteps))
     diffusion = self._config.pretrain_diffusion()
 
@@ -254,7 +255,7 @@ def load(
 
 
 def _timesteps(case: cases_lib.Case) -> list[int]:
-  """Even ones; without T - 1, of which the cosine schedule depends on T."""
+  """Even timesteps without T - 1, where the cosine schedule depends on T."""
   share = np.arange(case.num_sampler_steps, -1, -1) / case.num_sampler_steps
   return [int(t) for t in np.rint((case.num_timesteps - 1) * share)[1:]]
 

@@ -28,13 +28,13 @@ def main() -> None:
 
 
 def read() -> dict[str, Any]:
-  """The rows of `run`."""
+  """Reads the rows that `run` wrote."""
   rows: dict[str, Any] = json.loads(RESULTS.read_text())
   return rows
 
 
 def with_tables(page: str, rows: Mapping[str, Any]) -> str:
-  """The page with the tables of these rows."""
+  """Returns the page with its tables replaced by those of these rows."""
   for name, lines in (('files', _files(rows)), ('proof', _proof(rows))):
     start, end = (mark.format(name) for mark in _MARKS)
     before, _, rest = page.partition(start)
@@ -44,7 +44,7 @@ def with_tables(page: str, rows: Mapping[str, Any]) -> str:
 
 
 def _files(rows: Mapping[str, Any]) -> list[str]:
-  """What is published, and fits."""
+  """The table of published files that can be loaded."""
   lines = [
     '| file | `pretrain.init_format` | classes | network; schedule, time |'
     ' licence | compared in true size |',
@@ -81,7 +81,7 @@ def _files(rows: Mapping[str, Any]) -> list[str]:
 
 
 def _proof(rows: Mapping[str, Any]) -> list[str]:
-  """What was compared, and how far it differs."""
+  """The table of compared networks and their differences."""
   lines = [
     '| network | parameters | sides | largest output | largest difference |'
     ' of samples (sides) |',
