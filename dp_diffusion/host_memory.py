@@ -10,11 +10,17 @@ are not changed.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 _M_TRIM_THRESHOLD = -1  # A parameter of mallopt(3).
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
+
+
+def total_bytes() -> int:
+  """Returns the memory of this machine."""
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def keep_freed() -> bool:

@@ -21,6 +21,7 @@ from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.data import augment
+from dp_diffusion.models import layers
 from dp_diffusion.models import small_cnn
 from dp_diffusion.models import wide_resnet
 from dp_diffusion.privacy import privacy_config
@@ -140,15 +141,10 @@ def init_params(
     key: typed PRNG key, consumed.
 
   Raises:
-    ValueError: a layer keeps statistics of batches, which couple examples.
+    ValueError: a layer couples the examples of a batch.
   """
   variables = jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))
-  others = sorted(set(variables) - {'params'})
-  if others:
-    raise ValueError(
-      f'Expected a network without {", ".join(others)}: a layer that couples'
-      ' the examples of a batch has no per-example gradient.'
-    )
+  layers.check_private_safe(variables)
   return variables['params']
 
 

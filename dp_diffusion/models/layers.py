@@ -361,29 +361,27 @@ def check_divides(name: str, divisor: int, total_name: str, total: int) -> None:
     )
 
 
-def check_private_safe(
-  model: nn.Module | Mapping[str, Any], *inputs: Any
-) -> None:
+def check_private_safe(variables: Mapping[str, Any]) -> None:
   """Raises ValueError if a layer couples the examples of a batch.
 
+  Such a layer (batch normalisation, spectral normalisation) keeps what it has
+  seen of earlier batches beside its parameters. No clip bounds that, and no
+  noise covers it.
+
   Args:
-    model: variables as `init` returns them, or a module. The names of a
-      module's variables are found without computing anything.
-    *inputs: inputs of the module (arrays or shapes), if a module is given.
+    variables: of a model, as its `init` returns them, or their shapes.
 
   Raises:
-    ValueError: names the layers that keep batch statistics.
+    ValueError: names the layers that keep anything but parameters.
   """
-  variables = model
-  if isinstance(model, nn.Module):
-    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-  coupled = variables.get('batch_stats')
-  if coupled:
-    leaves = jax.tree_util.tree_flatten_with_path(coupled)[0]
-    layers = sorted(
-      {'/'.join(str(k.key) for k in path[:-1]) or '.' for path, _ in leaves}
-    )
+  kept = {k: v for k, v in variables.items() if k != 'params' and v}
+  leaves = jax.tree_util.tree_flatten_with_path(kept)[0]
+  found = {tuple(str(k.key) for k in path[:-1]) for path, _ in leaves}
+  if found:
+    layers = sorted({'/'.join(path[1:]) or '.' for path in found})
+    kinds = ', '.join(sorted({path[0] for path in found}))
     raise ValueError(
-      'Expected no batch-coupled layer in a private model, found batch '
-      f'statistics in {checks.some(layers)}.'
+      'Expected no layer that couples the examples of a batch in a private'
+      f' model, found {kinds} in {checks.some(layers)}: take a layer that looks'
+      ' at one example, such as group normalisation.'
     )

@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import fnmatch
-from typing import Any
 import zipfile
 
 from etils import epath
+from flax import traverse_util
 import numpy as np
 
 from dp_diffusion import checks
@@ -71,28 +71,13 @@ def flatten(params: types.Params) -> dict[str, np.ndarray]:
   >>> list(flatten({'b': {'w': np.zeros(2)}, 'a': np.ones(1)}))
   ['a', 'b/w']
   """
-  flat: dict[str, np.ndarray] = {}
-
-  def visit(tree: Any, path: str) -> None:
-    if isinstance(tree, Mapping):
-      for name in sorted(tree):
-        visit(tree[name], f'{path}/{name}' if path else name)
-    else:
-      flat[path] = np.asarray(tree)
-
-  visit(params, '')
-  return flat
+  flat = traverse_util.flatten_dict(dict(params))
+  return {'/'.join(path): np.asarray(flat[path]) for path in sorted(flat)}
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> types.Params:
   """Inverts `flatten`."""
-  params: dict[str, Any] = {}
-  for path, array in flat.items():
-    node = params
-    *folders, leaf = path.split('/')
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
+  params: types.Params = traverse_util.unflatten_dict(dict(flat), sep='/')
   return params
 
 

@@ -163,6 +163,20 @@ def calibrate(
   epsilon. Results are stored in the user's cache folder. A stored result is
   used only if its epsilon, computed again, is the same.
 
+  >>> found = calibrate(
+  ...   PrivacyConfig(
+  ...     solve_for='epsilon',
+  ...     delta=1e-3,
+  ...     noise_multiplier=1.0,
+  ...     num_steps=2,
+  ...     expected_batch_size=10,
+  ...     num_examples=100,
+  ...     l2_clip_norm=1.0,
+  ...   )
+  ... )
+  >>> round(found.epsilon_pld, 2), round(found.epsilon_rdp, 2)
+  (0.84, 1.35)
+
   Guarantees:
     * Never above the promised epsilon:
       `accounting_test.py::test_calibration_never_overshoots`.

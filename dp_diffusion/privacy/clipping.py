@@ -48,6 +48,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, TypeAlias
 
 from flax import struct
@@ -71,6 +72,64 @@ _ExampleGradFn: TypeAlias = Callable[
   [types.Params, types.PyTree, types.Key],
   tuple[types.Array, types.PyTree],
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradConfig:
+  """How per-example gradients are computed, clipped and summed.
+
+  >>> GradConfig(l2_clip_norm=0.1).l2_sensitivity
+  1.0
+  >>> GradConfig(l2_clip_norm=0.1, rescale_to_unit_norm=False).l2_sensitivity
+  0.1
+
+  Attributes:
+    l2_clip_norm: clip norm C, the largest l2 norm of an example's gradient, in
+      [1e-9, 1e30].
+    num_draws: number K of draws averaged in an example's gradient (augmult).
+    rescale_to_unit_norm: whether the sum is divided by C (see `Deviation`).
+    draw_chunk_size: draws differentiated at a time, a divisor of K; None for
+      all K. A smaller number needs less memory.
+    batch_has_draw_axis: whether batch leaves are [B, K, ...], with a slice of
+      the example for each draw. If a record is a person, each draw shows one of
+      their images.
+    gradient_axes: maps the shape of a parameter to the order of axes in which
+      its per-example gradients are stored; None keeps the parameter's order.
+      The order affects the time of norms and sums, not their values.
+
+  Raises:
+    ValueError: C is below 1e-9 (the squares of such small gradients underflow),
+      or above 1e30 (a sum of many examples would be infinite in float32), or
+      the chunks do not divide the draws.
+  """
+
+  l2_clip_norm: float
+  num_draws: int = 1
+  rescale_to_unit_norm: bool = True
+  draw_chunk_size: int | None = None
+  batch_has_draw_axis: bool = False
+  gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
+
+  def __post_init__(self) -> None:
+    checks.check_at_least('l2_clip_norm', self.l2_clip_norm, _MIN_CLIP_NORM)
+    if not self.l2_clip_norm <= _MAX_CLIP_NORM:
+      raise ValueError(
+        f'Expected l2_clip_norm={self.l2_clip_norm!r} to be <='
+        f' {_MAX_CLIP_NORM!r}.'
+      )
+    checks.check_at_least('num_draws', self.num_draws, 1)
+    if self.draw_chunk_size is not None and (
+      self.draw_chunk_size < 1 or self.num_draws % self.draw_chunk_size
+    ):
+      raise ValueError(
+        f'Expected draw_chunk_size={self.draw_chunk_size!r} to divide'
+        f' num_draws={self.num_draws!r}.'
+      )
+
+  @property
+  def l2_sensitivity(self) -> float:
+    """Largest l2 norm by which one example changes the sum."""
+    return 1.0 if self.rescale_to_unit_norm else float(self.l2_clip_norm)
 
 
 class GradStats(struct.PyTreeNode):
@@ -131,48 +190,16 @@ class ClippedSum(struct.PyTreeNode):
     )
 
 
-def sum_sensitivity(
-  l2_clip_norm: float, rescale_to_unit_norm: bool = True
-) -> float:
-  """Returns the largest l2 norm by which one example changes the sum.
-
-  >>> sum_sensitivity(0.1), sum_sensitivity(0.1, rescale_to_unit_norm=False)
-  (1.0, 0.1)
-
-  Args:
-    l2_clip_norm: clip norm C, in [1e-9, 1e30].
-    rescale_to_unit_norm: whether the sum is divided by C.
-
-  Raises:
-    ValueError: C is below 1e-9 (the squares of such small gradients underflow),
-      or above 1e30 (a sum of many examples would be infinite in float32).
-  """
-  checks.check_at_least('l2_clip_norm', l2_clip_norm, _MIN_CLIP_NORM)
-  if not l2_clip_norm <= _MAX_CLIP_NORM:
-    raise ValueError(
-      f'Expected l2_clip_norm={l2_clip_norm!r} to be <= {_MAX_CLIP_NORM!r}.'
-    )
-  if not rescale_to_unit_norm:
-    return float(l2_clip_norm)
-  return 1.0
-
-
-def zeros(
-  params: types.Params,
-  *,
-  l2_clip_norm: float,
-  rescale_to_unit_norm: bool = True,
-) -> ClippedSum:
+def zeros(params: types.Params, config: GradConfig) -> ClippedSum:
   """Returns the sum over no example, from which accumulation starts.
 
   Args:
     params: parameters, which give the shapes.
-    l2_clip_norm: as in `clipped_grad_sum`.
-    rescale_to_unit_norm: as in `clipped_grad_sum`.
+    config: of the sums that are added to it.
   """
-  sensitivity = sum_sensitivity(l2_clip_norm, rescale_to_unit_norm)
+  unit = fixed_point.unit_of(config.l2_sensitivity)
   return ClippedSum(
-    exact=fixed_point.zeros(params, fixed_point.unit_of(sensitivity)),
+    exact=fixed_point.zeros(params, unit),
     stats=GradStats(
       loss_sum=jnp.zeros((), jnp.float32),
       norm_sum=jnp.zeros((), jnp.float32),
@@ -180,7 +207,7 @@ def zeros(
       num_non_finite=jnp.zeros((), jnp.int32),
       num_examples=jnp.zeros((), jnp.int32),
     ),
-    l2_sensitivity=sensitivity,
+    l2_sensitivity=config.l2_sensitivity,
   )
 
 
@@ -191,41 +218,50 @@ def clipped_grad_sum(
   draw_keys: types.Key,
   is_padding: types.Array,
   *,
-  l2_clip_norm: float,
-  rescale_to_unit_norm: bool = True,
-  draw_chunk_size: int | None = None,
-  batch_has_draw_axis: bool = False,
+  config: GradConfig,
 ) -> ClippedSum:
   """Sums the clipped gradients of the examples of one microbatch.
+
+  Two examples whose gradients are the examples themselves; the first is longer
+  than the clip norm:
+
+  >>> total = clipped_grad_sum(
+  ...   lambda params, example, key: params @ example,
+  ...   jnp.zeros(2),
+  ...   jnp.array([[3.0, 4.0], [0.0, 0.25]]),
+  ...   jax.random.split(jax.random.key(0), (2, 1)),
+  ...   jnp.array([False, False]),
+  ...   config=GradConfig(l2_clip_norm=0.5, rescale_to_unit_norm=False),
+  ... )
+  >>> [round(float(x), 3) for x in total.grad_sum], total.l2_sensitivity
+  ([0.3, 0.65], 0.5)
 
   Args:
     loss_fn: loss of one draw of one example, differentiated with respect to
       `params`. Parameters that are not trained belong in its closure.
     params: tree of float32; the norm is taken over the whole tree.
-    batch: leaves [B, ...], or [B, K, ...] with `batch_has_draw_axis`.
+    batch: leaves [B, ...], or [B, K, ...] with `config.batch_has_draw_axis`.
     draw_keys: typed keys[B, K].
     is_padding: bool[B]; the content of a padding slot does not matter.
-    l2_clip_norm: clip norm C, in [1e-9, 1e30].
-    rescale_to_unit_norm: whether to divide the sum by C (see `Deviation`).
-    draw_chunk_size: draws differentiated at a time, a divisor of K; None for
-      all K. A smaller number needs less memory.
-    batch_has_draw_axis: whether each draw has its own slice of the example. If
-      a record is a person, each draw shows one of their images.
+    config: number of draws and clip norm.
 
   Returns:
     The sums over the examples without padding.
 
   Raises:
-    ValueError: shapes do not agree, or an argument is out of range.
+    ValueError: shapes do not agree.
   """
-  sensitivity = sum_sensitivity(l2_clip_norm, rescale_to_unit_norm)
-  _check_shapes(batch, draw_keys, is_padding, batch_has_draw_axis)
-  example_grad = _example_grad_fn(
-    loss_fn, draw_keys.shape[1], draw_chunk_size, batch_has_draw_axis
-  )
-  losses, grads = jax.vmap(example_grad, in_axes=(None, 0, 0))(
-    params, batch, draw_keys
-  )
+  _check_shapes(batch, draw_keys, is_padding, config)
+  axes = _gradient_axes(params, config)
+
+  def moved_loss(
+    params: types.Params, example: types.Example, draw_key: types.Key
+  ) -> types.Array:
+    return loss_fn(_move_back(params, axes), example, draw_key)
+
+  losses, grads = jax.vmap(
+    _example_grad_fn(moved_loss, config), in_axes=(None, 0, 0)
+  )(jax.tree.map(jnp.transpose, params, axes), batch, draw_keys)
   norms, grads_are_finite = per_example_gradients.global_norms(grads)
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
@@ -234,11 +270,15 @@ def clipped_grad_sum(
   # underflow to a number with few bits, which may be twice too large.
   one = 2.0**fixed_point.UNIT_BITS
   margin = _rounding_margin(grads)
-  coefficients = jnp.minimum(one / l2_clip_norm, one * (1 - margin) / norms)
-  is_clipped = norms > l2_clip_norm * (1 - margin)
+  clip = config.l2_clip_norm
+  coefficients = jnp.minimum(one / clip, one * (1 - margin) / norms)
+  is_clipped = norms > clip * (1 - margin)
+  exact = per_example_gradients.weighted_sum(
+    grads, coefficients, is_used, fixed_point.unit_of(config.l2_sensitivity)
+  )
   return ClippedSum(
-    exact=per_example_gradients.weighted_sum(
-      grads, coefficients, is_used, fixed_point.unit_of(sensitivity)
+    exact=exact.replace(
+      high=_move_back(exact.high, axes), low=_move_back(exact.low, axes)
     ),
     stats=GradStats(
       loss_sum=per_example_gradients.masked_sum(losses, is_used),
@@ -247,7 +287,20 @@ def clipped_grad_sum(
       num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
     ),
-    l2_sensitivity=sensitivity,
+    l2_sensitivity=config.l2_sensitivity,
+  )
+
+
+def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
+  """`config.gradient_axes` of each parameter."""
+  axes_of = config.gradient_axes or (lambda shape: tuple(range(len(shape))))
+  return jax.tree.map(lambda x: axes_of(x.shape), params)
+
+
+def _move_back(moved: types.PyTree, axes: types.PyTree) -> types.PyTree:
+  """The inverse of `jnp.transpose`, leaf by leaf."""
+  return jax.tree.map(
+    lambda x, order: jnp.moveaxis(x, range(len(order)), order), moved, axes
   )
 
 
@@ -260,19 +313,20 @@ def _check_shapes(
   batch: types.PyTree,
   draw_keys: types.Key,
   is_padding: types.Array,
-  batch_has_draw_axis: bool,
+  config: GradConfig,
 ) -> None:
   """Raises ValueError unless all arguments have the same B (and K)."""
-  if draw_keys.ndim != 2:
+  if draw_keys.ndim != 2 or draw_keys.shape[1] != config.num_draws:
     raise ValueError(
-      f'Expected draw_keys.shape={draw_keys.shape} to be (B, K).'
+      f'Expected draw_keys.shape={draw_keys.shape} to be (B, K), with'
+      f' K = num_draws = {config.num_draws}.'
     )
   if is_padding.shape != draw_keys.shape[:1] or is_padding.dtype != jnp.bool_:
     raise ValueError(
       f'Expected is_padding={is_padding.dtype}{list(is_padding.shape)} to be'
       f' bool[{draw_keys.shape[0]}].'
     )
-  leading = draw_keys.shape if batch_has_draw_axis else draw_keys.shape[:1]
+  leading = draw_keys.shape[: 1 + config.batch_has_draw_axis]
   for leaf in jax.tree.leaves(batch):
     if leaf.shape[: len(leading)] != leading:
       raise ValueError(
@@ -282,19 +336,10 @@ def _check_shapes(
 
 
 def _example_grad_fn(
-  loss_fn: types.LossFn,
-  num_draws: int,
-  draw_chunk_size: int | None,
-  batch_has_draw_axis: bool,
+  loss_fn: types.LossFn, config: GradConfig
 ) -> _ExampleGradFn:
   """Returns a function (params, example, keys[K]) -> (mean loss, gradient)."""
-  chunk_size = num_draws if draw_chunk_size is None else draw_chunk_size
-  if chunk_size < 1 or num_draws % chunk_size:
-    raise ValueError(
-      f'Expected draw_chunk_size={draw_chunk_size!r} to divide the number of'
-      f' draws, {num_draws}.'
-    )
-  example_axis = 0 if batch_has_draw_axis else None
+  example_axis = 0 if config.batch_has_draw_axis else None
   draw_losses = jax.vmap(loss_fn, in_axes=(None, example_axis, 0))
 
   def mean_loss(
@@ -305,9 +350,10 @@ def _example_grad_fn(
     return jnp.mean(draw_losses(params, example, keys).astype(jnp.float32))
 
   loss_and_grad = jax.value_and_grad(mean_loss)
-  if chunk_size == num_draws:
+  num_chunks = config.num_draws // (config.draw_chunk_size or config.num_draws)
+  if num_chunks == 1:
     return loss_and_grad
-  return _in_chunks(loss_and_grad, num_draws // chunk_size, batch_has_draw_axis)
+  return _in_chunks(loss_and_grad, num_chunks, config.batch_has_draw_axis)
 
 
 def _in_chunks(

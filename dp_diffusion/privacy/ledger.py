@@ -206,6 +206,19 @@ class InheritedEntry(entries_lib.Entry):
 class Ledger:
   """All events in order, and their common budget.
 
+  >>> mechanism = mechanism_lib.DpSgdMechanism(
+  ...   num_examples=100,
+  ...   expected_batch_size=10,
+  ...   num_steps=2,
+  ...   noise_multiplier=3.0,
+  ...   l2_clip_norm=0.5,
+  ...   delta=1e-3,
+  ... )
+  >>> ledger = Ledger(delta=1e-3, budget_epsilon=4.0)
+  >>> ledger = ledger.add(begin(mechanism)).with_steps(2)
+  >>> 0 < ledger.epsilon() < 4.0
+  True
+
   Guarantees:
     * The calibrated event is the event that is spent, to the bit:
       `ledger_test.py::test_event_calibrated_is_event_spent`.

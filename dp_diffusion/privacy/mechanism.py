@@ -157,6 +157,17 @@ class DpSgdMechanism(TrainingMechanism):
   At each step every record is selected independently with `sampling_prob`, the
   gradient of each is clipped, and Gaussian noise is added once to their sum.
 
+  >>> mechanism = DpSgdMechanism(
+  ...   num_examples=100,
+  ...   expected_batch_size=10,
+  ...   num_steps=2,
+  ...   noise_multiplier=3.0,
+  ...   l2_clip_norm=0.5,
+  ...   delta=1e-3,
+  ... )
+  >>> mechanism.sampling_prob, mechanism.is_private
+  (0.1, True)
+
   Guarantees:
     * The calibrated event is the event that is spent, to the bit:
       `ledger_test.py::test_event_calibrated_is_event_spent`.

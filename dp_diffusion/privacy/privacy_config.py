@@ -30,6 +30,17 @@ _PROBABILITY = config_keys.Allowed('(0, 1)', strict_json.probability)
 class PrivacyConfig:
   """The promised guarantee, and which number is computed from the others.
 
+  >>> promise = PrivacyConfig(
+  ...   epsilon=4.0,
+  ...   delta=1e-3,
+  ...   num_steps=2,
+  ...   expected_batch_size=10,
+  ...   num_examples=100,
+  ...   l2_clip_norm=1.0,
+  ... )
+  >>> promise.solve_for, promise.is_private
+  ('noise_multiplier', True)
+
   Guarantees:
     * Every bad value is refused in one line, before any compute:
       `accounting_test.py::test_bad_config_is_refused`.

@@ -70,6 +70,10 @@ class Report:
 def verify(release_dir: str | os.PathLike[str]) -> Report:
   """Checks the statement and the files of a release.
 
+  >>> report = verify(release_dir)
+  >>> report.facts[0], report.mismatches
+  ('guarantee  epsilon ... at delta 0.001, ...', ())
+
   Args:
     release_dir: local folder that holds `privacy.json`.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from typing import Any, Protocol
 
 import jax
@@ -20,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import errors
+from dp_diffusion import host_memory
 from dp_diffusion import types
+from dp_diffusion.privacy import clipping
 from dp_diffusion.training import private_step as step_lib
 from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
@@ -170,7 +171,7 @@ def device_bytes(device: Any) -> int:
     stats = device.memory_stats() or {}
     if 'bytes_limit' in stats:
       return int(_USABLE * stats['bytes_limit'])
-  machine = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  machine = host_memory.total_bytes()
   return int(_CPU_SHARE * machine / jax.local_device_count())
 
 
@@ -191,7 +192,7 @@ def shapes_of(tree: types.PyTree) -> types.PyTree:
 
 def private_compile_fn(
   loss_fn: types.LossFn,
-  config: step_lib.GradConfig,
+  config: clipping.GradConfig,
   state: train_state.TrainState,
   example: types.PyTree,
 ) -> CompileFn:
@@ -206,7 +207,7 @@ def private_compile_fn(
   fn = functools.partial(step_lib.accumulate, loss_fn, config=config)
   run = jax.jit(fn, donate_argnums=2)
   total = jax.eval_shape(
-    functools.partial(step_lib.zeros, config=config), state.params
+    functools.partial(clipping.zeros, config=config), state.params
   )
   key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -215,10 +216,12 @@ def private_compile_fn(
       state.params,
       state.frozen_params,
       total,
-      _batch(example, size),
+      step_lib.Microbatch(
+        examples=_batch(example, size),
+        indices=jax.ShapeDtypeStruct((size,), 'int32'),
+        is_padding=jax.ShapeDtypeStruct((size,), 'bool'),
+      ),
       key,
-      jax.ShapeDtypeStruct((size,), 'int32'),
-      jax.ShapeDtypeStruct((size,), 'bool'),
     )
     return _compile(lowered, is_timed)
 

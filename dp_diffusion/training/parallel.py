@@ -155,13 +155,13 @@ class DataParallel:
     )
 
   def pmap_zeros(
-    self, config: private_step.GradConfig
+    self, config: clipping.GradConfig
   ) -> Callable[[types.Params], clipping.ClippedSum]:
     """Compiles a function from params to an empty sum, both on devices."""
-    return self.pmap(functools.partial(private_step.zeros, config=config))
+    return self.pmap(functools.partial(clipping.zeros, config=config))
 
   def pmap_accumulate(
-    self, loss_fn: types.LossFn, config: private_step.GradConfig
+    self, loss_fn: types.LossFn, config: clipping.GradConfig
   ) -> Callable[..., clipping.ClippedSum]:
     """Compiles `private_step.accumulate`.
 
@@ -170,12 +170,12 @@ class DataParallel:
       config: number of draws and clip norm.
 
     Returns:
-      A function (params, frozen_params, total, batch, draw_key, indices,
-      is_padding) -> total. The draw key is one typed key; everything else is on
-      devices. The given total is donated.
+      A function (params, frozen_params, total, microbatch, draw_key) -> total.
+      The draw key is one typed key; everything else is on devices. The given
+      total is donated.
     """
     fn = functools.partial(private_step.accumulate, loss_fn, config=config)
-    return self.pmap(fn, in_axes=(0, 0, 0, 0, None, 0, 0), donate_argnums=(2,))
+    return self.pmap(fn, in_axes=(0, 0, 0, 0, None), donate_argnums=(2,))
 
   def pmap_apply(
     self,

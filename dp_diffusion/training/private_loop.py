@@ -37,6 +37,7 @@ from dp_diffusion.training import checkpoint
 from dp_diffusion.training import journal as journal_lib
 from dp_diffusion.training import parallel as parallel_lib
 from dp_diffusion.training import past_noise
+from dp_diffusion.training import private_step as private_step_lib
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
@@ -128,12 +129,10 @@ def _on_devices(
   batch = jax.tree.map(
     lambda x: x.reshape(slots.indices.shape + x.shape[1:]), batch
   )
-  return (
-    devices.shard(batch),
-    draw_key,
-    devices.shard(slots.indices),
-    devices.shard(slots.is_padding),
+  microbatch = private_step_lib.Microbatch(
+    examples=batch, indices=slots.indices, is_padding=slots.is_padding
   )
+  return devices.shard(microbatch), draw_key
 
 
 def compile_private_step(

@@ -36,9 +36,10 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import math
+from typing import Any
 
+from flax import struct
 import jax
-import jax.numpy as jnp
 import optax
 
 from dp_diffusion import checks
@@ -49,40 +50,6 @@ from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.training import state as train_state
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GradConfig:
-  """How per-example gradients are computed and clipped.
-
-  Attributes:
-    l2_clip_norm: largest l2 norm of an example's gradient.
-    num_draws: number K of draws averaged in an example's gradient (augmult).
-    rescale_to_unit_norm: whether the sum is divided by the clip norm.
-    draw_chunk_size: draws differentiated at a time, or None for all.
-    batch_has_draw_axis: whether batch leaves are [B, K, ...].
-    gradient_axes: maps the shape of a parameter to the order of axes in which
-      its per-example gradients are stored; None keeps the parameter's order.
-      The order affects the time of norms and sums, not their values.
-  """
-
-  l2_clip_norm: float
-  num_draws: int = 1
-  rescale_to_unit_norm: bool = True
-  draw_chunk_size: int | None = None
-  batch_has_draw_axis: bool = False
-  gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
-
-  def __post_init__(self) -> None:
-    clipping.sum_sensitivity(self.l2_clip_norm, self.rescale_to_unit_norm)
-    checks.check_at_least('num_draws', self.num_draws, 1)
-    if self.draw_chunk_size is not None and (
-      self.draw_chunk_size < 1 or self.num_draws % self.draw_chunk_size
-    ):
-      raise ValueError(
-        f'Expected draw_chunk_size={self.draw_chunk_size!r} to divide'
-        f' num_draws={self.num_draws!r}.'
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,13 +83,18 @@ class ApplyConfig:
     train_state.check_ema_decay(self.ema_decay)
 
 
-def zeros(params: types.Params, config: GradConfig) -> clipping.ClippedSum:
-  """Returns the empty sum, from which accumulation starts."""
-  return clipping.zeros(
-    params,
-    l2_clip_norm=config.l2_clip_norm,
-    rescale_to_unit_norm=config.rescale_to_unit_norm,
-  )
+class Microbatch(struct.PyTreeNode):
+  """Records that go through the network of one device at a time.
+
+  Attributes:
+    examples: the records at `indices`, leaves [B, ...] (or [B, K, ...]).
+    indices: int32[B], record indices.
+    is_padding: bool[B], whether the row is padding and must not count.
+  """
+
+  examples: types.PyTree
+  indices: Any
+  is_padding: Any
 
 
 def accumulate(
@@ -130,12 +102,10 @@ def accumulate(
   params: types.Params,
   frozen_params: types.Params,
   total: clipping.ClippedSum,
-  batch: types.PyTree,
+  batch: Microbatch,
   draw_key: types.Key,
-  indices: types.Array,
-  is_padding: types.Array,
   *,
-  config: GradConfig,
+  config: clipping.GradConfig,
 ) -> clipping.ClippedSum:
   """Adds the clipped gradients of one microbatch to the sum of its device.
 
@@ -146,11 +116,10 @@ def accumulate(
       parameters in one tree.
     params: trained parameters.
     frozen_params: parameters without gradient; {} for none.
-    total: sum over the earlier microbatches of this device, at first `zeros`.
-    batch: the records at `indices`, leaves [B, ...] (or [B, K, ...]).
+    total: sum over the earlier microbatches of this device, at first
+      `clipping.zeros`.
+    batch: records of this device.
     draw_key: typed key[] of the step, `key_streams.KeyStreams.draw_key`.
-    indices: int32[B], record indices.
-    is_padding: bool[B], whether the row is padding and must not count.
     config: number of draws and clip norm.
 
   Returns:
@@ -162,38 +131,16 @@ def accumulate(
     example: types.Example,
     draw_key: types.Key,
   ) -> types.Array:
-    all_params = train_state.merge(_move_back(params, axes), frozen_params)
+    all_params = train_state.merge(params, frozen_params)
     return loss_fn(all_params, example, draw_key)
 
-  axes = _gradient_axes(params, config)
-  clipped = clipping.clipped_grad_sum(
+  return total + clipping.clipped_grad_sum(
     full_loss,
-    jax.tree.map(jnp.transpose, params, axes),
-    batch,
-    key_streams.draw_keys(draw_key, indices, config.num_draws),
-    is_padding,
-    l2_clip_norm=config.l2_clip_norm,
-    rescale_to_unit_norm=config.rescale_to_unit_norm,
-    draw_chunk_size=config.draw_chunk_size,
-    batch_has_draw_axis=config.batch_has_draw_axis,
-  )
-  exact = clipped.exact.replace(
-    high=_move_back(clipped.exact.high, axes),
-    low=_move_back(clipped.exact.low, axes),
-  )
-  return total + clipped.replace(exact=exact)
-
-
-def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
-  """Returns `config.gradient_axes` of each parameter."""
-  axes_of = config.gradient_axes or (lambda shape: tuple(range(len(shape))))
-  return jax.tree.map(lambda x: axes_of(x.shape), params)
-
-
-def _move_back(moved: types.PyTree, axes: types.PyTree) -> types.PyTree:
-  """Inverts `jnp.transpose` leaf by leaf."""
-  return jax.tree.map(
-    lambda x, order: jnp.moveaxis(x, range(len(order)), order), moved, axes
+    params,
+    batch.examples,
+    key_streams.draw_keys(draw_key, batch.indices, config.num_draws),
+    batch.is_padding,
+    config=config,
   )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flax import struct
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -87,19 +88,14 @@ def partition(
   Returns:
     Two trees without common leaves, for `merge`; empty dicts are left out.
   """
+  flat = traverse_util.flatten_dict(params)
+  trained = {path for path in flat if is_trained('/'.join(path))}
 
-  def split(tree: Any, path: str, want: bool) -> Any:
-    parts = {}
-    for name, child in tree.items():
-      child_path = f'{path}{name}'
-      if isinstance(child, dict):
-        if kept := split(child, f'{child_path}/', want):
-          parts[name] = kept
-      elif is_trained(child_path) == want:
-        parts[name] = child
-    return parts
+  def leaves(wanted: Iterable[tuple[str, ...]]) -> types.Params:
+    kept: types.Params = {path: flat[path] for path in flat if path in wanted}
+    return traverse_util.unflatten_dict(kept)
 
-  return split(params, '', True), split(params, '', False)
+  return leaves(trained), leaves(set(flat) - trained)
 
 
 def merge(params: types.Params, frozen_params: types.Params) -> types.Params:
@@ -147,11 +143,9 @@ def update_ema(
   decay: types.Array,
 ) -> types.Params:
   """Moves the average towards the new weights, leaf by leaf."""
-  return jax.tree.map(
-    lambda average, new: average + (1.0 - decay) * (new - average),
-    ema_params,
-    params,
-  )
+  # Not optax.incremental_update, which rounds otherwise.
+  change = optax.tree.sub(params, ema_params)
+  return optax.tree.add_scale(ema_params, 1.0 - decay, change)
 
 
 def check_ema_decay(ema_decay: float) -> None:

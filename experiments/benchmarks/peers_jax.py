@@ -14,6 +14,7 @@ import numpy as np
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
+from dp_diffusion.privacy import clipping
 from dp_diffusion.training import private_step as step_lib
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
@@ -42,7 +43,7 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
     del key
     return batch_loss(params, jax.tree.map(lambda x: x[None], example))
 
-  grad_config = step_lib.GradConfig(
+  grad_config = clipping.GradConfig(
     l2_clip_norm=peers.CLIP_NORM,
     rescale_to_unit_norm=False,
     gradient_axes=kernel_gradients.gradient_axes,
@@ -53,11 +54,13 @@ def make_methods(folder: pathlib.Path) -> dict[str, Any]:
       loss,
       params,
       {},
-      step_lib.zeros(params, grad_config),
-      batch,
+      clipping.zeros(params, grad_config),
+      step_lib.Microbatch(
+        examples=batch,
+        indices=jnp.arange(num_images, dtype=jnp.int32),
+        is_padding=jnp.zeros(num_images, bool),
+      ),
       jax.random.key(0),
-      jnp.arange(num_images, dtype=jnp.int32),
-      jnp.zeros(num_images, bool),
       config=grad_config,
     ).grad_sum
 

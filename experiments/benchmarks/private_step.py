@@ -38,17 +38,25 @@ CLIP_NORM = 1e-3
 
 def private_fn(network: networks.Network, num_draws: int) -> Any:
   """Jits (params, total, batch, key, indices, padding) -> total."""
-  config = step_lib.GradConfig(
+  config = clipping.GradConfig(
     l2_clip_norm=CLIP_NORM,
     num_draws=num_draws,
     gradient_axes=kernel_gradients.gradient_axes,
   )
 
   def accumulate(
-    params: types.Params, total: Any, batch: Any, *rest: Any
+    params: types.Params,
+    total: Any,
+    batch: Any,
+    key: Any,
+    indices: Any,
+    is_padding: Any,
   ) -> Any:
+    records = step_lib.Microbatch(
+      examples=batch, indices=indices, is_padding=is_padding
+    )
     return step_lib.accumulate(
-      network.loss_fn, params, {}, total, batch, *rest, config=config
+      network.loss_fn, params, {}, total, records, key, config=config
     )
 
   return jax.jit(accumulate, donate_argnums=1)
@@ -95,7 +103,7 @@ def compile_all(
   indices = jnp.arange(num_images, dtype=jnp.int32)
   is_padding = jnp.zeros(num_images, bool)
   zeros = functools.partial(
-    step_lib.zeros, config=step_lib.GradConfig(l2_clip_norm=CLIP_NORM)
+    clipping.zeros, config=clipping.GradConfig(l2_clip_norm=CLIP_NORM)
   )
   totals = {'private': zeros(params), 'vmap(grad)': zeros(params)}
   private_args = (params, totals['private'], batch, key, indices, is_padding)

@@ -203,8 +203,8 @@ ALL = (
   _one(
     'Draw keys by slot, not by record',
     _STEP,
-    'key_streams.draw_keys(draw_key, indices, ',
-    'key_streams.draw_keys(draw_key, jnp.arange(indices.shape[0]), ',
+    'draw_keys(draw_key, batch.indices, ',
+    'draw_keys(draw_key, jax.numpy.arange(batch.indices.shape[0]), ',
     f'{_STEP_TEST}::test_slot_does_not_matter',
   ),
   Mutation(
@@ -212,8 +212,8 @@ ALL = (
     edits=tuple(
       Edit(
         path=_CLIPPING,
-        old=f'{before},\n    ),\n    l2_sensitivity=sensitivity,\n',
-        new=f'{before},\n    ),\n    l2_sensitivity=sensitivity / 2,\n',
+        old=f'{before},\n    ),\n    l2_sensitivity=',
+        new=f'{before},\n    ),\n    l2_sensitivity=0.5 * ',
       )
       for before in (
         'num_examples=jnp.zeros((), jnp.int32)',
@@ -257,7 +257,7 @@ ALL = (
   ),
   _one(
     'Gradients moved back in another order',
-    _STEP,
+    _CLIPPING,
     'jnp.moveaxis(x, range(len(order)), order)',
     'jnp.transpose(x, order)',
     f'{_STEP_TEST}::test_order_of_axes_does_not_matter',

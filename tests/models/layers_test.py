@@ -223,13 +223,36 @@ class _WithBatchNorm(nn.Module):
     return nn.BatchNorm(use_running_average=False, name='coupled')(x)
 
 
-def test_batch_coupled_layer_is_refused():
-  x = jnp.zeros((2, 3))
-  with pytest.raises(ValueError, match='batch statistics in coupled'):
-    layers.check_private_safe(_WithBatchNorm(), x)
-  with pytest.raises(ValueError, match='batch statistics in coupled'):
-    layers.check_private_safe(_WithBatchNorm().init(jax.random.key(0), x))
-  layers.check_private_safe(nn.Dense(2), x)
+class _WithSpectralNorm(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.SpectralNorm(nn.Dense(2), name='coupled')(x, update_stats=True)
+
+
+class _WithMeanOfBatches(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    mean = self.variable('seen', 'mean', jnp.zeros, (3,))
+    mean.value = 0.9 * mean.value + 0.1 * x.mean(0)
+    return x - mean.value[None]
+
+
+@pytest.mark.parametrize(
+  ('module', 'words'),
+  [
+    (_WithBatchNorm(), 'batch_stats in coupled'),
+    (nn.Sequential([_WithBatchNorm()]), 'batch_stats in layers_0/coupled'),
+    (_WithSpectralNorm(), 'batch_stats in coupled'),
+    (_WithMeanOfBatches(), 'seen in .:'),
+  ],
+)
+def test_batch_coupled_layer_is_refused(module, words):
+  x, key = jnp.zeros((2, 3)), jax.random.key(0)
+  with pytest.raises(ValueError, match=words):
+    layers.check_private_safe(module.init(key, x))
+  with pytest.raises(ValueError, match=words):
+    layers.check_private_safe(jax.eval_shape(lambda: module.init(key, x)))
+  layers.check_private_safe(nn.Dense(2).init(key, x))
 
 
 @pytest.mark.parametrize(('height', 'width'), [(4, 6), (5, 4), (3, 7)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -61,13 +62,13 @@ def key_table():
 @functools.cache
 def jitted(loss_fn, **options):
   """`clipped_grad_sum` from key data; compiled once per shape."""
-  options = {'l2_clip_norm': CLIP} | options
+  config = clipping.GradConfig(**{'l2_clip_norm': CLIP} | options)
 
   @jax.jit
   def run(params, batch, key_data, is_padding):
     keys = jax.random.wrap_key_data(key_data)
     return clipping.clipped_grad_sum(
-      loss_fn, params, batch, keys, is_padding, **options
+      loss_fn, params, batch, keys, is_padding, config=config
     )
 
   return run
@@ -88,7 +89,7 @@ def clipped_sum(
   if is_padding is None:
     is_padding = np.zeros(num_examples, bool)
   key_data = key_table()[np.asarray(indices), :num_draws]
-  run = jitted(loss_fn, **options)
+  run = jitted(loss_fn, num_draws=num_draws, **options)
   return run(params, batch, key_data, np.asarray(is_padding))
 
 
@@ -201,7 +202,7 @@ def test_independent_of_draw_chunks(chunk):
 def test_independent_of_microbatches(size):
   params, batch = make_problem()
   whole = clipped_sum(smooth_loss, params, batch)
-  total = clipping.zeros(params, l2_clip_norm=CLIP)
+  total = clipping.zeros(params, clipping.GradConfig(l2_clip_norm=CLIP))
   for start in range(0, 6, size):
     rows = slice(start, start + size)
     part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
@@ -235,7 +236,7 @@ def test_all_padding_is_exactly_zero():
   jax.tree.map(
     np.testing.assert_array_equal,
     total,
-    clipping.zeros(params, l2_clip_norm=CLIP),
+    clipping.zeros(params, clipping.GradConfig(l2_clip_norm=CLIP)),
   )
 
 
@@ -263,7 +264,7 @@ def test_order_of_examples_does_not_matter():
 def accumulated(gradients, is_padding, size):
   """The sum over microbatches, of examples whose gradients are these."""
   params = np.zeros(gradients.shape[1:], np.float32)
-  total = clipping.zeros(params, l2_clip_norm=1.0)
+  total = clipping.zeros(params, clipping.GradConfig(l2_clip_norm=1.0))
   add = jax.jit(lambda total, part: total + part)
   for start in range(0, len(gradients), size):
     rows = slice(start, start + size)
@@ -542,13 +543,17 @@ def test_norms_of_large_leaves_are_accurate():
 )
 def test_bad_clip_norm(clip, rescale):
   with pytest.raises(ValueError, match='l2_clip_norm'):
-    clipping.sum_sensitivity(clip, rescale)
+    clipping.GradConfig(l2_clip_norm=clip, rescale_to_unit_norm=rescale)
 
 
 def test_sums_of_different_clips_do_not_add():
   params, _ = make_problem()
-  one = clipping.zeros(params, l2_clip_norm=1.0, rescale_to_unit_norm=False)
-  two = clipping.zeros(params, l2_clip_norm=2.0, rescale_to_unit_norm=False)
+  one = clipping.zeros(
+    params, clipping.GradConfig(l2_clip_norm=1.0, rescale_to_unit_norm=False)
+  )
+  two = clipping.zeros(
+    params, clipping.GradConfig(l2_clip_norm=2.0, rescale_to_unit_norm=False)
+  )
   with pytest.raises(ValueError, match='l2_sensitivity=2.0'):
     _ = one + two
 
@@ -556,8 +561,9 @@ def test_sums_of_different_clips_do_not_add():
 def test_bad_shapes():
   params, batch = make_problem()
   keys = jax.random.wrap_key_data(jnp.asarray(key_table()[:6, :4]))
+  config = clipping.GradConfig(l2_clip_norm=CLIP, num_draws=4)
   run = functools.partial(
-    clipping.clipped_grad_sum, smooth_loss, params, l2_clip_norm=CLIP
+    clipping.clipped_grad_sum, smooth_loss, params, config=config
   )
   good = jnp.zeros(6, bool)
   with pytest.raises(ValueError, match='is_padding'):
@@ -566,9 +572,24 @@ def test_bad_shapes():
     run(batch, keys, jnp.zeros(6))
   with pytest.raises(ValueError, match='draw_keys.shape'):
     run(batch, keys[:, 0], good)
+  with pytest.raises(ValueError, match='num_draws = 4'):
+    too_few = jax.random.wrap_key_data(jnp.asarray(key_table()[:6, :3]))
+    run(batch, too_few, good)
   with pytest.raises(ValueError, match='leaf of the batch'):
     run(jax.tree.map(lambda x: x[:5], batch), keys, good)
   with pytest.raises(ValueError, match='leaf of the batch'):
-    run(batch, keys, good, batch_has_draw_axis=True)
-  with pytest.raises(ValueError, match='draw_chunk_size=3'):
-    run(batch, keys, good, draw_chunk_size=3)
+    by_draw = dataclasses.replace(config, batch_has_draw_axis=True)
+    run(batch, keys, good, config=by_draw)
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'num_draws': 0},
+    {'num_draws': 4, 'draw_chunk_size': 3},
+    {'num_draws': 4, 'draw_chunk_size': 0},
+  ],
+)
+def test_bad_draws(bad):
+  with pytest.raises(ValueError, match=list(bad)[-1]):
+    clipping.GradConfig(l2_clip_norm=1.0, **bad)

@@ -9,12 +9,14 @@ import pathlib
 import shutil
 import stat
 
+from flax import linen as nn
 import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.data import registry
+from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
@@ -27,6 +29,7 @@ from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -110,6 +113,24 @@ def begin(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Runs the stage; it ends after the step that the loop took."""
   with pytest.raises(errors.Interrupted):
     finetune.run(config, workdir, interrupts.Stop(''))
+
+
+class _Mixing(nn.Module):
+  """A denoiser with a layer that looks at the whole batch."""
+
+  config: unet.UNetConfig
+
+  @nn.compact
+  def __call__(self, x_t, timestep, label, is_training=False):
+    return nn.BatchNorm(use_running_average=False, name='mixes')(x_t)
+
+
+def test_a_model_that_mixes_examples_is_refused(workdir, monkeypatch) -> None:
+  monkeypatch.setattr(unet, 'UNet', _Mixing)
+  with pytest.raises(ValueError, match='batch_stats in mixes'):
+    finetune.run(load(), workdir, interrupts.Stop(''))
+  assert not (workdir.private / 'checkpoints').exists()
+  assert not run_secret.has_begun(workdir)
 
 
 def test_mechanism_reaches_every_part(seen: Seen, workdir) -> None:

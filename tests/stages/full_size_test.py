@@ -12,6 +12,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion.data import registry
+from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
@@ -66,14 +67,16 @@ def test_a_private_step_of_the_80m_network() -> None:
   total = accumulate(
     state.params,
     {},
-    step_lib.zeros(state.params, grad_config),
-    {
-      'image': jnp.asarray(source.images),
-      'label': jnp.asarray(source.labels),
-    },
+    clipping.zeros(state.params, grad_config),
+    step_lib.Microbatch(
+      examples={
+        'image': jnp.asarray(source.images),
+        'label': jnp.asarray(source.labels),
+      },
+      indices=jnp.arange(_NUM_EXAMPLES, dtype=jnp.int32),
+      is_padding=jnp.zeros((_NUM_EXAMPLES,), bool),
+    ),
     streams.draw_key(0),
-    jnp.arange(_NUM_EXAMPLES, dtype=jnp.int32),
-    jnp.zeros((_NUM_EXAMPLES,), bool),
   )
   stats = jax.device_get(total.stats)
   assert int(stats.num_examples) == _NUM_EXAMPLES

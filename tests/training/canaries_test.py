@@ -114,7 +114,7 @@ def white_box(seed) -> audit.OneRun:
   x = np.concatenate([x, np.zeros((coins.sum(), SIZE))]).astype(np.float32)
   optimizer = optax.chain(canaries.observe(places, NUM_STEPS), optax.adam(1e-3))
   devices = parallel.DataParallel(jax.local_devices()[:2])
-  config = private_step.GradConfig(l2_clip_norm=CLIP, num_draws=2)
+  config = clipping.GradConfig(l2_clip_norm=CLIP, num_draws=2)
   loss_fn = canaries.with_canaries(linear, lambda path: True, 10 * CLIP)
   steps = private_loop.PrivateSteps(
     selector=streams.poisson_selector(

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from dp_diffusion import errors
+from dp_diffusion.privacy import clipping
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import private_step
 from dp_diffusion.training import state as train_state
 
 WIDTH = 512
-GRAD = private_step.GradConfig(l2_clip_norm=1.0, num_draws=2)
+GRAD = clipping.GradConfig(l2_clip_norm=1.0, num_draws=2)
 OPTIMIZER = optimizers.make(
   optimizers.OptimizerConfig(name='adam', learning_rate=1e-3), 10
 )
@@ -159,7 +160,7 @@ def test_memory_does_not_grow_with_the_batch():
   `accumulate` does not know the expected batch; `apply` divides by it.
   """
   state = make_state()
-  zeros = functools.partial(private_step.zeros, config=GRAD)
+  zeros = functools.partial(clipping.zeros, config=GRAD)
   total = jax.eval_shape(zeros, state.params)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
   found = []

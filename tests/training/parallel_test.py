@@ -209,10 +209,14 @@ def test_donated_accumulator_is_released(trainers):
     state.params,
     state.frozen_params,
     total,
-    place.shard({'x': problem.DATA[indices]}),
+    place.shard(
+      private_step.Microbatch(
+        examples={'x': problem.DATA[indices]},
+        indices=indices,
+        is_padding=np.zeros((8, 2), bool),
+      )
+    ),
     trainer.streams.draw_key(0),
-    place.shard(indices),
-    place.shard(np.zeros((8, 2), bool)),
   )
   assert total.exact.high['noise'].is_deleted()
   assert not state.params['noise'].is_deleted()
@@ -228,10 +232,14 @@ def test_devices_are_summed_once_a_step(trainers):
     state.params,
     state.frozen_params,
     total,
-    place.shard({'x': problem.DATA[indices]}),
+    place.shard(
+      private_step.Microbatch(
+        examples={'x': problem.DATA[indices]},
+        indices=indices,
+        is_padding=np.zeros((8, 2), bool),
+      )
+    ),
     trainer.streams.draw_key(0),
-    place.shard(indices),
-    place.shard(np.zeros((8, 2), bool)),
   ).as_text()
   keys = trainer.streams.noise_keys(0)
   apply = trainer.apply.lower(state, total, keys).as_text()

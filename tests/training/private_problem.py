@@ -5,6 +5,7 @@ Run as a program, it is one of several processes of a job.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 
 from dp_diffusion import errors
 from dp_diffusion.privacy import batch_selection
+from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
@@ -26,7 +28,7 @@ NUM_RECORDS = 60
 NUM_STEPS = 3
 SIZE = 20_000  # Elements of the leaf that only noise moves.
 SECRET = key_streams.Secret.insecure(0)
-GRAD = private_step.GradConfig(l2_clip_norm=0.5, num_draws=2)
+GRAD = clipping.GradConfig(l2_clip_norm=0.5, num_draws=2)
 APPLY = private_step.ApplyConfig(
   noise_multiplier=1.5, expected_batch_size=20, ema_decay=0.99
 )
@@ -82,10 +84,14 @@ class Trainer:
         state.params,
         state.frozen_params,
         total,
-        place.shard({'x': DATA[slots.indices]}),
+        place.shard(
+          private_step.Microbatch(
+            examples={'x': DATA[slots.indices]},
+            indices=slots.indices,
+            is_padding=slots.is_padding,
+          )
+        ),
         self.streams.draw_key(step_index),
-        place.shard(slots.indices),
-        place.shard(slots.is_padding),
       )
     return total
 
@@ -173,12 +179,13 @@ def _fail_on_one(index):
     return f'{type(error).__name__}: {error}'
 
 
-def without_clip(original, *args, l2_clip_norm, **keywords):
+def without_clip(original, *args, config):
   """A clipped sum that forgot to clip, and says what a clipped one says.
 
   It is one that is clipped 2^10 times later, with its units made as large.
   """
-  total = original(*args, l2_clip_norm=2**10 * l2_clip_norm, **keywords)
+  late = dataclasses.replace(config, l2_clip_norm=2**10 * config.l2_clip_norm)
+  total = original(*args, config=late)
   high, low = total.exact.high, total.exact.low
   exact = total.exact.replace(
     high=jax.tree.map(lambda h, w: (h << 10) + (w >> 10), high, low),

@@ -24,7 +24,7 @@ STREAMS = key_streams.KeyStreams(
   secret=key_streams.Secret.insecure(0), run_id='step'
 )
 SIZE = 20_000
-GRAD = private_step.GradConfig(l2_clip_norm=0.5, num_draws=2)
+GRAD = clipping.GradConfig(l2_clip_norm=0.5, num_draws=2)
 LEARNING_RATE = 0.25
 
 
@@ -53,15 +53,17 @@ def accumulate_fn(config=GRAD):
 
 def accumulate(batch, indices, is_padding, total=None, params=TRAINED):
   if total is None:
-    total = private_step.zeros(params, GRAD)
+    total = clipping.zeros(params, GRAD)
   return accumulate_fn()(
     params,
     FROZEN,
     total,
-    batch,
+    private_step.Microbatch(
+      examples=batch,
+      indices=jnp.asarray(indices, jnp.int32),
+      is_padding=jnp.asarray(is_padding, bool),
+    ),
     STREAMS.draw_key(0),
-    jnp.asarray(indices, jnp.int32),
-    jnp.asarray(is_padding, bool),
   )
 
 
@@ -74,7 +76,7 @@ def assert_close(actual, expected):
 
 
 def make_total(grad_sum, l2_sensitivity=1.0):
-  total = private_step.zeros(grad_sum, GRAD)
+  total = clipping.zeros(grad_sum, GRAD)
   unit = fixed_point.unit_of(l2_sensitivity)
   exact = fixed_point.from_units(
     jax.tree.map(lambda x: x / unit, grad_sum), unit
@@ -123,10 +125,8 @@ def test_noise_std_of_an_update(sensitivity, std_is_accepted):
 def test_std_takes_the_sensitivity_of_a_real_sum():
   """No number between clip and noise is passed by hand."""
   for rescale, expected in ((True, 1.0), (False, 0.5)):
-    config = private_step.GradConfig(
-      l2_clip_norm=0.5, rescale_to_unit_norm=rescale
-    )
-    total = private_step.zeros(TRAINED, config)
+    config = clipping.GradConfig(l2_clip_norm=0.5, rescale_to_unit_norm=rescale)
+    total = clipping.zeros(TRAINED, config)
     assert private_step.noise_std(3.0, total.l2_sensitivity) == 3.0 * expected
 
 
@@ -260,7 +260,7 @@ def one_clipped_sum(batch):
     batch,
     keys,
     jnp.zeros(6, bool),
-    l2_clip_norm=0.5,
+    config=GRAD,
   )
 
 
@@ -294,11 +294,13 @@ def test_order_of_axes_does_not_matter():
       jax.jit(fn)(
         params,
         {},
-        private_step.zeros(params, config),
-        make_batch(),
+        clipping.zeros(params, config),
+        private_step.Microbatch(
+          examples=make_batch(),
+          indices=jnp.arange(6, dtype=jnp.int32),
+          is_padding=jnp.zeros(6, bool),
+        ),
         STREAMS.draw_key(0),
-        jnp.arange(6, dtype=jnp.int32),
-        jnp.zeros(6, bool),
       )
     )
   assert 0 < totals[0].stats.num_clipped
@@ -325,7 +327,7 @@ def test_frozen_parameters_have_no_gradient():
 
 def test_private_stats_are_summed_over_devices():
   totals = jax.vmap(
-    lambda n: private_step.zeros(TRAINED, GRAD).replace(
+    lambda n: clipping.zeros(TRAINED, GRAD).replace(
       stats=clipping.GradStats(
         loss_sum=n,
         norm_sum=2 * n,
@@ -339,7 +341,7 @@ def test_private_stats_are_summed_over_devices():
   stats = jax.vmap(run, axis_name='devices')(totals)
   assert stats.num_examples.tolist() == [3, 3, 3]
   assert stats.norm_sum.tolist() == [6, 6, 6]
-  alone = private_step.private_stats(private_step.zeros(TRAINED, GRAD))
+  alone = private_step.private_stats(clipping.zeros(TRAINED, GRAD))
   assert alone.num_examples == 0
 
 
@@ -422,15 +424,6 @@ def test_public_microbatch_must_divide_the_batch():
     (make_config, {'noise_multiplier': 3e5}),
     (make_config, {'expected_batch_size': 0}),
     (make_config, {'ema_decay': 1.0}),
-    (
-      functools.partial(private_step.GradConfig, l2_clip_norm=1.0),
-      {'num_draws': 0},
-    ),
-    (
-      functools.partial(private_step.GradConfig, l2_clip_norm=1.0, num_draws=4),
-      {'draw_chunk_size': 3},
-    ),
-    (private_step.GradConfig, {'l2_clip_norm': 0.0}),
   ],
 )
 def test_bad_config(make, bad):

@@ -21,6 +21,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
+from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import assembly
@@ -218,12 +219,14 @@ def _private(
   )
 
   def run(total: types.PyTree) -> types.PyTree:
-    indices = jnp.arange(size, dtype=jnp.int32)
-    key = jax.random.key(0)
-    is_padding = jnp.zeros((size,), bool)
-    return compiled(params, {}, total, batch, key, indices, is_padding)
+    records = step_lib.Microbatch(
+      examples=batch,
+      indices=jnp.arange(size, dtype=jnp.int32),
+      is_padding=jnp.zeros((size,), bool),
+    )
+    return compiled(params, {}, total, records, jax.random.key(0))
 
-  zeros = jax.jit(functools.partial(step_lib.zeros, config=grad_config))
+  zeros = jax.jit(functools.partial(clipping.zeros, config=grad_config))
   secs = _secs(run, zeros(params))
   return _estimate(size, secs, need)
 

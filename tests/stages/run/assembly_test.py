@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import unet
+from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import optimizers
@@ -54,12 +55,14 @@ def test_bfloat16_computes_and_float32_adds_up() -> None:
     state.params,
     {},
     jax.eval_shape(
-      functools.partial(private_step.zeros, config=grad_config), state.params
+      functools.partial(clipping.zeros, config=grad_config), state.params
     ),
-    batch,
+    private_step.Microbatch(
+      examples=batch,
+      indices=indices,
+      is_padding=jax.ShapeDtypeStruct((_BATCH,), 'bool'),
+    ),
     key,
-    indices,
-    jax.ShapeDtypeStruct((_BATCH,), 'bool'),
   )
   assert 'bf16[2,' in str(jaxpr)
   grad_sum = jax.eval_shape(lambda total: total.grad_sum, total)
