@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+  """Returns the first line of a library's message, or what kind of error it is.
+
+  >>> first_line(ValueError('no array')), first_line(KeyError())
+  ('no array', 'KeyError')
+  """
+  return (str(error).splitlines() or [''])[0] or type(error).__name__
+
+
 class UsageError(ValueError):
   """The user's input cannot work; the message is one line with the fix.
 

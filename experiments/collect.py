@@ -16,7 +16,6 @@ writes
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 
 from dp_diffusion import files
 from dp_diffusion.evaluation.report import formats
+from experiments import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 START, END = '<!-- results:start -->', '<!-- results:end -->'
@@ -302,26 +302,20 @@ def insert(
 
 def main(argv: Sequence[str] | None = None, root: pathlib.Path = ROOT) -> int:
   """Writes the files, or with --check only compares; returns the exit code."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.collect',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--check', action='store_true', help='write nothing')
-  arguments = parser.parse_args(argv)
+  is_check = common.is_check('collect', __doc__, argv)
   stale = [
     path
     for path, new in _made(root).items()
     if not path.exists() or path.read_text(encoding='utf-8') != new
   ]
   for path in stale:
-    if arguments.check:
+    if is_check:
       name = path.relative_to(root)
       print(f'{name} is out of date: run python -m experiments.collect.')
     else:
       path.parent.mkdir(exist_ok=True)
       files.write_text(path, _made(root)[path])
-  return int(bool(stale) and arguments.check)
+  return int(bool(stale) and is_check)
 
 
 def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:

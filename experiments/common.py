@@ -15,6 +15,7 @@ and resumable, and a `results.json` with their results:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
@@ -81,6 +82,25 @@ class Run:
     if self.source is None:
       return command
     return f'{copies.command(self.source, self.workdir)} && {command}'
+
+
+def is_check(
+  module: str, doc: str | None, argv: Sequence[str] | None = None
+) -> bool:
+  """Whether a program that writes files shall only compare them.
+
+  Args:
+    module: of the program, below experiments/.
+    doc: its help.
+    argv: its arguments, `--check` or none; None takes those of the process.
+  """
+  parser = argparse.ArgumentParser(
+    prog=f'python -m experiments.{module}',
+    description=doc,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--check', action='store_true', help='write nothing')
+  return bool(parser.parse_args(argv).check)
 
 
 def make_run(

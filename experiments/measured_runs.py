@@ -11,7 +11,6 @@ that the run recorded; a config that has changed since is refused.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import json
 import math
@@ -25,6 +24,7 @@ from dp_diffusion import files
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages.planning import sufficiency
+from experiments import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXPERIMENTS = (
@@ -106,15 +106,9 @@ def _config(command: str, root: pathlib.Path) -> config_lib.Config:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes or checks; returns the exit code."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.measured_runs',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--check', action='store_true', help='write nothing')
-  arguments = parser.parse_args(argv)
+  is_check = common.is_check('measured_runs', __doc__, argv)
   new, path = table(), sufficiency.TABLE_PATH
-  if not arguments.check:
+  if not is_check:
     files.write_json(path, new)
     return 0
   if path.exists() and files.read_json(path) == json.loads(json.dumps(new)):

@@ -33,6 +33,7 @@ from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion.stages.run import workdirs
 from experiments import common
+from experiments import table_rows
 
 HERE = pathlib.Path(__file__).resolve().parent
 Found = Sequence[Mapping[str, Any]]
@@ -73,6 +74,23 @@ class Experiment:
   draw: Callable[[Found, pathlib.Path], None] | None = None
   figure: Mapping[str, str] = dataclasses.field(default_factory=dict)
   beside: Callable[[], Mapping[str, Any]] | None = None
+
+
+def ablation(
+  name: str, plan: Callable[[pathlib.Path, bool], Plan], what: str
+) -> Experiment:
+  """An experiment that states accuracy and distance for each setting.
+
+  Args:
+    name: of the folder.
+    plan: of its runs.
+    what: is varied, and on what.
+  """
+  return Experiment(
+    name=name,
+    plan=plan,
+    rows=lambda found, secs: table_rows.ablation(what, found, secs),
+  )
 
 
 def main(

@@ -132,9 +132,8 @@ def damage_named() -> Iterator[None]:
   except MemoryError as error:
     raise UnreadableError('too large for the memory') from error
   except Exception as error:  # Libraries raise many kinds on damaged files.
-    line = (str(error).splitlines() or [''])[0]
     raise UnreadableError(
-      f'damaged or truncated: {line or type(error).__name__}'
+      f'damaged or truncated: {errors.first_line(error)}'
     ) from error
 
 

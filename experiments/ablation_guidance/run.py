@@ -8,10 +8,8 @@ python -m experiments.ablation_guidance.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 WEIGHTS = (0.0, 0.5, 1.0)
 PLAN = sweeps.grid(
@@ -22,16 +20,11 @@ PLAN = sweeps.grid(
 )
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Returns two lines: accuracy and distance by weight."""
-  return table_rows.ablation(
-    'Guidance, a tenth of labels dropped, digits, epsilon 10',
-    found,
-    first_secs,
-  )
-
-
-EXPERIMENT = sweeps.Experiment(name='ablation_guidance', plan=PLAN, rows=rows)
+EXPERIMENT = sweeps.ablation(
+  'ablation_guidance',
+  PLAN,
+  'Guidance, a tenth of labels dropped, digits, epsilon 10',
+)
 
 
 if __name__ == '__main__':

@@ -8,10 +8,8 @@ python -m experiments.ablation_k.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 DRAWS = (1, 2, 4, 8)
 PLAN = sweeps.grid(
@@ -19,14 +17,9 @@ PLAN = sweeps.grid(
 )
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance by K."""
-  return table_rows.ablation(
-    'Draws per image and step, digits, epsilon 10', found, first_secs
-  )
-
-
-EXPERIMENT = sweeps.Experiment(name='ablation_k', plan=PLAN, rows=rows)
+EXPERIMENT = sweeps.ablation(
+  'ablation_k', PLAN, 'Draws per image and step, digits, epsilon 10'
+)
 
 
 if __name__ == '__main__':

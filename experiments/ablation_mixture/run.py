@@ -8,10 +8,8 @@ python -m experiments.ablation_mixture.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 BOUNDARIES = (0, 30, 600, 1000)
 MIXTURES = {
@@ -31,14 +29,9 @@ MIXTURES = {
 PLAN = sweeps.grid('configs/digits.py', MIXTURES)
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance by mixture."""
-  return table_rows.ablation(
-    'Timestep mixture, digits, epsilon 10', found, first_secs
-  )
-
-
-EXPERIMENT = sweeps.Experiment(name='ablation_mixture', plan=PLAN, rows=rows)
+EXPERIMENT = sweeps.ablation(
+  'ablation_mixture', PLAN, 'Timestep mixture, digits, epsilon 10'
+)
 
 
 if __name__ == '__main__':

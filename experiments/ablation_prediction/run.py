@@ -8,10 +8,8 @@ python -m experiments.ablation_prediction.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 PLAN = sweeps.grid(
   'configs/digits.py',
@@ -27,14 +25,9 @@ PLAN = sweeps.grid(
 )
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance of each."""
-  return table_rows.ablation(
-    'Prediction and schedule, digits, epsilon 10', found, first_secs
-  )
-
-
-EXPERIMENT = sweeps.Experiment(name='ablation_prediction', plan=PLAN, rows=rows)
+EXPERIMENT = sweeps.ablation(
+  'ablation_prediction', PLAN, 'Prediction and schedule, digits, epsilon 10'
+)
 
 
 if __name__ == '__main__':

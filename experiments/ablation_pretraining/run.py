@@ -8,10 +8,8 @@ python -m experiments.ablation_pretraining.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 PLAN = sweeps.grid(
   'configs/digits.py',
@@ -20,15 +18,8 @@ PLAN = sweeps.grid(
 )
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance with and without."""
-  return table_rows.ablation(
-    'Pre-training, digits, epsilon 10', found, first_secs
-  )
-
-
-EXPERIMENT = sweeps.Experiment(
-  name='ablation_pretraining', plan=PLAN, rows=rows
+EXPERIMENT = sweeps.ablation(
+  'ablation_pretraining', PLAN, 'Pre-training, digits, epsilon 10'
 )
 
 

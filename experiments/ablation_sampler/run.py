@@ -8,10 +8,8 @@ python -m experiments.ablation_sampler.run --smoke   # tiny runs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from experiments import sweeps
-from experiments import table_rows
 
 NUM_STEPS = (5, 10, 20, 40, 100)
 PLAN = sweeps.grid(
@@ -21,14 +19,9 @@ PLAN = sweeps.grid(
 )
 
 
-def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
-  """Two lines: accuracy and distance by number of steps."""
-  return table_rows.ablation(
-    'Steps of the sampler (DDIM), digits, epsilon 10', found, first_secs
-  )
-
-
-EXPERIMENT = sweeps.Experiment(name='ablation_sampler', plan=PLAN, rows=rows)
+EXPERIMENT = sweeps.ablation(
+  'ablation_sampler', PLAN, 'Steps of the sampler (DDIM), digits, epsilon 10'
+)
 
 
 if __name__ == '__main__':

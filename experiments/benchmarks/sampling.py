@@ -26,10 +26,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dp_diffusion import sampling
 from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
-from dp_diffusion.stages.run import assembly
 from experiments.benchmarks import harness
 from experiments.benchmarks import networks
 from experiments.benchmarks import peers
@@ -52,11 +52,11 @@ def sampler(
   key = jax.random.key(0)
 
   def step(params: Any, state: Any, i: Any) -> Any:
-    denoise = assembly.make_denoise_fn(model, params)
+    denoise = sampling.make_denoise_fn(model, params)
     return samplers.step_fn(denoise, config, diffusion)(state, labels, i)
 
   def whole(params: Any) -> Any:
-    denoise = assembly.make_denoise_fn(model, params)
+    denoise = sampling.make_denoise_fn(model, params)
     return samplers.sample(denoise, config, diffusion, key, labels, image_shape)
 
   if jax.default_backend() != 'cpu':

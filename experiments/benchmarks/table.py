@@ -6,13 +6,13 @@ python -m experiments.benchmarks.table --check    # exit code 1 if out of date
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import pathlib
 import sys
 from typing import Any
 
 from dp_diffusion import files
+from experiments import common
 
 START, END = '<!-- benchmarks:start -->', '<!-- benchmarks:end -->'
 HERE = pathlib.Path(__file__).resolve().parent
@@ -165,13 +165,7 @@ def write(folder: pathlib.Path, is_check: bool = False) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes or checks; returns the exit code."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.benchmarks.table',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--check', action='store_true', help='write nothing')
-  is_check = parser.parse_args(argv).check
+  is_check = common.is_check('benchmarks.table', __doc__, argv)
   is_right = write(HERE, is_check)
   if is_check and not is_right:
     print(

@@ -27,6 +27,7 @@ import numpy as np
 
 from dp_diffusion import checks
 from dp_diffusion import errors
+from dp_diffusion import host_memory
 from dp_diffusion.data import encoded
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
@@ -163,15 +164,14 @@ def _damage_named(path: pathlib.Path) -> Iterator[None]:
       f'({error}): give a folder or a .zip, which are read image by image.'
     ) from error
   except _DAMAGED as error:
-    line = (str(error).splitlines() or [''])[0]
     raise errors.UsageError(
-      f'data.path={str(path)!r} cannot be read: {line or type(error).__name__}.'
+      f'data.path={str(path)!r} cannot be read: {errors.first_line(error)}.'
     ) from error
 
 
 def _most_bytes() -> int:
   """Returns half of the machine's memory, since decoding makes a copy."""
-  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+  return host_memory.total_bytes() // 2
 
 
 def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:

@@ -261,9 +261,9 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
   except errors.UsageError:
     raise
   except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-    line = (str(error).splitlines() or [''])[0].rstrip('.')
+    line = errors.first_line(error).rstrip('.')
     raise errors.UsageError(
-      f'{path} cannot be read as parquet: {line or type(error).__name__}.'
+      f'{path} cannot be read as parquet: {line}.'
     ) from error
 
 
