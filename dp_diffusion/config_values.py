@@ -39,7 +39,7 @@ def load_file(config_argument: str) -> tuple[Any, FinishFn]:
 
   Args:
     config_argument: FILE is a path, or the name of a config that comes with the
-      package, as 'digits' or 'configs/digits.py', from any working folder.
+      package, as 'mnist' or 'configs/mnist.py', from any working folder.
 
   Returns:
     A `ConfigDict`, and what finishes it once those keys are set.
@@ -230,7 +230,7 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
   if _hint(schema, parts) == tuple[str, ...]:
     value: Any = parse_names(text)
   else:
-    value = _parse(f'config.{key}', text, node.get_type(leaf))
+    value = parse_value(f'config.{key}', text, node.get_type(leaf))
   with node.ignore_type():
     node[leaf] = value
 
@@ -252,7 +252,7 @@ def _leaf_names(tree: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
       yield f'{prefix}{key}'
 
 
-def _parse(name: str, text: str, kind: type) -> Any:
+def parse_value(name: str, text: str, kind: type) -> Any:
   """Reads `text` as a value of type `kind`."""
   if kind is not str and text.lower() == 'none':
     return None

@@ -7,6 +7,7 @@ written by it, so that a crash at any moment leaves the old file or the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import errno
 import hashlib
 import io
@@ -38,6 +39,48 @@ def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
   if not is_local(path):
     path.write_bytes(data)  # Object stores publish an object whole.
     return
+  with _temporary(path, data, mode) as temporary:
+    os.replace(temporary, path)
+
+
+def write_new_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Writes a local file that must not be there yet, atomically.
+
+  Args:
+    path: local, in a folder that is there.
+    data: the whole content.
+
+  Raises:
+    OSError: something is there, or nothing can be written.
+  """
+  path = epath.Path(path)
+  with _temporary(path, data, 0o644) as temporary:
+    try:
+      os.link(temporary, path)  # Unlike a rename, it replaces nothing.
+    except OSError:
+      if os.path.lexists(path):
+        raise
+      os.replace(temporary, path)  # A file system without links.
+
+
+def check_new(path: epath.PathLike) -> None:
+  """Tries whether `write_new_bytes` could write there; leaves nothing.
+
+  Raises:
+    OSError: something is there, or nothing can be written.
+  """
+  path = epath.Path(path)
+  if os.path.lexists(path):
+    raise FileExistsError(errno.EEXIST, 'File exists', os.fspath(path))
+  with _temporary(path, b'', 0o644):
+    pass
+
+
+@contextlib.contextmanager
+def _temporary(
+  path: epath.Path, data: bytes, mode: int
+) -> Iterator[epath.Path]:
+  """A whole, durable file beside `path`, gone afterwards unless renamed."""
   temporary = path.parent / f'.{path.name}.{uuid.uuid4().hex}.tmp'
   descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
   try:
@@ -45,10 +88,9 @@ def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
       f.write(data)
       f.flush()
       os.fsync(f.fileno())
-    os.replace(temporary, path)
-  except BaseException:
+    yield temporary
+  finally:
     temporary.unlink(missing_ok=True)
-    raise
   sync_folder(path.parent)
 
 

@@ -33,7 +33,7 @@ from dp_diffusion import compile_cache
 from dp_diffusion import config_values
 from dp_diffusion import console
 from dp_diffusion import errors
-from dp_diffusion import files
+from dp_diffusion import exit_codes
 from dp_diffusion import host_memory
 from dp_diffusion import jax_environment
 from dp_diffusion import version
@@ -183,11 +183,6 @@ def command_line() -> str:
   return shlex.join(['python', '-m', 'dp_diffusion.main', *sys.argv[1:]])
 
 
-def _one_line(error: Exception) -> str:
-  """Joins the lines of a message, which may quote a library's."""
-  return ' '.join(line.strip() for line in str(error).splitlines())
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns the exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
@@ -198,36 +193,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   topic = help_topic(argv)
-  try:
+
+  def work() -> None:
     if argv == ['--version']:
       print(f'dp_diffusion {version.of_package()}')
     elif topic is not None:
       show_help(topic)
     else:
       run(parse(argv))
-  except errors.UsageError as error:
-    print(f'error: {_one_line(error)}', file=sys.stderr)
-    return 2
-  except OSError as error:
-    if error.errno not in files.NO_SPACE:
-      raise
-    print(
-      f'error: {files.disk_failure(error)}'
-      f' ({error.filename or "while writing a file"}). What is saved stays'
-      ' good: make room and run the same command again.',
-      file=sys.stderr,
-    )
-    return 2
-  except errors.Failed as error:
-    print(f'failed: {_one_line(error)}', file=sys.stderr)
-    return 1
-  except errors.Interrupted as error:
-    console.say(str(error))
-    return 130
-  except KeyboardInterrupt:
-    console.say('Stopped at once; what was saved before stays good.')
-    return 130
-  return 0
+
+  return exit_codes.run(work)
 
 
 if __name__ == '__main__':

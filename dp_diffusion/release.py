@@ -1,6 +1,7 @@
 """Writes everything below `release/`, which may be published.
 
-    model/params.npz, model.json    released weights, and what they belong to
+    model/params.npz, model.json    released weights, what they belong to, and
+                                    how images are sampled from them
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
                                     and the mark of this release
     dataset/dataset.json            class names and counts
@@ -58,13 +59,29 @@ def write_model(
   Args:
     release_dir: the folder `release/`.
     params: nested dict of float32 arrays, named as 'a/b/kernel' in the file.
-    description: JSON values: config of the architecture, diffusion process and
-      classes. They must not contain anything measured on sensitive images.
+    description: JSON values: config of the architecture, diffusion process,
+      classes and sampler. They must not contain anything measured on
+      sensitive images.
   """
   folder = epath.Path(release_dir) / 'model'
   weights.save_npz(folder / 'params.npz', params, is_released=True)
   crash_points.reach('mid_release')
   files.write_json(folder / 'model.json', dict(description))
+
+
+def write_sampling(
+  release_dir: epath.PathLike, sampling: Mapping[str, Any]
+) -> None:
+  """Says in `model.json` how the images of the dataset were sampled.
+
+  Args:
+    release_dir: the folder `release/`, with its model.
+    sampling: JSON values: the sampler's config and the batch size.
+  """
+  path = epath.Path(release_dir) / 'model' / 'model.json'
+  description = files.read_whole_json(path)
+  if description.get('sampling') != sampling:
+    files.write_json(path, {**description, 'sampling': dict(sampling)})
 
 
 def check_no_leftovers(release_dir: epath.PathLike) -> None:
@@ -264,7 +281,11 @@ def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
     info = read_dataset_info(release_dir)
     folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
     tfds_folder = folder if (release_dir / folder).exists() else ''
-  text = release_card.text(privacy_card, info, tfds_folder)
+  model = release_dir / 'model' / 'model.json'
+  can_sample = model.exists() and 'sampling' in files.read_whole_json(model)
+  text = release_card.text(
+    privacy_card, info, tfds_folder, can_sample=can_sample
+  )
   files.write_text(release_dir / CARD, text)
 
 

@@ -9,7 +9,11 @@ from dp_diffusion.privacy import statement as statement_lib
 
 
 def text(
-  privacy_card: str, info: Mapping[str, Any] | None, tfds_folder: str
+  privacy_card: str,
+  info: Mapping[str, Any] | None,
+  tfds_folder: str,
+  *,
+  can_sample: bool = False,
 ) -> str:
   """Returns the card in markdown.
 
@@ -17,6 +21,7 @@ def text(
     privacy_card: result of `statement.card`.
     info: content of `dataset/dataset.json`; None if only a model is released.
     tfds_folder: folder of the TFDS form, relative to the release; '' for none.
+    can_sample: whether `dp_diffusion.sample` takes the model.
   """
   guarantee, details = statement_lib.card_parts(privacy_card)
   title, contents = 'A model of images', []
@@ -29,6 +34,7 @@ def text(
     '## What lies here',
     *contents,
     _MODEL_CARD,
+    *([_SAMPLE_CARD] if can_sample else []),
     *(['## Privacy', details] if details else []),
   ]
   return '\n\n'.join(parts) + '\n'
@@ -46,6 +52,13 @@ ran.
 
 ```
 python -m dp_diffusion.privacy.verify FOLDER_OF_THIS_FILE
+```"""
+
+_SAMPLE_CARD = """\
+With JAX there too, the model gives more images, under the same guarantee:
+
+```
+python -m dp_diffusion.sample FOLDER_OF_THIS_FILE --num=1000 --out=more.npz
 ```"""
 
 

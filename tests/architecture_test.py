@@ -2,9 +2,10 @@
 
 Layers (imports go down only):
 
-  7  main                               may import all
-  6  stages                             0-5
-  5  config, release                    0-4, not one another
+  8  __main__                           main
+  7  main, sample                       may import all
+  6  stages, released_model             0-5, not one another
+  5  config, release, sampling          0-4, not one another
   4  baselines, evaluation              0-3
   3  evaluation.metrics.features                0-2
   2  training                           0 and privacy
@@ -43,7 +44,6 @@ OVER_THE_LIMITS = {
   'dp_diffusion/evaluation/report/memorization_section.py:section': (
     'to be divided'
   ),
-  'dp_diffusion/privacy/clipping.py:clipped_grad_sum': 'wants a config',
   'dp_diffusion/stages/audit.py:_train': 'wants a dataclass',
   'dp_diffusion/stages/baseline_classifier.py:run': 'to be divided',
   'dp_diffusion/stages/evaluation/image_distances.py:sections': (
@@ -52,8 +52,6 @@ OVER_THE_LIMITS = {
   'dp_diffusion/stages/finetune.py:run': 'to be divided',
   'dp_diffusion/stages/finetune.py:wire_steps': 'wants a dataclass',
   'dp_diffusion/stages/evaluation/measurements.py:measure': 'to be divided',
-  'dp_diffusion/stages/sample.py:make_sample_fn': 'wants a class',
-  'dp_diffusion/training/private_step.py:accumulate': 'wants a dataclass',
   'dp_diffusion/training/public_step.py:public_step': 'wants a dataclass',
   'experiments/common.py:row': 'one keyword per column of the table',
   'experiments/benchmarks/peers_torch.py:make_module': _TORCH,
@@ -63,6 +61,7 @@ OVER_THE_LIMITS = {
 LAYERS = {
   'checks': 0,
   'errors': 0,
+  'exit_codes': 0,
   'types': 0,
   'compile_cache': 0,
   'config_keys': 0,
@@ -72,6 +71,7 @@ LAYERS = {
   'host_memory': 0,
   'jax_environment': 0,
   'release_marks': 0,
+  'version': 0,
   'xla_flags': 0,
   'privacy': 1,
   'diffusion': 1,
@@ -88,8 +88,12 @@ LAYERS = {
   'config_weights': 4,
   'release_card': 4,
   'release': 5,
+  'sampling': 5,
+  'released_model': 6,
   'stages': 6,
   'main': 7,
+  '__main__': 8,
+  'sample': 7,
 }
 # Narrower than "everything below": layer 2 does not know models or data.
 ONLY = {'training': {'privacy'}}
@@ -322,7 +326,8 @@ def test_modules_are_imported_not_names():
     for node in ast.walk(ast.parse(text)):
       if not isinstance(node, ast.ImportFrom) or not node.module:
         continue
-      if node.module.split('.')[0] == PACKAGE:
+      is_surface = path == f'{PACKAGE}/__init__.py'
+      if node.module.split('.')[0] == PACKAGE and not is_surface:
         names = (f'{node.module}.{alias.name}' for alias in node.names)
         wrong += [f'{path}:{node.lineno} {n}' for n in names if n not in known]
   assert not wrong
@@ -354,8 +359,9 @@ def test_only_its_own_modules_know_the_demo():
 
 
 def test_packages_are_a_docstring():
+  """All but the first, which names what a library user imports."""
   for path, text in sources(PACKAGE).items():
-    if path.endswith('__init__.py'):
+    if path.endswith('/__init__.py') and path != f'{PACKAGE}/__init__.py':
       body = ast.parse(text).body
       assert len(body) == 1 and ast.get_docstring(ast.parse(text)), path
 

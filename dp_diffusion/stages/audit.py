@@ -33,10 +33,8 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
-from dp_diffusion import types
 from dp_diffusion.evaluation.report import audit_section
 from dp_diffusion.evaluation.report import page
-from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit as audit_lib
@@ -110,7 +108,7 @@ def run(
     canaries.observe(coordinates, mechanism.num_steps),
     optimizers.make(config.finetune.optimizer, mechanism.num_steps),
   )
-  loss_fn = _loss_fn(config)
+  loss_fn = assembly.finetune_loss_fn(config)
   steps = finetune.wire_steps(
     config.finetune,
     mechanism,
@@ -134,7 +132,7 @@ def run(
   seen = _Seen(
     observed=_observed(config, mechanism, state),
     is_selected=dataset.participation(steps.selector, mechanism.num_steps),
-    drop=losses(public) - losses(_released(config, state)),
+    drop=losses(public) - losses(assembly.released_params(config, state)),
     seconds=time.monotonic() - start,
   )
   processes.on_main(
@@ -159,15 +157,6 @@ class _Seen:
   is_selected: np.ndarray
   drop: np.ndarray
   seconds: float
-
-
-def _loss_fn(config: config_lib.Config) -> types.LossFn:
-  """Returns the loss function of fine-tuning."""
-  return assembly.make_loss_fn(
-    unet.UNet(config.unet_config(config.data)),
-    config.finetune_diffusion(),
-    config.data,
-  )
 
 
 def _observed(
@@ -310,14 +299,6 @@ def _train(
     start_step=start_step,
   )
   return resume.finish(begun, steps, devices, stop)[0]
-
-
-def _released(
-  config: config_lib.Config, state: train_state.TrainState
-) -> types.Params:
-  """Returns the weights that fine-tuning would release."""
-  is_ema = config.finetune.release_weights == 'ema'
-  return state.all_ema_params if is_ema else state.all_params
 
 
 def _conclude(

@@ -28,7 +28,6 @@ from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
-from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
@@ -164,11 +163,7 @@ def make_steps(
 ) -> private_loop.PrivateSteps:
   """Builds the parts of a private step from mechanism, model and data."""
   finetune = config.finetune
-  loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(config.data)),
-    config.finetune_diffusion(),
-    config.data,
-  )
+  loss_fn = assembly.finetune_loss_fn(config)
   return wire_steps(
     finetune,
     mechanism,
@@ -287,22 +282,13 @@ def _write_release(
   is_insecure: bool,
 ) -> None:
   """Writes the model and its statement, which may be published."""
-  params = (
-    state.all_ema_params
-    if config.finetune.release_weights == 'ema'
-    else state.all_params
-  )
+  params = assembly.released_params(config, state)
   statements.store(
     workdir, ledger.seal(), is_insecure=is_insecure, public_data=public
   )
   release.write_model(
     workdir.release,
     weights.flatten(params),
-    {
-      'unet': config.unet_config(config.data).to_dict(),
-      'diffusion': config_lib.to_dict(config.diffusion),
-      'class_names': list(config.data.class_names),
-      'image_size': config.data.image_size,
-    },
+    assembly.model_description(config),
   )
   statements.seal(config, workdir)

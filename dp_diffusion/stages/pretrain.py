@@ -20,7 +20,6 @@ from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
-from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
@@ -144,11 +143,7 @@ def _train(
 ) -> train_state.TrainState:
   pretrain = config.pretrain
   optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
-  loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(pretrain.data)),
-    config.pretrain_diffusion(),
-    pretrain.data,
-  )
+  loss_fn = assembly.pretrain_loss_fn(config)
   checkpoints = checkpoint.Checkpointer(
     workdir.public / 'checkpoints', is_private=False
   )

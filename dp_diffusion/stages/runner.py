@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
+import os
 import time
 
+from dp_diffusion import checks
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
@@ -33,6 +36,7 @@ _RUN = {
   'evaluate': evaluate.run,
   'audit': audit.run,
 }
+_OTHERS = ('all', 'plan', 'inspect', 'forget')
 # The stages whose outputs a stage reads.
 _NEEDS = {
   'pretrain': (),
@@ -41,6 +45,41 @@ _NEEDS = {
   'evaluate': ('sample',),
   'audit': ('pretrain',),
 }
+
+
+def run_stage(
+  config_file: str,
+  workdir: str | os.PathLike[str],
+  stage: str = 'all',
+  overrides: Mapping[str, str] | None = None,
+) -> None:
+  """Runs one stage, or all of them, as `python -m dp_diffusion.main` does.
+
+  What is complete is not done again:
+
+  >>> run_stage(config_file, workdir, 'sample')
+  sample: complete, nothing to do
+
+  Args:
+    config_file: FILE of configs/, or FILE:VARIANT.
+    workdir: the folder of the run.
+    stage: 'plan', 'pretrain', 'finetune', 'sample', 'evaluate', or 'all' of
+      them but the plan; 'inspect', 'audit', 'forget'.
+    overrides: dotted config key -> text, as typed on the command line.
+
+  Raises:
+    UsageError: bad config or workdir, or a missing earlier stage.
+    Failed: an audit refutes the claim.
+    Interrupted: Ctrl-C; everything is saved.
+  """
+  try:
+    checks.check_one_of('stage', stage, (*_RUN, *_OTHERS))
+  except ValueError as error:
+    raise errors.UsageError(str(error)) from None
+  config = config_lib.load(config_file, overrides)
+  folder = os.fspath(workdir)
+  call = f'run_stage({config_file!r}, {folder!r}, {stage!r}, ...)'
+  run(config, folder, stage, call)
 
 
 def run(

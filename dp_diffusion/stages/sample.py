@@ -7,9 +7,8 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from dp_diffusion import config as config_lib
@@ -18,9 +17,8 @@ from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import errors
 from dp_diffusion import release
+from dp_diffusion import sampling
 from dp_diffusion import types
-from dp_diffusion.diffusion import samplers
-from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import histograms
@@ -29,11 +27,6 @@ from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
-
-_NOISE_PURPOSE = 2  # Purpose of the public seed; see pretrain.py.
-
-# (labels int32[n], index of the first image) -> uint8[n, H, W, C].
-SampleFn = Callable[[np.ndarray, int], np.ndarray]
 
 
 def run(
@@ -83,13 +76,11 @@ def _write_shards(
   mark = statements.mark(workdir)
   num_images = {shard: len(range(*_span(shard, sample))) for shard in shards}
   total, rest = sum(num_images.values()), sum(num_images[s] for s in left)
-  sample_fn = make_sample_fn(config, workdir, devices, stop)
+  sampler = make_sampler(config, workdir, devices, stop)
   with console.progress('sampling, image', total, total - rest) as advance:
     for shard in left:
       start, end = _span(shard, sample)
-      images = _sample_range(
-        sample_fn, labels, start, end, devices, sample, advance
-      )
+      images = sampler.images(labels[start:end], start, advance)
       release.write_shard(
         workdir.release, shard, num_shards, images, labels[start:end], mark
       )
@@ -143,13 +134,13 @@ def labels_by_weight(weights: np.ndarray, num_samples: int) -> np.ndarray:
   return labels
 
 
-def make_sample_fn(
+def make_sampler(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
   devices: parallel.DataParallel,
   stop: interrupts.Stop,
-) -> SampleFn:
-  """Loads the released model and compiles its sampler for all devices."""
+) -> sampling.ImageSampler:
+  """Loads the released model onto all devices."""
   try:
     arrays, _ = release.read_model(workdir.release)
   except (OSError, ValueError) as error:
@@ -157,94 +148,21 @@ def make_sample_fn(
       f'Expected {workdir.release}/model to hold the fine-tuned weights:'
       f' {error}. Restore it, or fine-tune in another --workdir.'
     ) from error
-  params = weights.unflatten(arrays)
-  model = unet.UNet(config.unet_config(config.data))
-  sampler = config.sample.sampler
-  diffusion = config.finetune_diffusion()
-  batch_size = config.sample.batch_size
-  side = config.data.image_size
-  shape = (batch_size, side, side, config.data.channels)
-  key = jax.random.fold_in(jax.random.key(config.seed), _NOISE_PURPOSE)
-
-  def init(first_index: types.Array) -> samplers.SamplerState:
-    return samplers.init_state(key, shape, first_index=first_index)
-
-  def step(
-    params: types.Params,
-    state: samplers.SamplerState,
-    labels: types.Array,
-    i: types.Array,
-  ) -> samplers.SamplerState:
-    denoise = assembly.make_denoise_fn(model, params)
-    return samplers.step_fn(denoise, sampler, diffusion)(state, labels, i)
-
-  def whole(
-    params: types.Params,
-    labels: types.Array,
-    first_index: types.Array,
-  ) -> types.Array:
-    denoise = assembly.make_denoise_fn(model, params)
-    x = samplers.sample(
-      denoise,
-      sampler,
-      diffusion,
-      key,
-      labels,
-      shape[1:],
-      first_index=first_index,
-    )
-    return samplers.to_uint8(x)
-
-  replicas = devices.replicate(params)
-  init_fn = devices.pmap_local(init)
-  step_fn = devices.pmap_local(step, (0, 0, 0, None), donate_argnums=(1,))
-  finish_fn = devices.pmap_local(lambda state: samplers.to_uint8(state.x))
-  whole_fn = devices.pmap_local(whole)
-  num_devices = devices.num_devices
-
-  def sample(labels: np.ndarray, first: int) -> np.ndarray:
-    count = len(labels)
-    padded = np.resize(labels, num_devices * batch_size)
-    padded = devices.shard(padded.reshape(num_devices, batch_size))
-    starts = first + batch_size * np.arange(num_devices, dtype=np.int32)
-    starts = devices.shard(starts.astype(np.int32))
-    if jax.default_backend() == 'cpu':
-      # XLA runs a convolution inside a loop 5 to 10 times slower on CPUs.
-      state = init_fn(starts)
-      for i in range(sampler.num_steps):
-        stop.raise_if_asked()
-        state = step_fn(replicas, state, padded, np.int32(i))
-      images = finish_fn(state)
-    else:
-      stop.raise_if_asked()
-      images = whole_fn(replicas, padded, starts)
-    images = jax.device_get(images)
-    return np.asarray(images).reshape((-1, *shape[1:]))[:count]
-
-  return sample
-
-
-def _sample_range(
-  sample_fn: SampleFn,
-  labels: np.ndarray,
-  start: int,
-  end: int,
-  devices: parallel.DataParallel,
-  sample: config_lib.SampleConfig,
-  advance: console.Advance,
-) -> np.ndarray:
-  """Samples the images from `start` to `end`, batch by batch."""
-  per_call = devices.num_devices * sample.batch_size
-  batches = []
-  for first in range(start, end, per_call):
-    last = min(first + per_call, end)
-    batches.append(sample_fn(labels[first:last], first))
-    advance(last - first)
-  return np.concatenate(batches)
+  plan = sampling.SamplingPlan(
+    network=config.unet_config(config.data),
+    diffusion=config.finetune_diffusion(),
+    sampler=config.sample.sampler,
+    image_size=config.data.image_size,
+    batch_size=config.sample.batch_size,
+  )
+  return sampling.ImageSampler(
+    plan, weights.unflatten(arrays), config.seed, devices, stop.raise_if_asked
+  )
 
 
 def _finish(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Writes the files made from the shards, and the statement for all files."""
+  """Writes what follows from the shards, and the statement over all files."""
+  release.write_sampling(workdir.release, assembly.sampling_record(config))
   release.write_dataset_info(
     workdir.release,
     types.DatasetSpec(

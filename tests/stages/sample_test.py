@@ -11,10 +11,16 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import release
+from dp_diffusion import release_marks
+from dp_diffusion import released_model
 from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
+from tests import tiny_release
 from tests.stages import command
 
 
@@ -68,7 +74,42 @@ def test_weights_that_are_gone_are_named_in_one_line(tmp_path):
     if content is not None:
       (folder / 'params.npz').write_bytes(content)
     with pytest.raises(errors.UsageError, match='Restore it') as error:
-      sample.make_sample_fn(
+      sample.make_sampler(
         config, workdir, parallel.DataParallel(), interrupts.Stop('')
       )
     assert '\n' not in str(error.value)
+
+
+def test_a_release_gives_the_images_of_the_stage(tmp_path):
+  """Without private/, which is needed no more, and from any labels."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      'seed': '3',
+      'sample.num_samples': '12',
+      'sample.batch_size': '4',
+      'sample.shard_size': '7',
+      'sample.sampler.num_steps': '2',
+      'sample.sampler.guidance_weight': '0.5',
+      'diffusion.label_drop_prob': '0.1',
+    },
+  )
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  description = assembly.model_description(config)
+  del description['sampling']  # As an earlier version has fine-tuned.
+  params = tiny_release.params(config.unet_config(config.data))
+  release.write_model(workdir.release, params, description)
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  sample.run(config, workdir, interrupts.Stop(''))
+  images, labels = release.read_dataset(workdir.release)
+  assert images.std() > 1 and (images[0] != images[10]).any()
+
+  workdir.private.rmtree()
+  loaded = released_model.load_release(workdir.release)
+  assert loaded.sampler == config.sample.sampler
+  found = loaded.sample(12, seed=3)
+  np.testing.assert_array_equal(found.labels, labels)
+  np.testing.assert_array_equal(found.images, images)
+  assert found.mark == release_marks.of_npz(
+    release.shard_path(workdir.release, 1, 2)
+  )

@@ -13,7 +13,6 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import types
 from dp_diffusion.data import registry
-from dp_diffusion.models import unet
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import optimizers
@@ -91,11 +90,7 @@ def private_compile_fn(
 ) -> microbatch.CompileFn:
   """Returns a function that compiles a microbatch of fine-tuning."""
   has_draw_axis = config.data.unit == 'person'
-  loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(config.data)),
-    config.finetune_diffusion(),
-    config.data,
-  )
+  loss_fn = assembly.finetune_loss_fn(config)
   grad_config = assembly.grad_config(
     config.finetune,
     config.privacy.l2_clip_norm,
@@ -110,9 +105,7 @@ def private_compile_fn(
 def public_compile_fn(config: config_lib.Config) -> microbatch.CompileFn:
   """Returns a function that compiles a step of pre-training."""
   data = config.pretrain.data
-  loss_fn = assembly.make_loss_fn(
-    unet.UNet(config.unet_config(data)), config.pretrain_diffusion(), data
-  )
+  loss_fn = assembly.pretrain_loss_fn(config)
   optimizer = optimizers.make(
     config.pretrain.optimizer, config.pretrain.num_steps
   )

@@ -15,8 +15,10 @@ from dp_diffusion.data import registry
 from dp_diffusion.diffusion import losses
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import kernel_gradients
+from dp_diffusion.models import layers
 from dp_diffusion.models import unet
-from dp_diffusion.training import private_step as step_lib
+from dp_diffusion.privacy import clipping
+from dp_diffusion.training import state as train_state
 
 
 def make_loss_fn(
@@ -66,14 +68,39 @@ def make_loss_fn(
   return loss_fn
 
 
+def finetune_loss_fn(config: config_lib.Config) -> types.LossFn:
+  """Returns the loss of private fine-tuning, which the audit attacks."""
+  return make_loss_fn(
+    unet.UNet(config.unet_config(config.data)),
+    config.finetune_diffusion(),
+    config.data,
+  )
+
+
+def pretrain_loss_fn(config: config_lib.Config) -> types.LossFn:
+  """Returns the loss of public pre-training."""
+  data = config.pretrain.data
+  return make_loss_fn(
+    unet.UNet(config.unet_config(data)), config.pretrain_diffusion(), data
+  )
+
+
+def released_params(
+  config: config_lib.Config, state: train_state.TrainState
+) -> types.Params:
+  """Returns the weights of a trained state that are released."""
+  is_ema = config.finetune.release_weights == 'ema'
+  return state.all_ema_params if is_ema else state.all_params
+
+
 def grad_config(
   finetune: config_lib.FinetuneConfig,
   l2_clip_norm: float,
   *,
   batch_has_draw_axis: bool,
-) -> step_lib.GradConfig:
+) -> clipping.GradConfig:
   """Returns how a private step computes and clips gradients."""
-  return step_lib.GradConfig(
+  return clipping.GradConfig(
     l2_clip_norm=l2_clip_norm,
     num_draws=finetune.augmult,
     rescale_to_unit_norm=finetune.rescale_to_unit_norm,
@@ -83,24 +110,33 @@ def grad_config(
   )
 
 
-def make_denoise_fn(model: unet.UNet, params: types.Params) -> types.DenoiseFn:
-  """Returns the denoiser with its weights bound, for sampling."""
+def model_description(config: config_lib.Config) -> dict[str, Any]:
+  """What the released weights belong to, for `model.json`."""
+  return {
+    'unet': config.unet_config(config.data).to_dict(),
+    'diffusion': config_lib.to_dict(config.diffusion),
+    'class_names': list(config.data.class_names),
+    'image_size': config.data.image_size,
+    'sampling': sampling_record(config),
+  }
 
-  def denoise(
-    x_t: types.Array,
-    timestep: types.Array,
-    label: types.Array,
-  ) -> types.Array:
-    output: Any = model.apply({'params': params}, x_t, timestep, label)
-    return output
 
-  return denoise
+def sampling_record(config: config_lib.Config) -> dict[str, Any]:
+  """How images are sampled, as `model.json` tells whoever samples more."""
+  return {
+    'sampler': config_lib.to_dict(config.sample.sampler),
+    'batch_size': config.sample.batch_size,
+  }
 
 
 def init_params(
   config: config_lib.Config, data: registry.DataConfig
 ) -> types.Params:
-  """Returns new weights from the public seed, for the classes of `data`."""
+  """Returns new weights from the public seed, for the classes of `data`.
+
+  Raises:
+    ValueError: a layer couples the examples of a batch.
+  """
   model = unet.UNet(config.unet_config(data))
   side = data.image_size
   variables = jax.jit(model.init)(
@@ -109,4 +145,5 @@ def init_params(
     jnp.zeros((1,), jnp.int32),
     jnp.zeros((1,), jnp.int32),
   )
+  layers.check_private_safe(variables)
   return variables['params']

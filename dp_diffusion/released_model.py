@@ -1,0 +1,460 @@
+"""A released model: checked, loaded, and sampled from, by `release/` alone.
+
+    release = dp_diffusion.load_release('runs/x/release')
+    more = release.sample(1000, labels=['tumor'])
+    more.save('more.npz')
+
+What is sampled is post-processing of the release: it costs no privacy, and has
+the guarantee of the release. A file of it says so: it carries the mark that
+the files of `dataset/` carry, and the statement itself.
+
+Guarantees:
+  * A release that does not verify is refused.
+    `released_model_test.py::test_a_changed_release_is_refused`.
+  * The seed of the stage `sample` gives its images.
+    `tests/stages/sample_test.py::test_a_release_gives_the_images_of_the_stage`.
+  * No folder but the release is read.
+    `released_model_test.py::test_the_release_is_enough`.
+  * What was saved brings the ledger of the release where it is used to train.
+    `released_model_test.py::test_a_saved_file_brings_its_ledger`.
+  * A file is never replaced, nor written in part.
+    `released_model_test.py::test_a_file_is_never_replaced`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import io
+import os
+import pathlib
+import secrets
+from typing import Any
+import zipfile
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dp_diffusion import checks
+from dp_diffusion import config_values
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import files
+from dp_diffusion import host_memory
+from dp_diffusion import release
+from dp_diffusion import release_marks
+from dp_diffusion import sampling
+from dp_diffusion import types
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.models import unet
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import verify
+from dp_diffusion.training import parallel
+
+DEFAULT_BATCH_SIZE = 64  # Where a release of an earlier version says none.
+_DATE = (1980, 1, 1, 0, 0, 0)  # Of every entry, as NumPy has it.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+  """Images sampled from a release.
+
+  Attributes:
+    images: uint8[N, H, W, C].
+    labels: int32[N], numbers of classes.
+    seed: with it the release gives the same images again.
+    release_dir: that they are of.
+    statement: bytes of its `privacy.json`.
+    mark: of the release.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  seed: int
+  release_dir: pathlib.Path
+  statement: bytes
+  mark: release_marks.Mark
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes an .npz: `images`, `labels`, the mark and `privacy.json`.
+
+    Raises:
+      UsageError: something is there already, or nothing can be written.
+    """
+    path = check_new_file(path, self.release_dir)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+      buffer,
+      allow_pickle=False,
+      images=self.images,
+      labels=self.labels,
+      **{release_marks.NAME: self.mark.to_array()},
+    )
+    with zipfile.ZipFile(buffer, 'a') as archive:
+      info = zipfile.ZipInfo(release_marks.STATEMENT, _DATE)
+      info.compress_type = zipfile.ZIP_DEFLATED
+      archive.writestr(info, self.statement)
+    try:
+      files.write_new_bytes(path, buffer.getvalue())
+    except OSError as error:
+      raise _not_written(path, error) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Release:
+  """A release that was verified, with its model in memory.
+
+  Attributes:
+    folder: `release/`.
+    statement: bytes of its `privacy.json`.
+    facts: what was recomputed from it, one line each; the guarantee first.
+    class_names: label i is class_names[i]; empty without classes.
+    network: the denoiser.
+    diffusion: the process that it was trained on.
+    sampler: that of the stage `sample`; None in a release of an earlier
+      version, which does not say it.
+    image_size: height and width, pixels.
+    batch_size: images per device at a time, in the stage `sample`.
+    mark: that its images carry.
+    params: weights of the network.
+  """
+
+  folder: pathlib.Path
+  statement: bytes
+  facts: tuple[str, ...]
+  class_names: tuple[str, ...]
+  network: unet.UNetConfig
+  diffusion: schedules.DiffusionProcess
+  sampler: samplers.SamplerConfig | None
+  image_size: int
+  batch_size: int
+  mark: release_marks.Mark
+  params: types.Params = dataclasses.field(repr=False)
+
+  def sample(
+    self,
+    num: int,
+    *,
+    labels: Sequence[str | int] | np.ndarray = (),
+    seed: int | None = None,
+    sampler: samplers.SamplerConfig | None = None,
+    batch_size: int | None = None,
+  ) -> Samples:
+    """Samples images; shows its progress.
+
+    >>> samples = load_release(release_dir).sample(4, labels=['star'], seed=1)
+    sampling, image: 0/4
+    sampling, image: 4/4, ...
+    >>> samples.images.shape, samples.images.dtype, samples.labels.tolist()
+    ((4, 8, 8, 1), dtype('uint8'), [1, 1, 1, 1])
+
+    Args:
+      num: how many.
+      labels: classes, by name or number, taken in turn until there are `num`;
+        all of them for ().
+      seed: in [0, 2^31). None takes a new one, so that the images are new; the
+        seed of the run gives the images of `dataset/` again.
+      sampler: None for that of the release.
+      batch_size: images per device at a time; None for that of the release.
+        Another one may round differently in the last bit.
+
+    Raises:
+      UsageError: one of them cannot be; one line says which.
+    """
+    num = _integer('num', num, 1, np.iinfo(np.int32).max)
+    plan = self._plan(sampler, batch_size)
+    _check_memory(num, plan)
+    if seed is None:
+      seed = secrets.randbelow(sampling.MAX_SEED + 1)
+    seed = _integer('seed', seed, 0, sampling.MAX_SEED)
+    numbers = np.resize(self.class_numbers(labels), num).astype(np.int32)
+    engine = sampling.ImageSampler(
+      plan, self.params, seed, parallel.DataParallel()
+    )
+    with console.progress('sampling, image', num) as advance:
+      images = engine.images(numbers, 0, advance)
+    return Samples(
+      images=images,
+      labels=numbers,
+      seed=seed,
+      release_dir=self.folder,
+      statement=self.statement,
+      mark=self.mark,
+    )
+
+  def class_numbers(
+    self, labels: Sequence[str | int] | np.ndarray = ()
+  ) -> np.ndarray:
+    """Numbers of classes that are given by name or number; all for ().
+
+    Text is a name first. It is a number where no class has one for its name.
+
+    Raises:
+      UsageError: no such class; the message lists them.
+    """
+    if isinstance(labels, str):
+      labels = [labels]
+    found = [self._class_number(label) for label in labels]
+    return np.array(found or range(self._num_classes), np.int32)
+
+  @property
+  def _num_classes(self) -> int:
+    return max(1, len(self.class_names))
+
+  def _class_number(self, label: Any) -> int:
+    name, is_number = str(label), isinstance(label, (int, np.integer))
+    if not is_number and name in self.class_names:
+      return self.class_names.index(name)
+    if not any(_is_number(other) for other in self.class_names):
+      is_number |= _is_number(name)
+    if is_number and not isinstance(label, bool):
+      if 0 <= int(name) < self._num_classes:
+        return int(name)
+    known = (
+      checks.some(self.class_names) if self.class_names else 'none by name'
+    )
+    raise errors.UsageError(
+      f'Expected labels={name!r} to name a class of {self.folder}, or to be a'
+      f' number below {self._num_classes}: its classes are {known}.'
+    )
+
+  def _plan(
+    self, sampler: samplers.SamplerConfig | None, batch_size: int | None
+  ) -> sampling.SamplingPlan:
+    chosen = sampler or self.sampler
+    if chosen is None:
+      raise errors.UsageError(
+        f'Expected a sampler: {self.folder} is of an earlier version, which'
+        ' does not say how its images were sampled. Give one, as'
+        ' --sampler=ddim,num_steps=50 or'
+        " sampler=SamplerConfig(name='ddim', num_steps=50)."
+      )
+    if batch_size is None:
+      batch_size = self.batch_size
+    try:
+      return sampling.SamplingPlan(
+        network=self.network,
+        diffusion=self.diffusion,
+        sampler=chosen,
+        image_size=self.image_size,
+        batch_size=_integer('batch_size', batch_size, 1, 2**31 - 1),
+      )
+    except ValueError as error:
+      raise errors.UsageError(str(error)) from error
+
+
+def load_release(path: str | os.PathLike[str]) -> Release:
+  """Checks a release, as `verify` does, and loads its model.
+
+  >>> release = load_release(release_dir)
+  >>> release.class_names, release.image_size, release.sampler.name
+  (('circle', 'star'), 8, 'ddim')
+
+  Args:
+    path: the folder `release/` of a run, or a copy of it; local.
+
+  Raises:
+    UsageError: no release, one that does not verify, or one without a model
+      of images.
+  """
+  if not files.is_local(path):
+    raise errors.UsageError(
+      f'Expected release={os.fspath(path)!r} to be a local folder: copy it here'
+      ' first.'
+    )
+  folder = pathlib.Path(path)
+  facts = _verified(folder)
+  content = (folder / release.STATEMENT).read_bytes()
+  statement = files.read_whole_json(folder / release.STATEMENT)
+  mark = release_marks.of_statement(statement)
+  if mark is None:
+    raise errors.UsageError(
+      f'Expected {folder} to hold model/params.npz, from which to sample.'
+    )
+  where = folder / 'model' / 'model.json'
+  try:
+    arrays, description = release.read_model(folder)
+    if not isinstance(description, dict) or 'unet' not in description:
+      raise ValueError('it describes no diffusion model')
+    loaded = Release(
+      folder=folder,
+      statement=content,
+      facts=facts,
+      mark=mark,
+      params=weights.unflatten(arrays),
+      **_described(description),
+    )
+    _check_fits(loaded, arrays)
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    reason = errors.first_line(error)
+    raise errors.UsageError(
+      f'Expected {where} to say how to sample from params.npz beside it:'
+      f' {reason}'
+    ) from error
+  return loaded
+
+
+def check_new_file(
+  path: str | os.PathLike[str], release_dir: pathlib.Path
+) -> pathlib.Path:
+  """The path, where a file of samples can be written.
+
+  Args:
+    path: local, ending with .npz.
+    release_dir: a release, which must stay as it is.
+
+  Raises:
+    UsageError: something is there, or nothing can be written.
+  """
+  text = os.fspath(path)
+  path = pathlib.Path(text)
+  if path.suffix != '.npz' or not files.is_local(text) or '\0' in text:
+    raise errors.UsageError(
+      f'Expected out={text!r} to be a local file that ends with .npz.'
+    )
+  if not path.parent.is_dir():
+    raise errors.UsageError(
+      f'Expected the folder of out={text!r} to be there: make it, or write to'
+      ' another one.'
+    )
+  inside = path.parent.resolve()
+  if inside.is_relative_to(release_dir.resolve()):
+    raise errors.UsageError(
+      f'Expected out={text!r} outside the release, which would not verify with'
+      ' another file in it: write it elsewhere.'
+    )
+  try:
+    files.check_new(path)
+  except OSError as error:
+    raise _not_written(path, error) from error
+  return path
+
+
+def _not_written(path: pathlib.Path, error: OSError) -> Exception:
+  """A full disk is told by `exit_codes`; all else in one line."""
+  if error.errno in files.NO_SPACE:
+    return error
+  if isinstance(error, FileExistsError):
+    return errors.UsageError(
+      f'Expected out={str(path)!r} not to be there, as nothing is replaced:'
+      ' move it away, or give another name.'
+    )
+  return errors.UsageError(
+    f'Expected out={str(path)!r} to be a file that can be written:'
+    f' {error.strerror or error}.'
+  )
+
+
+def _verified(folder: pathlib.Path) -> tuple[str, ...]:
+  """What `verify` finds in a release.
+
+  Raises:
+    UsageError: it is none, or does not verify.
+  """
+  where = os.fspath(folder)
+  try:
+    is_there = (folder / release.STATEMENT).is_file()
+  except (OSError, ValueError):
+    is_there = False
+  if not is_there:
+    raise errors.UsageError(
+      f'Expected release={where!r} to be a folder with {release.STATEMENT}:'
+      ' give the folder release/ of a run.'
+    )
+  report = verify.verify(folder)
+  if report.mismatches:
+    rest = len(report.mismatches) - 1
+    more = f' (and {rest} more)' if rest else ''
+    raise errors.UsageError(
+      f'Expected release={where!r} to verify, but {report.mismatches[0]}{more}:'
+      ' take it as it was published. python -m dp_diffusion.privacy.verify'
+      f' {where} says all.'
+    )
+  return report.facts
+
+
+def _described(description: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of `Release` that `model.json` gives.
+
+  Raises:
+    ValueError: a value is missing or wrong.
+  """
+  found = description.get('sampling', {})
+  network = config_values.build(unet.UNetConfig, description['unet'], 'unet.')
+  names = description['class_names']
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise ValueError('class_names are no list of names.')
+  if network.num_classes != max(1, len(names)):
+    raise ValueError(
+      f'{len(names)} class_names, and {network.num_classes} in the network.'
+    )
+  size = _integer('image_size', description['image_size'], 1, 2**16)
+  network.check_image_shape(size, size, network.image_channels)
+  batch_size = found.get('batch_size', DEFAULT_BATCH_SIZE)
+  return {
+    'class_names': tuple(names),
+    'network': network,
+    'diffusion': config_values.build(
+      schedules.DiffusionProcess, description['diffusion'], 'diffusion.'
+    ),
+    'sampler': config_values.build(
+      samplers.SamplerConfig, found['sampler'], 'sampler.'
+    )
+    if 'sampler' in found
+    else None,
+    'image_size': size,
+    'batch_size': _integer('batch_size', batch_size, 1, 2**31 - 1),
+  }
+
+
+def _check_fits(loaded: Release, arrays: Mapping[str, np.ndarray]) -> None:
+  """Raises ValueError unless the arrays are the weights of the network."""
+  size = loaded.image_size
+  variables = jax.eval_shape(
+    unet.UNet(loaded.network).init,
+    jax.random.key(0),
+    jnp.zeros((1, size, size, loaded.network.image_channels)),
+    jnp.zeros((1,), jnp.int32),
+    jnp.zeros((1,), jnp.int32),
+  )
+  wanted = traverse_util.flatten_dict(variables['params'], sep='/')
+  differing = [
+    name
+    for name in sorted(set(wanted) | set(arrays))
+    if name not in wanted
+    or name not in arrays
+    or arrays[name].shape != wanted[name].shape
+    or arrays[name].dtype != np.float32
+  ]
+  if differing:
+    raise ValueError(
+      f'the network has other weights: {checks.some(differing)}.'
+    )
+
+
+def _check_memory(num: int, plan: sampling.SamplingPlan) -> None:
+  """Refuses more images than half of the memory of this machine holds."""
+  most = host_memory.total_bytes() // 2 // int(np.prod(plan.image_shape))
+  if num > most:
+    raise errors.UsageError(
+      f'Expected num={num} to be at most {most}, which the memory of this'
+      ' machine holds: sample several files, each with a seed of its own.'
+    )
+
+
+def _integer(name: str, value: Any, least: int, most: int) -> int:
+  is_integer = isinstance(value, (int, np.integer)) and not isinstance(
+    value, bool
+  )
+  if not is_integer or not least <= value <= most:
+    raise errors.UsageError(
+      f'Expected {name}={value!r} to be an integer in [{least}, {most}].'
+    )
+  return int(value)
+
+
+def _is_number(text: str) -> bool:
+  return text.isascii() and text.isdigit()

@@ -1,0 +1,379 @@
+"""A released model: what is refused, what is sampled, what a file carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import exit_codes
+from dp_diffusion import files
+from dp_diffusion import host_memory
+from dp_diffusion import release_marks
+from dp_diffusion import released_model
+from dp_diffusion import sample
+from dp_diffusion.data import registry
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.stages.run import released
+from tests import tiny_release
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> pathlib.Path:
+  """A release; not to be changed."""
+  return tiny_release.make(tmp_path_factory.mktemp('made') / 'release')
+
+
+@pytest.fixture(scope='module')
+def loaded(made) -> released_model.Release:
+  return released_model.load_release(made)
+
+
+@functools.cache
+def some_samples(folder: pathlib.Path) -> released_model.Samples:
+  return released_model.load_release(folder).sample(20, seed=1)
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> pathlib.Path:
+  """A release to be changed."""
+  return shutil.copytree(made, tmp_path / 'copied')
+
+
+def data_config(path: pathlib.Path) -> registry.DataConfig:
+  config = registry.DataConfig(name='folder', path=str(path))
+  return dataclasses.replace(config, class_names=tiny_release.CLASSES)
+
+
+def test_images_are_new_and_repeatable(made, loaded):
+  found = some_samples(made)
+  assert found.images.shape == (20, 8, 8, 1) and found.images.dtype == np.uint8
+  assert found.labels.dtype == np.int32
+  np.testing.assert_array_equal(found.labels, np.arange(20) % 2)
+  again = loaded.sample(20, seed=1)
+  np.testing.assert_array_equal(found.images, again.images)
+  # An image depends on its number and label, not on how many there are.
+  fewer = loaded.sample(3, labels=['star'], seed=1)
+  np.testing.assert_array_equal(fewer.labels, [1, 1, 1])
+  np.testing.assert_array_equal(fewer.images[1], found.images[1])
+  assert (fewer.images[0] != found.images[0]).any()
+  new = [loaded.sample(2) for _ in range(2)]
+  assert new[0].seed != new[1].seed
+  assert (new[0].images != new[1].images).any()
+
+
+def test_guidance_is_that_of_the_sampler(made, loaded):
+  plain = dataclasses.replace(tiny_release.SAMPLER, guidance_weight=0.0)
+  unguided = loaded.sample(20, seed=1, sampler=plain)
+  assert (unguided.images != some_samples(made).images).any()
+
+
+@pytest.mark.parametrize(
+  ('names', 'labels', 'expected'),
+  [
+    (('circle', 'star'), (), [0, 1]),
+    (('circle', 'star'), 'star', [1]),
+    (('circle', 'star'), ['star', 0, '1', 'star'], [1, 0, 1, 1]),
+    (('circle', 'star'), np.array([1, 0]), [1, 0]),
+    (('7', '1'), ['1', '7'], [1, 0]),
+    (('7', '1'), [1, 0], [1, 0]),
+    (('a, b', 'c'), ['a, b'], [0]),
+    ((), (), [0]),
+    ((), [0], [0]),
+  ],
+)
+def test_labels_are_names_or_numbers(loaded, names, labels, expected):
+  named = dataclasses.replace(loaded, class_names=names)
+  assert named.class_numbers(labels).tolist() == expected
+
+
+@pytest.mark.parametrize(
+  ('names', 'label'),
+  [
+    (('circle', 'star'), 'stars'),
+    (('circle', 'star'), 2),
+    (('circle', 'star'), -1),
+    (('circle', 'star'), '-1'),
+    (('circle', 'star'), 1.0),
+    (('circle', 'star'), True),
+    (('circle', 'star'), ''),
+    (('7', '1'), '0'),
+    ((), 'star'),
+  ],
+)
+def test_an_unknown_class_is_refused(loaded, names, label):
+  named = dataclasses.replace(loaded, class_names=names)
+  with pytest.raises(errors.UsageError, match='labels=') as error:
+    named.class_numbers([label])
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ({'num': 0}, 'num=0'),
+    ({'num': -1}, 'num=-1'),
+    ({'num': 2.0}, 'num=2.0'),
+    ({'num': True}, 'num=True'),
+    ({'num': 2**31}, 'num=2147483648'),
+    ({'num': 2**31 - 1}, 'memory'),
+    ({'seed': -1}, 'seed=-1'),
+    ({'seed': 2**31}, 'seed=2147483648'),
+    ({'batch_size': 0}, 'batch_size=0'),
+    ({'sampler': samplers.SamplerConfig(num_steps=101)}, 'num_steps=101'),
+  ],
+)
+def test_what_cannot_be_is_one_line(loaded, monkeypatch, given, words):
+  monkeypatch.setattr(host_memory, 'total_bytes', lambda: 2**30)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    loaded.sample(**{'num': 1, **given})
+  assert '\n' not in str(error.value)
+
+
+def test_guidance_needs_a_null_class(loaded):
+  without = dataclasses.replace(
+    loaded, diffusion=dataclasses.replace(loaded.diffusion, label_drop_prob=0.0)
+  )
+  with pytest.raises(errors.UsageError, match=r'guidance_weight=0\.5'):
+    without.sample(1)
+
+
+def _append(path: pathlib.Path) -> None:
+  path.write_bytes(path.read_bytes() + b' ')
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    (lambda f: _append(f / 'model' / 'params.npz'), 'was changed'),
+    (lambda f: _append(f / 'model' / 'model.json'), 'was changed'),
+    (lambda f: (f / 'README.md').unlink(), 'README.md'),
+    (lambda f: (f / 'extra').touch(), 'not listed'),
+    (lambda f: (f / 'privacy.json').unlink(), 'privacy.json'),
+    (lambda f: (f / 'privacy.json').write_text('{}'), 'verify'),
+    (shutil.rmtree, 'privacy.json'),
+  ],
+)
+def test_a_changed_release_is_refused(copied, change, words):
+  change(copied)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    released_model.load_release(copied)
+  assert '\n' not in str(error.value) and str(copied) in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'unet': None}, 'no diffusion model'),
+    ({'unet': {'channels': 'many'}}, 'unet.channels'),
+    ({'class_names': ['circle']}, 'class_names'),
+    ({'class_names': 'ab'}, 'class_names'),
+    ({'image_size': 0}, 'image_size'),
+    ({'image_size': None}, 'image_size'),
+    ({'diffusion': {'schedule': 'linaer'}}, 'linear'),
+    ({'sampling': {'sampler': {'name': 'dimm'}, 'batch_size': 1}}, 'ddim'),
+    ({'sampling': {'sampler': {}, 'batch_size': 0}}, 'batch_size'),
+    ({'sampling': 'ddim'}, 'model.json'),
+  ],
+)
+def test_a_model_that_is_none_is_one_line(tmp_path, change, words):
+  folder = tiny_release.make(tmp_path / 'release', **change)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    released_model.load_release(folder)
+  assert '\n' not in str(error.value)
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+  network = dataclasses.replace(tiny_release.NETWORK, num_blocks=2)
+  folder = tiny_release.make(
+    tmp_path / 'release', unet=dataclasses.asdict(network)
+  )
+  with pytest.raises(errors.UsageError, match='other weights: down_0_block_1'):
+    released_model.load_release(folder)
+
+
+def test_an_earlier_release_needs_a_sampler(tmp_path, made):
+  folder = tiny_release.make(tmp_path / 'release', sampling=None)
+  earlier = released_model.load_release(folder)
+  assert earlier.sampler is None
+  command = 'dp_diffusion.sample FOLDER'
+  assert command in (made / 'README.md').read_text()
+  assert command not in (folder / 'README.md').read_text()
+  with pytest.raises(errors.UsageError, match='--sampler=') as error:
+    earlier.sample(1)
+  assert '\n' not in str(error.value)
+  found = earlier.sample(
+    20,
+    seed=1,
+    sampler=tiny_release.SAMPLER,
+    batch_size=tiny_release.BATCH_SIZE,
+  )
+  np.testing.assert_array_equal(found.images, some_samples(made).images)
+
+
+def test_a_saved_file_brings_its_ledger(made, tmp_path):
+  path = tmp_path / 'elsewhere' / 'more.npz'
+  path.parent.mkdir()
+  found = some_samples(made)
+  found.save(path)
+  with np.load(path, allow_pickle=False) as f:
+    np.testing.assert_array_equal(f['images'], found.images)
+    np.testing.assert_array_equal(f['labels'], found.labels)
+    assert json.loads(f['privacy.json']) == files.read_json(
+      made / 'privacy.json'
+    )
+  statement = files.read_json(made / 'privacy.json')
+  assert release_marks.of_npz(path) == release_marks.of_statement(statement)
+  (entry,) = released.of_images(data_config(path)).entries
+  assert entry.ledger == tiny_release.LEDGER
+  images = registry.load(
+    dataclasses.replace(data_config(path), image_size=8, channels=1)
+  )
+  assert 0 < len(images.labels) <= 20
+  found.save(path.with_name('again.npz'))
+  assert path.read_bytes() == path.with_name('again.npz').read_bytes()
+
+
+def test_a_file_is_never_replaced(made, tmp_path, monkeypatch):
+  found = some_samples(made)
+  path = tmp_path / 'more.npz'
+  path.write_bytes(b'before')
+  (tmp_path / 'link.npz').symlink_to('nowhere')
+  for name in ('more.npz', 'link.npz'):
+    with pytest.raises(errors.UsageError, match='not to be there'):
+      found.save(tmp_path / name)
+  # Somebody writes it after it was looked for.
+  monkeypatch.setattr(files, 'check_new', lambda path: None)
+  with pytest.raises(errors.UsageError, match='not to be there'):
+    found.save(path)
+  assert path.read_bytes() == b'before'
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['link.npz', 'more.npz']
+
+
+@pytest.mark.parametrize('is_taken', [False, True])
+def test_a_file_system_without_links(made, tmp_path, monkeypatch, is_taken):
+  path = tmp_path / 'more.npz'
+
+  def refuse(*_):
+    if is_taken:
+      path.write_bytes(b'before')
+    raise OSError(errno.EPERM, 'Operation not permitted')
+
+  monkeypatch.setattr(files.os, 'link', refuse)
+  if is_taken:
+    with pytest.raises(errors.UsageError, match='can be written'):
+      some_samples(made).save(path)
+    assert path.read_bytes() == b'before'
+  else:
+    some_samples(made).save(path)
+  assert [p.name for p in tmp_path.iterdir()] == ['more.npz']
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('more.npy', 'ends with .npz'),
+    ('gs://bucket/more.npz', 'local'),
+    ('absent/more.npz', 'to be there'),
+    (f'{"x" * 250}.npz', 'can be written'),
+    ('a\0.npz', 'local file'),
+  ],
+)
+def test_a_bad_name_of_a_file_is_one_line(tmp_path, monkeypatch, name, words):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    released_model.check_new_file(name, tmp_path / 'release')
+  assert '\n' not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_release_is_enough(copied, tmp_path, monkeypatch, capsys):
+  """The whole command, in a folder of its own; then once more."""
+  monkeypatch.chdir(tmp_path)
+  typed = ['copied', '--num=3', '--labels', 'star,0', '--seed=5']
+  assert sample.main([*typed, '--out=more.npz']) == 0
+  said = capsys.readouterr()
+  assert 'epsilon' in said.out and 'more.npz: 3 images, seed 5' in said.out
+  assert 'sampling, image: 3/3' in said.out and not said.err
+  with np.load('more.npz') as f:
+    np.testing.assert_array_equal(f['labels'], [1, 0, 1])
+  assert sample.main([*typed, '--out=more.npz']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: Expected out=') and error.count('\n') == 1
+  assert sample.main([*typed, '--out=copied/model/more.npz']) == 2
+  assert 'outside the release' in capsys.readouterr().err
+  with pytest.raises(errors.UsageError, match='outside the release'):
+    some_samples(copied).save(copied / 'dataset.npz')
+  unguided = '--sampler=ancestral,num_steps=3,guidance_weight=0'
+  assert sample.main([*typed, unguided, '--out=other.npz']) == 0
+  with np.load('more.npz') as f, np.load('other.npz') as other:
+    assert (f['images'] != other['images']).any()
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'copied',
+    'more.npz',
+    'other.npz',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('typed', 'words'),
+  [
+    ([], 'one RELEASE, not 0'),
+    (['a', 'b', '--num=1', '--out=x.npz'], 'not 2'),
+    (['a', '--out=x.npz'], '--num'),
+    (['a', '--num=1'], '--out'),
+    (['a', '--num'], 'after --num'),
+    (['a', '--num=1', '--num=2'], '--num once'),
+    (['a', '--num=many', '--out=x.npz'], '--num=many'),
+    (['a', '--num=1', '--sed=2'], 'did you mean --seed'),
+    (['a', '-n', '1'], "'-n'"),
+    (['absent', '--num=1', '--out=x.npz'], 'privacy.json'),
+    (['gs://a/release', '--num=1', '--out=x.npz'], 'local folder'),
+    (['made', '--num=1', '--out=x.npz', '--labels=sun'], 'circle'),
+    (['made', '--num=1', '--out=x.npz', '--sampler=dimm'], 'ddim'),
+    (['made', '--num=1', '--out=x.npz', '--sampler=ddim,steps=5'], "'steps=5'"),
+    (
+      ['made', '--num=1', '--out=x.npz', '--sampler=num_steps=x'],
+      'num_steps=x',
+    ),
+    (
+      ['made', '--num=1', '--out=x.npz', '--sampler=num_steps=none'],
+      'num_steps',
+    ),
+  ],
+)
+def test_what_was_typed_wrong_is_one_line(
+  made, tmp_path, monkeypatch, capsys, typed, words
+):
+  monkeypatch.chdir(tmp_path)
+  typed = [str(made) if argument == 'made' else argument for argument in typed]
+  assert sample.main(typed) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  assert words in error
+  assert not list(tmp_path.iterdir())
+
+
+def test_help_says_every_flag(capsys):
+  assert sample.main(['--help']) == 0
+  text = capsys.readouterr().out
+  assert all(f'--{name}=' in text for name in sample._FLAGS)
+
+
+def test_ctrl_c_writes_nothing(made, tmp_path, monkeypatch, capsys):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(console, 'progress', interrupt)
+  out = tmp_path / 'more.npz'
+  assert sample.main([str(made), '--num=1', f'--out={out}']) == 130
+  assert not list(tmp_path.iterdir())
+  assert exit_codes.run(lambda: None) == 0
