@@ -28,6 +28,8 @@ from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def _report(workdir: pathlib.Path) -> dict:
   return json.loads((workdir / 'evaluation' / 'report.json').read_text())

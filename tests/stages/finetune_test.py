@@ -36,6 +36,8 @@ from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from tests.stages import command
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 # The noise is given, so that nothing has to be searched for.
 OVERRIDES = {
   'privacy.solve_for': 'epsilon',
