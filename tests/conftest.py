@@ -62,16 +62,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
 
 
+# What takes longest to make, the longest first.
+_SHARED_RUNS = (
+  *('finished_run', 'finetuned_run'),
+  *('neighbours', 'pretrained', 'merf', 'direct'),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Tests of a shared run come first, so that one process has them all.
 
-  The other one would wait until the run is finished.
+  The other one would wait until the run is finished, or make it again; and no
+  process is left with a long test when the others have ended.
   """
-  runs = ('finished_run', 'finetuned_run')
 
   def first_run(item: pytest.Item) -> int:
     needs = getattr(item, 'fixturenames', ())
-    return next((i for i, run in enumerate(runs) if run in needs), len(runs))
+    shared = (i for i, run in enumerate(_SHARED_RUNS) if run in needs)
+    return next(shared, len(_SHARED_RUNS))
 
   items.sort(key=first_run)
 

@@ -364,10 +364,7 @@ except errors.UsageError as error:
 
 
 def test_two_processes_share_steps(tmp_path, subprocess_environment, free_port):
-  environment = {
-    **subprocess_environment,
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-  }
+  environment = command.process_environment(subprocess_environment)
   jobs = [
     subprocess.Popen(
       [sys.executable, '-c', TWO_PROCESSES]

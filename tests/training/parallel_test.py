@@ -22,6 +22,7 @@ from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_step
 from dp_diffusion.training import processes
+from tests import conftest
 
 PROBLEM = pathlib.Path(__file__).with_name('private_problem.py')
 _spec = importlib.util.spec_from_file_location('private_problem', PROBLEM)
@@ -363,7 +364,9 @@ def two_processes(tmp_path_factory, repository):
       'JAX_NUM_PROCESSES': '2',
       'JAX_PROCESS_ID': str(i),
       'PYTHONPATH': str(repository),
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+      'XLA_FLAGS': (
+        f'--xla_force_host_platform_device_count=2 {conftest.QUICK_COMPILATION}'
+      ),
     }
     command = [sys.executable, '-W', 'error', str(PROBLEM), str(folder)]
     processes.append(
