@@ -45,7 +45,7 @@ CLASS_NAMES = ('normal', 'tumor')
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """The paper's setting; see the module for variants."""
+  """Returns the paper's setting; see the module for variants."""
   config = default.get_config()
   config.name = 'camelyon'
   config.data.name = 'camelyon17'

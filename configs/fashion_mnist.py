@@ -37,7 +37,7 @@ CLASS_NAMES = (
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """MNIST's recipe on clothes; see the module for variants."""
+  """Returns MNIST's recipe for clothes; see the module for variants."""
   config = default.get_config()
   config.name = 'fashion_mnist'
   config.data.name = 'tfds:fashion_mnist'

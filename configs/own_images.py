@@ -1,45 +1,48 @@
-r"""Your own images: where a hospital starts from.
+r"""Your own images, such as those of a hospital.
 
 1. Put the images into one subfolder per class (or a .zip of that, or an .npz
    with `images` and `labels`). Class names are public: choose harmless ones.
-2. Say how many there are to train on, BEFORE looking further: a fifth is held
-   out for evaluation. The number is published, and may be rounded.
-3. Take the variant of your machine, and look at the plan, which says what was
-   chosen, what it will cost, and whether so many images are enough:
+2. Declare how many images there are to train on (a fifth of all is held out for
+   evaluation). The number is published, and may be rounded.
+3. Choose the variant of your machine, and read the plan. It says what was
+   chosen, what it will cost, and whether there are enough images:
 
      python -m dp_diffusion.main --config=configs/own_images.py:cpu \
        --config.data.path=/data/scans \
        --config.data.class_names="('benign', 'malignant')" \
        --config.privacy.num_examples=9000 --workdir=runs/scans --stage=plan
 
-4. Look at them as the network will: the same with --stage=inspect writes
-   `private/training_images.png` and `private/survey.json`.
-5. Run the same without --stage. `private/progress.png` shows where it goes.
-   Publish `release/`, nothing else.
+4. Look at the images as the network will see them: the same command with
+   --stage=inspect writes `private/training_images.png` and
+   `private/survey.json`.
+5. Run the same command without --stage. `private/progress.png` shows samples
+   during training. Publish `release/`, nothing else.
 
-If a person can be on several images, protect persons: a CSV with the columns
-`file` and `person` as --config.data.person_csv, --config.data.unit=person, and
-num_examples counting persons. A few hundred persons are few: see the plan.
+If a person can be on several images, protect persons: set
+--config.data.unit=person, set --config.data.person_csv to a CSV file with the
+columns `file` and `person`, and count persons in num_examples. A few hundred
+persons may be too few; the plan says so.
 
 One machine: `:cpu` (2 cores) and `:one_gpu`
 --------------------------------------------
-Nothing is downloaded: pre-training is on `rendered`, images by formula. Image
-size, network and steps are those of configs/recipes; batch, K and delta
-follow from the declared number of records there, and the first lines say them.
-Any of them can be typed instead (--config.data.image_size=32 ...).
+Nothing is downloaded: pre-training is on `rendered`, images by formula.
+configs/recipes sets image size, network and steps, and computes batch, K and
+delta from the declared number of records; the first lines of a run print them.
+The command line can set any of them (--config.data.image_size=32 ...).
 
-Grey or colour: without --config.data.channels=1 (or 3), 64 of the images are
-opened, by `plan` too, and it is what nine in ten of them are; else one has to
-say. It is taken to be public, as the size and the class names are.
+Grey or colour: unless --config.data.channels is 1 or 3, 64 of the images are
+opened, by `plan` too. If nine in ten are of one kind, this kind is used;
+otherwise the key must be set. The choice is taken to be public, as the size and
+the class names are.
 
 Hardware, hours, expected: experiments/own_images. `:one_gpu` is not measured.
 
 The paper's recipe: `:1k`, `:10k`, `:100k`
 ------------------------------------------
-Noise multipliers for 32x32 images with what each variant sets (add or remove
-one; PLD). The last column is what matters: the std of the noise in the mean
-gradient at epsilon 10, in units of the clip norm. Ten times the images bring
-it down about sevenfold; no setting of a small dataset makes up for that.
+The table shows the noise multipliers of each variant (add or remove one record;
+PLD). The last column decides the quality: the std of the noise in the mean
+gradient at epsilon 10, in units of the clip norm. Ten times as many images make
+it about seven times smaller; no setting of a small dataset can replace this.
 
   variant  images   delta  batch  steps  eps 1  eps 5  eps 10  noise / batch
   1k         1000   1e-04    500    100 16.008  4.076   2.381       0.004763
@@ -47,29 +50,29 @@ it down about sevenfold; no setting of a small dataset makes up for that.
   100k     100000   1e-06  16384    200  9.927  2.466   1.486       0.000091
 
 Network, optimizer, K, clip norm, timesteps and sampler are the paper's for
-32x32 images [R], pre-trained on ImageNet32, once, with configs/imagenet32.py in
-runs/imagenet32, on whatever machine; then
+32x32 images [R]. Pre-train once on ImageNet32, on any machine, with
+configs/imagenet32.py in runs/imagenet32; then add
 
      --config.pretrain.init_from=runs/imagenet32 --config.pretrain.num_steps=0
 
-(without these it plans, and does, the whole pre-training). Batches, steps and
+(without these keys each run does the whole pre-training). Batches, steps and
 deltas of the table are our choice: delta is a tenth of one over the number of
 images.
 
 Hardware: 8 accelerators of 80 GB. Hours of fine-tuning at an assumed 200
 TFLOP/s each: 0.1 (1k), 0.9 (10k), 6 (100k); not measured.
 
-Expected: below CIFAR-10's accuracy for fewer images; measure it, in
-`evaluation/`, which is NOT covered by the guarantee.
+Expected: with fewer images, an accuracy below that of CIFAR-10. The evaluation
+measures it in `evaluation/`, which is NOT covered by the guarantee.
 
 Images of any size and kind are cut to their middle square and resized; alpha is
 dropped (a transparent pixel shows its hidden colour). Files deeper than 8 bits
-need data.value_range=(black, white) unless the set uses its whole depth; files
-of several images are refused unless data.frames='first' or 'all'. DICOM needs
-`pip install dp_diffusion[dicom]` and is mapped by data.value_range in modality
-units (Hounsfield), or by each file's own window. A class without images is no
-error. docs/inputs.md has all forms of input. `:1k` measures no FID, which has
-more features.
+need data.value_range=(black, white), unless the images use the whole depth.
+Files with several images are refused unless data.frames is 'first' or 'all'.
+DICOM needs `pip install dp_diffusion[dicom]`; its values are mapped by
+data.value_range in modality units (Hounsfield), or by the window of each file.
+A class without images is no error. docs/inputs.md lists all forms of input.
+`:1k` measures no FID, because FID has more features than there are images.
 
 Deviation: as in configs/cifar10.py (unit norm, EMA warm-up, bfloat16).
 Deviation (`:cpu`, `:one_gpu`): small networks and few steps, cosine schedule,
@@ -99,7 +102,7 @@ SIZES = {
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Epsilon 10; see the module for variants and for what to set."""
+  """Returns the config at epsilon 10; the module says which keys to set."""
   config = default.get_config()
   config.name = 'own_images'
   config.data.name = 'folder'
@@ -115,7 +118,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 def finish(
   config: ml_collections.ConfigDict, variant: str, typed: Collection[str]
 ) -> list[str]:
-  """Sets what follows from the number of images and their channels.
+  """Sets the keys that depend on the number of images and their channels.
 
   Args:
     config: changed in place.
@@ -126,38 +129,38 @@ def finish(
     Lines that say what was chosen.
 
   Raises:
-    ValueError: the number of images was not said.
+    ValueError: the user has not set the number of images.
   """
   if not set(variant.split(',')) & set(machines.RECIPES):
     return []
   is_found = 'data.channels' not in typed and config.data.channels
   config.data.channels = config.data.channels or 3
   machine = machines.named(variant)
-  if not machine:  # A smoke run, which sets the rest.
+  if not machine:  # The variant `smoke` has set the other keys.
     config.pretrain.data.channels = config.data.channels
     return []
   if 'privacy.num_examples' not in typed:
     raise ValueError(
-      'Expected --config.privacy.num_examples=N, how many'
-      f' {config.data.unit}s there are to train on, as you declare it: a fifth'
-      ' of all is held out, and the number is published.'
+      'Expected --config.privacy.num_examples=N, the declared number of'
+      f' {config.data.unit}s to train on (a fifth of all is held out). The'
+      ' number is published.'
     )
   lines = machines.fill(config, machine, typed)
   kind = 'grey' if config.data.channels == 1 else 'colour'
   if is_found:
-    lines.append(f'{machine}: images are taken as {kind}, as their files are')
+    lines.append(f'{machine}: images are read as {kind}, as in their files')
   elif 'data.channels' not in typed:
-    lines.append(f'{machine}: images are taken as {kind}: none is at hand')
+    lines.append(f'{machine}: images are read as {kind}; none was opened')
   return lines
 
 
 def _by_machine(config: ml_collections.ConfigDict, name: str) -> None:
   machines.use(config, name)
   config.name += f'-{name}'
-  config.data.channels = 0  # Said by the user, or looked at.
+  config.data.channels = 0  # Found from the images, unless the user sets it.
   config.pretrain.data.channels = 0
   config.data.reflect_pad = 0
-  config.data.flip = False  # Nobody knows whether they may be mirrored.
+  config.data.flip = False  # A mirrored image may not be a valid one.
   config.evaluate.classifier.reflect_pad = 0
   config.evaluate.classifier.flip = False
 

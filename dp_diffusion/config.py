@@ -406,7 +406,7 @@ def load(
 ) -> Config:
   """Loads a config file, applies overrides, and checks everything.
 
-  What a config chooses by them (`config_values.load_file`) is said.
+  It prints which keys the config file sets itself (`config_values.load_file`).
 
   Args:
     config_argument: 'configs/NAME.py' or 'configs/NAME.py:VARIANT'.
@@ -433,7 +433,7 @@ def load(
 
 
 def _data_config(section: Any) -> registry.DataConfig:
-  """One section of a `ConfigDict` that holds images, checked."""
+  """Converts a section of a `ConfigDict` that names images, and checks it."""
   values = section.to_dict()
   values.pop('stand_in', None)
   return config_values.build(registry.DataConfig, values, 'data.')

@@ -18,7 +18,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import registry
 
 BuildFn = Callable[[Any], registry.DataConfig]
-KEYS = {  # Of the sections of images, until `resolve`.
+KEYS = {  # Further keys of `data` and `pretrain.data`; `resolve` removes them.
   'stand_in': config_keys.state(
     '',
     'Source that makes images in place of those of the source named, where'
@@ -48,17 +48,17 @@ def keep_typed(config: Any, key: str) -> None:
 
 
 def find_channels(config: Any, build: BuildFn) -> None:
-  """Sets data.channels, where it is 0, to what the images are: grey or colour.
+  """Sets data.channels, if it is 0, to 1 for grey images or 3 for colour.
 
-  That is taken to be public, as their size and their classes are; see
-  `registry.find_channels` for what is looked at.
+  The result is taken to be public, as the size and the classes are; see
+  `registry.find_channels` for the images that are opened.
 
   Args:
-    config: a `ConfigDict`, changed in place where the images are at hand.
-    build: makes a `DataConfig` of a section.
+    config: a `ConfigDict`, changed in place if the images can be opened.
+    build: converts a section to a `DataConfig`.
 
   Raises:
-    UsageError: some are grey and others coloured.
+    UsageError: some images are grey and others coloured.
   """
   data = config.get('data', {})
   if data.get('channels', 1) or not data.get('path'):
@@ -69,14 +69,14 @@ def find_channels(config: Any, build: BuildFn) -> None:
 def find_public_classes(
   config: Any, build: BuildFn, typed: Collection[str], before: str
 ) -> None:
-  """Sets pretrain.data.class_names, where nobody has, to those of the images.
+  """Sets pretrain.data.class_names to those of the source, unless they are set.
 
   Args:
-    config: a `ConfigDict`, changed in place where the images are at hand.
-    build: makes a `DataConfig` of a section.
-    typed: dotted keys that the user has given.
-    before: the source that the config file names; its classes need not be
-      those of another one that was typed.
+    config: a `ConfigDict`, changed in place if the source has class names.
+    build: converts a section to a `DataConfig`.
+    typed: dotted keys that the user has set.
+    before: the source that the config file names; if the user typed another
+      source, the class names of the file do not apply.
   """
   data = config.get('pretrain', {}).get('data', {})
   if not data or data.get('stand_in') or 'pretrain.data.class_names' in typed:
@@ -132,7 +132,7 @@ def _resolved(
       class_names=data['class_names'] or STAND_IN_CLASSES,
     )
     reads = registry.reads(stand_in)
-  # Of the source that the config or its variant had.
+  # These keys belong to the source that the config or its variant named.
   for key in set(registry.keys_of_sources()) - {*reads, *typed, *_PLACES}:
     resolved[key] = _DEFAULTS[key]
   if 'tfds_dir' not in reads:  # Only TFDS knows the slice of a split.

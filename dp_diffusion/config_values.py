@@ -27,22 +27,24 @@ UsageError = errors.UsageError
 _CONFIGS = 'configs'
 
 
-# (config, dotted keys that were typed) -> lines to be said.
+# (config, dotted keys that were typed) -> lines to be printed.
 FinishFn = Callable[[Any, Collection[str]], list[str]]
 
 
 def load_file(config_argument: str) -> tuple[Any, FinishFn]:
   """Runs `get_config(VARIANT)` of FILE, given as 'FILE[:VARIANT]'.
 
-  A file may also have `finish(config, variant, typed)`: it sets, in place, what
-  follows from keys that the command line sets, and says so in lines.
+  A file may also have `finish(config, variant, typed)`. It changes, in place,
+  the keys that depend on keys of the command line, and returns lines to be
+  printed.
 
   Args:
     config_argument: FILE is a path, or the name of a config that comes with the
-      package, as 'mnist' or 'configs/mnist.py', from any working folder.
+      package, such as 'mnist' or 'configs/mnist.py', in any working folder.
 
   Returns:
-    A `ConfigDict`, and what finishes it once those keys are set.
+    A `ConfigDict`, and the function to call after the command line's keys are
+    set.
 
   Raises:
     UsageError: there is no such file or variant (the message names the known
@@ -71,7 +73,7 @@ def load_file(config_argument: str) -> tuple[Any, FinishFn]:
 
 @contextlib.contextmanager
 def _errors_named(config_argument: str, path: pathlib.Path) -> Iterator[None]:
-  """Makes one line of what a config file raises."""
+  """Turns an exception of a config file into a `UsageError` of one line."""
   try:
     yield
   except ValueError as error:
@@ -84,7 +86,7 @@ def _errors_named(config_argument: str, path: pathlib.Path) -> Iterator[None]:
 
 
 def shipped_folder() -> pathlib.Path:
-  """The configs of this package: installed in it, or beside it in a clone."""
+  """Folder of the configs, in the installed package or beside it in a clone."""
   package = pathlib.Path(__file__).resolve().parent
   installed = package / _CONFIGS
   return installed if installed.is_dir() else package.parent / _CONFIGS
@@ -95,11 +97,10 @@ def find_file(file_name: str) -> pathlib.Path:
 
   Args:
     file_name: a path; or 'NAME', 'NAME.py' or 'configs/NAME.py' of a config in
-      `shipped_folder`, which is taken where the working folder has no such
-      file.
+      `shipped_folder`, which is used if the working folder has no such file.
 
   Raises:
-    UsageError: there is none; names near ones.
+    UsageError: there is no such file; the message names similar ones.
   """
   path = pathlib.Path(file_name)
   if path.is_file():
@@ -127,13 +128,13 @@ def _as_typed(path: pathlib.Path, shipped: pathlib.Path) -> str:
 
 
 def _let_import_configs(path: pathlib.Path) -> None:
-  """A config file imports `configs.default`, wherever it lies itself."""
+  """Makes `configs.default` importable for a config file in any folder."""
   root = path.resolve().parent.parent
   if (root / _CONFIGS / 'default.py').is_file() and not _is_package(root):
     if str(root) not in sys.path:
       sys.path.insert(0, str(root))
   elif _CONFIGS not in sys.modules:
-    # Not through `sys.path`: the package has modules named as Python's own.
+    # `sys.path` is not used: modules of the package have names of Python's own.
     package = types.ModuleType(_CONFIGS)
     package.__path__ = [str(shipped_folder()), str(path.resolve().parent)]
     sys.modules[_CONFIGS] = package

@@ -116,7 +116,7 @@ def of_npz(path: str | os.PathLike[str]) -> Mark | None:
     with zipfile.ZipFile(path) as archive:
       infos = {info.filename: info for info in archive.infolist()}
   except _DAMAGED:
-    return None  # Whoever reads the images says so.
+    return None  # Reading the images raises this error again.
   info = infos.get(f'{NAME}.npy')
   if info is None:
     return None
@@ -139,7 +139,7 @@ def of_tfds(folder: str | os.PathLike[str]) -> Mark | None:
   try:
     info = json.loads(path.read_bytes())
   except (OSError, ValueError):
-    return None  # Whoever reads the images says so.
+    return None  # Reading the images raises this error again.
   text = str(info.get('description', '')) if isinstance(info, dict) else ''
   if f'{NAME}=' not in text:
     return None
@@ -239,4 +239,4 @@ def _in_zip(path: pathlib.Path) -> Iterator[Origin]:
           where = f'{path}/{info.filename}'
           yield Origin(where=where, content=archive.read(info))
   except (*_DAMAGED, RuntimeError, NotImplementedError):
-    return  # Whoever reads the images says so.
+    return  # Reading the images raises this error again.

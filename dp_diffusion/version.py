@@ -8,7 +8,7 @@ import tomllib
 
 
 def of_package() -> str:
-  """The version of what runs: of the clone, or of the installed package."""
+  """Version of the running code, a clone or an installed package."""
   clone = pathlib.Path(__file__).resolve().parent.parent / 'pyproject.toml'
   if clone.is_file():
     project = tomllib.loads(clone.read_text(encoding='utf-8')).get(

@@ -1,8 +1,8 @@
 """Recipes for one machine: `:cpu` (2 cores, an hour or two) and `:one_gpu`.
 
-Other configs take them; nothing is trained by this file itself. All numbers
-stand in the tables below. What follows from the declared number of records is
-computed by `fill`, and said.
+Other configs use these recipes; this file is no config that can be run. The
+tables below hold all numbers. `fill` computes the keys that depend on the
+declared number of records, and returns lines that state them.
 
 Public pre-training is on `rendered`, images by formula: no download.
 """
@@ -19,14 +19,14 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """What one machine can do.
+  """Settings with which a run fits one kind of machine.
 
   Attributes:
-    hardware: in words.
-    image_size: pixels of height and width, where nothing else is said.
-    draws_per_step: of all records of a private step together, on average.
+    hardware: the machine, in words.
+    image_size: pixels of height and width, unless a config sets another.
+    draws_per_step: expected number of draws of all records in a private step.
     num_steps: private steps.
-    keys: all other keys of a config.
+    keys: config key -> value, for all other keys.
   """
 
   hardware: str
@@ -36,15 +36,15 @@ class Recipe:
   keys: Mapping[str, Any]
 
 
-# Draws of one record in a step; more hardly lower its gradient's variance.
+# Largest K; more draws hardly reduce the variance of a record's gradient.
 _MOST_DRAWS = {'image': 8, 'person': 32}
-# Of the records, in a batch: a larger share makes sampling hide little.
+# Largest sampling probability; above it, sampling amplifies privacy little.
 _LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
 
 _BOTH = {
   'pretrain.data.name': 'rendered',
   'pretrain.data.split': 'train',
-  'pretrain.data.class_names': (),  # Its own.
+  'pretrain.data.class_names': (),  # Those of `rendered`.
   'pretrain.data.flip': True,
   'pretrain.optimizer.schedule': 'cosine',
   'diffusion.schedule': 'cosine',
@@ -127,7 +127,7 @@ RECIPES = {
 
 
 def use(config: ml_collections.ConfigDict, machine: str) -> None:
-  """Sets what does not follow from the number of records.
+  """Sets the keys that do not depend on the number of records.
 
   Args:
     config: changed in place.
@@ -143,12 +143,12 @@ def use(config: ml_collections.ConfigDict, machine: str) -> None:
 def use_whole(
   config: ml_collections.ConfigDict, machine: str, image_size: int = 0
 ) -> None:
-  """`use` and `fill`, for a dataset whose number of records is known.
+  """Sets all keys, for a dataset whose number of records is known.
 
   Args:
-    config: changed in place; delta and channels stay.
+    config: changed in place, except delta and channels.
     machine: a name in `RECIPES`.
-    image_size: pixels; 0 is the recipe's.
+    image_size: pixels; 0 for the recipe's size.
   """
   use(config, machine)
   config.name += f'-{machine}'
@@ -160,14 +160,14 @@ def use_whole(
 def fill(
   config: ml_collections.ConfigDict, machine: str, typed: Collection[str]
 ) -> list[str]:
-  """Sets what follows from the declared number of records, unless typed.
+  """Sets the keys that depend on the declared number of records.
 
   Only public numbers are read: those of the config.
 
   Args:
     config: changed in place.
     machine: a name in `RECIPES`.
-    typed: dotted keys that the user has set.
+    typed: dotted keys that the user has set, which are not changed.
 
   Returns:
     Lines that say what was chosen, and why.

@@ -210,7 +210,7 @@ def _decode(
 
 
 def _spread(stored: encoded.Stored) -> encoded.Stored:
-  """Spreads values of at most 8 bits over 0 ... 255; the set is not judged."""
+  """Spreads values of at most 8 bits over 0 ... 255, from their bits alone."""
   assert stored.largest
   pixels = values.to_bytes(stored.pixels, (0, stored.largest))
   return dataclasses.replace(
@@ -244,7 +244,7 @@ def _check_frames(
 def _check_spread(
   header: encoded.Header, config: _Options | registry.DataConfig
 ) -> None:
-  """Refuses a range of values that are spread before it is applied."""
+  """Refuses data.value_range for files whose values are spread first."""
   if not config.value_range or header.bits >= 8 or header.format == 'DICOM':
     return
   if config.value_range[1] < 1 << header.bits:

@@ -44,9 +44,9 @@ READS = (
   *('max_images', 'path', 'person_column', 'person_csv', 'skip_unreadable'),
   *('split_seed', 'test_fraction', 'value_range'),
 )
-_NUM_LOOKED_AT = 64  # Images that say whether a set is grey.
-_SIDE_LOOKED_AT = 64  # Pixels that they are made.
-_MOST_ODD = 0.1  # Share of them that may be of the other kind.
+_NUM_LOOKED_AT = 64  # Images that decide whether a set is grey.
+_SIDE_LOOKED_AT = 64  # Pixels to which these images are resized.
+_MOST_ODD = 0.1  # Share of these images that may be of the other kind.
 _GREY_SPREAD = 2.0  # Levels between the channels of a grey image, on average.
 _VERSION = 2  # Increase it when the same images give other arrays.
 _LEFT_OUT = 2  # Index of images left out; 0 and 1 are the splits.
@@ -116,13 +116,13 @@ def check_readable(config: registry.DataConfig, splits: Sequence[str]) -> None:
 def find_channels(config: registry.DataConfig) -> int:
   """See `registry.find_channels`; decodes some images, chosen by their names.
 
-  An image more or less changes one of those looked at, and no more.
+  Adding or removing an image changes at most one of the chosen images.
   """
   try:
     names = config.class_names or find_class_names(config)
     files = _open(dataclasses.replace(config, class_names=names))
   except errors.UsageError:
-    return 0  # Whoever reads them says what is wrong.
+    return 0  # Reading the images raises this error again.
   small = dataclasses.replace(config, image_size=_SIDE_LOOKED_AT, channels=0)
   order = sorted(
     range(len(files.names)),
@@ -145,7 +145,7 @@ def find_channels(config: registry.DataConfig) -> int:
 
 
 def _is_coloured(image: np.ndarray) -> bool:
-  """Whether the channels of uint8[H, W, C] differ by more than JPEG's errors.
+  """Whether channels of uint8[H, W, C] differ by more than JPEG's errors.
 
   >>> _is_coloured(np.full((2, 2, 1), 9)), _is_coloured(np.full((2, 2, 3), 9))
   (False, False)
@@ -157,17 +157,17 @@ def _is_coloured(image: np.ndarray) -> bool:
 
 
 def find_class_names(config: registry.DataConfig) -> tuple[str, ...]:
-  """See `registry.find_class_names`: those of folders or of a table's labels.
+  """See `registry.find_class_names`: names of folders, or labels of a table.
 
   Returns:
-    Sorted names; () where there are none, as in an .npz.
+    Sorted names; () if the data have none, such as an .npz.
   """
   try:
     _open(dataclasses.replace(config, class_names=()))
   except labelling.NoClassNames as error:
     return error.found
   except errors.UsageError:
-    pass  # Whoever reads them says what is wrong.
+    pass  # Reading the images raises this error again.
   return ()
 
 
@@ -238,7 +238,7 @@ def _listed(config: registry.DataConfig) -> image_files.ImageFiles:
 def _check_division(
   files: image_files.ImageFiles, config: registry.DataConfig
 ) -> None:
-  """Refuses keys of a division that is made, where the data bring one."""
+  """Refuses keys that divide the images if the data state a division."""
   if files.is_held_out is None:
     return
   is_some = 0 < config.max_images < len(files.names)  # Chosen by split_seed.

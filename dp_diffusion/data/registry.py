@@ -50,7 +50,7 @@ def _check_channels(name: str, channels: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-  """What to load, from where, in which shape. The config itself is public."""
+  """Which images to load, from where, in which shape. It is public."""
 
   name: str = config_keys.key(
     '',
@@ -363,32 +363,32 @@ def check_readable(config: DataConfig, splits: Sequence[str]) -> None:
 
 
 def find_channels(config: DataConfig) -> int:
-  """Whether images are grey or coloured, by a look at a few of them.
+  """Finds out from a few images whether a set is grey or coloured.
 
-  Which ones does not depend on what is on them. The answer is that of at least
-  nine in ten: no single image turns it into the other.
+  The choice of these images does not depend on their content. At least nine in
+  ten must agree, so no single image can turn one answer into the other.
 
   Args:
-    config: what would be loaded.
+    config: the images, as for `load`.
 
   Returns:
-    1 or 3; 0 where the source does not look, or finds no image.
+    1 or 3; 0 if the source cannot tell, or no image can be opened.
 
   Raises:
-    UsageError: fewer than nine in ten are of one kind.
+    UsageError: fewer than nine in ten images are of one kind.
   """
   find = getattr(_module(config.name), 'find_channels', None)
   return find(config) if find else 0
 
 
 def find_class_names(config: DataConfig) -> tuple[str, ...]:
-  """Names of the classes as a source has them; for public images.
+  """Names of the classes that a source itself states; for public images.
 
   Args:
-    config: what would be loaded; its class_names are not read.
+    config: the images, as for `load`; its class_names are not read.
 
   Returns:
-    The names; () where the source does not say them.
+    The names; () if the source does not state them.
   """
   module = _module(config.name)
   given = getattr(module, 'GIVEN_CLASS_NAMES', ())

@@ -25,7 +25,7 @@ from dp_diffusion.data import rendered_shapes
 
 IS_RENDERED = True
 CLASS_NAMES = tuple(rendered_families.FAMILIES)
-GIVEN_CLASS_NAMES = CLASS_NAMES  # Where a config names none.
+GIVEN_CLASS_NAMES = CLASS_NAMES  # Used if a config names no classes.
 VERSION = 1  # Increase it when the same seed gives other images.
 DEFAULT_NUM_IMAGES = 20_000
 DEFAULT_SIZE = 32

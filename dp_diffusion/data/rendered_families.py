@@ -154,7 +154,7 @@ def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
   slope = rng.normal(0, 0.06, (2, num))
   texture += shapes.over_pixels(slope[0]) * plane.y
   texture += shapes.over_pixels(slope[1]) * plane.x
-  soft = 0.01 + 0.09 * rng.random(num) ** 4  # Few are out of focus.
+  soft = 0.01 + 0.09 * rng.random(num) ** 4  # Few cells are out of focus.
   alpha = shapes.cover(distance, soft, plane) * _uncut(rng, painter, disc)
   painter.paint(colours.BODY, alpha, texture)
   return disc
@@ -163,7 +163,7 @@ def _paint_disc(rng: np.random.Generator, painter: Painter) -> shapes.Ellipse:
 def _uncut(
   rng: np.random.Generator, painter: Painter, disc: shapes.Ellipse
 ) -> np.ndarray:
-  """float32[M, S, S]: what is left where a neighbour was cut away."""
+  """float32[M, S, S], share of each pixel that no neighbour cuts away."""
   plane, num = painter.plane, painter.plane.num_images
   angle = shapes.uniform(rng, plane, 0, 2 * np.pi)
   away = disc.radius * rng.uniform(1.0, 1.6, num)

@@ -75,7 +75,7 @@ def check_available(config: registry.DataConfig, splits: Sequence[str]) -> None:
 
 
 def find_class_names(config: registry.DataConfig) -> tuple[str, ...]:
-  """See `registry.find_class_names`; () where nothing is prepared yet."""
+  """See `registry.find_class_names`; () if the dataset is not prepared yet."""
   name = registry.tfds_name(config.name)
   path = tfds_builders.find(name, tfds_builders.data_dir(config))
   if not path:

@@ -350,7 +350,7 @@ def _sum_by_loop(
 def _loop_over_groups(
   grads: types.PyTree, weights: types.Array, is_used: types.Array
 ) -> fixed_point.Words:
-  """Computes the words of `_sum_by_loop` for the leaves as given."""
+  """Computes the words of `_sum_by_loop`; does not join small leaves."""
   count, most = weights.shape[0], fixed_point.MAX_GROUP
   num_groups, rest = divmod(count, most)
   if count <= most:

@@ -42,10 +42,11 @@ class Cost:
 
 
 def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Prints the plan, or nothing of it. Opens no image and writes nothing.
+  """Prints the plan; opens no image and writes nothing.
 
   Raises:
-    UsageError: the run would be refused, also for the names of its images.
+    UsageError: the run would be refused, for example for the names of its
+      images; then nothing is printed.
   """
   workdir.check(config)
   found = data_checks.names_found(config)

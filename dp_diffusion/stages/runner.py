@@ -135,11 +135,11 @@ def _run_stages(
   data_checks.check(config, workdir, stage)
   decoded = None
   if stage in ('finetune', 'all') and not workdir.is_complete('finetune'):
-    decoded = inspect.run(config, workdir)  # Decodes all of them, once.
+    decoded = inspect.run(config, workdir)  # Decodes all images once.
   with interrupts.catch(command) as stop:
     for name in stages:
       _run_stage(name, config, workdir, stop)
-  del decoded  # Kept until here, for who loads them.
+  del decoded  # The stages have used the decoded images.
 
 
 def _run_stage(

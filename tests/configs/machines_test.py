@@ -96,13 +96,13 @@ def test_what_was_chosen_is_said_with_its_reason(capsys) -> None:
     'for 2,000 images as declared, expected batch 500 (at most 25% of them)',
     'K = 8 (about 4,096 draws a step',
     'delta 1e-05',
-    'taken as colour: none is at hand',
+    'read as colour; none was opened',
   ):
     assert words in said
 
 
 def test_the_number_of_records_must_be_said() -> None:
-  with pytest.raises(errors.UsageError, match='privacy.num_examples=N, how'):
+  with pytest.raises(errors.UsageError, match='privacy.num_examples=N, the'):
     load('own_images:cpu', **OWN)
 
 

@@ -110,7 +110,7 @@ def test_a_variant_by_machine_follows_the_files(tmp_path, capsys) -> None:
     {'data.path': path, 'data.class_names': 'a,b', 'privacy.num_examples': '9'},
   )
   assert config.data.channels == config.pretrain.data.channels == 1
-  assert 'taken as grey, as their files are' in capsys.readouterr().out
+  assert 'read as grey, as in their files' in capsys.readouterr().out
 
 
 def test_a_folder_says_its_classes_where_it_is_public(tmp_path) -> None:

@@ -27,7 +27,7 @@ _IMAGE_SUFFIXES = (
   *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
   *('.tif', '.tiff', '.webp'),
 )
-# Endings that say nothing of an image, though a labelled file should have them.
+# Endings that do not mark a file as an image, even if a labelled file has them.
 _NO_IMAGE_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.txt', '.xml')
 _TEXTS = ('readme', 'license', 'licence', 'copying', 'version', 'changes')
 _OTHER_SUFFIXES = ('.npz', '.zip')
@@ -35,10 +35,10 @@ _MOST_NAMED = 20  # Largest number of classes listed in a message.
 
 
 class NoClassNames(errors.UsageError):
-  """The config has no class names; `found` are those of the data."""
+  """The config has no class names; `found` holds those of the data."""
 
   def __init__(self, message: str, found: Sequence[str]) -> None:
-    """Keeps both."""
+    """Stores the message and the names."""
     super().__init__(message)
     self.found = tuple(found)
 
@@ -168,7 +168,7 @@ def codes(
     registry.check_labels(labels, len(class_names))
     return labels.astype(np.int64)
   unknown = [value for value in found if value not in places]
-  # Where most are numbers, only the others are odd.
+  # If some are numbers, only the others are named.
   unknown = [v for v in unknown if not _are_numbers([v])] or unknown
   if '-1' in found and '-1' not in places:
     registry.check_labels(np.array([-1]), len(class_names))
@@ -222,7 +222,7 @@ def _tabled(
 
 
 def _ending(name: str) -> str:
-  """Suffix of a file; its own name where it is called as a text without one."""
+  """Suffix of a file; its whole name for texts without suffix, as README."""
   path = pathlib.PurePosixPath(name.lower())
   return path.name if path.name in _TEXTS else path.suffix
 

@@ -39,7 +39,7 @@ _DAMAGED = (
   *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
   *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
 )
-# Of other forms, with what they are where nobody sets them.
+# Keys that apply to other forms only, with their defaults.
 _OTHER_KEYS = {
   **dict.fromkeys(('frames', 'image_key', 'label_key'), ''),
   'file_column': 'file',
@@ -221,12 +221,12 @@ def _prefixes(path: pathlib.Path, archive: zipfile.ZipFile) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Header:
-  """What an array says of itself.
+  """Header of an array in the file.
 
   Attributes:
-    shape: of the array.
-    dtype: of its values.
-    num_bytes: that its file has for them.
+    shape: shape of the array.
+    dtype: dtype of its values.
+    num_bytes: number of bytes that the file holds for the values.
   """
 
   shape: tuple[int, ...]
@@ -320,7 +320,7 @@ def _says_parts(
 
 
 def _persons(path: pathlib.Path, name: str, array: np.ndarray) -> list[str]:
-  """Persons as text; refuses what marks nobody, for it would be one person."""
+  """Persons as text; refuses values such as '' and -1, which name nobody."""
   persons = [str(person).strip() for person in array]
   nobody = {person for person in persons if not person or person[0] == '-'}
   if nobody and (array.dtype.kind != 'U' or '' in nobody):

@@ -288,7 +288,7 @@ def _files(
 
 
 def path_in(folder: str, text: str) -> str:
-  r"""Path of a file as a table spells it, in one form for all systems.
+  r"""Converts a path in a table to one form for all systems.
 
   >>> path_in('a', '.\\b.png'), path_in('', './a/b.png')
   ('a/b.png', 'a/b.png')

@@ -138,7 +138,7 @@ def open_zip(path: pathlib.Path) -> Tree:
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:
-  """Path of a file with '/', though some systems write others or './'."""
+  """Path of a file with '/' as separator and without './'."""
   parts = info.filename.replace('\\', '/').split('/')
   return '/'.join(part for part in parts if part != '.')
 
