@@ -113,11 +113,9 @@ def _cpu(config: ml_collections.ConfigDict) -> None:
   if is_smoke:
     return
   config.evaluate.classifiers = ('wrn_16_1',)
-  # For a correct private step the audit's bound is an epsilon of about 0.8.
   config.audit.epsilon = 4.0
-  config.audit.expected_batch_size = 264
+  config.audit.expected_batch_size = 660
   config.audit.num_canaries = 20_000
-  config.audit.num_guesses_in = 400
   config.model.channels = 24
   config.model.num_groups = 8
   config.model.head_channels = 16

@@ -202,8 +202,15 @@ def remove_unfinished(folder: epath.PathLike) -> None:
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-  """Yields everything below a folder, the content of a folder before it."""
-  for path in folder.iterdir():
+  """Yields everything below a folder, the content of a folder before it.
+
+  Local folders are listed by `os`: etils leaves out names that end in '~'.
+  """
+  if is_local(folder):
+    paths = [folder / name for name in os.listdir(folder)]
+  else:
+    paths = list(folder.iterdir())
+  for path in paths:
     if path.is_dir():
       yield from _walk(path)
     yield path

@@ -150,7 +150,19 @@ def test_seal_hashes_every_other_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['notes.txt', '.DS_Store', 'model/loss.csv', 'dataset/real.npz']
+  'name',
+  [
+    'notes.txt',
+    '.DS_Store',
+    'model/loss.csv',
+    'dataset/real.npz',
+    # Names of ours with something before or behind.
+    'samples.png.bak',
+    'README.md~',  # An editor's copy, which etils does not list.
+    'README.md.orig',
+    'model/params.npz.old',
+    'old/samples.png',
+  ],
 )
 def test_seal_covers_no_file_of_others(tmp_path, name):
   """A hash in the statement would say that the guarantee holds for it."""

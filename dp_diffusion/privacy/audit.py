@@ -49,10 +49,10 @@ class AuditConfig:
   )
   delta: float = config_keys.key(1e-5, 'Delta of the claim.', '(0, 1)')
   num_steps: int = config_keys.key(
-    50, 'Number of private steps.', f'>= {_MIN_STEPS}'
+    20, 'Number of private steps.', f'>= {_MIN_STEPS}'
   )
   expected_batch_size: int = config_keys.key(
-    90,
+    240,
     'Expected records per step if all canaries are included; at most a quarter'
     ' of the records.',
     '>= 1',
@@ -74,7 +74,7 @@ class AuditConfig:
     '>= 0',
   )
   num_guesses_in: int = config_keys.key(
-    400,
+    250,
     'Number of canaries with the highest scores that are guessed to be'
     ' included.',
     '>= 0',
@@ -323,9 +323,9 @@ def participation_scores(
 
   An included canary adds 1 to the steps that select it, so each step is a
   mixture and the ratio is sum_t ln(1 - q + q exp((y_t - 1/2) / s^2)). Here y is
-  the observation minus the canary's median over steps, which estimates the
-  contribution of the other records. The std s is measured (`noise_scale`), so
-  that the attack also works on a mechanism whose noise is not as claimed.
+  the observation minus its `baseline`, and the std s is measured
+  (`noise_scale`), so that the attack also works on a mechanism whose noise is
+  not as claimed.
 
   Args:
     observed: float[T, m], inner product of the noised sum of step t with the
@@ -335,13 +335,34 @@ def participation_scores(
   Returns:
     float64[m].
   """
-  shift = (_without_baseline(observed) - 0.5) / noise_scale(observed) ** 2
+  observed = np.asarray(observed, np.float64)
+  shift = observed - baseline(observed) - 0.5
   log_ratios = np.logaddexp(
-    np.log1p(-sampling_prob), np.log(sampling_prob) + shift
+    np.log1p(-sampling_prob),
+    np.log(sampling_prob) + shift / noise_scale(observed) ** 2,
   )
   return np.sum(log_ratios, axis=0)
 
 
-def _without_baseline(observed: np.ndarray) -> np.ndarray:
+def baseline(observed: np.ndarray) -> np.ndarray:
+  """What the other records add to each canary's direction, at every step.
+
+  The median over steps; but a median of few steps is noise itself, so it is
+  drawn to that of all canaries, by as much as noise makes medians differ (an
+  empirical Bayes estimate) and by one std of it at most: the few directions to
+  which others add much keep theirs (Efron and Morris 1972's limited
+  translation).
+
+  Args:
+    observed: float[T, m], as for `participation_scores`.
+
+  Returns:
+    float64[m].
+  """
   observed = np.asarray(observed, np.float64)
-  return observed - np.median(observed, axis=0, keepdims=True)
+  medians = np.median(observed, axis=0)
+  excess = medians - np.median(medians)
+  spread = _MAD_TO_STD * float(np.median(np.abs(excess)))
+  by_noise = noise_scale(observed) * (np.pi / 2 / len(observed)) ** 0.5
+  share = min(1.0, (by_noise / max(spread, _MIN_SCALE)) ** 2)
+  return medians - np.clip(share * excess, -by_noise, by_noise)

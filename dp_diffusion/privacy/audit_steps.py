@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from dp_diffusion.privacy import audit
+
 # Threshold in units of what a canary adds. At its mean the rate of misses is
 # 1/2, which gives the best bound of mu.
 THRESHOLD = 1.0
@@ -78,9 +80,8 @@ def bound(
 ) -> Steps:
   """Counts misses and false alarms at `THRESHOLD`, and bounds mu.
 
-  The contribution of the other records to a canary's coordinate is subtracted;
-  it is estimated as the median over steps of the observation without the
-  canary's own contribution.
+  The contribution of the other records to a canary's coordinate is subtracted:
+  the `audit.baseline` of the observation without the canary's own contribution.
 
   Args:
     observed: float[T, m], inner product of the noised sum of step t with the
@@ -90,7 +91,7 @@ def bound(
     significance: largest probability of a bound above the truth.
   """
   seen = np.asarray(observed, np.float64)
-  seen = seen - np.median(seen - is_selected, axis=0, keepdims=True)
+  seen = seen - audit.baseline(seen - is_selected)
   is_above = seen > THRESHOLD
   num_with = int(is_selected.sum())
   num_missed = int((is_selected & ~is_above).sum())

@@ -37,7 +37,7 @@ import struct
 import numpy as np
 
 from dp_diffusion import checks
-from dp_diffusion.privacy import fixed_point
+from dp_diffusion.privacy import grid_limits
 
 _DOMAIN = b'dp_diffusion/poisson/1'
 _GROUP_DOMAIN = b'dp_diffusion/group/1'
@@ -94,11 +94,7 @@ class PoissonSelector:
   def __post_init__(self) -> None:
     checks.check_at_least('len(secret)', len(self.secret), 32)
     checks.check_at_least('num_records', self.num_records, 1)
-    if self.num_records > fixed_point.MAX_RECORDS:
-      raise ValueError(
-        f'Expected num_records={self.num_records!r} to be <='
-        f' {fixed_point.MAX_RECORDS}, the most that an exact sum holds.'
-      )
+    grid_limits.check_records('num_records', self.num_records)
     checks.check_at_least('num_groups', self.num_groups, 1)
     selection_threshold(self.sampling_prob)
 

@@ -58,6 +58,7 @@ import jax.numpy as jnp
 from dp_diffusion import checks
 from dp_diffusion import types
 from dp_diffusion.privacy import fixed_point
+from dp_diffusion.privacy import grid_limits
 from dp_diffusion.privacy import per_example_gradients
 
 # Rounding errors other than those of the norm's sum, in units of 2^-24: 1/2 for
@@ -65,8 +66,6 @@ from dp_diffusion.privacy import per_example_gradients
 # product, 2 for the std of the noise and its product with a sample; doubled and
 # rounded up.
 _FEW_ROUNDINGS = 32 * 2.0**-24
-_MIN_CLIP_NORM = 1e-9
-_MAX_CLIP_NORM = 1e30
 
 _ExampleGradFn: TypeAlias = Callable[
   [types.Params, types.PyTree, types.Key],
@@ -111,12 +110,7 @@ class GradConfig:
   gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
 
   def __post_init__(self) -> None:
-    checks.check_at_least('l2_clip_norm', self.l2_clip_norm, _MIN_CLIP_NORM)
-    if not self.l2_clip_norm <= _MAX_CLIP_NORM:
-      raise ValueError(
-        f'Expected l2_clip_norm={self.l2_clip_norm!r} to be <='
-        f' {_MAX_CLIP_NORM!r}.'
-      )
+    grid_limits.check_clip_norm(self.l2_clip_norm)
     checks.check_at_least('num_draws', self.num_draws, 1)
     if self.draw_chunk_size is not None and (
       self.draw_chunk_size < 1 or self.num_draws % self.draw_chunk_size

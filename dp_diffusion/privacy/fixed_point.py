@@ -49,12 +49,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import types
+from dp_diffusion.privacy import grid_limits
 
 UNIT_BITS = 24
 MAX_GROUP = 64
-MAX_DEVICES = 2**10
-MAX_RECORDS = 2**26
-MAX_NOISE_MULTIPLIER = 2.0**18
+MAX_DEVICES = grid_limits.MAX_DEVICES
+MAX_RECORDS = grid_limits.MAX_RECORDS
+MAX_NOISE_MULTIPLIER = grid_limits.MAX_NOISE_MULTIPLIER
 _LOW_BITS = 20
 _LOW_MASK = 2**_LOW_BITS - 1
 

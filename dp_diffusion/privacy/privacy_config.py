@@ -8,6 +8,7 @@ import math
 
 from dp_diffusion import config_keys
 from dp_diffusion.privacy import banded_sgd
+from dp_diffusion.privacy import grid_limits
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import strict_json
 
@@ -44,6 +45,8 @@ class PrivacyConfig:
   Guarantees:
     * Every bad value is refused in one line, before any compute:
       `accounting_test.py::test_bad_config_is_refused`.
+    * So is what the sums of a step do not hold, in the plan:
+      `accounting_test.py::test_what_a_step_would_refuse_is_refused_here`.
   """
 
   epsilon: float | None = config_keys.key(
@@ -130,6 +133,7 @@ class PrivacyConfig:
     banded_sgd.check_bands(
       self.num_bands, self.expected_batch_size, self.num_examples
     )
+    self._check_grid()
     self._check_delta()
     if self.solve_for == 'num_steps' and not self.is_private:
       raise ValueError(
@@ -176,6 +180,15 @@ class PrivacyConfig:
         f'Expected {name}=None to be a number where solve_for='
         f'{self.solve_for!r}; set it.'
       )
+
+  def _check_grid(self) -> None:
+    """What a step would refuse; said here, before anything is computed."""
+    grid_limits.check_clip_norm(self.l2_clip_norm)
+    grid_limits.check_records('num_examples', self.num_examples)
+    for name in ('noise_multiplier', 'label_histogram_noise_multiplier'):
+      noise = getattr(self, name)
+      if noise is not None:
+        grid_limits.check_noise(name, strict_json.real(name, noise))
 
   def _check_delta(self) -> None:
     if self.delta * self.num_examples > 1 and not self.allow_large_delta:

@@ -62,6 +62,9 @@ from dp_diffusion.training import state as train_state
 
 # Norm of a canary's gradient in clip norms: without the clip it stands out.
 _CANARY_NORM = 10.0
+# Share of the significance for the guesses, which are far fewer than the trials
+# of steps.
+_SHARE_OF_GUESSES = 0.8
 _NUM_CHECKPOINTS = 5  # Largest number of checkpoints; an audit is short.
 
 
@@ -356,10 +359,15 @@ def _tests(
     num_guesses_in=audit.num_guesses_in,
     num_guesses_out=audit.num_guesses_out,
   )
-  # Either test may refute the claim, so each has half of the significance.
-  significance = (1 - audit.confidence) / 2
-  whole = _whole_run(mechanism, guesses, significance)
-  steps = _each_step(mechanism, seen.observed, seen.is_selected, significance)
+  # Either test may refute the claim, so they share the significance.
+  significance = 1 - audit.confidence
+  whole = _whole_run(mechanism, guesses, _SHARE_OF_GUESSES * significance)
+  steps = _each_step(
+    mechanism,
+    seen.observed,
+    seen.is_selected,
+    (1 - _SHARE_OF_GUESSES) * significance,
+  )
   black_box = None
   if num_images := len(seen.drop):
     guesses = guess(

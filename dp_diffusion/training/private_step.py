@@ -47,6 +47,7 @@ from dp_diffusion import types
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import correlated_noise
 from dp_diffusion.privacy import fixed_point
+from dp_diffusion.privacy import grid_limits
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.training import state as train_state
@@ -74,11 +75,7 @@ class ApplyConfig:
   def __post_init__(self) -> None:
     checks.check_non_negative('noise_multiplier', self.noise_multiplier)
     checks.check_finite('noise_multiplier', self.noise_multiplier)
-    if self.noise_multiplier > fixed_point.MAX_NOISE_MULTIPLIER:
-      raise ValueError(
-        f'Expected noise_multiplier={self.noise_multiplier!r} to be <= 2^18;'
-        ' choose a larger epsilon.'
-      )
+    grid_limits.check_noise('noise_multiplier', self.noise_multiplier)
     checks.check_positive('expected_batch_size', self.expected_batch_size)
     train_state.check_ema_decay(self.ema_decay)
 

@@ -489,6 +489,42 @@ def test_bad_config_is_refused(change, message):
   assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (
+      {'solve_for': 'epsilon', 'epsilon': None, 'noise_multiplier': 3e5},
+      r'noise_multiplier=300000.0 to be <= 2\^18',
+    ),
+    ({'label_histogram_noise_multiplier': 1e9}, r'label_histogram.* <= 2\^18'),
+    ({'l2_clip_norm': 2e30}, r'l2_clip_norm=2e\+30 to be in \[1e-09'),
+    ({'l2_clip_norm': 1e-10}, r'l2_clip_norm=1e-10 to be in \[1e-09'),
+    (
+      {'num_examples': 2**26 + 1, 'delta': 1e-9},
+      'num_examples=67108865 to be <= 67108864',
+    ),
+  ],
+)
+def test_what_a_step_would_refuse_is_refused_here(change, message):
+  """The limits of float32 and of the grid, before any compute."""
+  with pytest.raises(ValueError, match=message) as e:
+    dataclasses.replace(DIGITS, **change)
+  assert '\n' not in str(e.value)
+
+
+def test_what_a_step_holds_is_let_through():
+  at_the_limit = {
+    'solve_for': 'epsilon',
+    'epsilon': None,
+    'noise_multiplier': 2.0**18,
+    'label_histogram_noise_multiplier': 2.0**18,
+    'num_examples': 2**26,
+    'delta': 1e-9,
+  }
+  for norm in (1e-9, 1e30):
+    dataclasses.replace(DIGITS, l2_clip_norm=norm, **at_the_limit)
+
+
 def test_large_delta_when_allowed():
   config = dataclasses.replace(DIGITS, delta=1e-3, allow_large_delta=True)
   assert config.delta == 1e-3

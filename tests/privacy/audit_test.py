@@ -237,7 +237,7 @@ def test_scores_have_the_power_to_catch_faults(seed, noise, size, is_caught):
 def test_scores_need_no_common_offset_or_scale():
   observed, _ = observe(0, noise=NOISE)
   scores = audit.participation_scores(observed, 0.02)
-  moved = audit.participation_scores(observed + np.arange(1000.0), 0.02)
+  moved = audit.participation_scores(observed + 700.0, 0.02)
   np.testing.assert_allclose(scores, moved, atol=1e-6)
   assert audit.noise_scale(observed) == pytest.approx(NOISE, rel=0.03)
 
@@ -251,11 +251,34 @@ def test_scale_of_the_noise_does_not_depend_on_the_number_of_steps(num_steps):
   assert scale == pytest.approx(NOISE, rel=0.02)
 
 
+def test_baselines_are_medians_where_others_add_much():
+  rng = np.random.default_rng(0)
+  others = np.arange(0.0, 1000.0)
+  noise = NOISE * rng.normal(size=(20, 1000))
+  medians = np.median(others + noise, axis=0)
+  np.testing.assert_allclose(audit.baseline(others + noise), medians, atol=1e-3)
+
+
+@pytest.mark.parametrize('spread', [0.0, 0.2])
+def test_baselines_are_nearer_than_medians(spread):
+  """Where what others add is little beside the noise of a median."""
+  rng = np.random.default_rng(0)
+  others = 3.0 + spread * rng.normal(size=2000)
+  others[:5] += 10.0  # A few directions to which the others add much.
+  observed = others + NOISE * rng.normal(size=(20, 2000))
+  found = audit.baseline(observed) - others
+  medians = np.median(observed, axis=0) - others
+  assert np.mean(found[5:] ** 2) < 0.7 * np.mean(medians[5:] ** 2)
+  # Never more than one std of a median's noise from it.
+  limit = 1.1 * NOISE * math.sqrt(math.pi / 2 / 20)
+  assert np.max(np.abs(found - medians)) < limit
+
+
 def test_score_is_the_log_likelihood_ratio():
   """Against a naive sum over steps of ln p(y | in) / p(y | out)."""
   observed, _ = observe(0, noise=NOISE, num_canaries=20)
   scale = audit.noise_scale(observed)
-  y = observed - np.median(observed, axis=0, keepdims=True)
+  y = observed - audit.baseline(observed)
   q = 0.02
   out = scipy.stats.norm.logpdf(y, 0, scale)
   both = (1 - q) * np.exp(out) + q * scipy.stats.norm.pdf(y, 1, scale)

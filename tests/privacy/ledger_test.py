@@ -86,6 +86,16 @@ def test_ledger_never_changes(ledger):
     ledger.delta = 0.5
 
 
+@pytest.mark.parametrize(('share', 'is_refused'), [(1.0, False), (1e-5, True)])
+def test_a_budget_is_kept_to_its_last_digits(calibration, share, is_refused):
+  """A hundred-thousandth too much is too much; only rounding is let through."""
+  cost = accounting.epsilon([calibration.mechanism.dp_event(17)], 1e-4)
+  budget = cost if share == 1 else cost * (1 - share)
+  config = dataclasses.replace(CONFIG, epsilon=budget)
+  ledger = ledger_lib.start(calibration.mechanism, config)
+  assert ledger.would_exceed(17) == is_refused
+
+
 @pytest.mark.parametrize('num_steps', [1, 17, 39])
 def test_partial_spending_is_below_the_whole(calibration, ledger, num_steps):
   part = ledger.with_steps(num_steps)

@@ -164,3 +164,18 @@ def test_what_is_past_its_reach_is_infinite():
   assert loss_distributions.epsilon([steps(0.01)], 1e-5) == math.inf
   assert loss_distributions.epsilon([], 1e-5) == 0
   assert loss_distributions.epsilon([steps(1e4, 0.01)], 0.1) == 0
+
+
+@pytest.mark.parametrize('larger', [True, False])
+def test_the_larger_direction_counts(monkeypatch, larger):
+  """No steps are known where adding costs more; nothing says there are none."""
+
+  def one_direction(steps, delta, is_removed):
+    del steps, delta
+    return 2.0 if is_removed == larger else 1.0
+
+  monkeypatch.setattr(loss_distributions, '_one_direction', one_direction)
+  steps = loss_distributions.Steps(
+    noise_multiplier=1.0, sampling_prob=0.1, count=3
+  )
+  assert loss_distributions.epsilon([steps], 1e-5) == 2.0

@@ -176,3 +176,18 @@ def test_sums_go_back_to_their_leaves():
   for found, leaf in zip(sums, grads, strict=True):
     assert found.shape == leaf.shape[1:]
     np.testing.assert_allclose(found, 2.0**20 * leaf.sum(0), rtol=1e-5, atol=10)
+
+
+@pytest.mark.parametrize(
+  ('shapes', 'num_additions'),
+  [
+    # Rows of 512, then 65,537 of them: 2,049, 65, 3, 1 in rounds of 32.
+    ([(128, 512, 512)], 512 + 32 + 32 + 32 + 3),
+    ([(3,), (3, 3)], 64 + 2),
+    ([(40, 100), (7,)], 100 + 32 + 2),
+  ],
+)
+def test_additions_of_every_round_count(shapes, num_additions):
+  grads = [jax.ShapeDtypeStruct((1, *shape), 'float32') for shape in shapes]
+  found = per_example_gradients.norm_error(grads)
+  assert found == num_additions / 2 * 2.0**-24

@@ -193,6 +193,19 @@ def test_delta_against_number_of_records():
   assert 'few whole records' in make(large)['delta_in_words']
 
 
+def test_delta_against_the_largest_number_of_records():
+  """Of several trainings: as many records as may have been published."""
+  many = dataclasses.replace(MECHANISM, num_examples=5000)
+  inherited = ledger_lib.InheritedEntry(
+    ledger=dataclasses.replace(
+      LEDGER, entries=(ledger_lib.DpSgdEntry(mechanism=many),)
+    ),
+    source='an earlier release',
+  )
+  ledger = dataclasses.replace(LEDGER, entries=(inherited, *LEDGER.entries))
+  assert 'With N = 5000 records' in make(ledger)['delta_in_words']
+
+
 @pytest.mark.parametrize(
   'part',
   [

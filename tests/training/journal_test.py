@@ -55,3 +55,23 @@ def test_charges(
   for _ in range(2):  # Once is enough.
     ledger = journal.charge_lost_steps(path, 'now', ledger, start_step)
     assert ledger.entries[-1].num_replayed_steps == expected
+
+
+@pytest.mark.parametrize(('num_processes', 'end'), [(1, 2), (2, 5)])
+def test_several_processes_take_nothing_back(
+  tmp_path, monkeypatch, num_processes, end
+):
+  """The devices of another process may have begun a step more than ours."""
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'rng')
+  path = epath.Path(tmp_path / 'journal.json')
+  with journal.Journal(
+    path,
+    'now',
+    num_steps=20,
+    checkpoint_every_steps=5,
+    num_processes=num_processes,
+  ) as begun:
+    begun.begin(0)
+    assert files.read_json(path)['begun_steps'] == {'now rng': [[0, 5]]}
+    begun.begin(1)
+  assert files.read_json(path)['begun_steps'] == {'now rng': [[0, end]]}

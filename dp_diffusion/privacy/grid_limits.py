@@ -1,0 +1,42 @@
+"""What sums on a fixed grid hold: known before anything is computed.
+
+`fixed_point` derives the numbers of records, devices and of the noise from its
+words, `clipping` those of the clip norm from float32. They stand here, where no
+jax is needed, so that a config beyond them is refused before its plan.
+"""
+
+from __future__ import annotations
+
+MAX_DEVICES = 2**10
+MAX_RECORDS = 2**26
+MAX_NOISE_MULTIPLIER = 2.0**18
+# Squares of smaller gradients underflow; a sum of longer ones is infinite.
+MIN_CLIP_NORM = 1e-9
+MAX_CLIP_NORM = 1e30
+
+
+def check_noise(name: str, noise_multiplier: float) -> None:
+  """Raises ValueError for noise that the words do not hold."""
+  if noise_multiplier > MAX_NOISE_MULTIPLIER:
+    raise ValueError(
+      f'Expected {name}={noise_multiplier!r} to be <= 2^18, the most noise that'
+      ' an exact sum holds; choose a larger epsilon, or less noise.'
+    )
+
+
+def check_records(name: str, count: int) -> None:
+  """Raises ValueError for more records than the words hold."""
+  if count > MAX_RECORDS:
+    raise ValueError(
+      f'Expected {name}={count} to be <= {MAX_RECORDS}, the most that an'
+      ' exact sum holds; take a part of them.'
+    )
+
+
+def check_clip_norm(l2_clip_norm: float) -> None:
+  """Raises ValueError for a clip norm that float32 cannot keep to."""
+  if not MIN_CLIP_NORM <= l2_clip_norm <= MAX_CLIP_NORM:
+    raise ValueError(
+      f'Expected l2_clip_norm={l2_clip_norm!r} to be in [{MIN_CLIP_NORM!r},'
+      f' {MAX_CLIP_NORM!r}], beyond which float32 holds no gradient or no sum.'
+    )
