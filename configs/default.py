@@ -95,7 +95,8 @@ def smoke_on_files(config: ml_collections.ConfigDict) -> bool:
 
 SMOKE_AUDIT = {  # In seconds, and still large enough to find a fault.
   'audit.epsilon': 1.0,
-  'audit.expected_batch_size': 25,
+  'audit.num_steps': 50,
+  'audit.expected_batch_size': 10,
   'audit.num_filler': 60,
   'audit.num_canaries': 400,
   'audit.num_image_canaries': 40,

@@ -15,19 +15,26 @@ from collections.abc import Sequence
 import shlex
 import sys
 
-from dp_diffusion import checks
-from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
+from dp_diffusion import jax_environment
 from dp_diffusion import main as main_lib
-from dp_diffusion.baselines import settings
-from dp_diffusion.stages import baseline
-from dp_diffusion.stages.run import interrupts
-from dp_diffusion.stages.run import workdirs
 
 
 def run(argv: Sequence[str]) -> None:
   """Reads the command line and runs the method."""
+  if overruled := jax_environment.fix():
+    console.warn(
+      f'{", ".join(overruled)}: not followed, all runs compute in one way'
+    )
+  # Imported here: they import jax, which reads the environment.
+  from dp_diffusion import checks  # noqa: PLC0415
+  from dp_diffusion import config as config_lib  # noqa: PLC0415
+  from dp_diffusion.baselines import settings  # noqa: PLC0415
+  from dp_diffusion.stages import baseline  # noqa: PLC0415
+  from dp_diffusion.stages.run import interrupts  # noqa: PLC0415
+  from dp_diffusion.stages.run import workdirs  # noqa: PLC0415
+
   prefix = '--method='
   methods = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
   if len(methods) != 1:

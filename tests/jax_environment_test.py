@@ -69,6 +69,32 @@ def test_pinned_options_do_not_change_a_bit(subprocess_environment):
   assert plain[1:] == overruled[1:]
 
 
+def test_a_baseline_pins_before_jax_is_imported(subprocess_environment):
+  """With options that are pinned, and flags of XLA that stay."""
+  code = (
+    'import sys\n'
+    'from experiments import baseline\n'
+    "assert 'jax' not in sys.modules\n"
+    "sys.exit(baseline.main(['--method=none']))\n"
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    env={
+      **subprocess_environment,
+      **OTHERWISE,
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=2'
+      ' --xla_dump_to=/dev/null/none',
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  *warnings, last = done.stderr.strip().split('\n')
+  assert len(warnings) == 1 and 'not followed' in warnings[0]
+  assert last.startswith("error: Expected --method='none' to be one of")
+
+
 def test_what_is_pinned_is_what_the_tests_have():
   for option, value in jax_environment.PINNED.items():
     found = jax.config.values.get(option, value)
@@ -142,11 +168,19 @@ def test_flags_of_xla_that_stay(text):
     ('XLA_FLAGS', '--xla_cpu_enable_fast_math=true', 'fast_math'),
   ],
 )
+@pytest.mark.parametrize(
+  'program',
+  [
+    ('dp_diffusion.main', '--stage=plan'),
+    ('experiments.baseline', '--method=dp_merf'),
+  ],
+  ids=lambda program: program[0],
+)
 def test_refused_in_one_line_before_the_plan(
-  variable, text, words, subprocess_environment, repository
+  variable, text, words, program, subprocess_environment, repository
 ):
   done = subprocess.run(
-    [sys.executable, '-m', 'dp_diffusion.main', '--stage=plan']
+    [sys.executable, '-m', *program]
     + ['--config=configs/digits.py:smoke', '--workdir=/dev/null/none'],
     env={**subprocess_environment, variable: text},
     cwd=repository,

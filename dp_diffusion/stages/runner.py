@@ -27,6 +27,7 @@ from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
 _RUN = {
@@ -121,6 +122,8 @@ def _run_stages(
   stage: str,
   command: str,
 ) -> None:
+  if stage in ('finetune', 'audit', 'all'):
+    parallel.check_num_devices()
   # This comes before any image is read; the audit always reads public images.
   public_data.check_sources(config, workdir, is_read=stage == 'audit')
   if stage == 'inspect':

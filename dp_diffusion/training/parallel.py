@@ -29,13 +29,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import grid_limits
 from dp_diffusion.training import private_step
 from dp_diffusion.training import public_step
 from dp_diffusion.training import state as train_state
 
 AXIS_NAME = 'devices'
+
+
+def check_num_devices() -> None:
+  """Checks, before any compute, that exact sums over all devices are possible.
+
+  Raises:
+    UsageError: the job has more devices than sums on the grid allow.
+  """
+  found = jax.device_count()
+  if found > grid_limits.MAX_DEVICES:
+    raise errors.UsageError(
+      f'Expected at most {grid_limits.MAX_DEVICES} devices for private steps,'
+      f' found {found}: their sums would not be exact; use fewer.'
+    )
 
 
 class DataParallel:

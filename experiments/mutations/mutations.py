@@ -1042,4 +1042,83 @@ ALL = (
     'tests/privacy/audit_tradeoff_test.py'
     '::test_equals_jax_privacy_on_its_curve',
   ),
+  _one(
+    'A budget that a thousandth more may be spent of',
+    _LEDGER,
+    '_ROUNDING = 1e-9\n',
+    '_ROUNDING = 1e-3\n',
+    f'{_LEDGER_TEST}::test_a_budget_is_kept_to_its_last_digits[1e-05-True]',
+  ),
+  _one(
+    'A file that begins like one of a release is sealed as one',
+    'dp_diffusion/release.py',
+    'if not _OURS.fullmatch(name)]',
+    'if not _OURS.match(name)]',
+    'tests/release_test.py::test_seal_covers_no_file_of_others[samples.png.bak]',
+  ),
+  _one(
+    'One of several processes takes begun steps out of the journal',
+    _JOURNAL,
+    'self._is_alone = num_processes == 1',
+    'self._is_alone = True',
+    'tests/training/journal_test.py'
+    '::test_several_processes_take_nothing_back[2-5]',
+  ),
+  _one(
+    'Purposes that begin alike have one key',
+    _KEYS,
+    'person = hashlib.blake2b(purpose.encode(), digest_size=16).digest()',
+    'person = purpose.encode()[:16]',
+    f'{_KEYS_TEST}::test_purposes_differ_however_late',
+  ),
+  _one(
+    'Epsilon of a record removed, never of one added',
+    _LOSSES,
+    'for is_removed in (True, False)\n',
+    'for is_removed in (True,)\n',
+    f'{_LOSSES_TEST}::test_the_larger_direction_counts[False]',
+  ),
+  _one(
+    'Delta beside the smallest number of records',
+    _STATEMENT,
+    '  num = max(counts)\n',
+    '  num = min(counts)\n',
+    f'{_STATEMENT_TEST}::test_delta_against_the_largest_number_of_records',
+  ),
+  _one(
+    'A round of additions counts as one in the error of norms',
+    _PER_EXAMPLE,
+    '    count += min(num_rows, _ROWS_AT_A_TIME)\n',
+    '    count += 1\n',
+    f'{_PER_EXAMPLE_TEST}::test_additions_of_every_round_count[shapes0-611]',
+  ),
+  _one(
+    'Roundings of root, quotient and product are not paid for',
+    _CLIPPING,
+    '_FEW_ROUNDINGS = 32 * 2.0**-24\n',
+    '_FEW_ROUNDINGS = 0.0\n',
+    f'{_CLIPPING_TEST}::test_roundings_beside_the_norm_are_paid_for',
+  ),
+  _one(
+    'Both tests of an audit take all of its significance',
+    'dp_diffusion/stages/audit.py',
+    '    (1 - _SHARE_OF_GUESSES) * significance,\n',
+    '    significance,\n',
+    f'{_AUDIT_STAGE_TEST}::test_both_tests_share_the_significance',
+  ),
+  _one(
+    'A folder that cannot be written is found after the training',
+    'dp_diffusion/stages/run/workdirs.py',
+    '  _check_writable(workdir)\n  return workdir\n',
+    '  return workdir\n',
+    'tests/stages/run/workdirs_test.py'
+    '::test_a_release_that_is_no_folder_is_found_first[False]',
+  ),
+  _one(
+    'Noise that a sum cannot hold is found at the first step',
+    'dp_diffusion/privacy/privacy_config.py',
+    '    self._check_grid()\n',
+    '',
+    f'{_ACCOUNTING_TEST}::test_what_a_step_would_refuse_is_refused_here',
+  ),
 )

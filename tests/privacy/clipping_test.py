@@ -15,6 +15,7 @@ import pytest
 
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import per_example_gradients
 
 CLIP = 0.7
 NUM_DRAWS = 4
@@ -593,3 +594,11 @@ def test_bad_shapes():
 def test_bad_draws(bad):
   with pytest.raises(ValueError, match=list(bad)[-1]):
     clipping.GradConfig(l2_clip_norm=1.0, **bad)
+
+
+def test_roundings_beside_the_norm_are_paid_for():
+  """13 units at least, by docs/privacy.md: the norm's own are others."""
+  grads = {'w': jnp.ones((1, 3))}
+  margin = clipping._rounding_margin(grads)
+  norm = per_example_gradients.norm_error(grads)
+  assert 13 * 2.0**-24 <= margin - norm <= 64 * 2.0**-24

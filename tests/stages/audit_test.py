@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import stat
+import types
 
 import jax
 import numpy as np
@@ -19,6 +20,9 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import main
 from dp_diffusion.data import registry
+from dp_diffusion.privacy import audit as audit_lib
+from dp_diffusion.privacy import audit_steps
+from dp_diffusion.privacy import audit_tradeoff
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import audit
@@ -26,6 +30,7 @@ from dp_diffusion.stages.evaluation import audit_records
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import private_step
+from tests.privacy import simulated_audit
 from tests.stages import command
 from tests.training import private_problem
 
@@ -185,6 +190,42 @@ def no_training(monkeypatch):
   monkeypatch.setattr(
     audit_records.ImageLosses, '__call__', lambda self, params: np.zeros(40)
   )
+
+
+def test_both_tests_share_the_significance(monkeypatch):
+  """Either may refute: together they are wrong as often as one may be."""
+  spent = []
+
+  def by_guesses(mechanism, guesses, significance):
+    del mechanism, guesses
+    spent.append(significance)
+    return audit_tradeoff.Bound(
+      largest_noise=None, epsilon_lower_bound=0.0, ceiling=0.0
+    )
+
+  def by_steps(observed, is_selected, significance):
+    del observed, is_selected
+    spent.append(significance)
+    return audit_steps.Steps(
+      num_with=0, num_missed=0, num_without=0, num_false=0, mu=0.0
+    )
+
+  monkeypatch.setattr(audit_tradeoff, 'bound', by_guesses)
+  monkeypatch.setattr(audit_steps, 'bound', by_steps)
+  settings = audit_lib.AuditConfig(epsilon=4.0)
+  size = settings.num_canaries
+  dataset = types.SimpleNamespace(gradient_coins=np.zeros(size, np.bool_))
+  seen = audit._Seen(
+    observed=np.zeros((4, size)),
+    is_selected=np.zeros((4, size), np.bool_),
+    drop=np.zeros(0),
+    seconds=0.0,
+  )
+  mechanism = simulated_audit.mechanism(4.0)
+  scores = np.zeros(size)
+  found = audit._tests(settings, mechanism, dataset, seen, scores)
+  assert found['is_passed'] and len(spent) == 2 and min(spent) > 0
+  assert sum(spent) == pytest.approx(1 - settings.confidence)
 
 
 def test_every_audit_has_its_own_secret(workdir, no_training):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,6 +15,7 @@ from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 from dp_diffusion.stages import runner
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 from tests.stages import command
 
@@ -171,6 +173,19 @@ def test_a_stage_names_the_one_that_it_needs(
 ) -> None:
   with pytest.raises(errors.UsageError, match='Run --stage='):
     _run(tmp_path, stage)
+
+
+@pytest.mark.parametrize('stage', ['finetune', 'audit', 'all'])
+def test_too_many_devices_end_a_run_before_anything(
+  stage, tmp_path, monkeypatch
+) -> None:
+  """More than the words of an exact sum can be added over."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1025)
+  config = config_lib.load('configs/digits.py:smoke', {})
+  with pytest.raises(errors.UsageError, match='at most 1024 devices'):
+    runner.run(config, str(tmp_path), stage, 'command')
+  monkeypatch.setattr(jax, 'device_count', lambda: 1024)
+  parallel.check_num_devices()
 
 
 @pytest.mark.parametrize('kind', [ValueError, RuntimeError])
