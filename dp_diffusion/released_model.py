@@ -47,6 +47,7 @@ from dp_diffusion import release
 from dp_diffusion import release_marks
 from dp_diffusion import sampling
 from dp_diffusion import types
+from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
@@ -206,8 +207,9 @@ class Release:
 
   def _class_number(self, label: Any) -> int:
     name, is_number = str(label), isinstance(label, (int, np.integer))
-    if not is_number and name in self.class_names:
-      return self.class_names.index(name)
+    names = [tables.composed(known) for known in self.class_names]
+    if not is_number and tables.composed(name) in names:
+      return names.index(tables.composed(name))
     if not any(_is_number(other) for other in self.class_names):
       is_number |= _is_number(name)
     if is_number and not isinstance(label, bool):
