@@ -40,6 +40,7 @@ pytestmark = pytest.mark.usefixtures('one_device')
 
 # The noise is given, so that nothing has to be searched for.
 OVERRIDES = {
+  'model.channel_multipliers': '(1,)',
   'privacy.solve_for': 'epsilon',
   'privacy.epsilon': 'none',
   'privacy.noise_multiplier': '1.25',
