@@ -22,6 +22,9 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
+ONE_LEVEL = {'model.channel_multipliers': '(1,)'}
 TRAINED = ('out/', 'norm_out/', 'up_0_')
 
 
@@ -29,7 +32,7 @@ TRAINED = ('out/', 'norm_out/', 'up_0_')
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
   """Weights under another's names: .npz, its hash, the map to ours."""
   folder = tmp_path_factory.mktemp('foreign')
-  config = config_lib.load(command.DIGITS_SMOKE)
+  config = config_lib.load(command.DIGITS_SMOKE, ONE_LEVEL)
   params = weights.flatten(assembly.init_params(config, config.pretrain.data))
   rng = np.random.default_rng(0)
   params = {
@@ -43,6 +46,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
   return {
     'params': params,
     'overrides': {
+      **ONE_LEVEL,
       'pretrain.num_steps': '0',
       'pretrain.init_from': str(path),
       'pretrain.init_sha256': files.sha256(path),

@@ -23,6 +23,8 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 from tests.stages import command
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SECRET = key_streams.Secret.insecure(0)
 
 
@@ -35,6 +37,7 @@ def config() -> config_lib.Config:
   return config_lib.load(
     command.DIGITS_SMOKE,
     {
+      'model.channel_multipliers': '(1,)',
       'privacy.solve_for': 'epsilon',
       'privacy.epsilon': 'none',
       'privacy.noise_multiplier': '1.25',

@@ -30,6 +30,8 @@ from dp_diffusion.training import private_loop
 from tests.stages import command
 from tests.stages import releases
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 PARAMS, SPENT = releases.PARAMS, releases.SPENT
 ledger, make_release = releases.ledger, releases.make
 
@@ -39,6 +41,7 @@ def load(init_from: object = '', **changes: str) -> config_lib.Config:
   return config_lib.load(
     command.DIGITS_SMOKE,
     {
+      'model.channel_multipliers': '(1,)',
       'pretrain.num_steps': '0',
       'pretrain.init_from': str(init_from),
       'privacy.solve_for': 'epsilon',

@@ -30,6 +30,8 @@ from dp_diffusion.training import public_loop
 from tests.stages import command
 from tests.stages import releases
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 CLASSES = ('a', 'b')
 
 
