@@ -1,6 +1,6 @@
 """Differentially private diffusion models: train, sample and measure.
 
-What a library user imports, each with an example in its docstring:
+Users of the library import these names; each has an example in its docstring:
 
   clipped_grad_sum, GradConfig   the sum of clipped per-example gradients
   DpSgdMechanism                 what a private training does, and its event

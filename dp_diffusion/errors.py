@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-  """Returns the first line of a library's message, or what kind of error it is.
+  """Returns the first line of a library's message, or the error's type.
 
   >>> first_line(ValueError('no array')), first_line(KeyError())
   ('no array', 'KeyError')

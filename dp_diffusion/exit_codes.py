@@ -1,7 +1,7 @@
-"""How a command ends: its exit code, and the one line that says why.
+"""Converts errors to exit codes, and prints one line that says what happened.
 
-Lowest layer. 0: done; 1: failed; 2: bad usage, or what was given cannot work;
-130: stopped by Ctrl-C.
+Exit codes: 0 done; 1 failed; 2 bad usage or unusable input; 130 stopped by
+Ctrl-C. This module is in the lowest layer.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dp_diffusion import files
 
 
 def run(work: Callable[[], None]) -> int:
-  """Does the work of a command and says how it ended.
+  """Runs the work of a command, and prints a line if it fails.
 
   Args:
-    work: raises the errors of `errors` for what the user is to read.
+    work: function that raises errors of `errors` with messages for the user.
 
   Returns:
     The exit code.
@@ -50,7 +50,7 @@ def run(work: Callable[[], None]) -> int:
 
 
 def one_line(error: Exception) -> str:
-  """A message may quote a library's, which has lines of its own."""
+  """Joins the lines of a message, which may quote one of a library."""
   return ' '.join(line.strip() for line in str(error).splitlines())
 
 

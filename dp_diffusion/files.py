@@ -44,30 +44,30 @@ def write_bytes(path: epath.PathLike, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_new_bytes(path: epath.PathLike, data: bytes) -> None:
-  """Writes a local file that must not be there yet, atomically.
+  """Writes a new local file atomically; replaces nothing.
 
   Args:
-    path: local, in a folder that is there.
+    path: local path in an existing folder.
     data: the whole content.
 
   Raises:
-    OSError: something is there, or nothing can be written.
+    OSError: the path exists already, or cannot be written.
   """
   path = epath.Path(path)
   with _temporary(path, data, 0o644) as temporary:
     try:
-      os.link(temporary, path)  # Unlike a rename, it replaces nothing.
+      os.link(temporary, path)  # A link fails if `path` exists.
     except OSError:
       if os.path.lexists(path):
         raise
-      os.replace(temporary, path)  # A file system without links.
+      os.replace(temporary, path)  # The file system has no links.
 
 
 def check_new(path: epath.PathLike) -> None:
-  """Tries whether `write_new_bytes` could write there; leaves nothing.
+  """Checks that `write_new_bytes` could write to `path`; leaves no file.
 
   Raises:
-    OSError: something is there, or nothing can be written.
+    OSError: the path exists already, or cannot be written.
   """
   path = epath.Path(path)
   if os.path.lexists(path):
@@ -80,7 +80,7 @@ def check_new(path: epath.PathLike) -> None:
 def _temporary(
   path: epath.Path, data: bytes, mode: int
 ) -> Iterator[epath.Path]:
-  """A whole, durable file beside `path`, gone afterwards unless renamed."""
+  """Writes a temporary file beside `path`; removes it if it is not renamed."""
   temporary = path.parent / f'.{path.name}.{uuid.uuid4().hex}.tmp'
   descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
   try:

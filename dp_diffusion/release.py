@@ -72,11 +72,11 @@ def write_model(
 def write_sampling(
   release_dir: epath.PathLike, sampling: Mapping[str, Any]
 ) -> None:
-  """Says in `model.json` how the images of the dataset were sampled.
+  """Writes to `model.json` how the images of the dataset were sampled.
 
   Args:
     release_dir: the folder `release/`, with its model.
-    sampling: JSON values: the sampler's config and the batch size.
+    sampling: config of the sampler, and batch size, as JSON values.
   """
   path = epath.Path(release_dir) / 'model' / 'model.json'
   description = files.read_whole_json(path)

@@ -1,12 +1,12 @@
-"""A released model: checked, loaded, and sampled from, by `release/` alone.
+"""Checks, loads and samples a released model; needs `release/` only.
 
     release = dp_diffusion.load_release('runs/x/release')
     more = release.sample(1000, labels=['tumor'])
     more.save('more.npz')
 
-What is sampled is post-processing of the release: it costs no privacy, and has
-the guarantee of the release. A file of it says so: it carries the mark that
-the files of `dataset/` carry, and the statement itself.
+Sampling is post-processing of the release: it costs no privacy, and the samples
+have the guarantee of the release. A file of samples therefore contains the
+statement, and the same mark as the files of `dataset/`.
 
 Guarantees:
   * A release that does not verify is refused.
@@ -66,10 +66,10 @@ class Samples:
   Attributes:
     images: uint8[N, H, W, C].
     labels: int32[N], numbers of classes.
-    seed: with it the release gives the same images again.
-    release_dir: that they are of.
+    seed: seed with which the release gives the same images again.
+    release_dir: folder of the release.
     statement: bytes of its `privacy.json`.
-    mark: of the release.
+    mark: mark of the release.
   """
 
   images: np.ndarray
@@ -83,7 +83,7 @@ class Samples:
     """Writes an .npz: `images`, `labels`, the mark and `privacy.json`.
 
     Raises:
-      UsageError: something is there already, or nothing can be written.
+      UsageError: the file exists already, or cannot be written.
     """
     path = check_new_file(path, self.release_dir)
     buffer = io.BytesIO()
@@ -111,7 +111,7 @@ class Release:
   Attributes:
     folder: `release/`.
     statement: bytes of its `privacy.json`.
-    facts: what was recomputed from it, one line each; the guarantee first.
+    facts: lines with the recomputed numbers, the guarantee first.
     class_names: label i is class_names[i]; empty without classes.
     network: the denoiser.
     diffusion: the process that it was trained on.
@@ -144,7 +144,7 @@ class Release:
     sampler: samplers.SamplerConfig | None = None,
     batch_size: int | None = None,
   ) -> Samples:
-    """Samples images; shows its progress.
+    """Samples images, and prints the progress.
 
     >>> samples = load_release(release_dir).sample(4, labels=['star'], seed=1)
     sampling, image: 0/4
@@ -153,7 +153,7 @@ class Release:
     ((4, 8, 8, 1), dtype('uint8'), [1, 1, 1, 1])
 
     Args:
-      num: how many.
+      num: number of images.
       labels: classes, by name or number, taken in turn until there are `num`;
         all of them for ().
       seed: in [0, 2^31). None takes a new one, so that the images are new; the
@@ -189,12 +189,12 @@ class Release:
   def class_numbers(
     self, labels: Sequence[str | int] | np.ndarray = ()
   ) -> np.ndarray:
-    """Numbers of classes that are given by name or number; all for ().
+    """Converts names or numbers of classes to int32[n]; () gives all classes.
 
-    Text is a name first. It is a number where no class has one for its name.
+    Text is read as a name; if no class has this name, it is read as a number.
 
     Raises:
-      UsageError: no such class; the message lists them.
+      UsageError: there is no such class; the message lists the classes.
     """
     if isinstance(labels, str):
       labels = [labels]
@@ -302,14 +302,14 @@ def load_release(path: str | os.PathLike[str]) -> Release:
 def check_new_file(
   path: str | os.PathLike[str], release_dir: pathlib.Path
 ) -> pathlib.Path:
-  """The path, where a file of samples can be written.
+  """Returns the path if a file of samples can be written there.
 
   Args:
     path: local, ending with .npz.
-    release_dir: a release, which must stay as it is.
+    release_dir: folder of the release, into which nothing may be written.
 
   Raises:
-    UsageError: something is there, or nothing can be written.
+    UsageError: the file exists already, or cannot be written.
   """
   text = os.fspath(path)
   path = pathlib.Path(text)
@@ -336,7 +336,7 @@ def check_new_file(
 
 
 def _not_written(path: pathlib.Path, error: OSError) -> Exception:
-  """A full disk is told by `exit_codes`; all else in one line."""
+  """Converts an error to a `UsageError`; `exit_codes` reports a full disk."""
   if error.errno in files.NO_SPACE:
     return error
   if isinstance(error, FileExistsError):
@@ -351,10 +351,10 @@ def _not_written(path: pathlib.Path, error: OSError) -> Exception:
 
 
 def _verified(folder: pathlib.Path) -> tuple[str, ...]:
-  """What `verify` finds in a release.
+  """Verifies a release; returns the lines of `verify`.
 
   Raises:
-    UsageError: it is none, or does not verify.
+    UsageError: the folder is no release, or `verify` finds a difference.
   """
   where = os.fspath(folder)
   try:
@@ -379,7 +379,7 @@ def _verified(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def _described(description: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of `Release` that `model.json` gives.
+  """Reads the fields of `Release` that `model.json` holds.
 
   Raises:
     ValueError: a value is missing or wrong.

@@ -1,10 +1,10 @@
-"""More images of a release: `python -m dp_diffusion.sample RELEASE --num=1000`.
+"""Samples images from a release: `python -m dp_diffusion.sample RELEASE ...`.
 
-Needs the folder `release/` alone, which is verified first.
+It needs only the folder `release/`, which it verifies first.
 
   RELEASE                   folder with privacy.json and model/
-  --num=N                   how many images
-  --out=FILE.npz            where they go, with the statement; never replaced
+  --num=N                   number of images
+  --out=FILE.npz            new file for images and statement; never replaced
   --labels=CLASS,CLASS,...  names or numbers of classes, taken in turn;
                             'uniform', the default, for all
   --seed=SEED               gives the same images again; a new one by default.
@@ -43,16 +43,16 @@ _NUMBERS = ('num', 'seed', 'batch_size')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-  """What was typed.
+  """Arguments of the command line.
 
   Attributes:
-    release: a folder.
-    num: how many images.
-    out: an .npz.
-    labels: classes; '' for all.
-    seed: or None for a new one.
-    sampler: as text; '' for that of the release.
-    batch_size: or None for that of the release.
+    release: folder of the release.
+    num: number of images.
+    out: path of the .npz.
+    labels: classes, separated by commas; '' for all.
+    seed: seed of the images; None for a new one.
+    sampler: changes of the sampler, as text; '' for that of the release.
+    batch_size: images at a time; None for that of the release.
   """
 
   release: str
@@ -65,7 +65,7 @@ class Arguments:
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-  """Reads the command line (without the program's name).
+  """Parses the command line, given without the program's name.
 
   Raises:
     UsageError: an unknown flag, or a value that is missing or no number.
@@ -120,7 +120,7 @@ def run(arguments: Arguments) -> None:
   """Samples, and writes the file.
 
   Raises:
-    UsageError: one of the arguments cannot be.
+    UsageError: an argument is not possible for this release.
   """
   if overruled := jax_environment.fix():
     console.warn(
@@ -156,7 +156,7 @@ def run(arguments: Arguments) -> None:
 def _sampler(
   text: str, before: samplers.SamplerConfig | None
 ) -> samplers.SamplerConfig | None:
-  """'NAME,KEY=VALUE,...' over the values of the release; None for ''.
+  """Applies 'NAME,KEY=VALUE,...' to the release's sampler; None for ''.
 
   Raises:
     UsageError: an unknown key or value.

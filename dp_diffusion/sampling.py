@@ -1,8 +1,8 @@
-"""Images of a model, on all devices of this process, batch by batch.
+"""Samples images from a model, on all devices of this process, batch by batch.
 
-The stage `sample` and whoever samples from a release share it. An image is a
-function of (seed, its number, its label) alone, so any of them can be made
-alone, in any order and on any number of devices.
+The stage `sample` and `released_model` use it. An image is a function of (seed,
+its number, its label) only, so each image can be sampled by itself, in any
+order and on any number of devices.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
 from dp_diffusion.training import parallel
 
-_NOISE_PURPOSE = 2  # Of the public seed; see pretrain.py.
+_NOISE_PURPOSE = 2  # A purpose of the public seed; see pretrain.py.
 MAX_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingPlan:
-  """Everything that images depend on, but the weights, seed and labels.
+  """Everything that images depend on, except weights, seed and labels.
 
   Attributes:
     network: the denoiser.
@@ -38,7 +38,7 @@ class SamplingPlan:
     batch_size: images per device at a time.
 
   Raises:
-    ValueError: the sampler does not go with the process.
+    ValueError: the sampler cannot be used with this process or network.
   """
 
   network: unet.UNetConfig

@@ -364,15 +364,15 @@ def check_divides(name: str, divisor: int, total_name: str, total: int) -> None:
 def check_private_safe(variables: Mapping[str, Any]) -> None:
   """Raises ValueError if a layer couples the examples of a batch.
 
-  Such a layer (batch normalisation, spectral normalisation) keeps what it has
-  seen of earlier batches beside its parameters. No clip bounds that, and no
-  noise covers it.
+  Such a layer (batch normalisation, spectral normalisation) stores statistics
+  of earlier batches beside its parameters. They are neither clipped nor noised.
 
   Args:
-    variables: of a model, as its `init` returns them, or their shapes.
+    variables: variables of a model, as its `init` returns them, or their
+      shapes.
 
   Raises:
-    ValueError: names the layers that keep anything but parameters.
+    ValueError: a layer has other variables than parameters; names the layers.
   """
   kept = {k: v for k, v in variables.items() if k != 'params' and v}
   leaves = jax.tree_util.tree_flatten_with_path(kept)[0]

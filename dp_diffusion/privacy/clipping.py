@@ -286,7 +286,7 @@ def clipped_grad_sum(
 
 
 def _gradient_axes(params: types.Params, config: GradConfig) -> types.PyTree:
-  """`config.gradient_axes` of each parameter."""
+  """The order of axes of each parameter, by `config.gradient_axes`."""
   axes_of = config.gradient_axes or (lambda shape: tuple(range(len(shape))))
   return jax.tree.map(lambda x: axes_of(x.shape), params)
 

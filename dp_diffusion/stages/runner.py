@@ -56,7 +56,7 @@ def run_stage(
 ) -> None:
   """Runs one stage, or all of them, as `python -m dp_diffusion.main` does.
 
-  What is complete is not done again:
+  A stage that is complete is not run again:
 
   >>> run_stage(config_file, workdir, 'sample')
   sample: complete, nothing to do

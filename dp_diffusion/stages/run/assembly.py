@@ -111,7 +111,7 @@ def grad_config(
 
 
 def model_description(config: config_lib.Config) -> dict[str, Any]:
-  """What the released weights belong to, for `model.json`."""
+  """Network, process and classes of the released weights, for `model.json`."""
   return {
     'unet': config.unet_config(config.data).to_dict(),
     'diffusion': config_lib.to_dict(config.diffusion),
@@ -122,7 +122,7 @@ def model_description(config: config_lib.Config) -> dict[str, Any]:
 
 
 def sampling_record(config: config_lib.Config) -> dict[str, Any]:
-  """How images are sampled, as `model.json` tells whoever samples more."""
+  """Sampler and batch size, for `model.json` and `dp_diffusion.sample`."""
   return {
     'sampler': config_lib.to_dict(config.sample.sampler),
     'batch_size': config.sample.batch_size,
