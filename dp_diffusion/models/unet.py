@@ -130,16 +130,6 @@ class ModelConfig:
         'one positive integer per level.'
       )
     config_keys.check(self)
-    if self.channels % 2:
-      raise ValueError(f'Expected channels={self.channels} to be even.')
-    layers.check_divides(
-      'num_groups', self.num_groups, 'channels', self.channels
-    )
-    middle = self.channels * self.channel_multipliers[-1]
-    name = 'num_heads' if self.num_heads else 'head_channels'
-    layers.check_divides(
-      name, getattr(self, name), 'channels of the middle', middle
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +148,16 @@ class UNetConfig(ModelConfig):
     super().__post_init__()
     for name in ('num_classes', 'image_channels'):
       checks.check_at_least(name, getattr(self, name), 1)
+    if self.channels % 2:
+      raise ValueError(f'Expected channels={self.channels} to be even.')
+    layers.check_divides(
+      'num_groups', self.num_groups, 'channels', self.channels
+    )
+    middle = self.channels * self.channel_multipliers[-1]
+    name = 'num_heads' if self.num_heads else 'head_channels'
+    layers.check_divides(
+      name, getattr(self, name), 'channels of the middle', middle
+    )
 
   def to_dict(self) -> dict[str, Any]:
     """Every field, in the order in which releases have always held them."""
