@@ -171,6 +171,18 @@ def describe_files(folder: pathlib.Path) -> str:
   return '\n'.join(lines)
 
 
+def has_variant(name: str, variant: str) -> bool:
+  """Returns whether a config that comes with the package has a variant.
+
+  >>> has_variant('mnist', 'cpu'), has_variant('none_such', 'cpu')
+  (True, False)
+  """
+  path = shipped_folder() / f'{name}.py'
+  if not path.is_file():
+    return False
+  return variant in _variants(ast.parse(path.read_text(encoding='utf-8')))
+
+
 def _variants(tree: ast.Module) -> list[str]:
   """Returns the names in the table `VARIANTS` of a config file."""
   for node in tree.body:

@@ -17,6 +17,11 @@ from dp_diffusion import main as main_lib
 from dp_diffusion import version
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Configs lie at the top level, and are installed inside the package.
+CONFIGS = {
+  'dp_diffusion.configs': 'configs',
+  'dp_diffusion.configs.recipes': 'configs/recipes',
+}
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 
 
@@ -24,8 +29,8 @@ def test_every_folder_of_modules_is_installed():
   folders = {p.parent for p in (ROOT / 'dp_diffusion').rglob('*.py')}
   names = {'.'.join(p.relative_to(ROOT).parts) for p in folders}
   setuptools = PROJECT['tool']['setuptools']
-  assert set(setuptools['packages']) == names | {'dp_diffusion.configs'}
-  assert setuptools['package-dir'] == {'dp_diffusion.configs': 'configs'}
+  assert set(setuptools['packages']) == names | set(CONFIGS)
+  assert setuptools['package-dir'] == CONFIGS
 
 
 def test_every_other_file_of_the_package_is_installed():

@@ -40,6 +40,7 @@ from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import progress_picture
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import run_secret
@@ -112,6 +113,13 @@ def run(
   )
   steps = make_steps(
     config, mechanism, source, records, begun.streams, devices, optimizer
+  )
+  picture = progress_picture.of_training(
+    config, config.data, config.finetune_diffusion(), workdir.private
+  )
+  begun = dataclasses.replace(
+    begun,
+    run=dataclasses.replace(begun.run, after_checkpoint=picture.write),
   )
   steps = dataclasses.replace(
     steps,

@@ -26,6 +26,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import first_weights
 from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import progress_picture
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
@@ -171,6 +172,9 @@ def _train(
       num_steps=pretrain.num_steps,
       checkpoint_every_steps=pretrain.checkpoint_every_steps,
       record_loss=lambda step, loss: writer.write(step, {'loss': loss}),
+      after_checkpoint=progress_picture.of_training(
+        config, pretrain.data, config.pretrain_diffusion(), workdir.public
+      ).write,
     )
     state, step = public_loop.train_public(
       public, devices, state, start_step, stop

@@ -186,6 +186,8 @@ class PrivateRun:
     checkpoint_every_steps: steps between checkpoints.
     record_stats: (step, statistics) -> None; writes un-noised statistics to
       private/.
+    after_checkpoint: (step, state on the host) -> None; called by process 0
+      when a checkpoint is saved. What it makes of the state stays in private/.
   """
 
   checkpoints: checkpoint.Checkpointer
@@ -194,6 +196,9 @@ class PrivateRun:
   num_steps: int
   checkpoint_every_steps: int
   record_stats: Callable[[int, Any], None]
+  after_checkpoint: Callable[[int, train_state.TrainState], None] = (
+    lambda step, state: None
+  )
 
 
 def train_private(
@@ -251,9 +256,10 @@ def train_private(
         or is_stopped
       ):
         _flush(run, devices, pending)
-        run.checkpoints.save(
-          step, devices.unreplicate(replicas), ledger.to_json(), run.meta
-        )
+        saved = devices.unreplicate(replicas)
+        run.checkpoints.save(step, saved, ledger.to_json(), run.meta)
+        if devices.is_main:
+          run.after_checkpoint(step, saved)
       advance()
       if is_stopped:
         break

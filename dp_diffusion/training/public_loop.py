@@ -38,6 +38,8 @@ class PublicRun:
     num_steps: number of steps of the training.
     checkpoint_every_steps: steps between checkpoints.
     record_loss: (step, mean loss) -> None; the images are public.
+    after_checkpoint: (step, state on the host) -> None; called by process 0
+      when a checkpoint is saved.
   """
 
   step: Callable[..., Any]
@@ -49,6 +51,9 @@ class PublicRun:
   num_steps: int
   checkpoint_every_steps: int
   record_loss: Callable[[int, float], None]
+  after_checkpoint: Callable[[int, train_state.TrainState], None] = (
+    lambda step, state: None
+  )
 
 
 def train_public(
@@ -104,7 +109,10 @@ def train_public(
         for number, value in losses:
           run.record_loss(number, float(devices.unreplicate(value)))
         losses.clear()
-        run.checkpoints.save(step, devices.unreplicate(replicas), {}, run.meta)
+        saved = devices.unreplicate(replicas)
+        run.checkpoints.save(step, saved, {}, run.meta)
+        if devices.is_main:
+          run.after_checkpoint(step, saved)
       advance()
       if is_stopped:
         break

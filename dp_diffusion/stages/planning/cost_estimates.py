@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_values
 from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
@@ -29,6 +30,7 @@ from dp_diffusion.training import microbatch
 from dp_diffusion.training import private_step as step_lib
 
 _SECS_PER_HOUR = 3600.0
+_TOO_LONG_SECS = 24 * _SECS_PER_HOUR
 _NUM_TIMED = 3
 _CONVOLUTION_FLOP = (
   4e9  # Of the convolution that is timed; a tenth of a second.
@@ -72,14 +74,41 @@ def lines(
   found = measure(config, num_steps, microbatch.device_bytes(device))
   num_devices = jax.device_count()
   result = [f'  on {num_devices} x {device.device_kind}, measured on one:']
+  total = 0.0
   for stage, estimate in found.items():
     secs = examples[stage] * estimate.example_secs / num_devices
+    total += secs
     result.append(
       f'  {stage:<19} {duration_text(secs)},'
       f' {estimate.size} at a time per device,'
       f' {size_text(estimate.peak_bytes)}'
     )
-  return result
+  return [*result, *fitting_variant(config.name, total, 'one_gpu')]
+
+
+def fitting_variant(name: str, secs: float, machine: str) -> list[str]:
+  """Names the variant of a config for this machine, if a run takes too long.
+
+  Args:
+    name: `config.name`: that of the file, with the variant after a hyphen.
+    secs: seconds of all stages on this machine.
+    machine: variant for machines of this kind.
+
+  Returns:
+    A line, or none where the run fits or the config has no such variant.
+  """
+  base = name.partition('-')[0]
+  is_it = machine in name.split('-')
+  if (
+    secs < _TOO_LONG_SECS
+    or is_it
+    or not config_values.has_variant(base, machine)
+  ):
+    return []
+  return [
+    f'  too long for it     take --config=configs/{base}.py:{machine}, made for'
+    ' such a machine'
+  ]
 
 
 def duration_text(secs: float) -> str:
@@ -121,12 +150,14 @@ def _lines_on_cpu(
   for stage, count in flop.items():
     if count:
       result.append(f'  {stage:<19} {duration_text(count / speed)}')
+  secs = sum(flop.values()) / speed
   draws = config.finetune.draw_chunk_size or config.finetune.augmult
   return [
     *result,
     f'  memory              {size_text(record_bytes(config, draws))} per device'
     f' for each record at a time: its gradient, activations of'
     f' {draws} draw{"s" if draws > 1 else ""}',
+    *fitting_variant(config.name, secs, 'cpu'),
   ]
 
 

@@ -1,9 +1,9 @@
 """The working directory, its folders and the config that it belongs to.
 
 config.json    resolved config of each stage, and which are complete
-public/        pre-training checkpoints and logs
-private/       mode 700: checkpoints, secret, un-noised metrics, timings, and a
-               look at the images (training_images.png, survey.json)
+public/        pre-training checkpoints, logs and progress.png
+private/       mode 700: checkpoints, secret, un-noised metrics, timings, a look
+               at the images (training_images.png, survey.json), progress.png
 release/       all that the guarantee covers
 evaluation/    mode 700: computed from real images, not covered
 """

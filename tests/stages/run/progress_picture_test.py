@@ -1,0 +1,123 @@
+"""Tests of dp_diffusion.stages.run.progress_picture."""
+
+from __future__ import annotations
+
+import io
+import stat
+import types
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.stages import runner
+from dp_diffusion.stages.run import progress_picture
+from tests.stages import command
+
+_SMALL = {
+  'model.channels': '4',
+  'pretrain.num_steps': '4',
+  'pretrain.checkpoint_every_steps': '2',
+  'privacy.num_steps': '2',
+  'finetune.checkpoint_every_steps': '1',
+  'finetune.augmult': '1',
+}
+
+
+class _Clock:
+  """Stands still but for what is added."""
+
+  def __init__(self) -> None:
+    self.secs = 0.0
+
+  def __call__(self) -> float:
+    return self.secs
+
+
+def _picture(tmp_path, clock, picture_secs=1.0):
+  made = []
+
+  def make(params):
+    made.append(params)
+    clock.secs += picture_secs
+    return np.full((2, 8, 8, 1), 9 * len(made), np.uint8)
+
+  picture = progress_picture.ProgressPicture(
+    path=tmp_path / 'progress.png',
+    make=make,
+    labels=np.array([0, 1], np.int32),
+    class_names=('a', 'b'),
+    clock=clock,
+  )
+  return picture, made
+
+
+def test_pictures_take_a_fiftieth_of_the_time(tmp_path):
+  clock = _Clock()
+  picture, made = _picture(tmp_path, clock, picture_secs=3.0)
+  state = types.SimpleNamespace(all_ema_params='ema')
+  times = []
+  for step in range(100):
+    clock.secs += 10  # A checkpoint every ten seconds.
+    before = len(made)
+    picture.write(step, state)
+    if len(made) > before:
+      times.append(step)
+  assert times[0] == 5  # Nothing in the first minute.
+  assert 3 * len(made) <= 0.02 * 1000
+  assert len(made) >= 5
+  assert set(made) == {'ema'}
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, capsys):
+  clock = _Clock()
+  picture, made = _picture(tmp_path, clock)
+  clock.secs += 100
+
+  def refuse(*_, **__):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(progress_picture.files, 'write_bytes', refuse)
+  picture.write(1, types.SimpleNamespace(all_ema_params='ema'))
+  assert made and not (tmp_path / 'progress.png').exists()
+  assert 'progress.png could not be written' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Two runs of both trainings: with pictures, and without."""
+  found = {}
+  for name, first_secs in (('with', 0.0), ('without', 1e9)):
+    workdir = tmp_path_factory.mktemp(name) / 'run'
+    command.plant_secret(workdir)
+    config = config_lib.load(command.DIGITS_SMOKE, _SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(progress_picture, '_FIRST_SECS', first_secs)
+      patch.setattr(progress_picture, '_SHARE', 1e9)
+      for stage in ('pretrain', 'finetune'):
+        runner.run(config, str(workdir), stage, 'command')
+    found[name] = workdir
+  return found
+
+
+@pytest.mark.slow
+def test_training_is_the_same_with_it(runs):
+  for place in ('public/model/params.npz', 'release/model/params.npz'):
+    arrays = [np.load(runs[name] / place) for name in ('with', 'without')]
+    for key in arrays[0].files:
+      np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
+  assert not (runs['without'] / 'public' / 'progress.png').exists()
+  assert not (runs['without'] / 'private' / 'progress.png').exists()
+
+
+@pytest.mark.slow
+def test_a_private_picture_is_private(runs):
+  path = runs['with'] / 'private' / 'progress.png'
+  assert stat.S_IMODE(path.stat().st_mode) == 0o600
+  image = Image.open(io.BytesIO(path.read_bytes()))
+  assert image.height > 10 * 8  # A row for each digit.
+  assert len(np.unique(np.asarray(image))) > 20
+  assert (runs['with'] / 'public' / 'progress.png').exists()
+  assert not list((runs['with'] / 'release').rglob('progress*'))
+  assert not list(runs['with'].rglob('.*progress*'))  # Whole, no leftovers.
