@@ -71,6 +71,14 @@ _BOTH = {
   'evaluate.features': 'public',
   'evaluate.max_train_images': 20_000,
   'evaluate.max_distance_images': 10_000,
+  'baseline.dp_merf.num_features': 2000,
+  'baseline.dp_mepf.max_side': 4,
+  'baseline.generator.num_steps': 2000,
+  'baseline.generator.batch_size': 100,
+  'baseline.dp_classifier.name': 'small_cnn',
+  'baseline.dp_classifier.num_steps': 150,
+  'baseline.dp_classifier.expected_batch_size': 1024,
+  'baseline.dp_classifier.augmult': 1,
 }
 
 RECIPES = {

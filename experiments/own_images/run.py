@@ -1,0 +1,196 @@
+"""Own images on two CPU cores: blood cells, ours beside what else there is.
+
+python -m experiments.own_images.run --set=data.path=malaria_cells.zip
+python -m experiments.own_images.run --print   # for a scheduler
+python -m experiments.own_images.run --smoke   # tiny runs on made-up images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import pathlib
+import sys
+from typing import Any
+
+from dp_diffusion.baselines import settings
+from experiments import common
+from experiments import sweeps
+from experiments import table_rows
+
+CONFIG = 'configs/own_images.py:cpu'
+SEEDS = (1, 2, 3)
+AIMS = {'epsilon 10': 0.88, 'epsilon 1': 0.78}
+IMAGES = {
+  'data.class_names': 'Parasitized,Uninfected',
+  'privacy.num_examples': 22_000,
+  'privacy.delta': 1e-5,
+}
+# By person; --set=data.person_csv=malaria_persons.csv says who is on which.
+PERSONS = {
+  'data.unit': 'person',
+  'privacy.num_examples': 160,
+  'privacy.delta': 1e-3,
+}
+# All steps of both trainings are a quarter as many.
+QUARTER = {'pretrain.num_steps': 250, 'privacy.num_steps': 38}
+ABLATIONS: dict[str, dict[str, object]] = {
+  'as it is': {},
+  'images of 32x32': {'data.image_size': 32},
+  'batch 1,024, K 4': {'privacy.expected_batch_size': 1024},
+  'batch 2,048, K 1': {
+    'privacy.expected_batch_size': 2048,
+    'finetune.augmult': 1,
+  },
+  'half the steps, twice K': {'privacy.num_steps': 19, 'finetune.augmult': 2},
+  'no pre-training': {'pretrain.num_steps': 0},
+  'EMA 0.9': {'finetune.ema_decay': 0.9},
+  'no guidance': {'sample.sampler.guidance_weight': 0.0},
+}
+METHODS = {
+  'dp_merf': 'DP-MERF',
+  'dp_mepf': 'DP-MEPF',
+  'dp_classifier': 'DP-SGD classifier',
+}
+
+
+def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
+  """Ours at two epsilons and by person, ablations, and the baselines."""
+  config = f'{CONFIG},smoke' if is_smoke else CONFIG
+  seeds = SEEDS[:1] if is_smoke else SEEDS
+  runs = []
+  for group, overrides in _groups(is_smoke).items():
+    for seed in seeds:
+      name = f'{group}-seed_{seed}'.replace(' ', '_').replace(',', '')
+      runs.append(
+        common.make_run(
+          name,
+          config=config,
+          out=out,
+          overrides={**overrides, **_seeded(seed, is_smoke)},
+          facts={'group': group, 'method': 'ours', 'seed': seed},
+        )
+      )
+  for method in settings.METHODS:
+    for epsilon in (10, 1):
+      for seed in seeds:
+        name = f'{method}-epsilon_{epsilon}-seed_{seed}'
+        overrides = {
+          **_images(is_smoke),
+          'privacy.epsilon': epsilon,
+          **_seeded(seed, is_smoke),
+        }
+        runs.append(_baseline(name, method, config, out, overrides))
+  return sweeps.Plan(runs=tuple(runs))
+
+
+def _images(is_smoke: bool) -> dict[str, object]:
+  # A smoke run makes its images up, and says itself how many.
+  return {} if is_smoke else dict(IMAGES)
+
+
+def _seeded(seed: int, is_smoke: bool) -> dict[str, object]:
+  # Images that are made up are not divided.
+  return {'seed': seed} if is_smoke else sweeps.seeded(seed)
+
+
+def _groups(is_smoke: bool) -> dict[str, dict[str, object]]:
+  images = _images(is_smoke)
+  groups = {f'epsilon {e}': {**images, 'privacy.epsilon': e} for e in (10, 1)}
+  if is_smoke:
+    return groups
+  for epsilon in (10, 1):
+    groups[f'persons, epsilon {epsilon}'] = {
+      **images,
+      **PERSONS,
+      'privacy.epsilon': epsilon,
+    }
+  groups['tiny_imagenet32'] = {
+    **images,
+    'pretrain.data.name': 'tfds:tiny_imagenet32',
+    'pretrain.data.class_names': ','.join(map(str, range(200))),
+  }
+  for name, changed in ABLATIONS.items():
+    groups[f'quarter, {name}'] = {**images, **QUARTER, **changed}
+  return groups
+
+
+def _baseline(
+  name: str,
+  method: str,
+  config: str,
+  out: pathlib.Path,
+  overrides: Mapping[str, object],
+) -> common.Run:
+  return common.Run(
+    name=name,
+    workdir=out / name,
+    module='experiments.baseline',
+    arguments=(
+      f'--method={method}',
+      f'--config={config}',
+      f'--workdir={out / name}',
+      *(f'--config.{key}={value}' for key, value in overrides.items()),
+    ),
+    facts={
+      'group': f'epsilon {overrides["privacy.epsilon"]}',
+      'method': method,
+      'seed': overrides['seed'],
+    },
+  )
+
+
+def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
+  """A line per setting of ours, one per baseline, one of the ablations."""
+  del first_secs  # Every run has its own pre-training.
+  lines = []
+  ours = [run for run in found if run['method'] == 'ours']
+  for group in dict.fromkeys(run['group'] for run in ours):
+    if group.startswith('quarter'):
+      continue
+    mine = [run for run in ours if run['group'] == group]
+    values = [table_rows.accuracy(run) for run in mine]
+    aim = AIMS.get(group)
+    lines += table_rows.measured(
+      f'Blood cells 24x24, {group}',
+      mine,
+      {
+        'Small CNN': table_rows.accuracy,
+        'of real images': functools.partial(table_rows.accuracy, source='real'),
+        **table_rows.distances('synthetic'),
+      },
+      units={table_rows.DISTANCE: ''},
+      aim=f'Small CNN {100 * aim:.0f} %' if aim else '',
+      is_missed=bool(aim) and any(v is None or v < aim for v in values),
+    )
+  for method, title in METHODS.items():
+    lines += table_rows.grouped(
+      f'Blood cells 24x24, {title}',
+      [run for run in found if run['method'] == method],
+      _of_baseline,
+    )
+  quarter = [run for run in ours if run['group'].startswith('quarter')]
+  return lines + table_rows.grouped(
+    'Blood cells 24x24, a quarter of the steps', quarter, table_rows.accuracy
+  )
+
+
+def _of_baseline(run: Mapping[str, Any]) -> float | None:
+  direct = table_rows.accuracy(run, 'direct')
+  return table_rows.accuracy(run) if direct is None else direct
+
+
+EXPERIMENT = sweeps.Experiment(
+  name='own_images',
+  plan=plan,
+  rows=rows,
+  draw=table_rows.draw_samples,
+  figure={
+    'file': 'samples.png',
+    'alt': 'Synthetic blood cells at 24x24, epsilon 10, a row per class',
+  },
+)
+
+
+if __name__ == '__main__':
+  sys.exit(sweeps.main(EXPERIMENT, __doc__))
