@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -35,7 +36,6 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.report import figures
 from dp_diffusion.models import unet
-from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import state as train_state
 
 NAME = 'progress.png'
@@ -130,7 +130,12 @@ def of_training(
     rows: types.Array,
     i: types.Array,
   ) -> samplers.SamplerState:
-    denoise = assembly.make_denoise_fn(model, params)
+    def denoise(
+      x_t: types.Array, timestep: types.Array, label: types.Array
+    ) -> types.Array:
+      output: Any = model.apply({'params': params}, x_t, timestep, label)
+      return output
+
     return samplers.step_fn(denoise, sampler, diffusion)(state, rows, i)
 
   def make(params: types.Params) -> np.ndarray:
