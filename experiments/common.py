@@ -332,6 +332,7 @@ def _audit(path: pathlib.Path) -> dict[str, Any]:
         for name in ('white_box', 'steps')
         if name in found
       ),
+      'tests': [name for name in ('white_box', 'steps') if name in found],
       'measured_noise_multiplier': found['measured_noise_multiplier'],
       'num_earlier_audits': len(found['earlier_runs']),
     }

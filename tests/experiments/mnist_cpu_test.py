@@ -60,6 +60,11 @@ def test_an_audit_has_a_row_of_its_own():
   last = run.rows(found, 0.0)[-1]
   what = 'a step that claims epsilon 1, at 95% confidence, at least'
   assert last['measures'] == {what: [0.2]} and not last['unit']
+  assert last['what'].endswith('audits of an earlier version, by guesses alone')
+  found[0]['audit'] |= {'tests': ['white_box', 'steps']}
+  now, before = run.rows(found, 0.0)[-2:]
+  assert now['what'] == 'MNIST 14x14, audits'
+  assert now['measures'] == {what: [0.1]} and before == last
 
 
 def test_images_are_told_beside_accuracies():
