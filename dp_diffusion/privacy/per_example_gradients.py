@@ -166,13 +166,24 @@ def _sum_in_loops(x: types.Array) -> types.Array:
 def _num_additions(grads: types.PyTree) -> int:
   """Returns the largest number of additions that a square takes part in."""
   leaves = jax.tree.leaves(grads)
-  rows = [math.prod(leaf.shape[1:]) // _row_size(leaf) + 1 for leaf in leaves]
   count = max((_row_size(leaf) for leaf in leaves), default=1)
-  num_rows = sum(rows)  # Joining small leaves does not add rows.
+  num_rows = _num_rows(leaves)
   while num_rows > 1:
     count += min(num_rows, _ROWS_AT_A_TIME)
     num_rows = -(-num_rows // _ROWS_AT_A_TIME)
   return count
+
+
+def _num_rows(leaves: Sequence[types.Array]) -> int:
+  """Returns at least the number of rows of all leaves, small ones joined or not.
+
+  Joined leaves are cut into rows of _BLOCK, which may be more than their own.
+  """
+  sizes = (
+    (math.prod(leaf.shape[1:]), _BLOCK if _is_small(leaf) else _row_size(leaf))
+    for leaf in leaves
+  )
+  return sum(numbers // row_size + 1 for numbers, row_size in sizes)
 
 
 def _norms_by_one_sum_or_two(

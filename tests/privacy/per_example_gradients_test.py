@@ -191,3 +191,24 @@ def test_additions_of_every_round_count(shapes, num_additions):
   grads = [jax.ShapeDtypeStruct((1, *shape), 'float32') for shape in shapes]
   found = per_example_gradients.norm_error(grads)
   assert found == num_additions / 2 * 2.0**-24
+
+
+@pytest.mark.parametrize(
+  'shapes',
+  [
+    [(300,)] * 40,  # Four rows of 300 numbers are 19 of 64.
+    [(65,), (512,), (2, 512), (64,)],
+    [(3, 3, 96, 512), (513,), (512,)],
+    [(1,), (), (8192,), (8193,)],
+  ],
+)
+def test_rows_are_counted_however_leaves_are_joined(shapes):
+  leaves = [jnp.zeros((1, *shape)) for shape in shapes]
+
+  def num_rows(leaves):
+    rows = [per_example_gradients._in_rows(leaf) for leaf in leaves]
+    return sum(int(np.prod(r.shape[1:-1])) for r in rows)
+
+  joined = per_example_gradients._few_leaves(leaves)
+  counted = per_example_gradients._num_rows(leaves)
+  assert counted >= max(num_rows(leaves), num_rows(joined))
