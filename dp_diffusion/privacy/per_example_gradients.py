@@ -175,7 +175,7 @@ def _num_additions(grads: types.PyTree) -> int:
 
 
 def _num_rows(leaves: Sequence[types.Array]) -> int:
-  """Returns at least the number of rows of all leaves, small ones joined or not.
+  """Returns an upper bound of the number of rows of all leaves.
 
   Joined leaves are cut into rows of _BLOCK, which may be more than their own.
   """
