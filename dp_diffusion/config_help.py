@@ -56,7 +56,7 @@ def of(topic: str) -> str:
   topic = topic.partition('=')[0].removeprefix('--').removeprefix('config.')
   sections = list(config_keys.sections(config_lib.Config))
   known = []
-  for path, _, keys, text in sections:
+  for path, kind, keys, text in sections:
     if path and path == topic:
       below = [
         '\n'.join(_wrapped(f'{p}: {t} See --help={p}', '  '))
@@ -64,7 +64,8 @@ def of(topic: str) -> str:
         if p.startswith(f'{path}.')
       ]
       title = '\n'.join(_wrapped(f'{path}: {text}', '  '))
-      return '\n\n'.join([title, *map(_block, keys), *below])
+      place = f'Stated in {kind.__module__.replace(".", "/")}.py.'
+      return '\n\n'.join([title, *map(_block, keys), *below, place])
     for key in keys:
       if key.path == topic:
         return _block(key)

@@ -127,8 +127,8 @@ FENCES = {
   'markdown_it': {'dp_diffusion/evaluation/report/markdown.py'},
   'pyarrow': {'dp_diffusion/data/own/parquet_images.py'},
   'pydicom': {'dp_diffusion/data/dicom.py'},
-  'tifffile': {'dp_diffusion/data/encoded.py'},
-  'imagecodecs': {'dp_diffusion/data/encoded.py'},
+  'tifffile': {'dp_diffusion/data/image_formats.py'},
+  'imagecodecs': {'dp_diffusion/data/image_formats.py'},
   'safetensors': {'dp_diffusion/models/formats/safetensors_file.py'},
   'jax._src': set(),
 }

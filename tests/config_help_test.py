@@ -100,3 +100,10 @@ def test_an_unknown_topic_is_one_line(topic, near):
   with pytest.raises(errors.UsageError, match='Unknown config key') as error:
     config_help.of(topic)
   assert near in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_section_says_where_it_is_stated(repository):
+  for path, kind, _, _ in config_keys.sections(config_lib.Config):
+    if path:
+      place = config_help.of(path).rpartition('Stated in ')[2].rstrip('.')
+      assert f'class {kind.__name__}' in (repository / place).read_text()

@@ -20,7 +20,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion.data import cache
 from dp_diffusion.data import dicom
-from dp_diffusion.data import encoded
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import registry
 from dp_diffusion.data import value_range as values
 
@@ -30,7 +30,7 @@ _CHANNELS = {1: 'L', 3: 'RGB'}
 # Weights of ITU-R BT.601, as in Pillow.
 _LUMA = np.array([19595, 38470, 7471]) / 65536
 
-UnreadableError = encoded.UnreadableError
+UnreadableError = image_formats.UnreadableError
 to_bytes = values.to_bytes  # The same mapping serves arrays of every source.
 
 
@@ -46,10 +46,10 @@ class Frame:
 
   data: bytes
   index: int
-  header: encoded.Header | None = None
+  header: image_formats.Header | None = None
 
 
-Encoded: TypeAlias = bytes | Frame | encoded.Stored
+Encoded: TypeAlias = bytes | Frame | image_formats.Stored
 BytesOrError: TypeAlias = Encoded | UnreadableError
 
 
@@ -77,20 +77,20 @@ def count_frames(data: bytes) -> int:
   return inspect_header(data).frames
 
 
-def inspect_header(data: Encoded) -> encoded.Header:
-  """Reads a header without decoding, see `encoded.inspect_header`."""
-  if isinstance(data, encoded.Stored):
+def inspect_header(data: Encoded) -> image_formats.Header:
+  """Reads a header without decoding, see `image_formats.inspect_header`."""
+  if isinstance(data, image_formats.Stored):
     return data.header()
   if isinstance(data, Frame):
     return data.header or inspect_header(data.data)
-  if encoded.is_dicom(data):
+  if image_formats.is_dicom(data):
     return dicom.inspect_header(data)
-  return encoded.inspect_header(data)
+  return image_formats.inspect_header(data)
 
 
 def inspect(
   data: BytesOrError, config: registry.DataConfig
-) -> encoded.Header | UnreadableError:
+) -> image_formats.Header | UnreadableError:
   """Reads a header without decoding, and checks that the file can be used.
 
   Args:
@@ -183,7 +183,7 @@ def _decode(
     raise UnreadableError(f'it has no image {frame}')
   _check_num_pixels(header.sizes[frame], config)
   _check_spread(header, config)
-  with encoded.damage_named():
+  with image_formats.damage_named():
     if header.format == 'DICOM':
       stored = dicom.read(data, frame)
       if config.value_range and (stored.largest or 256) < 256:
@@ -192,24 +192,24 @@ def _decode(
     # The range refers to stored values, which Pillow would invert.
     is_raw = header.is_inverted and header.bits == 8 and config.value_range
     if not (header.is_deep or is_raw):
-      image = encoded.read_shallow(data, header, frame)
+      image = image_formats.read_shallow(data, header, frame)
       if not config.value_range or tuple(config.value_range) == (0, 255):
         return fit(image, config.image_size, config.channels), None
       _check_reach(config.value_range)
       grey = image.mode in ('1', 'L', 'LA')
       pixels = np.asarray(image.convert('L' if grey else 'RGB'))
-      stored = encoded.Stored(
+      stored = image_formats.Stored(
         pixels=pixels[..., None] if grey else pixels, largest=255
       )
     else:
-      stored = encoded.read_deep(data, header, frame)
+      stored = image_formats.read_deep(data, header, frame)
       if (stored.largest or 256) < 256:
         stored = _spread(stored)
         _check_reach(config.value_range or (0, 255))
     return _map(stored, config)
 
 
-def _spread(stored: encoded.Stored) -> encoded.Stored:
+def _spread(stored: image_formats.Stored) -> image_formats.Stored:
   """Spreads values of at most 8 bits over 0 ... 255, from their bits alone."""
   assert stored.largest
   pixels = values.to_bytes(stored.pixels, (0, stored.largest))
@@ -219,7 +219,7 @@ def _spread(stored: encoded.Stored) -> encoded.Stored:
 
 
 def _check_frames(
-  header: encoded.Header, config: _Options | registry.DataConfig
+  header: image_formats.Header, config: _Options | registry.DataConfig
 ) -> None:
   if header.frames == 1:
     return
@@ -242,7 +242,7 @@ def _check_frames(
 
 
 def _check_spread(
-  header: encoded.Header, config: _Options | registry.DataConfig
+  header: image_formats.Header, config: _Options | registry.DataConfig
 ) -> None:
   """Refuses data.value_range for files whose values are spread first."""
   if not config.value_range or header.bits >= 8 or header.format == 'DICOM':
@@ -266,7 +266,7 @@ def _check_num_pixels(
 
 
 def _decode_array(
-  stored: encoded.Stored, config: registry.DataConfig
+  stored: image_formats.Stored, config: registry.DataConfig
 ) -> tuple[np.ndarray, values.Depth | None]:
   """Does what `_decode` does, for pixels that were never in an image file."""
   is_shallow = stored.pixels.dtype == np.uint8
@@ -289,7 +289,7 @@ def _check_reach(value_range: tuple[float, ...]) -> None:
 
 
 def _map(
-  stored: encoded.Stored, config: _Options | registry.DataConfig
+  stored: image_formats.Stored, config: _Options | registry.DataConfig
 ) -> tuple[np.ndarray, values.Depth | None]:
   pixels, depth = stored.pixels, None
   if pixels.dtype.kind == 'f' and not np.isfinite(pixels).all():
@@ -468,7 +468,7 @@ def _decode_or_error(
   if isinstance(data, bytes):
     data = Frame(data=data, index=0)
   try:
-    if isinstance(data, encoded.Stored):
+    if isinstance(data, image_formats.Stored):
       return _decode_array(data, config)
     return _decode(data, config)
   except UnreadableError as error:

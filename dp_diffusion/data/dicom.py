@@ -27,7 +27,7 @@ import warnings
 import numpy as np
 
 from dp_diffusion import errors
-from dp_diffusion.data import encoded
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import value_range
 
 _MOST_META_BYTES = 4096  # Size of a file's start with the transfer syntax.
@@ -46,7 +46,7 @@ _READERS = {
 _quiet = threading.Lock()  # Filters of warnings are shared by all threads.
 
 
-def inspect_header(data: bytes) -> encoded.Header:
+def inspect_header(data: bytes) -> image_formats.Header:
   """Reads size, depth and number of frames of a file.
 
   Raises:
@@ -56,11 +56,13 @@ def inspect_header(data: bytes) -> encoded.Header:
   with _reading() as pydicom:
     dataset = _dataset(pydicom, data, is_whole=False)
     size = int(dataset.Columns), int(dataset.Rows)
-    return encoded.Header(
+    return image_formats.Header(
       format='DICOM',
       bits=int(dataset.BitsStored),
       channels=int(dataset.SamplesPerPixel),
-      sizes=encoded.repeated(size, int(dataset.get('NumberOfFrames') or 1)),
+      sizes=image_formats.repeated(
+        size, int(dataset.get('NumberOfFrames') or 1)
+      ),
       is_deep=True,
     )
 
@@ -76,11 +78,13 @@ def person_of(data: bytes) -> str:
     dataset = _dataset(pydicom, data, is_whole=False, is_image=False)
     person = str(dataset.get('PatientID') or '').strip()
   if not person:
-    raise encoded.UnreadableError('it names no person: PatientID is empty')
+    raise image_formats.UnreadableError(
+      'it names no person: PatientID is empty'
+    )
   return person
 
 
-def read(data: bytes, frame: int) -> encoded.Stored:
+def read(data: bytes, frame: int) -> image_formats.Stored:
   """Decodes a frame, in modality units.
 
   Raises:
@@ -92,7 +96,7 @@ def read(data: bytes, frame: int) -> encoded.Stored:
     dataset = _dataset(pydicom, data, is_whole=True)
     kind = dataset.PhotometricInterpretation
     if kind not in (*_GREY, *_COLOUR, _PALETTE):
-      raise encoded.UnreadableError(
+      raise image_formats.UnreadableError(
         'its photometric interpretation is neither grey, RGB, YBR nor a palette'
       )
     stored = _stored_values(pydicom, dataset, frame)
@@ -101,13 +105,13 @@ def read(data: bytes, frame: int) -> encoded.Stored:
     if kind == _PALETTE:
       pixels = pydicom.pixels.apply_color_lut(stored[..., 0], dataset)[..., :3]
       white = 65535 if _is_wide_palette(dataset) else 255
-      return encoded.Stored(
+      return image_formats.Stored(
         pixels=value_range.to_bytes(pixels, (0, white)),
         largest=255,
         window=(0, 255),
       )
     largest = (1 << int(dataset.BitsStored)) - 1
-    return encoded.Stored(
+    return image_formats.Stored(
       pixels=stored,
       largest=largest,
       window=(0, largest) if largest < 256 else None,
@@ -131,12 +135,12 @@ def _reading() -> Iterator[Any]:
       logging.getLogger(name).disabled = True
     try:
       yield pydicom
-    except encoded.UnreadableError:
+    except image_formats.UnreadableError:
       raise
     except MemoryError:
-      raise encoded.UnreadableError('too large for the memory') from None
+      raise image_formats.UnreadableError('too large for the memory') from None
     except Exception:  # The message is dropped; it may quote the header.
-      raise encoded.UnreadableError(
+      raise image_formats.UnreadableError(
         'a damaged or truncated DICOM file, or one without what an image needs'
       ) from None
 
@@ -145,13 +149,13 @@ def _dataset(
   pydicom: Any, data: bytes, is_whole: bool, is_image: bool = True
 ) -> Any:
   if _DEFLATED in data[:_MOST_META_BYTES]:
-    raise encoded.UnreadableError(
+    raise image_formats.UnreadableError(
       'a deflated DICOM file, whose size is not known before: store it plain'
     )
   dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not is_whole)
   wanted = ['Rows', 'Columns', *(['PixelData'] if is_whole else [])]
   if is_image and any(name not in dataset for name in wanted):
-    raise encoded.UnreadableError(
+    raise image_formats.UnreadableError(
       'a DICOM file without an image of integers (a report, a plan, ...)'
     )
   return dataset
@@ -167,11 +171,11 @@ def _stored_values(pydicom: Any, dataset: Any, frame: int) -> np.ndarray:
   try:
     decoder = pydicom.pixels.get_decoder(syntax)
   except NotImplementedError:
-    raise encoded.UnreadableError(
+    raise image_formats.UnreadableError(
       f'it is stored in {what}: convert it to Explicit VR Little Endian'
     ) from None
   if not decoder.is_available:
-    raise encoded.UnreadableError(
+    raise image_formats.UnreadableError(
       f'it is compressed ({what}): pip install {reader}'
     )
   try:
@@ -179,7 +183,7 @@ def _stored_values(pydicom: Any, dataset: Any, frame: int) -> np.ndarray:
   except Exception:
     if not syntax.is_compressed:
       raise
-    raise encoded.UnreadableError(
+    raise image_formats.UnreadableError(
       f'it is compressed ({what}) and damaged, or of a kind that needs another '
       f'package: pip install {reader}'
     ) from None
@@ -203,7 +207,7 @@ def _is_wide_palette(dataset: Any) -> bool:
 
 def _grey(
   pydicom: Any, dataset: Any, stored: np.ndarray, frame: int
-) -> encoded.Stored:
+) -> image_formats.Stored:
   transform = _group(dataset, frame, 'PixelValueTransformationSequence')
   view = _group(dataset, frame, 'FrameVOILUTSequence')
   pixels, is_plain = _modality(pydicom, dataset, transform, stored)
@@ -224,7 +228,7 @@ def _grey(
     pixels_of_view = None
   if window is None and largest is not None and largest < 256:
     window = (0, largest)
-  return encoded.Stored(
+  return image_formats.Stored(
     pixels=pixels,
     largest=largest,
     is_inverted=dataset.PhotometricInterpretation == 'MONOCHROME1',
@@ -302,6 +306,6 @@ def _window(view: Any) -> tuple[float, float] | None:
   if (view.get('VOILUTFunction') or 'LINEAR') == 'LINEAR':
     middle, span = middle - 0.5, span - 1  # PS3.3 C.11.2.1.2.1.
   if not np.isfinite([middle, span]).all() or span < 0:
-    raise encoded.UnreadableError('its window has no width')
+    raise image_formats.UnreadableError('its window has no width')
   span = max(span, 1e-6)  # A window of width 1 is a threshold.
   return middle - span / 2, middle + span / 2

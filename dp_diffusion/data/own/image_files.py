@@ -17,7 +17,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import dicom
-from dp_diffusion.data import encoded
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import registry
 
 _MOST_SIZES = 20  # Number of sizes in a survey; others are added up.
@@ -109,7 +109,7 @@ class ImageFiles:
       UsageError: a file cannot be used.
     """
     failed: dict[int, str] = {}
-    headers: dict[int, encoded.Header] = {}
+    headers: dict[int, image_formats.Header] = {}
     total = len(self.names)
     with console.progress('checking files', 100) as advance:
       for index in range(total):
@@ -259,7 +259,7 @@ def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
     persons.append(f'file {name}')
     if isinstance(decoding.inspect(data, config), decoding.UnreadableError):
       continue  # Decoding reports the error, or leaves the file out.
-    if not (isinstance(data, bytes) and encoded.is_dicom(data)):
+    if not (isinstance(data, bytes) and image_formats.is_dicom(data)):
       failed[index] = 'it is no DICOM file'
       continue
     has_dicom = True
@@ -293,7 +293,7 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
     return files
   owners: list[int] = []
   frames: list[int] = []
-  headers: dict[int, encoded.Header] = {}
+  headers: dict[int, image_formats.Header] = {}
   failed: dict[int, str] = {}
   for index in range(len(files.names)):
     header = decoding.inspect(files.read_or_error(index), config)
@@ -324,7 +324,7 @@ def expand(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
   return dataclasses.replace(files.take(owners), names=names, read=read)
 
 
-def _odd_sizes(headers: Mapping[int, encoded.Header]) -> dict[int, str]:
+def _odd_sizes(headers: Mapping[int, image_formats.Header]) -> dict[int, str]:
   """Returns errors for images whose size differs, even if rotated."""
   failed = {}
   expected: tuple[int, ...] | None = None

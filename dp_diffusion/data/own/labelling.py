@@ -17,16 +17,13 @@ import numpy as np
 
 from dp_diffusion import checks
 from dp_diffusion import errors
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import tables
 from dp_diffusion.data.own import trees
 
-_IMAGE_SUFFIXES = (
-  *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
-  *('.tif', '.tiff', '.webp'),
-)
 # Endings that do not mark a file as an image, even if a labelled file has them.
 _NO_IMAGE_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.txt', '.xml')
 _TEXTS = ('readme', 'license', 'licence', 'copying', 'version', 'changes')
@@ -108,7 +105,9 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
   while True:
     tops = _folders(tree.names)
     beside = [name for name in tree.names if '/' not in name]
-    is_here = any(is_image(n) or tables.is_beside(n) for n in beside)
+    is_here = any(
+      image_formats.is_image_name(n) or tables.is_beside(n) for n in beside
+    )
     is_class = any(_is_same(tops[0], name) for name in class_names if tops)
     if len(tops) != 1 or is_class or is_here:
       return tree
@@ -119,14 +118,9 @@ def unwrap(tree: trees.Tree, class_names: Sequence[str]) -> trees.Tree:
     tree = below
 
 
-def is_image(name: str) -> bool:
-  """Whether the name of a file is that of an image."""
-  return name.lower().endswith(_IMAGE_SUFFIXES)
-
-
 def _may_be_dicom(name: str) -> bool:
   """Whether a file may be DICOM; many have no ending, or a number as ending."""
-  return not is_image(name) or name.lower().endswith('.dcm')
+  return not image_formats.is_image_name(name) or name.lower().endswith('.dcm')
 
 
 def _sides(names: Sequence[str], parts: dict[str, bool]) -> np.ndarray | None:
@@ -202,7 +196,8 @@ def _tabled(
   unlisted = [
     name
     for name in tree.names
-    if name not in labels and (is_image(name) or _ending(name) in endings)
+    if name not in labels
+    and (image_formats.is_image_name(name) or _ending(name) in endings)
   ]
   if unlisted:
     raise errors.UsageError(
@@ -265,7 +260,7 @@ def _in_class_folders(
       names.append(name)
       values.append(tables.composed(folders[0]))
       deeper.setdefault(folders[0], set()).update(folders[1:2])
-    elif is_image(name):
+    elif image_formats.is_image_name(name):
       astray.append(name)
   for folder, below in deeper.items():
     _check_below(tree.root, folder, below, class_names)

@@ -28,7 +28,7 @@ import numpy as np
 from dp_diffusion import checks
 from dp_diffusion import errors
 from dp_diffusion import host_memory
-from dp_diffusion.data import encoded
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import labelling
@@ -119,13 +119,13 @@ class _Arrays:
     self._path, self._lock = path, threading.Lock()
     self._load = functools.cache(self._read_array)
 
-  def read(self, part: _Part, index: int) -> encoded.Stored:
+  def read(self, part: _Part, index: int) -> image_formats.Stored:
     """Returns an image of a part."""
     with self._lock:
       array = self._load(f'{part.prefix}images')
     pixels = array[index].reshape(*part.shape[1:3], -1)
     is_unsigned = pixels.dtype.kind == 'u'
-    return encoded.Stored(
+    return image_formats.Stored(
       pixels=pixels,
       largest=int(np.iinfo(pixels.dtype).max) if is_unsigned else None,
     )

@@ -23,6 +23,7 @@ import numpy as np
 
 from dp_diffusion import checks
 from dp_diffusion import errors
+from dp_diffusion.data import image_formats
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import image_files
 from dp_diffusion.data.own import labelling
@@ -99,7 +100,8 @@ def open_folder(
   others = [
     name
     for name in names
-    if labelling.is_image(name) and str((root / name).resolve()) not in used
+    if image_formats.is_image_name(name)
+    and str((root / name).resolve()) not in used
   ]
   if files.is_held_out is None:
     found = _part_names(parquet, root).values()

@@ -1,4 +1,4 @@
-"""Reads the header, the frames and the stored pixels of an encoded file.
+"""Formats of image files: their endings, headers, frames and stored pixels.
 
 Files are untrusted. Sizes are checked before anything is decoded, and every
 error of a library on a damaged file becomes an `UnreadableError`. Pillow reads
@@ -23,6 +23,11 @@ from PIL import ImageOps
 from dp_diffusion import errors
 from dp_diffusion.data import netpbm
 
+# Endings of files that are images, in lower case.
+_SUFFIXES = (
+  *('.bmp', '.dcm', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
+  *('.tif', '.tiff', '.webp'),
+)
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -135,6 +140,11 @@ def damage_named() -> Iterator[None]:
     raise UnreadableError(
       f'damaged or truncated: {errors.first_line(error)}'
     ) from error
+
+
+def is_image_name(name: str) -> bool:
+  """Whether the name of a file is that of an image."""
+  return name.lower().endswith(_SUFFIXES)
 
 
 def is_dicom(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Tests of dp_diffusion.data.encoded: depths, frames, damaged files."""
+"""Tests of dp_diffusion.data.image_formats: depths, frames, damaged files."""
 
 from __future__ import annotations
 
