@@ -92,8 +92,8 @@ def test_installed_configs_run_from_anywhere(tmp_path, folder):
   )
   code = (
     'import sys; from dp_diffusion import config_values as c;'
-    'a = c.load_file("digits:smoke");'
-    f'b = c.load_file("{folder}/own.py:smoke");'
+    'a, _ = c.load_file("digits:smoke");'
+    f'b, _ = c.load_file("{folder}/own.py:smoke");'
     'assert a.to_json() == b.to_json();'
     'assert sys.modules["types"].__file__.endswith("lib/" + '
     'f"python{sys.version_info[0]}.{sys.version_info[1]}/types.py");'
