@@ -4,8 +4,8 @@ At a checkpoint a few images of each class are sampled from the moving average
 of the weights, from the same noise each time, in few steps. The public key of
 the noise is used here alone, so the training computes the same with and without
 pictures. All pictures together take at most a fiftieth of the time: trainings
-of less than a minute have none, and checkpoints that follow each other quickly
-share one.
+of less than twelve minutes have none, and checkpoints that follow each other
+quickly share one.
 
 Guarantees:
   * The picture of a private training is written to `private/`, whole or not at
@@ -40,7 +40,9 @@ from dp_diffusion.training import state as train_state
 
 NAME = 'progress.png'
 _SHARE = 0.02  # Largest share of the time of the training.
-_FIRST_SECS = 60.0  # Seconds of training before the first picture.
+# Seconds of training before the first picture, whose program is compiled: 15
+# seconds for a small network on two cores.
+_FIRST_SECS = 750.0
 _PER_CLASS = 8
 _MOST_CLASSES = 20  # Rows; further classes are not shown.
 _NUM_STEPS = 10

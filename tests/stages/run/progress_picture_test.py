@@ -58,22 +58,22 @@ def test_pictures_take_a_fiftieth_of_the_time(tmp_path):
   picture, made = _picture(tmp_path, clock, picture_secs=3.0)
   state = types.SimpleNamespace(all_ema_params='ema')
   times = []
-  for step in range(100):
+  for step in range(300):
     clock.secs += 10  # A checkpoint every ten seconds.
     before = len(made)
     picture.write(step, state)
     if len(made) > before:
       times.append(step)
-  assert times[0] == 5  # Nothing in the first minute.
-  assert 3 * len(made) <= 0.02 * 1000
-  assert len(made) >= 5
+  assert times[0] == 74  # Nothing in the first 750 seconds.
+  assert 3 * len(made) <= 0.02 * 3000
+  assert len(made) >= 10
   assert set(made) == {'ema'}
 
 
 def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, capsys):
   clock = _Clock()
   picture, made = _picture(tmp_path, clock)
-  clock.secs += 100
+  clock.secs += 1000
 
   def refuse(*_, **__):
     raise OSError(28, 'No space left on device')
