@@ -142,6 +142,42 @@ def make_run(
   )
 
 
+def make_baseline_run(
+  name: str,
+  *,
+  method: str,
+  config: str,
+  out: pathlib.Path,
+  overrides: Mapping[str, object],
+  facts: Mapping[str, Any],
+) -> Run:
+  """Makes a run of `experiments.baseline` whose folder is `out/name`.
+
+  Args:
+    name: name of the run.
+    method: one of `baselines.settings.METHODS`.
+    config: FILE[:VARIANT].
+    out: folder of the experiment's runs.
+    overrides: config key -> value.
+    facts: see `Run`; the method is added.
+
+  Returns:
+    The run.
+  """
+  return Run(
+    name=name,
+    workdir=out / name,
+    module='experiments.baseline',
+    arguments=(
+      f'--method={method}',
+      f'--config={config}',
+      f'--workdir={out / name}',
+      *(f'--config.{key}={value}' for key, value in overrides.items()),
+    ),
+    facts={**facts, 'method': method},
+  )
+
+
 class Processes:
   """Processes of `main`; none outlives the process that started it.
 

@@ -42,19 +42,14 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
         name = f'{method}-epsilon_{epsilon:g}-seed_{seed}'
         overrides = {'privacy.epsilon': f'{epsilon:g}', **sweeps.seeded(seed)}
         runs.append(
-          common.Run(
-            name=name,
-            workdir=out / name,
-            module='experiments.baseline',
-            arguments=(
-              f'--method={method}',
-              f'--config={config}',
-              f'--workdir={out / name}',
-              *(f'--config.{key}={value}' for key, value in overrides.items()),
-            ),
+          common.make_baseline_run(
+            name,
+            method=method,
+            config=config,
+            out=out,
+            overrides=overrides,
             facts={
               'group': f'epsilon {epsilon:g}',
-              'method': method,
               'epsilon': epsilon if math.isfinite(epsilon) else None,
               'seed': seed,
             },

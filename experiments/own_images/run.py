@@ -80,7 +80,16 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
           'privacy.epsilon': epsilon,
           **_seeded(seed, is_smoke),
         }
-        runs.append(_baseline(name, method, config, out, overrides))
+        runs.append(
+          common.make_baseline_run(
+            name,
+            method=method,
+            config=config,
+            out=out,
+            overrides=overrides,
+            facts={'group': f'epsilon {epsilon}', 'seed': seed},
+          )
+        )
   return sweeps.Plan(runs=tuple(runs))
 
 
@@ -113,31 +122,6 @@ def _groups(is_smoke: bool) -> dict[str, dict[str, object]]:
   for name, changed in ABLATIONS.items():
     groups[f'quarter, {name}'] = {**images, **QUARTER, **changed}
   return groups
-
-
-def _baseline(
-  name: str,
-  method: str,
-  config: str,
-  out: pathlib.Path,
-  overrides: Mapping[str, object],
-) -> common.Run:
-  return common.Run(
-    name=name,
-    workdir=out / name,
-    module='experiments.baseline',
-    arguments=(
-      f'--method={method}',
-      f'--config={config}',
-      f'--workdir={out / name}',
-      *(f'--config.{key}={value}' for key, value in overrides.items()),
-    ),
-    facts={
-      'group': f'epsilon {overrides["privacy.epsilon"]}',
-      'method': method,
-      'seed': overrides['seed'],
-    },
-  )
 
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
