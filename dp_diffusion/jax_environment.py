@@ -23,6 +23,7 @@ import shlex
 import sys
 from typing import Any
 
+from dp_diffusion import console
 from dp_diffusion import errors
 
 # Option -> its value in every run. Options that the installed JAX lacks are
@@ -142,6 +143,18 @@ XLA_FLAGS: Mapping[str, tuple[str, ...] | None] = {
 _XLA_PREFIXES = ('xla_dump_', 'xla_gpu_dump_', 'xla_gpu_per_fusion_autotune_')
 _TRUE = ('y', 'yes', 't', 'true', 'on', '1')
 _FALSE = ('n', 'no', 'f', 'false', 'off', '0', '')
+
+
+def fix_and_say() -> None:
+  """Calls `fix` at the start of a command, and warns of what it overruled.
+
+  Raises:
+    UsageError: an option or flag is neither pinned nor kept.
+  """
+  if overruled := fix():
+    console.warn(
+      f'{", ".join(overruled)}: not followed, all runs compute in one way'
+    )
 
 
 def fix() -> list[str]:

@@ -31,7 +31,6 @@ import sys
 from dp_diffusion import checks
 from dp_diffusion import compile_cache
 from dp_diffusion import config_values
-from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import exit_codes
 from dp_diffusion import host_memory
@@ -165,10 +164,7 @@ def default_workdir(config_argument: str) -> str:
 
 def run(arguments: Arguments) -> None:
   """Loads the config and runs the stage, or all stages."""
-  if overruled := jax_environment.fix():
-    console.warn(
-      f'{", ".join(overruled)}: not followed, all runs compute in one way'
-    )
+  jax_environment.fix_and_say()
   # Imported here, so that --help and errors in flags are fast.
   from dp_diffusion import config as config_lib  # noqa: PLC0415
   from dp_diffusion.stages import runner  # noqa: PLC0415

@@ -122,10 +122,7 @@ def run(arguments: Arguments) -> None:
   Raises:
     UsageError: an argument is not possible for this release.
   """
-  if overruled := jax_environment.fix():
-    console.warn(
-      f'{", ".join(overruled)}: not followed, all runs compute in one way'
-    )
+  jax_environment.fix_and_say()
   # Imported here, so that --help and a mistyped flag answer at once.
   from dp_diffusion import config_values  # noqa: PLC0415
   from dp_diffusion import released_model  # noqa: PLC0415

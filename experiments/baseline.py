@@ -23,10 +23,7 @@ from dp_diffusion import main as main_lib
 
 def run(argv: Sequence[str]) -> None:
   """Reads the command line and runs the method."""
-  if overruled := jax_environment.fix():
-    console.warn(
-      f'{", ".join(overruled)}: not followed, all runs compute in one way'
-    )
+  jax_environment.fix_and_say()
   # Imported here: they import jax, which reads the environment.
   from dp_diffusion import checks  # noqa: PLC0415
   from dp_diffusion import config as config_lib  # noqa: PLC0415

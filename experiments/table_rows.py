@@ -13,6 +13,12 @@ from experiments import common
 
 Found = Sequence[Mapping[str, Any]]
 DISTANCE = 'Frechet distance'  # Each entry names the features that were used.
+# Method of `experiments.baseline` -> its name in tables and figures.
+BASELINES = {
+  'dp_merf': 'DP-MERF',
+  'dp_mepf': 'DP-MEPF',
+  'dp_classifier': 'DP-SGD classifier',
+}
 
 
 def grouped(

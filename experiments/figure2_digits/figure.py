@@ -14,6 +14,7 @@ from matplotlib import figure as figure_lib
 from matplotlib import ticker
 
 from dp_diffusion import files
+from experiments import table_rows
 
 FILE_NAME = 'figure2.png'
 ALT = (
@@ -21,13 +22,8 @@ ALT = (
   ' images, those of DP-MERF and DP-MEPF, and a classifier trained with DP-SGD'
   ' directly'
 )
-METHODS = {
-  'dp_merf': 'DP-MERF',
-  'dp_mepf': 'DP-MEPF',
-  'dp_classifier': 'DP-SGD classifier',
-}
 _OURS = 'ours'
-_TITLES = {_OURS: 'Ours', **METHODS}
+_TITLES = {_OURS: 'Ours', **table_rows.BASELINES}
 # Colours of Okabe and Ito, which colour-blind readers can distinguish; markers.
 _LOOKS = {
   _OURS: ('#0072B2', 'o'),
@@ -84,7 +80,7 @@ def points(
   Args:
     runs: entries of the baselines.
     ours: entries of `digits_epsilon`.
-    method: one of `METHODS`, or ours.
+    method: one of `table_rows.BASELINES`, or ours.
     key: a classifier (percent), or 'frechet'.
   """
   chosen = (

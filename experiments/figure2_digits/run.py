@@ -61,7 +61,7 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """Returns a line per method: the small CNN at the epsilons of `_SHOWN`."""
   lines = []
-  for method, title in figure.METHODS.items():
+  for method, title in table_rows.BASELINES.items():
     mine = [run for run in found if run['method'] == method]
     lines += table_rows.grouped(
       f'Digits 8x8, {title} (CNN)',

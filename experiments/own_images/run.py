@@ -47,11 +47,6 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'EMA 0.9': {'finetune.ema_decay': 0.9},
   'no guidance': {'sample.sampler.guidance_weight': 0.0},
 }
-METHODS = {
-  'dp_merf': 'DP-MERF',
-  'dp_mepf': 'DP-MEPF',
-  'dp_classifier': 'DP-SGD classifier',
-}
 
 
 def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
@@ -147,7 +142,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       aim=f'Small CNN {100 * aim:.0f} %' if aim else '',
       is_missed=bool(aim) and any(v is None or v < aim for v in values),
     )
-  for method, title in METHODS.items():
+  for method, title in table_rows.BASELINES.items():
     lines += table_rows.grouped(
       f'Blood cells 24x24, {title}',
       [run for run in found if run['method'] == method],
