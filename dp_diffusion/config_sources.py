@@ -15,6 +15,7 @@ from typing import Any
 
 from dp_diffusion import config_keys
 from dp_diffusion import errors
+from dp_diffusion.data import identity
 from dp_diffusion.data import registry
 
 BuildFn = Callable[[Any], registry.DataConfig]
@@ -81,9 +82,11 @@ def find_public_classes(
   data = config.get('pretrain', {}).get('data', {})
   if not data or data.get('stand_in') or 'pretrain.data.class_names' in typed:
     return
-  if not config.pretrain.num_steps or (
-    data.class_names and data.name == before
-  ):
+  if data.class_names and data.name == before:
+    return
+  # Weights of an earlier run may be given for no step of pre-training. Files
+  # are not opened for their classes then.
+  if not config.pretrain.num_steps and not identity.is_rendered(build(data)):
     return
   found = registry.find_class_names(build(data))
   if not set(found) <= set(data.class_names):

@@ -88,6 +88,18 @@ def test_what_is_typed_stays_and_the_rest_follows() -> None:
   assert public.class_names == rendered.CLASS_NAMES
 
 
+def test_weights_of_an_earlier_run_fit_without_a_step_of_pre_training() -> None:
+  config = load(
+    'own_images:cpu',
+    **OWN,
+    privacy__num_examples='9000',
+    pretrain__init_from='runs/earlier',
+    pretrain__num_steps='0',
+  )
+  public = config.unet_config(config.pretrain.data)
+  assert public.num_classes == len(rendered.GIVEN_CLASS_NAMES)
+
+
 def test_what_was_chosen_is_said_with_its_reason(capsys) -> None:
   load('own_images:cpu', privacy__num_examples='2000', **OWN)
   said = capsys.readouterr().out
