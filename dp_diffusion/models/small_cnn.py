@@ -6,9 +6,14 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dp_diffusion.models import layers
+
 
 class SmallCNN(nn.Module):
   """Two stages of two 3x3 convolutions each, then a dense layer.
+
+  Convolutions and norms are those of `layers`: the same functions as flax's,
+  with gradients that take a third of the time on a CPU.
 
   Attributes:
     num_classes: number of logits.
@@ -29,8 +34,8 @@ class SmallCNN(nn.Module):
     del train  # There is neither dropout nor batch normalisation.
     for stage in range(2):
       for _ in range(2):
-        x = nn.Conv(self.features * 2**stage, (3, 3))(x)
-        x = nn.relu(nn.GroupNorm(num_groups=8)(x))
+        x = layers.Conv(self.features * 2**stage)(x)
+        x = nn.relu(layers.GroupNorm(num_groups=8, eps=1e-6)(x))
       x = nn.max_pool(x, (2, 2), strides=(2, 2))
     x = x.reshape((x.shape[0], -1))
     x = nn.relu(nn.Dense(self.hidden)(x))
