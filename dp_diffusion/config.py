@@ -20,6 +20,7 @@ from dp_diffusion import config_values
 from dp_diffusion import config_weights
 from dp_diffusion import console
 from dp_diffusion import errors
+from dp_diffusion import leaf_patterns
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
@@ -29,6 +30,7 @@ from dp_diffusion.models import unet
 from dp_diffusion.models.formats import foreign
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
+from dp_diffusion.privacy import grid_limits
 from dp_diffusion.training import optimizers
 
 UsageError = errors.UsageError
@@ -170,9 +172,32 @@ class FinetuneConfig:
   trainable: tuple[str, ...] = config_keys.key(
     ('*',), "Path patterns of the leaves that train; '*' is all."
   )
+  gradient_scales: tuple[str, ...] = config_keys.key(
+    (),
+    'Numbers by which gradients of leaves are multiplied before the clip, such'
+    " as 'label/classes=50': these leaves then get a larger share of the clip"
+    ' norm, and relatively less noise. Several patterns have spaces between'
+    ' them; the first text that matches holds; other leaves have 1.',
+    config_keys.Allowed("'PATTERN=NUMBER'", leaf_patterns.parse),
+    is_later=True,
+  )
+  scaled_quantity: str = config_keys.key(
+    'gradient',
+    "What gradient_scales scale. With 'gradient' the noised gradient is divided"
+    " by the scale again, so that the leaf has less noise. With 'parameter' a"
+    ' leaf is its scale times a parameter that the optimizer trains, so that'
+    " the leaf's learning rate is larger too, by the scale with Adam.",
+    optimizers.SCALED,
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'finetune.')
+    if self.scaled_quantity != 'gradient' and not self.gradient_scales:
+      raise ValueError(
+        'Expected finetune.gradient_scales to be set, as finetune.'
+        f'scaled_quantity={self.scaled_quantity!r} is.'
+      )
     if self.draw_chunk_size and self.augmult % self.draw_chunk_size:
       raise ValueError(
         f'Expected finetune.draw_chunk_size={self.draw_chunk_size} to divide'
@@ -183,6 +208,13 @@ class FinetuneConfig:
         "Expected finetune.trainable to name at least one pattern; ('*',) "
         'trains every leaf.'
       )
+
+  def scale_rules(self) -> tuple[leaf_patterns.Rule, ...]:
+    """Returns `gradient_scales`, parsed."""
+    return tuple(
+      leaf_patterns.parse('finetune.gradient_scales', text)
+      for text in self.gradient_scales
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -317,16 +349,7 @@ class Config:
         f'label_histogram_noise_multiplier={noise:g} to go together:'
         f' {NOISED_HISTOGRAM!r} with noise > 0, all other labels with 0.'
       )
-    for name, stage, num_steps in (
-      ('pretrain', self.pretrain, self.pretrain.num_steps),
-      ('finetune', self.finetune, self.privacy.num_steps),
-    ):
-      if num_steps and stage.optimizer.warmup_steps >= num_steps:
-        raise ValueError(
-          f'Expected {name}.optimizer.warmup_steps='
-          f'{stage.optimizer.warmup_steps} to be < the {num_steps} steps of'
-          ' the stage.'
-        )
+    self._check_optimizers()
 
   def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
     """Returns the network for the classes of `data`, private or public."""
@@ -343,6 +366,23 @@ class Config:
   def finetune_diffusion(self) -> schedules.DiffusionProcess:
     """Diffusion process with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
+
+  def _check_optimizers(self) -> None:
+    """Refuses scales that float32 cannot keep, and warm-ups without an end."""
+    grid_limits.check_scales(
+      [rule.value for rule in self.finetune.scale_rules()],
+      self.privacy.l2_clip_norm,
+    )
+    for name, stage, num_steps in (
+      ('pretrain', self.pretrain, self.pretrain.num_steps),
+      ('finetune', self.finetune, self.privacy.num_steps),
+    ):
+      if num_steps and stage.optimizer.warmup_steps >= num_steps:
+        raise ValueError(
+          f'Expected {name}.optimizer.warmup_steps='
+          f'{stage.optimizer.warmup_steps} to be < the {num_steps} steps of'
+          ' the stage.'
+        )
 
   def _check_classes(self) -> None:
     """Refuses labels without class names; a folder reports its own error."""

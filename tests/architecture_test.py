@@ -70,6 +70,7 @@ LAYERS = {
   'files': 0,
   'host_memory': 0,
   'jax_environment': 0,
+  'leaf_patterns': 0,
   'release_marks': 0,
   'version': 0,
   'xla_flags': 0,

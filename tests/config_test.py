@@ -38,6 +38,14 @@ DIGITS = str(ROOT / 'configs' / 'digits.py')
     ('privacy.num_steps', 'none', 'num_steps=None to be a number'),
     ('finetune.augmult', '0', 'finetune.augmult=0 to be >= 1'),
     ('finetune.augmult', '2.5', 'finetune.augmult=2.5 to be of type int'),
+    ('finetune.gradient_scales', 'a=b', "'a=b' to be PATTERN=NUMBER"),
+    ('finetune.gradient_scales', 'label/*', "'label/*' to be PATTERN=NUMBER"),
+    ('finetune.gradient_scales', '=2', "'=2' to be PATTERN=NUMBER"),
+    ('finetune.gradient_scales', 'a=0', 'gradient_scales=0.0 to be in [0.001,'),
+    ('finetune.gradient_scales', 'a=inf', 'gradient_scales=inf to be in'),
+    ('finetune.gradient_scales', 'a=nan', 'gradient_scales=nan to be in'),
+    ('finetune.gradient_scales', '3', "'3' to be PATTERN=NUMBER"),
+    ('finetune.scaled_quantity', 'parameter', 'gradient_scales to be set'),
     ('finetune.release_weights', 'lst', "did you mean 'last'"),
     ('sample.sampler.name', 'dimm', "did you mean 'ddim'"),
     ('data.image_size', '16', 'images of the size of data'),
@@ -113,6 +121,7 @@ def test_overrides_keep_the_type_of_the_key() -> None:
     {
       'privacy.epsilon': 'inf',
       'finetune.trainable': "('mid*', 'out')",
+      'finetune.gradient_scales': 'label/classes=50,mid* out/*=2',
       'model.channel_multipliers': '1,2,2',
       'evaluate.svm': 'false',
       'pretrain.optimizer.max_grad_norm': '2',
@@ -120,6 +129,10 @@ def test_overrides_keep_the_type_of_the_key() -> None:
   )
   assert math.isinf(config.privacy.epsilon)
   assert config.finetune.trainable == ('mid*', 'out')
+  assert config.finetune.gradient_scales == (
+    'label/classes=50',
+    'mid* out/*=2',
+  )
   assert config.model.channel_multipliers == (1, 2, 2)
   assert config.evaluate.svm is False
   assert config.pretrain.optimizer.max_grad_norm == 2.0

@@ -12,12 +12,24 @@ Deviation: the sum is divided by C (`rescale_to_unit_norm`, on by default), so
 that the learning rate and Adam's eps do not depend on C. The noise is scaled
 in the same way, because the sum has its sensitivity as an attribute.
 
+Scales: a leaf of an example's gradient may be multiplied by a public constant s
+before the clip (`gradient_scales`; arXiv 2507.01129 scales, clips and divides
+again). The norm is over the whole scaled tree, and the sum is that of scaled
+gradients. An example therefore adds a vector of norm C at most, whatever the
+scales, and the proof is unchanged: what is clipped may be any function of the
+example. The noise has the same std in every leaf. Divided by s again, which is
+post-processing, its std is C / s of the multiplier, so s > 1 gives a leaf less
+noise and a larger share of the norm.
+
 Rounding: a clipped gradient is rounded toward zero to a grid of 2^-24 C and
 then summed exactly (`fixed_point`), so the result does not depend on the order.
 Before that, rounding in float32 of the norm, the factor and the product can
 make a gradient longer by a relative `_rounding_margin` at most. Gradients are
 clipped to a norm that is shorter by this margin, so the sensitivity is C
-(docs/privacy.md).
+(docs/privacy.md). The margin also holds if a compiler squares first and then
+multiplies by s^2: that costs 2.5 more roundings, and squares below 2^-126 that
+are lost have a norm of 2^-63 s each, which is negligible for s <= 2^36 C
+(`grid_limits.check_scales`), for up to 2^30 parameters.
 
 Guarantees:
   * Whatever the loss, the data and the parameters are, an example changes the
@@ -43,6 +55,13 @@ Guarantees:
     `::test_independent_of_microbatches`, `::test_independent_of_draw_chunks`.
   * The K draws are averaged before the clip.
     `::test_mean_over_draws_before_the_clip`.
+  * Scales change what is clipped, not how far an example moves the sum; a
+    scaled gradient that is not finite adds zero.
+    `::test_scaled_contributions_are_bounded`,
+    `::test_scaled_neighbours_differ_by_at_most_the_sensitivity`,
+    `::test_scales_are_applied_before_the_clip`,
+    `::test_scaled_leaf_alone_is_clipped_to_the_norm`,
+    `::test_gradient_that_overflows_when_scaled_adds_zero`.
 """
 
 from __future__ import annotations
@@ -56,6 +75,7 @@ import jax
 import jax.numpy as jnp
 
 from dp_diffusion import checks
+from dp_diffusion import leaf_patterns
 from dp_diffusion import types
 from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import grid_limits
@@ -63,8 +83,8 @@ from dp_diffusion.privacy import per_example_gradients
 
 # Rounding errors other than those of the norm's sum, in units of 2^-24: 1/2 for
 # the squares, 4 for the root, 4 for the quotient, 1 for its numerator and the
-# product, 2 for the std of the noise and its product with a sample; doubled and
-# rounded up.
+# product, 2 for the std of the noise and its product with a sample, 2.5 for
+# scales; doubled and rounded up.
 _FEW_ROUNDINGS = 32 * 2.0**-24
 
 _ExampleGradFn: TypeAlias = Callable[
@@ -95,11 +115,13 @@ class GradConfig:
     gradient_axes: maps the shape of a parameter to the order of axes in which
       its per-example gradients are stored; None keeps the parameter's order.
       The order affects the time of norms and sums, not their values.
+    gradient_scales: constants by which leaves are multiplied before the clip;
+      leaves that no rule matches keep their gradient.
 
   Raises:
     ValueError: C is below 1e-9 (the squares of such small gradients underflow),
       or above 1e30 (a sum of many examples would be infinite in float32), or
-      the chunks do not divide the draws.
+      a scale is beyond `grid_limits`, or the chunks do not divide the draws.
   """
 
   l2_clip_norm: float
@@ -108,9 +130,13 @@ class GradConfig:
   draw_chunk_size: int | None = None
   batch_has_draw_axis: bool = False
   gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
+  gradient_scales: tuple[leaf_patterns.Rule, ...] = ()
 
   def __post_init__(self) -> None:
     grid_limits.check_clip_norm(self.l2_clip_norm)
+    grid_limits.check_scales(
+      [rule.value for rule in self.gradient_scales], self.l2_clip_norm
+    )
     checks.check_at_least('num_draws', self.num_draws, 1)
     if self.draw_chunk_size is not None and (
       self.draw_chunk_size < 1 or self.num_draws % self.draw_chunk_size
@@ -184,6 +210,15 @@ class ClippedSum(struct.PyTreeNode):
     )
 
 
+def check_leaves(params: types.Params, config: GradConfig) -> None:
+  """Checks that the rules of a config are rules for these parameters.
+
+  Raises:
+    UsageError: a rule of `config.gradient_scales` matches no leaf.
+  """
+  _scales(params, config)
+
+
 def zeros(params: types.Params, config: GradConfig) -> ClippedSum:
   """Returns the sum over no example, from which accumulation starts.
 
@@ -244,6 +279,7 @@ def clipped_grad_sum(
 
   Raises:
     ValueError: shapes do not agree.
+    UsageError: a rule of `config.gradient_scales` matches no leaf.
   """
   _check_shapes(batch, draw_keys, is_padding, config)
   axes = _gradient_axes(params, config)
@@ -256,6 +292,7 @@ def clipped_grad_sum(
   losses, grads = jax.vmap(
     _example_grad_fn(moved_loss, config), in_axes=(None, 0, 0)
   )(jax.tree.map(jnp.transpose, params, axes), batch, draw_keys)
+  grads = _scaled(grads, config)
   norms, grads_are_finite = per_example_gradients.global_norms(grads)
   is_finite = grads_are_finite & jnp.isfinite(losses)
   is_used = is_finite & ~is_padding
@@ -282,6 +319,20 @@ def clipped_grad_sum(
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
     ),
     l2_sensitivity=config.l2_sensitivity,
+  )
+
+
+def _scaled(grads: types.PyTree, config: GradConfig) -> types.PyTree:
+  """Multiplies leaves [B, ...] by their scales; others keep their bits."""
+  return jax.tree.map(
+    lambda g, s: g if s == 1 else g * s, grads, _scales(grads, config)
+  )
+
+
+def _scales(tree: types.PyTree, config: GradConfig) -> types.PyTree:
+  """The scale of each leaf."""
+  return leaf_patterns.values(
+    'gradient_scales', tree, config.gradient_scales, 1.0
   )
 
 

@@ -7,12 +7,19 @@ jax is needed, so that a config beyond them is refused before its plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MAX_DEVICES = 2**10
 MAX_RECORDS = 2**26
 MAX_NOISE_MULTIPLIER = 2.0**18
 # Squares of smaller gradients underflow; a sum of longer ones is infinite.
 MIN_CLIP_NORM = 1e-9
 MAX_CLIP_NORM = 1e30
+# Scales of gradients, and the largest one in units of the clip norm; see
+# `clipping`.
+MIN_SCALE = 1e-3
+MAX_SCALE = 1e6
+MAX_SCALE_OVER_CLIP = 2.0**36
 
 
 def check_noise(name: str, noise_multiplier: float) -> None:
@@ -40,3 +47,24 @@ def check_clip_norm(l2_clip_norm: float) -> None:
       f'Expected l2_clip_norm={l2_clip_norm!r} to be in [{MIN_CLIP_NORM!r},'
       f' {MAX_CLIP_NORM!r}], beyond which float32 holds no gradient or no sum.'
     )
+
+
+def check_scales(scales: Sequence[float], l2_clip_norm: float) -> None:
+  """Raises ValueError for scales with which float32 cannot keep to a norm.
+
+  Args:
+    scales: by which leaves of the gradient are multiplied before the clip.
+    l2_clip_norm: the smallest norm to which a part of the gradient is clipped.
+  """
+  for scale in scales:
+    if not MIN_SCALE <= scale <= MAX_SCALE:
+      raise ValueError(
+        f'Expected gradient_scales={scale!r} to be in [{MIN_SCALE!r},'
+        f' {MAX_SCALE!r}].'
+      )
+    if scale > MAX_SCALE_OVER_CLIP * l2_clip_norm:
+      raise ValueError(
+        f'Expected gradient_scales={scale!r} to be <='
+        f' {MAX_SCALE_OVER_CLIP * l2_clip_norm!r}, 2^36 times the clip norm'
+        f' {l2_clip_norm!r}; choose a larger clip norm.'
+      )

@@ -54,7 +54,6 @@ from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import canaries
 from dp_diffusion.training import checkpoint
-from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import processes
@@ -109,14 +108,14 @@ def run(
   dataset = audit_records.make_dataset(config, coordinates, streams)
   optimizer = optax.chain(
     canaries.observe(coordinates, mechanism.num_steps),
-    optimizers.make(config.finetune.optimizer, mechanism.num_steps),
+    assembly.private_optimizer(config.finetune, mechanism.num_steps),
   )
   loss_fn = assembly.finetune_loss_fn(config)
   steps = finetune.wire_steps(
     config.finetune,
     mechanism,
     canaries.with_canaries(
-      loss_fn, is_trained, _CANARY_NORM * mechanism.l2_clip_norm
+      loss_fn, is_trained, _canary_norm(config.finetune, mechanism)
     ),
     dataset.gather,
     len(dataset.labels),
@@ -160,6 +159,15 @@ class _Seen:
   is_selected: np.ndarray
   drop: np.ndarray
   seconds: float
+
+
+def _canary_norm(
+  finetune: config_lib.FinetuneConfig,
+  mechanism: mechanism_lib.TrainingMechanism,
+) -> float:
+  """Returns the norm of a canary's gradient, before the smallest scale."""
+  smallest = min([1.0, *(rule.value for rule in finetune.scale_rules())])
+  return _CANARY_NORM * mechanism.l2_clip_norm / smallest
 
 
 def _observed(

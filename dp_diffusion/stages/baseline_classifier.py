@@ -132,7 +132,8 @@ def run(
 def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
   """Returns the config of the steps, with the classifier's hyper-parameters.
 
-  Only the sizes of microbatches and chunks are those of fine-tuning.
+  Only the sizes of microbatches and chunks are those of fine-tuning. Patterns
+  of leaves are of the diffusion model, whose leaves the classifier lacks.
   """
   ours = config.baseline.dp_classifier
   return dataclasses.replace(
@@ -141,6 +142,8 @@ def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
     optimizer=ours.optimizer,
     ema_decay=ours.ema_decay,
     draw_chunk_size=0,
+    gradient_scales=(),
+    scaled_quantity='gradient',
   )
 
 

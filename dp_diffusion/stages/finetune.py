@@ -47,7 +47,6 @@ from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import metrics
-from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import past_noise
 from dp_diffusion.training import private_loop
@@ -251,7 +250,7 @@ def _initial_state(
   mechanism: mechanism_lib.TrainingMechanism,
 ) -> tuple[train_state.TrainState, Any]:
   """Returns the state before the first private step, and the optimizer."""
-  optimizer = optimizers.make(config.finetune.optimizer, mechanism.num_steps)
+  optimizer = assembly.private_optimizer(config.finetune, mechanism.num_steps)
   public = weights.load_params(pretrain.weights_path(workdir))
   fresh = assembly.init_params(config, config.data)
   params, report = weights.transfer(

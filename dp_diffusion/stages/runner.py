@@ -23,6 +23,7 @@ from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.evaluation import image_distances
 from dp_diffusion.stages.planning import data_checks
+from dp_diffusion.stages.planning import leaf_checks
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import run_secret
@@ -97,6 +98,7 @@ def run(
   if stage == 'plan':
     workdir = workdirs.Workdir(workdirs.epath.Path(workdir_path))
     public_data.check_sources(config, workdir)
+    leaf_checks.check(config)
     plan.run(config, workdir)
     return
   if stage == 'forget':
@@ -126,6 +128,8 @@ def _run_stages(
     parallel.check_num_devices()
   # This comes before any image is read; the audit always reads public images.
   public_data.check_sources(config, workdir, is_read=stage == 'audit')
+  if stage in ('pretrain', 'finetune', 'audit', 'all'):
+    leaf_checks.check(config)
   if stage == 'inspect':
     inspect.run(config, workdir)
     return

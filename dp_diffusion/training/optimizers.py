@@ -6,15 +6,22 @@ affect privacy. Public pre-training uses the same configs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
+import jax
 import optax
 
 from dp_diffusion import checks
 from dp_diffusion import config_keys
+from dp_diffusion import leaf_patterns
+from dp_diffusion import types
 
 _NAMES = ('adam', 'adamw', 'sgd')
 _SCHEDULES = ('constant', 'cosine', 'linear')
+# What the scale of a leaf is a scale of, see `with_scales`.
+SCALED = ('gradient', 'parameter')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,3 +129,47 @@ def make(
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay))
   return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def with_scales(
+  optimizer: optax.GradientTransformation,
+  rules: Sequence[leaf_patterns.Rule],
+  scaled: str,
+) -> optax.GradientTransformation:
+  """Returns an optimizer that receives the gradients that `clipping` scaled.
+
+  The gradient g of a leaf arrives as s g, with noise of the same std in each
+  leaf. There are two ways to go on:
+
+    * 'gradient': s g is divided by s. The optimizer sees the gradient of the
+      leaf, with 1 / s of the noise (arXiv 2507.01129). The updates of Adam,
+      which do not depend on the length of gradients, keep their length.
+    * 'parameter': the leaf w is written as s w', and the optimizer trains w',
+      of which s g is the gradient. Its update of w' is multiplied by s, so
+      the learning rate of the leaf is s times as large under Adam, s^2 times
+      under SGD.
+
+  Args:
+    optimizer: the result of `make`.
+    rules: the scales of `clipping.GradConfig.gradient_scales`.
+    scaled: 'gradient' or 'parameter'.
+  """
+  checks.check_one_of('scaled_quantity', scaled, SCALED)
+  if not rules:
+    return optimizer
+
+  def update(
+    grads: types.PyTree, state: Any, params: types.Params | None = None
+  ) -> tuple[types.PyTree, Any]:
+    scales = leaf_patterns.values('gradient_scales', grads, rules, 1.0)
+    if scaled == 'gradient':
+      return optimizer.update(_divide(grads, scales), state, params)
+    inner = None if params is None else _divide(params, scales)
+    updates, state = optimizer.update(grads, state, inner)
+    return jax.tree.map(lambda u, s: u * s, updates, scales), state
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
+def _divide(tree: types.PyTree, scales: types.PyTree) -> types.PyTree:
+  return jax.tree.map(lambda x, s: x / s, tree, scales)

@@ -298,6 +298,13 @@ def test_no_histogram_where_none_is_asked_for(seen: Seen, workdir) -> None:
   assert not (workdir.private / 'label_histogram.json').exists()
 
 
+def test_scales_reach_the_clip(seen: Seen, workdir) -> None:
+  begin(load(finetune__gradient_scales='label/classes=50'), workdir)
+  for name in ('zeros', 'accumulate'):
+    (rule,) = seen.configs[name].gradient_scales
+    assert (rule.patterns, rule.value) == (('label/classes',), 50)
+
+
 def test_a_resume_continues_its_ledger(seen: Seen, workdir) -> None:
   begin(load(), workdir)
   run_id = seen.run.meta['run_id']
@@ -316,6 +323,10 @@ def test_a_resume_continues_its_ledger(seen: Seen, workdir) -> None:
       'noise_multiplier was 1.25 and is now 1.2',
     ),
     ({'finetune__augmult': '4'}, 'augmult was 2 and is now 4'),
+    (
+      {'finetune__gradient_scales': 'label/classes=2'},
+      "gradient_scales was None and is now .'label/classes=2'.",
+    ),
     ({'diffusion__prediction': 'eps'}, "prediction was 'v' and is now 'eps'"),
     ({'data__flip': 'true'}, 'flip was False and is now True'),
   ],

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from dp_diffusion import leaf_patterns
 from dp_diffusion.training import optimizers
 
 GRADS = [
@@ -119,3 +120,54 @@ def test_warmup_must_end():
   config = optimizers.OptimizerConfig(warmup_steps=10)
   with pytest.raises(ValueError, match='num_steps=10'):
     optimizers.make(config, 10)
+
+
+SCALES = {'a': 4.0, 'b': 1.0}
+
+
+def run_scaled(config, scaled, params, grads):
+  """Parameters after two steps, whose gradients arrive scaled."""
+  rules = (leaf_patterns.parse('gradient_scales', 'a=4'),)
+  optimizer = optimizers.with_scales(optimizers.make(config, 10), rules, scaled)
+  state = optimizer.init(params)
+  for tree in grads:
+    arrived = {k: jnp.asarray(g) * SCALES[k] for k, g in tree.items()}
+    updates, state = optimizer.update(arrived, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sgd'])
+def test_scaled_gradients_are_divided_again(name):
+  config = optimizers.OptimizerConfig(
+    name=name, learning_rate=0.1, weight_decay=0.2
+  )
+  params = {k: jnp.ones(3) for k in SCALES}
+  grads = [dict.fromkeys(SCALES, g) for g in GRADS]
+  found = run_scaled(config, 'gradient', params, grads)
+  for leaf in found.values():
+    np.testing.assert_allclose(leaf, run(config), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sgd'])
+def test_scaled_parameters_equal_a_model_of_them(name):
+  """Training w' with the gradient of a loss of 4 w'."""
+  config = optimizers.OptimizerConfig(
+    name=name, learning_rate=0.1, weight_decay=0.2
+  )
+  params = {k: jnp.ones(3) for k in SCALES}
+  grads = [dict.fromkeys(SCALES, g) for g in GRADS]
+  found = run_scaled(config, 'parameter', params, grads)
+  optimizer = optimizers.make(config, 10)
+  inner = jnp.ones(3) / 4
+  state = optimizer.init(inner)
+  for grad in GRADS:
+    updates, state = optimizer.update(4 * jnp.asarray(grad), state, inner)
+    inner = optax.apply_updates(inner, updates)
+  np.testing.assert_allclose(found['a'], 4 * inner, rtol=1e-6)
+  np.testing.assert_allclose(found['b'], run(config), rtol=1e-6)
+
+
+def test_what_is_scaled_has_a_name():
+  with pytest.raises(ValueError, match="did you mean 'gradient'"):
+    optimizers.with_scales(optax.identity(), (), 'gradients')

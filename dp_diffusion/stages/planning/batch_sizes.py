@@ -126,7 +126,7 @@ def private_state(
   config: config_lib.Config, num_steps: int
 ) -> train_state.TrainState:
   """Returns the shapes of the state of fine-tuning, with all leaves trained."""
-  optimizer = optimizers.make(config.finetune.optimizer, num_steps)
+  optimizer = assembly.private_optimizer(config.finetune, num_steps)
   return _state(config, config.data, optimizer)
 
 

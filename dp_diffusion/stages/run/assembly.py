@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import types
@@ -18,6 +19,7 @@ from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import layers
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import clipping
+from dp_diffusion.training import optimizers
 from dp_diffusion.training import state as train_state
 
 
@@ -107,6 +109,18 @@ def grad_config(
     draw_chunk_size=finetune.draw_chunk_size or None,
     batch_has_draw_axis=batch_has_draw_axis,
     gradient_axes=kernel_gradients.gradient_axes,
+    gradient_scales=finetune.scale_rules(),
+  )
+
+
+def private_optimizer(
+  finetune: config_lib.FinetuneConfig, num_steps: int
+) -> optax.GradientTransformation:
+  """Returns the optimizer of the private steps, which get noised gradients."""
+  return optimizers.with_scales(
+    optimizers.make(finetune.optimizer, num_steps),
+    finetune.scale_rules(),
+    finetune.scaled_quantity,
   )
 
 

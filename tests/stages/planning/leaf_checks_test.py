@@ -1,0 +1,38 @@
+"""Patterns of leaves are checked before any compute."""
+
+from __future__ import annotations
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.stages.planning import leaf_checks
+from tests.stages import command
+
+
+def check(**finetune: str) -> None:
+  changed = {f'finetune.{key}': text for key, text in finetune.items()}
+  leaf_checks.check(config_lib.load(command.DIGITS_SMOKE, changed))
+
+
+def test_patterns_of_trained_leaves_pass():
+  check(gradient_scales='label/classes=50,*/kernel=2')
+  check(gradient_scales='label/classes=50', trainable='label/*')
+
+
+@pytest.mark.parametrize(
+  ('scales', 'words'),
+  [
+    ('labels/*=2', "'labels/\\*' of gradient_scales to match a leaf that is"),
+    ('out/*=2', "'out/\\*' of gradient_scales"),  # It is frozen.
+    ('*=1,label/*=2', 'a leaf that no earlier pattern has that is trained'),
+  ],
+)
+def test_patterns_of_nothing_are_refused(scales, words):
+  with pytest.raises(errors.UsageError, match=words):
+    check(gradient_scales=scales, trainable='label/*')
+
+
+def test_trainable_is_checked_too():
+  with pytest.raises(errors.UsageError, match="trainable='labels'"):
+    check(trainable='labels')
