@@ -17,6 +17,9 @@ Guarantees:
     `verify_test.py::test_changed_folder_is_refused`.
   * A card that does not agree with the statement is refused:
     `verify_test.py::test_card_must_say_the_statement`.
+  * Of files that are not listed only those that desktop systems leave behind,
+    by name, are passed over; each is named:
+    `verify_test.py::test_what_a_desktop_leaves_is_named_and_not_refused`.
   * A path that leads outside the folder is refused and not read:
     `verify_test.py::test_path_outside_is_refused`.
   * There is no traceback, whatever `privacy.json` holds:
@@ -46,6 +49,18 @@ from dp_diffusion.privacy import strict_json
 _USAGE = 'usage: python -m dp_diffusion.privacy.verify RELEASE_DIR'
 _TOLERANCE = 1e-6  # Relative, for an epsilon computed on another machine.
 _CARD = 'README.md'
+_CROISSANT = 'croissant.json'
+# Metadata at the top of the card (YAML, as Hugging Face reads it).
+_FRONT = re.compile(
+  r'---\n(?:(?:license|license_name|license_link|pretty_name|task_categories'
+  r'|size_categories|tags|configs): ?[ -~]*\n|[ -] [ -~]+\n)*---\n\n'
+)
+# Files that desktop systems write into folders that are looked at.
+_DESKTOP = re.compile(
+  r'\.DS_Store|\.localized|Icon\r|Thumbs\.db|ehthumbs\.db|[Dd]esktop\.ini'
+  r'|\.directory'
+)
+_OF_MACOS = '._'  # Before the name of a file or folder beside it.
 _MAX_BYTES = 64 << 20  # Largest size of privacy.json.
 _LIMITS = (
   'This shows that the statement agrees with itself and with the files. It'
@@ -89,7 +104,12 @@ def verify(release_dir: str | os.PathLike[str]) -> Report:
   file_facts, file_mismatches = _check_files(folder, statement.get('files'))
   return Report(
     facts=(*facts, *file_facts),
-    mismatches=(*mismatches, *file_mismatches, *_check_card(folder, statement)),
+    mismatches=(
+      *mismatches,
+      *file_mismatches,
+      *_check_card(folder, statement),
+      *_check_croissant(folder, statement),
+    ),
   )
 
 
@@ -275,11 +295,24 @@ def _check_files(
       mismatches.append(f'{ascii(name)} was changed: its sha256 differs')
     else:
       num_right += 1
-  mismatches += [
-    f'{ascii(name)} is in the folder, but not listed'
-    for name in sorted(present - set(stated))
-  ]
-  return [f'files      {num_right} with the sha256 that is stated'], mismatches
+  facts = [f'files      {num_right} with the sha256 that is stated']
+  for name in sorted(present - set(stated)):
+    if _is_of_desktop(folder / name):
+      facts.append(
+        f'NOTE       {ascii(name)}, of a desktop system, is not part of the'
+        ' release'
+      )
+    else:
+      mismatches.append(f'{ascii(name)} is in the folder, but not listed')
+  return facts, mismatches
+
+
+def _is_of_desktop(path: pathlib.Path) -> bool:
+  """Whether a file has a name that only desktop systems give."""
+  if _DESKTOP.fullmatch(path.name):
+    return True
+  beside = path.name.removeprefix(_OF_MACOS)
+  return beside not in ('', path.name) and path.with_name(beside).exists()
 
 
 def _check_card(
@@ -299,7 +332,8 @@ def _check_card(
     sentence, details = statement_lib.card_parts(statement_lib.card(statement))
   except (ValueError, KeyError, TypeError, AttributeError):
     return []  # The statement itself is refused.
-  heading, _, rest = text.partition('\n\n')
+  front = _FRONT.match(text)
+  heading, _, rest = text[front.end() if front else 0 :].partition('\n\n')
   if not heading.startswith('# ') or not rest.startswith(f'{sentence}\n'):
     return [
       f'{_CARD} does not hold the sentence of the statement below its heading'
@@ -308,6 +342,27 @@ def _check_card(
   if is_current and not rest.endswith(f'\n## Privacy\n\n{details}\n'):
     return [f'{_CARD} does not end with the words of the statement']
   return []
+
+
+def _check_croissant(
+  folder: pathlib.Path, statement: Mapping[str, Any]
+) -> list[str]:
+  """Compares the description in the Croissant file with the statement."""
+  path = folder / _CROISSANT
+  try:
+    if not stat.S_ISREG(path.lstat().st_mode):
+      return []  # Listed as missing, or as no plain file.
+    found = strict_json.loads(path.read_bytes())
+  except OSError:
+    return []
+  except ValueError:
+    found = None
+  sentence = statement.get('statement')
+  description = found.get('description') if isinstance(found, dict) else None
+  if isinstance(sentence, str) and isinstance(description, str):
+    if description.endswith(f' {sentence}'):
+      return []
+  return [f'{_CROISSANT} does not hold the sentence of the statement']
 
 
 def _path_problem(name: str) -> str:

@@ -341,6 +341,129 @@ def test_a_card_that_leaves_out_what_is_not_covered_is_refused(
   check_refused(folder, capsys, 'README.md does not end with the words')
 
 
+FRONT = b"""---
+pretty_name: "Shapes: (10, 0.0001)"
+license: cc-by-4.0
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: dataset/parquet/*.parquet
+---
+
+"""
+
+
+def test_a_card_may_begin_with_facts_for_machines(folder):
+  rewrite_card(folder, FRONT + CARD)
+  assert not verify.verify(folder).mismatches
+
+
+@pytest.mark.parametrize(
+  'front',
+  [
+    FRONT.replace(b'license', b'epsilon'),
+    FRONT.replace(b'license: ', b'# epsilon is 0.01. license: '),
+    FRONT.replace(b'---\n\n', b'\n'),  # It does not end.
+    FRONT.replace(b'license', b'\n# Card\n\nAll is well.\n\nlicense'),
+    b'\n' + FRONT,
+    FRONT + FRONT,
+    FRONT.replace(b'cc-by', b'a\x85# b'),  # A line break of YAML.
+  ],
+)
+def test_facts_for_machines_hide_no_words(folder, front):
+  (folder / 'README.md').write_bytes(front + CARD)
+  (mismatch,) = verify._check_card(folder, STATEMENT)
+  assert 'README.md does not hold the sentence' in mismatch
+
+
+def test_croissant_must_say_the_sentence(folder, capsys):
+  sentence = STATEMENT['statement']
+  value = {'description': f'Synthetic images. {sentence}', 'name': 'shapes'}
+  path = folder / 'croissant.json'
+  path.write_text(json.dumps(value))
+  assert not verify._check_croissant(folder, STATEMENT)
+  hashes = {**STATEMENT['files'], path.name: '0' * 64}
+  for wrong in (
+    json.dumps({**value, 'description': sentence.replace('(', '(0.')}).encode(),
+    json.dumps({'name': 'shapes'}).encode(),
+    json.dumps([value]).encode(),
+    b'{',
+    b'[' * 100_000,
+    b'\xff',
+  ):
+    path.write_bytes(wrong)
+    assert len(verify._check_croissant(folder, STATEMENT)) == 1
+  hashes[path.name] = hashlib.sha256(wrong).hexdigest()
+  write_statement(folder, {**STATEMENT, 'files': hashes})
+  check_refused(folder, capsys, 'croissant.json does not hold the sentence')
+
+
+DESKTOP_FILES = (
+  '.DS_Store',
+  'dataset/.DS_Store',
+  'Thumbs.db',
+  'ehthumbs.db',
+  'desktop.ini',
+  'Desktop.ini',
+  '.directory',
+  '.localized',
+  'Icon\r',
+  'dataset/._images-0.npz',
+  '._dataset',
+)
+
+
+def test_what_a_desktop_leaves_is_named_and_not_refused(folder, capsys):
+  for name in DESKTOP_FILES:
+    (folder / name).write_bytes(b'places of icons')
+  assert verify.main([str(folder)]) == 0
+  out = capsys.readouterr().out
+  for name in DESKTOP_FILES:
+    assert f'NOTE       {ascii(name)}' in out
+  assert out.count('not part of the release') == len(DESKTOP_FILES)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    '.ds_store2',
+    'thumbs.db.png',
+    'x.DS_Store',
+    '._absent',  # Of no file that is here.
+    '._',
+    '.directory~',
+    '.Trash/x',
+    '__MACOSX/._README.md',
+    'notes.txt',
+  ],
+)
+def test_other_files_are_refused_as_before(folder, name):
+  (folder / name).parent.mkdir(exist_ok=True)
+  (folder / name).write_bytes(b'x')
+  _, mismatches = verify._check_files(folder, STATEMENT['files'])
+  assert mismatches == [f'{ascii(name)} is in the folder, but not listed']
+
+
+def test_a_folder_or_link_named_so_is_refused(folder, tmp_path):
+  (folder / '.DS_Store').mkdir()
+  (folder / '.DS_Store' / 'scan.png').write_bytes(b'x')
+  (tmp_path / 'outside').write_bytes(b'x')
+  (folder / 'Thumbs.db').symlink_to(tmp_path / 'outside')
+  _, mismatches = verify._check_files(folder, STATEMENT['files'])
+  assert mismatches == [
+    "'Thumbs.db' is a link or no plain file",
+    "'.DS_Store/scan.png' is in the folder, but not listed",
+  ]
+
+
+def test_a_listed_desktop_file_is_checked_as_others(folder):
+  (folder / '.DS_Store').write_bytes(b'x')
+  listed = {**STATEMENT['files'], '.DS_Store': '0' * 64}
+  _, mismatches = verify._check_files(folder, listed)
+  assert mismatches == ["'.DS_Store' was changed: its sha256 differs"]
+
+
 def test_a_release_without_a_card_is_refused(folder, capsys):
   (folder / 'README.md').unlink()
   files = {k: v for k, v in STATEMENT['files'].items() if k != 'README.md'}
