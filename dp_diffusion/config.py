@@ -21,6 +21,7 @@ from dp_diffusion import config_weights
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
+from dp_diffusion import release_card
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
@@ -287,6 +288,10 @@ class Config:
     'What is promised, and which number is computed from the others.'
   )
   sample: SampleConfig = config_keys.section('The synthetic dataset.')
+  card: release_card.CardConfig = config_keys.section(
+    'What the card of the release says beside the guarantee: all of it is'
+    ' public, and may be changed when the run is complete.',
+  )
   evaluate: evaluate_config.EvaluateConfig = config_keys.section(
     'Measuring the released dataset on real held-out images.'
   )

@@ -5,13 +5,16 @@
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
                                     and the mark of this release
     dataset/dataset.json            class names and counts
+    dataset/parquet/train-*.parquet the same images for Hugging Face datasets
     dataset/tfds/NAME/1.0.0/        the same images for TensorFlow Datasets
+    croissant.json                  metadata of the dataset (Croissant 1.0)
     samples.png                     a grid by class
     README.md                       the card
     privacy.json                    the statement, with the sha256 of each file
 
-No file depends on the date, the machine or the content of `private/`, so a run
-that was killed and resumed writes the same bytes. Each file appears whole or
+No file depends on the machine or the content of `private/`, and only the card
+and `croissant.json` have a date, which `card.date` sets: a run that was killed
+and resumed writes the same bytes. Each file appears whole or
 not at all. `seal` is called last, and refuses files of other origin.
 
 `python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
@@ -32,20 +35,25 @@ import numpy as np
 from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import crash_points
+from dp_diffusion import croissant
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release_card
 from dp_diffusion import release_marks
 from dp_diffusion import types
+from dp_diffusion.data import parquet_writer
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation.report import figures
 from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
+CROISSANT = 'croissant.json'
+_PARQUET = 'dataset/parquet'
 _OURS = re.compile(  # No event of the ledger covers any other file.
   r'model/(params\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
-  r'|dataset\.json|tfds/.+)|samples\.png|README\.md'
+  r'|parquet/train-\d+-of-\d+\.parquet|dataset\.json|tfds/.+)'
+  r'|samples\.png|croissant\.json|README\.md'
 )
 
 
@@ -222,7 +230,29 @@ def write_samples(release_dir: epath.PathLike, *, per_class: int = 10) -> None:
   files.write_bytes(folder / 'samples.png', grid)
 
 
-def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
+def write_parquet(release_dir: epath.PathLike) -> None:
+  """Writes each shard as a parquet file too, as Hugging Face has them.
+
+  `datasets.load_dataset(release_dir)` finds the files by the card.
+
+  Args:
+    release_dir: the folder `release/` with all shards and `dataset.json`.
+  """
+  names = _class_names(read_dataset_info(release_dir))
+  mark = _mark(release_dir)
+  text = mark.in_description() if mark else ''
+  num_shards = len(_shard_paths(release_dir))
+  for shard, (images, labels) in enumerate(_shards(release_dir)):
+    data = parquet_writer.to_bytes(
+      [figures.png(image) for image in images], labels.tolist(), names, text
+    )
+    name = f'train-{shard:05d}-of-{num_shards:05d}.parquet'
+    files.write_bytes(epath.Path(release_dir) / _PARQUET / name, data)
+
+
+def write_tfds(
+  release_dir: epath.PathLike, homepage: str = release_card.PAPER_URL
+) -> epath.Path | None:
   """Writes the dataset as a dataset of TensorFlow Datasets (TFDS).
 
   `tfds.builder_from_directory(PATH)` reads it without this package, by
@@ -230,6 +260,7 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
 
   Args:
     release_dir: the folder `release/` with all shards and `dataset.json`.
+    homepage: link that is part of the description of the dataset.
 
   Returns:
     The folder, or None if TensorFlow is not installed.
@@ -253,40 +284,56 @@ def write_tfds(release_dir: epath.PathLike) -> epath.Path | None:
   mark = _mark(release_dir)
   tfds_writer.write(
     target,
-    info['name'],
-    tuple(info['image_shape']),
-    _class_names(info),
+    tfds_writer.About(
+      name=info['name'],
+      image_shape=tuple(info['image_shape']),
+      class_names=tuple(_class_names(info)),
+      homepage=homepage,
+      mark=mark.in_description() if mark else '',
+    ),
     (
       ([figures.png(image) for image in images], labels.tolist())
       for images, labels in _shards(release_dir)
     ),
-    mark.in_description() if mark else '',
   )
   crash_points.reach('mid_release')
   unfinished.rename(root)
   return folder
 
 
-def write_card(release_dir: epath.PathLike, privacy_card: str) -> None:
-  """Writes `README.md`: the guarantee, the files and how to load them.
+def write_card(
+  release_dir: epath.PathLike,
+  statement: Mapping[str, Any],
+  config: release_card.CardConfig | None = None,
+) -> None:
+  """Writes `README.md` and, with a dataset, `croissant.json`.
 
   Args:
     release_dir: the folder `release/`, whose content the card describes.
-    privacy_card: the privacy statement in plain words, in markdown: a heading
-      of level 1, the guarantee in one paragraph, and the rest.
+    statement: the privacy statement, whose words are the first and the last.
+    config: what the publisher says; None for the defaults.
   """
   release_dir = epath.Path(release_dir)
-  info, tfds_folder = None, ''
-  if (release_dir / 'dataset' / 'dataset.json').exists():
-    info = read_dataset_info(release_dir)
-    folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
-    tfds_folder = folder if (release_dir / folder).exists() else ''
-  model = release_dir / 'model' / 'model.json'
-  can_sample = model.exists() and 'sampling' in files.read_whole_json(model)
-  text = release_card.text(
-    privacy_card, info, tfds_folder, can_sample=can_sample
-  )
+  config = (config or release_card.CardConfig()).dated()
+  contents = _contents(release_dir)
+  text = release_card.text(statement, config, contents)
   files.write_text(release_dir / CARD, text)
+  if not contents.parquet_folder:
+    return
+  assert contents.info is not None
+  described = croissant.describe(
+    release_card.about(statement, config, contents),
+    [
+      croissant.File(
+        path=f'{_PARQUET}/{path.name}',
+        num_bytes=path.stat().length,
+        sha256=files.sha256(path),
+      )
+      for path in _parquet_paths(release_dir)
+    ],
+    _class_names(contents.info),
+  )
+  files.write_json(release_dir / CROISSANT, described)
 
 
 def seal(
@@ -366,10 +413,41 @@ def _check_unchanged(
       )
 
 
+def _contents(release_dir: epath.Path) -> release_card.Contents:
+  """Returns what lies in the folder."""
+  info, tfds_folder = None, ''
+  if (release_dir / 'dataset' / 'dataset.json').exists():
+    info = read_dataset_info(release_dir)
+    folder = f'dataset/tfds/{info["name"]}/{tfds_writer.VERSION}'
+    tfds_folder = folder if (release_dir / folder).exists() else ''
+  model = release_dir / 'model' / 'model.json'
+  return release_card.Contents(
+    info=info,
+    parquet_folder=_PARQUET if info and _parquet_paths(release_dir) else '',
+    tfds_folder=tfds_folder,
+    can_sample=model.exists() and 'sampling' in files.read_whole_json(model),
+  )
+
+
+def _parquet_paths(release_dir: epath.Path) -> list[epath.Path]:
+  return sorted((release_dir / _PARQUET).glob('train-*-of-*.parquet'))
+
+
 def _shards(
   release_dir: epath.PathLike,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields (images, labels) of each shard, in order."""
+  for path in _shard_paths(release_dir):
+    images, labels = files.read_whole(path, 'images', 'labels')
+    yield images, labels
+
+
+def _shard_paths(release_dir: epath.PathLike) -> list[epath.Path]:
+  """Returns the path of each shard, in order.
+
+  Raises:
+    UsageError: a shard is missing.
+  """
   folder = epath.Path(release_dir) / 'dataset'
   paths = sorted(folder.glob('images-*-of-*.npz'))
   if not paths:
@@ -383,9 +461,7 @@ def _shards(
       f'Expected {num_shards} shards in {folder}, not {len(paths)}: run'
       ' --stage=sample; where that is complete, restore what is missing.'
     )
-  for path in paths:
-    images, labels = files.read_whole(path, 'images', 'labels')
-    yield images, labels
+  return paths
 
 
 def _mark(release_dir: epath.PathLike) -> release_marks.Mark | None:

@@ -3,9 +3,10 @@
 Images that were sampled from a released model are not public images: a training
 on them spends what the release had spent. Each file of a released dataset
 therefore has a mark. It consists of two hashes, of the ledger and of the
-weights, which also follow from the release's `privacy.json`. This module makes
-and reads marks, and finds the statement of images: beside them, in a folder
-above them, or in the zip that holds them.
+weights, which also follow from the release's `privacy.json`. It is an array of
+an `.npz`, and part of the description in a TFDS dataset and in the metadata of
+a parquet file. This module makes and reads marks, and finds the statement of
+images: beside them, in a folder above them, or in the zip that holds them.
 
 Guarantees:
   * A mark leads to the statement of its own release and to no other, also if
@@ -13,6 +14,8 @@ Guarantees:
     `tests/release_marks_test.py::test_a_mark_finds_its_own_statement`.
   * Marked images without that statement are refused.
     `tests/release_marks_test.py::test_marked_images_without_a_ledger`.
+  * So are those in a parquet file anywhere below a folder. `tests/
+    release_marks_test.py::test_the_mark_of_a_parquet_file_leads_to_its_own_statement`.
   * Images below a release count as its images, marked or not.
     `tests/release_marks_test.py::test_unmarked_images_below_a_release`.
 """
@@ -44,6 +47,8 @@ _NUM_PARENTS = (
 )
 _MOST_BYTES = 64 << 20  # Largest size of a statement.
 _MOST_MARK_BYTES = 1 << 16
+_PARQUET = '.parquet'
+_PARQUET_MAGIC = b'PAR1'
 _HASH = re.compile('[0-9a-f]{64}')
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -140,7 +145,36 @@ def of_tfds(folder: str | os.PathLike[str]) -> Mark | None:
     info = json.loads(path.read_bytes())
   except (OSError, ValueError):
     return None  # Reading the images raises this error again.
-  text = str(info.get('description', '')) if isinstance(info, dict) else ''
+  return _in_text(
+    str(info.get('description', '')) if isinstance(info, dict) else ''
+  )
+
+
+def of_parquet(path: str | os.PathLike[str]) -> Mark | None:
+  """Returns the mark in the metadata of a parquet file, or None.
+
+  The metadata are text at the end of the file, followed by their length and
+  four letters.
+
+  Raises:
+    ValueError: the mark cannot be read.
+  """
+  try:
+    with open(path, 'rb') as f:
+      size = f.seek(0, os.SEEK_END)
+      f.seek(max(0, size - 8))
+      end = f.read()
+      length = int.from_bytes(end[:4], 'little')
+      if end[4:] != _PARQUET_MAGIC or not 0 < length <= size - 8:
+        return None  # Reading the images reports the error.
+      f.seek(size - 8 - length)
+      text = f.read(min(length, _MOST_BYTES)).decode('utf-8', 'replace')
+  except OSError:
+    return None
+  return _in_text(text)
+
+
+def _in_text(text: str) -> Mark | None:
   if f'{NAME}=' not in text:
     return None
   found = _IN_TEXT.search(text)
@@ -164,11 +198,23 @@ def parse(text: str) -> Mark:
   return Mark(**value)
 
 
+def places(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a path of images, and the parquet files below: each has a mark."""
+  path = pathlib.Path(path)
+  yield path
+  if path.is_dir():
+    for root, _, names in os.walk(path):
+      for name in sorted(names):
+        if name.lower().endswith(_PARQUET):
+          yield pathlib.Path(root, name)
+
+
 def find(path: str | os.PathLike[str]) -> Origin | None:
   """Finds the statement of the release to which images belong.
 
   Args:
-    path: local .npz, .zip or folder of images, or folder of a TFDS version.
+    path: local .npz, .parquet, .zip or folder of images, or folder of a TFDS
+      version. Files in a folder are asked one by one, see `places`.
 
   Returns:
     The statement; None for images without a mark outside of a release.
@@ -179,7 +225,7 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
   """
   path = pathlib.Path(path)
   try:
-    mark = of_npz(path) if path.is_file() else of_tfds(path)
+    mark = _mark_of(path)
   except ValueError as error:
     raise errors.UsageError(
       f'Expected the mark {NAME} of {path} to be that of a release, but'
@@ -202,6 +248,12 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
       ' them, or name them inside the whole release folder.'
     )
   return None
+
+
+def _mark_of(path: pathlib.Path) -> Mark | None:
+  if path.suffix.lower() == _PARQUET and path.is_file():
+    return of_parquet(path)
+  return of_npz(path) if path.is_file() else of_tfds(path)
 
 
 def _loosely(content: bytes) -> dict[str, Any] | None:

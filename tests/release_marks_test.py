@@ -12,6 +12,7 @@ import pytest
 
 from dp_diffusion import errors
 from dp_diffusion import release_marks
+from dp_diffusion.data import parquet_writer
 
 LEDGER = {
   'version': 1,
@@ -112,6 +113,49 @@ def test_a_damaged_mark_is_refused(tmp_path, array):
   np.savez(tmp_path / 'x.npz', dp_release=array)
   with pytest.raises(errors.UsageError, match='as they were published'):
     release_marks.find(tmp_path / 'x.npz')
+
+
+def write_parquet(path, text):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(parquet_writer.to_bytes([b'png'], [0], ['a'], text))
+  return path
+
+
+def test_the_mark_of_a_parquet_file_leads_to_its_own_statement(tmp_path):
+  make_release(tmp_path / 'release')
+  mark = release_marks.make(LEDGER, 'a' * 64)
+  text = mark.in_description()
+  path = write_parquet(tmp_path / 'release/dataset/parquet/a.parquet', text)
+  assert release_marks.of_parquet(path) == mark
+  found = release_marks.find(path)
+  expected = (tmp_path / 'release' / 'privacy.json').read_bytes()
+  assert found is not None and found.content == expected
+  away = write_parquet(tmp_path / 'far' / 'away' / 'b.PARQUET', text)
+  for place in release_marks.places(tmp_path / 'far'):
+    if place == away:
+      with pytest.raises(errors.UsageError, match='Expected the ledger of'):
+        release_marks.find(place)
+      break
+  else:
+    raise AssertionError('A marked file in a folder was passed over.')
+
+
+@pytest.mark.parametrize(
+  'text', ['dp_release={"ledger', 'dp_release={}', 'dp_release={"a": 1}']
+)
+def test_a_damaged_mark_in_parquet_is_refused(tmp_path, text):
+  path = write_parquet(tmp_path / 'x.parquet', text)
+  with pytest.raises(errors.UsageError, match='as they were published'):
+    release_marks.find(path)
+
+
+def test_parquet_of_others_has_no_mark(tmp_path):
+  path = write_parquet(tmp_path / 'x.parquet', '')
+  assert release_marks.find(path) is None
+  whole = path.read_bytes()
+  for damaged in (b'', b'PAR1', whole[:-1], whole[:-8] + b'\xff' * 4 + b'PAR1'):
+    path.write_bytes(damaged)
+    assert release_marks.find(path) is None
 
 
 def test_a_damaged_mark_in_tfds_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from dp_diffusion import crash_points
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import release_card
 from dp_diffusion import release_marks
 from dp_diffusion import types
 from dp_diffusion.data import tfds_writer
@@ -186,32 +188,6 @@ def test_many_files_of_others_are_named_in_part(tmp_path):
   assert 'scan5' not in str(raised.value)
 
 
-def test_card_tells_of_what_is_there(tmp_path):
-  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
-  release.write_card(tmp_path, '# Card\n\nNo promise.\n\nMore.\n\n## Why\n')
-  card = (tmp_path / 'README.md').read_text()
-  assert card.splitlines()[2] == 'No promise.' and '# Card' not in card
-  assert card.index('model/params.npz') < card.index('### Why')
-  assert 'dataset' not in card
-  write_dataset(tmp_path)
-  release.write_card(tmp_path, '# Card')
-  card = (tmp_path / 'README.md').read_text()
-  assert '14 synthetic images' in card and '6x6 pixels' in card
-  assert 'tensorflow_datasets' not in card
-
-
-def test_code_on_the_card_runs(tmp_path, monkeypatch):
-  write_dataset(tmp_path)
-  release.write_card(tmp_path, '# Card')
-  code = (tmp_path / 'README.md').read_text().split('```python\n')[1]
-  monkeypatch.chdir(tmp_path)
-  found = {}
-  exec(code.split('```')[0], found)
-  images, labels = release.read_dataset(tmp_path)
-  np.testing.assert_array_equal(found['images'], images)
-  np.testing.assert_array_equal(found['labels'], labels)
-
-
 @pytest.fixture(scope='module')
 def statement():
   mechanism = mechanism_lib.DpSgdMechanism(
@@ -238,10 +214,92 @@ def statement():
   )
 
 
+def test_card_tells_of_what_is_there(tmp_path, statement):
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.write_card(tmp_path, statement)
+  card = (tmp_path / 'README.md').read_text()
+  assert card.startswith('---\ntags:\n') and 'configs:' not in card
+  assert statement['statement'] in card.split('\n\n')[2]
+  assert card.index('model/params.npz') < card.index('### Whom one must trust')
+  assert 'dataset/' not in card and 'load_dataset' not in card
+  assert not (tmp_path / 'croissant.json').exists()
+  write_dataset(tmp_path)
+  release.write_card(tmp_path, statement)
+  card = (tmp_path / 'README.md').read_text()
+  assert '14 synthetic images' in card and '6x6 pixels' in card
+  assert 'tensorflow_datasets' not in card and 'load_dataset' not in card
+  release.write_parquet(tmp_path)
+  release.write_card(tmp_path, statement)
+  card = (tmp_path / 'README.md').read_text()
+  assert 'path: dataset/parquet/*.parquet\n---\n' in card
+  assert "load_dataset('" in card and 'mlcroissant' in card
+
+
+def test_code_on_the_card_runs(tmp_path, monkeypatch, statement):
+  write_dataset(tmp_path)
+  release.write_card(tmp_path, statement)
+  code = (tmp_path / 'README.md').read_text().split('```python\n')[1]
+  monkeypatch.chdir(tmp_path)
+  found = {}
+  exec(code.split('```')[0], found)
+  images, labels = release.read_dataset(tmp_path)
+  np.testing.assert_array_equal(found['images'], images)
+  np.testing.assert_array_equal(found['labels'], labels)
+
+
+def test_parquet_holds_the_images_and_what_hugging_face_wants(tmp_path):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  write_dataset(tmp_path)
+  release.write_parquet(tmp_path)
+  written = contents(tmp_path / 'dataset' / 'parquet')
+  assert sorted(written) == [
+    'train-00000-of-00002.parquet',
+    'train-00001-of-00002.parquet',
+  ]
+  release.write_parquet(tmp_path)
+  assert contents(tmp_path / 'dataset' / 'parquet') == written
+  tables = [
+    parquet.read_table(tmp_path / 'dataset' / 'parquet' / name)
+    for name in sorted(written)
+  ]
+  rows = [row for table in tables for row in table.to_pylist()]
+  images, labels = release.read_dataset(tmp_path)
+  assert [row['label'] for row in rows] == labels.tolist()
+  for row, image in zip(rows, images, strict=True):
+    decoded = np.asarray(Image.open(io.BytesIO(row['image']['bytes'])))
+    np.testing.assert_array_equal(decoded, image)
+  features = json.loads(tables[0].schema.metadata[b'huggingface'])
+  assert features['info']['features'] == {
+    'image': {'_type': 'Image'},
+    'label': {'names': list(SPEC.class_names), '_type': 'ClassLabel'},
+  }
+
+
+def test_croissant_names_the_files_as_they_are(tmp_path, statement):
+  write_dataset(tmp_path)
+  release.write_parquet(tmp_path)
+  release.write_card(
+    tmp_path, statement, release_card.CardConfig(date='2026-01-31')
+  )
+  found = files.read_json(tmp_path / 'croissant.json')
+  assert found['description'].endswith(f' {statement["statement"]}')
+  assert found['datePublished'] == '2026-01-31'
+  *objects, file_set = found['distribution']
+  assert file_set['includes'] == 'dataset/parquet/*.parquet'
+  assert len(objects) == 2
+  for entry in objects:
+    path = tmp_path / entry['contentUrl']
+    assert entry['sha256'] == files.sha256(path)
+    assert entry['contentSize'] == f'{path.stat().st_size} B'
+  names = [row['classes/name'] for row in found['recordSet'][0]['data']]
+  assert names == list(SPEC.class_names)
+
+
 def test_a_sealed_release_passes_its_verification(tmp_path, statement):
   write_dataset(tmp_path)
   release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
-  release.write_card(tmp_path, statement_lib.card(statement))
+  release.write_parquet(tmp_path)
+  release.write_card(tmp_path, statement)
   release.seal(tmp_path, statement)
   assert not verify.verify(tmp_path).mismatches
   release.write_shard(tmp_path, 0, 2, *make_shard(3))
@@ -253,7 +311,7 @@ def test_what_is_no_release_any_more_is_not_sealed_again(
   tmp_path, statement, capsys, fault
 ):
   write_dataset(tmp_path)
-  release.write_card(tmp_path, statement_lib.card(statement))
+  release.write_card(tmp_path, statement)
   release.seal(tmp_path, statement)
   shard = release.shard_path(tmp_path, 0, 2)
   if fault == 'changed':
@@ -307,6 +365,7 @@ for folder in sys.argv[1:]:
     release.write_shard(folder, shard, 2, images, labels, mark)
   release.write_dataset_info(folder, spec)
   release.write_samples(folder)
+  release.write_parquet(folder)
   release.write_tfds(folder)
   release.seal(folder, {'epsilon': 1.0})
 """
@@ -323,6 +382,9 @@ for row, other in zip(rows, by_index):
   assert row['label'] == other['label']
   assert (row['image'] == other['image']).all()
 print(json.dumps({
+  'homepage': builder.info.homepage,
+  'supervised_keys': builder.info.supervised_keys,
+  'pair': len(builder.as_dataset('train', as_supervised=True).element_spec),
   'names': builder.info.features['label'].names,
   'shape': builder.info.features['image'].shape,
   'labels': [int(row['label']) for row in rows],
@@ -352,6 +414,8 @@ def test_tfds_is_read_without_this_project(tmp_path, repository):
   found = json.loads(read.stdout)
   images, labels = release.read_dataset(whole)
   assert found['names'] == ['a', 'b', 'c']
+  assert found['supervised_keys'] == ['image', 'label'] and found['pair'] == 2
+  assert found['homepage'] == release_card.PAPER_URL  # A page that is there.
   assert found['shape'] == [6, 6, 3]
   assert found['labels'] == labels.tolist()
   np.testing.assert_array_equal(found['images'], images)

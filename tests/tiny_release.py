@@ -109,6 +109,6 @@ def seal(folder: pathlib.Path) -> pathlib.Path:
     code_revision='abc',
     versions={'jax': '1'},
   )
-  release.write_card(folder, statement_lib.card(statement))
+  release.write_card(folder, statement)
   release.seal(folder, statement)
   return folder

@@ -8,6 +8,7 @@ the ArrayRecord files. TensorFlow is imported when a dataset is written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+import dataclasses
 import importlib.util
 import io
 import os
@@ -21,6 +22,27 @@ _IMAGES_PER_FILE = 10_000
 _DESCRIPTION = 'Synthetic images; privacy.json says how private they are.'
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+  """Facts of a dataset.
+
+  Attributes:
+    name: name of the dataset, in lower case with underscores.
+    image_shape: (H, W, C).
+    class_names: one per label.
+    homepage: a link. Without one TFDS names a page of its own catalogue, where
+      this dataset is not.
+    mark: mark of the release, see `release_marks`; it becomes part of the
+      description of the dataset.
+  """
+
+  name: str
+  image_shape: tuple[int, int, int]
+  class_names: tuple[str, ...]
+  homepage: str
+  mark: str = ''
+
+
 def is_available() -> bool:
   """Whether TensorFlow and TFDS are installed; imports neither."""
   return all(
@@ -31,23 +53,16 @@ def is_available() -> bool:
 
 def write(
   folder: epath.PathLike,
-  name: str,
-  image_shape: tuple[int, int, int],
-  class_names: Sequence[str],
+  about: About,
   batches: Iterable[tuple[Sequence[bytes], Sequence[int]]],
-  mark: str = '',
 ) -> None:
   """Writes the split 'train'. Equal images give equal bytes.
 
   Args:
     folder: folder of this dataset and version; it is made if it does not exist.
-    name: name of the dataset, in lower case with underscores.
-    image_shape: (H, W, C).
-    class_names: one per label.
+    about: facts of the dataset.
     batches: batches of (PNG files, labels), in order. The caller encodes the
       images with Pillow, some 20 times as fast as TensorFlow does.
-    mark: mark of the release, see `release_marks`; it becomes part of the
-      description of the dataset.
   """
   tfds = _import_tfds()
   epath.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -57,13 +72,15 @@ def write(
   for file_format in (*alternatives, 'tfrecord'):
     info = tfds.core.DatasetInfo(
       builder=tfds.core.DatasetIdentity(
-        name=name,
+        name=about.name,
         version=tfds.core.Version(VERSION),
         data_dir=os.fspath(folder),
         module_name='',
       ),
-      description=f'{_DESCRIPTION} {mark}'.strip(),
-      features=_features(tfds, image_shape, class_names),
+      description=f'{_DESCRIPTION} {about.mark}'.strip(),
+      features=_features(tfds, about),
+      supervised_keys=('image', 'label'),
+      homepage=about.homepage,
       alternative_file_formats=[f for f in alternatives if f != file_format],
     )
     writer = tfds.core.SequentialWriter(
@@ -82,15 +99,13 @@ def write(
     writer.close_all()
 
 
-def _features(
-  tfds: types.ModuleType,
-  image_shape: tuple[int, int, int],
-  class_names: Sequence[str],
-) -> Any:
+def _features(tfds: types.ModuleType, about: About) -> Any:
   return tfds.features.FeaturesDict(
     {
-      'image': tfds.features.Image(shape=image_shape, encoding_format='png'),
-      'label': tfds.features.ClassLabel(names=list(class_names)),
+      'image': tfds.features.Image(
+        shape=about.image_shape, encoding_format='png'
+      ),
+      'label': tfds.features.ClassLabel(names=list(about.class_names)),
     }
   )
 

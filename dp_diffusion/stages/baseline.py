@@ -236,6 +236,7 @@ def _write_images(
   )
   release.write_dataset_info(workdir.release, spec)
   release.write_samples(workdir.release)
+  release.write_parquet(workdir.release)
   statements.seal(config, workdir)
 
 

@@ -202,4 +202,6 @@ def _has_done_nothing(name: str, workdir: workdirs.Workdir) -> bool:
 def _is_changed(
   name: str, config: config_lib.Config, workdir: workdirs.Workdir
 ) -> bool:
+  if name == 'sample':  # Only the card may differ: nothing is sampled again.
+    return workdir.has_other_card(config)
   return name == 'evaluate' and workdir.differs(name, config)

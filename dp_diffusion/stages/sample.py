@@ -17,6 +17,7 @@ from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import errors
 from dp_diffusion import release
+from dp_diffusion import release_card
 from dp_diffusion import sampling
 from dp_diffusion import types
 from dp_diffusion.models import weights
@@ -176,7 +177,9 @@ def _finish(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     ),
   )
   release.write_samples(workdir.release)
+  release.write_parquet(workdir.release)
   if config.sample.write_tfds:
-    release.write_tfds(workdir.release)
+    homepage = config.card.url or config.card.code_url
+    release.write_tfds(workdir.release, homepage or release_card.PAPER_URL)
   crash_points.reach('mid_release')
   statements.seal(config, workdir)

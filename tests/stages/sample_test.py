@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import hypothesis
@@ -14,6 +15,8 @@ from dp_diffusion import errors
 from dp_diffusion import release
 from dp_diffusion import release_marks
 from dp_diffusion import released_model
+from dp_diffusion.privacy import verify
+from dp_diffusion.stages import runner
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
@@ -113,3 +116,44 @@ def test_a_release_gives_the_images_of_the_stage(tmp_path):
   assert found.mark == release_marks.of_npz(
     release.shard_path(workdir.release, 1, 2)
   )
+  parquet = workdir.release / 'dataset' / 'parquet'
+  for shard in range(2):
+    path = parquet / f'train-{shard:05d}-of-00002.parquet'
+    assert found.mark == release_marks.of_parquet(path)
+
+
+def test_another_card_is_written_without_sampling_again(tmp_path, monkeypatch):
+  typed = {
+    'sample.num_samples': '4',
+    'sample.shard_size': '2',
+    'sample.write_tfds': 'false',
+    'card.date': '2026-01-31',
+  }
+  config = config_lib.load(command.DIGITS_SMOKE, typed)
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  params = tiny_release.params(config.unet_config(config.data))
+  description = assembly.model_description(config)
+  release.write_model(workdir.release, params, description)
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  workdir.begin('finetune', config)
+  workdir.complete('finetune', 1.0)
+  runner._run_stage('sample', config, workdir, interrupts.Stop(''))
+  before = command.contents(tmp_path / 'run' / 'release')
+
+  monkeypatch.setattr(sample, 'make_sampler', None)  # Nothing is sampled.
+  runner._run_stage('sample', config, workdir, interrupts.Stop(''))
+  assert command.contents(tmp_path / 'run' / 'release') == before
+  typed |= {'card.license': 'cc-by-4.0', 'card.data_name': 'Digits of 1998'}
+  other = config_lib.load(command.DIGITS_SMOKE, typed)
+  workdir.check(other)
+  runner._run_stage('sample', other, workdir, interrupts.Stop(''))
+  after = command.contents(tmp_path / 'run' / 'release')
+  assert {name for name in after if after[name] != before.get(name)} == {
+    'README.md',
+    'croissant.json',
+    'privacy.json',
+  }
+  assert b'made from Digits of 1998' in after['README.md']
+  assert json.loads(after['privacy.json'])['dataset'] == 'Digits of 1998'
+  assert not verify.verify(workdir.release).mismatches
+  assert workdir.is_complete('sample') and not workdir.has_other_card(other)

@@ -56,10 +56,11 @@ def of_images(data: registry.DataConfig) -> Inherited:
       beside them, or the statement is damaged.
   """
   found = Inherited()
-  for place in identity.places(data):
-    origin = release_marks.find(place)
-    if origin is not None:
-      found += of_statement(origin.where, origin.content)
+  for folder in identity.places(data):
+    for place in release_marks.places(folder):
+      origin = release_marks.find(place)
+      if origin is not None:
+        found += of_statement(origin.where, origin.content)
   return found
 
 

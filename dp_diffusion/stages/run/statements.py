@@ -70,13 +70,13 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   statement = statement_lib.statement(
     ledger,
     unit=config.data.unit,
-    dataset=config.data.name,
+    dataset=config.card.data_name or config.data.name,
     public_data=stored.get('public_data', ()),
     insecure_secret=stored['is_insecure'],
     code_revision=stored['code_revision'],
     versions=stored['versions'],
   )
-  release.write_card(workdir.release, statement_lib.card(statement))
+  release.write_card(workdir.release, statement, config.card)
   release.seal(workdir.release, statement)
 
 

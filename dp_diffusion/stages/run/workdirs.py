@@ -28,7 +28,7 @@ from dp_diffusion import files
 _SECTIONS = {
   'pretrain': ('seed', 'model', 'diffusion', 'pretrain'),
   'finetune': ('data', 'privacy', 'finetune'),
-  'sample': ('sample',),
+  'sample': ('sample', 'card'),
   'evaluate': ('evaluate',),
 }
 STAGES = tuple(_SECTIONS)
@@ -47,6 +47,7 @@ _OPERATIONAL = frozenset(
     'finetune.draw_chunk_size',
     'finetune.checkpoint_every_steps',
     'sample.batch_size',
+    'card',
   }
 )
 
@@ -212,6 +213,13 @@ class Workdir:
     """Whether the stage last ran with another config than this one."""
     before = self._record().get(stage, {}).get('config')
     return bool(first_difference(before or {}, _resolved(stage, config)))
+
+  def has_other_card(self, config: config_lib.Config) -> bool:
+    """Whether the release has the card of another config."""
+    stage = self._record().get('sample', {}).get('config', {})
+    return bool(stage) and stage.get('card', {}) != (
+      config_lib.to_dict(config.card)
+    )
 
   def _record(self) -> dict[str, Any]:
     if not self.config_path.exists():

@@ -11,6 +11,7 @@ from PIL import Image
 import pytest
 
 from dp_diffusion import errors
+from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.stages.run import released
@@ -65,6 +66,21 @@ def test_marked_images_without_it_are_refused(made, tmp_path):
   shutil.copyfile(release.shard_path(made, 0, 1), copy)
   with pytest.raises(errors.UsageError, match='Expected the ledger of'):
     released.of_images(own(copy))
+
+
+def test_parquet_files_of_a_release_bring_its_ledger(made, tmp_path):
+  info = {'name': 'x', 'class_names': ['a', 'b']}
+  files.write_json(made / 'dataset' / 'dataset.json', info)
+  release.write_parquet(made)
+  folder = made / 'dataset' / 'parquet'
+  expected = released.of_images(own(release.shard_path(made, 0, 1)))
+  (path,) = folder.iterdir()
+  for place in (folder, path):
+    assert released.of_images(own(place)) == expected
+    assert registry.load(own(place)).images.shape[1:] == (8, 8, 1)
+  shutil.copytree(folder, tmp_path / 'mine' / 'parquet')
+  with pytest.raises(errors.UsageError, match='Expected the ledger of'):
+    released.of_images(own(tmp_path / 'mine'))
 
 
 def test_a_changed_statement_is_refused(made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -135,3 +136,17 @@ def test_a_damaged_record_is_named(workdir):
   workdir.config_path.write_text('{')
   with pytest.raises(errors.UsageError, match='config.json is damaged'):
     workdir.check(load())
+
+
+def test_a_workdir_of_an_earlier_version_has_the_default_card(tmp_path):
+  config = config_lib.load(command.DIGITS_SMOKE)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  assert not workdir.has_other_card(config)
+  workdir.begin('sample', config)
+  record = json.loads(workdir.config_path.read_text())
+  assert record['sample']['config'].pop('card') == {}
+  workdir.config_path.write_text(json.dumps(record))
+  assert not workdir.has_other_card(config)
+  changed = config_lib.load(command.DIGITS_SMOKE, {'card.contact': 'the lab'})
+  assert workdir.has_other_card(changed)
+  workdir.check(changed)  # It is no other run.
