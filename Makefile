@@ -1,6 +1,7 @@
 # make demo        the whole road on small images: install, train, report
 # make test        what must hold before a commit (minutes)
 # make test-all    the same and the slow tests
+# make test-readers  others' libraries read a release, in $(VENV)-readers
 # make lint        format, style, docstrings, types
 # make format      rewrites the code as `make lint` wants it
 # make docs        the documentation as a website, in site/
@@ -39,7 +40,7 @@ LOCK = $$($(BIN)/python -c 'import os, platform, sys; \
   print("--constraint " + f if ok else "")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all lint format docs docs-check lock clean
+.PHONY: help demo test test-all test-readers lint format docs docs-check lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -53,6 +54,9 @@ test: $(DEV_STAMP)
 
 test-all: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-readers: $(DEV_STAMP) $(VENV)-readers/installed
+	DP_DIFFUSION_READERS=$(abspath $(VENV)-readers/bin/python) $(BIN)/python -m pytest -q tests/readers_test.py
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -75,7 +79,7 @@ lock: $(BIN)/python requirements-dev.txt requirements.txt
 	$(PIP) freeze > lock/$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-readers site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@echo 'Left: runs/, which holds releases and private checkpoints.'
 
 $(BIN)/python:
@@ -95,6 +99,11 @@ $(RUN_STAMP): requirements.txt $(wildcard lock/*.txt) | $(BIN)/python
 
 $(VENV)/installed-docs: docs/requirements.txt | $(BIN)/python
 	@$(PIP) install -r docs/requirements.txt
+	@touch $@
+
+$(VENV)-readers/installed: tests/readers/requirements.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(VENV)-readers
+	@$(VENV)-readers/bin/python -m pip --disable-pip-version-check --quiet install -r $<
 	@touch $@
 
 $(DEV_STAMP): requirements.txt requirements-dev.txt $(wildcard lock/*.txt) | $(BIN)/python

@@ -100,15 +100,20 @@ def make(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
   return seal(folder)
 
 
-def seal(folder: pathlib.Path) -> pathlib.Path:
-  """Writes the card and the statement over all files."""
-  statement = statement_lib.statement(
+def make_statement() -> dict[str, Any]:
+  """The privacy statement of the ledger above."""
+  return statement_lib.statement(
     LEDGER,
     dataset='shapes',
     insecure_secret=False,
     code_revision='abc',
     versions={'jax': '1'},
   )
+
+
+def seal(folder: pathlib.Path) -> pathlib.Path:
+  """Writes the card and the statement over all files."""
+  statement = make_statement()
   release.write_card(folder, statement)
   release.seal(folder, statement)
   return folder

@@ -18,7 +18,7 @@ from tests.stages import command
 
 _MAY_DIFFER = re.compile(
   r'release/(model/params\.npz|dataset/images-.*\.npz|samples\.png'
-  r'|privacy\.json)'
+  r'|dataset/parquet/.*\.parquet|croissant\.json|privacy\.json)'
 )
 
 
