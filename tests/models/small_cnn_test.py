@@ -56,7 +56,9 @@ def test_is_the_network_of_flax_layers():
   variables = jax.jit(_FlaxCNN().init)(jax.random.key(1), x)
 
   def gradient(model: nn.Module) -> jax.Array:
-    loss = lambda v: jnp.sum(jnp.sin(model.apply(v, x)))
+    def loss(variables: dict[str, jax.Array]) -> jax.Array:
+      return jnp.sum(jnp.sin(model.apply(variables, x)))
+
     return jax.jit(jax.value_and_grad(loss))(variables)
 
   jax.tree.map(
