@@ -51,7 +51,13 @@ _REPORTED = (
   'num_train_images',
 )
 # Fields that a report has only if the config asks for them.
-_OPTIONAL = ('accuracy_by_number', 'ensembles', 'model_selection', 'quality')
+_OPTIONAL = (
+  'accuracy_by_number',
+  'auroc',
+  'ensembles',
+  'model_selection',
+  'quality',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

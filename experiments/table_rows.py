@@ -177,6 +177,13 @@ def accuracy(
   return run['accuracy'].get(source, {}).get(name)
 
 
+def auroc(
+  run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
+) -> float | None:
+  """Area under the ROC curve of an entry; None without it or two classes."""
+  return run.get('auroc', {}).get(source, {}).get(name)
+
+
 def ensemble(
   run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
 ) -> float | None:
