@@ -35,7 +35,7 @@ PERSONS = {
 # Private training has a quarter of the steps.
 QUARTER = {'privacy.num_steps': 38}
 # Keys of runs that the shared pre-training does not fit.
-OWN_PRETRAINING = {'pretrain.init_from': '', 'pretrain.num_steps': 1000}
+OWN_PRETRAINING = {'pretrain.init_from': '', 'pretrain.num_steps': 800}
 ABLATIONS: dict[str, dict[str, object]] = {
   'as it is': {},
   'images of 32x32': {'data.image_size': 32, **OWN_PRETRAINING},

@@ -47,10 +47,10 @@ def test_every_config_has_a_variant_for_either_machine(
 @pytest.mark.parametrize(
   ('num_records', 'unit', 'batch_size', 'augmult', 'delta'),
   [
-    (22_000, 'image', 4096, 1, 1e-6),
-    (4000, 'image', 1000, 4, 1e-5),
+    (22_000, 'image', 2048, 1, 1e-6),
+    (4000, 'image', 1000, 2, 1e-5),
     (1000, 'image', 250, 8, 1e-4),
-    (160, 'person', 80, 32, 1e-4),
+    (160, 'person', 80, 26, 1e-4),
     (1, 'image', 1, 8, 0.1),
   ],
 )
