@@ -33,20 +33,19 @@ PERSONS = {
   'privacy.delta': 1e-3,
 }
 # Private training has a quarter of the steps.
-QUARTER = {'privacy.num_steps': 38}
+QUARTER = {'privacy.num_steps': 19}
 # Keys of runs that the shared pre-training does not fit.
 OWN_PRETRAINING = {'pretrain.init_from': '', 'pretrain.num_steps': 800}
 ABLATIONS: dict[str, dict[str, object]] = {
   'as it is': {},
   'images of 32x32': {'data.image_size': 32, **OWN_PRETRAINING},
-  'batch 1,024, K 4': {'privacy.expected_batch_size': 1024},
-  'batch 2,048, K 1': {
-    'privacy.expected_batch_size': 2048,
-    'finetune.augmult': 1,
+  'batch 512, K 4': {'privacy.expected_batch_size': 512},
+  'half the steps, batch 4,096': {
+    'privacy.num_steps': 10,
+    'privacy.expected_batch_size': 4096,
   },
-  'half the steps, twice K': {'privacy.num_steps': 19, 'finetune.augmult': 2},
   'no pre-training': {'pretrain.init_from': ''},
-  'EMA 0.9': {'finetune.ema_decay': 0.9},
+  'EMA 0.8': {'finetune.ema_decay': 0.8},
   'no guidance': {'sample.sampler.guidance_weight': 0.0},
 }
 

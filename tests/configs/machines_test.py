@@ -81,7 +81,7 @@ def test_what_is_typed_stays_and_the_rest_follows() -> None:
   assert config.privacy.delta == 1e-5
   assert (config.privacy.expected_batch_size, config.finetune.augmult) == (
     1024,
-    4,
+    2,
   )
   public = config.pretrain.data
   assert (public.image_size, public.channels) == (32, 1)
