@@ -106,7 +106,7 @@ def test_what_was_chosen_is_said_with_its_reason(capsys) -> None:
   for words in (
     'images of 24x24 pixels',
     'for 2,000 images as declared, expected batch 500 (at most 25% of them)',
-    'K = 8 (about 4,096 draws a step',
+    'K = 4 (about 2,048 draws a step',
     'delta 1e-05',
     'read as colour; none was opened',
   ):
