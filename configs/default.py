@@ -126,6 +126,7 @@ _SMOKE = {
   'privacy.delta': 1e-3,
   'finetune.augmult': 2,
   'finetune.microbatch_size': 4,
+  'finetune.optimizer.warmup_steps': 0,
   'finetune.checkpoint_every_steps': 2,
   'sample.num_samples': 20,
   'sample.sampler.num_steps': 2,
