@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from dp_diffusion import compile_cache
@@ -89,3 +90,25 @@ def test_jax_keeps_what_it_compiles_there(
   folder = pathlib.Path(job.stdout.strip())
   assert tmp_path in folder.parents
   assert any('jit' in file.name for file in folder.iterdir())
+
+
+def test_a_torn_entry_is_compiled_anew() -> None:
+  """As when another worker of these tests is still writing it."""
+
+  def answer() -> float:
+    def torn_entry(x):
+      return 3 * x + 1
+
+    return float(jax.jit(torn_entry)(2.0))
+
+  least = jax.config.jax_persistent_cache_min_compile_time_secs
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  try:
+    assert answer() == 7
+    folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+    (entry,) = folder.glob('jit_torn_entry-*-cache')
+    entry.write_bytes(entry.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match='Error reading persistent'):
+      assert answer() == 7
+  finally:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', least)

@@ -98,14 +98,16 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> None:
   cache = of_all_workers(tmp_path_factory) / 'cache'
   cache.mkdir(exist_ok=True)
   os.environ['XDG_CACHE_HOME'] = str(cache)
-  _keep_compiled(tmp_path_factory.mktemp('compiled'))
+  _keep_compiled(of_all_workers(tmp_path_factory) / 'compiled_by_workers')
 
 
 def _keep_compiled(folder: pathlib.Path) -> None:
-  """What one test compiled serves the next, in this process alone.
+  """What one test compiled serves the next, in whichever worker it runs.
 
-  Not for the processes it starts: jax does not write the entries of that
-  cache atomically, and a warning about a torn one would fail a test.
+  jax does not write the entries of that cache atomically: who reads a torn one
+  finds that it does not decompress, warns, and compiles. pyproject.toml ignores
+  that warning. The processes that tests start have a cache of their own: they
+  have fewer devices, which is part of the key.
   """
   import jax  # noqa: PLC0415
 
