@@ -196,10 +196,21 @@ def _walk(node: ast.AST, is_inside: bool) -> Iterator[Import]:
     elif isinstance(child, ast.ImportFrom):
       for alias in child.names:
         yield Import(f'{child.module}.{alias.name}', child.lineno, is_inside)
-    elif isinstance(child, ast.Attribute):
-      yield Import(ast.unparse(child), child.lineno, is_inside)
+    elif isinstance(child, ast.Attribute) and (name := _dotted(child)):
+      yield Import(name, child.lineno, is_inside)
     inside = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     yield from _walk(child, is_inside or isinstance(child, inside))
+
+
+def _dotted(node: ast.AST) -> str:
+  """`a.b.c`; '' for an attribute of anything but names."""
+  parts = []
+  while isinstance(node, ast.Attribute):
+    parts.append(node.attr)
+    node = node.value
+  if not isinstance(node, ast.Name):
+    return ''
+  return '.'.join((node.id, *reversed(parts)))
 
 
 def _is_type_checking(node: ast.AST) -> bool:
@@ -307,7 +318,10 @@ def test_fences(name):
 def test_no_private_part_of_jax_anywhere():
   wrong = [
     f'{path}:{used.line}'
-    for path in sources(PACKAGE, 'configs', 'experiments', 'tests')
+    for path, text in sources(
+      PACKAGE, 'configs', 'experiments', 'tests'
+    ).items()
+    if '_src' in text  # Reading every test takes seconds.
     for used in imports(path)
     if used.name.startswith('jax._src')
   ]
