@@ -113,6 +113,7 @@ class PretrainConfig:
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'pretrain.')
+    optimizers.check_public('pretrain.optimizer', self.optimizer)
     if self.init_format and self.init_key_map:
       raise ValueError(
         f'Expected one of pretrain.init_format={self.init_format!r} and'
@@ -191,6 +192,15 @@ class FinetuneConfig:
     optimizers.SCALED,
     is_later=True,
   )
+  clip_groups: tuple[str, ...] = config_keys.key(
+    (),
+    'Groups of leaves that are clipped by themselves, with shares that sum to'
+    " 1, such as 'label/* time*=0.2,*=0.8': a group is clipped to the clip norm"
+    ' times the root of its share. The first text that matches a leaf holds,'
+    ' and each leaf needs one; () clips the whole gradient.',
+    config_keys.Allowed("'PATTERN=SHARE'", leaf_patterns.parse),
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'finetune.')
@@ -209,6 +219,13 @@ class FinetuneConfig:
         "Expected finetune.trainable to name at least one pattern; ('*',) "
         'trains every leaf.'
       )
+
+  def group_rules(self) -> tuple[leaf_patterns.Rule, ...]:
+    """Returns `clip_groups`, parsed."""
+    return tuple(
+      leaf_patterns.parse('finetune.clip_groups', text)
+      for text in self.clip_groups
+    )
 
   def scale_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `gradient_scales`, parsed."""
@@ -373,10 +390,14 @@ class Config:
     return self._diffusion(self.finetune)
 
   def _check_optimizers(self) -> None:
-    """Refuses scales that float32 cannot keep, and warm-ups without an end."""
-    grid_limits.check_scales(
+    """Refuses scales, shares, optimizers and warm-ups that cannot work."""
+    grid_limits.check_leaves(
       [rule.value for rule in self.finetune.scale_rules()],
+      [rule.value for rule in self.finetune.group_rules()],
       self.privacy.l2_clip_norm,
+    )
+    optimizers.check_private(
+      'finetune.optimizer', self.finetune.optimizer, self.privacy.num_bands
     )
     for name, stage, num_steps in (
       ('pretrain', self.pretrain, self.pretrain.num_steps),

@@ -74,6 +74,7 @@ class DpClassifierConfig:
 
   def __post_init__(self) -> None:
     config_keys.check(self)
+    optimizers.check_public('public_optimizer', self.public_optimizer)
 
   def privacy(
     self, config: privacy_config.PrivacyConfig
@@ -88,8 +89,14 @@ class DpClassifierConfig:
       The config from which `accounting.calibrate` computes the noise.
 
     Raises:
-      UsageError: epsilon is not given.
+      UsageError: epsilon is not given, or the optimizer needs other noise.
     """
+    try:
+      optimizers.check_private(
+        'baseline.dp_classifier.optimizer', self.optimizer, config.num_bands
+      )
+    except ValueError as error:
+      raise errors.UsageError(str(error)) from None
     if config.epsilon is None:
       raise errors.UsageError(
         'Expected privacy.epsilon to be given, as the classifier is calibrated'

@@ -43,6 +43,7 @@ class GeneratorConfig:
 
   def __post_init__(self) -> None:
     config_keys.check(self)
+    optimizers.check_public('optimizer', self.optimizer)
 
 
 class Generator(nn.Module):

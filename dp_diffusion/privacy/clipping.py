@@ -21,6 +21,12 @@ example. The noise has the same std in every leaf. Divided by s again, which is
 post-processing, its std is C / s of the multiplier, so s > 1 gives a leaf less
 noise and a larger share of the norm.
 
+Groups: with `clip_groups` the leaves are divided into groups, each with a
+public share p_g, and the gradient of group g is clipped by itself, to
+C sqrt(p_g). The shares sum to 1, so by Pythagoras the whole is at most
+sqrt(sum_g p_g C^2) = C long: the sensitivity is C again, and so is the noise in
+each leaf. A gradient that is not finite in one group adds zero in all.
+
 Rounding: a clipped gradient is rounded toward zero to a grid of 2^-24 C and
 then summed exactly (`fixed_point`), so the result does not depend on the order.
 Before that, rounding in float32 of the norm, the factor and the product can
@@ -29,7 +35,9 @@ clipped to a norm that is shorter by this margin, so the sensitivity is C
 (docs/privacy.md). The margin also holds if a compiler squares first and then
 multiplies by s^2: that costs 2.5 more roundings, and squares below 2^-126 that
 are lost have a norm of 2^-63 s each, which is negligible for s <= 2^36 C
-(`grid_limits.check_scales`), for up to 2^30 parameters.
+(`grid_limits.check_scales`), for up to 2^30 parameters. With groups each group
+has its own margin and is at most C sqrt(p_g) long; C is then the smallest bound
+of a group in what `grid_limits` checks.
 
 Guarantees:
   * Whatever the loss, the data and the parameters are, an example changes the
@@ -62,19 +70,29 @@ Guarantees:
     `::test_scales_are_applied_before_the_clip`,
     `::test_scaled_leaf_alone_is_clipped_to_the_norm`,
     `::test_gradient_that_overflows_when_scaled_adds_zero`.
+  * Groups do not change how far an example moves the sum; each moves it by its
+    own bound at most.
+    `::test_contributions_in_groups_are_bounded`,
+    `::test_neighbours_in_groups_differ_by_at_most_the_sensitivity`,
+    `::test_non_finite_group_adds_zero_everywhere`,
+    `::test_groups_give_equal_bits_in_any_microbatches`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
-from typing import Any, TypeAlias
+import functools
+import math
+from typing import Any, NamedTuple, TypeAlias
 
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dp_diffusion import checks
+from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
 from dp_diffusion import types
 from dp_diffusion.privacy import fixed_point
@@ -117,11 +135,14 @@ class GradConfig:
       The order affects the time of norms and sums, not their values.
     gradient_scales: constants by which leaves are multiplied before the clip;
       leaves that no rule matches keep their gradient.
+    clip_groups: groups of leaves that are clipped by themselves, with their
+      shares of C^2; () clips the whole gradient.
 
   Raises:
     ValueError: C is below 1e-9 (the squares of such small gradients underflow),
       or above 1e30 (a sum of many examples would be infinite in float32), or
-      a scale is beyond `grid_limits`, or the chunks do not divide the draws.
+      a scale is beyond `grid_limits`, or shares do not sum to 1, or the chunks
+      do not divide the draws.
   """
 
   l2_clip_norm: float
@@ -131,11 +152,14 @@ class GradConfig:
   batch_has_draw_axis: bool = False
   gradient_axes: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
   gradient_scales: tuple[leaf_patterns.Rule, ...] = ()
+  clip_groups: tuple[leaf_patterns.Rule, ...] = ()
 
   def __post_init__(self) -> None:
     grid_limits.check_clip_norm(self.l2_clip_norm)
-    grid_limits.check_scales(
-      [rule.value for rule in self.gradient_scales], self.l2_clip_norm
+    grid_limits.check_leaves(
+      [rule.value for rule in self.gradient_scales],
+      [rule.value for rule in self.clip_groups],
+      self.l2_clip_norm,
     )
     checks.check_at_least('num_draws', self.num_draws, 1)
     if self.draw_chunk_size is not None and (
@@ -151,6 +175,14 @@ class GradConfig:
     """Largest l2 norm by which one example changes the sum."""
     return 1.0 if self.rescale_to_unit_norm else float(self.l2_clip_norm)
 
+  def group_bounds(self) -> list[float]:
+    """Returns the largest norm of each group after the clip, in units of C.
+
+    Their squares sum to 1 up to the rounding of float64.
+    """
+    total = math.fsum(rule.value for rule in self.clip_groups)
+    return [math.sqrt(rule.value / total) for rule in self.clip_groups]
+
 
 class GradStats(struct.PyTreeNode):
   """Un-noised statistics of a sum. They may be written to `private/` only.
@@ -158,7 +190,8 @@ class GradStats(struct.PyTreeNode):
   Attributes:
     loss_sum: float32[], sum over examples of their mean loss over K draws.
     norm_sum: float32[], sum of the gradient norms before the clip.
-    num_clipped: int32[], number of examples whose norm exceeded the clip norm.
+    num_clipped: int32[], number of examples whose norm exceeded the clip norm,
+      in one group at least.
     num_non_finite: int32[], number of examples left out because their loss or
       gradient was not finite. They count in `num_examples`, not in the sums.
     num_examples: int32[], number of examples without padding.
@@ -214,9 +247,10 @@ def check_leaves(params: types.Params, config: GradConfig) -> None:
   """Checks that the rules of a config are rules for these parameters.
 
   Raises:
-    UsageError: a rule of `config.gradient_scales` matches no leaf.
+    UsageError: a scale or a group has no leaf, or a leaf has no group.
   """
   _scales(params, config)
+  _parts(params, config)
 
 
 def zeros(params: types.Params, config: GradConfig) -> ClippedSum:
@@ -279,7 +313,7 @@ def clipped_grad_sum(
 
   Raises:
     ValueError: shapes do not agree.
-    UsageError: a rule of `config.gradient_scales` matches no leaf.
+    UsageError: a scale or a group has no leaf, or a leaf has no group.
   """
   _check_shapes(batch, draw_keys, is_padding, config)
   axes = _gradient_axes(params, config)
@@ -292,34 +326,118 @@ def clipped_grad_sum(
   losses, grads = jax.vmap(
     _example_grad_fn(moved_loss, config), in_axes=(None, 0, 0)
   )(jax.tree.map(jnp.transpose, params, axes), batch, draw_keys)
-  grads = _scaled(grads, config)
-  norms, grads_are_finite = per_example_gradients.global_norms(grads)
-  is_finite = grads_are_finite & jnp.isfinite(losses)
-  is_used = is_finite & ~is_padding
-
-  # The factor is in units of the grid, which is relative to C. C / norm could
-  # underflow to a number with few bits, which may be twice too large.
-  one = 2.0**fixed_point.UNIT_BITS
-  margin = _rounding_margin(grads)
-  clip = config.l2_clip_norm
-  coefficients = jnp.minimum(one / clip, one * (1 - margin) / norms)
-  is_clipped = norms > clip * (1 - margin)
-  exact = per_example_gradients.weighted_sum(
-    grads, coefficients, is_used, fixed_point.unit_of(config.l2_sensitivity)
+  parts = _parts(_scaled(grads, config), config)
+  norms, are_finite = zip(
+    *(per_example_gradients.global_norms(p.leaves) for p in parts),
+    strict=True,
   )
+  is_finite = functools.reduce(
+    jnp.logical_and, are_finite, jnp.isfinite(losses)
+  )
+  is_used = is_finite & ~is_padding
+  sums = [
+    _sum_of_part(part, norm, is_used, config)
+    for part, norm in zip(parts, norms, strict=True)
+  ]
+  is_clipped = functools.reduce(
+    jnp.logical_or,
+    (_is_clipped(part, n, config) for part, n in zip(parts, norms)),
+  )
+  exact = _joined(parts, sums, jax.tree.structure(grads))
   return ClippedSum(
     exact=exact.replace(
       high=_move_back(exact.high, axes), low=_move_back(exact.low, axes)
     ),
     stats=GradStats(
       loss_sum=per_example_gradients.masked_sum(losses, is_used),
-      norm_sum=per_example_gradients.masked_sum(norms, is_used),
+      norm_sum=per_example_gradients.masked_sum(
+        functools.reduce(jnp.hypot, norms), is_used
+      ),
       num_clipped=jnp.sum(is_used & is_clipped, dtype=jnp.int32),
       num_non_finite=jnp.sum(~is_finite & ~is_padding, dtype=jnp.int32),
       num_examples=jnp.sum(~is_padding, dtype=jnp.int32),
     ),
     l2_sensitivity=config.l2_sensitivity,
   )
+
+
+class _Part(NamedTuple):
+  """The leaves that are clipped together.
+
+  Attributes:
+    places: their places among all leaves.
+    leaves: their gradients [B, ...].
+    bound: their norm after the clip, in units of C, at most.
+  """
+
+  places: list[int]
+  leaves: list[types.Array]
+  bound: float
+
+
+def _parts(grads: types.PyTree, config: GradConfig) -> list[_Part]:
+  """Returns the groups of leaves, or all leaves if there are no groups.
+
+  Raises:
+    UsageError: a leaf is in no group, or a group has no leaf.
+  """
+  leaves = jax.tree.leaves(grads)
+  if not config.clip_groups:
+    return [_Part(list(range(len(leaves))), leaves, 1.0)]
+  chosen = leaf_patterns.places('clip_groups', grads, config.clip_groups)
+  if None in chosen:
+    paths = leaf_patterns.paths(grads)
+    alone = [path for path, group in zip(paths, chosen) if group is None]
+    raise errors.UsageError(
+      f'Expected clip_groups to have a group for {checks.some(alone)}, as for'
+      " every leaf that is trained; the last group may be '*=SHARE'."
+    )
+  parts = []
+  for group, bound in enumerate(config.group_bounds()):
+    places = [i for i, g in enumerate(chosen) if g == group]
+    parts.append(_Part(places, [leaves[i] for i in places], bound))
+  return parts
+
+
+def _sum_of_part(
+  part: _Part, norms: types.Array, is_used: types.Array, config: GradConfig
+) -> fixed_point.FixedPointSum:
+  """Sums the clipped gradients of a part; its trees are lists of leaves."""
+  # The factor is in units of the grid, which is relative to C. C / norm could
+  # underflow to a number with few bits, which may be twice too large.
+  one = 2.0**fixed_point.UNIT_BITS
+  bound = part.bound * (1 - _rounding_margin(part.leaves))
+  coefficients = jnp.minimum(one / config.l2_clip_norm, one * bound / norms)
+  return per_example_gradients.weighted_sum(
+    part.leaves,
+    coefficients,
+    is_used,
+    fixed_point.unit_of(config.l2_sensitivity),
+  )
+
+
+def _is_clipped(
+  part: _Part, norms: types.Array, config: GradConfig
+) -> types.Array:
+  """Tells for each example whether its gradient of a part is shortened."""
+  bound = part.bound * (1 - _rounding_margin(part.leaves))
+  return norms > config.l2_clip_norm * bound
+
+
+def _joined(
+  parts: Sequence[_Part],
+  sums: Sequence[fixed_point.FixedPointSum],
+  treedef: Any,
+) -> fixed_point.FixedPointSum:
+  """Returns the sum of all leaves, from those of the parts."""
+  order = np.argsort([place for part in parts for place in part.places])
+
+  def join(words: Iterable[list[types.Array]]) -> types.PyTree:
+    leaves = [leaf for part in words for leaf in part]
+    return jax.tree.unflatten(treedef, [leaves[i] for i in order])
+
+  words = join(s.high for s in sums), join(s.low for s in sums)
+  return fixed_point.from_words(words, sums[0].unit)
 
 
 def _scaled(grads: types.PyTree, config: GradConfig) -> types.PyTree:

@@ -8,6 +8,7 @@ jax is needed, so that a config beyond them is refused before its plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 
 MAX_DEVICES = 2**10
 MAX_RECORDS = 2**26
@@ -20,6 +21,8 @@ MAX_CLIP_NORM = 1e30
 MIN_SCALE = 1e-3
 MAX_SCALE = 1e6
 MAX_SCALE_OVER_CLIP = 2.0**36
+MIN_SHARE = 1e-6
+_SHARES_TOLERANCE = 1e-6  # Shares are divided by their sum.
 
 
 def check_noise(name: str, noise_multiplier: float) -> None:
@@ -49,22 +52,51 @@ def check_clip_norm(l2_clip_norm: float) -> None:
     )
 
 
-def check_scales(scales: Sequence[float], l2_clip_norm: float) -> None:
-  """Raises ValueError for scales with which float32 cannot keep to a norm.
+def check_leaves(
+  scales: Sequence[float], shares: Sequence[float], l2_clip_norm: float
+) -> None:
+  """Raises ValueError for leaves with which float32 cannot keep to a norm.
 
   Args:
     scales: by which leaves of the gradient are multiplied before the clip.
-    l2_clip_norm: the smallest norm to which a part of the gradient is clipped.
+    shares: of the squared clip norm, of groups that are clipped by themselves.
+    l2_clip_norm: norm to which the whole gradient is clipped.
   """
+  smallest = l2_clip_norm * _smallest_bound(shares)
+  if smallest < MIN_CLIP_NORM:
+    raise ValueError(
+      f'Expected the smallest group of clip_groups to be clipped to'
+      f' {MIN_CLIP_NORM!r} at least, not {smallest!r}; choose a larger clip'
+      ' norm or share.'
+    )
   for scale in scales:
     if not MIN_SCALE <= scale <= MAX_SCALE:
       raise ValueError(
         f'Expected gradient_scales={scale!r} to be in [{MIN_SCALE!r},'
         f' {MAX_SCALE!r}].'
       )
-    if scale > MAX_SCALE_OVER_CLIP * l2_clip_norm:
+    if scale > MAX_SCALE_OVER_CLIP * smallest:
       raise ValueError(
         f'Expected gradient_scales={scale!r} to be <='
-        f' {MAX_SCALE_OVER_CLIP * l2_clip_norm!r}, 2^36 times the clip norm'
-        f' {l2_clip_norm!r}; choose a larger clip norm.'
+        f' {MAX_SCALE_OVER_CLIP * smallest!r}, 2^36 times the clip norm'
+        f' {smallest!r}; choose a larger clip norm.'
       )
+
+
+def _smallest_bound(shares: Sequence[float]) -> float:
+  """Returns the smallest bound of a group, in units of the clip norm."""
+  if not shares:
+    return 1.0
+  for share in shares:
+    if not MIN_SHARE <= share <= 1:
+      raise ValueError(
+        f'Expected a share of clip_groups={share!r} to be in [{MIN_SHARE!r},'
+        ' 1].'
+      )
+  total = math.fsum(shares)
+  if not math.isclose(total, 1, rel_tol=_SHARES_TOLERANCE):
+    raise ValueError(
+      f'Expected the shares of clip_groups={list(shares)} to sum to 1, not to'
+      f' {total:g}: a larger sum would need more noise.'
+    )
+  return math.sqrt(min(shares))

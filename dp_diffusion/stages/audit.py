@@ -108,7 +108,7 @@ def run(
   dataset = audit_records.make_dataset(config, coordinates, streams)
   optimizer = optax.chain(
     canaries.observe(coordinates, mechanism.num_steps),
-    assembly.private_optimizer(config.finetune, mechanism.num_steps),
+    assembly.private_optimizer(config.finetune, mechanism),
   )
   loss_fn = assembly.finetune_loss_fn(config)
   steps = finetune.wire_steps(
@@ -191,7 +191,17 @@ def sections(workdir: workdirs.Workdir) -> tuple[page.Section, ...]:
 
 
 def on_public_images(config: config_lib.Config) -> config_lib.Config:
-  """Returns the config of fine-tuning with public images and the claim."""
+  """Returns the config of fine-tuning with public images and the claim.
+
+  Raises:
+    UsageError: gradients are clipped in groups.
+  """
+  if config.finetune.clip_groups:
+    raise errors.UsageError(
+      f'Expected finetune.clip_groups={config.finetune.clip_groups} to be ()'
+      ' for an audit: the gradient of a canary lies in one group, so the audit'
+      ' would see a part of the sensitivity only.'
+    )
   audit = config.audit
   return dataclasses.replace(
     config,

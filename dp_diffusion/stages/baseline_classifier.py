@@ -31,6 +31,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import finetune
+from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
@@ -70,7 +71,7 @@ def run(
   statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
-  optimizer = optimizers.make(ours.optimizer, mechanism.num_steps)
+  optimizer = assembly.private_optimizer(_finetune_config(config), mechanism)
   params = _public_params(config, module, devices, stop)
   facts = {
     'mechanism': mechanism.to_dict(),
@@ -143,6 +144,7 @@ def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
     ema_decay=ours.ema_decay,
     draw_chunk_size=0,
     gradient_scales=(),
+    clip_groups=(),
     scaled_quantity='gradient',
   )
 

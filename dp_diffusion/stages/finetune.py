@@ -250,7 +250,7 @@ def _initial_state(
   mechanism: mechanism_lib.TrainingMechanism,
 ) -> tuple[train_state.TrainState, Any]:
   """Returns the state before the first private step, and the optimizer."""
-  optimizer = assembly.private_optimizer(config.finetune, mechanism.num_steps)
+  optimizer = assembly.private_optimizer(config.finetune, mechanism)
   public = weights.load_params(pretrain.weights_path(workdir))
   fresh = assembly.init_params(config, config.data)
   params, report = weights.transfer(

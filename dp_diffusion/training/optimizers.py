@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dp_diffusion import checks
@@ -18,7 +19,9 @@ from dp_diffusion import config_keys
 from dp_diffusion import leaf_patterns
 from dp_diffusion import types
 
-_NAMES = ('adam', 'adamw', 'sgd')
+_NAMES = ('adam', 'adam_bc', 'adamw', 'sgd')
+BIAS_CORRECTED = 'adam_bc'
+_NOISE_FLOOR = 0.1
 _SCHEDULES = ('constant', 'cosine', 'linear')
 # What the scale of a leaf is a scale of, see `with_scales`.
 SCALED = ('gradient', 'parameter')
@@ -28,7 +31,12 @@ SCALED = ('gradient', 'parameter')
 class OptimizerConfig:
   """An optimizer and its learning-rate schedule."""
 
-  name: str = config_keys.key('adam', 'Which optimizer.', _NAMES)
+  name: str = config_keys.key(
+    'adam',
+    "Which optimizer. 'adam_bc', of private training only, subtracts the known"
+    " variance of the noise from Adam's second moment (arXiv 2312.14334).",
+    _NAMES,
+  )
   learning_rate: float = config_keys.key(
     1e-3,
     'Peak learning rate, reached after the warm-up, in update units.',
@@ -58,6 +66,14 @@ class OptimizerConfig:
     '>= 0',
   )
   momentum: float = config_keys.key(0.0, "Momentum of 'sgd'.", '[0, 1)')
+  noise_floor: float = config_keys.key(
+    _NOISE_FLOOR,
+    "Smallest second moment of 'adam_bc' after the subtraction, in units of the"
+    " variance of the noise; eps^2 is added to it. The paper's gamma' is their"
+    ' sum.',
+    '> 0',
+    is_later=True,
+  )
   max_grad_norm: float | None = config_keys.key(
     None,
     'l2 norm to which the BATCH gradient of public training is clipped. It is'
@@ -67,10 +83,21 @@ class OptimizerConfig:
 
   def __post_init__(self) -> None:
     config_keys.check(self)
-    if self.weight_decay and self.name == 'adam':
+    if self.weight_decay and self.name in ('adam', BIAS_CORRECTED):
       raise ValueError(
-        f'Expected weight_decay={self.weight_decay!r} to be 0 for adam; use'
-        ' adamw.'
+        f'Expected weight_decay={self.weight_decay!r} to be 0 for {self.name};'
+        ' use adamw.'
+      )
+    if self.max_grad_norm is not None and self.name == BIAS_CORRECTED:
+      raise ValueError(
+        f'Expected max_grad_norm={self.max_grad_norm!r} to be none for'
+        f' {self.name}, which knows the noise of gradients that are not'
+        ' clipped again.'
+      )
+    if self.noise_floor != _NOISE_FLOOR and self.name != BIAS_CORRECTED:
+      raise ValueError(
+        f'Expected noise_floor={self.noise_floor!r} to be {_NOISE_FLOOR} for'
+        f' {self.name}; it is of {BIAS_CORRECTED}.'
       )
     if self.momentum and self.name != 'sgd':
       raise ValueError(
@@ -108,14 +135,40 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
   return optax.join_schedules([rise, fall], [config.warmup_steps])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownNoise:
+  """The noise in the gradients that an optimizer receives.
+
+  Attributes:
+    std: std of the noise of an element, that of the sum divided by the expected
+      batch size.
+    divided_by: constants by which gradient and noise of some leaves are divided
+      before the optimizer.
+  """
+
+  std: float
+  divided_by: tuple[leaf_patterns.Rule, ...] = ()
+
+  def variances(self, grads: types.PyTree) -> types.PyTree:
+    """Returns the variance of the noise in each leaf, floats."""
+    scales = leaf_patterns.values(
+      'gradient_scales', grads, self.divided_by, 1.0
+    )
+    return jax.tree.map(lambda s: (self.std / s) ** 2, scales)
+
+
 def make(
-  config: OptimizerConfig, num_steps: int
+  config: OptimizerConfig, num_steps: int, noise: KnownNoise | None = None
 ) -> optax.GradientTransformation:
   """Builds the optimizer.
 
   Args:
     config: the optimizer and its schedule.
     num_steps: number of steps of the training, for the schedule.
+    noise: the noise of private gradients, for 'adam_bc'; None for others.
+
+  Raises:
+    ValueError: 'adam_bc' is asked for and the noise is not given.
   """
   schedule = make_schedule(config, num_steps)
   parts = []
@@ -124,11 +177,81 @@ def make(
   if config.name == 'sgd':
     if config.momentum:
       parts.append(optax.trace(decay=config.momentum))
+  elif config.name == BIAS_CORRECTED:
+    parts.append(scale_by_adam_bc(config, noise))
   else:
     parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay))
   return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def check_public(name: str, config: OptimizerConfig) -> None:
+  """Raises ValueError if an optimizer of public gradients expects noise."""
+  if config.name == BIAS_CORRECTED:
+    raise ValueError(
+      f'Expected {name}.name={config.name!r} to be an optimizer of gradients'
+      " without noise, such as 'adam'."
+    )
+
+
+def check_private(name: str, config: OptimizerConfig, num_bands: int) -> None:
+  """Raises ValueError if an optimizer does not suit the noise of the steps."""
+  if config.name == BIAS_CORRECTED and num_bands > 1:
+    raise ValueError(
+      f'Expected {name}.name={config.name!r} only with privacy.num_bands=1, not'
+      f' {num_bands}: the variance of correlated noise differs by step.'
+    )
+
+
+def scale_by_adam_bc(
+  config: OptimizerConfig, noise: KnownNoise | None
+) -> optax.GradientTransformation:
+  """Returns DP-AdamBC (arXiv 2312.14334, algorithm 1) without learning rate.
+
+  Noise of variance Phi = (std of the sum / expected batch size)^2 adds Phi to
+  the second moment v of a gradient, and so makes Adam divide all elements by
+  about the same number. With the bias-corrected moments m and v of Adam, the
+  update is
+
+    m / sqrt(max(v - Phi, gamma')).
+
+  It uses the noised gradients and public constants only.
+
+  Deviation: gamma' is noise_floor Phi + eps^2. A floor in units of Phi means
+  the same at each epsilon, batch size and scale of a leaf. Without noise the
+  update is that of Adam, up to eps.
+
+  Args:
+    config: gives b1, b2, eps and noise_floor.
+    noise: the noise of the gradients.
+
+  Raises:
+    ValueError: the noise is not given.
+  """
+  if noise is None:
+    raise ValueError(
+      f'Expected optimizer.name={config.name!r} in private training only, where'
+      ' the noise is known.'
+    )
+  adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+  def update(
+    grads: types.PyTree, state: Any, params: types.Params | None = None
+  ) -> tuple[types.PyTree, Any]:
+    del params
+    _, state = adam.update(grads, state)
+    mean = optax.tree.bias_correction(state.mu, config.b1, state.count)
+    square = optax.tree.bias_correction(state.nu, config.b2, state.count)
+
+    def direction(m: types.Array, v: types.Array, phi: float) -> types.Array:
+      floor = config.noise_floor * phi + config.eps**2
+      return m / jnp.sqrt(jnp.maximum(v - phi, floor))
+
+    updates = jax.tree.map(direction, mean, square, noise.variances(grads))
+    return updates, state
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 def with_scales(

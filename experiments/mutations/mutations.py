@@ -225,12 +225,13 @@ ALL = (
   _one(
     'Clip of the sum instead of each example',
     _CLIPPING,
-    '  norms, grads_are_finite = per_example_gradients.global_norms(grads)\n',
-    '  norms, grads_are_finite = per_example_gradients.global_norms(\n'
-    '    jax.tree.map(\n'
-    '      lambda g: jnp.zeros_like(g) + g.sum(0, keepdims=True), grads\n'
-    '    )\n'
-    '  )\n',
+    '    *(per_example_gradients.global_norms(p.leaves) for p in parts),\n',
+    '    *(\n'
+    '      per_example_gradients.global_norms(\n'
+    '        [jnp.zeros_like(g) + g.sum(0, keepdims=True) for g in p.leaves]\n'
+    '      )\n'
+    '      for p in parts\n'
+    '    ),\n',
     f'{_CLIPPING_TEST}::test_equals_a_loop_over_examples',
   ),
   _one(

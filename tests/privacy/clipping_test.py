@@ -702,3 +702,170 @@ def test_scales_that_float32_cannot_keep_are_refused(scale, clip):
 def test_a_scale_of_no_leaf_is_refused():
   with pytest.raises(errors.UsageError, match="'c' of gradient_scales"):
     contribution([0.0] * 5, gradient_scales=rules('c=2'))
+
+
+GROUPS = rules('a=0.36', '*=0.64')
+
+
+def group_norms(total):
+  tree = value(total)
+  return norm(tree['a']), norm(tree['b'])
+
+
+def test_groups_are_clipped_to_their_shares():
+  """To the roots of their shares; each at its bound, the whole is at C."""
+  total = contribution([3.0, 4, 0, 0, 9], clip_groups=GROUPS)
+  found = group_norms(total)
+  np.testing.assert_allclose(found, [0.6, 0.8], rtol=1e-5)
+  assert found[0] <= 0.6 and found[1] <= 0.8
+  assert 0.9999 < norm(value(total)) <= 1.0
+  np.testing.assert_allclose(
+    total.grad_sum['a'], np.array([0.6, 0.8]) * 0.6, rtol=1e-5
+  )
+  np.testing.assert_allclose(total.stats.norm_sum, 106**0.5, rtol=1e-6)
+  assert total.stats.num_clipped == 1
+
+
+def test_a_group_below_its_bound_is_kept():
+  """A group has no use of what another leaves over."""
+  total = contribution([0.2 * CLIP, 0, 5, 0, 0], clip_groups=GROUPS)
+  np.testing.assert_allclose(group_norms(total), [0.2, 0.8], rtol=1e-5)
+  empty = contribution([0, 0, 5, 0, 0], clip_groups=GROUPS)
+  np.testing.assert_allclose(group_norms(empty), [0, 0.8], rtol=1e-5)
+  assert contribution([0.1] * 5, clip_groups=GROUPS).stats.num_clipped == 0
+
+
+def test_groups_equal_separate_clips():
+  """Of scaled gradients; leaves that are not in order, and one group."""
+  params, batch = make_problem()
+  whole = clipped_sum(smooth_loss, params, batch)
+  one = clipped_sum(smooth_loss, params, batch, clip_groups=rules('*=1'))
+  assert_equal(one, whole)
+  both = clipped_sum(
+    smooth_loss,
+    params,
+    batch,
+    clip_groups=rules('w=0.36', 'b=0.64'),
+    gradient_scales=rules('b=2'),
+  )
+  for name, share in (('w', 0.36), ('b', 0.64)):
+
+    def loss(part, example, draw_key, name=name):
+      scale = 2 if name == 'b' else 1
+      full = params | {name: params[name] + scale * part[name]}
+      return smooth_loss(full, example, draw_key)
+
+    start = {name: np.zeros_like(params[name])}
+    alone = clipped_sum(loss, start, batch, l2_clip_norm=CLIP * share**0.5)
+    np.testing.assert_allclose(
+      both.grad_sum[name],
+      np.asarray(alone.grad_sum[name]) * share**0.5,
+      rtol=1e-4,
+      atol=1e-6,
+    )
+
+
+@hypothesis.given(gradient=st_numpy.arrays(np.float32, 5, elements=any_float))
+@hypothesis.example(gradient=[3e38] * 5)
+@hypothesis.example(gradient=[3e38, 3e38, 0, 0, 0])
+@hypothesis.example(gradient=[1e-45, 0, 1e30, 0, 0])
+@hypothesis.example(gradient=[1e-22] * 5)
+@hypothesis.example(gradient=[0.6 * CLIP, 1e-7, 0.8 * CLIP, 1e-7, 0])
+def test_contributions_in_groups_are_bounded(gradient):
+  total = contribution(gradient, clip_groups=GROUPS)
+  first, second = group_norms(total)
+  assert first <= 0.6 and second <= 0.8
+  assert norm(value(total)) <= 1.0
+  scaled = contribution(gradient, clip_groups=GROUPS, gradient_scales=SCALES)
+  first, second = group_norms(scaled)
+  assert first <= 0.6 and second <= 0.8
+
+
+@hypothesis.given(
+  gradients=st_numpy.arrays(
+    np.float32, (4, 5), elements=st.floats(-1e6, 1e6, width=32)
+  ),
+  left_out=st.integers(0, 3),
+)
+def test_neighbours_in_groups_differ_by_at_most_the_sensitivity(
+  gradients, left_out
+):
+  batch = {'a': gradients[:, :2], 'b': gradients[:, 2:]}
+  params = {'a': np.zeros(2, np.float32), 'b': np.zeros(3, np.float32)}
+  run = functools.partial(
+    clipped_sum, linear_loss, params, batch, num_draws=1, clip_groups=GROUPS
+  )
+  whole, without = run(), run(is_padding=np.arange(4) == left_out)
+  difference = jax.tree.map(np.subtract, value(whole), value(without))
+  assert norm(difference) <= whole.l2_sensitivity
+
+
+@pytest.mark.parametrize('place', [0, 2])
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_non_finite_group_adds_zero_everywhere(place, bad):
+  gradient = np.ones(5)
+  gradient[place] = bad
+  total = contribution(gradient, clip_groups=GROUPS)
+  assert norm(value(total)) == 0
+  assert total.stats.num_non_finite == 1
+
+
+def test_groups_give_equal_bits_in_any_microbatches():
+  rng = np.random.default_rng(0)
+  gradients = rng.normal(size=(12, 5)).astype(np.float32)
+  gradients *= np.geomspace(1e-2, 1e2, 12, dtype=np.float32)[:, None]
+  params = {'a': np.zeros(2, np.float32), 'b': np.zeros(3, np.float32)}
+  config = clipping.GradConfig(
+    l2_clip_norm=CLIP, clip_groups=GROUPS, gradient_scales=SCALES
+  )
+
+  def total(order, size):
+    found = clipping.zeros(params, config)
+    for start in range(0, 12, size):
+      rows = order[start : start + size]
+      found = found + clipped_sum(
+        linear_loss,
+        params,
+        {'a': gradients[rows, :2], 'b': gradients[rows, 2:]},
+        num_draws=1,
+        clip_groups=GROUPS,
+        gradient_scales=SCALES,
+      )
+    return found
+
+  whole = total(np.arange(12), 12)
+  for size in (1, 4):
+    assert_equal(total(rng.permutation(12), size), whole)
+
+
+@pytest.mark.parametrize(
+  ('groups', 'words'),
+  [
+    (['a=0.5'], 'to sum to 1, not to 0.5'),
+    (['a=0.5', '*=0.6'], 'to sum to 1, not to 1.1'),
+    (['a=-0.5', '*=1.5'], 'in .1e-06'),
+    (['a=0', '*=1'], 'in .1e-06'),
+    (['a=nan', '*=1'], 'in .1e-06'),
+  ],
+)
+def test_shares_sum_to_one(groups, words):
+  with pytest.raises(ValueError, match=words):
+    clipping.GradConfig(l2_clip_norm=CLIP, clip_groups=rules(*groups))
+
+
+def test_a_group_is_not_clipped_to_too_little():
+  with pytest.raises(ValueError, match='smallest group of clip_groups'):
+    clipping.GradConfig(l2_clip_norm=1e-9, clip_groups=rules('a=0.5', '*=0.5'))
+
+
+@pytest.mark.parametrize(
+  ('groups', 'words'),
+  [
+    (['b=1'], 'clip_groups to have a group for a, as for every leaf'),
+    (['c=0.5', '*=0.5'], "'c' of clip_groups to match a leaf"),
+    (['*=0.5', 'a=0.5'], 'a leaf that no earlier pattern has'),
+  ],
+)
+def test_each_leaf_has_a_group_and_each_group_a_leaf(groups, words):
+  with pytest.raises(errors.UsageError, match=words):
+    contribution([0.0] * 5, clip_groups=rules(*groups))

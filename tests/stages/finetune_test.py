@@ -327,6 +327,7 @@ def test_a_resume_continues_its_ledger(seen: Seen, workdir) -> None:
       {'finetune__gradient_scales': 'label/classes=2'},
       "gradient_scales was None and is now .'label/classes=2'.",
     ),
+    ({'finetune__clip_groups': '*=1'}, "clip_groups was None and is now .'"),
     ({'diffusion__prediction': 'eps'}, "prediction was 'v' and is now 'eps'"),
     ({'data__flip': 'true'}, 'flip was False and is now True'),
   ],

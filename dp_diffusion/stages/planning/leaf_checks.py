@@ -20,10 +20,13 @@ def check(config: config_lib.Config) -> None:
   The network is traced, not compiled, and only if one of the keys is set.
 
   Raises:
-    UsageError: a pattern matches no leaf, or no leaf that is trained.
+    UsageError: a pattern matches no leaf, or no leaf that is trained,
+      or a trained leaf is in no group.
   """
   finetune = config.finetune
-  if finetune.trainable == ('*',) and not finetune.gradient_scales:
+  if finetune.trainable == ('*',) and not (
+    finetune.gradient_scales or finetune.clip_groups
+  ):
     return
   params = jax.eval_shape(lambda: assembly.init_params(config, config.data))
   is_trained = weights.trainable_fn(params, finetune.trainable)

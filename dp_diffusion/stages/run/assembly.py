@@ -19,6 +19,7 @@ from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import layers
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import state as train_state
 
@@ -110,18 +111,27 @@ def grad_config(
     batch_has_draw_axis=batch_has_draw_axis,
     gradient_axes=kernel_gradients.gradient_axes,
     gradient_scales=finetune.scale_rules(),
+    clip_groups=finetune.group_rules(),
   )
 
 
 def private_optimizer(
-  finetune: config_lib.FinetuneConfig, num_steps: int
+  finetune: config_lib.FinetuneConfig,
+  mechanism: mechanism_lib.TrainingMechanism,
 ) -> optax.GradientTransformation:
   """Returns the optimizer of the private steps, which get noised gradients."""
-  return optimizers.with_scales(
-    optimizers.make(finetune.optimizer, num_steps),
-    finetune.scale_rules(),
-    finetune.scaled_quantity,
+  rules, scaled = finetune.scale_rules(), finetune.scaled_quantity
+  grads = grad_config(
+    finetune, mechanism.l2_clip_norm, batch_has_draw_axis=False
   )
+  noise = optimizers.KnownNoise(
+    std=mechanism.noise_multiplier
+    * grads.l2_sensitivity
+    / mechanism.expected_batch_size,
+    divided_by=rules if scaled == 'gradient' else (),
+  )
+  optimizer = optimizers.make(finetune.optimizer, mechanism.num_steps, noise)
+  return optimizers.with_scales(optimizer, rules, scaled)
 
 
 def model_description(config: config_lib.Config) -> dict[str, Any]:

@@ -33,6 +33,12 @@ def test_patterns_of_nothing_are_refused(scales, words):
     check(gradient_scales=scales, trainable='label/*')
 
 
+def test_each_trained_leaf_needs_a_group():
+  check(clip_groups='label/*=1', trainable='label/*')
+  with pytest.raises(errors.UsageError, match='group for'):
+    check(clip_groups='label/*=1', trainable='label/*,out/*')
+
+
 def test_trainable_is_checked_too():
   with pytest.raises(errors.UsageError, match="trainable='labels'"):
     check(trainable='labels')
