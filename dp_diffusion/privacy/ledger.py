@@ -23,6 +23,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import banded_sgd
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
@@ -350,8 +351,9 @@ class Ledger:
     """Returns lines for the terminal on what is spent and what is left."""
     spent = self.epsilon()
     lines = [
-      f'spent               epsilon {self.epsilon("pld"):.6g} by PLD,'
-      f' {self.epsilon("rdp"):.6g} by RDP, at delta {self.delta:g}'
+      f'spent               epsilon {rounding.up(self.epsilon("pld"), 6)} by'
+      f' PLD, {rounding.up(self.epsilon("rdp"), 6)} by RDP, at delta'
+      f' {rounding.up(self.delta, 6)}'
     ]
     if math.isfinite(self.budget_epsilon):
       left = max(0.0, self.budget_epsilon - spent)

@@ -14,11 +14,12 @@ from typing import Any
 
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
 
 # Increase it with every change of the words below or of the keys.
-VERSION = 4
+VERSION = 5
 FILE_NAME = 'privacy.json'
 
 
@@ -37,6 +38,8 @@ def statement(
   Guarantees:
     * Epsilon is that of the ledger, the smaller bound of PLD and RDP:
       `statement_test.py::test_epsilon_is_that_of_the_ledger`.
+    * No number of its words is below the computed one:
+      `statement_test.py::test_words_never_round_a_bound_down`.
     * If there is no guarantee, numbers and words say so:
       `statement_test.py::test_no_noise_is_said`.
     * An insecure secret is stated:
@@ -233,7 +236,7 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _show(epsilon: float | None) -> str:
-  return 'infinite' if epsilon is None else f'{_round_up(epsilon):g}'
+  return 'infinite' if epsilon is None else rounding.up(epsilon)
 
 
 def _epsilon_in_words(statement: Mapping[str, Any]) -> str:
@@ -250,29 +253,26 @@ def _epsilon_in_words(statement: Mapping[str, Any]) -> str:
   )
 
 
-def _round_up(epsilon: float) -> float:
-  """Rounds up to 4 significant figures.
-
-  >>> _round_up(9.99901)
-  10.0
-  """
-  if epsilon <= 0:
-    return 0.0
-  exponent = math.floor(math.log10(epsilon)) - 3
-  units = math.ceil(epsilon / 10.0**exponent)
-  rounded = float(f'{units}e{exponent}')
-  return rounded if rounded >= epsilon else float(f'{units + 1}e{exponent}')
-
-
 def sentence(
-  ledger: ledger_lib.Ledger, epsilon: float | None, insecure: bool
+  ledger: ledger_lib.Ledger,
+  epsilon: float | None,
+  insecure: bool,
+  version: int = VERSION,
 ) -> str:
-  """Returns the guarantee in one sentence; epsilon None means there is none."""
+  """Returns the guarantee in one sentence.
+
+  Args:
+    ledger: gives delta and unit.
+    epsilon: None means that there is no guarantee.
+    insecure: whether the secret was planted by a test.
+    version: version of the statement; before 5, delta was rounded to nearest.
+  """
   if epsilon is None:
     return statement_words.NOT_PRIVATE
+  delta = f'{ledger.delta:g}' if version < 5 else _delta(ledger)
   text = (
     f'Everything in this release together is ({_show(epsilon)},'
-    f' {ledger.delta:g})-differentially private with respect to adding or'
+    f' {delta})-differentially private with respect to adding or'
     f' removing one {ledger.unit} of the sensitive data.'
   )
   if insecure:
@@ -283,6 +283,10 @@ def sentence(
   return text
 
 
+def _delta(ledger: ledger_lib.Ledger) -> str:
+  return rounding.up(ledger.delta, 6)
+
+
 def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
   """Explains delta by the number of records that may be published in full.
 
@@ -290,7 +294,7 @@ def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
   of differential privacy.
   """
   text = (
-    f'delta is {ledger.delta:g}: for a record, the bound by epsilon may fail'
+    f'delta is {_delta(ledger)}: for a record, the bound by epsilon may fail'
     ' with about that probability'
   )
   counts = ledger.declared_counts()
@@ -298,10 +302,11 @@ def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
     return f'{text}. No event states a number of records.'
   num = max(counts)
   share = ledger.delta * num
+  shown = rounding.up(share, 3)
   text += (
-    f'. With N = {num} records, 1/N is {1 / num:.3g}, so delta is {share:.3g}'
+    f'. With N = {num} records, 1/N is {1 / num:.3g}, so delta is {shown}'
     ' times 1/N: in the worst case that such a delta allows, as if'
-    f' {share:.3g} records of all {num}, on average, were published in full'
+    f' {shown} records of all {num}, on average, were published in full'
   )
   if share > 1:
     text += '. That is too much: a mechanism that publishes a few whole records'
@@ -355,7 +360,8 @@ def _meaning(epsilon: float) -> str:
   )
   if epsilon > 50:
     return text + ' factor so large that it promises next to nothing.'
-  return text + f' factor of at most exp(epsilon) = {math.exp(epsilon):.3g}.'
+  factor = rounding.up(math.exp(epsilon), 3)
+  return text + f' factor of at most exp(epsilon) = {factor}.'
 
 
 def _events_in_words(statement: Mapping[str, Any]) -> str:

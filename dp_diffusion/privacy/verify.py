@@ -43,6 +43,7 @@ from typing import Any
 
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
 
@@ -202,7 +203,7 @@ def _check_statement(
     expected = ['statement', 'private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
     expected += sorted(set(statement) - set(again) - {'files'})
     mismatches += _understated(statement, again)
-    again = {**again, **_as_before(ledger, again)}
+    again = {**again, **_as_before(ledger, again, version)}
     facts.append(
       f'NOTE       words of version {version} are not compared, but for the'
       ' sentence'
@@ -220,15 +221,20 @@ def _check_statement(
 
 
 def _as_before(
-  ledger: ledger_lib.Ledger, again: Mapping[str, Any]
+  ledger: ledger_lib.Ledger, again: Mapping[str, Any], version: int
 ) -> dict[str, Any]:
-  """Returns what versions before 4 stated, by a PLD at a fixed interval."""
+  """Returns what an earlier version stated; before 4 by another accountant.
+
+  That was a PLD at a fixed interval.
+  """
+  insecure = again['insecure_secret']
+  if version >= 4:
+    text = statement_lib.sentence(ledger, again['epsilon'], insecure, version)
+    return {'statement': text}
   found = ledger.epsilon(accounting.FIXED_PLD)
   epsilon = found if math.isfinite(found) else None
   return {
-    'statement': statement_lib.sentence(
-      ledger, epsilon, again['insecure_secret']
-    ),
+    'statement': statement_lib.sentence(ledger, epsilon, insecure, version),
     'private': epsilon is not None,
     'epsilon': epsilon,
     'epsilon_pld': epsilon,
@@ -256,15 +262,17 @@ def _facts(again: Mapping[str, Any]) -> list[str]:
     facts = ['guarantee  NONE: an event adds no noise, epsilon is infinite']
   else:
     facts = [
-      f'guarantee  epsilon {again["epsilon"]:.6g} at delta'
-      f' {again["delta"]:g}, for adding or removing one {again["unit"]}'
+      f'guarantee  epsilon {rounding.up(again["epsilon"], 6)} at delta'
+      f' {rounding.up(again["delta"], 6)}, for adding or removing one'
+      f' {again["unit"]}'
     ]
     for name, words in (
       ('epsilon_pld', 'privacy loss distributions'),
       ('epsilon_rdp', 'Renyi DP'),
     ):
       if again[name] is not None:
-        facts.append(f'           epsilon {again[name]:.6g} by {words}')
+        bound = rounding.up(again[name], 6)
+        facts.append(f'           epsilon {bound} by {words}')
   facts.append(
     f'events     {len(again["events"])}, composed with dp-accounting {version}'
   )

@@ -56,6 +56,7 @@ from dp_diffusion.evaluation.report import report
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import evaluate
@@ -256,7 +257,8 @@ def _embed(
   console.say(
     f'{method}: one release, noise multiplier'
     f' {entry.noise_multiplier:.4g}; epsilon'
-    f' {ledger.epsilon():.4g} at delta {ledger.delta:g}'
+    f' {rounding.up(ledger.epsilon())} at delta'
+    f' {rounding.up(ledger.delta, 6)}'
   )
   statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)

@@ -20,6 +20,7 @@ from dp_diffusion import files
 from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import earlier_section
 from dp_diffusion.evaluation.report import report
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages import audit
 from dp_diffusion.stages.evaluation import classifier_plan
@@ -178,8 +179,9 @@ def say_summary(workdir: workdirs.Workdir) -> None:
   else:
     is_rdp = epsilon == privacy['epsilon_rdp']
     console.say(
-      f'privacy      epsilon {epsilon:.4g} by {"RDP" if is_rdp else "PLD"}'
-      f' at delta {privacy["delta"]:g}'
+      f'privacy      epsilon {rounding.up(epsilon)} by'
+      f' {"RDP" if is_rdp else "PLD"} at delta'
+      f' {rounding.up(privacy["delta"], 6)}'
     )
   # Classifiers trained on the real images are left out: the terminal must not
   # show results computed from these images without noise.

@@ -33,6 +33,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
@@ -154,8 +155,9 @@ def say_calibration(calibration: accounting.Calibration) -> None:
     f'finetune: {mechanism.num_steps} steps, expected batch'
     f' {mechanism.expected_batch_size} of {mechanism.num_examples}, noise'
     f' multiplier {mechanism.noise_multiplier:.4g}; epsilon'
-    f' {calibration.epsilon_pld:.4g} by PLD (RDP {calibration.epsilon_rdp:.4g},'
-    f' the smaller holds) at delta {mechanism.delta:g}'
+    f' {rounding.up(calibration.epsilon_pld)} by PLD (RDP'
+    f' {rounding.up(calibration.epsilon_rdp)}, the smaller holds) at delta'
+    f' {rounding.up(mechanism.delta, 6)}'
   )
 
 

@@ -11,6 +11,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.stages.evaluation import classifier_plan
 from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
@@ -91,8 +92,9 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
     ),
     f'  noise of all steps  {mechanism.accumulated_noise:.4g} times what one'
     ' record adds at most',
-    f'  epsilon             {calibration.epsilon_pld:.4g} by PLD,'
-    f' {calibration.epsilon_rdp:.4g} by RDP, at delta {mechanism.delta:g}',
+    f'  epsilon             {rounding.up(calibration.epsilon_pld)} by PLD,'
+    f' {rounding.up(calibration.epsilon_rdp)} by RDP, at delta'
+    f' {rounding.up(mechanism.delta, 6)}',
   ]
 
 
@@ -101,7 +103,7 @@ def _inherited_lines(
 ) -> list[str]:
   """Returns lines on the epsilon that the first weights have already spent."""
   return [
-    f'  inherited           epsilon {entry.ledger.epsilon():.4g} of'
+    f'  inherited           epsilon {rounding.up(entry.ledger.epsilon())} of'
     f' {entry.source}'
     for entry in inherited.entries
   ]

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 
 import pytest
 
@@ -230,12 +231,27 @@ def test_card_has_what_careful_reporting_asks_for(part):
   assert part in statement_lib.card(make())
 
 
-def test_card_never_rounds_epsilon_down():
-  epsilon = LEDGER.epsilon()
-  shown = float(statement_lib._show(epsilon))
-  assert epsilon <= shown < epsilon * 1.001
-  for value in (1e-5, 0.99999, 1.00001, 9.9991, 31.9986, 123456.0):
-    assert value <= statement_lib._round_up(value) < value * 1.0011
+def test_words_never_round_a_bound_down():
+  """Epsilon, delta, the share of records, and the factor exp(epsilon)."""
+  delta = 1.2345601e-4
+  training = LEDGER.entries[1]
+  mechanism = dataclasses.replace(training.mechanism, delta=delta)
+  entry = dataclasses.replace(training, mechanism=mechanism)
+  ledger = ledger_lib.Ledger(delta=delta, entries=(entry,))
+  for noise in (1.5, 1.6, 1.7, 1.8):
+    noised = dataclasses.replace(mechanism, noise_multiplier=noise)
+    entry = dataclasses.replace(entry, mechanism=noised)
+    got = make(dataclasses.replace(ledger, entries=(entry,)))
+    said = re.search(r'is \(([\d.e-]+), ([\d.e-]+)\)-diff', got['statement'])
+    epsilon, shown_delta = map(float, said.groups())
+    assert got['epsilon'] <= epsilon < got['epsilon'] * 1.0011
+    assert delta <= shown_delta < delta * 1.00001
+    assert f'delta is {said[2]}: ' in got['delta_in_words']
+    share = re.search(r'so delta is ([\d.e-]+) times', got['delta_in_words'])
+    assert float(share[1]) >= 1000 * delta
+    card = statement_lib.card(got)
+    factor = re.search(r'at most exp\(epsilon\) = ([\d.e+]+)\.', card)
+    assert float(factor[1]) >= math.exp(got['epsilon'])
 
 
 def test_card_says_what_was_done():
@@ -301,7 +317,7 @@ def test_words_have_a_version():
     if name not in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'checksum')
   }
   digest = hashlib.sha256(strict_json.dumps(words).encode()).hexdigest()
-  assert (statement_lib.VERSION, digest[:16]) == (4, 'b04c5aaf5c674200')
+  assert (statement_lib.VERSION, digest[:16]) == (5, 'b22ab5153004a5e0')
 
 
 def test_card_of_an_earlier_version_is_its_sentence():

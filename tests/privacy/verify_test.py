@@ -502,7 +502,7 @@ def as_before(statement, version=3):
   return {
     **old,
     'statement_version': version,
-    'statement': statement_lib.sentence(ledger, epsilon, False),
+    'statement': statement_lib.sentence(ledger, epsilon, False, version),
     'epsilon': epsilon,
     'epsilon_pld': epsilon,
   }
@@ -525,6 +525,30 @@ def test_earlier_version_is_checked_as_before(folder, capsys):
     for factor in (0.999, 1.001):
       write_earlier(folder, {**old, name: factor * old[name]})
       check_refused(folder, capsys, name)
+
+
+def test_version_4_is_checked_by_the_present_accountant(folder, capsys):
+  """Its sentence rounded delta to nearest."""
+  delta = 1.2345601e-4
+  mechanism = dataclasses.replace(MECHANISM, delta=delta)
+  entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=40)
+  facts = {name: STATEMENT[name] for name in ('dataset', 'code_revision')}
+  now = statement_lib.statement(
+    ledger_lib.Ledger(delta=delta, entries=(entry,)),
+    insecure_secret=False,
+    versions={'jax': '1'},
+    **facts,
+  )
+  text = now['statement'].replace('0.000123457', '0.000123456')
+  assert text != now['statement']
+  old = {**now, 'statement_version': 4, 'statement': text}
+  write_earlier(folder, old)
+  assert verify.main([str(folder)]) == 0
+  assert 'at delta 0.000123457,' in capsys.readouterr().out
+  write_earlier(folder, {**old, 'epsilon': 0.999 * old['epsilon']})
+  check_refused(folder, capsys, 'epsilon')
+  write_earlier(folder, {**now, 'statement': text})
+  check_refused(folder, capsys, 'statement')
 
 
 def test_earlier_epsilon_that_was_too_small_is_refused(folder, capsys):

@@ -17,6 +17,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import verify
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import plan
@@ -283,4 +284,4 @@ def test_fine_tuning_composes_the_ledger(tmp_path, monkeypatch, capsys) -> None:
   # A guarantee with a hole in it is not mended by what follows.
   assert statement['insecure_secret'] is True
   assert not verify.verify(workdir.release).mismatches
-  assert f'epsilon {total:.4g} by PLD' in capsys.readouterr().out
+  assert f'epsilon {rounding.up(total)} by PLD' in capsys.readouterr().out
