@@ -23,6 +23,7 @@ from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
 from dp_diffusion.baselines import settings as baseline_settings
+from dp_diffusion.data import identity
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
@@ -334,11 +335,7 @@ class Config:
         f' image_size={self.data.image_size},'
         f' channels={self.data.channels}.'
       )
-    if self.data.test_split == self.data.split:
-      raise ValueError(
-        f'Expected data.test_split={self.data.test_split!r} to be other than'
-        ' data.split: accuracy would be that of images trained on.'
-      )
+    self._check_held_out()
     config_sources.check_read(self.data, self.pretrain.data)
     self._check_classes()
     self._check_enough_images()
@@ -388,6 +385,19 @@ class Config:
   def finetune_diffusion(self) -> schedules.DiffusionProcess:
     """Diffusion process with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
+
+  def _check_held_out(self) -> None:
+    """Refuses to test on training images: the terminal shows the accuracy."""
+    for name, split in (
+      ('data.test_split', self.data.test_split),
+      ('evaluate.held_out_split', self.evaluate.held_out_split),
+    ):
+      if split and identity.do_overlap(split, self.data.split):
+        raise ValueError(
+          f'Expected {name}={split!r} to be other than'
+          f' data.split={self.data.split!r}, and to share no image with it:'
+          ' accuracy would be that of images trained on.'
+        )
 
   def _check_optimizers(self) -> None:
     """Refuses scales, shares, optimizers and warm-ups that cannot work."""

@@ -17,6 +17,13 @@ and `croissant.json` have a date, which `card.date` sets: a run that was killed
 and resumed writes the same bytes. Each file appears whole or
 not at all. `seal` is called last, and refuses files of other origin.
 
+Guarantees:
+  * Weights or images of another run are refused, not sealed under a ledger that
+    has not paid for them.
+    `tests/release_test.py::test_replaced_weights_are_not_sampled`,
+    `tests/release_test.py::test_images_of_another_release_are_refused`,
+    `tests/release_test.py::test_seal_covers_no_file_of_others`.
+
 `python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
 that was made where TensorFlow was absent.
 """
@@ -50,11 +57,14 @@ STATEMENT = 'privacy.json'
 CARD = 'README.md'
 CROISSANT = 'croissant.json'
 _PARQUET = 'dataset/parquet'
+_MODEL = 'model/params.npz'
+_TFDS = 'dataset/tfds/'
 _OURS = re.compile(  # No event of the ledger covers any other file.
   r'model/(params\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
-  r'|parquet/train-\d+-of-\d+\.parquet|dataset\.json|tfds/.+)'
+  r'|dataset\.json)'
   r'|samples\.png|croissant\.json|README\.md'
 )
+_OF_SHARD = re.compile(_PARQUET + r'/train-(\d+-of-\d+)\.parquet')
 
 
 def write_model(
@@ -125,6 +135,24 @@ def read_model(
   return arrays, files.read_json(folder / 'model.json')
 
 
+def check_model(release_dir: epath.PathLike) -> None:
+  """Refuses weights other than those that were released and stated.
+
+  Raises:
+    UsageError: the weights were replaced since, or are gone.
+  """
+  folder = epath.Path(release_dir)
+  stated = files.read_whole_json(folder / STATEMENT).get('files')
+  digest = stated.get(_MODEL) if isinstance(stated, Mapping) else None
+  path = folder / _MODEL
+  if not path.exists() or files.sha256(path) != digest:
+    raise errors.UsageError(
+      f'Expected {path} to be the weights of {folder / STATEMENT}, whose ledger'
+      f' covers no others (sha256 {digest}): restore both as the stage finetune'
+      ' wrote them.'
+    )
+
+
 def shard_path(
   release_dir: epath.PathLike, shard: int, num_shards: int
 ) -> epath.Path:
@@ -134,14 +162,29 @@ def shard_path(
 
 
 def missing_shards(
-  release_dir: epath.PathLike, num_shards: int
+  release_dir: epath.PathLike,
+  num_shards: int,
+  mark: release_marks.Mark | None = None,
 ) -> tuple[int, ...]:
-  """Returns the shards still to be made; existing shards are whole."""
-  return tuple(
-    shard
-    for shard in range(num_shards)
-    if not shard_path(release_dir, shard, num_shards).exists()
-  )
+  """Returns the shards still to be made; existing shards are whole.
+
+  Args:
+    release_dir: the folder `release/`.
+    num_shards: number of shards of the dataset.
+    mark: mark of this release, which existing shards must have; None does not
+      compare.
+
+  Raises:
+    UsageError: a shard has another mark, or none.
+  """
+  found = []
+  for shard in range(num_shards):
+    path = shard_path(release_dir, shard, num_shards)
+    if not path.exists():
+      found.append(shard)
+    elif mark is not None:
+      _check_mark(path, mark)
+  return tuple(found)
 
 
 def write_shard(
@@ -269,6 +312,8 @@ def write_tfds(
   root = epath.Path(release_dir) / 'dataset' / 'tfds'
   folder = root / info['name'] / tfds_writer.VERSION
   if folder.exists():
+    if files.is_local(folder):
+      _check_mark(folder, _mark(release_dir))
     return folder
   if not tfds_writer.is_available():
     console.say(
@@ -354,7 +399,7 @@ def seal(
   release_dir = epath.Path(release_dir)
   files.remove_unfinished(release_dir)
   names = [n for n in files.list_files(release_dir) if n != STATEMENT]
-  if foreign := [name for name in names if not _OURS.fullmatch(name)]:
+  if foreign := [name for name in names if not _is_ours(release_dir, name)]:
     raise errors.UsageError(
       f'Expected no files of others in {release_dir}, no guarantee covers them:'
       f' move {checks.some(foreign)} away and run again.'
@@ -386,6 +431,42 @@ def main(argv: Sequence[str]) -> int:
     return 2
   console.say(f'{folder}')
   return 0
+
+
+def _is_ours(release_dir: epath.Path, name: str) -> bool:
+  """Whether a file belongs to a release, by its name."""
+  if found := _OF_SHARD.fullmatch(name):  # Written anew with each shard.
+    return (release_dir / f'dataset/images-{found[1]}.npz').exists()
+  if name.startswith(_TFDS):
+    info = release_dir / 'dataset' / 'dataset.json'
+    if not info.exists():
+      return False
+    folder = f'{_TFDS}{read_dataset_info(release_dir)["name"]}/'
+    return name.startswith(f'{folder}{tfds_writer.VERSION}/')
+  return _OURS.fullmatch(name) is not None
+
+
+def _check_mark(path: epath.Path, mark: release_marks.Mark | None) -> None:
+  """Refuses images that do not have the mark of this release.
+
+  Raises:
+    UsageError: they have another one, or none.
+  """
+  try:
+    if path.is_dir():
+      is_same = release_marks.of_tfds(path) == mark
+    elif files.is_local(path):
+      is_same = release_marks.of_npz(path) == mark
+    else:
+      is_same = _mark_within(path) == mark
+  except ValueError:
+    is_same = False
+  if not is_same:
+    raise errors.UsageError(
+      f'Expected {path} to hold images of this release, but its mark is'
+      ' missing or of another: no guarantee covers it here. Move it away and'
+      ' run again.'
+    )
 
 
 def _check_unchanged(
@@ -467,7 +548,11 @@ def _shard_paths(release_dir: epath.PathLike) -> list[epath.Path]:
 def _mark(release_dir: epath.PathLike) -> release_marks.Mark | None:
   """Returns the mark of the first shard; earlier versions have none."""
   folder = epath.Path(release_dir) / 'dataset'
-  path = min(folder.glob('images-*-of-*.npz'))
+  return _mark_within(min(folder.glob('images-*-of-*.npz')))
+
+
+def _mark_within(path: epath.Path) -> release_marks.Mark | None:
+  """Returns the mark of a shard, which may be remote."""
   text = files.read_npz(path).get(release_marks.NAME)
   return None if text is None else release_marks.parse(str(text))
 

@@ -164,6 +164,11 @@ def test_seal_hashes_every_other_file(tmp_path):
     'README.md.orig',
     'model/params.npz.old',
     'old/samples.png',
+    # Beside those of our own dataset.
+    'dataset/parquet/train-00000-of-00009.parquet',
+    'dataset/tfds/real.tfrecord',
+    'dataset/tfds/synthetic_other/1.0.0/dataset_info.json',
+    'dataset/tfds/synthetic_tiny_shapes/2.0.0/dataset_info.json',
   ],
 )
 def test_seal_covers_no_file_of_others(tmp_path, name):
@@ -171,12 +176,56 @@ def test_seal_covers_no_file_of_others(tmp_path, name):
   write_dataset(tmp_path)
   release.seal(tmp_path, STATEMENT)
   before = (tmp_path / 'privacy.json').read_bytes()
-  (tmp_path / name).parent.mkdir(exist_ok=True)
+  (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
   (tmp_path / name).write_bytes(b'x')
   with pytest.raises(errors.UsageError, match=name) as raised:
     release.seal(tmp_path, STATEMENT)
   assert '\n' not in str(raised.value)
   assert (tmp_path / 'privacy.json').read_bytes() == before
+
+
+MARK = release_marks.make({'version': 1}, 'a' * 64)
+
+
+@pytest.mark.parametrize('other', ['another run', 'no release'])
+def test_images_of_another_release_are_refused(tmp_path, monkeypatch, other):
+  """Shards, and the TFDS form, that were copied here to save time."""
+  mark = None
+  if other == 'another run':
+    mark = release_marks.make({'version': 1}, 'b' * 64)
+  release.write_shard(tmp_path, 0, 2, *make_shard(0), MARK)
+  assert release.missing_shards(tmp_path, 2, MARK) == (1,)
+  release.write_shard(tmp_path, 1, 2, *make_shard(1), mark)
+  with pytest.raises(errors.UsageError, match='images-00001-of-00002.npz'):
+    release.missing_shards(tmp_path, 2, MARK)
+  release.write_shard(tmp_path, 1, 2, *make_shard(1), MARK)
+  release.write_dataset_info(tmp_path, SPEC)
+  folder = tmp_path / 'dataset' / 'tfds' / 'synthetic_tiny_shapes' / '1.0.0'
+  folder.mkdir(parents=True)
+  info = folder / 'dataset_info.json'
+  text = mark.in_description() if mark else ''
+  info.write_text(json.dumps({'description': text}))
+  with pytest.raises(errors.UsageError, match='1.0.0 to hold images of this'):
+    release.write_tfds(tmp_path)
+  info.write_text(json.dumps({'description': MARK.in_description()}))
+  assert release.write_tfds(tmp_path) == folder
+
+
+def test_replaced_weights_are_not_sampled(tmp_path):
+  """A statement over them would name a ledger that never paid for them."""
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.seal(tmp_path, STATEMENT)
+  release.check_model(tmp_path)
+  release.write_model(tmp_path, {'w': np.zeros(1, np.float32)}, {})
+  with pytest.raises(errors.UsageError, match='covers no others') as raised:
+    release.check_model(tmp_path)
+  assert '\n' not in str(raised.value)
+  (tmp_path / 'model' / 'params.npz').unlink()
+  with pytest.raises(errors.UsageError, match='covers no others'):
+    release.check_model(tmp_path)
+  (tmp_path / 'privacy.json').unlink()
+  with pytest.raises(errors.UsageError, match='privacy.json is gone'):
+    release.check_model(tmp_path)
 
 
 def test_many_files_of_others_are_named_in_part(tmp_path):

@@ -1,7 +1,7 @@
 """Writes bounds with few figures, rounded up so that they stay bounds.
 
-An epsilon of 0.73426 printed as 0.7343 holds; printed as 0.7342 it would promise
-more than was computed.
+An epsilon of 0.73424 printed as 0.7343 holds. Printed as 0.7342 it would
+promise more than was computed.
 
 Guarantees:
   * The text is never below the number, and exceeds it by less than one unit of

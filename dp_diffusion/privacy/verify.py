@@ -197,9 +197,8 @@ def _check_statement(
     )
   facts = _facts(again)
   version = statement.get('statement_version')
-  if version in range(1, statement_lib.VERSION) and not isinstance(
-    version, (bool, float)
-  ):  # Other words; the numbers mean the same.
+  # Of an earlier version: other words; the numbers mean the same.
+  if type(version) is int and version in range(1, statement_lib.VERSION):
     expected = ['statement', 'private', 'epsilon', 'epsilon_pld', 'epsilon_rdp']
     expected += sorted(set(statement) - set(again) - {'files'})
     mismatches += _understated(statement, again)

@@ -109,7 +109,9 @@ def run(
   if begun.start_step:
     console.say(f'finetune: continues from step {begun.start_step}')
   processes.on_main(
-    lambda: histograms.write(config, workdir, source, records, begun.streams)
+    lambda: histograms.write(
+      config, workdir, source, records, begun.streams, facts['dataset']
+    )
   )
   steps = make_steps(
     config, mechanism, source, records, begun.streams, devices, optimizer

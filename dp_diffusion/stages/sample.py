@@ -41,9 +41,11 @@ def run(
     stop: called before every batch; tells whether to stop.
 
   Raises:
-    UsageError: the labels do not fit the classes, or the disk is full.
+    UsageError: the labels do not fit the classes, weights or images in release/
+      are of another run, or the disk is full.
     Interrupted: the user asked to stop; finished shards are kept.
   """
+  processes.on_main(lambda: release.check_model(workdir.release))
   devices = parallel.DataParallel()
   sample = config.sample
   if sample.labels == config_lib.NOISED_HISTOGRAM:
@@ -70,11 +72,11 @@ def _write_shards(
 ) -> None:
   """Writes those of the given shards that are missing."""
   sample, devices = config.sample, parallel.DataParallel()
-  missing = release.missing_shards(workdir.release, num_shards)
+  mark = statements.mark(workdir)
+  missing = release.missing_shards(workdir.release, num_shards, mark)
   left = [shard for shard in shards if shard in missing]
   if not left:
     return
-  mark = statements.mark(workdir)
   num_images = {shard: len(range(*_span(shard, sample))) for shard in shards}
   total, rest = sum(num_images.values()), sum(num_images[s] for s in left)
   sampler = make_sampler(config, workdir, devices, stop)

@@ -11,9 +11,7 @@ import pytest
 from dp_diffusion.privacy import rounding
 
 
-@hypothesis.given(
-  st.floats(1e-300, 1e300, allow_nan=False), st.integers(1, 9)
-)
+@hypothesis.given(st.floats(1e-300, 1e300, allow_nan=False), st.integers(1, 9))
 def test_never_below_and_hardly_above(bound: float, figures: int) -> None:
   text = rounding.up(bound, figures)
   exact = decimal.Decimal(bound)

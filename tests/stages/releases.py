@@ -79,6 +79,10 @@ def _write_images(folder: pathlib.Path, spent: ledger_lib.Ledger) -> None:
   digest = files.sha256(folder / 'model' / 'params.npz')
   mark = release_marks.make(spent.to_json(), digest)
   release.write_shard(folder, 0, 1, images, labels, mark)
+  spec = types.DatasetSpec(
+    name='t', image_shape=(8, 8, 1), class_names=('a', 'b')
+  )
+  release.write_dataset_info(folder, spec)
   tfds = folder / 'dataset' / 'tfds' / 'synthetic_t' / '1.0.0'
   tfds.mkdir(parents=True)
   info = {'name': 'synthetic_t', 'description': mark.in_description()}

@@ -103,6 +103,19 @@ def test_a_release_gives_the_images_of_the_stage(tmp_path):
   params = tiny_release.params(config.unet_config(config.data))
   release.write_model(workdir.release, params, description)
   statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  statements.seal(config, workdir)
+  other = {name: value + 1 for name, value in params.items()}
+  release.write_model(workdir.release, other, description)
+  with pytest.raises(errors.UsageError, match='covers no others'):
+    sample.run(config, workdir, interrupts.Stop(''))
+  release.write_model(workdir.release, params, description)
+  foreign = release.shard_path(workdir.release, 1, 2)
+  shape = (5, 8, 8, 1)
+  copied = np.zeros(shape, np.uint8), np.zeros(5, np.int32)
+  release.write_shard(workdir.release, 1, 2, *copied)
+  with pytest.raises(errors.UsageError, match=foreign.name):
+    sample.run(config, workdir, interrupts.Stop(''))
+  foreign.unlink()
   sample.run(config, workdir, interrupts.Stop(''))
   images, labels = release.read_dataset(workdir.release)
   assert images.std() > 1 and (images[0] != images[10]).any()

@@ -139,6 +139,18 @@ def test_released_images_bring_the_ledger(tmp_path) -> None:
   assert inherited_ledger.find(load(workdir.root), other) == before
 
 
+def test_released_images_count_beside_public_weights(tmp_path) -> None:
+  """Pre-training that starts from somebody's weights sees the images too."""
+  made = make_release(tmp_path / 'release', with_images=True)
+  public = new_workdir(tmp_path / 'public')
+  weights.save_npz(public.public_weights, PARAMS)
+  config = load_on(
+    release.shard_path(made, 0, 1), pretrain__init_from=str(public.root)
+  )
+  found = inherited_ledger.find(config, new_workdir(tmp_path / 'run'))
+  assert [entry.ledger for entry in found.entries] == [ledger()]
+
+
 def test_images_and_weights_of_one_release_count_once(tmp_path) -> None:
   made = make_release(tmp_path / 'release', with_images=True)
   config = load_on(

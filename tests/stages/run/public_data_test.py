@@ -304,6 +304,20 @@ def test_weights_from_elsewhere_are_said(tmp_path, workdir, sensitive):
   )
 
 
+def test_a_release_that_names_no_images_is_not_taken_for_none(tmp_path):
+  """A statement of an earlier version does not say what its weights saw."""
+  released = releases.make(tmp_path / 'release')
+  path = released / 'model' / 'params.npz'
+  assert public_record.of_weights(path) == ()  # Trained from scratch.
+  statement = json.loads((released / 'privacy.json').read_text())
+  del statement['public_data']
+  (released / 'privacy.json').write_text(json.dumps(statement))
+  (found,) = public_record.of_weights(path)
+  assert found.source.startswith('weights of sha256 ')
+  (released / 'privacy.json').write_text('not JSON')
+  assert public_record.of_weights(path) == (found,)
+
+
 def test_another_part_is_said_and_compared(workdir, sensitive, capsys):
   config = load(pretrain__data__name='digits', pretrain__data__split='test')
   (fact,) = public_data.compare(config, workdir, sensitive)
