@@ -32,8 +32,8 @@ class Disagree(Exception):
   """Stands for the refusal of `processes.agree`."""
 
 
-@pytest.fixture(scope='module')
-def config() -> config_lib.Config:
+def load(**changes: str) -> config_lib.Config:
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
   return config_lib.load(
     command.DIGITS_SMOKE,
     {
@@ -41,8 +41,14 @@ def config() -> config_lib.Config:
       'privacy.solve_for': 'epsilon',
       'privacy.epsilon': 'none',
       'privacy.noise_multiplier': '1.25',
+      **named,
     },
   )
+
+
+@pytest.fixture(scope='module')
+def config() -> config_lib.Config:
+  return load()
 
 
 @pytest.fixture(scope='module')
@@ -126,6 +132,44 @@ def test_each_fact_is_told_apart(config, source, params) -> None:
   assert (
     facts['dataset'] != make(secret=key_streams.Secret.insecure(1))['dataset']
   )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'is_other'),
+  [
+    ({'data__reflect_pad': '2'}, True),
+    ({'data__flip': 'true'}, True),
+    ({'seed': '5'}, True),
+    ({'model__dropout': '0.1'}, True),
+    ({'diffusion__schedule': 'linear'}, True),
+    ({'finetune__augmult': '4'}, True),
+    ({'finetune__trainable': "('out*',)"}, True),
+    ({'finetune__rescale_to_unit_norm': 'false'}, True),
+    ({'finetune__gradient_scales': "('out*=2',)"}, True),
+    (
+      {
+        'sample__labels': 'noised_histogram',
+        'privacy__label_histogram_noise_multiplier': '9',
+      },
+      True,
+    ),
+    ({'finetune__microbatch_size': '3'}, False),
+    ({'finetune__checkpoint_every_steps': '3'}, False),
+  ],
+  ids=lambda value: '-'.join(value) if isinstance(value, dict) else None,
+)
+def test_each_setting_of_a_step_names_the_run(
+  config, source, params, changes: dict[str, str], is_other: bool
+) -> None:
+  """With one secret, the noise of two settings would otherwise cancel."""
+  mechanism = histograms.calibrate(config).mechanism
+  ids = {
+    fingerprint.run_id(
+      SECRET, fingerprint.make(one, mechanism, source, SECRET, params)
+    )
+    for one in (config, load(**changes))
+  }
+  assert len(ids) == 1 + is_other
 
 
 def test_every_fact_but_the_versions_names_the_run() -> None:
