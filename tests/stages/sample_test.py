@@ -148,6 +148,7 @@ def test_another_card_is_written_without_sampling_again(tmp_path, monkeypatch):
   description = assembly.model_description(config)
   release.write_model(workdir.release, params, description)
   statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  statements.seal(config, workdir)
   workdir.begin('finetune', config)
   workdir.complete('finetune', 1.0)
   runner._run_stage('sample', config, workdir, interrupts.Stop(''))
