@@ -18,10 +18,10 @@ from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
-LABELS = np.array([0, 1, 1, 0, 2, 1, 0], np.int32)
+LABELS = np.array([2, 1, 1, 2, 0, 1, 0], np.int32)
 PERSONS = np.array([8, 5, 5, 8, 5, 8, 3], np.int32)  # Not in order.
-# 3: [0], 5: [1, 1, 2], 8: [0, 0, 1].
-SHARES = [1 + 2 / 3, 2 / 3 + 1 / 3, 1 / 3]
+# 3: [0], 5: [1, 1, 0], 8: [2, 2, 1].
+SHARES = [1 + 1 / 3, 2 / 3 + 1 / 3, 2 / 3]
 
 
 def write(
