@@ -17,6 +17,7 @@ import pytest
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.privacy import strict_json
@@ -106,7 +107,9 @@ def check_refused(folder, capsys, message):
 def test_right_release_passes(folder, capsys):
   assert verify.main([str(folder)]) == 0
   out = capsys.readouterr().out
-  assert f'epsilon {STATEMENT["epsilon"]:.6g} at delta 0.0001' in out
+  assert (
+    f'epsilon {rounding.up(STATEMENT["epsilon"], 6)} at delta 0.0001' in out
+  )
   assert 'does not prove what ran' in out
   assert '2 with the sha256' in out
   assert 'MISMATCH' not in out

@@ -12,6 +12,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import rounding
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
@@ -132,7 +133,7 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   out = capsys.readouterr().out
   spent, whole = ledger.epsilon(), ledger.with_steps(1).epsilon()
   assert 0 < spent < whole == ledger.budget_epsilon
-  assert f'spent               epsilon {spent:.6g} by PLD' in out
+  assert f'spent               epsilon {rounding.up(spent, 6)} by PLD' in out
   assert f'left                epsilon {whole - spent:.6g} of {whole:g}' in out
   assert 'DP-SGD, 3 of 4 steps' in out
 

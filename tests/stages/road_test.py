@@ -21,6 +21,7 @@ from PIL import Image
 import pytest
 
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import rounding
 from tests.stages import command
 
 
@@ -238,7 +239,7 @@ def test_plan_says_what_is_spent_and_left(
   assert 'noise multiplier' in out and 'under RDP' in out
   statement = finished_run.workdir / 'release' / 'privacy.json'
   epsilon = json.loads(statement.read_text())['epsilon']
-  assert f'spent               epsilon {epsilon:.6g} by PLD' in out
+  assert f'spent               epsilon {rounding.up(epsilon, 6)} by PLD' in out
   assert f'left                epsilon {max(0, 10 - epsilon):.6g} of 10' in out
   assert 'DP-SGD, 4 of 4 steps' in out and '[complete]' in out
   assert command.contents(finished_run.workdir) == before
