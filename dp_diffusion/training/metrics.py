@@ -10,6 +10,8 @@ Guarantees:
     `metrics_test.py::test_each_kind_has_its_folder`.
   - Other users cannot read them:
     `metrics_test.py::test_private_file_is_its_owners`.
+  - `read_public`, for trackers of experiments, gives those of public images
+    alone: `metrics_test.py::test_a_tracker_gets_public_metrics_alone`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import numpy as np
 
 from dp_diffusion import files
 
-_FILE_NAME = 'metrics.jsonl'
+FILE_NAME = 'metrics.jsonl'
 _KINDS = ('private', 'public')
 # TensorFlow takes seconds and 400 MB to import, so only long runs import it.
 _SECS_BEFORE_TENSORBOARD = 60.0
@@ -54,7 +56,7 @@ class _Lines:
     """
     folder = epath.Path(folder)
     _check_kind(folder, self._kind)
-    self.path = folder / _FILE_NAME
+    self.path = folder / FILE_NAME
     self._is_writer = jax.process_index() == 0
     self._pending: list[str] = []
     self._batch_size = 1 if files.is_local(folder) else _REMOTE_WRITES_AT_ONCE
@@ -178,6 +180,35 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
     row = json.loads(line)
     rows[row['step']] = row
   return [rows[step] for step in sorted(rows)]
+
+
+def read_public(folder: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads the metrics of public images, which may be sent to a tracker.
+
+  >>> read_public('runs/digits/private')
+  Traceback (most recent call last):
+  ...
+  ValueError: Expected folder='runs/digits/private' to be 'public' or below ...
+
+  Args:
+    folder: the folder `public/` of a run.
+
+  Returns:
+    The rows, see `read`; 'step' and finite numbers by name.
+
+  Raises:
+    ValueError: the folder is another one, or leads to another one.
+  """
+  path = epath.Path(folder) / FILE_NAME
+  places = [path.parent]
+  if files.is_local(path):
+    places.append(epath.Path(os.path.realpath(path)).parent)
+  for place in places:
+    _check_kind(place, 'public')
+  return [
+    {name: value for name, value in row.items() if not isinstance(value, str)}
+    for row in read(path)
+  ]
 
 
 def _check_kind(folder: epath.Path, kind: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import stat
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -160,3 +162,58 @@ def test_remote_folders_are_written_in_batches(tmp_path, monkeypatch):
   assert [r['step'] for r in metrics.read(pathlib.Path(writer.path))] == [
     1, 2, 3, 4, 5, 6
   ]  # fmt: skip
+
+
+def test_a_tracker_gets_public_metrics_alone(tmp_path):
+  public, private = tmp_path / 'run' / 'public', tmp_path / 'run' / 'private'
+  with metrics.PublicMetrics(public, use_tensorboard=False) as writer:
+    writer.write(0, {'loss': 0.5})
+    writer.write(1, {'loss': float('nan')})
+  with metrics.PrivateMetrics(private) as writer:
+    writer.write(0, {'loss': 0.25})
+  assert metrics.read_public(public) == [{'step': 0, 'loss': 0.5}, {'step': 1}]
+  hidden = tmp_path / 'a' / 'public'
+  hidden.parent.mkdir()
+  hidden.symlink_to(private)
+  inside = tmp_path / 'b' / 'public'
+  inside.mkdir(parents=True)
+  (inside / 'metrics.jsonl').symlink_to(private / 'metrics.jsonl')
+  copied = private / 'copies'
+  copied.mkdir()
+  for folder in (
+    private,
+    public / '..' / 'private',
+    private / 'public' / '..',
+    hidden,
+    inside,
+    copied,
+    tmp_path / 'run',
+  ):
+    with pytest.raises(ValueError, match="to be 'public' or below it"):
+      metrics.read_public(folder)
+
+
+def test_the_tracker_of_the_documents_is_sent_public_metrics(
+  tmp_path, monkeypatch, repository
+):
+  text = (repository / 'docs' / 'evaluation.md').read_text(encoding='utf-8')
+  (code,) = (
+    part.partition('```')[0]
+    for part in text.split('```python\n')[1:]
+    if 'import mlflow' in part
+  )
+  sent = []
+  tracker = types.ModuleType('mlflow')
+  tracker.start_run = lambda run_name: contextlib.nullcontext()
+  tracker.log_metrics = lambda values, step: sent.append((step, values))
+  monkeypatch.setitem(sys.modules, 'mlflow', tracker)
+  monkeypatch.chdir(tmp_path)
+  for kind, writer in (
+    ('public', metrics.PublicMetrics),
+    ('private', metrics.PrivateMetrics),
+  ):
+    with writer(tmp_path / 'runs' / 'digits' / kind) as lines:
+      lines.write(0, {'loss': 0.5 if kind == 'public' else 0.25})
+      lines.write(1, {'loss': 0.75 if kind == 'public' else 0.25})
+  exec(code, {})
+  assert sent == [(0, {'loss': 0.5}), (1, {'loss': 0.75})]
