@@ -46,6 +46,7 @@ from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import training_curves
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import metrics
 from dp_diffusion.training import parallel
@@ -127,14 +128,18 @@ def run(
     steps,
     microbatch_size=batch_sizes.private_size(config, begun.state, devices),
   )
-  with metrics.PrivateMetrics(workdir.private) as writer:
-    state, ledger = resume.finish(
-      begun,
-      steps,
-      devices,
-      stop,
-      lambda step, stats: writer.write(step, _numbers(stats)),
-    )
+  try:
+    with metrics.PrivateMetrics(workdir.private) as writer:
+      state, ledger = resume.finish(
+        begun,
+        steps,
+        devices,
+        stop,
+        lambda step, stats: writer.write(step, _numbers(stats)),
+      )
+  finally:  # Also after an interruption.
+    if processes.is_main():
+      training_curves.write_private(workdir)
   processes.on_main(
     lambda: _write_release(
       config,

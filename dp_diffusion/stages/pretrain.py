@@ -28,6 +28,7 @@ from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import progress_picture
 from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import training_curves
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import metrics
@@ -179,6 +180,8 @@ def _train(
     state, step = public_loop.train_public(
       public, devices, state, start_step, stop
     )
+  if processes.is_main():
+    training_curves.write_public(workdir)
   if step < pretrain.num_steps:
     stop.raise_if_asked()
     raise errors.Interrupted('Stopped by another process.')

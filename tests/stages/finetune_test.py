@@ -497,3 +497,11 @@ def test_full_disk_is_one_line_and_resumable(
   assert 'the disk is full' in error and 'step 2' in error
   command.succeed(subprocess_environment, *arguments)
   _check_same_outcome(finetuned_run, workdir)
+
+
+def test_curves_of_the_private_steps_lie_in_private_alone(finetuned_run):
+  found = command.contents(finetuned_run.workdir)
+  assert found['private/curves.png'].startswith(b'\x89PNG')
+  outside = [path for path in found if not path.startswith('private/')]
+  # Those of public steps are drawn from public/metrics.jsonl.
+  assert not [p for p in outside if 'curves' in p and p != 'public/curves.png']

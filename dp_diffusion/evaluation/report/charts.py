@@ -1,4 +1,4 @@
-"""Draws curves and histograms of the report as SVG.
+"""Draws curves and histograms of the report as SVG, those of trainings as PNG.
 
 Equal numbers give equal bytes. Charts have few words in large letters, so that
 they can be read on the narrow screen of a telephone.
@@ -32,26 +32,34 @@ _STYLE: dict[Any, Any] = {
 }
 _SIZE = (5.2, 3.4)  # Inches.
 _NUM_BINS = 30
+_PANEL_SIZE = (7.0, 2.2)  # Inches.
+_DOTS_PER_INCH = 110
+_MEAN_OF = 20  # Curves are smoothed over one part of so many.
 
 
 @contextlib.contextmanager
 def canvas(
-  size: tuple[float, float] = _SIZE,
+  size: tuple[float, float] = _SIZE, kind: str = 'svg'
 ) -> Iterator[tuple[figure.Figure, io.BytesIO]]:
   """Makes a figure in the style of the report, to be drawn on in a block.
 
   Args:
     size: (width, height) in inches.
+    kind: 'svg' or 'png'.
 
   Yields:
-    (figure, buffer); after the block the buffer holds the SVG file.
+    (figure, buffer); after the block the buffer holds the file.
   """
   buffer = io.BytesIO()
+  unnamed = ('Date', 'Creator') if kind == 'svg' else ('Software',)
   with matplotlib.rc_context(_STYLE):
     drawn = figure.Figure(figsize=size, layout='constrained')
     yield drawn, buffer
     drawn.savefig(
-      buffer, format='svg', metadata={'Date': None, 'Creator': None}
+      buffer,
+      format=kind,
+      dpi=_DOTS_PER_INCH,
+      metadata=dict.fromkeys(unnamed),
     )
 
 
@@ -100,4 +108,43 @@ def histograms(
     axes.set(xlabel=x_title, yticks=[])
     axes.grid(visible=False)
     drawn.legend(loc='outside upper left')
+  return buffer.getvalue()
+
+
+def training_curves(
+  rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], title: str
+) -> bytes:
+  """Draws numbers of the steps of a training, one panel for each.
+
+  Each step is a dot; the line is the mean over a twentieth of the steps. What
+  is not finite is left out.
+
+  Args:
+    rows: 'step' and numbers by name; one that is not finite may be text.
+    titles: name of a number -> title of its y axis. Names that no row has are
+      left out.
+    title: title of the whole.
+
+  Returns:
+    A PNG file.
+  """
+  found = [name for name in titles if any(name in row for row in rows)]
+  width, height = _PANEL_SIZE
+  size = (width, height * max(1, len(found)) + 0.4)
+  with canvas(size, 'png') as (drawn, buffer):
+    drawn.suptitle(title, fontsize=10.5)
+    panels = drawn.subplots(max(1, len(found)), sharex=True, squeeze=False)
+    for axes, name in zip(panels[:, 0], found, strict=False):
+      points = [(row['step'], float(row[name])) for row in rows if name in row]
+      steps, values = np.array(points).T
+      steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
+      axes.plot(steps, values, '.', markersize=3, color=PUBLIC, alpha=0.6)
+      window = max(1, len(values) // _MEAN_OF)
+      if len(values) >= 2 * window:
+        weights = np.full(window, 1 / window)
+        mean = np.convolve(values, weights, 'valid')
+        middle = np.convolve(steps, weights, 'valid')
+        axes.plot(middle, mean, color=SYNTHETIC, linewidth=2)
+      axes.set(ylabel=titles[name])
+    panels[-1, 0].set(xlabel='steps')
   return buffer.getvalue()

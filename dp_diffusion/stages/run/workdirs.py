@@ -1,9 +1,10 @@
 """The working directory, its folders and the config that it belongs to.
 
 config.json    resolved config of each stage, and which are complete
-public/        pre-training checkpoints, logs and progress.png
+public/        pre-training checkpoints, logs, progress.png and curves.png
 private/       mode 700: checkpoints, secret, un-noised metrics, timings, a look
-               at the images (training_images.png, survey.json), progress.png
+               at the images (training_images.png, survey.json), progress.png,
+               curves.png
 release/       all that the guarantee covers
 evaluation/    mode 700: computed from real images, not covered
 """
