@@ -129,6 +129,8 @@ def test_a_statement_is_whole(key):
 def _wrong(key):
   """A value of the right type that the words of a statement exclude."""
   words = key.statement.allowed.words
+  if words == 'a line of text':
+    return 'two\nlines'
   if config_keys.type_of(key) is str:
     return 'nonsense'
   if config_keys.type_of(key) is bool:

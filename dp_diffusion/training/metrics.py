@@ -185,10 +185,10 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
 def read_public(folder: epath.PathLike) -> list[dict[str, Any]]:
   """Reads the metrics of public images, which may be sent to a tracker.
 
-  >>> read_public('runs/digits/private')
+  >>> read_public('runs/scans/private')
   Traceback (most recent call last):
   ...
-  ValueError: Expected folder='runs/digits/private' to be 'public' or below ...
+  ValueError: Expected folder='runs/scans/private' to be 'public' or below ...
 
   Args:
     folder: the folder `public/` of a run.
