@@ -34,6 +34,7 @@ _VERIFY = 'dp_diffusion/privacy/verify.py'
 _ACCOUNTING = 'dp_diffusion/privacy/accounting.py'
 _LOSSES = 'dp_diffusion/privacy/loss_distributions.py'
 _STATEMENT = 'dp_diffusion/privacy/statement.py'
+_HISTOGRAMS = 'dp_diffusion/stages/run/histograms.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
@@ -63,6 +64,7 @@ _STEP_TEST = 'tests/training/private_step_test.py'
 _VERIFY_TEST = 'tests/privacy/verify_test.py'
 _LOSSES_TEST = 'tests/privacy/loss_distributions_test.py'
 _STATEMENT_TEST = 'tests/privacy/statement_test.py'
+_HISTOGRAMS_TEST = 'tests/stages/run/histograms_test.py'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -1121,5 +1123,81 @@ ALL = (
     '    self._check_grid()\n',
     '',
     f'{_ACCOUNTING_TEST}::test_what_a_step_would_refuse_is_refused_here',
+  ),
+  _one(
+    'Labels of a histogram that are not in the order of the records',
+    _HISTOGRAMS,
+    'np.asarray(source.labels)[records.images],',
+    'np.asarray(source.labels),',
+    f'{_HISTOGRAMS_TEST}::test_labels_are_those_of_each_record',
+  ),
+  _one(
+    'A kept histogram with other noise than the ledger says',
+    _HISTOGRAMS,
+    '    _check_kept(workdir, facts)\n',
+    '',
+    f'{_HISTOGRAMS_TEST}::test_a_histogram_of_others_is_refused'
+    '[change0-noise_multiplier]',
+  ),
+  _one(
+    'Resumed with the keys of a run that begins now',
+    _RESUMING,
+    "run_id=meta['run_id'])",
+    'run_id=fingerprint.run_id(secret, facts))',
+    f'{_FINETUNE_TEST}::test_a_resume_keeps_its_randomness',
+  ),
+  _one(
+    'Released images cost nothing where the first weights are public',
+    'dp_diffusion/stages/run/inherited_ledger.py',
+    '  if config.pretrain.num_steps:\n    found += released',
+    '  if config.pretrain.num_steps and path is None:\n    found += released',
+    f'{_INHERITANCE_TEST}::test_released_images_count_beside_public_weights',
+  ),
+  _one(
+    'Weights whose statement names no images pass for new ones',
+    'dp_diffusion/stages/run/public_record.py',
+    '  except (KeyError, TypeError, ValueError, OSError):\n'
+    '    return (_unknown(weights_path),)\n',
+    '  except (KeyError, TypeError, ValueError, OSError):\n    return ()\n',
+    f'{_PUBLIC_DATA_TEST}'
+    '::test_a_release_that_names_no_images_is_not_taken_for_none',
+  ),
+  _one(
+    'Bounds in words are rounded to nearest',
+    'dp_diffusion/privacy/rounding.py',
+    '  if not math.isfinite(bound) or float(nearest) >= bound:\n',
+    '  if nearest:\n',
+    f'{_STATEMENT_TEST}::test_words_never_round_a_bound_down',
+  ),
+  _one(
+    'Weights that were replaced after the training are sampled',
+    'dp_diffusion/release.py',
+    "!= digest:\n    raise errors.UsageError(\n      f'Expected {path} to be",
+    '!= digest and not path.exists():\n    raise errors.UsageError(\n'
+    "      f'Expected {path} to be",
+    'tests/release_test.py::test_replaced_weights_are_not_sampled',
+  ),
+  _one(
+    'Images of another release are sealed as those of this one',
+    'dp_diffusion/release.py',
+    '  if not is_same:\n',
+    '  if not is_same and mark is None:\n',
+    'tests/release_test.py::test_images_of_another_release_are_refused'
+    '[another run]',
+  ),
+  _one(
+    'A run id without the crop and the unit of its images',
+    _RUN_FACTS,
+    '  training.update(draws(config))\n',
+    '',
+    f'{_RUN_FACTS_TEST}::test_each_setting_of_a_step_names_the_run'
+    '[data__reflect_pad-True]',
+  ),
+  _one(
+    'A run id without the seed of its first weights',
+    _RUN_FACTS,
+    "  training['seed'] = config.seed\n",
+    '',
+    f'{_RUN_FACTS_TEST}::test_each_setting_of_a_step_names_the_run[seed-True]',
   ),
 )
