@@ -266,6 +266,32 @@ ALL = (
     f'{_STEP_TEST}::test_order_of_axes_does_not_matter',
   ),
   _one(
+    'Norm of the gradient before it is scaled',
+    _CLIPPING,
+    '  norms, are_finite = zip(\n'
+    '    *(per_example_gradients.global_norms(p.leaves) for p in parts),\n',
+    '  norms, are_finite = zip(\n'
+    '    *(\n'
+    '      per_example_gradients.global_norms(p.leaves)\n'
+    '      for p in _parts(grads, config)\n'
+    '    ),\n',
+    f'{_CLIPPING_TEST}::test_scaled_leaf_alone_is_clipped_to_the_norm',
+  ),
+  _one(
+    'Each group of leaves clipped to the whole norm',
+    _CLIPPING,
+    '    return [math.sqrt(rule.value / total) for rule in self.clip_groups]\n',
+    '    return [total for _ in self.clip_groups]\n',
+    f'{_CLIPPING_TEST}::test_groups_are_clipped_to_their_shares',
+  ),
+  _one(
+    'A gradient counts although one group is not finite',
+    _CLIPPING,
+    '    jnp.logical_and, are_finite, jnp.isfinite(losses)\n',
+    '    jnp.logical_or, are_finite, jnp.isfinite(losses)\n',
+    f'{_CLIPPING_TEST}::test_non_finite_group_adds_zero_everywhere',
+  ),
+  _one(
     'Sum over the K draws instead of their mean',
     _CLIPPING,
     'return jnp.mean(draw_losses(',
