@@ -35,7 +35,8 @@ opened, by `plan` too. If nine in ten are of one kind, this kind is used;
 otherwise the key must be set. The choice is taken to be public, as the size and
 the class names are.
 
-Hardware, hours, expected: experiments/own_images. `:one_gpu` is not measured.
+Hardware: 2 CPU cores, or one GPU. Hours and what to expect: the rows of blood
+cells in docs/results.md (`:cpu`); `:one_gpu` is not measured.
 
 The paper's recipe: `:1k`, `:10k`, `:100k`
 ------------------------------------------

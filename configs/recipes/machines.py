@@ -1,4 +1,4 @@
-"""Recipes for one machine: `:cpu` (2 cores, an hour or two) and `:one_gpu`.
+"""Recipes for one machine: `:cpu` (2 cores, about an hour) and `:one_gpu`.
 
 Other configs use these recipes; this file is no config that can be run. The
 tables below hold all numbers. `fill` computes the keys that depend on the
@@ -105,7 +105,7 @@ RECIPES = {
       'sample.shard_size': 5000,
       'sample.sampler.num_steps': 15,
       'evaluate.classifier.name': 'small_cnn',
-      'evaluate.classifier.num_steps': 1000,
+      'evaluate.classifier.num_steps': 500,
     },
   ),
   'one_gpu': Recipe(

@@ -172,11 +172,6 @@ EXPERIMENT = sweeps.Experiment(
   name='own_images',
   plan=plan,
   rows=rows,
-  draw=table_rows.draw_samples,
-  figure={
-    'file': 'samples.png',
-    'alt': 'Synthetic blood cells at 24x24, epsilon 10, a row per class',
-  },
 )
 
 
