@@ -223,16 +223,12 @@ class FinetuneConfig:
 
   def group_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `clip_groups`, parsed."""
-    return tuple(
-      leaf_patterns.parse('finetune.clip_groups', text)
-      for text in self.clip_groups
-    )
+    return leaf_patterns.parse_all('finetune.clip_groups', self.clip_groups)
 
   def scale_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `gradient_scales`, parsed."""
-    return tuple(
-      leaf_patterns.parse('finetune.gradient_scales', text)
-      for text in self.gradient_scales
+    return leaf_patterns.parse_all(
+      'finetune.gradient_scales', self.gradient_scales
     )
 
 

@@ -62,6 +62,11 @@ def parse(name: str, text: str) -> Rule:
   return rule
 
 
+def parse_all(name: str, texts: Sequence[str]) -> tuple[Rule, ...]:
+  """Reads the rules of a key, in order; see `parse`."""
+  return tuple(parse(name, text) for text in texts)
+
+
 def paths(tree: types.PyTree) -> list[str]:
   """Returns the path of each leaf, in the order of `jax.tree.leaves`.
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 import re
 import shlex
@@ -31,6 +32,7 @@ from typing import Any
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion.baselines import settings
 from dp_diffusion.stages.run import workdirs
 from experiments import common
 from experiments import table_rows
@@ -45,8 +47,7 @@ class Plan:
 
   Attributes:
     first: runs that come first, because the others need their results (such as
-      a
-      shared pre-training); they have no entry in `results.json`.
+      a shared pre-training); they have no entry in `results.json`.
     runs: the other runs, in any order; `facts['group']` names a setting of the
       experiment, and `facts['seed']` distinguishes the runs of a group.
   """
@@ -128,6 +129,39 @@ def from_pretraining(run: common.Run) -> dict[str, object]:
 def seeded(seed: int) -> dict[str, object]:
   """Overrides that set the seed of the division and that of the config."""
   return {'data.split_seed': seed, 'seed': seed}
+
+
+def baselines(
+  config: str,
+  out: pathlib.Path,
+  epsilons: Sequence[float],
+  of_seed: Mapping[int, Mapping[str, object]],
+) -> list[common.Run]:
+  """Makes a run per baseline, epsilon and seed; they share no training.
+
+  Args:
+    config: FILE or FILE:VARIANT, public.
+    out: folder of the runs.
+    epsilons: of each baseline; infinity for no noise.
+    of_seed: seed -> overrides of its runs.
+  """
+  return [
+    common.make_baseline_run(
+      f'{method}-epsilon_{epsilon:g}-seed_{seed}',
+      method=method,
+      config=config,
+      out=out,
+      overrides={'privacy.epsilon': f'{epsilon:g}', **overrides},
+      facts={
+        'group': f'epsilon {epsilon:g}',
+        'epsilon': epsilon if math.isfinite(epsilon) else None,
+        'seed': seed,
+      },
+    )
+    for method in settings.METHODS
+    for epsilon in epsilons
+    for seed, overrides in of_seed.items()
+  ]
 
 
 def grid(

@@ -17,8 +17,6 @@ import sys
 from typing import Any
 
 from dp_diffusion import files
-from dp_diffusion.baselines import settings
-from experiments import common
 from experiments import sweeps
 from experiments import table_rows
 from experiments.figure2_digits import figure
@@ -35,26 +33,9 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
   config = 'configs/digits.py:smoke' if is_smoke else 'configs/digits.py'
   epsilons = EPSILONS[-2:] if is_smoke else EPSILONS
   seeds = SEEDS[:1] if is_smoke else SEEDS
-  runs = []
-  for method in settings.METHODS:
-    for epsilon in epsilons:
-      for seed in seeds:
-        name = f'{method}-epsilon_{epsilon:g}-seed_{seed}'
-        overrides = {'privacy.epsilon': f'{epsilon:g}', **sweeps.seeded(seed)}
-        runs.append(
-          common.make_baseline_run(
-            name,
-            method=method,
-            config=config,
-            out=out,
-            overrides=overrides,
-            facts={
-              'group': f'epsilon {epsilon:g}',
-              'epsilon': epsilon if math.isfinite(epsilon) else None,
-              'seed': seed,
-            },
-          )
-        )
+  runs = sweeps.baselines(
+    config, out, epsilons, {seed: sweeps.seeded(seed) for seed in seeds}
+  )
   return sweeps.Plan(runs=tuple(runs))
 
 

@@ -13,7 +13,6 @@ import pathlib
 import sys
 from typing import Any
 
-from dp_diffusion.baselines import settings
 from experiments import common
 from experiments import sweeps
 from experiments import table_rows
@@ -34,11 +33,11 @@ PERSONS = {
 }
 # Private training has a quarter of the steps.
 QUARTER = {'privacy.num_steps': 19}
-# Keys of runs that the shared pre-training does not fit.
-OWN_PRETRAINING = {'pretrain.init_from': '', 'pretrain.num_steps': 800}
+# Groups that the shared pre-training does not fit.
+PRETRAINED_ALONE = ('tiny_imagenet32', 'quarter, images of 32x32')
 ABLATIONS: dict[str, dict[str, object]] = {
   'as it is': {},
-  'images of 32x32': {'data.image_size': 32, **OWN_PRETRAINING},
+  'images of 32x32': {'data.image_size': 32},
   'batch 512, K 4': {'privacy.expected_batch_size': 512},
   'half the steps, batch 4,096': {
     'privacy.num_steps': 10,
@@ -58,6 +57,7 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
   shared = sweeps.from_pretraining(first)
   runs = []
   for group, overrides in _groups(is_smoke).items():
+    start = {} if group in PRETRAINED_ALONE else shared
     for seed in seeds:
       name = f'{group}-seed_{seed}'.replace(' ', '_').replace(',', '')
       runs.append(
@@ -65,29 +65,18 @@ def plan(out: pathlib.Path, is_smoke: bool) -> sweeps.Plan:
           name,
           config=config,
           out=out,
-          overrides={**shared, **overrides, **_seeded(seed, is_smoke)},
+          overrides={**start, **overrides, **_seeded(seed, is_smoke)},
           facts={'group': group, 'method': 'ours', 'seed': seed},
         )
       )
-  for method in settings.METHODS:
-    for epsilon in (10, 1):
-      for seed in seeds:
-        name = f'{method}-epsilon_{epsilon}-seed_{seed}'
-        overrides = {
-          **_images(is_smoke),
-          'privacy.epsilon': epsilon,
-          **_seeded(seed, is_smoke),
-        }
-        runs.append(
-          common.make_baseline_run(
-            name,
-            method=method,
-            config=config,
-            out=out,
-            overrides=overrides,
-            facts={'group': f'epsilon {epsilon}', 'seed': seed},
-          )
-        )
+  runs += sweeps.baselines(
+    config,
+    out,
+    epsilons=(10, 1),
+    of_seed={
+      seed: {**_images(is_smoke), **_seeded(seed, is_smoke)} for seed in seeds
+    },
+  )
   return sweeps.Plan(first=(first,), runs=tuple(runs))
 
 
@@ -116,7 +105,6 @@ def _groups(is_smoke: bool) -> dict[str, dict[str, object]]:
     }
   groups['tiny_imagenet32'] = {
     **images,
-    **OWN_PRETRAINING,
     'pretrain.data.name': 'tfds:tiny_imagenet32',
     'pretrain.data.class_names': ','.join(map(str, range(200))),
   }

@@ -127,8 +127,10 @@ def test_warmup_must_end():
 SCALES = {'a': 4.0, 'b': 1.0}
 
 
-def run_scaled(config, scaled, params, grads):
-  """Parameters after two steps, whose gradients arrive scaled."""
+def run_scaled(config, scaled):
+  """Two equal leaves after two steps, whose gradients arrive scaled."""
+  params = {k: jnp.ones(3) for k in SCALES}
+  grads = [dict.fromkeys(SCALES, g) for g in GRADS]
   rules = (leaf_patterns.parse('gradient_scales', 'a=4'),)
   optimizer = optimizers.with_scales(optimizers.make(config, 10), rules, scaled)
   state = optimizer.init(params)
@@ -144,9 +146,7 @@ def test_scaled_gradients_are_divided_again(name):
   config = optimizers.OptimizerConfig(
     name=name, learning_rate=0.1, weight_decay=0.2
   )
-  params = {k: jnp.ones(3) for k in SCALES}
-  grads = [dict.fromkeys(SCALES, g) for g in GRADS]
-  found = run_scaled(config, 'gradient', params, grads)
+  found = run_scaled(config, 'gradient')
   for leaf in found.values():
     np.testing.assert_allclose(leaf, run(config), rtol=1e-6)
 
@@ -157,9 +157,7 @@ def test_scaled_parameters_equal_a_model_of_them(name):
   config = optimizers.OptimizerConfig(
     name=name, learning_rate=0.1, weight_decay=0.2
   )
-  params = {k: jnp.ones(3) for k in SCALES}
-  grads = [dict.fromkeys(SCALES, g) for g in GRADS]
-  found = run_scaled(config, 'parameter', params, grads)
+  found = run_scaled(config, 'parameter')
   optimizer = optimizers.make(config, 10)
   inner = jnp.ones(3) / 4
   state = optimizer.init(inner)
