@@ -12,12 +12,25 @@ _NUM_NAMED = 5
 def some(names: Sequence[str]) -> str:
   """Joins the first names of a list that may be long, for a message.
 
+  How many others there are is not said: they may be sensitive images.
+
   >>> some(['a', 'b', 'c', 'd', 'e', 'f', 'g'])
-  'a, b, c, d, e and 2 more'
+  'a, b, c, d, e and more'
   """
   shown = [n if n.isprintable() else ascii(n) for n in names[:_NUM_NAMED]]
-  rest = len(names) - _NUM_NAMED
-  return ', '.join(shown) + (f' and {rest} more' if rest > 0 else '')
+  return ', '.join(shown) + (' and more' if len(names) > _NUM_NAMED else '')
+
+
+def array_type(dtype: object, shape: Sequence[int]) -> str:
+  """Names the type of an array for a message, without its length.
+
+  The first axis may be that of sensitive images, whose number is not said.
+
+  >>> array_type('uint8', (137, 8, 8, 3)), array_type('int32', ())
+  ('uint8[N, 8, 8, 3]', 'int32[]')
+  """
+  sides = ', '.join(['N', *map(str, shape[1:])][: len(shape)])
+  return f'{dtype}[{sides}]'
 
 
 def check_positive(name: str, value: float) -> None:

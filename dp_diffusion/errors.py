@@ -1,6 +1,10 @@
-"""The errors that `main` prints as one line. It imports no other module."""
+"""The errors that `main` prints as one line. It imports no module of ours."""
 
 from __future__ import annotations
+
+import re
+
+_NUMBER = re.compile(r'(?<![\w/-])\d+(?:[.,]\d+)*(?![\w/-])')
 
 
 def first_line(error: BaseException) -> str:
@@ -10,6 +14,18 @@ def first_line(error: BaseException) -> str:
   ('no array', 'KeyError')
   """
   return (str(error).splitlines() or [''])[0] or type(error).__name__
+
+
+def without_counts(error: BaseException) -> str:
+  """Returns `first_line` with N for each number that stands alone.
+
+  Libraries tell the lengths of arrays that they cannot read, which may be the
+  number of sensitive images.
+
+  >>> without_counts(ValueError('size 960 into shape (137, 8) of a-1/b2.npy'))
+  'size N into shape (N, N) of a-1/b2.npy'
+  """
+  return _NUMBER.sub('N', first_line(error))
 
 
 class UsageError(ValueError):

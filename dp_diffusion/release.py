@@ -574,7 +574,7 @@ def _snake_case(name: str) -> str:
 def _check_images(images: np.ndarray, labels: np.ndarray) -> None:
   if images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(
-      f'Expected images {images.dtype}{list(images.shape)} to be '
+      f'Expected images {checks.array_type(images.dtype, images.shape)} to be '
       'uint8[N, H, W, C].'
     )
   if labels.dtype != np.int32 or labels.shape != images.shape[:1]:

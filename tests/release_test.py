@@ -232,7 +232,7 @@ def test_many_files_of_others_are_named_in_part(tmp_path):
   write_dataset(tmp_path)
   for i in range(9):
     (tmp_path / f'scan{i}.png').write_bytes(b'x')
-  with pytest.raises(errors.UsageError, match='scan4.png and 4 more') as raised:
+  with pytest.raises(errors.UsageError, match='scan4.png and more') as raised:
     release.seal(tmp_path, STATEMENT)
   assert 'scan5' not in str(raised.value)
 

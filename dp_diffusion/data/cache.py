@@ -20,7 +20,9 @@ import zlib
 
 import numpy as np
 
+from dp_diffusion import checks
 from dp_diffusion import console
+from dp_diffusion import errors
 from dp_diffusion import files
 
 _LARGE = 'large.npy'
@@ -129,7 +131,8 @@ def arrays(
         return found
       raise ValueError('unexpected content')
     except _UNREADABLE as error:
-      console.warn(f'{path} is damaged and is made again: {error}')
+      reason = errors.without_counts(error)
+      console.warn(f'{path} is damaged and is made again: {reason}')
   made = make()
   try:
     files.write_npz(path, mode=0o600, **made)
@@ -164,7 +167,8 @@ def mapped(
     try:
       return _read_entry(entry, shape)
     except _UNREADABLE as error:
-      console.warn(f'{entry} is damaged and is made again: {error}')
+      reason = errors.without_counts(error)
+      console.warn(f'{entry} is damaged and is made again: {reason}')
       shutil.rmtree(entry)
   temporary = entry.with_name(f'.{name}.{uuid.uuid4().hex}.tmp')
   temporary.mkdir(mode=0o700)
@@ -191,5 +195,5 @@ def _read_entry(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   large = np.load(entry / _LARGE, mmap_mode='r')
   if large.shape != tuple(shape) or large.dtype != np.uint8:
-    raise ValueError(f'found {large.dtype}{list(large.shape)}')
+    raise ValueError(f'found {checks.array_type(large.dtype, large.shape)}')
   return large, files.read_npz(entry / 'small.npz')

@@ -92,7 +92,7 @@ def check_counts(splits: Mapping[str, Any]) -> None:
   found = {name: splits[name].num_examples for name in SPLITS if name in splits}
   if found != PUBLISHED_COUNTS:
     raise errors.UsageError(
-      f'Expected {NAME} to have {PUBLISHED_COUNTS} patches, found {found}: '
+      f'Expected {NAME} to have {PUBLISHED_COUNTS} patches, which it has not: '
       'remove the prepared dataset and prepare it again.'
     )
 
@@ -153,7 +153,7 @@ def make_builder(
       if found != expected:
         raise errors.UsageError(
           f'Expected split {split!r} of {NAME} to have {expected} patches, '
-          f'found {found}: not the official release, or not whole.'
+          'which it has not: not the official release, or not whole.'
         )
 
   return Camelyon17Wilds(

@@ -262,8 +262,8 @@ def _of_split(patches: dict[str, Patch], split: str) -> dict[str, Patch]:
 def _check_none_missing(missing: list[str], path: pathlib.Path) -> None:
   if missing:
     raise errors.UsageError(
-      f'{path} lacks {len(missing)} patches that metadata.csv lists, such as '
-      f'{missing[0]}: get it again.'
+      f'{path} lacks patches that metadata.csv lists: {checks.some(missing)}.'
+      ' Get it again.'
     )
 
 

@@ -516,8 +516,7 @@ def load_or_decode(
       images, small = cache.mapped(config.cache_dir, name, shape, fill)
     except OSError as error:
       raise errors.UsageError(
-        f'Decoded images of {config.name!r} need '
-        f'{np.prod(shape, dtype=np.int64) / 1e9:.1f} GB in the cache folder '
+        f'Decoded images of {config.name!r} do not go into the cache folder '
         f'({error}): set data.cache_dir to another, or raise '
         'data.max_in_memory_bytes.'
       ) from error

@@ -226,7 +226,7 @@ class ArraySource:
     if self.images.dtype != np.uint8 or self.images.ndim != 4:
       raise ValueError(
         'Expected images to be uint8[N, H, W, C], found '
-        f'{self.images.dtype}{list(self.images.shape)}.'
+        f'{checks.array_type(self.images.dtype, self.images.shape)}.'
       )
     if self.images.shape[1:] != tuple(self.spec.image_shape):
       raise ValueError(
@@ -239,8 +239,9 @@ class ArraySource:
         array.dtype != np.int32 or array.shape != (num_images,)
       ):
         raise ValueError(
-          f'Expected {name} to be int32[{num_images}], found '
-          f'{array.dtype}{list(array.shape)}.'
+          f'Expected {name} to be int32[N], as long as the images, found '
+          f'{checks.array_type(array.dtype, array.shape)}'
+          f'{" of another length" if array.shape[:1] != (num_images,) else ""}.'
         )
     check_labels(self.labels, self.spec.num_classes)
     if self.spec.has_person != (self.person is not None):

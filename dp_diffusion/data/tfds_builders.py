@@ -103,7 +103,7 @@ def damage_named(path: pathlib.Path | str) -> Iterator[None]:
   except errors.UsageError:
     raise
   except Exception as error:
-    reason = errors.first_line(error)
+    reason = errors.without_counts(error)
     raise errors.UsageError(
       f'The prepared dataset in {path} cannot be read ({reason}): it is'
       ' damaged or not whole; put it there again.'

@@ -144,8 +144,8 @@ def _read(
   if kept.errors:
     index, reason = next(iter(kept.errors.items()))
     raise errors.UsageError(
-      f'{len(kept.errors)} images of {config.name!r} cannot be used; '
-      f'the first is record {index}: {reason}.'
+      f'Images of {config.name!r} cannot be used; the first is record {index}:'
+      f' {reason}.'
     )
   small = {'labels': labels}
   if keys.person:

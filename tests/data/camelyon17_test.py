@@ -263,11 +263,11 @@ def test_missing_patches_are_refused(folder, tmp_path):
   path = _copy(folder, tmp_path)
   name = _relative(next(_rows()))
   (path / 'camelyon17_v1.0' / name).unlink()
-  with pytest.raises(errors.UsageError, match=f'lacks 1 .*{name}'):
+  with pytest.raises(errors.UsageError, match=f'lacks patches .*{name}'):
     registry.load(_config(tmp_path / 'a', path), 'train')
   (tmp_path / 'tar').mkdir()
   _write_tar(path, tmp_path / 'tar' / 'archive.tar.gz')
-  with pytest.raises(errors.UsageError, match=f'lacks 1 .*{name}'):
+  with pytest.raises(errors.UsageError, match=f'lacks patches .*{name}'):
     registry.load(_config(tmp_path / 'b', tmp_path / 'tar'), 'train')
 
 

@@ -169,7 +169,7 @@ def test_persons_come_from_a_csv_and_stay_in_one_split(root, tmp_path):
     ('', 'columns'),
     (
       'file,person\ncat/deep/00.png,p1',
-      'names no person for 29 images.*05.* and 24 more',
+      'names no person for some images.*05.* and more',
     ),
     ('file,person\na,p1\na,p2', 'two persons'),
     ('file;person\na;p1', 'save it with commas'),
@@ -198,7 +198,7 @@ def test_all_unreadable_files_are_named_and_refused(root):
     _load(root)
   message = str(caught.value)
   assert '\n' not in message
-  for name in ('cat/deep/02.png', 'dog/cut.png', bad[0], 'and 9 more'):
+  for name in ('cat/deep/02.png', 'dog/cut.png', bad[0], 'and more'):
     assert name in message
   assert len(_all(root, skip_unreadable=True)) == 2 * _NUM_PER_CLASS - 1
 
@@ -735,7 +735,7 @@ def test_persons_that_do_not_match_are_shown_beside_the_files(root, tmp_path):
     _load(root, person_csv=str(csv))
   said = str(caught.value)
   assert "'/data/scans/cat/deep/00.png'" in said
-  assert 'for 30 images' in said
+  assert 'for some images' in said
   assert "expected as in 'cat/deep/00.png'" in said
 
 

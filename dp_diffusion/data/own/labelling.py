@@ -373,7 +373,7 @@ def _persons(
   unknown = [name for name in names if not found[name]]
   if unknown:
     raise errors.UsageError(
-      f'{path} names no person for {len(unknown)} images; its column'
+      f'{path} names no person for some images; its column'
       f' {config.file_column!r} begins with {next(iter(known), "")!r}, expected'
       f' as in {unknown[0]!r}. Without a person: {checks.some(unknown)}.'
     )

@@ -77,7 +77,7 @@ def open_npz(
     with zipfile.ZipFile(path) as archive:
       num_bytes = sum(info.file_size for info in archive.infolist())
       if num_bytes > _most_bytes():
-        raise MemoryError(f'{num_bytes / 1e9:,.1f} GB when unpacked')
+        raise MemoryError
       parts = [_part(archive, path, p) for p in _prefixes(path, archive)]
       _check_unread(path, archive, parts)
     labels, persons = _small_arrays(path, parts)
@@ -161,11 +161,11 @@ def _damage_named(path: pathlib.Path) -> Iterator[None]:
   except MemoryError as error:
     raise errors.UsageError(
       f'data.path={str(path)!r} is too large for the memory of this machine '
-      f'({error}): give a folder or a .zip, which are read image by image.'
+      'when unpacked: give a folder or a .zip, which are read image by image.'
     ) from error
   except _DAMAGED as error:
     raise errors.UsageError(
-      f'data.path={str(path)!r} cannot be read: {errors.first_line(error)}.'
+      f'data.path={str(path)!r} cannot be read: {errors.without_counts(error)}.'
     ) from error
 
 
@@ -252,16 +252,18 @@ def _part(archive: zipfile.ZipFile, path: pathlib.Path, prefix: str) -> _Part:
   shape, dtype = header.shape, header.dtype
   num_bytes = dtype.itemsize * math.prod(shape)
   if num_bytes != header.num_bytes and not dtype.hasobject:
-    raise ValueError(f'{name} says it is {dtype}{list(shape)} and is not')
+    found = checks.array_type(dtype, shape)
+    raise ValueError(f'{name} says it is {found} and is not')
   channels = (*shape, 1)[3] if len(shape) in (3, 4) else 0
   if channels not in (1, 3) or dtype.kind not in 'iuf' or not min(shape[1:]):
     raise errors.UsageError(
       f'Expected {name} of {path} to be uint8[N, H, W, C] with 1 or 3 channels,'
-      f' or [N, H, W], or deeper numbers, found {dtype}{list(shape)}.'
+      ' or [N, H, W], or deeper numbers, found'
+      f' {checks.array_type(dtype, shape)}.'
     )
   if not shape[0]:
     raise errors.UsageError(
-      f'Expected {name} of {path} to hold images, found {dtype}{list(shape)}.'
+      f'Expected {name} of {path} to hold images, found none.'
     )
   return _Part(prefix=prefix, shape=shape)
 
@@ -345,7 +347,8 @@ def _one_per_image(
   array = array[:, 0] if array.ndim == 2 else array
   if array.shape != (num_images,) or array.dtype.kind not in 'iubU':
     raise errors.UsageError(
-      f'Expected {name} of {path} to be int[{num_images}] or text, found '
-      f'{array.dtype}{list(array.shape)}.'
+      f'Expected {name} of {path} to be int[N] or text[N], as long as the'
+      f' images, found {checks.array_type(array.dtype, array.shape)}'
+      f'{" of another length" if array.shape[:1] != (num_images,) else ""}.'
     )
   return array.astype(np.int64) if array.dtype.kind == 'b' else array

@@ -263,7 +263,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
   except errors.UsageError:
     raise
   except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-    line = errors.first_line(error).rstrip('.')
+    line = errors.without_counts(error).rstrip('.')
     raise errors.UsageError(
       f'{path} cannot be read as parquet: {line}.'
     ) from error
@@ -313,8 +313,8 @@ def _check_size(path: pathlib.Path, group: Any, column: str) -> None:
   )
   if num_bytes > _MOST_GROUP_BYTES:
     raise errors.UsageError(
-      f'{path} has a row group of {num_bytes / 1e9:.1f} GB, which is read as a '
-      'whole: write it again with a row_group_size of 1000.'
+      f'{path} has a row group of more than {_MOST_GROUP_BYTES / 1e9:.1f} GB, '
+      'which is read as a whole: write it again with a row_group_size of 1000.'
     )
 
 

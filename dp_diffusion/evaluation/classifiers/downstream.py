@@ -22,6 +22,7 @@ from scipy import special
 from sklearn import dummy
 from sklearn import svm
 
+from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import training
@@ -294,16 +295,12 @@ def _check_training_set(
 ) -> None:
   if images.ndim != 4 or images.dtype != np.uint8:
     raise ValueError(
-      f'Expected images {images.dtype}{list(images.shape)} to be'
+      f'Expected images {checks.array_type(images.dtype, images.shape)} to be'
       ' uint8[N, H, W, C].'
     )
   if not len(images) or labels.shape != images.shape[:1]:
     raise ValueError(
-      f'Expected labels of shape {labels.shape} to go with {len(images)}'
-      ' images, at least one.'
+      'Expected one label for each image, and at least one image.'
     )
   if not (0 <= np.min(labels) and np.max(labels) < num_classes):
-    raise ValueError(
-      f'Expected labels between {np.min(labels)} and {np.max(labels)} to be'
-      f' in [0, {num_classes}).'
-    )
+    raise ValueError(f'Expected labels to be in [0, {num_classes}).')

@@ -361,7 +361,4 @@ def _confusion_matrix(
 
 def _check_shapes(predicted: np.ndarray, labels: np.ndarray) -> None:
   if np.shape(predicted) != np.shape(labels):
-    raise ValueError(
-      f'Expected predictions of shape {np.shape(predicted)} to have the'
-      f' shape {np.shape(labels)} of the labels.'
-    )
+    raise ValueError('Expected predictions to have the shape of the labels.')

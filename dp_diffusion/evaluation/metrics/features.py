@@ -220,7 +220,7 @@ class NetExtractor:
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(
         'Expected images to be uint8[N, H, W, C]; got'
-        f' {images.dtype}{list(images.shape)}.'
+        f' {checks.array_type(images.dtype, images.shape)}.'
       )
     # The terminal must not show the number of real images.
     title = f'features ({self.name})'

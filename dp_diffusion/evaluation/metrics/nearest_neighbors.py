@@ -55,7 +55,7 @@ def nearest(
   available = len(references) - exclude_self
   if not 1 <= num_neighbors <= available:
     raise ValueError(
-      f'Expected num_neighbors={num_neighbors!r} to be in 1 to {available},'
+      f'Expected num_neighbors={num_neighbors!r} to be at least 1 and at most'
       ' the number of references.'
     )
   distances = np.full((len(queries), num_neighbors), np.inf)

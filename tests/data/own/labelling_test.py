@@ -166,11 +166,11 @@ def test_long_lists_of_names_are_cut(tmp_path):
   names = [f'{n:03d}' for n in range(100)]
   for name in names:
     put(tmp_path / name / 'x.png', image(0, 1))
-  refused(tmp_path, '000, 001, 002, 003, 004 and 95 more', class_names=())
-  refused(tmp_path, 'not list: 000, 001, 002, 003, 004 and 95 more.$')
+  refused(tmp_path, '000, 001, 002, 003, 004 and more', class_names=())
+  refused(tmp_path, 'not list: 000, 001, 002, 003, 004 and more.$')
   more = [f'class {n}' for n in range(100)]
-  refused(tmp_path, 'names=.class 0, .* class 4 and 95', class_names=more)
-  with pytest.raises(ValueError, match='twice: 000, 001, .* and 95 more$'):
+  refused(tmp_path, 'names=.class 0, .* class 4 and more', class_names=more)
+  with pytest.raises(ValueError, match='twice: 000, 001, .* and more$'):
     registry.DataConfig(name='folder', class_names=[*names, *names])
 
 
@@ -199,7 +199,7 @@ def test_training_images_that_equal_a_held_out_one_are_left_out(tmp_path):
 def test_a_class_whose_division_is_none_is_refused(tmp_path):
   class_folders(tmp_path / 'train')
   class_folders(tmp_path / 'test')
-  refused(tmp_path, "More than half .* class 'cat' .* and 5 more")
+  refused(tmp_path, "More than half .* class 'cat' .* and more")
   class_folders(tmp_path / 'train', 40)
   assert numbers(tmp_path, 'train') == list(range(40, 40 + _NUM))
 
@@ -278,7 +278,7 @@ def test_a_class_that_loses_more_than_half_is_refused(tmp_path):
   put(tmp_path / 'dog' / 'cut_more.png', b'')
   refused(
     tmp_path,
-    "More than half .* class 'dog' .* dog/cut0.png.* and 6 more",
+    "More than half .* class 'dog' .* dog/cut0.png.* and more",
     skip_unreadable=True,
   )
 
@@ -430,11 +430,11 @@ def test_a_table_of_persons_beside_class_folders(tmp_path):
   table(tmp_path / 'p.csv', 'file,person', rows[:-7] + other[-7:])
   refused(
     tmp_path / 'x',
-    'two persons to dog/03.png.* and 2 more',
+    'two persons to dog/03.png.* and more',
     person_csv=str(tmp_path / 'p.csv'),
   )
   table(tmp_path / 'x' / 'metadata.csv', 'file_name,person', rows[:-7])
-  refused(tmp_path / 'x', "person in column 'person' .* and 2 more")
+  refused(tmp_path / 'x', "person in column 'person' .* and more")
 
 
 _FULL = [(f'{c}_{n:02d}.png', c) for c in range(2) for n in range(_NUM)]
@@ -443,7 +443,7 @@ _FULL = [(f'{c}_{n:02d}.png', c) for c in range(2) for n in range(_NUM)]
 @pytest.mark.parametrize(
   ('columns', 'rows', 'why'),
   [
-    ('file_name,label', _FULL[:-6], 'does not label: 1_04.png.* and 1 more'),
+    ('file_name,label', _FULL[:-6], 'does not label: 1_04.png.* and more'),
     ('file_name,label', [*_FULL, ('/d/x.png', 0)], "as in '0_00.png'.*: /d/x"),
     ('file_name,label', [*_FULL, ('../x.png', 0)], 'not there .*: ../x.png'),
     ('file_name,label', [*_FULL, ('1_09.png', 0)], 'two different rows'),
