@@ -16,6 +16,9 @@ Guarantees:
     `tests/stages/baseline_test.py::test_the_sum_is_noised_once`,
     `tests/stages/baseline_test.py::test_a_workdir_has_one_ledger`,
     `tests/stages/baseline_test.py::test_leftovers_in_a_release_are_refused`.
+  * Embeddings of other images, features, public images or settings have other
+    noise, even with one secret.
+    `tests/stages/baseline_test.py::test_what_names_an_embedding`.
   * Exact class counts are in no file.
     `tests/stages/baseline_test.py::test_labels_are_of_the_config`.
 """
@@ -184,8 +187,11 @@ def _generate(
   )
   source = registry.load(config.data)
   public = _check_public(config, method, source)
-  feature_fn = _make_feature_fn(config, method, shape)
-  target, ledger, secret = _embed(config, workdir, method, feature_fn, source)
+  learned_from = _public_images(config, method)
+  feature_fn = _make_feature_fn(config, method, shape, learned_from)
+  target, ledger, secret = _embed(
+    config, workdir, method, feature_fn, source, learned_from
+  )
   module = generator_lib.Generator(
     image_shape=shape,
     num_classes=num_classes,
@@ -247,6 +253,7 @@ def _embed(
   method: str,
   feature_fn: mean_embedding.FeatureFn,
   source: types.DataSource,
+  public: types.DataSource | None,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
   """Reads the sensitive images, and keeps their embedding with noise.
 
@@ -262,20 +269,9 @@ def _embed(
   )
   statements.check_release_is_new(workdir)
   secret = run_secret.load_or_make(config, workdir)
-  net = config.baseline.dp_mepf.net
-  facts = {
-    'method': method,
-    'ledger': ledger.to_json(),
-    'baseline': config_lib.to_dict(config.baseline),
-    'net': files.sha256(net) if method == 'dp_mepf' and net else '',
-    'classifier': config_lib.to_dict(config.evaluate.classifier),
-    'public': config_lib.to_dict(config.pretrain),
-    'seed': config.seed,
-    'dataset': fingerprint.dataset(secret, source),
-    'rng': key_streams.rng_test_vector(),
-  }
+  named = facts(config, method, ledger, source, secret, public)
   streams = key_streams.KeyStreams(
-    secret=secret, run_id=key_streams.run_id(secret, facts)
+    secret=secret, run_id=key_streams.run_id(secret, named)
   )
   _begin_embedding(workdir, streams.run_id)
   kept = workdir.private / 'embedding.npz'
@@ -291,6 +287,42 @@ def _embed(
   )
   files.write_npz(kept, 0o600, target=target)
   return target, ledger, secret
+
+
+def facts(
+  config: config_lib.Config,
+  method: str,
+  ledger: ledger_lib.Ledger,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+  public: types.DataSource | None,
+) -> dict[str, Any]:
+  """Returns the facts that name an embedding, and so determine its noise.
+
+  Args:
+    config: gives seed, pretrain, evaluate.classifier and baseline.
+    method: 'dp_merf' or 'dp_mepf'.
+    ledger: the ledger of the embedding.
+    source: the sensitive images.
+    secret: secret of the run.
+    public: the images that a feature network is trained on; None if there is no
+      such training.
+  """
+  net = config.baseline.dp_mepf.net
+  found = {
+    'method': method,
+    'ledger': ledger.to_json(),
+    'baseline': config_lib.to_dict(config.baseline),
+    'net': files.sha256(net) if method == 'dp_mepf' and net else '',
+    'classifier': config_lib.to_dict(config.evaluate.classifier),
+    'public': config_lib.to_dict(config.pretrain),
+    'seed': config.seed,
+    'dataset': fingerprint.dataset(secret, source),
+    'rng': key_streams.rng_test_vector(),
+  }
+  if public is not None:
+    found['public_images'] = fingerprint.dataset(secret, public)
+  return found
 
 
 def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
@@ -324,8 +356,20 @@ def _check_public(
   return [statement_words.public_data(vars(e), 'unknown') for e in images]
 
 
+def _public_images(
+  config: config_lib.Config, method: str
+) -> types.DataSource | None:
+  """Reads the images that a feature network is trained on, if one is."""
+  if method != 'dp_mepf' or config.baseline.dp_mepf.net:
+    return None
+  return registry.load(config.pretrain.data)
+
+
 def _make_feature_fn(
-  config: config_lib.Config, method: str, shape: tuple[int, int, int]
+  config: config_lib.Config,
+  method: str,
+  shape: tuple[int, int, int],
+  public: types.DataSource | None,
 ) -> mean_embedding.FeatureFn:
   """Returns a feature function that depends on public data at most."""
   if method == 'dp_merf':
@@ -333,7 +377,7 @@ def _make_feature_fn(
       config.baseline.dp_merf, shape, _key(config, _FEATURES)
     )
   mepf = config.baseline.dp_mepf
-  if mepf.net:
+  if public is None:
     if not os.path.exists(mepf.net):
       raise errors.UsageError(
         f'Expected a feature network at baseline.dp_mepf.net={mepf.net!r};'
@@ -342,7 +386,6 @@ def _make_feature_fn(
     return dp_mepf.make_feature_fn(
       mepf, dp_mepf.from_weights(files.read_npz(mepf.net))
     )
-  public = registry.load(config.pretrain.data)
   console.say(f'{method}: trains its feature network on public images')
   num_classes = public.spec.num_classes
   trained = downstream.train_classifier(

@@ -6,13 +6,16 @@ model is written to release/model.
 Guarantees:
   * It spends the epsilon of its calibration, and the folder verifies.
     `tests/stages/baseline_test.py::test_classifier_spends_its_own_ledger`.
+  * Trainings that differ in a setting of the private step, or in their first
+    weights, have different noise and batches, even with one secret.
+    `tests/stages/baseline_test.py::test_what_names_a_training_of_the_classifier`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -30,6 +33,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import fingerprint
@@ -73,19 +77,10 @@ def run(
   module = dp_classifier.make_module(ours.name, source.spec.num_classes)
   optimizer = assembly.private_optimizer(_finetune_config(config), mechanism)
   params = _public_params(config, module, devices, stop)
-  facts = {
-    'mechanism': mechanism.to_dict(),
-    'training': {**config_lib.to_dict(ours), **fingerprint.draws(config)},
-    'start': {'weights': fingerprint.first_weights(secret, params)},
-    'dataset': fingerprint.dataset(secret, source),
-    'secret': key_streams.fingerprint(secret, 'secret'),
-    'seed': config.seed,
-    'rng': key_streams.rng_test_vector(),
-  }
   begun = resume.begin(
     workdir.private,
     secret,
-    facts,
+    facts(config, mechanism, source, secret, params),
     train_state.create(params, optimizer),
     ledger_lib.start(mechanism, privacy, unit=config.data.unit),
     num_steps=mechanism.num_steps,
@@ -130,22 +125,44 @@ def run(
   return dp_classifier.make_predict_fn(module, state.all_ema_params)
 
 
+def facts(
+  config: config_lib.Config,
+  mechanism: mechanism_lib.TrainingMechanism,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+  params: types.Params,
+) -> dict[str, Any]:
+  """Returns the facts that name the training; see `fingerprint.make`."""
+  ours = config.baseline.dp_classifier
+  return {
+    'mechanism': mechanism.to_dict(),
+    'training': {
+      **config_lib.to_dict(ours),
+      **fingerprint.draws(config),
+      'steps': fingerprint.lasting(_finetune_config(config)),
+    },
+    'start': {'weights': fingerprint.first_weights(secret, params)},
+    'dataset': fingerprint.dataset(secret, source),
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'seed': config.seed,
+    'rng': key_streams.rng_test_vector(),
+  }
+
+
 def _finetune_config(config: config_lib.Config) -> config_lib.FinetuneConfig:
   """Returns the config of the steps, with the classifier's hyper-parameters.
 
-  Only the sizes of microbatches and chunks are those of fine-tuning. Patterns
-  of leaves are of the diffusion model, whose leaves the classifier lacks.
+  Of fine-tuning it has what names no leaf of the diffusion model, and no
+  setting of its loss.
   """
-  ours = config.baseline.dp_classifier
-  return dataclasses.replace(
-    config.finetune,
+  ours, given = config.baseline.dp_classifier, config.finetune
+  return config_lib.FinetuneConfig(
     augmult=ours.augmult,
     optimizer=ours.optimizer,
     ema_decay=ours.ema_decay,
-    draw_chunk_size=0,
-    gradient_scales=(),
-    clip_groups=(),
-    scaled_quantity='gradient',
+    rescale_to_unit_norm=given.rescale_to_unit_norm,
+    microbatch_size=given.microbatch_size,
+    checkpoint_every_steps=given.checkpoint_every_steps,
   )
 
 

@@ -13,10 +13,15 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import main
 from dp_diffusion import release
+from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.data import registry
+from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
 from dp_diffusion.privacy import verify
+from dp_diffusion.stages import baseline as baseline_stage
+from dp_diffusion.stages import baseline_classifier
+from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -199,6 +204,82 @@ def test_classifier_resumes_under_its_ledger(direct):
   assert command.contents(direct / 'release') == before
   (event,) = privacy_of(direct)['events']
   assert event['num_steps'] == 2  # Of the checkpoint: none is taken anew.
+
+
+SECRET = key_streams.Secret.insecure(0)
+
+
+def _load(**changes):
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
+  return config_lib.load(command.DIGITS_SMOKE, named)
+
+
+@pytest.fixture(scope='module')
+def digits():
+  return registry.load(_load().data)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'is_other'),
+  [
+    ({'finetune__rescale_to_unit_norm': 'false'}, True),
+    ({'baseline__dp_classifier__augmult': '4'}, True),
+    ({'baseline__dp_classifier__ema_decay': '0.5'}, True),
+    ({'baseline__dp_classifier__optimizer__learning_rate': '0.5'}, True),
+    ({'data__flip': 'true'}, True),
+    ({'seed': '5'}, True),
+    # These change no bit of a step.
+    ({'finetune__microbatch_size': '3'}, False),
+    ({'finetune__checkpoint_every_steps': '3'}, False),
+    ({'finetune__ema_decay': '0.5'}, False),
+    ({'finetune__gradient_scales': "('out*=2',)"}, False),
+  ],
+  ids=lambda value: '-'.join(value) if isinstance(value, dict) else None,
+)
+def test_what_names_a_training_of_the_classifier(digits, changes, is_other):
+  params = {'w': np.ones(2, np.float32)}
+
+  def name(config, params=params):
+    privacy = config.baseline.dp_classifier.privacy(config.privacy)
+    mechanism = accounting.calibrate(privacy).mechanism
+    return fingerprint.run_id(
+      SECRET,
+      baseline_classifier.facts(config, mechanism, digits, SECRET, params),
+    )
+
+  before = name(_load())
+  assert (name(_load(**changes)) != before) == is_other
+  assert name(_load(), {'w': np.zeros(2, np.float32)}) != before
+
+
+def test_what_names_an_embedding(digits):
+  """With one secret, the noise of two embeddings would otherwise cancel."""
+
+  def name(method, public=None, source=digits, **changes):
+    config = _load(**changes)
+    ledger = mean_embedding.start_ledger(config.privacy, method, 'image')
+    return key_streams.run_id(
+      SECRET,
+      baseline_stage.facts(config, method, ledger, source, SECRET, public),
+    )
+
+  def altered(**arrays):
+    return dataclasses.replace(digits, **arrays)
+
+  images = digits.images.copy()
+  images[3, 2, 2] += 1
+  names = [
+    name('dp_merf'),
+    name('dp_mepf'),
+    name('dp_merf', source=altered(images=images)),
+    name('dp_merf', seed='5'),
+    name('dp_merf', baseline__dp_merf__length_scale='2'),
+    name('dp_merf', privacy__epsilon='3'),
+    name('dp_mepf', digits),
+    name('dp_mepf', altered(images=images)),
+    name('dp_mepf', altered(labels=digits.labels[::-1])),
+  ]
+  assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,7 @@ def make(
     params: all weights before the first private step.
     inherited: ledger entries that the weights bring along.
   """
-  training = config_lib.to_dict(config.finetune)
-  for operational in (
-    'microbatch_size',
-    'draw_chunk_size',
-    'checkpoint_every_steps',
-  ):
-    del training[operational]
+  training = lasting(config.finetune)
   training['model'] = config_lib.to_dict(config.model)
   training['diffusion'] = config_lib.to_dict(config.diffusion)
   training['seed'] = config.seed
@@ -79,6 +73,18 @@ def make(
     'versions': statements.versions(),
     'rng': key_streams.rng_test_vector(),
   }
+
+
+def lasting(finetune: config_lib.FinetuneConfig) -> dict[str, Any]:
+  """Returns the settings of the private steps that must not change."""
+  found = config_lib.to_dict(finetune)
+  for operational in (
+    'microbatch_size',
+    'draw_chunk_size',
+    'checkpoint_every_steps',
+  ):
+    del found[operational]
+  return found
 
 
 def draws(config: config_lib.Config) -> dict[str, Any]:
