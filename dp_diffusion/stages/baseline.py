@@ -172,11 +172,7 @@ def _generate(
   """Fits a generator to the noised embedding, and writes the release."""
   settings_of = config.baseline
   num_classes = max(1, len(config.data.class_names))
-  if config.sample.labels == config_lib.NOISED_HISTOGRAM:
-    raise errors.UsageError(
-      f'Expected sample.labels={config_lib.NOISED_HISTOGRAM!r} to be public'
-      ' shares for a baseline, which makes no histogram.'
-    )
+  _check_labels(config)
   labels = functools.partial(
     sample.sample_labels, config.sample.labels, num_classes
   )
@@ -225,6 +221,14 @@ def _generate(
   }
   release.write_model(workdir.release, weights.flatten(params), description)
   _write_images(config, workdir, images, all_labels)
+
+
+def _check_labels(config: config_lib.Config) -> None:
+  if config.sample.labels == config_lib.NOISED_HISTOGRAM:
+    raise errors.UsageError(
+      f'Expected sample.labels={config_lib.NOISED_HISTOGRAM!r} to be public'
+      ' shares for a baseline, which makes no histogram.'
+    )
 
 
 def _write_images(
