@@ -52,7 +52,7 @@ from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import downstream
-from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
+from dp_diffusion.evaluation.classifiers import read_once
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.evaluation.report import report
@@ -124,7 +124,7 @@ def _classify_directly(
   start: float,
 ) -> None:
   """Trains and tests the DP classifier, which releases no images."""
-  held_out = held_out_lib.HeldOut(
+  held_out = read_once.HeldOut(
     functools.partial(registry.load, config.data, config.data.test_split)
   )
   with held_out.closed():

@@ -2,7 +2,7 @@
 
 The aim is to measure how well a classifier does on real images when it was
 trained on synthetic images alone. Every choice (early stopping, the best
-checkpoint) is made on a validation part of the training images; `held_out.py`
+checkpoint) is made on a validation part of the training images; `read_once`
 makes sure that the real test images are not read before.
 
 Neural classifiers are trained by a loop on the host around a jitted step, since

@@ -23,7 +23,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
+from dp_diffusion.evaluation.classifiers import read_once
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.classifiers import (
   trained_classifiers as members_lib,
@@ -182,7 +182,5 @@ def _sources(
   }
 
 
-def _held_out(config: config_lib.Config, split: str) -> held_out_lib.HeldOut:
-  return held_out_lib.HeldOut(
-    functools.partial(registry.load, config.data, split)
-  )
+def _held_out(config: config_lib.Config, split: str) -> read_once.HeldOut:
+  return read_once.HeldOut(functools.partial(registry.load, config.data, split))

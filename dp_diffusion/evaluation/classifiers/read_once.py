@@ -1,4 +1,8 @@
-"""The real test images, on which no choice may depend."""
+"""Makes sure that the real test images are read once, after every choice.
+
+The sources in `data` decide which images these are; for own images without a
+stated division, `data.division` does.
+"""
 
 from __future__ import annotations
 

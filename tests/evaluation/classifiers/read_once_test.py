@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dp_diffusion.evaluation.classifiers import held_out as held_out_lib
+from dp_diffusion.evaluation.classifiers import read_once
 
 
 def test_held_out_images_are_read_once_and_only_after_the_choices():
   reads = []
-  held_out = held_out_lib.HeldOut(lambda: reads.append(1) or 'images')
+  held_out = read_once.HeldOut(lambda: reads.append(1) or 'images')
   with held_out.closed():
     with pytest.raises(RuntimeError, match='while choices are made'):
       held_out.open()
@@ -24,7 +24,7 @@ def test_held_out_images_are_read_once_and_only_after_the_choices():
 
 
 def test_a_failed_choice_leaves_the_held_out_images_unread():
-  held_out = held_out_lib.HeldOut(lambda: 'images')
+  held_out = read_once.HeldOut(lambda: 'images')
   with pytest.raises(KeyError):
     with held_out.closed():
       raise KeyError
