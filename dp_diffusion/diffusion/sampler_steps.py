@@ -1,7 +1,8 @@
-"""Timesteps and coefficients of the sampling steps, computed in float64.
+"""The sampling methods by name: their config, timesteps and coefficients.
 
 Every sampler of `samplers` takes linear steps that differ in their coefficients
-only. This module computes them on the host and cites the equation of each.
+only. This module computes them on the host, in float64, and cites the equation
+of each.
 """
 
 from __future__ import annotations

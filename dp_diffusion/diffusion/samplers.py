@@ -6,10 +6,11 @@ Every method takes a step of the same form,
        + coefficients.previous_x0 * (x0_hat of the step before)
        + coefficients.noise * noise,
 
-with factors that `coefficients` computes beforehand, on the host, in float64.
-A step is therefore a pure function of a state and a step number, and the number
-may be traced: a loop on the host compiles the step once, and `sample` puts it
-into one `fori_loop`.
+with factors that `sampler_steps` computes beforehand, on the host, in float64;
+a new method of this form is a name and its coefficients there. A step is
+therefore a pure function of a state and a step number, and the number may be
+traced: a loop on the host compiles the step once, and `sample` puts it into one
+`fori_loop`.
 
 Guarantees:
   - Sample j depends on the key and j, not on its batch, shard or device

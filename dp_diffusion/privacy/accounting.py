@@ -4,7 +4,8 @@ Before private training, `calibrate` computes a mechanism from the config.
 During training, and for the published statement, `epsilon` computes what was
 spent. Two accountants, privacy loss distributions (PLD) and Renyi DP (RDP),
 give upper bounds of the same epsilon for the same neighbours (one record added
-or removed), so the smaller bound holds.
+or removed), so the smaller bound holds. Calibrations are kept in the user's
+cache folder.
 """
 
 from __future__ import annotations
