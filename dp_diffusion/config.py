@@ -278,7 +278,12 @@ class DistributedConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """Everything a run depends on; `docs/config.md` lists each key."""
+  """Everything a run depends on; `docs/config.md` lists each key.
+
+  Attributes:
+    found: dotted keys that were not set, so that sensitive images were opened
+      to decide them. It is no key itself.
+  """
 
   name: str = config_keys.key(
     '', 'Of the run, for titles and citations.', is_required=True
@@ -318,6 +323,7 @@ class Config:
     ' canaries, under a claim of its own.'
   )
   distributed: DistributedConfig = config_keys.section('Several processes.')
+  found: tuple[str, ...] = config_keys.fact(())
 
   def __post_init__(self) -> None:
     config_keys.check(self)
@@ -496,12 +502,12 @@ def load(
   for key, text in typed.items():
     config_values.override(config, key, text, Config)
     config_sources.keep_typed(config, key)
-  config_sources.find_channels(config, _data_config)
+  found = config_sources.find_channels(config, _data_config)
   for line in finish(config, typed):
     console.say(line)
   config_sources.find_public_classes(config, _data_config, typed, named)
   config_weights.resolve(config, typed)
-  return freeze(config, typed)
+  return dataclasses.replace(freeze(config, typed), found=found)
 
 
 def _data_config(section: Any) -> registry.DataConfig:
@@ -540,8 +546,7 @@ def to_dict(config: Any) -> dict[str, Any]:
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if not config_keys.is_later(field)
-        or getattr(value, field.name) != field.default
+        if not _is_left_out(value, field)
       }
     if isinstance(value, dict):
       return {k: plain(v) for k, v in value.items()}
@@ -552,3 +557,10 @@ def to_dict(config: Any) -> dict[str, Any]:
     return value
 
   return plain(config)
+
+
+def _is_left_out(config: Any, field: dataclasses.Field[Any]) -> bool:
+  is_default = getattr(config, field.name) == field.default
+  return config_keys.is_fact(field) or (
+    config_keys.is_later(field) and is_default
+  )

@@ -200,6 +200,16 @@ def of(field: dataclasses.Field[Any]) -> Statement | Section | None:
   return field.metadata.get(_METADATA)
 
 
+def fact(default: Any) -> Any:
+  """Returns a field that is no key: nobody can set it in a config."""
+  return dataclasses.field(default=default, metadata={_METADATA: None})
+
+
+def is_fact(field: dataclasses.Field[Any]) -> bool:
+  """Whether a field was made by `fact`."""
+  return field.metadata.get(_METADATA, field) is None
+
+
 def is_later(field: dataclasses.Field[Any]) -> bool:
   """Whether a field is a key that earlier versions lack."""
   statement = of(field)

@@ -48,7 +48,7 @@ def keep_typed(config: Any, key: str) -> None:
       section.stand_in = section.name
 
 
-def find_channels(config: Any, build: BuildFn) -> None:
+def find_channels(config: Any, build: BuildFn) -> tuple[str, ...]:
   """Sets data.channels, if it is 0, to 1 for grey images or 3 for colour.
 
   The result is taken to be public, as the size and the classes are; see
@@ -58,13 +58,17 @@ def find_channels(config: Any, build: BuildFn) -> None:
     config: a `ConfigDict`, changed in place if the images can be opened.
     build: converts a section to a `DataConfig`.
 
+  Returns:
+    The keys that were set so, for the card of the release.
+
   Raises:
     UsageError: some images are grey and others coloured.
   """
   data = config.get('data', {})
   if data.get('channels', 1) or not data.get('path'):
-    return
+    return ()
   data.channels = registry.find_channels(build(data))
+  return ('data.channels',) if data.channels else ()
 
 
 def find_public_classes(

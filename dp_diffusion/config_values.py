@@ -21,6 +21,7 @@ import typing
 from typing import Any
 
 from dp_diffusion import checks
+from dp_diffusion import config_keys
 from dp_diffusion import errors
 
 UsageError = errors.UsageError
@@ -391,7 +392,9 @@ def parse_weights(name: str, text: str, num_classes: int) -> tuple[float, ...]:
 def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
   """Builds a dataclass from nested values; errors name the dotted key."""
   hints = typing.get_type_hints(kind)
-  fields = {f.name: f for f in dataclasses.fields(kind)}
+  fields = {
+    f.name: f for f in dataclasses.fields(kind) if not config_keys.is_fact(f)
+  }
   for key in values:
     if key not in fields:
       near = difflib.get_close_matches(key, fields, n=1)

@@ -350,6 +350,7 @@ def write_card(
   release_dir: epath.PathLike,
   statement: Mapping[str, Any],
   config: release_card.CardConfig | None = None,
+  channels: release_card.Channels | None = None,
 ) -> None:
   """Writes `README.md` and, with a dataset, `croissant.json`.
 
@@ -357,11 +358,12 @@ def write_card(
     release_dir: the folder `release/`, whose content the card describes.
     statement: the privacy statement, whose words are the first and the last.
     config: what the publisher says; None for the defaults.
+    channels: as what the sensitive images were read; None does not say.
   """
   release_dir = epath.Path(release_dir)
   config = (config or release_card.CardConfig()).dated()
   contents = _contents(release_dir)
-  text = release_card.text(statement, config, contents)
+  text = release_card.text(statement, config, contents, channels)
   files.write_text(release_dir / CARD, text)
   if not contents.parquet_folder:
     return

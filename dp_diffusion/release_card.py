@@ -133,6 +133,37 @@ class CardConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Channels:
+  """As what the sensitive images were read, and who decided it.
+
+  Attributes:
+    number: 1 (grey) or 3 (colour).
+    is_found: whether images were opened to decide it; None if that was not
+      recorded.
+  """
+
+  number: int
+  is_found: bool | None
+
+  def in_words(self) -> str:
+    """Returns a line for the card.
+
+    >>> Channels(number=1, is_found=False).in_words()
+    'grey (1 channel), as was set and not read from the images.'
+    """
+    kind = 'grey (1 channel)' if self.number == 1 else 'colour (3 channels)'
+    if self.is_found is None:
+      return f'{kind}. Who decided it, config or images, was not recorded.'
+    if not self.is_found:
+      return f'{kind}, as was set and not read from the images.'
+    return (
+      f'{kind}, as some of the sensitive images showed that were opened for it.'
+      ' Epsilon does not count this: the answer is taken to be public, and at'
+      ' least nine in ten of them had to agree on it.'
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Contents:
   """What lies in a release.
 
@@ -150,7 +181,10 @@ class Contents:
 
 
 def text(
-  statement: Mapping[str, Any], config: CardConfig, contents: Contents
+  statement: Mapping[str, Any],
+  config: CardConfig,
+  contents: Contents,
+  channels: Channels | None = None,
 ) -> str:
   """Returns the card in markdown, with metadata (YAML) at its top.
 
@@ -158,6 +192,7 @@ def text(
     statement: result of `statement.statement`.
     config: what the publisher says; with a date.
     contents: what lies in the release.
+    channels: as what the images were read; None says nothing of it.
   """
   guarantee, details = statement_lib.card_parts(statement_lib.card(statement))
   about = []
@@ -170,7 +205,7 @@ def text(
     *about,
     _MODEL_CARD,
     *([_SAMPLE_CARD] if contents.can_sample else []),
-    f'## Made from\n\n{_made_from(statement, config)}',
+    f'## Made from\n\n{_made_from(statement, config, channels)}',
     f'## Intended use\n\n{_INTENDED_USE}',
     f'## Limits\n\n{_limits(statement, contents)}',
     f'## Licence, contact, citation\n\n{_rights(statement, config, contents)}',
@@ -364,7 +399,9 @@ def _loading(contents: Contents) -> str:
   return '\n\n'.join(found)
 
 
-def _made_from(statement: Mapping[str, Any], config: CardConfig) -> str:
+def _made_from(
+  statement: Mapping[str, Any], config: CardConfig, channels: Channels | None
+) -> str:
   """Names the data, the code and the date."""
   public = [
     statement_words.public_data_line(entry)
@@ -374,6 +411,7 @@ def _made_from(statement: Mapping[str, Any], config: CardConfig) -> str:
   return _bullets(
     [
       f'**Sensitive images**: {statement["dataset"]}. They are not here.',
+      *([f'**Read as**: {channels.in_words()}'] if channels else []),
       *(f'**Public images of the pre-training**: {line}' for line in public),
       f'**Code**: {code}'
       + (f', {config.code_url}' if config.code_url else '.'),

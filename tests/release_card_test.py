@@ -76,6 +76,23 @@ def test_what_was_not_given_is_said():
   assert 'license:' not in card.partition('\n---\n')[0]
 
 
+@pytest.mark.parametrize(
+  ('number', 'is_found', 'words'),
+  [
+    (1, True, 'grey (1 channel), as some of the sensitive images showed'),
+    (3, True, 'Epsilon does not count this'),
+    (1, False, 'grey (1 channel), as was set and not read from the images'),
+    (3, False, 'colour (3 channels), as was set'),
+    (3, None, 'was not recorded'),
+  ],
+)
+def test_the_card_says_who_decided_on_grey_or_colour(number, is_found, words):
+  channels = release_card.Channels(number=number, is_found=is_found)
+  card = release_card.text(STATEMENT, CONFIG, CONTENTS, channels)
+  assert words in section(card, 'Made from')
+  assert ('set and not read' in card) == (is_found is False)
+
+
 def test_a_citation_of_the_publisher_is_taken():
   config = dataclasses.replace(CONFIG, citation='Lab (2026). Shapes.')
   assert release_card.citation(STATEMENT, config, CONTENTS) == config.citation

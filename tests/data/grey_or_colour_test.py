@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import config_values
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 
@@ -137,3 +138,31 @@ def test_another_public_source_has_other_classes() -> None:
   # One that has none of its own takes those of the config.
   config = config_lib.load(cifar10, {'pretrain.data.name': 'generated'})
   assert config.pretrain.data.class_names[-1] == '999'
+
+
+def _load(path: str, **typed: str) -> config_lib.Config:
+  named = {f'data.{key}': text for key, text in typed.items()}
+  given = {'data.path': path, 'data.class_names': 'a,b', **named}
+  config = ROOT / 'configs/own_images.py'
+  return config_lib.load(
+    f'{config}:cpu', {**given, 'privacy.num_examples': '9000'}
+  )
+
+
+def test_a_config_knows_whether_images_decided_it(tmp_path) -> None:
+  path = _write(tmp_path, [GREY] * 6)
+  found, typed = _load(path), _load(path, channels='1')
+  assert found.found == ('data.channels',) and typed.found == ()
+  assert config_lib.to_dict(found) == config_lib.to_dict(typed)
+  assert 'found' not in config_lib.to_dict(found)
+  assert _load(str(tmp_path / 'none')).found == ()
+
+
+def test_what_images_decided_is_no_key() -> None:
+  config, _ = config_values.load_file(str(ROOT / 'configs/digits.py'))
+  with pytest.raises(errors.UsageError, match="Unknown config key 'found'"):
+    config_lib.load(str(ROOT / 'configs/digits.py'), {'found': 'a'})
+  with config.unlocked():
+    config.found = ('data.channels',)
+  with pytest.raises(errors.UsageError, match="Unknown config key 'found'"):
+    config_lib.freeze(config)

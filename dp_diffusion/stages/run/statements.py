@@ -12,6 +12,7 @@ from typing import Any
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import release_card
 from dp_diffusion import release_marks
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -76,7 +77,11 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     code_revision=stored['code_revision'],
     versions=stored['versions'],
   )
-  release.write_card(workdir.release, statement, config.card)
+  channels = release_card.Channels(
+    number=config.data.channels,
+    is_found=workdir.has_found('data.channels', config),
+  )
+  release.write_card(workdir.release, statement, config.card, channels)
   release.seal(workdir.release, statement)
 
 

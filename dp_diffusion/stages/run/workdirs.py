@@ -33,6 +33,7 @@ _SECTIONS = {
   'evaluate': ('evaluate',),
 }
 STAGES = tuple(_SECTIONS)
+_FOUND = 'found'  # Keys that images were opened for, see `config.Config`.
 # Keys that may change between runs, since they do not affect the result.
 _OPERATIONAL = frozenset(
   {
@@ -143,8 +144,15 @@ class Workdir:
     """
     self.check(config, (stage,))
     record = self._record()
-    if record.get(stage, {}).get('config') != _resolved(stage, config):
-      record[stage] = {'config': _resolved(stage, config), 'complete': False}
+    before = record.get(stage, {})
+    entry = before
+    if before.get('config') != _resolved(stage, config):
+      entry = {'config': _resolved(stage, config), 'complete': False}
+    found = set(before.get(_FOUND, ())) | set(config.found)
+    if found or not before or _FOUND in before:  # Else it was not recorded.
+      entry = {**entry, _FOUND: sorted(found)}
+    if entry != before:
+      record[stage] = entry
       files.write_json(self.config_path, record)
 
   def forget(self, stage: str) -> None:
@@ -221,6 +229,22 @@ class Workdir:
     return bool(stage) and stage.get('card', {}) != (
       config_lib.to_dict(config.card)
     )
+
+  def has_found(self, key: str, config: config_lib.Config) -> bool | None:
+    """Whether a run of this folder opened images to decide a key.
+
+    Args:
+      key: dotted key.
+      config: config of the present run.
+
+    Returns:
+      None if the training was by a version that did not record it.
+    """
+    record = self._record()
+    recorded = [entry.get(_FOUND, ()) for entry in record.values()]
+    if key in set(config.found).union(*recorded):
+      return True
+    return None if _FOUND not in record.get('finetune', {_FOUND: ()}) else False
 
   def _record(self) -> dict[str, Any]:
     if not self.config_path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -35,6 +36,36 @@ def test_private_folders_are_closed_to_others(workdir):
     'evaluation',
     'private',
   ]
+
+
+FOUND = 'data.channels'
+
+
+@pytest.mark.parametrize('stages', [('found', 'typed'), ('typed', 'found')])
+def test_a_key_that_images_decided_stays_one_that_they_decided(workdir, stages):
+  typed = load()
+  found = dataclasses.replace(typed, found=(FOUND,))
+  assert workdir.has_found(FOUND, typed) is False
+  for name in stages:
+    workdir.begin('finetune', {'found': found, 'typed': typed}[name])
+  workdir.complete('finetune', 1.0)
+  assert workdir.is_complete('finetune')
+  workdir.begin('sample', typed)
+  assert workdir.has_found(FOUND, typed) is True
+  assert workdir.has_found('data.image_size', typed) is False
+
+
+def test_earlier_versions_did_not_record_what_images_decided(workdir):
+  config = load()
+  workdir.begin('finetune', config)
+  record = json.loads(workdir.config_path.read_text())
+  assert record['finetune'].pop('found') == []
+  workdir.config_path.write_text(json.dumps(record))
+  for stage in ('finetune', 'sample'):
+    workdir.begin(stage, config)
+    assert workdir.has_found(FOUND, config) is None
+  found = dataclasses.replace(config, found=(FOUND,))
+  assert workdir.has_found(FOUND, found) is True
 
 
 @pytest.mark.parametrize(
