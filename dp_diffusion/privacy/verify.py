@@ -62,7 +62,7 @@ _DESKTOP = re.compile(
   r'|\.directory'
 )
 _OF_MACOS = '._'  # Before the name of a file or folder beside it.
-_MAX_BYTES = 64 << 20  # Largest size of privacy.json.
+_MAX_BYTES = 64 << 20  # Largest size of a file that is parsed.
 _LIMITS = (
   'This shows that the statement agrees with itself and with the files. It'
   ' does not prove what ran: that the code was the one named, on the data'
@@ -163,11 +163,16 @@ def _usage_problem(argv: Sequence[str]) -> str:
   return ''
 
 
-def _read_statement(path: pathlib.Path) -> dict[str, Any]:
+def _read_plain(path: pathlib.Path) -> bytes:
+  """Reads a file, but follows no link and reads no pipe and nothing huge."""
   status = path.lstat()
   if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
     raise ValueError(f'Expected {path.name} to be a file of a few kB.')
-  statement = strict_json.loads(path.read_bytes())
+  return path.read_bytes()
+
+
+def _read_statement(path: pathlib.Path) -> dict[str, Any]:
+  statement = strict_json.loads(_read_plain(path))
   if not isinstance(statement, dict):
     raise ValueError(f'Expected {path.name} to hold a JSON object.')
   return statement
@@ -326,15 +331,12 @@ def _check_card(
   folder: pathlib.Path, statement: Mapping[str, Any]
 ) -> list[str]:
   """Compares the card with the statement; returns the mismatches."""
-  path = folder / _CARD
   try:
-    if not stat.S_ISREG(path.lstat().st_mode):
-      return []  # Listed as missing, or as no plain file.
-    text = path.read_bytes().decode(errors='replace')
+    text = _read_plain(folder / _CARD).decode(errors='replace')
   except FileNotFoundError:
     return [f'{_CARD} is missing: nobody is told the guarantee']
-  except OSError:
-    return []
+  except (OSError, ValueError) as e:
+    return [f'{_CARD} cannot be read: {_one_line(e)}']
   try:
     sentence, details = statement_lib.card_parts(statement_lib.card(statement))
   except (ValueError, KeyError, TypeError, AttributeError):
@@ -355,14 +357,11 @@ def _check_croissant(
   folder: pathlib.Path, statement: Mapping[str, Any]
 ) -> list[str]:
   """Compares the description in the Croissant file with the statement."""
-  path = folder / _CROISSANT
   try:
-    if not stat.S_ISREG(path.lstat().st_mode):
-      return []  # Listed as missing, or as no plain file.
-    found = strict_json.loads(path.read_bytes())
-  except OSError:
-    return []
-  except ValueError:
+    found = strict_json.loads(_read_plain(folder / _CROISSANT))
+  except FileNotFoundError:
+    return []  # It is listed as missing if the release had one.
+  except (OSError, ValueError):
     found = None
   sentence = statement.get('statement')
   description = found.get('description') if isinstance(found, dict) else None

@@ -380,6 +380,25 @@ def test_facts_for_machines_hide_no_words(folder, front):
   assert 'README.md does not hold the sentence' in mismatch
 
 
+@pytest.mark.parametrize('name', ['README.md', 'croissant.json'])
+def test_huge_or_special_files_are_refused_unread(
+  folder, capsys, name, monkeypatch
+):
+  path = folder / name
+  path.unlink(missing_ok=True)
+  path.write_bytes(b'x' * 2000)
+  monkeypatch.setattr(verify, '_MAX_BYTES', 1999)
+  check = {
+    'README.md': verify._check_card,
+    'croissant.json': verify._check_croissant,
+  }[name]
+  monkeypatch.setattr(pathlib.Path, 'read_bytes', lambda path: 1 / 0)
+  assert len(check(folder, STATEMENT)) == 1
+  path.unlink()
+  os.mkfifo(path)  # Reading it would wait for a writer.
+  assert len(check(folder, STATEMENT)) == 1
+
+
 def test_croissant_must_say_the_sentence(folder, capsys):
   sentence = STATEMENT['statement']
   value = {'description': f'Synthetic images. {sentence}', 'name': 'shapes'}
