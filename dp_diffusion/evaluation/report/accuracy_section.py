@@ -43,6 +43,12 @@ SPREAD_WORDS = (
   ' deviation says nothing, both values stand in brackets.'
 )
 
+_MARKS = {  # What is drawn on the scale of a class.
+  'synthetic': 'Filled dot with 95 % interval: synthetic.',
+  'public': 'Hollow dot: public.',
+  'real': 'Upright bar: real.',
+}
+
 Scores = Mapping[str, Mapping[str, scoring.Score]]
 
 
@@ -215,13 +221,17 @@ def section(found: Accuracies) -> page.Section:
     )
     for name in names
   ]
-  blocks: list[page.Block] = [page.Text(_words(first, has_auroc)), *tables]
+  is_repeated = any(
+    score.num_seeds > 1 for row in scores.values() for score in row.values()
+  )
+  words = _words(first, has_auroc, is_repeated)
+  blocks: list[page.Block] = [page.Text(words), *tables]
   if notes := _notes(found):
     blocks.append(page.Text('\n'.join(f'- {note}' for note in notes)))
   return page.Section('Accuracy', tuple(blocks))
 
 
-def _words(score: scoring.Score, has_auroc: bool) -> str:
+def _words(score: scoring.Score, has_auroc: bool, is_repeated: bool) -> str:
   """Explains the columns of the tables."""
   number = score.accuracy.num_examples
   persons = score.accuracy.num_persons
@@ -235,6 +245,7 @@ def _words(score: scoring.Score, has_auroc: bool) -> str:
       ' person are not independent: the interval is from drawing whole persons'
       ' anew (cluster bootstrap), and at least Wilson’s'
     )
+  spread = f' {SPREAD_WORDS}' if is_repeated else ''
   auroc = (
     ' AUROC: area under the ROC curve, 0.5 by guessing; the SVM has none, as it'
     ' gives no probabilities.'
@@ -245,7 +256,7 @@ def _words(score: scoring.Score, has_auroc: bool) -> str:
     f'Share of {formats.number(number)} held-out real images that'
     ' are classified correctly, by classifiers that were trained on one source'
     ' of images each. An evaluation reads the held-out images once, when every'
-    f' choice has been made. {interval_words}. {SPREAD_WORDS}'
+    f' choice has been made. {interval_words}.{spread}'
     ' One answer (the dashed line): the accuracy of always answering the'
     ' commonest class. Balanced: the mean over the classes, whatever their'
     f' size; {formats.percent(1 / max(1, score.num_classes_present))} by'
@@ -325,6 +336,7 @@ def confusion_section(found: Accuracies) -> page.Section:
     return page.Section('Confusions', ())
   names = [_class_name(found, i) for i in range(len(score.per_class))]
   title = f'{classifier_title(found, name)}, trained on synthetic images'
+  mean = ' Mean over seeds.' if score.num_seeds > 1 else ''
   if len(names) <= MANY_CLASSES:
     return page.Section(
       'Confusions',
@@ -334,7 +346,7 @@ def confusion_section(found: Accuracies) -> page.Section:
           score.confusion_matrix,
           'true ↓ taken for →',
           f'**{title}**: held-out images of each class (row) by the class that'
-          ' they were taken for (column); outlined: right. Mean over seeds.',
+          f' they were taken for (column); outlined: right.{mean}',
         ),
       ),
     )
@@ -344,8 +356,8 @@ def confusion_section(found: Accuracies) -> page.Section:
       page.Table(
         ('True class', 'Taken for', 'Images', 'Of the class'),
         _worst_confusions(score, names),
-        f'**{title}**: the commonest confusions among {len(names)} classes,'
-        ' mean over seeds. The whole matrix is in `report.json`.',
+        f'**{title}**: the commonest confusions among {len(names)} classes.'
+        f'{mean} The whole matrix is in `report.json`.',
       ),
     ),
   )
@@ -405,6 +417,7 @@ def per_class_section(found: Accuracies) -> page.Section:
   if 'synthetic' not in scores or len(found.class_names) < 2:
     return page.Section('Per class', ())
   classes = _shown_classes(scores['synthetic'])
+  marks = ' '.join(_MARKS[source] for source in SOURCES if source in scores)
   table = page.Table(
     (
       'Class',
@@ -429,8 +442,7 @@ def per_class_section(found: Accuracies) -> page.Section:
       for label in classes
     ],
     f'{classifier_title(found, name)}, accuracy among the held-out images'
-    ' of each class. Filled dot with 95 % interval: synthetic. Hollow dot:'
-    ' public. Upright bar: real. Dashed line: answering at random.',
+    f' of each class. {marks} Dashed line: answering at random.',
   )
   blocks: list[page.Block] = [table]
   if len(classes) < len(found.class_names):

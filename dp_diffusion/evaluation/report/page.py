@@ -24,7 +24,7 @@ from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import markdown
 
 SCALE = 'Scale from 0 to 100 %'  # The title of a column of `Track`.
-_MANY_COLUMNS = 4
+_MANY_COLUMNS = 3
 _LONG_NAME = 4  # Names with more letters are upright above a column.
 _PNG = b'\x89PNG\r\n\x1a\n'
 

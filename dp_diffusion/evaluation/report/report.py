@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from typing import Any
 
 from etils import epath
@@ -304,7 +305,7 @@ def _how(findings: Findings) -> page.Section:
     'How this was made',
     (
       page.Text(
-        f'```\n{findings.command}\n```\n\nThe resolved config is in'
+        f'```\n{_in_lines(findings.command)}\n```\n\nThe resolved config is in'
         ' `report.json` too.'
       ),
       page.Details('The resolved config, every key', config),
@@ -325,3 +326,20 @@ def _finite(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
+
+
+def _in_lines(command: str) -> str:
+  r"""Breaks a command before each flag, as a shell reads it.
+
+  >>> print(_in_lines('python -m main --config=a --stage plan --names="a b"'))
+  python -m main \
+    --config=a \
+    --stage plan \
+    '--names=a b'
+  """
+  lines: list[list[str]] = [[]]
+  for word in shlex.split(command):
+    if word.startswith('--'):
+      lines.append([])
+    lines[-1].append(word)
+  return ' \\\n  '.join(shlex.join(words) for words in lines if words)

@@ -146,6 +146,20 @@ def test_seeds_are_a_count_and_the_spread_is_of_the_accuracy():
   assert 'data-title="Accuracy">66.7 % ± 57.7<' in as_html(found)
 
 
+def test_only_what_is_there_is_explained():
+  found = make_accuracies(synthetic=4, real=0)
+  per_class = accuracy_section.per_class_section(found).blocks[-1].caption
+  assert 'Hollow dot: public.' not in per_class
+  assert 'Filled dot' in per_class and 'Upright bar: real.' in per_class
+  found = make_accuracies(synthetic=4, public=9, real=0)
+  per_class = accuracy_section.per_class_section(found).blocks[-1].caption
+  assert 'Hollow dot: public.' in per_class
+  words = accuracy_section.section(found).blocks[0].words
+  assert 'standard deviation' not in words
+  (matrix,) = accuracy_section.confusion_section(found).blocks
+  assert 'seeds' not in matrix.caption
+
+
 def test_confusions_are_a_square_or_the_worst_of_many():
   labels = np.repeat(np.arange(3), 4)
   predicted = np.where(labels == 2, 1, labels)

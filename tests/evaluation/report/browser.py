@@ -60,6 +60,8 @@ _MEASURE = """
   return JSON.stringify({
     overflow: document.documentElement.scrollWidth - width,
     wide: wide.slice(0, 5).map(short),
+    cut: all.filter(e => e.scrollWidth > e.clientWidth + 1
+      && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)).map(short),
     faint: all.filter(e => hasText(e) && contrast(e) < 4.5).slice(0, 5).map(
       e => contrast(e).toFixed(1) + ' ' + short(e)),
     broken: [...document.images].filter(
@@ -78,6 +80,7 @@ class Look:
     errors: what the console said, and what could not be loaded.
     overflow: pixels by which the page is wider than the window.
     wide: the first elements that are the reason.
+    cut: boxes that must be scrolled sideways.
     faint: the first elements whose text has too little contrast.
     broken: pictures that are not shown.
     background: lightness of the page, from 0 (black) to 1 (white).
@@ -86,6 +89,7 @@ class Look:
   errors: tuple[str, ...]
   overflow: int
   wide: tuple[str, ...]
+  cut: tuple[str, ...]
   faint: tuple[str, ...]
   broken: int
   background: float
@@ -164,6 +168,7 @@ class Browser:
       errors=tuple(self._errors),
       overflow=measured['overflow'],
       wide=tuple(measured['wide']),
+      cut=tuple(measured['cut']),
       faint=tuple(measured['faint']),
       broken=measured['broken'],
       background=measured['background'],
