@@ -230,6 +230,11 @@ def test_epsilon_must_be_given():
     mean_embedding.start_ledger(config, 'x', 'image')
 
 
+@pytest.mark.parametrize('unit', ['image', 'person'])
+def test_the_unit_is_stated(unit):
+  assert mean_embedding.start_ledger(CONFIG, 'x', unit).unit == unit
+
+
 def test_infinite_epsilon_says_that_it_is_not_private():
   config = dataclasses.replace(CONFIG, epsilon=math.inf)
   ledger = mean_embedding.start_ledger(config, 'x', 'image')

@@ -40,6 +40,18 @@ def test_arrays_are_made_once(tmp_path):
   assert (tmp_path / 'n.npz').stat().st_mode & 0o077 == 0
 
 
+def test_decoded_images_are_closed_to_others(tmp_path):
+  def fill(large):
+    (made,) = tmp_path.glob('.n.*.tmp')
+    assert made.stat().st_mode & 0o077 == 0  # Also while they are written.
+    large[:] = 1
+    return {'x': np.arange(3)}
+
+  tmp_path.chmod(0o755)  # A folder of the user, as open as it was.
+  cache.mapped(str(tmp_path), 'n', (3, 2, 2, 1), fill)
+  assert (tmp_path / 'n').stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'other'])
 def test_a_damaged_file_is_made_again(tmp_path, capsys, damage):
   make = _Maker()

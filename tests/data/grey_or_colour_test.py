@@ -11,6 +11,7 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
 from dp_diffusion import errors
+from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -49,6 +50,18 @@ def test_pixels_decide_not_how_they_are_stored(
   tmp_path, kinds, channels, suffix
 ) -> None:
   assert _find(_write(tmp_path, kinds, suffix)) == channels
+
+
+def test_few_images_are_looked_at(tmp_path, monkeypatch) -> None:
+  looked_at = []
+  look = decoding.decode_or_error
+  monkeypatch.setattr(
+    decoding,
+    'decode_or_error',
+    lambda *given: looked_at.append(1) or look(*given),
+  )
+  assert _find(_write(tmp_path, [GREY] * 70)) == 1
+  assert len(looked_at) == 64
 
 
 @pytest.mark.parametrize('odd', range(2))

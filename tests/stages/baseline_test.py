@@ -42,9 +42,15 @@ def run(workdir, method, *overrides):
   )
 
 
+def plant_secret(workdir):
+  folder = workdirs.open_workdir(str(workdir))
+  key_streams.Secret.insecure(0).save(folder.private / 'secret')
+
+
 @pytest.fixture(scope='module')
 def merf(one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('baseline') / 'merf'
+  plant_secret(workdir)
   assert run(workdir, 'dp_merf') == 0
   return workdir
 
@@ -62,6 +68,7 @@ def test_a_release_that_verifies(merf):
   assert 9.9 < found['epsilon_pld'] <= 10 and found['private']
   ledger = statement.parse_ledger(found)
   assert ledger.budget_epsilon == 10.0
+  assert found['insecure_secret']  # It was planted.
 
 
 def test_labels_are_of_the_config(merf):
@@ -179,6 +186,7 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
 @pytest.fixture(scope='module')
 def direct(one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('baseline') / 'direct'
+  plant_secret(workdir)
   assert run(workdir, 'dp_classifier') == 0
   return workdir
 
@@ -192,6 +200,7 @@ def test_classifier_spends_its_own_ledger(direct):
   assert mechanism['num_steps'] == event['num_steps'] == 2
   assert mechanism['expected_batch_size'] == 8
   assert 9 < found['epsilon_pld'] <= 10
+  assert found['insecure_secret']  # It was planted.
   report = json.loads((direct / 'evaluation' / 'report.json').read_text())
   assert 0 <= report['accuracy']['direct']['cnn'] <= 1
 

@@ -12,6 +12,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import equal_images
 from dp_diffusion.data import registry
@@ -255,6 +256,42 @@ class _State:
 
 def _no_state(*_):
   return _State(), None
+
+
+def test_a_baseline_takes_no_sensitive_or_released_images(
+  tmp_path, sensitive
+) -> None:
+  with pytest.raises(errors.UsageError, match='to be other images than data'):
+    public_data.compare_source(load(pretrain__data__name='digits'), sensitive)
+  path = write_npz(tmp_path / 'x.npz', np.asarray(sensitive.images[:12]))
+  with pytest.raises(errors.UsageError, match='folder x.npz'):
+    public_data.compare_source(on_own(path), sensitive)
+  made = releases.make(tmp_path / 'release', with_images=True)
+  shard = release.shard_path(made, 0, 1)
+  with pytest.raises(errors.UsageError, match='would not be counted'):
+    public_data.compare_source(on_own(shard), sensitive)
+
+
+def test_all_sets_of_public_images_are_compared(
+  tmp_path, workdir, sensitive
+) -> None:
+  """By name and by content, also those that are not the first."""
+  weights.save_npz(workdir.public_weights, releases.PARAMS)
+  config = on_own(write_npz(tmp_path / 'x.npz', noise()))
+  equal = on_own(
+    write_npz(tmp_path / 'y.npz', np.asarray(sensitive.images[:12]))
+  )
+  own, by_name, by_content = (
+    public_record.of_config(one.pretrain.data)
+    for one in (config, load(pretrain__data__name='digits'), equal)
+  )
+  public_record.write(workdir.public_weights, (own, by_name))
+  with pytest.raises(errors.UsageError, match='to be other images than data'):
+    public_data.check_sources(config, workdir)
+  public_record.write(workdir.public_weights, (own, by_content))
+  public_data.check_sources(config, workdir)
+  with pytest.raises(errors.UsageError, match='folder y.npz'):
+    public_data.compare(config, workdir, sensitive)
 
 
 def test_images_of_an_earlier_run(tmp_path, sensitive):
