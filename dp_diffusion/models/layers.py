@@ -273,6 +273,42 @@ def halve(x: jax.Array) -> jax.Array:
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
+def to_patches(x: jax.Array, size: int) -> jax.Array:
+  """Joins the pixels of each patch into the channels of one pixel.
+
+  Args:
+    x: float[B, H, W, C]; `size` divides H and W.
+    size: side of a patch, in pixels.
+
+  Returns:
+    float[B, H / size, W / size, size * size * C].
+  """
+  if size == 1:
+    return x
+  batch, height, width, channels = x.shape
+  shape = (batch, height // size, size, width // size, size, channels)
+  patches = x.reshape(shape).transpose(0, 1, 3, 2, 4, 5)
+  return patches.reshape(batch, height // size, width // size, -1)
+
+
+def from_patches(x: jax.Array, size: int) -> jax.Array:
+  """Undoes `to_patches`.
+
+  Args:
+    x: float[B, H, W, size * size * C].
+    size: side of a patch, in pixels.
+
+  Returns:
+    float[B, size * H, size * W, C].
+  """
+  if size == 1:
+    return x
+  batch, height, width, _ = x.shape
+  pixels = x.reshape(batch, height, width, size, size, -1)
+  pixels = pixels.transpose(0, 1, 3, 2, 4, 5)
+  return pixels.reshape(batch, size * height, size * width, -1)
+
+
 class Upsample(nn.Module):
   """Doubles the sides by repeating pixels; a 3x3 convolution may follow.
 

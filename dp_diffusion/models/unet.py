@@ -109,6 +109,14 @@ class ModelConfig:
     ' is then rounded up, and the upsampling half cuts the surplus.',
     is_later=True,
   )
+  patch_size: int = config_keys.key(
+    1,
+    'Sides, in pixels, of the patches that the network takes as one pixel of'
+    ' more channels (arXiv 2301.11093 section 3.2). At 2, a convolution of the'
+    ' first level costs a quarter. Image sides must be multiples of it.',
+    '>= 1',
+    is_later=True,
+  )
   time_scale: float = config_keys.key(
     1.0,
     'The network embeds time_scale * timestep + time_offset.',
@@ -176,12 +184,13 @@ class UNetConfig(ModelConfig):
   @property
   def side_divisor(self) -> int:
     """Image sides must be multiples of this number of pixels."""
-    return 2 ** (len(self.channel_multipliers) - 1)
+    return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
   def sides(self, side: int) -> tuple[int, ...]:
-    """Returns the side of each level, in pixels; halves are rounded up."""
+    """Returns the side of each level, in patches; halves are rounded up."""
+    patches = side // self.patch_size
     return tuple(
-      -(-side >> level) for level in range(len(self.channel_multipliers))
+      -(-patches >> level) for level in range(len(self.channel_multipliers))
     )
 
   def check_image_shape(self, height: int, width: int, channels: int) -> None:
@@ -190,6 +199,11 @@ class UNetConfig(ModelConfig):
       raise ValueError(
         f'Expected images of {channels} channels to have '
         f'image_channels={self.image_channels}.'
+      )
+    if height % self.patch_size or width % self.patch_size:
+      raise ValueError(
+        f'Expected image sides {height}x{width} to be multiples of '
+        f'patch_size={self.patch_size}.'
       )
     is_odd = height % self.side_divisor or width % self.side_divisor
     if is_odd and not self.crop_odd_sides:
@@ -315,7 +329,8 @@ class UNet(nn.Module):
         return block(h, h.shape[-1], name, way)
       return _resampling(config, way, name)(h)
 
-    h = layers.Conv(config.channels, dtype=dtype, name='stem')(x)
+    h = layers.to_patches(x, config.patch_size)
+    h = layers.Conv(config.channels, dtype=dtype, name='stem')(h)
     skips = [h]
     for level, multiplier in levels:
       for i in range(config.num_blocks):
@@ -342,10 +357,9 @@ class UNet(nn.Module):
       config.num_groups, dtype, config.norm_eps, name='norm_out'
     )
     h = nn.silu(norm(h))
-    h = layers.Conv(
-      config.image_channels, is_zero_init=True, dtype=dtype, name='out'
-    )(h)
-    return h.astype(jnp.float32)
+    features = config.image_channels * config.patch_size**2
+    h = layers.Conv(features, is_zero_init=True, dtype=dtype, name='out')(h)
+    return layers.from_patches(h.astype(jnp.float32), config.patch_size)
 
   def _embed(self, timestep: jax.Array, label: jax.Array) -> jax.Array:
     """Embeds timestep and label, [B, 4 * channels]."""

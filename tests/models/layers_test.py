@@ -264,3 +264,12 @@ def test_halving_repeats_the_last_pixels(height, width):
     columns = np.minimum([2 * j, 2 * j + 1], width - 1)
     assert got[i, j] == x[0, rows][:, columns].mean()
   assert got.shape == (-(-height // 2), -(-width // 2))
+
+
+def test_patches_hold_neighbouring_pixels():
+  """Each 2x2 pixels of three channels become one pixel of twelve, and back."""
+  x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+  patches = np.asarray(layers.to_patches(jnp.asarray(x), 2))
+  assert patches.shape == (2, 2, 3, 12)
+  np.testing.assert_array_equal(patches[1, 1, 2], x[1, 2:4, 4:6].reshape(12))
+  np.testing.assert_array_equal(layers.from_patches(jnp.asarray(patches), 2), x)

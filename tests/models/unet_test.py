@@ -315,3 +315,33 @@ def test_a_release_holds_the_fields_in_their_first_order():
   assert names[at - 1 : at + 3] == [
     *('conv_resample', 'num_classes', 'image_channels', 'compute_dtype'),
   ]
+
+
+def test_patches_make_the_network_smaller():
+  """In patches of 2x2 it is the network of images of half the side."""
+  config = _with(patch_size=2)
+  small = _with(image_channels=4 * config.image_channels)
+  assert unet.param_shapes(config, 16, 16) == unet.param_shapes(small, 8, 8)
+  assert config.sides(16) == small.sides(8)
+  params = unet.UNet(small).init(jax.random.key(0), *_ones(small, 8))['params']
+  params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+  x = jax.random.normal(jax.random.key(1), (2, 16, 16, config.image_channels))
+  step, label = jnp.asarray([3, 7]), jnp.asarray([0, -1])
+  got = unet.UNet(config).apply({'params': params}, x, step, label)
+  want = unet.UNet(small).apply(
+    {'params': params}, layers.to_patches(x, 2), step, label
+  )
+  np.testing.assert_array_equal(got, layers.from_patches(want, 2))
+
+
+def test_sides_that_are_no_patches_are_refused():
+  """The line names the patch's side, whatever crop_odd_sides says."""
+  config = _with(patch_size=2, crop_odd_sides=True)
+  with pytest.raises(ValueError, match='multiples of patch_size=2'):
+    config.check_image_shape(15, 16, config.image_channels)
+
+
+def _ones(config, side):
+  return jax.tree.map(
+    lambda s: jnp.ones(s.shape, s.dtype), _shapes(config, side)
+  )
