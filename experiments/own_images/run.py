@@ -34,15 +34,28 @@ PERSONS = {
 # Private training has a quarter of the steps.
 QUARTER = {'privacy.num_steps': 19}
 # Groups that the shared pre-training does not fit.
-PRETRAINED_ALONE = ('tiny_imagenet32', 'quarter, images of 32x32')
+PRETRAINED_ALONE = (
+  'tiny_imagenet32',
+  'quarter, images of 32x32',
+  'quarter, pixels without patches',
+)
 ABLATIONS: dict[str, dict[str, object]] = {
   'as it is': {},
   'images of 32x32': {'data.image_size': 32},
-  'batch 512, K 4': {'privacy.expected_batch_size': 512},
-  'half the steps, batch 4,096': {
-    'privacy.num_steps': 10,
-    'privacy.expected_batch_size': 4096,
+  'pixels without patches': {
+    'model.patch_size': 1,
+    'model.channels': 24,
+    'model.channel_multipliers': '1,2',
+    'model.num_blocks': 1,
+    'pretrain.num_steps': 800,
   },
+  'batch 1,024, K 4': {'privacy.expected_batch_size': 1024},
+  'twice the steps, batch 2,048': {
+    'privacy.num_steps': 38,
+    'privacy.expected_batch_size': 2048,
+    'finetune.augmult': 1,
+  },
+  'scaled class rows': {'finetune.gradient_scales': 'label/classes=50'},
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
   'no guidance': {'sample.sampler.guidance_weight': 0.0},
