@@ -84,8 +84,8 @@ RECIPES = {
   'cpu': Recipe(
     hardware='2 CPU cores',
     image_size=24,
-    draws_per_step=4096,
-    num_steps=75,
+    draws_per_step=3072,
+    num_steps=100,
     keys={
       **_BOTH,
       'model.patch_size': 2,

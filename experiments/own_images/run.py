@@ -32,7 +32,7 @@ PERSONS = {
   'privacy.delta': 1e-3,
 }
 # Private training has a quarter of the steps.
-QUARTER = {'privacy.num_steps': 19}
+QUARTER = {'privacy.num_steps': 25}
 # Groups that the shared pre-training does not fit.
 PRETRAINED_ALONE = (
   'tiny_imagenet32',
@@ -49,10 +49,10 @@ ABLATIONS: dict[str, dict[str, object]] = {
     'model.num_blocks': 1,
     'pretrain.num_steps': 800,
   },
-  'batch 1,024, K 4': {'privacy.expected_batch_size': 1024},
-  'twice the steps, batch 2,048': {
-    'privacy.num_steps': 38,
-    'privacy.expected_batch_size': 2048,
+  'batch 1,024, K 3': {'privacy.expected_batch_size': 1024},
+  'twice the steps, batch 1,536': {
+    'privacy.num_steps': 50,
+    'privacy.expected_batch_size': 1536,
     'finetune.augmult': 1,
   },
   'scaled class rows': {'finetune.gradient_scales': 'label/classes=50'},
