@@ -49,6 +49,7 @@ STAGES = (
   'all',
   'forget',
 )
+_COMMAND = 'dp-diffusion'  # As `pyproject.toml` calls it.
 _FLAGS = ('--config', '--workdir', '--stage', '--help', '--version')
 
 
@@ -176,7 +177,10 @@ def run(arguments: Arguments) -> None:
 
 def command_line() -> str:
   """Returns the command as a user would type it again."""
-  return shlex.join(['python', '-m', 'dp_diffusion.main', *sys.argv[1:]])
+  program, *rest = sys.argv
+  is_installed = pathlib.PurePath(program).stem == _COMMAND
+  start = [_COMMAND] if is_installed else ['python', '-m', 'dp_diffusion.main']
+  return shlex.join([*start, *rest])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

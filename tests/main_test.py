@@ -119,6 +119,13 @@ def test_the_command_can_be_typed_again(monkeypatch) -> None:
   assert shlex.split(command) == ['python', '-m', 'dp_diffusion.main', *typed]
 
 
+@pytest.mark.parametrize('program', ['/a b/bin/dp-diffusion', 'dp-diffusion'])
+def test_the_installed_command_is_named_as_it_was_typed(program, monkeypatch):
+  # Its Python may be one that no `python` of the user's is.
+  monkeypatch.setattr(main.sys, 'argv', [program, '--config=digits'])
+  assert main.command_line() == 'dp-diffusion --config=digits'
+
+
 def test_help_lists_flags_configs_and_variants(capsys, monkeypatch) -> None:
   monkeypatch.chdir(ROOT)
   assert main.main(['--stage=plan', '--help']) == 0
