@@ -38,6 +38,14 @@ def test_blank_images_do_not_count():
   assert equal_images.share_one(first, second, KEY)
 
 
+@pytest.mark.parametrize('place', [(0, 0), (4, 3), (7, 7)])
+def test_one_pixel_makes_an_image_count(place):
+  image = np.full((1, 8, 8, 3), 7, np.uint8)
+  assert not len(equal_images.digests(image, b'k' * 16))
+  image[0, *place, 1] = 8
+  assert len(equal_images.digests(image, b'k' * 16)) == 1
+
+
 def test_digests_depend_on_the_key():
   some = images(0)
   one = equal_images.digests(some, KEY)

@@ -39,14 +39,14 @@ PUBLIC = statement_words.public_data(
 )
 
 
-def make_statement(noise_multiplier=3.0):
+def make_statement(noise_multiplier=3.0, insecure_secret=False):
   values = {**MECHANISM.to_dict(), 'noise_multiplier': noise_multiplier}
   mechanism = mechanism_lib.DpSgdMechanism.from_dict(values)
   entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=40)
   statement = statement_lib.statement(
     ledger_lib.Ledger(delta=1e-4, entries=(entry,)),
     dataset='shapes',
-    insecure_secret=False,
+    insecure_secret=insecure_secret,
     code_revision='abc',
     versions={'jax': '1'},
     public_data=[PUBLIC],
@@ -113,6 +113,18 @@ def test_right_release_passes(folder, capsys):
   assert 'does not prove what ran' in out
   assert '2 with the sha256' in out
   assert 'MISMATCH' not in out
+
+
+def test_a_planted_secret_is_warned_of(folder, capsys):
+  statement = make_statement(insecure_secret=True)
+  for name, content in contents(statement).items():
+    (folder / name).write_bytes(content)
+  write_statement(folder, statement)
+  assert verify.main([str(folder)]) == 0
+  assert 'planted secret: nothing is guaranteed' in capsys.readouterr().out
+  write_statement(folder, STATEMENT)
+  verify.main([str(folder)])
+  assert 'planted' not in capsys.readouterr().out
 
 
 CHANGES = [

@@ -22,6 +22,7 @@ from dp_diffusion.privacy import verify
 from dp_diffusion.stages import baseline as baseline_stage
 from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -45,6 +46,19 @@ def run(workdir, method, *overrides):
 def plant_secret(workdir):
   folder = workdirs.open_workdir(str(workdir))
   key_streams.Secret.insecure(0).save(folder.private / 'secret')
+
+
+def patch_persons(monkeypatch):
+  """Every two digits are of one person."""
+  load = registry.load
+
+  def with_persons(config, *split):
+    source = load(dataclasses.replace(config, unit='image'), *split)
+    spec = dataclasses.replace(source.spec, has_person=True)
+    person = np.arange(len(source.labels), dtype=np.int32) // 2
+    return dataclasses.replace(source, spec=spec, person=person)
+
+  monkeypatch.setattr(registry, 'load', with_persons)
 
 
 @pytest.fixture(scope='module')
@@ -151,7 +165,8 @@ def test_leftovers_in_a_release_are_refused(merf, tmp_path, method, capsys):
   assert command.contents(tmp_path / 'run' / 'release') == before
 
 
-def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
+@pytest.mark.parametrize('unit', ['image', 'person'])
+def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch, unit):
   seen = {}
 
   class Recorder(parallel.DataParallel):
@@ -169,8 +184,16 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
 
   monkeypatch.setattr(parallel, 'DataParallel', Recorder)
   monkeypatch.setattr(resume, 'finish', finish)
-  without = '--config.baseline.dp_classifier.num_public_steps=0'
-  assert run(tmp_path / 'run', 'dp_classifier', without) == 130
+  if unit == 'person':
+    patch_persons(monkeypatch)
+  config = _load(baseline__dp_classifier__num_public_steps='0')
+  data = dataclasses.replace(config.data, unit=unit)
+  with pytest.raises(errors.Interrupted):
+    baseline_classifier.run(
+      dataclasses.replace(config, data=data),
+      workdirs.open_workdir(str(tmp_path / 'run')),
+      interrupts.Stop(''),
+    )
   begun, steps = seen['begun'], seen['steps']
   mechanism = begun.ledger.entries[-1].mechanism
   assert mechanism.is_private
@@ -181,6 +204,12 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch):
   assert begun.run.num_steps == mechanism.num_steps
   assert steps.streams == begun.streams
   assert begun.streams.run_id == begun.run.meta['run_id']
+  assert begun.ledger.unit == unit
+  num_draws = seen['grad'].num_draws
+  assert seen['grad'].batch_has_draw_axis == (unit == 'person')
+  images = steps.gather(np.arange(3), 0)['image']
+  draws = (num_draws,) if unit == 'person' else ()
+  assert images.shape == (3, *draws, 8, 8, 1)
 
 
 @pytest.fixture(scope='module')

@@ -11,8 +11,14 @@ from PIL import Image
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion.models import weights
+from dp_diffusion.stages import finetune
 from dp_diffusion.stages import runner
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import progress_picture
+from dp_diffusion.stages.run import workdirs
 from tests.stages import command
 
 _SMALL = {
@@ -82,6 +88,26 @@ def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, capsys):
   picture.write(1, types.SimpleNamespace(all_ema_params='ema'))
   assert made and not (tmp_path / 'progress.png').exists()
   assert 'progress.png could not be written' in capsys.readouterr().err
+
+
+def test_fine_tuning_draws_into_its_private_folder(tmp_path, monkeypatch):
+  folders = []
+
+  def of_training(config, data, diffusion, folder):
+    folders.append(folder)
+    raise errors.Interrupted('Enough was seen.')
+
+  monkeypatch.setattr(progress_picture, 'of_training', of_training)
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'model.channel_multipliers': '(1,)'}
+  )
+  command.plant_secret(tmp_path / 'run')
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  params = assembly.init_params(config, config.data)
+  weights.save_npz(workdir.public_weights, weights.flatten(params))
+  with pytest.raises(errors.Interrupted):
+    finetune.run(config, workdir, interrupts.Stop(''))
+  assert folders == [workdir.private]
 
 
 @pytest.fixture(scope='module')
