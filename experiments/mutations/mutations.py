@@ -23,6 +23,7 @@ _JOURNAL = 'dp_diffusion/training/journal.py'
 _LOOP = 'dp_diffusion/training/private_loop.py'
 _STEP = 'dp_diffusion/training/private_step.py'
 _AUDIT = 'dp_diffusion/privacy/audit.py'
+_BASELINE = 'dp_diffusion/stages/baseline.py'
 _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
 _FIXED_POINT = 'dp_diffusion/privacy/fixed_point.py'
@@ -1225,5 +1226,78 @@ ALL = (
     "  training['seed'] = config.seed\n",
     '',
     f'{_RUN_FACTS_TEST}::test_each_setting_of_a_step_names_the_run[seed-True]',
+  ),
+  _one(
+    'A run id of the classifier baseline without the rescaling',
+    'dp_diffusion/stages/baseline_classifier.py',
+    "      'steps': fingerprint.lasting(_finetune_config(config)),\n",
+    '',
+    f'{_BASELINE_TEST}::test_what_names_a_training_of_the_classifier'
+    '[finetune__rescale_to_unit_norm-True]',
+  ),
+  _one(
+    'A run id of DP-MEPF without its public images',
+    _BASELINE,
+    '  if public is not None:\n',
+    '  if public is None:\n',
+    f'{_BASELINE_TEST}::test_what_names_an_embedding',
+  ),
+  _one(
+    'A baseline with a planted secret does not say so',
+    _BASELINE,
+    'workdir, ledger, is_insecure=secret.is_insecure, public',
+    'workdir, ledger, is_insecure=False, public',
+    f'{_BASELINE_TEST}::test_a_release_that_verifies',
+  ),
+  _one(
+    'A baseline on persons is stated as one on images',
+    _MEAN_EMBEDDING,
+    '    unit=unit,\n',
+    "    unit='image',\n",
+    f'{_MEAN_EMBEDDING_TEST}::test_the_unit_is_stated',
+  ),
+  _one(
+    'A baseline trains on the sensitive set as public',
+    _PUBLIC_DATA,
+    '  if config.privacy.is_private:\n'
+    '    check_source(config.data, config.pretrain.data)\n'
+    '  inherited',
+    '  inherited',
+    f'{_PUBLIC_DATA_TEST}::test_a_baseline_takes_no_sensitive_or_released_images',
+  ),
+  _one(
+    'A baseline trains on released images for free',
+    _PUBLIC_DATA,
+    '  inherited_ledger.refuse_released_images(config.pretrain.data)\n',
+    '',
+    f'{_PUBLIC_DATA_TEST}::test_a_baseline_takes_no_sensitive_or_released_images',
+  ),
+  _one(
+    'Only the first set of public images is compared by name',
+    _PUBLIC_DATA,
+    '  for entry in images:\n    check_source(',
+    '  for entry in images[:1]:\n    check_source(',
+    f'{_PUBLIC_DATA_TEST}::test_all_sets_of_public_images_are_compared',
+  ),
+  _one(
+    'Only the first set of public images is compared by content',
+    _PUBLIC_DATA,
+    '  for entry in images:\n    # Process 0',
+    '  for entry in images[:1]:\n    # Process 0',
+    f'{_PUBLIC_DATA_TEST}::test_all_sets_of_public_images_are_compared',
+  ),
+  _one(
+    'Decoded images in the cache that others can read',
+    'dp_diffusion/data/cache.py',
+    'temporary.mkdir(mode=0o700)',
+    'temporary.mkdir(mode=0o755)',
+    'tests/data/cache_test.py::test_decoded_images_are_closed_to_others',
+  ),
+  _one(
+    'An error tells how many files are not named in it',
+    'dp_diffusion/checks.py',
+    "(' and more' if",
+    "(f' and {len(names) - _NUM_NAMED} more' if",
+    'tests/error_lines_test.py::test_names_are_listed_without_their_number',
   ),
 )
