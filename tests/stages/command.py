@@ -19,6 +19,8 @@ from tests.stages import fork_server
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DIGITS_SMOKE = str(ROOT / 'configs' / 'digits.py') + ':smoke'
+# Less to compile. The slow smoke_test has two levels.
+ONE_LEVEL = '--config.model.channel_multipliers=(1,)'
 TIMEOUT_SECS = 600
 
 
@@ -168,7 +170,7 @@ def quick(workdir: pathlib.Path) -> tuple[str, ...]:
     *arguments(workdir),
     '--config.pretrain.num_steps=0',
     '--config.pretrain.optimizer.warmup_steps=0',
-    '--config.model.channel_multipliers=(1,)',
+    ONE_LEVEL,
     '--config.privacy.solve_for=epsilon',
     '--config.privacy.epsilon=none',
     '--config.privacy.noise_multiplier=1.25',

@@ -17,7 +17,7 @@ from tests.stages import command
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-  """A run of `configs/digits.py:smoke`; not to be changed.
+  """A run of `configs/digits.py:smoke` at one level; not to be changed.
 
   Attributes:
     workdir: its folder.
@@ -37,7 +37,8 @@ def finished_run(
   return _once(
     of_all_workers(tmp_path_factory) / 'road',
     lambda workdir: command.succeed(
-      subprocess_environment, f'--workdir={workdir}', is_fresh=True
+      *(subprocess_environment, f'--workdir={workdir}', command.ONE_LEVEL),
+      is_fresh=True,
     ),
   )
 

@@ -33,7 +33,9 @@ def _run(
 ) -> bool:
   """Runs a stage, or part of it; returns whether it was killed."""
   process = command.start(
-    environment, *command.arguments(workdir), f'--stage={stage}'
+    environment,
+    *command.arguments(workdir),
+    *(command.ONE_LEVEL, f'--stage={stage}'),
   )
   try:
     out, _ = process.communicate(timeout=kill_after_secs)

@@ -102,8 +102,9 @@ def _evaluate_one_network(workdir: pathlib.Path, **changes: str) -> None:
     **changes,
   }
   flags = [f'--config.evaluate.{key}={text}' for key, text in values.items()]
-  arguments = [f'--config={command.DIGITS_SMOKE}', f'--workdir={workdir}']
-  assert main.main([*arguments, '--stage=evaluate', *flags]) == 0
+  flags += [f'--workdir={workdir}', command.ONE_LEVEL]
+  config = f'--config={command.DIGITS_SMOKE}'
+  assert main.main([config, '--stage=evaluate', *flags]) == 0
 
 
 def test_more_is_asked_for_and_only_more_is_trained(

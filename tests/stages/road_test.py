@@ -222,7 +222,9 @@ def test_finished_run_does_nothing_more(
 ) -> None:
   before = command.contents(finished_run.workdir)
   out = command.succeed(
-    subprocess_environment, f'--workdir={finished_run.workdir}'
+    subprocess_environment,
+    f'--workdir={finished_run.workdir}',
+    command.ONE_LEVEL,
   )
   assert out.count('complete, nothing to do') == 4
   assert out.strip().endswith('evaluation/report.html')
@@ -234,7 +236,10 @@ def test_plan_says_what_is_spent_and_left(
 ) -> None:
   before = command.contents(finished_run.workdir)
   out = command.succeed(
-    subprocess_environment, f'--workdir={finished_run.workdir}', '--stage=plan'
+    subprocess_environment,
+    f'--workdir={finished_run.workdir}',
+    command.ONE_LEVEL,
+    '--stage=plan',
   )
   assert 'noise multiplier' in out and 'under RDP' in out
   statement = finished_run.workdir / 'release' / 'privacy.json'
@@ -261,6 +266,7 @@ def test_another_config_is_refused_with_both_values(
   done = command.run(
     subprocess_environment,
     f'--workdir={finished_run.workdir}',
+    command.ONE_LEVEL,
     '--config.privacy.epsilon=5',
   )
   assert done.returncode == 2
@@ -275,6 +281,7 @@ def test_a_sealed_release_is_not_trained_further(
   done = command.run(
     subprocess_environment,
     f'--workdir={finished_run.workdir}',
+    command.ONE_LEVEL,
     '--stage=finetune',
     '--config.privacy.num_steps=5',
   )
