@@ -18,6 +18,9 @@ CONFIG ?= configs/digits.py
 WORKDIR ?= runs/digits
 PYTEST_ARGS ?=
 
+# The tests start many processes, and each would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Large pages for what the C library hands out; see docs/performance.md.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

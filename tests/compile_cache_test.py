@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from dp_diffusion import compile_cache
+from tests import conftest
 
 _CODE = """
 import os
@@ -112,3 +113,21 @@ def test_a_torn_entry_is_compiled_anew() -> None:
       assert answer() == 7
   finally:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
+
+
+def test_the_tests_keep_the_newest_of_what_they_compiled(
+  tmp_path: pathlib.Path,
+) -> None:
+  folder, kept = tmp_path / 'folder', tmp_path / 'kept'
+  (kept / 'workers').mkdir(parents=True)
+  (kept / 'workers' / 'of_an_earlier_version').write_bytes(b'x')
+  for i, name in enumerate(('workers/old', 'commands/newer', 'workers/newest')):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(10))
+    os.utime(path, (i, i))
+  conftest.keep_newest(folder, kept, 25)
+  found = {
+    p.relative_to(kept).as_posix() for p in kept.rglob('*') if p.is_file()
+  }
+  assert found == {'commands/newer', 'workers/newest'}

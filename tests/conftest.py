@@ -1,4 +1,4 @@
-"""How every test runs: 8 CPU devices, strict jax, caches of this session only.
+"""How every test runs: 8 CPU devices, strict jax, caches of the tests only.
 
 The settings are environment variables, set before jax is imported, so that
 the processes that tests start inherit them.
@@ -10,8 +10,10 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import socket
 import sys
+import tempfile
 
 import hypothesis
 import pytest
@@ -92,26 +94,85 @@ def pytest_collection_finish() -> None:
   gc.set_threshold(100_000, 20, 50)
 
 
+_COMPILED = 'DP_DIFFUSION_TESTS_COMPILED'  # Names the folder to all processes.
+_MOST_BYTES = 200_000_000  # Of compiled programs that are kept between runs.
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Starts with the programs that earlier runs of the tests compiled.
+
+  They lie in pytest's own cache, .pytest_cache, and are taken from there by
+  copying. A test that is killed while it writes a program spoils a copy only.
+  """
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    return  # The process that started this one has done it.
+  folder = pathlib.Path(tempfile.mkdtemp(prefix='compiled-by-tests-'))
+  os.environ[_COMPILED] = str(folder)
+  kept = _kept_between_runs(config)
+  for name in ('workers', 'commands'):
+    if kept and (kept / name).is_dir():
+      shutil.copytree(kept / name, folder / name)
+    else:
+      (folder / name).mkdir()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+  """Keeps the newest programs, if no test has failed."""
+  if 'PYTEST_XDIST_WORKER' in os.environ or _COMPILED not in os.environ:
+    return
+  folder = pathlib.Path(os.environ.pop(_COMPILED))
+  kept = _kept_between_runs(session.config)
+  if kept and exitstatus == pytest.ExitCode.OK:
+    keep_newest(folder, kept, _MOST_BYTES)
+  shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept_between_runs(config: pytest.Config) -> pathlib.Path | None:
+  """A folder for each number of cores, which jax does not tell apart."""
+  cache = getattr(config, 'cache', None)  # None with `-p no:cacheprovider`.
+  num_cores = os.cpu_count()
+  if hasattr(os, 'sched_getaffinity'):
+    num_cores = len(os.sched_getaffinity(0))
+  return cache and cache.mkdir(f'compiled-{num_cores}-cores')
+
+
+def keep_newest(folder: pathlib.Path, kept: pathlib.Path, limit: int) -> None:
+  """Replaces what is kept by the newest files of a folder, `limit` bytes."""
+  found = [path for path in folder.rglob('*') if path.is_file()]
+  found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+  shutil.rmtree(kept)
+  size = 0
+  for path in found:
+    size += path.stat().st_size
+    if size > limit:
+      break
+    to = kept / path.relative_to(folder)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(path, to)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> None:
   """Nothing is read from, or written to, the user's own cache."""
   cache = of_all_workers(tmp_path_factory) / 'cache'
   cache.mkdir(exist_ok=True)
   os.environ['XDG_CACHE_HOME'] = str(cache)
-  _keep_compiled(of_all_workers(tmp_path_factory) / 'compiled_by_workers')
+  _keep_compiled(os.path.join(os.environ[_COMPILED], 'workers'))
 
 
-def _keep_compiled(folder: pathlib.Path) -> None:
+def _keep_compiled(folder: str) -> None:
   """What one test compiled serves the next, in whichever worker it runs.
 
   jax does not write the entries of that cache atomically: who reads a torn one
   finds that it does not decompress, warns, and compiles. pyproject.toml ignores
   that warning. The processes that tests start have a cache of their own: they
-  have fewer devices, which is part of the key.
+  have fewer devices, which is part of the key. So is the path of the folder,
+  unless the compiler's own caches, which only GPUs have, are turned off.
   """
   import jax  # noqa: PLC0415
 
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
+  jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
@@ -147,16 +208,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope='session')
-def subprocess_environment(
-  repository: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def subprocess_environment(repository: pathlib.Path) -> dict[str, str]:
   """For processes that run the project: they share one compilation cache."""
-  cache = of_all_workers(tmp_path_factory) / 'compiled'
   return {
     **os.environ,
     'PYTHONPATH': str(repository),
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_COMPILATION_CACHE_DIR': os.path.join(
+      os.environ[_COMPILED], 'commands'
+    ),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES': 'none',
   }
 
 
