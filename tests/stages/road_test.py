@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import signal
 import stat
 import subprocess
 import sys
@@ -254,7 +253,10 @@ def test_plan_alone_writes_nothing(
   subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
   out = command.succeed(
-    subprocess_environment, f'--workdir={tmp_path / "new"}', '--stage=plan'
+    subprocess_environment,
+    f'--workdir={tmp_path / "new"}',
+    command.ONE_LEVEL,
+    '--stage=plan',
   )
   assert 'parameters' in out and 'FLOP' in out and 'nothing yet' in out
   assert not (tmp_path / 'new').exists()
@@ -292,10 +294,7 @@ def test_stage_before_its_time_names_the_missing_one(
   subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
   done = command.run(
-    subprocess_environment,
-    f'--workdir={tmp_path}',
-    '--stage=sample',
-    is_fresh=True,
+    subprocess_environment, f'--workdir={tmp_path}', '--stage=sample'
   )
   assert done.returncode == 2
   assert 'finetune' in done.stderr and done.stderr.count('\n') == 1
@@ -312,19 +311,32 @@ def test_workdir_that_cannot_be_written_is_named(
   assert '--workdir=' in done.stderr and done.stderr.count('\n') == 1
 
 
+# The user presses Ctrl-C at the first line of the private training.
+INTERRUPTED = """
+import os
+import signal
+from dp_diffusion import console
+
+say = console.say
+
+def interrupt(message):
+  say(message)
+  if message.startswith('private training, step: 0/'):
+    os.kill(os.getpid(), signal.SIGINT)
+
+console.say = interrupt
+"""
+
+
 def test_interrupt_saves_and_says_how_to_continue(
   finetuned_run, subprocess_environment: Mapping[str, str], tmp_path
 ) -> None:
   workdir = tmp_path / 'run'
   command.prepare(finetuned_run.workdir, workdir)
   arguments = (*command.quick(workdir), '--stage=finetune')
-  process = command.start(subprocess_environment, *arguments)
-  for line in process.stdout:
-    if line.startswith('private training, step: 0/'):
-      process.send_signal(signal.SIGINT)
-      break
-  rest, _ = process.communicate(timeout=command.TIMEOUT_SECS)
-  assert process.returncode == 130, rest
+  done = command.run(subprocess_environment, *arguments, code=INTERRUPTED)
+  rest = done.stdout + done.stderr
+  assert done.returncode == 130, rest
   assert 'To continue: python -m dp_diffusion.main' in rest
   assert list((workdir / 'private' / 'checkpoints').glob('[0-9]*'))
   out = command.succeed(subprocess_environment, *arguments)
