@@ -67,7 +67,8 @@ def make(old: str, new: str) -> mutations.Mutation:
   )
 
 
-def test_verdicts(original):
+def test_verdicts(original, monkeypatch):
+  monkeypatch.setenv('PYTEST_DISABLE_PLUGIN_AUTOLOAD', '1')  # It takes seconds.
   run.check_original(original, [make('x / 2', 'x / 3')])
   line = run.kill(make('x / 2', 'x / 3'), original, is_full=False)
   assert line['killed_by'] == 'code_test.py::test_half'
