@@ -93,6 +93,7 @@ def _serve() -> None:
   warnings.filterwarnings('ignore', 'This process .* is multi-threaded')
   gc.collect()
   gc.freeze()
+  gc.set_threshold(100_000, 20, 50)  # As in tests/conftest.py.
   for line in sys.stdin:
     request = json.loads(line)
     child = os.fork()
