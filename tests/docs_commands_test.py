@@ -77,7 +77,7 @@ def _check_make(arguments: list[str]) -> None:
 
 
 def _check_module(name: str, arguments: list[str]) -> None:
-  if name in ('dp_diffusion.main', 'dp_diffusion'):
+  if arguments and name in ('dp_diffusion.main', 'dp_diffusion'):
     _check_main(arguments)
   elif name == 'dp_diffusion.sample':
     sample.parse(arguments)
