@@ -1300,4 +1300,40 @@ ALL = (
     "(f' and {len(names) - _NUM_NAMED} more' if",
     'tests/error_lines_test.py::test_names_are_listed_without_their_number',
   ),
+  _one(
+    'Persons of the classifier baseline are not given draw by draw',
+    'dp_diffusion/stages/baseline_classifier.py',
+    '      config.data.unit,\n      ours.augmult',
+    "      'image',\n      ours.augmult",
+    f'{_BASELINE_TEST}::test_classifier_is_wired_by_its_mechanism[person]',
+  ),
+  _one(
+    'A classifier on persons is stated as one on images',
+    'dp_diffusion/stages/baseline_classifier.py',
+    'ledger_lib.start(mechanism, privacy, unit=config.data.unit)',
+    "ledger_lib.start(mechanism, privacy, unit='image')",
+    f'{_BASELINE_TEST}::test_classifier_is_wired_by_its_mechanism[person]',
+  ),
+  _one(
+    'A planted secret is not warned of by verify',
+    _VERIFY,
+    "  if again['insecure_secret']:\n",
+    '  if False:\n',
+    f'{_VERIFY_TEST}::test_a_planted_secret_is_warned_of',
+  ),
+  _one(
+    'Public images with an empty corner are not compared',
+    'dp_diffusion/data/equal_images.py',
+    '(block == block[:, :1, :1])',
+    '(block[:, :2, :2] == block[:, :1, :1])',
+    'tests/data/equal_images_test.py::test_one_pixel_makes_an_image_count',
+  ),
+  _one(
+    'The picture of a private training lies in public/',
+    _FINETUNE,
+    'config.finetune_diffusion(), workdir.private\n',
+    'config.finetune_diffusion(), workdir.public\n',
+    'tests/stages/run/progress_picture_test.py'
+    '::test_fine_tuning_draws_into_its_private_folder',
+  ),
 )
