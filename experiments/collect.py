@@ -170,6 +170,8 @@ def _aim_line(
   aim = row['aim'].removeprefix(name).strip()
   reached = '**no**' if row['is_missed'] else 'yes'
   ours = _cell(row, name)
+  if row['is_missed'] and ours.startswith(f'{aim.removesuffix(" %")}.0 '):
+    ours = _cell(row, name, more_decimals=1)  # Rounded, it seems to be reached.
   run = _run_cells(row, machine)
   return row['what'], name, NONE, aim, ours, reached, *run
 
@@ -235,10 +237,10 @@ def _drawn(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows)
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
+def _cell(row: Mapping[str, Any], name: str, more_decimals: int = 0) -> str:
   """Formats the values of a measure."""
   unit = row.get('units', {}).get(name, row['unit'])
-  return spread(row['measures'][name], unit)
+  return spread(row['measures'][name], unit, more_decimals)
 
 
 def _run_cells(
@@ -251,7 +253,7 @@ def _run_cells(
   return ' to '.join(map(str, counts)), _hardware(machine), hours
 
 
-def spread(values: Sequence[float], unit: str) -> str:
+def spread(values: Sequence[float], unit: str, more_decimals: int = 0) -> str:
   """Formats the mean and, for three values or more, the standard deviation.
 
   For two values it shows both instead of a standard deviation, which would mean
@@ -265,9 +267,12 @@ def spread(values: Sequence[float], unit: str) -> str:
   '70.0 (90.0 and 50.0) %'
   >>> spread([-0.25], '')
   '−0.25'
+  >>> spread([0.3999], '%', more_decimals=1)
+  '39.99 %'
   """
   mean = statistics.mean(values)
   scale, decimals = (100, 1) if unit == '%' else (1, 2 if mean < 10 else 1)
+  decimals += more_decimals
   text = formats.signed(scale * mean, decimals)
   if len(values) == 2:
     both = ' and '.join(formats.signed(scale * v, decimals) for v in values)

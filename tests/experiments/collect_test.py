@@ -108,6 +108,11 @@ def test_a_row_says_whether_it_reached_its_aim(is_missed, word):
   ]
 
 
+def test_an_aim_that_is_just_missed_does_not_look_reached():
+  row = common.row('x', {'A': [0.3999]}, aim='A 40 %', is_missed=True)
+  assert ' 39.99 % | **no** |' in collect.table([result(row)])
+
+
 def test_figures_are_shown():
   figures = [{'file': 'b.png', 'alt': 'B against A'}]
   text = collect.table([result(figures=figures)])
