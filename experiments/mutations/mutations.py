@@ -1336,4 +1336,40 @@ ALL = (
     'tests/stages/run/progress_picture_test.py'
     '::test_fine_tuning_draws_into_its_private_folder',
   ),
+  _one(
+    'A plain sum with a large clip norm has sensitivity 1',
+    _CLIPPING,
+    'else float(self.l2_clip_norm)',
+    'else min(1.0, float(self.l2_clip_norm))',
+    f'{_CLIPPING_TEST}'
+    '::test_the_sensitivity_of_a_plain_sum_is_its_clip_norm[3.0]',
+  ),
+  _one(
+    'Lost steps of an inherited release are not counted',
+    _LEDGER,
+    '    return self.ledger.dp_events()\n',
+    '    return tuple(\n'
+    '      event\n'
+    '      for entry in self.ledger.entries\n'
+    '      for event in entry.dp_events(-entry.num_replayed_steps)\n'
+    '    )\n',
+    f'{_LEDGER_TEST}'
+    '::test_lost_steps_of_an_inherited_release_still_count',
+  ),
+  _one(
+    'If the planned steps fit, any number does',
+    _LEDGER,
+    'if num_more_steps < num_planned and not',
+    'if num_planned and not',
+    f'{_LEDGER_TEST}'
+    '::test_more_than_the_planned_steps_is_asked_in_vain',
+  ),
+  _one(
+    'Groups of records are drawn with the words of the first step',
+    _SELECTION,
+    'self._words(0, start, _GROUP_DOMAIN)',
+    'self._words(0, start)',
+    f'{_SELECTION_TEST}'
+    '::test_groups_are_drawn_apart_from_every_step',
+  ),
 )

@@ -34,21 +34,23 @@ def participation(selector, num_steps=NUM_STEPS):
   return result
 
 
-def naive_selection(secret, run_id, step, num_records, threshold):
+def naive_words(secret, run_id, step, num_records, domain):
   """One block, one Python integer at a time."""
   run_id = run_id.encode()
-  domain = b'dp_diffusion/poisson/1'
   message = struct.pack('<Q', len(domain)) + domain
   message += struct.pack('<Q', len(secret)) + secret
   message += struct.pack('<Q', len(run_id)) + run_id
   message += struct.pack('<QQ', step, 0)
   stream = hashlib.shake_256(message).digest(8 * num_records)
   words = [stream[8 * i : 8 * i + 8] for i in range(num_records)]
-  return [
-    i
-    for i, word in enumerate(words)
-    if int.from_bytes(word, 'little') < threshold
-  ]
+  return [int.from_bytes(word, 'little') for word in words]
+
+
+def naive_selection(secret, run_id, step, num_records, threshold):
+  words = naive_words(
+    secret, run_id, step, num_records, b'dp_diffusion/poisson/1'
+  )
+  return [i for i, word in enumerate(words) if word < threshold]
 
 
 @pytest.fixture(scope='module')
@@ -262,3 +264,12 @@ def test_shares_go_round_processes_then_devices():
     [[9, 0], [0, 0]],
   ]
   assert slots[1].is_padding.tolist() == [[False, True], [True, True]]
+
+
+def test_groups_are_drawn_apart_from_every_step():
+  """Their words belong to no step, so they say nothing about a selection."""
+  selector = make(num_groups=3, sampling_prob=1.0)
+  words = naive_words(SECRET, 'test', 0, 200, b'dp_diffusion/group/1')
+  for step in (0, 4):
+    want = [i for i, word in enumerate(words) if word % 3 == step % 3]
+    assert list(selector.select(step)) == want

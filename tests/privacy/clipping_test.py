@@ -869,3 +869,10 @@ def test_a_group_is_not_clipped_to_too_little():
 def test_each_leaf_has_a_group_and_each_group_a_leaf(groups, words):
   with pytest.raises(errors.UsageError, match=words):
     contribution([0.0] * 5, clip_groups=rules(*groups))
+
+
+@pytest.mark.parametrize('norm', [0.1, 1.0, 3.0])
+def test_the_sensitivity_of_a_plain_sum_is_its_clip_norm(norm):
+  plain = clipping.GradConfig(l2_clip_norm=norm, rescale_to_unit_norm=False)
+  assert plain.l2_sensitivity == norm
+  assert clipping.GradConfig(l2_clip_norm=norm).l2_sensitivity == 1

@@ -104,6 +104,21 @@ def test_partial_spending_is_below_the_whole(calibration, ledger, num_steps):
   assert part.epsilon() == accounting.epsilon([event], 1e-4)
 
 
+def test_more_than_the_planned_steps_is_asked_in_vain(ledger):
+  """That all planned steps fit says nothing about more of them."""
+  assert not ledger.would_exceed(40)
+  assert ledger.would_exceed(80)
+
+
+def test_lost_steps_of_an_inherited_release_still_count(calibration):
+  release = ledger_lib.start(
+    calibration.mechanism, dataclasses.replace(CONFIG, epsilon=6.0)
+  )
+  release = release.with_steps(20).charge_replayed(5).seal()
+  entry = ledger_lib.InheritedEntry(ledger=release, source='of 2024')
+  assert entry.dp_events() == (calibration.mechanism.dp_event(25),)
+
+
 def test_spending_past_the_budget_is_refused(calibration):
   # A budget below what the whole mechanism costs: it can be begun, not ended.
   config = dataclasses.replace(CONFIG, epsilon=2.0)
