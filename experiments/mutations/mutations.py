@@ -750,7 +750,7 @@ ALL = (
     'dp_diffusion/stages/audit.py',
     "    'is_passed': found <= audit.epsilon,\n",
     "    'is_passed': found <= max(found, audit.epsilon),\n",
-    f'{_AUDIT_STAGE_TEST}::test_faults_end_with_exit_code_1[noise off]',
+    f'{_AUDIT_STAGE_TEST}::test_noise_that_is_missing_ends_with_exit_code_1',
   ),
   _one(
     'One secret, other first weights: the same noise',

@@ -147,14 +147,11 @@ def quick_filler(monkeypatch):
   )
 
 
-@pytest.mark.parametrize(
-  'fault',
-  [
-    'noise off',
-    pytest.param('noise at a third', marks=pytest.mark.slow),
-    pytest.param('clip off', marks=pytest.mark.slow),
-  ],
-)
+# In the default run: test_noise_that_is_missing_ends_with_exit_code_1 for what
+# the stage concludes, and test_right_mechanism_passes, which measures the noise
+# of the real step.
+@pytest.mark.slow
+@pytest.mark.parametrize('fault', ['noise off', 'noise at a third', 'clip off'])
 def test_faults_end_with_exit_code_1(
   fault, workdir, quick_filler, monkeypatch, capsys
 ):
@@ -168,6 +165,10 @@ def test_faults_end_with_exit_code_1(
       private_problem.without_clip, clipping.clipped_grad_sum
     )
     monkeypatch.setattr(clipping, 'clipped_grad_sum', broken)
+  check_refuted(workdir, capsys)
+
+
+def check_refuted(workdir: pathlib.Path, capsys) -> None:
   assert run_main(workdir, 'audit') == 1
   result = read(workdir)
   assert not result['is_passed']
@@ -190,6 +191,21 @@ def no_training(monkeypatch):
   monkeypatch.setattr(
     audit_records.ImageLosses, '__call__', lambda self, params: np.zeros(40)
   )
+
+
+def test_noise_that_is_missing_ends_with_exit_code_1(
+  workdir, no_training, monkeypatch, capsys
+):
+  """What a training without noise would show: each canary at its steps."""
+  seen = audit._Seen
+
+  def without_noise(*, is_selected, **others):
+    rest = np.random.default_rng(0).normal(0, 0.01, is_selected.shape)
+    others['observed'] = is_selected + rest  # The rest of a batch adds little.
+    return seen(is_selected=is_selected, **others)
+
+  monkeypatch.setattr(audit, '_Seen', without_noise)
+  check_refuted(workdir, capsys)
 
 
 def test_both_tests_share_the_significance(monkeypatch):
