@@ -1353,23 +1353,20 @@ ALL = (
     '      for entry in self.ledger.entries\n'
     '      for event in entry.dp_events(-entry.num_replayed_steps)\n'
     '    )\n',
-    f'{_LEDGER_TEST}'
-    '::test_lost_steps_of_an_inherited_release_still_count',
+    f'{_LEDGER_TEST}::test_lost_steps_of_an_inherited_release_still_count',
   ),
   _one(
     'If the planned steps fit, any number does',
     _LEDGER,
     'if num_more_steps < num_planned and not',
     'if num_planned and not',
-    f'{_LEDGER_TEST}'
-    '::test_more_than_the_planned_steps_is_asked_in_vain',
+    f'{_LEDGER_TEST}::test_more_than_the_planned_steps_is_asked_in_vain',
   ),
   _one(
     'Groups of records are drawn with the words of the first step',
     _SELECTION,
     'self._words(0, start, _GROUP_DOMAIN)',
     'self._words(0, start)',
-    f'{_SELECTION_TEST}'
-    '::test_groups_are_drawn_apart_from_every_step',
+    f'{_SELECTION_TEST}::test_groups_are_drawn_apart_from_every_step',
   ),
 )

@@ -47,10 +47,10 @@ def test_every_config_has_a_variant_for_either_machine(
 @pytest.mark.parametrize(
   ('num_records', 'unit', 'batch_size', 'augmult', 'delta'),
   [
-    (22_000, 'image', 3072, 1, 1e-6),
-    (4000, 'image', 1000, 3, 1e-5),
+    (22_000, 'image', 2048, 1, 1e-6),
+    (4000, 'image', 1000, 2, 1e-5),
     (1000, 'image', 250, 8, 1e-4),
-    (160, 'person', 80, 32, 1e-4),
+    (160, 'person', 80, 26, 1e-4),
     (1, 'image', 1, 8, 0.1),
   ],
 )
@@ -81,7 +81,7 @@ def test_what_is_typed_stays_and_the_rest_follows() -> None:
   assert config.privacy.delta == 1e-5
   assert (config.privacy.expected_batch_size, config.finetune.augmult) == (
     1024,
-    3,
+    2,
   )
   public = config.pretrain.data
   assert (public.image_size, public.channels) == (32, 1)
@@ -106,7 +106,7 @@ def test_what_was_chosen_is_said_with_its_reason(capsys) -> None:
   for words in (
     'images of 24x24 pixels',
     'for 2,000 images as declared, expected batch 500 (at most 25% of them)',
-    'K = 6 (about 3,072 draws a step',
+    'K = 4 (about 2,048 draws a step',
     'delta 1e-05',
     'read as colour; none was opened',
   ):
