@@ -221,7 +221,7 @@ def test_score_matches_scipy():
   [
     (np.zeros((2, 8, 8, 1)), np.zeros(2, np.int32), 'uint8'),
     (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.int32), 'uint8'),
-    (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, np.int32), 'go with 2'),
+    (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, np.int32), 'label for each'),
     (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32), 'one'),
     (np.zeros((2, 8, 8, 1), np.uint8), np.full(2, 3), r'in \[0, 3\)'),
     (np.zeros((2, 8, 8, 1), np.uint8), np.full(2, -1), r'in \[0, 3\)'),
