@@ -112,8 +112,9 @@ class ModelConfig:
   patch_size: int = config_keys.key(
     1,
     'Sides, in pixels, of the patches that the network takes as one pixel of'
-    ' more channels (arXiv 2301.11093 section 3.2). At 2, a convolution of the'
-    ' first level costs a quarter. Image sides must be multiples of it.',
+    ' more channels (one kind of the downsampling in arXiv 2301.11093). At 2, a'
+    ' convolution of the first level costs a quarter. Image sides must be'
+    ' multiples of it, and attention_resolutions counts patches.',
     '>= 1',
     is_later=True,
   )
