@@ -1,8 +1,8 @@
-"""Links of docs/ to files elsewhere in the repository.
+"""What the site needs beside the pages of docs/.
 
-On GitHub `../configs/default.py` is a link that works. The site holds docs/
-alone, so there such a link becomes the path as text. One whose file is not
-there fails the build.
+Links that leave docs/: on GitHub `../configs/default.py` is a link that works.
+The site holds docs/ alone, so there it becomes the path as text. A link to a
+file that is not there fails the build.
 """
 
 from __future__ import annotations
@@ -40,3 +40,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return f'{text}' if shown == path else f'{text} (`{path}`)'
 
   return _OUTSIDE.sub(as_text, markdown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+  """Refuses a page that shows an example of code as quotations.
+
+  Raises:
+    ValueError: an example that `doctests.py` did not fence.
+  """
+  if re.search(r'<blockquote>\s*<blockquote>', html):
+    raise ValueError(
+      f'Expected the examples of {page.file.src_uri} to be code: `>>>` outside'
+      ' of a code block begins a quotation in a quotation.'
+    )
+  return html

@@ -5,9 +5,9 @@
 
 It reads the rows of every `experiments/*/results.json` (see `common.row`) and
 writes
-  README.md               the paper's claims and our aims, a line for each; a
-                          claim that no row has is listed as not run. Also the
-                          number of mutations in each folder
+  README.md               the paper's claims, our aims and other methods, a
+                          line for each; a claim that no row has is listed as
+                          not run. Also the number of mutations
   docs/results.md         all results
   docs/mutations.md       all mutations (`mutations/run.py`), with the test that
                           notices each
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+import re
 import statistics
 import sys
 from typing import Any
@@ -43,13 +44,35 @@ CLAIMS = {
   'mnist': ('MNIST, epsilon 10', {'accuracy': '98.6 %'}),
 }
 
-_HEADER = ('Data', 'Measure', 'Paper', 'Aim', 'Ours', 'Reached')
+# Rows of several epsilons that README shows at epsilon 10, beside one another:
+# (data, method, measure).
+METHODS = {
+  'Digits 8x8, Small CNN': ('Digits 8x8', 'diffusion', 'CNN'),
+  'Digits 8x8, DP-MERF (CNN)': ('Digits 8x8', 'DP-MERF', 'CNN'),
+  'Digits 8x8, DP-MEPF (CNN)': ('Digits 8x8', 'DP-MEPF', 'CNN'),
+  'Digits 8x8, DP-SGD classifier (CNN)': (
+    'Digits 8x8',
+    'no images: DP-SGD',
+    'CNN',
+  ),
+}
+_OURS, _DISTANCE = 'diffusion', 'Frechet distance'
+
+_HEADER = (
+  *('Data', 'Method', 'Epsilon', 'Measure', 'Paper', 'Aim', 'Ours'),
+  *('Distance', 'Hardware', 'Hours'),
+)
 _RUN_HEADER = ('Seeds', 'Hardware', 'Hours')
 _EXPLANATION = (
   'Mean ± standard deviation over seeds (for two seeds: both values).'
   ' Accuracies are those of classifiers trained on synthetic images and tested'
   ' on real ones. Hours are the total of all seeds of a row and of their'
   ' pre-training.'
+)
+_OF_README = (
+  'A value without ± is of one seed. Distance is the Frechet distance to real'
+  ' images, in features of a network for these data, so that it compares within'
+  ' one dataset only. Hours of rows without paper and aim are of all epsilons.'
 )
 _MADE = (
   'This page is written by `python -m experiments.collect` from'
@@ -73,6 +96,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
   """
   claimed: dict[str, list[tuple[str, ...]]] = {key: [] for key in CLAIMS}
   aimed: list[tuple[str, ...]] = []
+  methods: list[tuple[str, ...]] = []
   for result, row in _rows(results):
     key = row['claim']
     if key and key not in CLAIMS:
@@ -84,14 +108,16 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
       claimed[key] += _claim_lines(row, result['machine'])
     elif row['aim']:
       aimed.append(_aim_line(row, result['machine']))
+    elif row['what'] in METHODS:
+      methods.append(_method_line(row, result['machine']))
   lines = []
   for key, (what, numbers) in CLAIMS.items():
     lines += claimed[key] or [
-      (what, measure, number, NONE, NOT_RUN, *[NONE] * 4)
+      (*_data(what), measure, number, NONE, NOT_RUN, *[NONE] * 3)
       for measure, number in numbers.items()
     ]
-  drawn = _drawn((*_HEADER, *_RUN_HEADER), lines + aimed)
-  parts = [drawn, _EXPLANATION] if results else [drawn]
+  drawn = _drawn(_HEADER, lines + aimed + methods)
+  parts = [drawn, f'{_EXPLANATION} {_OF_README}'] if results else [drawn]
   parts += [
     f'![{figure["alt"]}](experiments/{result["experiment"]}/{figure["file"]})'
     for result in results
@@ -144,17 +170,28 @@ def _measure_table(
   return _drawn(('Data and setting', *names, *_RUN_HEADER), lines)
 
 
+def _data(what: str) -> tuple[str, str, str]:
+  """Divides 'data and setting' of our method into data, method, epsilon.
+
+  >>> _data('Blood cells 24x24, images, epsilon 10')
+  ('Blood cells 24x24, images', 'diffusion', '10')
+  """
+  found = re.search(r', epsilon (\w+)', what)
+  if found is None:
+    return what, _OURS, NONE
+  return what.replace(found[0], ''), _OURS, found[1]
+
+
 def _claim_lines(
   row: Mapping[str, Any], machine: Mapping[str, Any]
 ) -> list[tuple[str, ...]]:
   """Returns a line per measure that the paper or the row has."""
   numbers = CLAIMS[row['claim']][1]
-  run = _run_cells(row, machine)
   lines = []
   for name in dict.fromkeys((*row['measures'], *numbers)):
     ours = _cell(row, name) if name in row['measures'] else NONE
-    paper = numbers.get(name, NONE)
-    lines.append((row['what'], name, paper, NONE, ours, NONE, *run))
+    cells = (*_data(row['what']), name, numbers.get(name, NONE), NONE, ours)
+    lines.append((*cells, *_last_cells(row, machine, name)))
   return lines
 
 
@@ -168,31 +205,54 @@ def _aim_line(
   named = [name for name in row['measures'] if row['aim'].startswith(name)]
   name = max(named, key=len) if named else next(iter(row['measures']))
   aim = row['aim'].removeprefix(name).strip()
-  reached = '**no**' if row['is_missed'] else 'yes'
+  reached = '**missed**' if row['is_missed'] else 'reached'
   ours = _cell(row, name)
   if row['is_missed'] and ours.startswith(f'{aim.removesuffix(" %")}.0 '):
     ours = _cell(row, name, more_decimals=1)  # Rounded, it seems to be reached.
-  run = _run_cells(row, machine)
-  return row['what'], name, NONE, aim, ours, reached, *run
+  cells = (*_data(row['what']), name, NONE, f'{aim}: {reached}', ours)
+  return (*cells, *_last_cells(row, machine, name))
 
 
-def trust_table(results: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the numbers of mutations by folder, in markdown."""
+def _method_line(
+  row: Mapping[str, Any], machine: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """Returns the line of a row of several epsilons, at epsilon 10."""
+  data, method, measure = METHODS[row['what']]
+  ours = _cell(row, 'epsilon 10')
+  cells = (data, method, '10', measure, NONE, NONE, ours)
+  return (*cells, *_last_cells(row, machine, measure))
+
+
+def _last_cells(
+  row: Mapping[str, Any], machine: Mapping[str, Any], measure: str
+) -> tuple[str, str, str]:
+  """Returns distance, hardware and hours; a distance is said once."""
+  is_here = _DISTANCE in row['measures'] and measure != _DISTANCE
+  distance = _cell(row, _DISTANCE) if is_here else NONE
+  return (distance, *_run_cells(row, machine)[1:])
+
+
+def trust_line(results: Sequence[Mapping[str, Any]]) -> str:
+  """Says of how many mutations a test takes notice, in markdown."""
   found = _mutations(results)
   if not found:
     return 'No mutation run has been collected yet.'
   survivors = [m['name'] for m in found if not _is_noticed(m)]
-  lines = [
-    (f'`{folder}`', str(len(here)), str(sum(map(_is_noticed, here))))
-    for folder, here in _by_folder(found).items()
-  ]
-  drawn = _drawn(('Folder', 'Mistakes made', 'Noticed by a test'), lines)
-  total = f'{len(found) - len(survivors)} of {len(found)} are noticed'
   missed = f' (not: {"; ".join(survivors)})' if survivors else ''
   return (
-    f'{drawn}\n\n{total}{missed}. Each mistake, and the test that notices it:'
-    ' [docs/mutations.md](docs/mutations.md).'
+    f'- Of {len(found)} mistakes made in the code on purpose, a test notices'
+    f' {len(found) - len(survivors)}{missed}: [each of'
+    ' them](docs/mutations.md).'
   )
+
+
+def mutation_counts(results: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the numbers of mutations by folder, in markdown."""
+  lines = [
+    (f'`{folder}`', str(len(here)), str(sum(map(_is_noticed, here))))
+    for folder, here in _by_folder(_mutations(results)).items()
+  ]
+  return _drawn(('Folder', 'Mistakes made', 'Noticed by a test'), lines)
 
 
 def mutation_tables(results: Sequence[Mapping[str, Any]]) -> str:
@@ -332,7 +392,7 @@ def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
   ablations = [r for r, yes in zip(measured, is_ablation) if yes]
   others = [r for r, yes in zip(measured, is_ablation) if not yes]
   new = insert(first.read_text(encoding='utf-8'), table(others))
-  new = insert(new, trust_table(results), TRUST_START, TRUST_END)
+  new = insert(new, trust_line(results), TRUST_START, TRUST_END)
   text = second.read_text(encoding='utf-8')
   mutations = mutation_tables(results)
   return {
@@ -344,7 +404,7 @@ def _made(root: pathlib.Path) -> dict[pathlib.Path, str]:
     root / 'docs' / 'mutations.md': (
       f'# Mistakes made on purpose\n\n{_MADE} Each line is a mistake that was'
       ' made in the code, and the test that fails with it.\n\n'
-      f'{mutations}\n'
+      f'{mutation_counts(results)}\n\n{mutations}\n'
     ),
   }
 

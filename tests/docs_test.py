@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import re
+import sys
 import types
 
 import pytest
@@ -61,9 +62,53 @@ def test_a_link_to_no_file_ends_the_build(hooks):
     hooks.on_page_markdown('[x](../configs/no.py)', page=page)
 
 
+def test_an_example_shown_as_a_quotation_ends_the_build(hooks):
+  page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri='a.md'))
+  assert hooks.on_page_content('<blockquote>a', page=page) == '<blockquote>a'
+  with pytest.raises(ValueError, match=r'examples of a\.md to be code'):
+    hooks.on_page_content('<blockquote>\n<blockquote>a', page=page)
+
+
+def test_examples_of_docstrings_become_code(monkeypatch):
+  stub = types.SimpleNamespace(Extension=object, Object=object)
+  monkeypatch.setitem(sys.modules, 'griffe', stub)
+  doctests = load('doctests')
+  text = 'A.\n\n>>> f(1)\n2\n>>> g(\n...   3\n... )\n4\n\nArgs:\n  x: 5 >>> 2'
+  docstring = types.SimpleNamespace(value=text)
+  found = types.SimpleNamespace(docstring=docstring)
+  doctests.Doctests().on_object(obj=found, loader=None)
+  assert docstring.value == (
+    'A.\n\n```pycon\n>>> f(1)\n2\n>>> g(\n...   3\n... )\n4\n```'
+    '\n\nArgs:\n  x: 5 >>> 2'
+  )
+  doctests.Doctests().on_object(obj=types.SimpleNamespace(docstring=None))
+
+
+def test_ruff_of_the_site_is_that_of_the_linters():
+  pins = [
+    re.search(r'^ruff==\S+', (ROOT / name).read_text('utf-8'), re.MULTILINE)
+    for name in ('docs/requirements.txt', 'requirements-dev.txt')
+  ]
+  assert pins[0][0] == pins[1][0]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_code_is_shown_whole(page):
+  """A line of the site holds 76 letters beside the button that copies it."""
+  text = (ROOT / page).read_text(encoding='utf-8')
+  for block in re.findall(r'^```.*?^```', text, re.DOTALL | re.MULTILINE):
+    assert not [line for line in block.splitlines() if len(line) > 76]
+
+
 @pytest.fixture(scope='module')
 def hooks():
-  spec = importlib.util.spec_from_file_location('hooks', ROOT / 'docs/hooks.py')
+  return load('hooks')
+
+
+def load(name):
+  """Imports a module of docs/, which is no package."""
+  path = ROOT / 'docs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

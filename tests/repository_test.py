@@ -17,6 +17,32 @@ def test_readme_is_short_and_has_its_parts(repository):
     assert start < text.index(f'<!-- {name}:end -->')
 
 
+def test_cells_of_the_readme_are_one_line(repository):
+  text = (repository / 'README.md').read_text()
+  rows = [line for line in text.splitlines() if line.startswith('|')]
+  assert len(rows) > 30
+  for row in rows:
+    shown = re.sub(r'\[([^]]*)\]\([^)]*\)|[`*]', r'\1', row)
+    for cell in shown.strip('|').split('|'):
+      assert len(cell.strip()) <= 60, cell
+
+
+def test_the_readme_is_in_order(repository):
+  text = (repository / 'README.md').read_text()
+  places = [
+    text.index(part)
+    for part in (
+      *('**Publish synthetic images', '![Blood cells', 'make demo'),
+      *('## Your own images', '## Results', '<!-- results:start -->'),
+      *('## What the guarantee covers', '## Why trust it'),
+    )
+  ]
+  assert places == sorted(places)
+  trust = text.partition('## Why trust it')[2].partition('\n## ')[0]
+  reasons = re.split(r'^- ', trust, flags=re.MULTILINE)[1:]
+  assert len(reasons) == 5 and all('](' in reason for reason in reasons)
+
+
 def test_links_of_the_documents_lead_somewhere(repository):
   for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'):
     text = (repository / name).read_text()

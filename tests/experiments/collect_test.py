@@ -42,43 +42,38 @@ def lines_of(*results):
 
 def test_without_results_each_claim_is_not_run():
   header, _, *rows = lines_of()
-  assert header == [*collect._HEADER, *collect._RUN_HEADER]
-  assert [row[0].split(',')[0] for row in rows] == [
+  assert header == [*collect._HEADER]
+  assert [row[0] for row in rows] == [
     'CIFAR-10',
     'CIFAR-10',
     'Camelyon17',
     'MNIST',
   ]
-  assert {row[4] for row in rows} == {'not run'}
-  assert rows[0][1:3] == ['FID', '9.8']
+  assert {row[6] for row in rows} == {'not run'}
+  assert rows[0][1:5] == ['diffusion', '10', 'FID', '9.8']
 
 
 def test_ours_stands_beside_the_claim():
   row = common.row(
     'MNIST, epsilon 10',
-    {'accuracy': [0.97, 0.98, 0.99]},
+    {'accuracy': [0.97, 0.98, 0.99], 'Frechet distance': [0.5]},
+    units={'Frechet distance': ''},
     seconds=5400,
     claim='mnist',
   )
-  rows = {r[0]: r for r in lines_of(result(row, devices='8 x GPU'))}
-  assert rows['MNIST, epsilon 10'] == [
-    'MNIST, epsilon 10',
-    'accuracy',
-    '98.6 %',
-    '–',
-    '98.0 ± 1.0 %',
-    '–',
-    '3',
-    '8 x GPU',
-    '1.5',
+  rows = {tuple(r[::3]): r for r in lines_of(result(row, devices='8 x GPU'))}
+  assert rows['MNIST', 'accuracy', '98.0 ± 1.0 %', '1.5'] == [
+    *('MNIST', 'diffusion', '10', 'accuracy', '98.6 %', '–', '98.0 ± 1.0 %'),
+    *('0.50', '8 x GPU', '1.5'),
   ]
-  assert rows['CIFAR-10, epsilon 10'][4] == 'not run'
+  assert rows['MNIST', 'Frechet distance', '0.50', '1.5'][7] == '–'
+  assert rows['CIFAR-10', 'FID', 'not run', '–'][4] == '9.8'
   assert 'standard deviation' in collect.table([result(row)])
 
 
 def test_measures_that_the_paper_lacks_have_lines_of_their_own():
   row = common.row('C', {'one network': [0.8], 'FID': [9]}, claim='cifar10')
-  found = [r[1:5] for r in lines_of(result(row)) if r[0] == 'C']
+  found = [r[3:7] for r in lines_of(result(row)) if r[0] == 'C']
   assert found[0] == ['one network', '–', '–', '80.0 %']
   assert [f[:2] for f in found[1:]] == [
     ['FID', '9.8'],
@@ -88,7 +83,7 @@ def test_measures_that_the_paper_lacks_have_lines_of_their_own():
 
 
 @pytest.mark.parametrize(
-  ('is_missed', 'word'), [(True, '**no**'), (False, 'yes')]
+  ('is_missed', 'word'), [(True, '**missed**'), (False, 'reached')]
 )
 def test_a_row_says_whether_it_reached_its_aim(is_missed, word):
   row = common.row(
@@ -96,21 +91,27 @@ def test_a_row_says_whether_it_reached_its_aim(is_missed, word):
   )
   *_, own = lines_of(result(row, common.row('No aim', {'A': [0.5]})))
   assert own == [
-    'Own',
-    'A',
-    '–',
-    '60 %',
-    '50.0 %',
-    word,
-    '1',
-    '2 cores of Abacus 1',
-    '–',
+    *('Own', 'diffusion', '–', 'A', '–', f'60 %: {word}', '50.0 %'),
+    *('–', '2 cores of Abacus 1', '–'),
+  ]
+
+
+def test_other_methods_stand_beside_ours_at_epsilon_10():
+  row = common.row(
+    'Digits 8x8, DP-MERF (CNN)',
+    {'epsilon 1': [0.7], 'epsilon 10': [0.9]},
+    seconds=3600,
+  )
+  *_, line = lines_of(result(row))
+  assert line == [
+    *('Digits 8x8', 'DP-MERF', '10', 'CNN', '–', '–', '90.0 %'),
+    *('–', '2 cores of Abacus 1', '1'),
   ]
 
 
 def test_an_aim_that_is_just_missed_does_not_look_reached():
   row = common.row('x', {'A': [0.3999]}, aim='A 40 %', is_missed=True)
-  assert ' 39.99 % | **no** |' in collect.table([result(row)])
+  assert ' 40 %: **missed** | 39.99 % |' in collect.table([result(row)])
 
 
 def test_figures_are_shown():
@@ -178,10 +179,10 @@ def test_mutations_stand_by_folder_and_survivors_are_said():
     mutation('No ledger', 'b/z.py', 'survived'),
   ]
   both = [{'mutations': found}, result()]
-  lines = collect.trust_table(both).splitlines()
+  lines = collect.mutation_counts(both).splitlines()
   assert lines[2:4] == ['| `a` | 2 | 2 |', '| `b` | 1 | 0 |']
-  assert lines[-1].startswith('2 of 3 are noticed (not: No ledger). ')
-  assert 'No mutation run' in collect.trust_table([result()])
+  assert 'a test notices 2 (not: No ledger): ' in collect.trust_line(both)
+  assert 'No mutation run' in collect.trust_line([result()])
   lines = collect.mutation_tables(both).splitlines()
   assert '| No clip | `y.py` | `tests/a/y_test.py::test_two` |' in lines
   assert lines[-1] == '| No ledger | `z.py` | **no test** |'
@@ -218,6 +219,13 @@ def test_ablations_stand_among_the_experiments(tmp_path, capsys):
   line = '| Clip norm | 50.0 % | 60.0 % | 1 | 2 cores of Abacus 1 | 1 |'
   assert line in text
   assert 'Clip norm' not in (tmp_path / 'README.md').read_text()
+
+
+def test_every_method_of_the_readme_has_been_run(repository):
+  results = collect.read_results(repository / 'experiments')
+  assert set(collect.METHODS) <= {
+    row['what'] for result in results for row in result.get('rows', ())
+  }
 
 
 def test_readme_is_up_to_date(repository):
