@@ -1,4 +1,10 @@
-"""Entry point: `python -m dp_diffusion.main --config=configs/NAME.py`.
+"""Trains, samples and measures: `dp-diffusion --config=NAME`.
+
+  dp-diffusion --config=digits                the demonstration, in minutes
+  dp-diffusion --config=digits --stage=plan   what it will do and cost
+  dp-diffusion --config=own_images:cpu --config.data.path=FOLDER ...
+
+`python -m dp_diffusion` and `python -m dp_diffusion.main` are the same command.
 
 Flags:
   --config=FILE[:VARIANT]   a file of configs/, or its name, and one of its
@@ -13,9 +19,14 @@ Flags:
   --help                    this page and the configs in configs/
   --help=KEY                what a key means (--help=privacy.delta), or the keys
                             of a section (--help=privacy)
+  --version                 version of the package
 
 Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
 130 stopped by Ctrl-C with everything saved.
+
+With a finished release:
+  python -m dp_diffusion.privacy.verify RELEASE   checks it
+  python -m dp_diffusion.sample RELEASE ...       samples more images
 """
 
 from __future__ import annotations
@@ -31,6 +42,7 @@ import sys
 from dp_diffusion import checks
 from dp_diffusion import compile_cache
 from dp_diffusion import config_values
+from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import exit_codes
 from dp_diffusion import host_memory
@@ -91,8 +103,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     flag, equals, value = rest.pop(0).partition('=')
     is_override = flag.startswith('--config.')
     if not is_override and flag not in values:
-      near = difflib.get_close_matches(flag, _FLAGS, n=1)
-      hint = f'; did you mean {near[0]}?' if near else '.'
+      near = _meant(flag)
+      hint = f'; did you mean {near}?' if near else '.'
       raise errors.UsageError(
         f'Unknown argument {flag!r}. Expected --config, --workdir, --stage'
         f' or --config.KEY=VALUE{hint}'
@@ -109,8 +121,8 @@ def parse(argv: Sequence[str]) -> Arguments:
       values[flag] = value
   if not values['--config']:
     raise errors.UsageError(
-      'Expected --config=FILE, such as --config=configs/NAME.py;'
-      ' --help lists the flags.'
+      'Expected --config=FILE, such as --config=digits; --help lists the'
+      ' flags and the configs.'
     )
   try:
     checks.check_one_of('--stage', values['--stage'], STAGES)
@@ -119,6 +131,34 @@ def parse(argv: Sequence[str]) -> Arguments:
   return Arguments(
     values['--config'], values['--workdir'], values['--stage'], overrides
   )
+
+
+def _meant(argument: str) -> str:
+  """Returns what an unknown argument may stand for, or ''.
+
+  >>> _meant('digits:smoke'), _meant('plan'), _meant('--confg'), _meant('x')
+  ('--config=digits:smoke', '--stage=plan', '--config', '')
+  """
+  if not argument.startswith('-'):
+    name = argument.partition(':')[0]
+    path = config_values.shipped_folder() / pathlib.PurePath(name).name
+    if name.endswith('.py') or path.with_suffix('.py').is_file():
+      return f'--config={argument}'
+    if argument in STAGES:
+      return f'--stage={argument}'
+  if near := difflib.get_close_matches(argument, _FLAGS, n=1, cutoff=0.8):
+    return near[0]
+  if argument.startswith('--'):
+    # Imported here, as `run` does.
+    from dp_diffusion import config as config_lib  # noqa: PLC0415
+    from dp_diffusion import config_keys  # noqa: PLC0415
+
+    tail = f'.{argument.removeprefix("--")}'
+    for _, _, keys, _ in config_keys.sections(config_lib.Config):
+      for key in keys:
+        if f'.{key.path}'.endswith(tail):
+          return f'--config.{key.path}'
+  return ''.join(difflib.get_close_matches(argument, _FLAGS, n=1))
 
 
 def help_topic(argv: Sequence[str]) -> str | None:
@@ -145,15 +185,18 @@ def show_help(topic: str) -> None:
     UsageError: there is no such key or section.
   """
   if not topic:
-    print(__doc__)
     folder = config_values.shipped_folder()
     found = config_values.describe_files(folder)
-    print(f'Configs, as --config=NAME or --config=NAME:VARIANT:\n{found}')
+    console.say(
+      f'{__doc__}\nConfigs, as --config=NAME or --config=NAME:VARIANT:\n{found}'
+      '\n\nWhere to read more: README.md and docs/ of the repository, beginning'
+      ' with docs/index.md.'
+    )
     return
   # Imported here, as `run` does.
   from dp_diffusion import config_help  # noqa: PLC0415
 
-  print(config_help.of(topic))
+  console.say(config_help.of(topic))
 
 
 def default_workdir(config_argument: str) -> str:
@@ -196,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def work() -> None:
     if argv == ['--version']:
-      print(f'dp_diffusion {version.of_package()}')
+      console.say(f'dp_diffusion {version.of_package()}')
     elif topic is not None:
       show_help(topic)
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import pathlib
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +40,14 @@ def test_flags_and_overrides_are_read_in_both_forms() -> None:
     (['--config=a.py', '--stage=finetun'], "did you mean 'finetune'"),
     (['--config=a.py', '--stage'], 'Expected a value after --stage'),
     (['--config=a.py', 'extra'], "Unknown argument 'extra'"),
+    (['digits'], 'did you mean --config=digits'),
+    (['digits:cpu'], 'did you mean --config=digits:cpu'),
+    (['configs/digits.py'], 'did you mean --config=configs/digits.py'),
+    (['--config=digits', 'plan'], 'did you mean --stage=plan'),
+    (['--epsilon=5'], 'did you mean --config.privacy.epsilon'),
+    (['--privacy.epsilon=5'], 'did you mean --config.privacy.epsilon'),
+    (['--seed=5'], r'did you mean --config.seed\?'),
+    (['--verion'], 'did you mean --version'),
     ([], 'Expected --config=FILE'),
   ],
 )
@@ -133,6 +143,9 @@ def test_help_lists_flags_configs_and_variants(capsys, monkeypatch) -> None:
   for words in (
     '--workdir',
     '--help=KEY',
+    '--version',
+    'docs/index.md',
+    'dp_diffusion.privacy.verify',
     'configs/mnist.py: MNIST',
     'letters',
   ):
@@ -160,3 +173,16 @@ def test_help_of_an_unknown_key_names_near_ones(capsys) -> None:
   captured = capsys.readouterr()
   assert 'did you mean privacy.delta' in captured.err
   assert captured.err.count('\n') == 1 and not captured.out
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['--version']])
+def test_a_reader_that_has_gone_is_no_error(argv) -> None:
+  code = 'import sys; from dp_diffusion import main; sys.exit(main.main())'
+  with subprocess.Popen(
+    [sys.executable, '-c', code, *argv],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    process.stdout.close()
+    assert process.wait() == 0 and not process.stderr.read()
