@@ -1,7 +1,7 @@
 """Trains, samples and measures: `dp-diffusion --config=NAME`.
 
-  dp-diffusion --config=digits                the demonstration, in minutes
-  dp-diffusion --config=digits --stage=plan   what it will do and cost
+  dp-diffusion --config=NAME                  runs one of the configs below
+  dp-diffusion --config=NAME --stage=plan     prints what that will do and cost
   dp-diffusion --config=own_images:cpu --config.data.path=FOLDER ...
 
 `python -m dp_diffusion` and `python -m dp_diffusion.main` are the same command.
@@ -121,7 +121,7 @@ def parse(argv: Sequence[str]) -> Arguments:
       values[flag] = value
   if not values['--config']:
     raise errors.UsageError(
-      'Expected --config=FILE, such as --config=digits; --help lists the'
+      'Expected --config=FILE, such as --config=own_images:cpu; --help lists the'
       ' flags and the configs.'
     )
   try:
@@ -136,8 +136,8 @@ def parse(argv: Sequence[str]) -> Arguments:
 def _meant(argument: str) -> str:
   """Returns what an unknown argument may stand for, or ''.
 
-  >>> _meant('digits:smoke'), _meant('plan'), _meant('--confg'), _meant('x')
-  ('--config=digits:smoke', '--stage=plan', '--config', '')
+  >>> _meant('mnist:cpu'), _meant('plan'), _meant('--confg'), _meant('x')
+  ('--config=mnist:cpu', '--stage=plan', '--config', '')
   """
   if not argument.startswith('-'):
     name = argument.partition(':')[0]

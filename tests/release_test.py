@@ -250,7 +250,6 @@ def statement():
   ledger = ledger_lib.Ledger(
     delta=1e-4,
     budget_epsilon=10.0,
-    unit='image',
     relation=mechanism.relation,
   )
   ledger = ledger.add(ledger_lib.DpSgdEntry(mechanism=mechanism)).with_steps(5)

@@ -30,8 +30,8 @@ def statement(
   insecure_secret: bool,
   code_revision: str,
   versions: Mapping[str, str],
-  unit: str | None = None,
   public_data: Sequence[Mapping[str, Any]] = (),
+  decided_by_opening: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Builds `privacy.json` without the hashes of the files.
 
@@ -42,6 +42,8 @@ def statement(
       `statement_test.py::test_words_never_round_a_bound_down`.
     * If there is no guarantee, numbers and words say so:
       `statement_test.py::test_no_noise_is_said`.
+    * What was decided by opening images is stated:
+      `statement_test.py::test_what_was_decided_by_opening_images_is_said`.
     * An insecure secret is stated:
       `statement_test.py::test_insecure_secret_is_said`.
     * It is JSON without NaN or infinity:
@@ -55,19 +57,17 @@ def statement(
     versions: {package: version}.
     public_data: results of `statement_words.public_data`, one for each set of
       images that the first weights were trained on.
-    unit: unit of the config, which must be that of the ledger; None does not
-      compare.
+    decided_by_opening: config keys whose value some of the sensitive images
+      showed, which no noise covers; of `statement_words.DECIDED_BY_OPENING`.
 
   Returns:
     A JSON object, to which `files` {relative path: sha256} must be added.
 
   Raises:
-    ValueError: a fact is not a line of text, or the units differ.
+    ValueError: a fact is not a line of text, or a key is never decided in this
+      way.
   """
-  if unit is not None and unit != ledger.unit:
-    raise ValueError(
-      f'Expected unit={unit!r} to be that of the ledger, {ledger.unit!r}.'
-    )
+  decided = {'decided_by_opening_images': list(decided_by_opening)}
   by_pld, by_rdp = ledger.epsilon('pld'), ledger.epsilon('rdp')
   epsilon = _finite_or_none(min(by_pld, by_rdp))
   is_private = epsilon is not None
@@ -96,7 +96,8 @@ def statement(
     **ledger.to_json(),  # delta, relation, unit, events with all parameters.
     'whom_one_must_trust': list(statement_words.TRUST),
     'data_accesses_covered': _covered(is_trained),
-    'data_accesses_not_covered': list(statement_words.ACCESSES_NOT_COVERED),
+    **(decided if decided_by_opening else {}),
+    'data_accesses_not_covered': _accesses_not_covered(decided_by_opening),
     'released': _released(is_trained),
     'not_covered': _not_covered(ledger.unit),
     'insecure_secret': insecure,
@@ -108,6 +109,14 @@ def statement(
   }
   result['checksum'] = checksum(result)
   return result
+
+
+def check_unit(ledger: ledger_lib.Ledger, unit: str) -> None:
+  """Raises ValueError unless the unit of a config is that of the ledger."""
+  if unit != ledger.unit:
+    raise ValueError(
+      f'Expected unit={unit!r} to be that of the ledger, {ledger.unit!r}.'
+    )
 
 
 def checksum(statement: Mapping[str, Any]) -> str:
@@ -317,6 +326,18 @@ def _delta_in_words(ledger: ledger_lib.Ledger) -> str:
 def _covered(is_trained: bool) -> list[str]:
   training = [statement_words.TRAINING_COVERED] if is_trained else []
   return [*training, *statement_words.ACCESSES_COVERED]
+
+
+def _accesses_not_covered(decided_by_opening: Sequence[str]) -> list[str]:
+  known = statement_words.DECIDED_BY_OPENING
+  for key in decided_by_opening:
+    if not isinstance(key, str) or key not in known:
+      raise ValueError(
+        f'Expected decided_by_opening_images to be of {", ".join(known)}, not'
+        f' {key!r}.'
+      )
+  more = [known[key] for key in decided_by_opening]
+  return [*statement_words.ACCESSES_NOT_COVERED, *more]
 
 
 def _released(is_trained: bool) -> list[str]:

@@ -68,6 +68,14 @@ ACCESSES_NOT_COVERED = (
   'Other releases made from the same data: their epsilons add up.',
 )
 
+# Config keys that may be decided by opening some of the images.
+DECIDED_BY_OPENING = {
+  'data.channels': (
+    'Opening some of the images to see whether they are grey or in colour: the'
+    ' answer, which is published here, is taken to be public.'
+  ),
+}
+
 TRAINING_RELEASED = (
   'The weights after the last private step, and synthetic images sampled from'
   ' them: whatever is computed from the weights alone costs nothing more.'

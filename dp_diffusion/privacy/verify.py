@@ -190,7 +190,8 @@ def _check_statement(
       insecure_secret=_get(statement, 'insecure_secret', bool),
       code_revision=_get(statement, 'code_revision', str),
       versions=_get(statement, 'versions', dict),
-      public_data=_public_data(statement),
+      public_data=_optional_list(statement, 'public_data'),
+      decided_by_opening=_optional_list(statement, 'decided_by_opening_images'),
     )
   except ValueError as e:
     return [], [f'{statement_lib.FILE_NAME}: {_one_line(e)}']
@@ -421,11 +422,11 @@ def _is_same(name: str, stated: Any, found: Any) -> bool:
   return strict_json.dumps(stated) == strict_json.dumps(found)
 
 
-def _public_data(statement: Mapping[str, Any]) -> Sequence[Any]:
-  """Returns the entries on public images; earlier versions have none."""
-  if 'public_data' not in statement:
+def _optional_list(statement: Mapping[str, Any], name: str) -> Sequence[Any]:
+  """Returns a list that earlier versions do not have."""
+  if name not in statement:
     return ()
-  found: Sequence[Any] = _get(statement, 'public_data', list)
+  found: Sequence[Any] = _get(statement, name, list)
   return found
 
 

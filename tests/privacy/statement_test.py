@@ -170,12 +170,13 @@ def test_what_is_not_covered_is_complete(topic):
 
 def test_unit_person():
   ledger = dataclasses.replace(LEDGER, unit='person')
-  got = make(ledger, unit='person')
+  got = make(ledger)
   assert 'all images of one person' in got['unit_in_words']
   assert not any('Several images' in line for line in got['not_covered'])
   assert 'one person of the sensitive data' in got['statement']
   with pytest.raises(ValueError, match="unit='image' to be that of the ledger"):
-    make(ledger, unit='image')
+    statement_lib.check_unit(ledger, 'image')
+  statement_lib.check_unit(ledger, 'person')
 
 
 def test_delta_against_number_of_records():
@@ -305,6 +306,19 @@ def test_facts_are_lines(change):
 
 def test_large_epsilon_promises_nothing():
   assert 'next to nothing' in statement_lib._meaning(100.0)
+
+
+def test_what_was_decided_by_opening_images_is_said():
+  usual, got = make(), make(decided_by_opening=('data.channels',))
+  assert got['decided_by_opening_images'] == ['data.channels']
+  (words,) = set(got['data_accesses_not_covered']) - set(
+    usual['data_accesses_not_covered']
+  )
+  assert 'grey or in colour' in words and words in statement_lib.card(got)
+  assert 'decided_by_opening_images' not in usual
+  for key in ('data.name', 1, None):
+    with pytest.raises(ValueError, match=r'to be of data\.channels, not'):
+      make(decided_by_opening=(key,))
 
 
 def test_words_have_a_version():

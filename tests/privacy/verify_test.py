@@ -39,7 +39,7 @@ PUBLIC = statement_words.public_data(
 )
 
 
-def make_statement(noise_multiplier=3.0, insecure_secret=False):
+def make_statement(noise_multiplier=3.0, insecure_secret=False, decided=()):
   values = {**MECHANISM.to_dict(), 'noise_multiplier': noise_multiplier}
   mechanism = mechanism_lib.DpSgdMechanism.from_dict(values)
   entry = ledger_lib.DpSgdEntry(mechanism=mechanism, num_steps=40)
@@ -50,6 +50,7 @@ def make_statement(noise_multiplier=3.0, insecure_secret=False):
     code_revision='abc',
     versions={'jax': '1'},
     public_data=[PUBLIC],
+    decided_by_opening=decided,
   )
   hashes = {
     name: hashlib.sha256(content).hexdigest()
@@ -613,6 +614,20 @@ def test_older_words_are_not_compared(folder, capsys):
     never = {**STATEMENT, 'statement_version': version}
     write_statement(folder, never, forged=True)
     check_refused(folder, capsys, 'statement_version')
+
+
+def test_what_was_decided_by_opening_images_is_compared(folder, capsys):
+  statement = make_statement(decided=('data.channels',))
+  (folder / 'README.md').write_bytes(contents(statement)['README.md'])
+  write_statement(folder, statement)
+  assert verify.main([str(folder)]) == 0
+  name = 'decided_by_opening_images'
+  for value in ([], ['data.name'], [1], 'data.channels', None):
+    write_statement(folder, {**statement, name: value}, forged=True)
+    check_refused(folder, capsys, name)
+  del statement[name]
+  write_statement(folder, statement, forged=True)
+  check_refused(folder, capsys, 'data_accesses_not_covered')
 
 
 def test_no_guarantee_is_said(folder, capsys):

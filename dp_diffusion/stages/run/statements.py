@@ -19,6 +19,7 @@ from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 
+_CHANNELS = 'data.channels'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'dp-accounting', 'numpy')
 
 
@@ -68,18 +69,19 @@ def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   """Writes the card and privacy.json for all files of release/."""
   stored = read(workdir)
   ledger = ledger_lib.Ledger.from_json(stored['ledger'])
+  statement_lib.check_unit(ledger, config.data.unit)
+  was_found = workdir.has_found(_CHANNELS, config)
   statement = statement_lib.statement(
     ledger,
-    unit=config.data.unit,
     dataset=config.card.data_name or config.data.name,
     public_data=stored.get('public_data', ()),
     insecure_secret=stored['is_insecure'],
     code_revision=stored['code_revision'],
     versions=stored['versions'],
+    decided_by_opening=(_CHANNELS,) if was_found else (),
   )
   channels = release_card.Channels(
-    number=config.data.channels,
-    is_found=workdir.has_found('data.channels', config),
+    number=config.data.channels, is_found=was_found
   )
   release.write_card(workdir.release, statement, config.card, channels)
   release.seal(workdir.release, statement)
