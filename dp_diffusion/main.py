@@ -121,8 +121,8 @@ def parse(argv: Sequence[str]) -> Arguments:
       values[flag] = value
   if not values['--config']:
     raise errors.UsageError(
-      'Expected --config=FILE, such as --config=own_images:cpu; --help lists the'
-      ' flags and the configs.'
+      'Expected --config=FILE, such as --config=own_images:cpu; --help lists'
+      ' the flags and the configs.'
     )
   try:
     checks.check_one_of('--stage', values['--stage'], STAGES)

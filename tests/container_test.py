@@ -60,7 +60,8 @@ def test_all_that_is_copied_is_there():
 
 def test_the_package_finds_what_it_is_made_of():
   tools = PROJECT['tool']['setuptools']
-  needed = {'pyproject.toml', PROJECT['project']['readme'], 'dp_diffusion'}
+  needed = {'pyproject.toml', 'setup.py', 'dp_diffusion'}
+  needed.add(PROJECT['project']['readme'])
   needed |= set(PROJECT['project']['license-files'])
   needed |= set(tools['dynamic']['dependencies']['file'])
   needed |= {path.split('/')[0] for path in tools['package-dir'].values()}
@@ -92,6 +93,32 @@ def test_versions_are_those_of_the_lock_of_its_python():
 def test_it_runs_the_command_of_the_package():
   (entry,) = arguments('ENTRYPOINT')
   assert json.loads(entry) == list(PROJECT['project']['scripts'])
+
+
+def test_what_is_run_finds_what_was_copied_before():
+  there, known = set(), {'PATH'}
+  for name, text in instructions():
+    if name == 'COPY':
+      there |= set(text.split()[:-1])
+    elif name == 'ARG':
+      known.add(text.partition('=')[0])
+    elif name == 'RUN':
+      words = set(text.split())
+      files = {word for word in words if re.search(r'\.(txt|py)$', word)}
+      assert files <= there, files - there
+      assert set(re.findall(r'\$(\w+)', text)) <= known
+      if '.' in words:  # pip install .
+        assert {'pyproject.toml', 'setup.py', 'dp_diffusion'} <= there
+
+
+def test_its_revision_is_that_of_the_source():
+  """There is no clone in the image: the build is told."""
+  (told,) = (text for text in arguments('RUN') if text.endswith(' .'))
+  assert told.startswith('DP_DIFFUSION_REVISION="$REVISION" ')
+  text = (ROOT / 'setup.py').read_text(encoding='utf-8')
+  assert "'DP_DIFFUSION_REVISION'" in text
+  how = (ROOT / 'docs' / 'index.md').read_text(encoding='utf-8')
+  assert '--build-arg REVISION="$(git rev-parse HEAD)"' in how
 
 
 @pytest.mark.parametrize('text', arguments('RUN'))

@@ -24,8 +24,8 @@ import jax
 from dp_diffusion import compile_cache
 from dp_diffusion import files
 from dp_diffusion import host_memory
+from dp_diffusion import version
 from dp_diffusion import xla_flags
-from dp_diffusion.stages.run import statements
 from experiments import machines
 from experiments.benchmarks import table
 
@@ -144,7 +144,7 @@ def save(
   )
   content = {
     'command': command,
-    'code_revision': statements.code_revision(),
+    'code_revision': version.revision(),
     'machine': machine,
     **(facts or {}),
     'rows': list(rows),

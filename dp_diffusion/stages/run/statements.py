@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata
-import pathlib
 import platform
-import subprocess
 from typing import Any
 
 from dp_diffusion import config as config_lib
@@ -14,6 +12,7 @@ from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import release_card
 from dp_diffusion import release_marks
+from dp_diffusion import version
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.stages.run import run_secret
@@ -47,7 +46,7 @@ def store(
       'ledger': ledger.to_json(),
       'is_insecure': is_insecure,
       'public_data': list(public_data),
-      'code_revision': code_revision(),
+      'code_revision': version.revision(),
       'versions': versions(),
     },
     mode=0o600,
@@ -91,23 +90,3 @@ def versions() -> dict[str, str]:
   """Returns the versions of the software that computed the release."""
   found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {'python': platform.python_version(), **found}
-
-
-def code_revision() -> str:
-  """Returns the git revision of this package, '+changes' if files differ."""
-  folder = pathlib.Path(__file__).resolve().parent.parent
-
-  def git(*arguments: str) -> str:
-    return subprocess.run(
-      ['git', '-C', str(folder), *arguments],
-      check=True,
-      capture_output=True,
-      text=True,
-    ).stdout.strip()
-
-  try:
-    revision = git('rev-parse', 'HEAD')
-    is_changed = bool(git('status', '--porcelain', '--', '.'))
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
-  return revision + ('+changes' if is_changed else '')
