@@ -37,6 +37,7 @@ _SUM_ERROR = 1e-9  # Relative error of sums of up to 2^22 positive numbers.
 _CELLS_PER_STD = 400  # Per std of a step's loss; overstates epsilon by 1e-6.
 _UNIFORM_CELLS = 4000  # Farther from the mean, the width of cells grows.
 _MAX_SIZE = 2**22  # Largest size of the transform.
+_LEAST_INTERVAL = 2.0**-30  # Of the mean loss: the ends of a cell differ.
 _MAX_LOSS = 600.0  # Largest loss of a step; its exp must be a float.
 _MIN_DELTA = 1e-250
 _SHARE = 1e-8  # Share of delta for losses outside of grid and window.
@@ -197,10 +198,19 @@ def _moments(step: Steps) -> tuple[float, float, float, float]:
 
 
 def _interval(steps: tuple[Steps, ...], is_removed: bool) -> float:
-  """Returns the interval of the grid, a fraction of the std of a loss."""
+  """Returns the interval of the grid, a fraction of the std of a loss.
+
+  With little noise and a small sampling probability nearly all losses without
+  the record are log(1 - q). Their std is then rounding alone, and a cell of it
+  would have no width in float64: the interval has a smallest share of a loss.
+  """
   index = 1 if is_removed else 3
   variance = sum(s.count * _moments(s)[index] ** 2 for s in steps)
-  return math.sqrt(variance / sum(s.count for s in steps)) / _CELLS_PER_STD
+  interval = (
+    math.sqrt(variance / sum(s.count for s in steps)) / _CELLS_PER_STD
+  )
+  largest = max(abs(_moments(s)[index - 1]) for s in steps)
+  return max(interval, _LEAST_INTERVAL * largest)
 
 
 def _discretize(

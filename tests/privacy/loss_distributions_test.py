@@ -179,3 +179,14 @@ def test_the_larger_direction_counts(monkeypatch, larger):
     noise_multiplier=1.0, sampling_prob=0.1, count=3
   )
   assert loss_distributions.epsilon([steps], 1e-5) == 2.0
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(
+  ('noise', 'q'), [(0.0458, 0.011), (0.04, 0.5), (0.06, 1e-4)]
+)
+def test_little_noise_has_cells_with_a_width(noise, q):
+  steps = loss_distributions.Steps(
+    noise_multiplier=noise, sampling_prob=q, count=10
+  )
+  assert loss_distributions.epsilon([steps], 1e-5) > 100
