@@ -206,9 +206,7 @@ def _interval(steps: tuple[Steps, ...], is_removed: bool) -> float:
   """
   index = 1 if is_removed else 3
   variance = sum(s.count * _moments(s)[index] ** 2 for s in steps)
-  interval = (
-    math.sqrt(variance / sum(s.count for s in steps)) / _CELLS_PER_STD
-  )
+  interval = math.sqrt(variance / sum(s.count for s in steps)) / _CELLS_PER_STD
   largest = max(abs(_moments(s)[index - 1]) for s in steps)
   return max(interval, _LEAST_INTERVAL * largest)
 

@@ -16,6 +16,7 @@ from dp_diffusion.stages.evaluation import classifier_plan
 from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
+from dp_diffusion.stages.planning import small_runs
 from dp_diffusion.stages.planning import sufficiency
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import inherited_ledger
@@ -59,6 +60,7 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     *_unread_lines(config, workdir),
     *_spent_lines(workdir),
     *sufficiency.lines(config, calibration.mechanism),
+    *small_runs.lines(calibration.mechanism),
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
     *_road_lines(config, workdir),

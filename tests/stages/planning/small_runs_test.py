@@ -1,0 +1,48 @@
+"""A small run keeps the noise in the mean gradient, and can be started."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion.stages.planning import small_runs
+from dp_diffusion.stages.run import histograms
+from tests.stages import command
+
+_CONFIG = command.ROOT / 'configs' / 'digits.py'
+
+
+def _mechanism(**privacy: object):
+  overrides = {f'privacy.{key}': str(value) for key, value in privacy.items()}
+  config = config_lib.load(f'{_CONFIG}', overrides)
+  return histograms.calibrate(config, ()).mechanism
+
+
+def test_its_flags_start_a_run_with_the_same_noise_over_batch():
+  large = _mechanism()
+  _, _, small = small_runs.lines(large)
+  flags = [w for w in shlex.split(small) if w.startswith('--config.')]
+  pairs = dict(w.removeprefix('--config.privacy.').split('=') for w in flags)
+  found = _mechanism(**pairs)
+  assert found.expected_batch_size == 16
+  assert found.num_steps == large.num_steps
+  assert found.l2_clip_norm == large.l2_clip_norm
+  assert math.isclose(
+    found.noise_multiplier / found.expected_batch_size,
+    large.noise_multiplier / large.expected_batch_size,
+    rel_tol=1e-3,
+  )
+
+
+def test_it_says_what_it_costs():
+  assert ' 3.3 % of the compute' in small_runs.lines(_mechanism())[1]
+
+
+@pytest.mark.parametrize(
+  'privacy', [{'epsilon': 'inf'}, {'expected_batch_size': 31}]
+)
+def test_none_without_noise_or_where_little_is_saved(privacy):
+  assert not small_runs.lines(_mechanism(**privacy))
