@@ -119,6 +119,25 @@ def test_lost_steps_of_an_inherited_release_still_count(calibration):
   assert entry.dp_events() == (calibration.mechanism.dp_event(25),)
 
 
+def test_everything_that_a_release_had_spent_counts(rich_ledger):
+  """Its histogram, and what it had inherited, not its last training alone."""
+  events = rich_ledger.dp_events()
+  first = ledger_lib.InheritedEntry(ledger=rich_ledger.seal(), source='first')
+  release = ledger_lib.Ledger(delta=1e-4, entries=(first, HISTOGRAM))
+  second = ledger_lib.InheritedEntry(ledger=release, source='second')
+  for entry, expected in (
+    (first, events),
+    (second, (*events, HISTOGRAM.mechanism.dp_event())),
+  ):
+    assert entry.dp_events() == entry.dp_events(5) == expected
+    assert entry.declared_counts() == rich_ledger.declared_counts()
+    assert len(entry.declared_counts()) == 2  # Of two trainings.
+    assert entry.training_assumptions() == rich_ledger.training_assumptions()
+    lines = '\n'.join(entry.describe())
+    for line in (line for e in rich_ledger.entries for line in e.describe()):
+      assert line.strip() in lines
+
+
 def test_spending_past_the_budget_is_refused(calibration):
   # A budget below what the whole mechanism costs: it can be begun, not ended.
   config = dataclasses.replace(CONFIG, epsilon=2.0)
