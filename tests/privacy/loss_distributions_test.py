@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import types
 
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+import mpmath
 import numpy as np
 import pytest
 from scipy import optimize
@@ -141,6 +143,48 @@ def test_rounding_error_is_paid_for(delta, monkeypatch):
   assert paid >= unpaid
   for factor in (1, 1e4):
     assert with_errors(factor, True) >= unpaid * (1 - 1e-14)
+
+
+def _true_delta(sigma, q, loss, is_removed):
+  """Delta of one step at an epsilon, in 50 digits."""
+  with mpmath.workdps(50):
+    side = 1 if is_removed else -1
+    ratio = 1 + mpmath.expm1(side * mpmath.mpf(float(loss))) / mpmath.mpf(q)
+    x = mpmath.mpf(sigma) ** 2 * mpmath.log(ratio) + 0.5
+    without = mpmath.ncdf(-side * x / sigma)
+    mixed = (1 - mpmath.mpf(q)) * without
+    mixed += mpmath.mpf(q) * mpmath.ncdf(-side * (x - 1) / sigma)
+    above, others = (mixed, without) if is_removed else (without, mixed)
+    return above - mpmath.exp(float(loss)) * others
+
+
+@pytest.mark.parametrize('is_removed', [True, False])
+@pytest.mark.parametrize(('sigma', 'q'), [(1.0, 1.0), (1.0, 0.5), (3.0, 0.1)])
+def test_errors_of_cells_are_paid_for(sigma, q, is_removed, monkeypatch):
+  """Whichever way the normal distribution function is rounded."""
+  rng = np.random.default_rng(0)
+
+  def ndtr(u):
+    signs = rng.choice([-1.0, 1.0], np.shape(u))
+    return special.ndtr(u) * (1 + 16 * 2.0**-53 * signs)
+
+  monkeypatch.setattr(
+    loss_distributions,
+    'special',
+    types.SimpleNamespace(ndtr=ndtr, ndtri=special.ndtri),
+  )
+  step = steps(sigma, q)
+  interval = loss_distributions._interval((step,), is_removed)
+  edges = loss_distributions._grid(step, 1e-60, interval)
+  atoms = loss_distributions._split(step, edges, interval, is_removed)
+  order = np.argsort(atoms.indices)
+  losses = atoms.indices[order] * interval
+  masses = np.exp(atoms.log_masses[order])
+  for k in range(1, len(losses) - 1, len(losses) // 50):
+    above = masses[k + 1 :] * -np.expm1(losses[k] - losses[k + 1 :])
+    found = math.fsum([atoms.infinite, *above])
+    true = _true_delta(sigma, q, losses[k], is_removed)
+    assert found >= true * (1 - 1e-14)
 
 
 @settings(max_examples=15, deadline=None)
