@@ -234,6 +234,31 @@ def test_classifier_spends_its_own_ledger(direct):
   assert 0 <= report['accuracy']['direct']['cnn'] <= 1
 
 
+@pytest.mark.parametrize('which', ['merf', 'direct'])
+def test_the_model_is_described_by_the_config_alone(which, request):
+  """Without what was found in the images, such as their number."""
+  path = request.getfixturevalue(which) / 'release' / 'model' / 'model.json'
+  names = [str(i) for i in range(10)]
+  assert _load().data.class_names == tuple(names)
+  common = {'class_names': names, 'image_shape': [8, 8, 1]}
+  settings = _load().baseline
+  assert (
+    json.loads(path.read_text())
+    == {
+      'merf': {
+        'method': 'dp_merf',
+        'generator': dataclasses.asdict(settings.generator),
+        **common,
+      },
+      'direct': {
+        'method': 'dp_classifier',
+        'classifier': settings.dp_classifier.name,
+        **common,
+      },
+    }[which]
+  )
+
+
 def test_classifier_resumes_under_its_ledger(direct):
   before = command.contents(direct / 'release')
   (direct / 'evaluation' / 'report.json').unlink()
@@ -290,33 +315,84 @@ def test_what_names_a_training_of_the_classifier(digits, changes, is_other):
   assert name(_load(), {'w': np.zeros(2, np.float32)}) != before
 
 
-def test_what_names_an_embedding(digits):
-  """With one secret, the noise of two embeddings would otherwise cancel."""
+def _altered(source):
+  """Other data, each with another of its arrays."""
+  images = source.images.copy()
+  images[3, 2, 2] += 1
+  return [
+    dataclasses.replace(source, images=images),
+    dataclasses.replace(source, labels=source.labels[::-1]),
+    dataclasses.replace(
+      source,
+      spec=dataclasses.replace(source.spec, has_person=True),
+      person=source.labels,
+    ),
+  ]
 
-  def name(method, public=None, source=digits, **changes):
+
+def _another_generator(monkeypatch):
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+
+
+def test_a_training_on_other_data_has_another_name(digits, monkeypatch):
+  """With one secret, it would have the batches and the noise of the first."""
+  config = _load()
+  privacy = config.baseline.dp_classifier.privacy(config.privacy)
+  mechanism = accounting.calibrate(privacy).mechanism
+  params = {'w': np.ones(2, np.float32)}
+
+  def name(source=digits, mechanism=mechanism, secret=SECRET):
+    return fingerprint.run_id(
+      SECRET,
+      baseline_classifier.facts(config, mechanism, source, secret, params),
+    )
+
+  names = [
+    name(),
+    *map(name, _altered(digits)),
+    name(mechanism=dataclasses.replace(mechanism, noise_multiplier=9.0)),
+    name(secret=key_streams.Secret.insecure(1)),
+  ]
+  _another_generator(monkeypatch)
+  names.append(name())
+  assert len(set(names)) == len(names)
+
+
+def test_what_names_an_embedding(digits, tmp_path, monkeypatch):
+  """With one secret, the noise of two embeddings would otherwise cancel."""
+  nets = [tmp_path / f'{i}.npz' for i in range(2)]
+  for i, net in enumerate(nets):
+    np.savez(net, w=i)
+
+  def name(method, public=None, source=digits, secret=SECRET, **changes):
     config = _load(**changes)
     ledger = mean_embedding.start_ledger(config.privacy, method, 'image')
     return key_streams.run_id(
       SECRET,
-      baseline_stage.facts(config, method, ledger, source, SECRET, public),
+      baseline_stage.facts(config, method, ledger, source, secret, public),
     )
 
-  def altered(**arrays):
-    return dataclasses.replace(digits, **arrays)
-
-  images = digits.images.copy()
-  images[3, 2, 2] += 1
   names = [
     name('dp_merf'),
     name('dp_mepf'),
-    name('dp_merf', source=altered(images=images)),
+    *(name('dp_merf', source=other) for other in _altered(digits)),
+    name('dp_merf', secret=key_streams.Secret.insecure(1)),
     name('dp_merf', seed='5'),
     name('dp_merf', baseline__dp_merf__length_scale='2'),
     name('dp_merf', privacy__epsilon='3'),
     name('dp_mepf', digits),
-    name('dp_mepf', altered(images=images)),
-    name('dp_mepf', altered(labels=digits.labels[::-1])),
+    *(name('dp_mepf', other) for other in _altered(digits)),
+    name('dp_mepf', digits, evaluate__classifier__num_steps='7'),
+    name('dp_mepf', digits, pretrain__num_steps='7'),
+    *(name('dp_mepf', baseline__dp_mepf__net=str(net)) for net in nets),
   ]
+  # Files of one name and other weights.
+  named = name('dp_mepf', baseline__dp_mepf__net=str(nets[0]))
+  nets[1].replace(nets[0])
+  assert name('dp_mepf', baseline__dp_mepf__net=str(nets[0])) != named
+  # The noise drawn again would be other noise, and no second release.
+  _another_generator(monkeypatch)
+  names.append(name('dp_merf'))
   assert len(set(names)) == len(names)
 
 

@@ -94,7 +94,7 @@ def test_processes_compare_all_facts(
   assert {'jax', 'jaxlib', 'numpy', 'optax'} <= set(facts['versions'])
 
 
-def test_each_fact_is_told_apart(config, source, params) -> None:
+def test_each_fact_is_told_apart(config, source, params, monkeypatch) -> None:
   mechanism = histograms.calibrate(config).mechanism
 
   def make(config=config, mechanism=mechanism, source=source, secret=SECRET):
@@ -124,6 +124,9 @@ def test_each_fact_is_told_apart(config, source, params) -> None:
     fingerprint.run_id(SECRET, f) for f in (facts, other, make(mechanism=noise))
   }
   assert len(ids) == 3
+  with monkeypatch.context() as patch:
+    patch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+    assert make()['rng'] == 'another'
   # Other versions do not begin another run, they go on with this one.
   moved = {**facts, 'versions': {'jax': '0'}}
   assert fingerprint.run_id(SECRET, moved) == fingerprint.run_id(SECRET, facts)
