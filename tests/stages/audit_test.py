@@ -6,6 +6,7 @@ weakens it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -253,6 +254,57 @@ def test_every_audit_has_its_own_secret(workdir, no_training):
     secrets.append(key_streams.Secret.load(path).value)
     assert len(read(workdir)['earlier_runs']) == count
   assert len(set(secrets)) == 3
+
+
+@pytest.mark.parametrize('is_passed', [True, False])
+def test_no_earlier_audit_is_forgotten(is_passed):
+  before = {
+    'is_passed': is_passed,
+    'claim': {'epsilon': 1.0},
+    'white_box': {'epsilon_lower_bound': 3.0},
+    'steps': {'epsilon_lower_bound': 2.0},
+    'earlier_runs': ['an earlier one'],
+  }
+  assert audit._earlier_runs(None) == []
+  assert audit._earlier_runs(before) == [
+    'an earlier one',
+    {
+      'is_passed': is_passed,
+      'epsilon': 1.0,
+      'epsilon_lower_bound': 3.0,
+      'epsilon_lower_bound_by_steps': 2.0,
+    },
+  ]
+
+
+@pytest.mark.parametrize('scales', [(), ('out*=0.1', 'mid*=8')])
+def test_a_canary_stands_out_without_the_clip(config, scales):
+  """In each leaf: otherwise no audit could find that the clip is off."""
+  mechanism = simulated_audit.mechanism(4.0)
+  finetune = dataclasses.replace(config.finetune, gradient_scales=scales)
+  norm = audit._canary_norm(finetune, mechanism)
+  smallest = 0.1 if scales else 1.0
+  assert smallest * norm >= 5 * mechanism.l2_clip_norm
+
+
+@pytest.mark.parametrize('is_rescaled', [True, False])
+def test_observations_are_in_units_of_the_sensitivity(config, is_rescaled):
+  """So that the noise in them has the std of its multiplier."""
+  mechanism = dataclasses.replace(
+    simulated_audit.mechanism(4.0), l2_clip_norm=1e-3
+  )
+  finetune = dataclasses.replace(
+    config.finetune, rescale_to_unit_norm=is_rescaled
+  )
+  sensitivity = assembly.grad_config(
+    finetune, mechanism.l2_clip_norm, batch_has_draw_axis=False
+  ).l2_sensitivity
+  means = np.array([[0.5, 2.0]]) * sensitivity / mechanism.expected_batch_size
+  state = types.SimpleNamespace(opt_state=[types.SimpleNamespace(rows=means)])
+  found = audit._observed(
+    dataclasses.replace(config, finetune=finetune), mechanism, state
+  )
+  np.testing.assert_allclose(found, [[0.5, 2.0]], rtol=1e-6)
 
 
 def test_interrupted_audit_keeps_its_secret(workdir, config):
