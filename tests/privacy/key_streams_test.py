@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import errors
+from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
 
 SECRET = key_streams.Secret.insecure(0)
@@ -191,6 +193,37 @@ def test_noise_keys_are_four_typed_keys():
   assert streams().draw_key(0).shape == ()
 
 
+def _hashed(purpose, *parts):
+  """Eight bytes, as the first lines of the module say."""
+  encoded = b''.join(
+    tag + len(data).to_bytes(8, 'little') + data for tag, data in parts
+  )
+  person = hashlib.blake2b(purpose.encode(), digest_size=16).digest()
+  return hashlib.blake2b(
+    encoded, key=SECRET.value, person=person, digest_size=8
+  ).digest()
+
+
+def test_each_key_of_the_noise_is_a_hash_of_its_own():
+  """So 256 bits must be guessed; keys split from one would have its 64."""
+  run = (b's', b'run')
+  for keys, expected in (
+    (
+      streams().noise_keys(70_000),
+      [
+        _hashed('noise', run, (b'i', b'70000'), (b'i', b'%d' % i))
+        for i in range(4)
+      ],
+    ),
+    (
+      streams().statistic_keys('a sum'),
+      [_hashed('statistic/a sum', run, (b'i', b'%d' % i)) for i in range(4)],
+    ),
+  ):
+    found = np.asarray(jax.random.key_data(keys), '<u4')
+    assert [key.tobytes() for key in found] == expected
+
+
 def test_keys_do_not_follow_the_default_generator():
   with jax.default_prng_impl('rbg'):
     assert str(jax.random.key_impl(streams().draw_key(0))) == 'threefry2x32'
@@ -293,11 +326,23 @@ def test_rng_test_vector_is_stable_and_sensitive(monkeypatch):
   vector = key_streams.rng_test_vector()
   assert len(bytes.fromhex(vector)) == 32
   assert key_streams.rng_test_vector() == vector
-  normal = jax.random.normal
-  monkeypatch.setattr(
-    jax.random, 'normal', lambda *args: normal(*args) * (1 + 1e-6)
-  )
-  assert key_streams.rng_test_vector() != vector
+  normal, bits = jax.random.normal, jax.random.bits
+  fold_in, split = jax.random.fold_in, jax.random.split
+  select = batch_selection.PoissonSelector.select
+  for owner, name, changed in (
+    (jax.random, 'normal', lambda *args: normal(*args) * (1 + 1e-6)),
+    (jax.random, 'bits', lambda *args: bits(*args) + np.uint32(1)),
+    (jax.random, 'fold_in', lambda key, number: fold_in(key, number + 1)),
+    (jax.random, 'split', lambda key, number: split(key, number + 1)[1:]),
+    (
+      batch_selection.PoissonSelector,
+      'select',
+      lambda self, step: select(self, step + 1),
+    ),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(owner, name, changed)
+      assert key_streams.rng_test_vector() != vector, name
 
 
 def test_selector_uses_the_secret_and_the_run():
