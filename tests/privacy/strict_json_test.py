@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 
 from hypothesis import given
@@ -67,3 +68,16 @@ def test_fields_wants_an_object(value):
 
 def test_negative_zero_is_zero():
   assert math.copysign(1, strict_json.real('x', -0.0)) == 1
+
+
+@pytest.mark.parametrize('value', [math.nan, -math.inf, -1, True, '1', None])
+@pytest.mark.parametrize('options', [{}, {'positive': True}, {'finite': False}])
+def test_what_is_no_number_is_refused(value, options):
+  """NaN compares false with every limit, so each check would pass it."""
+  for read in (
+    functools.partial(strict_json.real, **options),
+    strict_json.probability,
+    functools.partial(strict_json.integer, minimum=0),
+  ):
+    with pytest.raises(ValueError, match='Expected epsilon='):
+      read('epsilon', value)

@@ -161,6 +161,8 @@ def test_complete_and_seconds(workdir):
   assert workdir.is_complete('pretrain')
   mode = (workdir.private / 'seconds.json').stat().mode
   assert stat.S_IMODE(mode) == 0o600  # Times of private steps are private.
+  record = json.loads(workdir.config_path.read_text())
+  assert set(record['pretrain']) == {'config', 'complete', 'found'}
 
 
 def test_a_damaged_record_is_named(workdir):
