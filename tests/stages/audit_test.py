@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import main
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
@@ -27,6 +28,7 @@ from dp_diffusion.privacy import audit_tradeoff
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import audit
+from dp_diffusion.stages import runner
 from dp_diffusion.stages.evaluation import audit_records
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import workdirs
@@ -347,6 +349,16 @@ def test_no_sensitive_image_is_read(workdir, config, no_training, monkeypatch):
   run_main(workdir, 'audit')
   sensitive = config_lib.load(command.DIGITS_SMOKE).data.name
   assert loaded == [config.pretrain.data.name] and sensitive not in loaded
+
+
+def test_the_sensitive_images_are_no_public_ones(tmp_path, monkeypatch):
+  """Although nothing is pre-trained on them: the audit itself reads them."""
+  config = config_lib.load(command.DIGITS_SMOKE, OVERRIDES)
+  same = dataclasses.replace(config.pretrain, data=config.data)
+  config = dataclasses.replace(config, pretrain=same)
+  monkeypatch.setattr(registry, 'load', lambda *_: pytest.fail('It is read.'))
+  with pytest.raises(errors.UsageError, match='to be other images than data'):
+    runner.run(config, str(tmp_path), 'audit', 'command')
 
 
 def test_participation_is_that_of_the_dataset(config):
