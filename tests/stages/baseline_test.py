@@ -13,6 +13,8 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import main
 from dp_diffusion import release
+from dp_diffusion.baselines import dp_classifier
+from dp_diffusion.baselines import generator
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import accounting
@@ -21,6 +23,7 @@ from dp_diffusion.privacy import statement
 from dp_diffusion.privacy import verify
 from dp_diffusion.stages import baseline as baseline_stage
 from dp_diffusion.stages import baseline_classifier
+from dp_diffusion.stages import pretrain
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import resume
@@ -93,6 +96,36 @@ def test_labels_are_of_the_config(merf):
   names = {'cnn', 'svm', 'logistic_regression'}  # Those of the config.
   assert set(report['accuracy']['synthetic']) == names
   assert report['num_held_out_images'] == 360
+
+
+class Enough(Exception):
+  """Ends a stage where enough was seen."""
+
+
+def test_labels_do_not_follow_those_of_the_images(tmp_path, monkeypatch):
+  """The digits have nearly equal numbers, so nothing would show there."""
+  load, seen = registry.load, []
+
+  def of_one_class(*given):
+    source = load(*given)
+    return dataclasses.replace(source, labels=np.zeros_like(source.labels))
+
+  def train(settings, module, feature_fn, target, labels, *_):
+    seen.append(labels)
+
+  def sample(module, params, latent_dim, labels, key):
+    seen.append(labels)
+    raise Enough
+
+  monkeypatch.setattr(registry, 'load', of_one_class)
+  monkeypatch.setattr(baseline_stage, '_embed', lambda *_: (None, None, None))
+  monkeypatch.setattr(generator, 'train', train)
+  monkeypatch.setattr(generator, 'sample', sample)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  with pytest.raises(Enough):
+    baseline_stage._generate(_load(), workdir, 'dp_merf', interrupts.Stop(''))
+  for labels in seen:
+    assert np.ptp(np.bincount(labels, minlength=10)) <= 1
 
 
 def test_it_is_measured_like_our_own(merf):
@@ -210,6 +243,38 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch, unit):
   images = steps.gather(np.arange(3), 0)['image']
   draws = (num_draws,) if unit == 'person' else ()
   assert images.shape == (3, *draws, 8, 8, 1)
+
+
+def test_what_is_trained_without_noise_reads_public_images(
+  tmp_path, monkeypatch
+):
+  """The features of DP-MEPF, the first steps of a classifier, pre-training."""
+  config = _load()
+  public = dataclasses.replace(
+    config.pretrain.data, class_names=config.data.class_names
+  )
+  config = dataclasses.replace(
+    config, pretrain=dataclasses.replace(config.pretrain, data=public)
+  )
+  read = []
+
+  def load(data, *split):
+    read.append((data, *split))
+    raise Enough
+
+  monkeypatch.setattr(registry, 'load', load)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  stop, devices = interrupts.Stop(''), parallel.DataParallel()
+  module = dp_classifier.make_module('logistic_regression', 10)
+  for train in (
+    lambda: baseline_stage._public_images(config, 'dp_mepf'),
+    lambda: baseline_classifier._public_params(config, module, devices, stop),
+    lambda: pretrain.run(config, workdir, stop),
+  ):
+    with pytest.raises(Enough):
+      train()
+  assert read == [(public,)] * 3
+  assert baseline_stage._public_images(config, 'dp_merf') is None
 
 
 @pytest.fixture(scope='module')
