@@ -39,6 +39,7 @@ def _run(
     '--config.data.path=data.npz',
     '--config.model.channel_multipliers=(1,)',
     '--config.privacy.epsilon=inf',
+    '--config.privacy.num_examples=200',  # Right for one of the two alone.
     '--config.sample.write_tfds=false',  # TensorFlow is slow to import.
     cwd=folder,
   )
