@@ -9,6 +9,8 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
+from dp_diffusion import release_card
+from dp_diffusion import version
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement_words
@@ -64,7 +66,7 @@ def test_the_statement_has_every_fact_that_was_kept(
   statements.store(workdir, ledger, is_insecure=is_found, public_data=[PUBLIC])
   kept = statements.read(workdir)
   seen = {}
-  monkeypatch.setattr(statements, 'code_revision', lambda: 'of later code')
+  monkeypatch.setattr(version, 'revision', lambda: 'of later code')
   monkeypatch.setattr(statements, 'versions', lambda: {'jax': 'later'})
   monkeypatch.setattr(
     release, 'write_card', lambda *given: seen.update(card=given)
@@ -74,7 +76,7 @@ def test_the_statement_has_every_fact_that_was_kept(
   folder, statement, card, channels = seen['card']
   assert seen['seal'] == (workdir.release, statement)
   assert (folder, card) == (workdir.release, config.card)
-  assert channels == release.release_card.Channels(
+  assert channels == release_card.Channels(
     number=config.data.channels, is_found=is_found
   )
   assert statement['public_data'] == [PUBLIC]
