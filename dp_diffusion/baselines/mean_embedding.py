@@ -23,6 +23,8 @@ Guarantees:
     `mean_embedding_test.py::test_noise_std`.
   * The mechanism that was calibrated is the one in the ledger and the one that
     adds the noise. `mean_embedding_test.py::test_one_mechanism_everywhere`.
+  * Sums that are released several times have independent noise.
+    `class_means_test.py::test_each_release_has_noise_of_its_own`.
   * The sum is divided by the declared number of records.
     `mean_embedding_test.py::test_divides_by_the_declared_number`.
 """
@@ -42,6 +44,7 @@ from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import gaussian_calibration
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise
 from dp_diffusion.privacy import privacy_config
 
@@ -119,12 +122,61 @@ def noised_mean(
   """
   (entry,) = ledger.entries
   exact = _record_sum(feature_fn, source, records)
+  noised = _add_noise(exact, entry.noise_std, streams, _PURPOSE)
+  return noised / np.float32(num_examples)
+
+
+def noised_sums(
+  feature_fn: FeatureFn,
+  source: types.DataSource,
+  records: batching.Records,
+  mechanism: mechanism_lib.GaussianMechanism,
+  streams: key_streams.KeyStreams,
+  purpose: str,
+) -> np.ndarray:
+  """Computes the sum over the records, with noise, once or several times.
+
+  Args:
+    feature_fn: features of images; this function bounds them once more.
+    source: the sensitive images.
+    records: the images of each record.
+    mechanism: that of the ledger's entry, with the noise and the number of
+      releases.
+    streams: secret randomness; equal streams give equal noise.
+    purpose: name of the sum, which no other sum of these streams has.
+
+  Returns:
+    float32[count, num_classes, F]: the sum once for each release, each with
+    independent noise.
+
+  Raises:
+    ValueError: the mechanism has another sensitivity than the sum.
+  """
+  if mechanism.l2_sensitivity != L2_SENSITIVITY:
+    raise ValueError(
+      f'Expected l2_sensitivity={mechanism.l2_sensitivity!r} to be'
+      f' {L2_SENSITIVITY!r}, that of a sum of bounded features.'
+    )
+  exact = _record_sum(feature_fn, source, records)
+  purposes = (purpose, *(f'{purpose}, {i}' for i in range(1, mechanism.count)))
+  return np.stack(
+    [_add_noise(exact, mechanism.noise_std, streams, p) for p in purposes]
+  )
+
+
+def _add_noise(
+  exact: np.ndarray,
+  noise_std: float,
+  streams: key_streams.KeyStreams,
+  purpose: str,
+) -> np.ndarray:
+  """Returns an exact sum with noise, float32 in its shape."""
   noised = noise.add_noise(
     fixed_point.from_host(exact, _UNIT),
-    streams.statistic_keys(_PURPOSE),
-    entry.noise_std,
+    streams.statistic_keys(purpose),
+    noise_std,
   )
-  return np.asarray(jax.device_get(noised)) / np.float32(num_examples)
+  return np.asarray(jax.device_get(noised))
 
 
 def bound(features: types.Array) -> types.Array:
