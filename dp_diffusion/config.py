@@ -23,6 +23,7 @@ from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
 from dp_diffusion.baselines import settings as baseline_settings
+from dp_diffusion.baselines import warm_up
 from dp_diffusion.data import identity
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
@@ -202,6 +203,12 @@ class FinetuneConfig:
     config_keys.Allowed("'PATTERN=SHARE'", leaf_patterns.parse),
     is_later=True,
   )
+  warm_up: warm_up.WarmUpConfig = config_keys.section(
+    'A training on noised statistics of the sensitive images before the private'
+    ' steps, by the other keys of pretrain; privacy.epsilon covers both.',
+    default=warm_up.WarmUpConfig(),
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'finetune.')
@@ -370,6 +377,15 @@ class Config:
         f'label_histogram_noise_multiplier={noise:g} to go together:'
         f' {NOISED_HISTOGRAM!r} with noise > 0, all other labels with 0.'
       )
+    if self.sample.labels == NOISED_HISTOGRAM and (
+      self.finetune.warm_up.generated_steps
+    ):
+      raise ValueError(
+        f'Expected sample.labels={NOISED_HISTOGRAM!r} to be public shares with'
+        ' finetune.warm_up.generated_steps='
+        f'{self.finetune.warm_up.generated_steps}: the generator needs them'
+        ' before there is a histogram.'
+      )
     self._check_optimizers()
 
   def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
@@ -387,6 +403,16 @@ class Config:
   def finetune_diffusion(self) -> schedules.DiffusionProcess:
     """Diffusion process with the timesteps of private fine-tuning."""
     return self._diffusion(self.finetune)
+
+  def warm_up_as_pretraining(self) -> Config:
+    """Returns the config of a pre-training that does what the warm-up does.
+
+    It has the steps of `finetune.warm_up`, and images as `data` says.
+    """
+    pretrain = dataclasses.replace(
+      self.pretrain, data=self.data, num_steps=self.finetune.warm_up.num_steps
+    )
+    return dataclasses.replace(self, pretrain=pretrain)
 
   def _check_held_out(self) -> None:
     """Refuses to test on training images: the terminal shows the accuracy."""
@@ -411,15 +437,21 @@ class Config:
     optimizers.check_private(
       'finetune.optimizer', self.finetune.optimizer, self.privacy.num_bands
     )
-    for name, stage, num_steps in (
-      ('pretrain', self.pretrain, self.pretrain.num_steps),
-      ('finetune', self.finetune, self.privacy.num_steps),
+    for name, stage, num_steps, what in (
+      ('pretrain', self.pretrain, self.pretrain.num_steps, 'the stage'),
+      (
+        'pretrain',
+        self.pretrain,
+        self.finetune.warm_up.num_steps,
+        'finetune.warm_up, which has the same optimizer',
+      ),
+      ('finetune', self.finetune, self.privacy.num_steps, 'the stage'),
     ):
       if num_steps and stage.optimizer.warmup_steps >= num_steps:
         raise ValueError(
           f'Expected {name}.optimizer.warmup_steps='
           f'{stage.optimizer.warmup_steps} to be < the {num_steps} steps of'
-          ' the stage.'
+          f' {what}.'
         )
 
   def _check_classes(self) -> None:

@@ -80,11 +80,13 @@ class Section:
     text: description of the section.
     changed: key -> default, for defaults that differ from the dataclass's.
     also: further keys, which are resolved before the dataclass is made.
+    is_later: whether earlier versions lack the section, see `config.to_dict`.
   """
 
   text: str
   changed: Mapping[str, Any]
   also: Mapping[str, Statement]
+  is_later: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,10 +191,24 @@ def section(
   *,
   changed: Mapping[str, Any] | None = None,
   also: Mapping[str, Statement] | None = None,
+  default: Any = None,
+  is_later: bool = False,
 ) -> Any:
-  """Returns a field of a config dataclass that holds keys; see `Section`."""
-  found = Section(text=text, changed=changed or {}, also=also or {})
-  return dataclasses.field(metadata={_METADATA: found})
+  """Returns a field of a config dataclass that holds keys; see `Section`.
+
+  Args:
+    text: see `Section`.
+    changed: see `Section`.
+    also: see `Section`.
+    default: the section with the defaults of all keys, for constructors that
+      do not name it; None requires the section.
+    is_later: see `Section`; it needs a default.
+  """
+  found = Section(
+    text=text, changed=changed or {}, also=also or {}, is_later=is_later
+  )
+  given: dict[str, Any] = {} if default is None else {'default': default}
+  return dataclasses.field(metadata={_METADATA: found}, **given)
 
 
 def of(field: dataclasses.Field[Any]) -> Statement | Section | None:
@@ -211,9 +227,9 @@ def is_fact(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_later(field: dataclasses.Field[Any]) -> bool:
-  """Whether a field is a key that earlier versions lack."""
+  """Whether a field is a key or a section that earlier versions lack."""
   statement = of(field)
-  return isinstance(statement, Statement) and statement.is_later
+  return statement is not None and statement.is_later
 
 
 def in_range(words: str) -> Allowed:

@@ -117,10 +117,9 @@ class GaussianEntry(entries_lib.Entry):
 
   def summary(self) -> str:
     """Returns the name of the statistic and the noise, in one line."""
-    return (
-      f'{self.mechanism.purpose}, noise multiplier'
-      f' {self.mechanism.noise_multiplier:g}'
-    )
+    m = self.mechanism
+    times = f' ({m.count} times)' if m.count > 1 else ''
+    return f'{m.purpose}{times}, noise multiplier {m.noise_multiplier:g}'
 
   def describe(self) -> list[str]:
     """Describes the statistic and its noise, for the card."""

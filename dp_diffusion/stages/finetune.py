@@ -35,8 +35,10 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import rounding
 from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import inherited_ledger
@@ -65,7 +67,7 @@ def run(
   """Fine-tunes under the mechanism and writes release/model.
 
   Args:
-    config: gives all sections but sample and evaluate.
+    config: gives all sections but evaluate; of sample only the labels.
     workdir: public/ is read, private/ and release/ are written.
     stop: called at every step; tells whether to stop.
 
@@ -77,33 +79,36 @@ def run(
   devices = parallel.DataParallel()
   public_data.check_sources(config, workdir)
   inherited = inherited_ledger.find(config, workdir)
-  calibration = histograms.calibrate(config, inherited.entries)
+  calibration = budget.calibrate(config, inherited.entries)
   mechanism = calibration.mechanism
   say_calibration(calibration)
+  for entry in budget.entries(config):
+    console.say(f'finetune: before its steps: {entry.summary()}')
+  before = (*inherited.entries, *budget.entries(config))
+  ledger = ledger_lib.start(
+    mechanism, config.privacy, unit=config.data.unit, before=before
+  )
   source = processes.main_first(lambda: registry.load(config.data))
   records = batching.make_records(source, config.data.unit)
   secret = processes.broadcast_secret(
     processes.on_main(lambda: run_secret.load_or_make(config, workdir))
   )
-  state, optimizer = _initial_state(config, workdir, mechanism)
+  params, reset = _first_params(config, workdir)
+  processes.on_main(lambda: statements.check_release_is_new(workdir))
+  public = public_data.compare(config, workdir, source)
+  params = warm_up.run(config, workdir, source, secret, params, stop)
+  state, optimizer = _initial_state(config, mechanism, params, reset)
   facts = fingerprint.make(
     config, mechanism, source, secret, state.all_params, inherited.entries
   )
-  processes.on_main(lambda: statements.check_release_is_new(workdir))
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
-  public = public_data.compare(config, workdir, source)
 
   begun = resume.begin(
     workdir.private,
     secret,
     facts,
     state,
-    ledger_lib.start(
-      mechanism,
-      config.privacy,
-      unit=config.data.unit,
-      before=(*inherited.entries, *histograms.entries(config)),
-    ),
+    ledger,
     num_steps=mechanism.num_steps,
     checkpoint_every_steps=config.finetune.checkpoint_every_steps,
   )
@@ -253,13 +258,10 @@ def gather_batch(
   return batching.gather_records(source, records, indices, num_draws, seed)
 
 
-def _initial_state(
-  config: config_lib.Config,
-  workdir: workdirs.Workdir,
-  mechanism: mechanism_lib.TrainingMechanism,
-) -> tuple[train_state.TrainState, Any]:
-  """Returns the state before the first private step, and the optimizer."""
-  optimizer = assembly.private_optimizer(config.finetune, mechanism)
+def _first_params(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> tuple[types.Params, tuple[str, ...]]:
+  """Returns the weights from pre-training, and the leaves that were reset."""
   public = weights.load_params(pretrain.weights_path(workdir))
   fresh = assembly.init_params(config, config.data)
   params, report = weights.transfer(
@@ -269,9 +271,19 @@ def _initial_state(
   )
   for line in report.lines():
     console.say(f'finetune: {line}')
+  return params, report.reset
+
+
+def _initial_state(
+  config: config_lib.Config,
+  mechanism: mechanism_lib.TrainingMechanism,
+  params: types.Params,
+  reset: Sequence[str],
+) -> tuple[train_state.TrainState, Any]:
+  """Returns the state before the first private step, and the optimizer."""
+  optimizer = assembly.private_optimizer(config.finetune, mechanism)
   trained, frozen = train_state.partition(
-    params,
-    weights.trainable_fn(params, config.finetune.trainable, report.reset),
+    params, weights.trainable_fn(params, config.finetune.trainable, reset)
   )
   return train_state.create(trained, optimizer, frozen), optimizer
 

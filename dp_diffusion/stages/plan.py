@@ -18,7 +18,7 @@ from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.planning import small_runs
 from dp_diffusion.stages.planning import sufficiency
-from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
@@ -53,9 +53,10 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   workdir.check(config)
   found = data_checks.names_found(config)
   inherited = inherited_ledger.find(config, workdir)
-  calibration = histograms.calibrate(config, inherited.entries)
+  calibration = budget.calibrate(config, inherited.entries)
   lines = [
     *privacy_lines(calibration),
+    *_first_lines(config),
     *_inherited_lines(inherited),
     *_unread_lines(config, workdir),
     *_spent_lines(workdir),
@@ -97,6 +98,14 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
     f'  epsilon             {rounding.up(calibration.epsilon_pld)} by PLD,'
     f' {rounding.up(calibration.epsilon_rdp)} by RDP, at delta'
     f' {rounding.up(mechanism.delta, 6)}',
+  ]
+
+
+def _first_lines(config: config_lib.Config) -> list[str]:
+  """Returns lines on the statistics that are drawn before the steps."""
+  return [
+    f'  before the steps    {entry.summary()}'
+    for entry in budget.entries(config)
   ]
 
 
@@ -148,12 +157,19 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   sample = config.sample.num_samples * samplers.num_evaluations(
     config.sample.sampler
   )
+  first = config.finetune.warm_up.num_steps * config.pretrain.batch_size
+  public = {'pretrain': pretrain}
+  if first:
+    public[cost_estimates.WARM_UP] = first
   return {
-    'pretrain': Cost(
-      examples=pretrain,
-      passes=pretrain,
-      flop=_TRAINING_PASSES * forward * pretrain,
-    ),
+    **{
+      stage: Cost(
+        examples=images,
+        passes=images,
+        flop=_TRAINING_PASSES * forward * images,
+      )
+      for stage, images in public.items()
+    },
     'finetune': Cost(
       examples=records,
       passes=finetune,

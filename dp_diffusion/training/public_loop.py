@@ -40,6 +40,7 @@ class PublicRun:
     record_loss: (step, mean loss) -> None; the images are public.
     after_checkpoint: (step, state on the host) -> None; called by process 0
       when a checkpoint is saved.
+    title: what the progress bar counts.
   """
 
   step: Callable[..., Any]
@@ -54,6 +55,7 @@ class PublicRun:
   after_checkpoint: Callable[[int, train_state.TrainState], None] = (
     lambda step, state: None
   )
+  title: str = 'public pre-training, step'
 
 
 def train_public(
@@ -85,9 +87,7 @@ def train_public(
   replicas = devices.replicate(state)
   losses: list[tuple[int, Any]] = []
   step = start_step
-  with console.progress(
-    'public pre-training, step', run.num_steps, start_step
-  ) as advance:
+  with console.progress(run.title, run.num_steps, start_step) as advance:
     while step < run.num_steps:
       batch = run.batch(step)
       batch = jax.tree.map(lambda x: x[mine], batch)

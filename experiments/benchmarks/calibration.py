@@ -24,10 +24,10 @@ MAX_SECS = 20.0
 _CODE = """
 import sys, time
 from dp_diffusion import config as config_lib
-from dp_diffusion.stages import histograms
+from dp_diffusion.stages.run import budget
 config = config_lib.load(sys.argv[1])
 start = time.perf_counter()
-found = histograms.calibrate(config)
+found = budget.calibrate(config)
 print(time.perf_counter() - start, found.mechanism.noise_multiplier)
 """
 

@@ -36,6 +36,7 @@ _ACCOUNTING = 'dp_diffusion/privacy/accounting.py'
 _LOSSES = 'dp_diffusion/privacy/loss_distributions.py'
 _STATEMENT = 'dp_diffusion/privacy/statement.py'
 _HISTOGRAMS = 'dp_diffusion/stages/run/histograms.py'
+_BUDGET = 'dp_diffusion/stages/run/budget.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
@@ -505,8 +506,8 @@ ALL = (
   _one(
     'Histogram not entered in the ledger',
     _FINETUNE,
-    '    before=(*inherited.entries, *histograms.entries(config)),\n',
-    '    before=inherited.entries,\n',
+    '  before = (*inherited.entries, *budget.entries(config))\n',
+    '  before = inherited.entries\n',
     f'{_FINETUNE_TEST}::test_histogram_is_paid_for',
   ),
   _one(
@@ -692,13 +693,13 @@ ALL = (
   _one(
     'Ledger of an earlier release forgotten',
     _FINETUNE,
-    '    before=(*inherited.entries, *histograms.entries(config)),\n',
-    '    before=histograms.entries(config),\n',
+    '  before = (*inherited.entries, *budget.entries(config))\n',
+    '  before = budget.entries(config)\n',
     f'{_INHERITANCE_TEST}::test_fine_tuning_composes_the_ledger',
   ),
   _one(
     'Calibrated as if nothing had been spent before',
-    'dp_diffusion/stages/run/histograms.py',
+    _BUDGET,
     '  before = (*inherited, *entries(config))\n',
     '  before = entries(config)\n',
     f'{_INHERITANCE_TEST}::test_what_is_inherited_counts',
@@ -970,8 +971,8 @@ ALL = (
   _one(
     'A training on persons is stated as one on images',
     _FINETUNE,
-    '      unit=config.data.unit,\n',
-    "      unit='image',\n",
+    'unit=config.data.unit, before=before\n',
+    "unit='image', before=before\n",
     f'{_FINETUNE_TEST}::test_a_person_is_one_record',
   ),
   _one(
@@ -984,8 +985,8 @@ ALL = (
   _one(
     'The embedding of a baseline gets half the noise of its ledger',
     'dp_diffusion/baselines/mean_embedding.py',
-    '    entry.noise_std,\n',
-    '    0.5 * entry.noise_std,\n',
+    'exact, entry.noise_std, streams',
+    'exact, 0.5 * entry.noise_std, streams',
     'tests/baselines/mean_embedding_test.py::test_noise_std',
   ),
   _one(

@@ -10,6 +10,7 @@ import shutil
 import stat
 
 from flax import linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -26,7 +27,9 @@ from dp_diffusion.privacy import verify
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
+from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import run_secret
@@ -34,6 +37,7 @@ from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
+from dp_diffusion.training import state as train_state
 from tests.stages import command
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -63,6 +67,7 @@ class Seen:
   run: private_loop.PrivateRun | None = None
   ledger: ledger_lib.Ledger | None = None
   start_step: int | None = None
+  state: train_state.TrainState | None = None
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +98,7 @@ def seen(public_weights, monkeypatch: pytest.MonkeyPatch) -> Seen:
   def train(steps, run, devices, state, ledger, start_step, stop):
     del devices, stop
     seen.steps, seen.run = steps, run
-    seen.ledger, seen.start_step = ledger, start_step
+    seen.ledger, seen.start_step, seen.state = ledger, start_step, state
     step, ledger = start_step + 1, ledger.with_steps(1)
     run.checkpoints.save(step, state, ledger.to_json(), run.meta)
     return state, ledger, step
@@ -250,8 +255,59 @@ def test_more_noise_makes_room_for_the_histogram() -> None:
     'privacy__epsilon': '1.5',
     'privacy__noise_multiplier': 'none',
   }
-  without = histograms.calibrate(load(**promised))
-  beside = histograms.calibrate(load(**promised, **WITH_HISTOGRAM))
+  without = budget.calibrate(load(**promised))
+  beside = budget.calibrate(load(**promised, **WITH_HISTOGRAM))
+  assert beside.mechanism.noise_multiplier > without.mechanism.noise_multiplier
+  assert 1.49 < beside.epsilon_pld <= 1.5
+
+
+WITH_WARM_UP = {
+  'finetune__warm_up__mean_steps': '6',
+  'finetune__warm_up__mean_noise_multiplier': '5',
+  'finetune__warm_up__num_means': '2',
+}
+
+
+def test_statistics_of_a_warm_up_are_paid_for(
+  seen: Seen, workdir, public_weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """And the private steps start from its weights, in a run of their own."""
+  begin(load(), workdirs.open_workdir(str(_copy(workdir))))
+  without = seen.run.meta['run_id']
+  warmed = jax.tree.map(lambda x: x + 1, public_weights)
+  monkeypatch.setattr(warm_up, 'run', lambda *_: warmed)
+  begin(load(**WITH_WARM_UP), workdir)
+  means, training = seen.ledger.entries
+  assert means.noise_multiplier == 5 and means.mechanism.count == 2
+  whole = seen.ledger.with_steps(training.mechanism.num_steps)
+  assert whole.epsilon() == pytest.approx(seen.ledger.budget_epsilon)
+  alone = accounting.epsilon(training.dp_events(4), training.mechanism.delta)
+  assert alone < whole.epsilon() - 0.1
+  assert seen.run.meta['run_id'] != without
+  for found, wanted in zip(
+    jax.tree.leaves(seen.state.all_params), jax.tree.leaves(warmed), strict=True
+  ):
+    np.testing.assert_array_equal(found, wanted)
+  begin(load(**WITH_WARM_UP), workdir)
+  assert seen.ledger.entries[0] == means  # Once, also after a resume.
+  assert len(seen.ledger.entries) == 2
+
+
+def _copy(workdir: workdirs.Workdir) -> pathlib.Path:
+  """Copies a folder in which nothing private is done yet."""
+  folder = pathlib.Path(workdir.root).with_name('copy')
+  shutil.copytree(workdir.root, folder)
+  return folder
+
+
+def test_more_noise_makes_room_for_a_warm_up() -> None:
+  promised = {
+    'privacy__solve_for': 'noise_multiplier',
+    'privacy__epsilon': '1.5',
+    'privacy__noise_multiplier': 'none',
+  }
+  without = budget.calibrate(load(**promised))
+  beside = budget.calibrate(load(**promised, **WITH_WARM_UP))
   assert beside.mechanism.noise_multiplier > without.mechanism.noise_multiplier
   assert 1.49 < beside.epsilon_pld <= 1.5
 

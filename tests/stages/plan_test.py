@@ -17,7 +17,7 @@ from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
-from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
@@ -121,7 +121,7 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
     command.DIGITS_SMOKE,
     {k.replace('__', '.'): v for k, v in _GIVEN.items()},
   )
-  mechanism = histograms.calibrate(config).mechanism
+  mechanism = budget.calibrate(config).mechanism
   ledger = ledger_lib.start(mechanism, config.privacy).with_steps(3)
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   plan.run(config, workdir)

@@ -36,6 +36,7 @@ _CONVOLUTION_FLOP = (
   4e9  # Of the convolution that is timed; a tenth of a second.
 )
 _KEPT_CHECKPOINTS = 3
+WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,7 +191,9 @@ def disk_bytes(config: config_lib.Config) -> int:
   state = microbatch.tree_bytes(batch_sizes.private_state(config, 1))
   image = config.data.image_size**2 * config.data.channels
   num_images = config.privacy.num_examples + config.sample.num_samples
-  num_stages = 2 if config.pretrain.num_steps else 1
+  num_stages = sum(
+    map(bool, (1, config.pretrain.num_steps, config.finetune.warm_up.num_steps))
+  )
   return num_stages * _KEPT_CHECKPOINTS * state + image * num_images
 
 
@@ -207,6 +210,8 @@ def measure(
   found = {}
   if config.pretrain.num_steps:
     found['pretrain'] = _public(config, available_bytes)
+  if config.finetune.warm_up.num_steps:
+    found[WARM_UP] = _public(config.warm_up_as_pretraining(), available_bytes)
   found['finetune'] = _private(config, num_steps, available_bytes)
   found['sample'] = _sample(config)
   return found

@@ -1,8 +1,6 @@
 """The noised label histogram, made in fine-tuning and used in sampling.
 
 Guarantees:
-  * It is entered in the ledger, and DP-SGD is calibrated to what remains.
-    `tests/stages/finetune_test.py::test_histogram_is_paid_for`.
   * Exact counts are in no file, and noise is drawn once.
     `tests/stages/finetune_test.py::test_histogram_is_noised_once`.
   * A histogram with other noise, or of other images, than the ledger says is
@@ -14,7 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -25,7 +23,6 @@ from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.data import batching
-from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import label_histogram
@@ -37,23 +34,6 @@ def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
   """Returns the ledger entries for what is spent before DP-SGD."""
   noise_multiplier = config.privacy.label_histogram_noise_multiplier
   return label_histogram.entries(noise_multiplier)
-
-
-def calibrate(
-  config: config_lib.Config, inherited: Sequence[entries_lib.Entry] = ()
-) -> accounting.Calibration:
-  """Calibrates DP-SGD to the budget that remains after the histogram.
-
-  Args:
-    config: gives privacy.
-    inherited: ledger entries from before this run, see `inherited_ledger`.
-
-  Raises:
-    UsageError: no noise multiplier keeps the promised epsilon.
-  """
-  before = (*inherited, *entries(config))
-  spent = [event for entry in before for event in entry.dp_events()]
-  return accounting.calibrate(config.privacy, spent=spent)
 
 
 def write(

@@ -27,6 +27,7 @@ from dp_diffusion.stages.run import workdirs
 STEPS = 'begun_steps.json'
 HISTOGRAM = 'label_histogram.json'
 EMBEDDING = 'begun_embedding.json'  # Written by a baseline.
+WARM_UP = 'begun_warm_up.json'
 
 
 def load_or_make(
@@ -52,7 +53,7 @@ def load_or_make(
 
 def has_begun(workdir: workdirs.Workdir) -> bool:
   """Whether randomness was drawn from the secret."""
-  records = (STEPS, HISTOGRAM, EMBEDDING)
+  records = (STEPS, HISTOGRAM, EMBEDDING, WARM_UP)
   return any((workdir.private / name).exists() for name in records)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion.stages.planning import small_runs
-from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import budget
 from tests.stages import command
 
 _CONFIG = command.ROOT / 'configs' / 'digits.py'
@@ -18,7 +18,7 @@ _CONFIG = command.ROOT / 'configs' / 'digits.py'
 def _mechanism(**privacy: object):
   overrides = {f'privacy.{key}': str(value) for key, value in privacy.items()}
   config = config_lib.load(f'{_CONFIG}', overrides)
-  return histograms.calibrate(config, ()).mechanism
+  return budget.calibrate(config, ()).mechanism
 
 
 def test_its_flags_start_a_run_with_the_same_noise_over_batch():

@@ -16,8 +16,8 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import fingerprint
-from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
@@ -77,7 +77,7 @@ def test_processes_compare_all_facts(
   weights.save_npz(workdir.public_weights, weights.flatten(params))
   with pytest.raises(Disagree):
     finetune.run(config, workdir, interrupts.Stop(''))
-  mechanism = histograms.calibrate(config).mechanism
+  mechanism = budget.calibrate(config).mechanism
   facts = fingerprint.make(config, mechanism, source, SECRET, params)
   assert compared == {
     k: json.dumps(v, sort_keys=True) for k, v in facts.items()
@@ -95,7 +95,7 @@ def test_processes_compare_all_facts(
 
 
 def test_each_fact_is_told_apart(config, source, params, monkeypatch) -> None:
-  mechanism = histograms.calibrate(config).mechanism
+  mechanism = budget.calibrate(config).mechanism
 
   def make(config=config, mechanism=mechanism, source=source, secret=SECRET):
     return fingerprint.make(config, mechanism, source, secret, params)
@@ -165,7 +165,7 @@ def test_each_setting_of_a_step_names_the_run(
   config, source, params, changes: dict[str, str], is_other: bool
 ) -> None:
   """With one secret, the noise of two settings would otherwise cancel."""
-  mechanism = histograms.calibrate(config).mechanism
+  mechanism = budget.calibrate(config).mechanism
   ids = {
     fingerprint.run_id(
       SECRET, fingerprint.make(one, mechanism, source, SECRET, params)
@@ -197,7 +197,7 @@ def test_the_persons_are_part_of_the_dataset(source) -> None:
 
 def test_other_first_weights_are_another_run(config, source, params) -> None:
   """With one secret, two runs would otherwise add the same noise."""
-  mechanism = histograms.calibrate(config).mechanism
+  mechanism = budget.calibrate(config).mechanism
   moved = jax.tree.map(np.array, params)
   jax.tree.leaves(moved)[-1].flat[-1] += 1e-6
   entry = ledger_lib.InheritedEntry(

@@ -23,7 +23,7 @@ from dp_diffusion.stages import finetune
 from dp_diffusion.stages import plan
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages.run import assembly
-from dp_diffusion.stages.run import histograms
+from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
@@ -246,11 +246,11 @@ def test_another_unit_is_refused(tmp_path) -> None:
 def test_what_is_inherited_counts(released, tmp_path) -> None:
   config, workdir = load(released), new_workdir(tmp_path / 'run')
   entries = inherited_ledger.find(config, workdir).entries
-  found = histograms.calibrate(config, entries)
+  found = budget.calibrate(config, entries)
   assert found.epsilon_pld == accounting.epsilon(
     [SPENT.dp_event(), found.mechanism.dp_event()], config.privacy.delta
   )
-  assert found.epsilon_pld > histograms.calibrate(config).epsilon_pld + 0.5
+  assert found.epsilon_pld > budget.calibrate(config).epsilon_pld + 0.5
 
 
 def test_a_release_without_noise_leaves_no_budget(tmp_path) -> None:

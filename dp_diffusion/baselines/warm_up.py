@@ -1,0 +1,123 @@
+"""What a warm-up from noised statistics of the sensitive images consists of.
+
+For whoever has no public images. Before its private steps, fine-tuning trains
+the network by the loop of pre-training, on images that are made from noised
+statistics: first on class means (`class_means`), then on images of a generator
+that is fitted to a noised mean embedding (`dp_merf`), as in FETA-Pro (arXiv
+2601.06368). The statistics are events of the ledger; the training on them is
+post-processing and costs nothing more.
+
+Guarantees:
+  * Each statistic that is used has an entry, with its noise and its number.
+    `warm_up_test.py::test_each_statistic_has_an_entry`.
+  * Steps without a statistic, and a statistic without steps, are refused.
+    `warm_up_test.py::test_steps_and_noise_go_together`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dp_diffusion import config_keys
+from dp_diffusion.baselines import dp_merf
+from dp_diffusion.baselines import generator
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.privacy import entries as entries_lib
+from dp_diffusion.privacy import grid_limits
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.training import optimizers
+
+MEANS = 'class means for a warm-up'
+EMBEDDING = 'mean embedding for a warm-up'
+_NOISE = {
+  'mean_steps': 'mean_noise_multiplier',
+  'generated_steps': 'embedding_noise_multiplier',
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmUpConfig:
+  """A training on noised statistics before the private steps; 0 steps: none.
+
+  Optimizer, batch size, average, timesteps and checkpoints are those of
+  `pretrain`.
+  """
+
+  mean_steps: int = config_keys.key(
+    0, 'Steps on noised class means, which come first; 0 makes none.', '>= 0'
+  )
+  mean_noise_multiplier: float = config_keys.key(
+    0.0,
+    'Std of the noise on the sum of each class, divided by its sensitivity.',
+    '>= 0',
+  )
+  num_means: int = config_keys.key(
+    1, 'Noised means per class, each with noise of its own.', '>= 1'
+  )
+  generated_steps: int = config_keys.key(
+    0, 'Steps on images of a DP-MERF generator; 0 makes none.', '>= 0'
+  )
+  embedding_noise_multiplier: float = config_keys.key(
+    0.0,
+    'Std of the noise on the mean embedding, divided by its sensitivity.',
+    '>= 0',
+  )
+  num_generated: int = config_keys.key(
+    10_000, 'Images of the generator.', '>= 1'
+  )
+  dp_merf: dp_merf.DpMerfConfig = config_keys.section(
+    'The random features of the mean embedding.',
+    default=dp_merf.DpMerfConfig(),
+  )
+  generator: generator.GeneratorConfig = config_keys.section(
+    'The generator that is fitted to the mean embedding.',
+    default=generator.GeneratorConfig(optimizer=optimizers.OptimizerConfig()),
+  )
+
+  def __post_init__(self) -> None:
+    config_keys.check(self, 'finetune.warm_up.')
+    for steps, noise in _NOISE.items():
+      name, value = f'finetune.warm_up.{noise}', getattr(self, noise)
+      grid_limits.check_noise(name, value)
+      if bool(getattr(self, steps)) != bool(value):
+        raise ValueError(
+          f'Expected {name}={value:g} and finetune.warm_up.{steps}='
+          f'{getattr(self, steps)} to be both 0 or both > 0: without noise the'
+          ' statistic would not be private, without steps its cost in vain.'
+        )
+
+  @property
+  def num_steps(self) -> int:
+    """Steps of the whole warm-up; 0 if there is none."""
+    return self.mean_steps + self.generated_steps
+
+  @property
+  def mean_mechanism(self) -> mechanism_lib.GaussianMechanism:
+    """Mechanism of the class means, if they are used."""
+    return _mechanism(self.mean_noise_multiplier, MEANS, self.num_means)
+
+  @property
+  def embedding_mechanism(self) -> mechanism_lib.GaussianMechanism:
+    """Mechanism of the mean embedding, if it is used."""
+    return _mechanism(self.embedding_noise_multiplier, EMBEDDING)
+
+  def entries(self) -> tuple[entries_lib.Entry, ...]:
+    """Returns the ledger entries of all statistics that are used."""
+    used = []
+    if self.mean_steps:
+      used.append(self.mean_mechanism)
+    if self.generated_steps:
+      used.append(self.embedding_mechanism)
+    return tuple(ledger_lib.GaussianEntry(mechanism=m) for m in used)
+
+
+def _mechanism(
+  noise_multiplier: float, purpose: str, count: int = 1
+) -> mechanism_lib.GaussianMechanism:
+  return mechanism_lib.GaussianMechanism(
+    noise_multiplier=noise_multiplier,
+    l2_sensitivity=mean_embedding.L2_SENSITIVITY,
+    purpose=purpose,
+    count=count,
+  )

@@ -1,0 +1,359 @@
+"""Trains the first weights of fine-tuning on noised statistics.
+
+It is the first part of fine-tuning, if `finetune.warm_up` asks for it. The
+statistics are drawn from the sensitive images once, with the noise that their
+ledger entries say, and kept in `private/warm_up/`. What follows reads these
+files alone: images are made from them, and the network is trained on the images
+by the loop of pre-training. The weights are those from which the private steps
+start, so they are one of the facts that determine the steps' randomness.
+
+Guarantees:
+  * Statistics are paid for: their entries are in the published ledger, and
+    DP-SGD is calibrated to what remains.
+    `tests/stages/finetune_test.py::test_statistics_of_a_warm_up_are_paid_for`,
+    `tests/stages/finetune_test.py::test_more_noise_makes_room_for_a_warm_up`.
+  * The noise that is drawn is that of the entries.
+    `tests/stages/warm_up_test.py::test_what_is_drawn_is_what_the_ledger_says`.
+  * They are drawn once. A rerun before they are stored gives the same bits;
+    afterwards they are read. Other images, noise or secrets are refused.
+    `tests/stages/warm_up_test.py::test_statistics_are_drawn_once`,
+    `tests/stages/warm_up_test.py::test_other_statistics_are_refused`.
+  * Killed and resumed, its weights are the same to the bit.
+    `tests/stages/warm_up_test.py::test_a_stopped_warm_up_goes_on`.
+  * Images and weights depend on the sensitive images through the noised
+    statistics alone.
+    `tests/stages/warm_up_test.py::test_training_reads_the_statistics_alone`.
+  * A person is one record.
+    `tests/stages/warm_up_test.py::test_a_person_is_one_record`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import files
+from dp_diffusion import types
+from dp_diffusion.baselines import class_means
+from dp_diffusion.baselines import dp_merf
+from dp_diffusion.baselines import generator as generator_lib
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import warm_up as warm_up_lib
+from dp_diffusion.data import batching
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import sample
+from dp_diffusion.stages.planning import batch_sizes
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import checkpoint
+from dp_diffusion.training import metrics
+from dp_diffusion.training import optimizers
+from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
+from dp_diffusion.training import public_loop
+from dp_diffusion.training import state as train_state
+
+# Purposes of the public seed; they differ from those of stages and baselines.
+_FEATURES, _GENERATOR, _SAMPLES, _DRAWS = 201, 202, 203, 204
+
+
+def run(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+  params: types.Params,
+  stop: interrupts.Stop,
+) -> types.Params:
+  """Returns the weights after the warm-up, or `params` if there is none.
+
+  All processes call it.
+
+  Args:
+    config: gives seed, data, model, diffusion, pretrain, finetune.warm_up and
+      sample.labels.
+    workdir: private/warm_up is written.
+    source: the sensitive images; process 0 draws the statistics from them.
+    secret: secret of the run.
+    params: the public or new weights, all leaves.
+    stop: called at every step; tells whether to stop.
+
+  Raises:
+    UsageError: other statistics than these were drawn before.
+    Interrupted: the user asked to stop; the next run continues.
+  """
+  if not config.finetune.warm_up.num_steps:
+    return params
+  folder = workdir.private / 'warm_up'
+  facts = make_facts(config, source, secret)
+  processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
+  processes.on_main(lambda: draw(config, workdir, source, secret, facts))
+  path = folder / 'params.npz'
+  if processes.any_process(not path.exists()):
+    processes.on_main(lambda: make_images(config, folder, stop))
+    trained = _train(config, folder, params, stop)
+    # They are marked: without the ledger they are no public weights.
+    processes.on_main(lambda: weights.save_npz(path, trained, is_released=True))
+  return weights.load_params(path)
+
+
+def make_facts(
+  config: config_lib.Config,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+) -> dict[str, Any]:
+  """Returns the facts that name the statistics, and so determine their noise.
+
+  Args:
+    config: gives seed, data and finetune.warm_up.
+    source: the sensitive images.
+    secret: secret of the run.
+  """
+  used = config.finetune.warm_up
+  return {
+    'events': [entry.to_json() for entry in used.entries()],
+    'features': config_lib.to_dict(used.dp_merf)
+    if used.generated_steps
+    else {},
+    'unit': config.data.unit,
+    'classes': source.spec.num_classes,
+    'seed': config.seed,
+    'dataset': fingerprint.dataset(secret, source),
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'rng': key_streams.rng_test_vector(),
+  }
+
+
+def draw(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+  facts: Mapping[str, Any],
+) -> None:
+  """Draws the statistics and keeps them; no other function reads the images.
+
+  Raises:
+    UsageError: other statistics than these were drawn before.
+  """
+  begun = workdir.private / run_secret.WARM_UP
+  kept = workdir.private / 'warm_up' / 'statistics.npz'
+  if begun.exists():
+    _check_same(workdir, begun, facts, is_kept=kept.exists())
+  if kept.exists():
+    return
+  files.write_json(begun, {'facts': dict(facts)}, mode=0o600)
+  streams = key_streams.KeyStreams(
+    secret=secret, run_id=key_streams.run_id(secret, facts)
+  )
+  used = config.finetune.warm_up
+  records = batching.make_records(source, config.data.unit)
+  found = {}
+  if used.mean_steps:
+    found['means'] = mean_embedding.noised_sums(
+      class_means.make_feature_fn(_shape(config)),
+      source,
+      records,
+      used.mean_mechanism,
+      streams,
+      warm_up_lib.MEANS,
+    )
+  if used.generated_steps:
+    found['embedding'] = mean_embedding.noised_sums(
+      _fourier_features(config),
+      source,
+      records,
+      used.embedding_mechanism,
+      streams,
+      warm_up_lib.EMBEDDING,
+    )
+  kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+  files.write_npz(kept, 0o600, **found)
+
+
+def _check_same(
+  workdir: workdirs.Workdir,
+  begun: epath.Path,
+  facts: Mapping[str, Any],
+  *,
+  is_kept: bool,
+) -> None:
+  """Refuses statistics with other facts than those that were begun.
+
+  The random number generator may change once the statistics are kept.
+  """
+  before = files.read_whole_json(begun)['facts']
+  for name, value in facts.items():
+    if before.get(name) != value and not (is_kept and name == 'rng'):
+      raise errors.UsageError(
+        f'{workdir.root} has drawn the statistics of its warm-up, and {name}'
+        ' differs now: drawn again they would be another release, which the'
+        ' ledger does not count. Restore it, or give another --workdir.'
+      )
+
+
+def make_images(
+  config: config_lib.Config, folder: epath.Path, stop: interrupts.Stop
+) -> None:
+  """Makes the images of the warm-up from the statistics, if they are not there.
+
+  Args:
+    config: gives seed, data, finetune.warm_up and sample.labels.
+    folder: statistics.npz is read, images.npz is written.
+    stop: called at every step of the generator.
+
+  Raises:
+    Interrupted: the user asked to stop.
+  """
+  path = folder / 'images.npz'
+  if path.exists():
+    return
+  used, num_classes = config.finetune.warm_up, _num_classes(config)
+  statistics, found = files.read_npz(folder / 'statistics.npz'), {}
+  if used.mean_steps:
+    images = class_means.means(
+      statistics['means'], _shape(config), used.mean_mechanism.noise_std
+    )
+    found['means'] = images.reshape((-1, *images.shape[2:]))
+    found['means_labels'] = np.tile(np.arange(num_classes), len(images))
+  if used.generated_steps:
+    (noised,) = statistics['embedding']
+    labels = sample.sample_labels(
+      config.sample.labels, num_classes, used.num_generated
+    )
+    found['generated'] = _generate(
+      config, noised / np.float32(config.privacy.num_examples), labels, stop
+    )
+    found['generated_labels'] = labels
+  files.write_npz(path, 0o600, **found)
+
+
+def _generate(
+  config: config_lib.Config,
+  embedding: np.ndarray,
+  labels: np.ndarray,
+  stop: interrupts.Stop,
+) -> np.ndarray:
+  """Fits a generator to float32[num_classes, F]; returns uint8[N, H, W, C]."""
+  used = config.finetune.warm_up.generator
+  module = generator_lib.Generator(
+    image_shape=_shape(config),
+    num_classes=_num_classes(config),
+    channels=used.channels,
+  )
+  params = generator_lib.train(
+    used,
+    module,
+    _fourier_features(config),
+    embedding,
+    sample.sample_labels(
+      config.sample.labels, _num_classes(config), used.batch_size
+    ),
+    _key(config, _GENERATOR),
+    stop.raise_if_asked,
+  )
+  return generator_lib.sample(
+    module, params, used.latent_dim, labels, _key(config, _SAMPLES)
+  )
+
+
+def _train(
+  config: config_lib.Config,
+  folder: epath.Path,
+  params: types.Params,
+  stop: interrupts.Stop,
+) -> types.Params:
+  """Trains on the images of the warm-up; returns the averaged weights.
+
+  Raises:
+    Interrupted: the user asked to stop; a checkpoint is saved.
+  """
+  config = config.warm_up_as_pretraining()
+  pretrain, devices = config.pretrain, parallel.DataParallel()
+  optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
+  checkpoints = checkpoint.Checkpointer(folder / 'checkpoints', is_private=True)
+  state, start_step = train_state.create(params, optimizer), 0
+  if restored := checkpoints.restore(state, may_lose_all=True):
+    start_step, state = restored.step, restored.state
+    console.say(f'finetune: its warm-up continues from step {start_step}')
+  with metrics.PrivateMetrics(folder) as writer:
+    loop = public_loop.PublicRun(
+      step=devices.pmap_public_step(
+        assembly.pretrain_loss_fn(config),
+        optimizer,
+        pretrain.ema_decay,
+        batch_sizes.public_size(config, devices),
+      ),
+      batch=functools.partial(
+        batch, config, files.read_npz(folder / 'images.npz')
+      ),
+      batch_size=pretrain.batch_size,
+      key=_key(config, _DRAWS),
+      checkpoints=checkpoints,
+      meta={'stage': 'warm-up'},
+      num_steps=pretrain.num_steps,
+      checkpoint_every_steps=pretrain.checkpoint_every_steps,
+      record_loss=lambda step, loss: writer.write(step, {'loss': loss}),
+      title='warm-up, step',
+    )
+    state, step = public_loop.train_public(
+      loop, devices, state, start_step, stop
+    )
+  if step < pretrain.num_steps:
+    stop.raise_if_asked()
+    raise errors.Interrupted('Stopped by another process.')
+  return jax.device_get(state.ema_params)
+
+
+def batch(
+  config: config_lib.Config, images: Mapping[str, np.ndarray], step: int
+) -> dict[str, np.ndarray]:
+  """Returns the batch of a step: class means first, then generated images.
+
+  Args:
+    config: gives seed, pretrain.batch_size and finetune.warm_up.
+    images: what `make_images` has written.
+    step: number of the step, counted from 0.
+
+  Returns:
+    {'image': uint8[B, H, W, C], 'label': int32[B]}.
+  """
+  is_first = step < config.finetune.warm_up.mean_steps
+  name = 'means' if is_first else 'generated'
+  chosen = batching.public_indices(
+    len(images[name]), config.pretrain.batch_size, config.seed, step
+  )
+  labels = images[f'{name}_labels'].astype(np.int32)
+  return {'image': images[name][chosen], 'label': labels[chosen]}
+
+
+def _fourier_features(config: config_lib.Config) -> mean_embedding.FeatureFn:
+  return dp_merf.make_feature_fn(
+    config.finetune.warm_up.dp_merf, _shape(config), _key(config, _FEATURES)
+  )
+
+
+def _shape(config: config_lib.Config) -> tuple[int, int, int]:
+  side = config.data.image_size
+  return side, side, config.data.channels
+
+
+def _num_classes(config: config_lib.Config) -> int:
+  return max(1, len(config.data.class_names))
+
+
+def _key(config: config_lib.Config, purpose: int) -> types.Key:
+  return jax.random.fold_in(jax.random.key(config.seed), purpose)

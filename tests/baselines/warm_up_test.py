@@ -1,0 +1,62 @@
+"""What a warm-up consists of: its entries, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from dp_diffusion.baselines import warm_up
+
+
+def test_nothing_by_default():
+  used = warm_up.WarmUpConfig()
+  assert not used.num_steps and not used.entries()
+
+
+def test_each_statistic_has_an_entry():
+  used = warm_up.WarmUpConfig(
+    mean_steps=3, mean_noise_multiplier=20.0, num_means=4
+  )
+  (means,) = used.entries()
+  assert means.mechanism == used.mean_mechanism
+  assert means.noise_multiplier == 20 and means.mechanism.count == 4
+  used = warm_up.WarmUpConfig(
+    mean_steps=3,
+    mean_noise_multiplier=20.0,
+    generated_steps=5,
+    embedding_noise_multiplier=7.0,
+  )
+  means, embedding = used.entries()
+  assert used.num_steps == 8
+  assert (means.noise_multiplier, embedding.noise_multiplier) == (20, 7)
+  assert means.mechanism.l2_sensitivity == embedding.mechanism.l2_sensitivity
+  assert '20' in means.summary() and means.summary() != embedding.summary()
+
+
+@pytest.mark.parametrize(
+  'given',
+  [
+    {'mean_steps': 3},
+    {'mean_noise_multiplier': 3.0},
+    {'generated_steps': 3},
+    {'embedding_noise_multiplier': 3.0},
+    {'mean_steps': 3, 'embedding_noise_multiplier': 3.0},
+  ],
+)
+def test_steps_and_noise_go_together(given):
+  with pytest.raises(ValueError, match='both 0 or both > 0') as raised:
+    warm_up.WarmUpConfig(**given)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ({'mean_steps': 1, 'mean_noise_multiplier': 1e9}, r'<= 2\^18'),
+    ({'mean_steps': -1}, 'mean_steps=-1'),
+    ({'num_means': 0}, 'num_means=0'),
+    ({'num_generated': 0}, 'num_generated=0'),
+  ],
+)
+def test_values_out_of_range_are_refused(given, words):
+  with pytest.raises(ValueError, match=words):
+    warm_up.WarmUpConfig(**given)

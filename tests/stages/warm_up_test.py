@@ -1,0 +1,290 @@
+"""The warm-up from noised statistics: drawn once, resumed, refused."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion import types
+from dp_diffusion.baselines import class_means
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.data import registry
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import warm_up
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
+from tests.stages import command
+
+pytestmark = pytest.mark.usefixtures('one_device')
+
+SECRET = key_streams.Secret.insecure(0)
+OVERRIDES = {
+  'model.channel_multipliers': '(1,)',
+  'pretrain.num_steps': '0',
+  'pretrain.batch_size': '4',
+  'pretrain.optimizer.warmup_steps': '0',
+  'pretrain.checkpoint_every_steps': '2',
+  'finetune.warm_up.mean_steps': '1',
+  'finetune.warm_up.mean_noise_multiplier': '3',
+  'finetune.warm_up.num_means': '2',
+  'finetune.warm_up.generated_steps': '2',
+  'finetune.warm_up.embedding_noise_multiplier': '4',
+  'finetune.warm_up.num_generated': '20',
+  'finetune.warm_up.dp_merf.num_features': '20',
+  'finetune.warm_up.generator.num_steps': '2',
+  'finetune.warm_up.generator.batch_size': '10',
+  'finetune.warm_up.generator.channels': '4',
+}
+
+
+def load(**changes: str) -> config_lib.Config:
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
+  return config_lib.load(command.DIGITS_SMOKE, {**OVERRIDES, **named})
+
+
+def make_source(seed: int = 0) -> registry.ArraySource:
+  rng = np.random.default_rng(seed)
+  return registry.ArraySource(
+    spec=types.DatasetSpec(
+      name='x',
+      image_shape=(8, 8, 1),
+      class_names=tuple('0123456789'),
+      has_person=True,
+    ),
+    images=rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8),
+    labels=np.arange(30, dtype=np.int32) % 10,
+    person=np.arange(30, dtype=np.int32) // 5,
+  )
+
+
+def draw(
+  config: config_lib.Config,
+  folder: pathlib.Path,
+  source: registry.ArraySource | None = None,
+  secret: key_streams.Secret = SECRET,
+) -> pathlib.Path:
+  """Draws the statistics; returns their file."""
+  workdir = workdirs.open_workdir(str(folder))
+  source = source or make_source()
+  facts = warm_up.make_facts(config, source, secret)
+  warm_up.draw(config, workdir, source, secret, facts)
+  return folder / 'private' / 'warm_up' / 'statistics.npz'
+
+
+@pytest.fixture(scope='module')
+def initial() -> types.Params:
+  config = load()
+  return assembly.init_params(config, config.data)
+
+
+def run(
+  folder: pathlib.Path,
+  params: types.Params,
+  stop: interrupts.Stop | None = None,
+  source: registry.ArraySource | None = None,
+) -> dict[str, np.ndarray]:
+  found = warm_up.run(
+    load(),
+    workdirs.open_workdir(str(folder)),
+    source or make_source(),
+    SECRET,
+    params,
+    stop or interrupts.Stop(''),
+  )
+  return weights.flatten(found)
+
+
+def is_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+  assert left.keys() == right.keys()
+  return all(np.array_equal(left[name], right[name]) for name in left)
+
+
+class _StopsAt(interrupts.Stop):
+  """Asks to stop when a step calls it for the n-th time."""
+
+  def __init__(self, count: int) -> None:
+    super().__init__('')
+    self.left = count
+
+  def __call__(self) -> bool:
+    self.left -= 1
+    if not self.left:
+      self.ask()
+    return super().__call__()
+
+
+def test_without_it_the_weights_stay(tmp_path: pathlib.Path, initial) -> None:
+  off = {name: '0' for name in OVERRIDES if 'steps' in name or 'noise' in name}
+  off = {
+    k: v for k, v in off.items() if 'warm_up' in k and 'generator' not in k
+  }
+  workdir = workdirs.open_workdir(str(tmp_path))
+  config = load(**{k.replace('.', '__'): v for k, v in off.items()})
+  found = warm_up.run(
+    config, workdir, make_source(), SECRET, initial, interrupts.Stop('')
+  )
+  assert found is initial and not run_secret.has_begun(workdir)
+
+
+def test_what_is_drawn_is_what_the_ledger_says(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  seen = []
+
+  def record(feature_fn, source, records, mechanism, streams, purpose):
+    seen.append((mechanism, purpose))
+    return noised_sums(feature_fn, source, records, mechanism, streams, purpose)
+
+  noised_sums = mean_embedding.noised_sums
+  monkeypatch.setattr(mean_embedding, 'noised_sums', record)
+  config = load()
+  draw(config, tmp_path)
+  entries = config.finetune.warm_up.entries()
+  assert [m for m, _ in seen] == [entry.mechanism for entry in entries]
+  assert len({purpose for _, purpose in seen}) == 2
+
+
+def test_statistics_are_drawn_once(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  path = draw(load(), tmp_path)
+  before = path.read_bytes()
+  assert path.stat().st_mode & 0o777 == 0o600
+  path.unlink()  # As after a kill before they were stored: the same bits.
+  assert draw(load(), tmp_path).read_bytes() == before
+  monkeypatch.setattr(mean_embedding, 'noised_sums', None)
+  assert draw(load(), tmp_path).read_bytes() == before
+  workdir = workdirs.open_workdir(str(tmp_path))
+  assert run_secret.has_begun(workdir)
+
+
+@pytest.mark.parametrize(
+  ('change', 'name'),
+  [
+    ({'finetune__warm_up__mean_noise_multiplier': '30'}, 'events'),
+    ({'finetune__warm_up__num_means': '3'}, 'events'),
+    ({'finetune__warm_up__dp_merf__length_scale': '2'}, 'features'),
+    ({'data__unit': 'person'}, 'unit'),
+    ({'seed': '7'}, 'seed'),
+  ],
+)
+@pytest.mark.parametrize('is_kept', [True, False])
+def test_other_statistics_are_refused(
+  tmp_path: pathlib.Path, change: dict[str, str], name: str, is_kept: bool
+) -> None:
+  path = draw(load(), tmp_path)
+  if not is_kept:
+    path.unlink()
+  with pytest.raises(errors.UsageError, match=f'{name} differs') as raised:
+    draw(load(**change), tmp_path)
+  assert '\n' not in str(raised.value) and path.exists() == is_kept
+
+
+def test_other_images_and_secrets_are_refused(tmp_path: pathlib.Path) -> None:
+  before = draw(load(), tmp_path).read_bytes()
+  with pytest.raises(errors.UsageError, match='dataset differs'):
+    draw(load(), tmp_path, make_source(1))
+  with pytest.raises(errors.UsageError, match='differs'):
+    draw(load(), tmp_path, secret=key_streams.Secret.insecure(1))
+  assert draw(load(), tmp_path).read_bytes() == before
+
+
+def test_another_generator_is_refused_until_they_are_stored(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  path = draw(load(), tmp_path)
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+  draw(load(), tmp_path)
+  path.unlink()
+  with pytest.raises(errors.UsageError, match='rng differs'):
+    draw(load(), tmp_path)
+
+
+def test_other_statistics_have_other_noise(tmp_path: pathlib.Path) -> None:
+  """With one secret: equal noise would cancel in their difference."""
+  paths = [
+    draw(load(), tmp_path / 'a'),
+    draw(load(finetune__warm_up__num_means='3'), tmp_path / 'b'),
+  ]
+  first, second = (np.load(path)['means'] for path in paths)
+  assert np.all(first != second[: len(first)])
+
+
+def test_a_person_is_one_record(tmp_path: pathlib.Path) -> None:
+  """Counts of all classes sum to the number of persons, not of images."""
+  for unit, count in (('image', 30), ('person', 6)):
+    path = draw(
+      load(data__unit=unit, finetune__warm_up__mean_noise_multiplier='0.001'),
+      tmp_path / unit,
+    )
+    found = np.load(path)['means'][0, :, -1]
+    _, weight = class_means.weights(64)
+    assert np.sum(found) / weight == pytest.approx(count, abs=0.1)
+
+
+def test_a_stopped_warm_up_goes_on(tmp_path: pathlib.Path, initial) -> None:
+  whole = run(tmp_path / 'whole', initial)
+  assert not is_equal(whole, weights.flatten(initial))
+  with pytest.raises(errors.Interrupted):
+    run(tmp_path / 'stopped', initial, _StopsAt(2))
+  folder = tmp_path / 'stopped' / 'private' / 'warm_up'
+  assert not (folder / 'params.npz').exists()
+  assert is_equal(run(tmp_path / 'stopped', initial), whole)
+  assert weights.is_released(folder / 'params.npz')  # No public weights.
+  shutil.rmtree(folder / 'checkpoints')  # What is kept is read.
+  assert is_equal(run(tmp_path / 'stopped', initial), whole)
+  outside = [
+    path.relative_to(tmp_path / 'whole')
+    for path in (tmp_path / 'whole').rglob('*')
+    if path.is_file() and 'private' not in path.parts
+  ]
+  assert not outside
+
+
+def test_training_reads_the_statistics_alone(tmp_path: pathlib.Path) -> None:
+  """Other images with the same noised statistics give the same training set."""
+  paths = [
+    draw(load(), tmp_path / str(seed), make_source(seed)) for seed in (0, 1)
+  ]
+  shutil.copy(*paths)
+  for path in paths:
+    warm_up.make_images(load(), path.parent, interrupts.Stop(''))
+  first, second = (path.with_name('images.npz').read_bytes() for path in paths)
+  assert first == second
+  found = np.load(paths[0].with_name('images.npz'))
+  assert found['means'].shape == (20, 8, 8, 1)  # Two of each class.
+  np.testing.assert_array_equal(found['means_labels'], np.arange(20) % 10)
+  assert found['generated'].shape == (20, 8, 8, 1)
+  for step, name in ((0, 'means'), (1, 'generated')):
+    batch = warm_up.batch(load(), found, step)
+    assert batch['label'].shape == (4,) and batch['label'].dtype == np.int32
+    for image, label in zip(batch['image'], batch['label']):
+      same = found[name][found[f'{name}_labels'] == label]
+      assert np.any(np.all(same == image, axis=(1, 2, 3)))
+
+
+def test_labels_of_a_histogram_are_refused() -> None:
+  with pytest.raises(errors.UsageError, match='generated_steps=2'):
+    load(
+      sample__labels='noised_histogram',
+      privacy__label_histogram_noise_multiplier='5',
+    )
+
+
+def test_the_optimizer_must_have_time_to_rise() -> None:
+  with pytest.raises(errors.UsageError, match='steps of finetune.warm_up'):
+    load(pretrain__optimizer__warmup_steps='3')
+
+
+def test_a_run_without_it_is_recorded_as_before() -> None:
+  off = config_lib.load(command.DIGITS_SMOKE)
+  assert 'warm_up' not in config_lib.to_dict(off)['finetune']
+  assert config_lib.to_dict(load())['finetune']['warm_up']['mean_steps'] == 1
