@@ -330,14 +330,14 @@ def _dataset_card(info: Mapping[str, Any]) -> str:
   height, width, channels = info['image_shape']
   num_classes = max(1, len(info['class_names']))
   return f"""\
-`samples.png` shows some of the {info['num_images']:,} synthetic images of
-{height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''},
-{num_classes} class{'es' if num_classes > 1 else ''};
+`samples.png` shows some of the {info['num_images']:,} synthetic images:
+{height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''},\
+ {num_classes} class{'es' if num_classes > 1 else ''}.
 `dataset/dataset.json` names the classes."""
 
 
 _NUMPY = """\
-With NumPy, in this folder:
+With NumPy (`pip install numpy`), in this folder:
 
 ```python
 import glob
@@ -349,7 +349,7 @@ labels = np.concatenate([s['labels'] for s in shards])  # int32[N]
 ```"""
 
 _TORCH = """\
-With PyTorch, from these arrays:
+With PyTorch (`pip install torch`), from these arrays:
 
 ```python
 import torch
@@ -361,7 +361,7 @@ loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
 ```"""
 
 _HUGGING_FACE = """\
-With Hugging Face datasets, from `{folder}`:
+With Hugging Face datasets (`pip install datasets pillow`), from `{folder}`:
 
 ```python
 import datasets
@@ -370,7 +370,8 @@ dataset = datasets.load_dataset('FOLDER_OF_THIS_FILE', split='train')
 ```"""
 
 _CROISSANT = """\
-With mlcroissant, from `croissant.json`:
+With mlcroissant (`pip install mlcroissant pyarrow pillow`), from
+`croissant.json`:
 
 ```python
 import mlcroissant
@@ -379,13 +380,24 @@ records = mlcroissant.Dataset(jsonld='croissant.json').records('images')
 ```"""
 
 _TFDS = """\
-With TensorFlow Datasets:
+With TensorFlow Datasets (`pip install tensorflow-datasets tensorflow`), in this
+folder:
 
 ```python
 import tensorflow_datasets as tfds
 
 builder = tfds.builder_from_directory('{folder}')
 dataset = builder.as_dataset(split='train', as_supervised=True)
+```
+
+The same without TensorFlow (`pip install tensorflow-datasets pillow`), as NumPy
+arrays:
+
+```python
+import tensorflow_datasets as tfds
+
+builder = tfds.builder_from_directory('{folder}')
+source = builder.as_data_source(split='train')  # source[0]['image']
 ```"""
 
 

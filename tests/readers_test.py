@@ -51,6 +51,7 @@ def made(request, tmp_path_factory) -> pathlib.Path:
   release.write_dataset_info(folder, spec)
   release.write_samples(folder)
   release.write_parquet(folder)
+  release.write_tfds(folder, CONFIG.url)
   release.write_card(folder, statement, CONFIG)
   release.seal(folder, statement)
   assert not verify.verify(folder).mismatches
@@ -159,4 +160,24 @@ print(json.dumps({{
   found = run(code, made, tmp_path)
   channels = release.read_dataset_info(made)['image_shape'][2]
   assert found['shape'] == [channels, 8, 6] and found['kind'] == 'torch.int64'
+  check_images(found, made)
+
+
+def test_tfds_without_tensorflow(made, tmp_path):
+  code = f"""{code_of(made, 'as_data_source')}
+import json
+import sys
+info = builder.info
+print(json.dumps({{
+  'tensorflow': 'tensorflow' in sys.modules,
+  'names': info.features['label'].names,
+  'keys': info.supervised_keys, 'homepage': info.homepage,
+  'labels': [int(row['label']) for row in source],
+  'images': [row['image'].squeeze(-1).tolist() if row['image'].shape[-1] == 1
+             else row['image'].tolist() for row in source],
+}}))"""
+  found = run(code, made, tmp_path)
+  assert not found['tensorflow'] and found['names'] == list(CLASSES)
+  assert found['keys'] == ['image', 'label']
+  assert found['homepage'] == 'https://example.org/shapes'
   check_images(found, made)
