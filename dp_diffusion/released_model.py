@@ -28,6 +28,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import secrets
 from typing import Any
 import zipfile
@@ -50,12 +51,15 @@ from dp_diffusion import types
 from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.report import figures
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import verify
 from dp_diffusion.training import parallel
 
 DEFAULT_BATCH_SIZE = 64  # Where a release of an earlier version says none.
+# Of these, some system allows none in the name of a folder.
+_NOT_OF_A_FOLDER = r'[/\\:*?"<>|\x00-\x1f]'
 _DATE = (1980, 1, 1, 0, 0, 0)  # Of every entry, as NumPy has it.
 
 
@@ -66,6 +70,7 @@ class Samples:
   Attributes:
     images: uint8[N, H, W, C].
     labels: int32[N], numbers of classes.
+    class_names: label i is class_names[i]; empty without classes.
     seed: seed with which the release gives the same images again.
     release_dir: folder of the release.
     statement: bytes of its `privacy.json`.
@@ -74,27 +79,38 @@ class Samples:
 
   images: np.ndarray
   labels: np.ndarray
+  class_names: tuple[str, ...]
   seed: int
   release_dir: pathlib.Path
   statement: bytes
   mark: release_marks.Mark
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes an .npz: `images`, `labels`, the mark and `privacy.json`.
+    """Writes the images with `privacy.json`, by the end of the file's name.
+
+    An `.npz` has `images`, `labels` and the mark. A `.zip` has PNG files in a
+    folder per class, as `torchvision.datasets.ImageFolder` reads them when it
+    is unpacked: `0-NAME`, `1-NAME`, ... in order of the labels.
 
     Raises:
       UsageError: the file exists already, or cannot be written.
     """
     path = check_new_file(path, self.release_dir)
     buffer = io.BytesIO()
-    np.savez_compressed(
-      buffer,
-      allow_pickle=False,
-      images=self.images,
-      labels=self.labels,
-      **{release_marks.NAME: self.mark.to_array()},
-    )
-    with zipfile.ZipFile(buffer, 'a') as archive:
+    if path.suffix == '.npz':
+      np.savez_compressed(
+        buffer,
+        allow_pickle=False,
+        images=self.images,
+        labels=self.labels,
+        **{release_marks.NAME: self.mark.to_array()},
+      )
+    with zipfile.ZipFile(buffer, 'a', zipfile.ZIP_DEFLATED) as archive:
+      if path.suffix == '.zip':
+        folders = _class_folders(self.class_names)
+        for i, (image, label) in enumerate(zip(self.images, self.labels)):
+          name = f'{folders[label]}/{i:06d}.png'
+          archive.writestr(zipfile.ZipInfo(name, _DATE), figures.png(image))
       info = zipfile.ZipInfo(release_marks.STATEMENT, _DATE)
       info.compress_type = zipfile.ZIP_DEFLATED
       archive.writestr(info, self.statement)
@@ -180,6 +196,7 @@ class Release:
     return Samples(
       images=images,
       labels=numbers,
+      class_names=self.class_names,
       seed=seed,
       release_dir=self.folder,
       statement=self.statement,
@@ -305,7 +322,7 @@ def check_new_file(
   """Returns the path if a file of samples can be written there.
 
   Args:
-    path: local, ending with .npz.
+    path: local, ending with .npz or .zip.
     release_dir: folder of the release, into which nothing may be written.
 
   Raises:
@@ -313,9 +330,14 @@ def check_new_file(
   """
   text = os.fspath(path)
   path = pathlib.Path(text)
-  if path.suffix != '.npz' or not files.is_local(text) or '\0' in text:
+  if (
+    path.suffix not in ('.npz', '.zip')
+    or not files.is_local(text)
+    or '\0' in text
+  ):
     raise errors.UsageError(
-      f'Expected out={text!r} to be a local file that ends with .npz.'
+      f'Expected out={text!r} to be a local file that ends with .npz (arrays)'
+      ' or .zip (PNG files in a folder per class).'
     )
   if not path.parent.is_dir():
     raise errors.UsageError(
@@ -333,6 +355,20 @@ def check_new_file(
   except OSError as error:
     raise _not_written(path, error) from error
   return path
+
+
+def _class_folders(class_names: Sequence[str]) -> list[str]:
+  """Returns a name for the folder of each class, in the order of labels.
+
+  >>> _class_folders(('T-shirt/top', 'Étui'))
+  ['0-T-shirt_top', '1-Étui']
+  """
+  names = class_names or ('image',)
+  width = len(str(len(names) - 1))
+  return [
+    f'{i:0{width}d}-{re.sub(_NOT_OF_A_FOLDER, "_", name).strip(" .")}'
+    for i, name in enumerate(names)
+  ]
 
 
 def _not_written(path: pathlib.Path, error: OSError) -> Exception:

@@ -4,7 +4,9 @@ It needs only the folder `release/`, which it verifies first.
 
   RELEASE                   folder with privacy.json and model/
   --num=N                   number of images
-  --out=FILE.npz            new file for images and statement; never replaced
+  --out=FILE                new file for images and statement, never replaced:
+                            .npz (arrays) or .zip (PNG files, a folder per
+                            class)
   --labels=CLASS,CLASS,...  names or numbers of classes, taken in turn;
                             'uniform', the default, for all
   --seed=SEED               gives the same images again; a new one by default.
@@ -48,7 +50,7 @@ class Arguments:
   Attributes:
     release: folder of the release.
     num: number of images.
-    out: path of the .npz.
+    out: path of the .npz or .zip.
     labels: classes, separated by commas; '' for all.
     seed: seed of the images; None for a new one.
     sampler: changes of the sampler, as text; '' for that of the release.

@@ -8,8 +8,10 @@ import functools
 import json
 import pathlib
 import shutil
+import zipfile
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from dp_diffusion import console
@@ -243,6 +245,48 @@ def test_a_saved_file_brings_its_ledger(made, tmp_path):
   assert path.read_bytes() == path.with_name('again.npz').read_bytes()
 
 
+def test_a_zip_has_a_folder_of_pictures_per_class_and_its_ledger(
+  made, tmp_path
+):
+  found = some_samples(made)
+  path = tmp_path / 'elsewhere' / 'more.zip'
+  path.parent.mkdir()
+  found.save(path)
+  with zipfile.ZipFile(path) as archive:
+    assert archive.testzip() is None
+    names = archive.namelist()
+    statement = json.loads(archive.read('privacy.json'))
+    archive.extractall(tmp_path / 'unpacked')
+  assert statement == files.read_json(made / 'privacy.json')
+  assert names[:2] == ['0-circle/000000.png', '1-star/000001.png']
+  assert len(names) == 21 and names[-1] == 'privacy.json'
+  # As torchvision's ImageFolder numbers the classes.
+  classes = sorted(p.name for p in (tmp_path / 'unpacked').iterdir())[:2]
+  for i, (image, label) in enumerate(zip(found.images, found.labels)):
+    file = tmp_path / 'unpacked' / classes[label] / f'{i:06d}.png'
+    np.testing.assert_array_equal(Image.open(file), image[..., 0])
+  for place in (path, tmp_path / 'unpacked'):
+    config = registry.DataConfig(name='folder', path=str(place))
+    (entry,) = released.of_images(config).entries
+    assert entry.ledger == tiny_release.LEDGER
+  config = dataclasses.replace(
+    data_config(path),
+    class_names=('0-circle', '1-star'),
+    image_size=8,
+    channels=1,
+  )
+  assert 0 < len(registry.load(config).labels) <= 20
+  found.save(path.with_name('again.zip'))
+  assert path.read_bytes() == path.with_name('again.zip').read_bytes()
+
+
+def test_folders_of_classes_have_the_order_of_labels():
+  names = tuple(f'{i}/a: ?' for i in range(11, 0, -1))
+  folders = released_model._class_folders(names)
+  assert folders == sorted(folders) and folders[0] == '00-11_a_ _'
+  assert released_model._class_folders(()) == ['0-image']
+
+
 def test_a_file_is_never_replaced(made, tmp_path, monkeypatch):
   found = some_samples(made)
   path = tmp_path / 'more.npz'
@@ -281,7 +325,9 @@ def test_a_file_system_without_links(made, tmp_path, monkeypatch, is_taken):
 @pytest.mark.parametrize(
   ('name', 'words'),
   [
-    ('more.npy', 'ends with .npz'),
+    ('more.npy', r'ends with \.npz .* or \.zip'),
+    ('more', r'or \.zip'),
+    ('more/', r'or \.zip'),
     ('gs://bucket/more.npz', 'local'),
     ('absent/more.npz', 'to be there'),
     (f'{"x" * 250}.npz', 'can be written'),
