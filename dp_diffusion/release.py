@@ -56,6 +56,7 @@ from dp_diffusion.models import weights
 STATEMENT = 'privacy.json'
 CARD = 'README.md'
 CROISSANT = 'croissant.json'
+_COMMAND = 'python -m dp_diffusion.release RELEASE_DIR'
 _PARQUET = 'dataset/parquet'
 _MODEL = 'model/params.npz'
 _TFDS = 'dataset/tfds/'
@@ -414,8 +415,11 @@ def seal(
 
 def main(argv: Sequence[str]) -> int:
   """Adds the TFDS form to a release and seals it again."""
-  if len(argv) != 1:
-    console.warn('usage: python -m dp_diffusion.release RELEASE_DIR')
+  if list(argv) in (['-h'], ['--help']):
+    console.say(f'{main.__doc__}\n\n  {_COMMAND}')
+    return 0
+  if len(argv) != 1 or argv[0].startswith('-'):
+    console.warn(f'usage: {_COMMAND}')
     return 2
   release_dir = epath.Path(argv[0])
   try:

@@ -400,7 +400,7 @@ def _verified(folder: pathlib.Path) -> tuple[str, ...]:
   if not is_there:
     raise errors.UsageError(
       f'Expected release={where!r} to be a folder with {release.STATEMENT}:'
-      ' give the folder release/ of a run.'
+      f' give the folder release/ of a run{verify.release_within(folder)}.'
     )
   report = verify.verify(folder)
   if report.mismatches:

@@ -505,3 +505,11 @@ def test_killed_and_run_again_equals_uninterrupted(tmp_path, repository, times):
   done = _run(_WRITE, killed, whole, cwd=repository)
   assert done.returncode == 0, done.stderr
   assert contents(whole) == contents(killed)
+
+
+def test_help_of_the_command(capsys):
+  assert release.main(['--help']) == 0
+  assert 'dp_diffusion.release RELEASE_DIR' in capsys.readouterr().out
+  for argv in ([], ['--num=1'], ['a', 'b']):
+    assert release.main(argv) == 2
+    assert 'usage: python -m dp_diffusion.release' in capsys.readouterr().err

@@ -409,6 +409,11 @@ def test_what_was_typed_wrong_is_one_line(
   assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_a_run_is_answered_with_that_of_its_release(made):
+  with pytest.raises(errors.UsageError, match=r"of a run, '.*/release'\.$"):
+    released_model.load_release(made.parent)
+
+
 def test_help_says_every_flag(capsys):
   assert sample.main(['--help']) == 0
   text = capsys.readouterr().out

@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     The exit code.
   """
   if list(argv) in (['-h'], ['--help']):
-    print(_USAGE)
+    print((__doc__ or _USAGE).partition('\nGuarantees:')[0].rstrip())
     return 0
   problem = _usage_problem(argv)
   if problem:
@@ -156,11 +156,21 @@ def _usage_problem(argv: Sequence[str]) -> str:
     if not os.path.lexists(folder / statement_lib.FILE_NAME):
       return (
         f'Expected {ascii(argv[0])} to hold {statement_lib.FILE_NAME}: give the'
-        ' release/ folder.'
+        f' release/ folder{release_within(folder)}.'
       )
   except (OSError, ValueError):
     return f'Expected {ascii(argv[0])} to be a folder that can be read.'
   return ''
+
+
+def release_within(folder: pathlib.Path) -> str:
+  """Returns a hint for whoever names the folder of a run, or ''."""
+  inside = folder / 'release'
+  try:
+    is_there = (inside / statement_lib.FILE_NAME).is_file()
+  except (OSError, ValueError):
+    return ''
+  return f', {ascii(str(inside))}' if is_there else ''
 
 
 def _read_plain(path: pathlib.Path) -> bytes:

@@ -210,4 +210,5 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     )
   for line in _network_line(found):
     console.say(line)
+  console.say(f'release      {workdir.release}')
   console.say(f'report       {report_path(workdir)}')

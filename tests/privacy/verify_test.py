@@ -668,6 +668,18 @@ def test_nothing_to_check(tmp_path, capsys):
   captured = capsys.readouterr()
   assert captured.out == '' and captured.err.count('\n') == 2
   assert verify.main(['--help']) == 0
+  shown = capsys.readouterr().out
+  assert 'RELEASE_DIR' in shown and 'exit' in shown.lower()
+  assert 'Guarantees' not in shown
+
+
+def test_the_folder_of_a_run_is_answered_with_that_of_its_release(
+  folder, capsys
+):
+  assert verify.main([str(folder.parent)]) == 2
+  error = capsys.readouterr().err
+  assert error.rstrip().endswith(f'{str(folder)!r}.')
+  assert error.count('\n') == 1
 
 
 def test_runs_without_jax(folder):

@@ -266,6 +266,7 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   said = capsys.readouterr().out
   assert 'CNN 95.1 %, Logistic regression 50.0 %: trained on synthetic' in said
   assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
+  assert f'\nrelease      {tmp_path / "release"}\n' in said
 
 
 def test_the_summary_says_what_guessing_reaches(tmp_path, capsys):
