@@ -1,6 +1,6 @@
-"""Numbers for the leaves of a tree of parameters, by patterns of their paths.
+"""Reads rules that give numbers to parameters by name, as 'label/*=50'.
 
-A config key gives them as texts, 'PATTERN=NUMBER' or, for several patterns,
+A config key holds rules as texts, 'PATTERN=NUMBER' or, for several patterns,
 'PATTERN PATTERN=NUMBER'. Patterns are those of `finetune.trainable`: shell
 patterns of whole paths, such as 'label/*' or '*/bias'. The first text with a
 pattern that matches a leaf holds for the leaf.

@@ -1,4 +1,4 @@
-"""Samples images from a release: `python -m dp_diffusion.sample RELEASE ...`.
+"""The command that samples a release: `python -m dp_diffusion.sample ...`.
 
 It needs only the folder `release/`, which it verifies first.
 

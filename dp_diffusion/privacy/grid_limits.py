@@ -1,4 +1,4 @@
-"""What sums on a fixed grid hold: known before anything is computed.
+"""Limits of records, devices, noise and clip norm of exact sums on a grid.
 
 `fixed_point` derives the numbers of records, devices and of the noise from its
 words, `clipping` those of the clip norm from float32. They stand here, where no

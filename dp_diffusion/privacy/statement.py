@@ -1,7 +1,8 @@
-"""Writes the privacy statement of a release (`privacy.json`) and its card.
+"""Writes the privacy statement of a release (`privacy.json`).
 
-Both are computed from the ledger and a few public facts, so that `verify` can
-compute them again and compare.
+The statement, and the part of the card that states the guarantee, are computed
+from the ledger and a few public facts, so that `verify` can compute them again
+and compare.
 """
 
 from __future__ import annotations

@@ -235,17 +235,8 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
       examples={stage: cost.examples for stage, cost in found.items()},
       flop={stage: cost.flop for stage, cost in found.items()},
     ),
-    f'  disk                {_disk(config)}',
+    f'  disk                {cost_estimates.disk_text(config)}',
   ]
-
-
-def _disk(config: config_lib.Config) -> str:
-  image = config.data.image_size**2 * config.data.channels
-  return (
-    f'{cost_estimates.size_text(cost_estimates.disk_bytes(config))}:'
-    ' checkpoints, decoded images, release;'
-    f' {cost_estimates.size_text(image)} more for each public image'
-  )
 
 
 def _road_lines(

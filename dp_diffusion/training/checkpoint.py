@@ -49,6 +49,7 @@ from dp_diffusion.training import processes
 
 PyTree = types.PyTree
 
+NUM_KEPT = 3  # Checkpoints of a training; older ones are removed.
 _VERSION = 1
 _TEMPORARY = '.orbax-checkpoint-tmp'
 _SECS_FOR_OTHER_WRITES = 0.5
@@ -101,7 +102,7 @@ class Checkpointer:
   """
 
   def __init__(
-    self, folder: epath.PathLike, *, is_private: bool, keep: int = 3
+    self, folder: epath.PathLike, *, is_private: bool, keep: int = NUM_KEPT
   ) -> None:
     """Stores the arguments; the first `save` makes the folder.
 

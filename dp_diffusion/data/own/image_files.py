@@ -1,4 +1,4 @@
-"""Checks and decodes own images with their labels."""
+"""One set of own images, of any form: selects, checks and decodes its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates time and memory of a run on this machine, for `plan`.
+"""Estimates time, memory and disk of a run on this machine, for `plan`.
 
 On an accelerator, a microbatch of each stage is run a few times with black
 images and zero weights, since time and memory do not depend on their values. On
@@ -26,6 +26,7 @@ from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.training import checkpoint
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import private_step as step_lib
 
@@ -35,7 +36,6 @@ _NUM_TIMED = 3
 _CONVOLUTION_FLOP = (
   4e9  # Of the convolution that is timed; a tenth of a second.
 )
-_KEPT_CHECKPOINTS = 3
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 
@@ -194,7 +194,16 @@ def disk_bytes(config: config_lib.Config) -> int:
   num_stages = sum(
     map(bool, (1, config.pretrain.num_steps, config.finetune.warm_up.num_steps))
   )
-  return num_stages * _KEPT_CHECKPOINTS * state + image * num_images
+  return num_stages * checkpoint.NUM_KEPT * state + image * num_images
+
+
+def disk_text(config: config_lib.Config) -> str:
+  """Says what `disk_bytes` counts, and what more public images need."""
+  image = config.data.image_size**2 * config.data.channels
+  return (
+    f'{size_text(disk_bytes(config))}: checkpoints, decoded images, release;'
+    f' {size_text(image)} more for each public image'
+  )
 
 
 def measure(
