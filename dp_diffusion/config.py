@@ -35,6 +35,7 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import audit
 from dp_diffusion.privacy import grid_limits
 from dp_diffusion.training import optimizers
+from dp_diffusion.training import power_averages
 
 UsageError = errors.UsageError
 _OF_INIT = ('init_sha256', 'init_key_map', 'init_as_configured', 'init_format')
@@ -203,6 +204,15 @@ class FinetuneConfig:
     config_keys.Allowed("'PATTERN=SHARE'", leaf_patterns.parse),
     is_later=True,
   )
+  power_averages: tuple[float, ...] = config_keys.key(
+    (),
+    'Relative lengths of further averages of the weights (EDM2), such as'
+    ' (0.05, 0.1): shares of the training over which they are taken.'
+    ' sample.average_length then chooses a length after the training; () keeps'
+    ' none.',
+    f'(0, {power_averages.MAX_LENGTH}]',
+    is_later=True,
+  )
   warm_up: warm_up.WarmUpConfig = config_keys.section(
     'A training on noised statistics of the sensitive images before the private'
     ' steps, by the other keys of pretrain; privacy.epsilon covers both.',
@@ -222,6 +232,11 @@ class FinetuneConfig:
         f'Expected finetune.draw_chunk_size={self.draw_chunk_size} to divide'
         f' finetune.augmult={self.augmult}.'
       )
+    if len(set(self.power_averages)) < len(self.power_averages):
+      raise ValueError(
+        f'Expected finetune.power_averages={self.power_averages} to be'
+        ' different lengths.'
+      )
     if not self.trainable:
       raise ValueError(
         "Expected finetune.trainable to name at least one pattern; ('*',) "
@@ -231,6 +246,10 @@ class FinetuneConfig:
   def group_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `clip_groups`, parsed."""
     return leaf_patterns.parse_all('finetune.clip_groups', self.clip_groups)
+
+  def power_exponents(self) -> tuple[float, ...]:
+    """Returns the exponents of `power_averages`."""
+    return tuple(power_averages.exponent(x) for x in self.power_averages)
 
   def scale_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `gradient_scales`, parsed."""
@@ -253,6 +272,15 @@ class SampleConfig:
     ' a histogram of the sensitive labels, noised by'
     ' privacy.label_histogram_noise_multiplier.',
     config_keys.Allowed(f"'uniform', weights or {NOISED_HISTOGRAM!r}"),
+  )
+  average_length: float = config_keys.key(
+    0.0,
+    'Relative length of the average of the weights that is released and sampled'
+    ' from, made from those of finetune.power_averages. It may be chosen after'
+    ' the training, by synthetic or public images alone. 0 keeps the weights of'
+    ' finetune.release_weights.',
+    f'[0, {power_averages.MAX_LENGTH}]',
+    is_later=True,
   )
   write_tfds: bool = config_keys.key(
     True, 'Also write the dataset in TFDS form, where TensorFlow is installed.'
@@ -376,6 +404,11 @@ class Config:
         f'Expected sample.labels={self.sample.labels!r} and privacy.'
         f'label_histogram_noise_multiplier={noise:g} to go together:'
         f' {NOISED_HISTOGRAM!r} with noise > 0, all other labels with 0.'
+      )
+    if self.sample.average_length and not self.finetune.power_averages:
+      raise ValueError(
+        'Expected finetune.power_averages to be set, as sample.average_length='
+        f'{self.sample.average_length:g} is: it is made from them.'
       )
     if self.sample.labels == NOISED_HISTOGRAM and (
       self.finetune.warm_up.generated_steps

@@ -218,6 +218,7 @@ def on_public_images(config: config_lib.Config) -> config_lib.Config:
     finetune=dataclasses.replace(
       config.finetune,
       optimizer=dataclasses.replace(config.finetune.optimizer, warmup_steps=0),
+      power_averages=(),
     ),
   )
 

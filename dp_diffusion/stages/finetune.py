@@ -38,6 +38,7 @@ from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import averages
 from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import histograms
@@ -224,6 +225,7 @@ def wire_steps(
     expected_batch_size=mechanism.expected_batch_size,
     ema_decay=finetune.ema_decay,
     noise_strategy=mechanism.noise_strategy,
+    power_exponents=finetune.power_exponents(),
   )
   return private_loop.PrivateSteps(
     selector=streams.poisson_selector(
@@ -285,7 +287,10 @@ def _initial_state(
   trained, frozen = train_state.partition(
     params, weights.trainable_fn(params, config.finetune.trainable, reset)
   )
-  return train_state.create(trained, optimizer, frozen), optimizer
+  state = train_state.create(
+    trained, optimizer, frozen, len(config.finetune.power_averages)
+  )
+  return state, optimizer
 
 
 def _numbers(stats: Any) -> dict[str, float]:
@@ -311,6 +316,7 @@ def _write_release(
 ) -> None:
   """Writes the model and its statement, which may be published."""
   params = assembly.released_params(config, state)
+  averages.store(config, workdir, state)
   statements.store(
     workdir, ledger.seal(), is_insecure=is_insecure, public_data=public
   )

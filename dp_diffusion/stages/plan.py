@@ -209,11 +209,12 @@ def _are_public_classified(config: config_lib.Config) -> bool:
 
 def _model_lines(config: config_lib.Config) -> list[str]:
   count = flop_counts.num_parameters(config)
+  copies = 6 + len(config.finetune.power_averages)
   return [
     'model',
     f'  parameters          {count:,}',
     '  weights and states '
-    f' {cost_estimates.size_text(6 * 4 * count)} per device'
+    f' {cost_estimates.size_text(copies * 4 * count)} per device'
     ' (weights, average, two moments, sum, noise; float32)',
   ]
 

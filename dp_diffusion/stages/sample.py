@@ -22,6 +22,7 @@ from dp_diffusion import sampling
 from dp_diffusion import types
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import averages
 from dp_diffusion.stages.run import histograms
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import statements
@@ -45,6 +46,7 @@ def run(
       are of another run, or the disk is full.
     Interrupted: the user asked to stop; finished shards are kept.
   """
+  processes.on_main(lambda: averages.choose(config, workdir))
   processes.on_main(lambda: release.check_model(workdir.release))
   devices = parallel.DataParallel()
   sample = config.sample

@@ -65,12 +65,14 @@ class ApplyConfig:
     ema_decay: final decay of the moving average, in [0, 1).
     noise_strategy: coefficients of `correlated_noise`; (1,) for noise that is
       independent in each step.
+    power_exponents: exponents of further averages, see `power_averages`.
   """
 
   noise_multiplier: float
   expected_batch_size: int
   ema_decay: float
   noise_strategy: tuple[float, ...] = (1.0,)
+  power_exponents: tuple[float, ...] = ()
 
   def __post_init__(self) -> None:
     checks.check_non_negative('noise_multiplier', self.noise_multiplier)
@@ -175,7 +177,9 @@ def apply(
     _correlate(past_noise, config),
   )
   grads = jax.tree.map(lambda x: x / config.expected_batch_size, noised_sum)
-  return train_state.update(state, grads, optimizer, config.ema_decay)
+  return train_state.update(
+    state, grads, optimizer, config.ema_decay, config.power_exponents
+  )
 
 
 def _correlate(

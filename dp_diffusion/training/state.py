@@ -24,6 +24,8 @@ class TrainState(struct.PyTreeNode):
     ema_params: tree of float32, moving average of `params`.
     frozen_params: tree of parameters that no step changes, disjoint from
       `params`; empty when all are trained.
+    power_params: further averages of `params`, see `power_averages`; none by
+      default.
   """
 
   step: types.Array
@@ -31,6 +33,7 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
   ema_params: types.Params
   frozen_params: types.Params = struct.field(default_factory=dict)
+  power_params: tuple[types.Params, ...] = ()
 
   @property
   def all_params(self) -> types.Params:
@@ -47,6 +50,7 @@ def create(
   params: types.Params,
   optimizer: optax.GradientTransformation,
   frozen_params: types.Params | None = None,
+  num_power_averages: int = 0,
 ) -> TrainState:
   """Makes the state before the first step of a phase.
 
@@ -54,6 +58,7 @@ def create(
     params: initial or pre-trained parameters to train.
     optimizer: the result of `optimizers.make`.
     frozen_params: parameters that the model needs but that are not trained.
+    num_power_averages: number of further averages.
 
   Returns:
     A state that shares no buffer between its trees, so that all can be
@@ -69,6 +74,7 @@ def create(
     opt_state=optimizer.init(params),
     ema_params=copy(params),
     frozen_params=copy(frozen_params or {}),
+    power_params=tuple(copy(params) for _ in range(num_power_averages)),
   )
 
 
@@ -137,6 +143,22 @@ def ema_decay_at(step: types.Array, ema_decay: float) -> types.Array:
   return jnp.minimum(ema_decay, (1.0 + t) / (10.0 + t))
 
 
+def power_decay_at(step: types.Array, gamma: float) -> types.Array:
+  """Returns the decay of a power average, (1 - 1/(t+1))^(gamma+1).
+
+  It is 0 at the first step, so the initial weights have no share.
+
+  Args:
+    step: int32[], number t of steps done before this one in this phase.
+    gamma: exponent of the average (arXiv 2312.02696, eq. 2).
+
+  Returns:
+    float32[].
+  """
+  t = jnp.asarray(step, jnp.float32)
+  return jnp.power(t / (t + 1.0), gamma + 1.0)
+
+
 def update_ema(
   ema_params: types.Params,
   params: types.Params,
@@ -159,8 +181,9 @@ def update(
   grads: types.PyTree,
   optimizer: optax.GradientTransformation,
   ema_decay: float,
+  power_exponents: tuple[float, ...] = (),
 ) -> TrainState:
-  """Takes the optimizer's step and updates the moving average.
+  """Takes the optimizer's step and updates the averages.
 
   All of it is post-processing of `grads`.
 
@@ -169,6 +192,7 @@ def update(
     grads: one array for each trained parameter; noised on the private path.
     optimizer: the result of `optimizers.make`.
     ema_decay: final decay of the moving average, in [0, 1).
+    power_exponents: gamma of each of `state.power_params`.
 
   Returns:
     The state after the step.
@@ -181,4 +205,10 @@ def update(
     params=params,
     opt_state=opt_state,
     ema_params=update_ema(state.ema_params, params, decay),
+    power_params=tuple(
+      update_ema(average, params, power_decay_at(state.step, gamma))
+      for average, gamma in zip(
+        state.power_params, power_exponents, strict=True
+      )
+    ),
   )

@@ -312,6 +312,21 @@ def test_more_noise_makes_room_for_a_warm_up() -> None:
   assert 1.49 < beside.epsilon_pld <= 1.5
 
 
+def test_averages_are_kept_beside_the_one_that_is_released(
+  seen: Seen, workdir
+) -> None:
+  """And in the checkpoint, so that a resume goes on with them."""
+  config = load(finetune__power_averages='(0.05, 0.1)')
+  begin(config, workdir)
+  exponents = config.finetune.power_exponents()
+  assert seen.configs['apply'].power_exponents == exponents
+  assert len(seen.state.power_params) == len(exponents) == 2
+  begin(config, workdir)
+  assert seen.start_step == 1 and len(seen.state.power_params) == 2
+  with pytest.raises(errors.UsageError, match='power_params'):
+    finetune.run(load(), workdir, interrupts.Stop(''))
+
+
 def test_histogram_is_noised_once(seen: Seen, workdir) -> None:
   exact = np.bincount(registry.load(load().data).labels, minlength=10)
   begin(load(**WITH_HISTOGRAM), workdir)

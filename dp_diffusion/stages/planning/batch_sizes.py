@@ -131,14 +131,22 @@ def private_state(
     num_steps,
     optimizers.KnownNoise(std=1.0),  # It changes no shape.
   )
-  return _state(config, config.data, optimizer)
+  num_averages = len(config.finetune.power_averages)
+  return _state(config, config.data, optimizer, num_averages)
 
 
 def _state(
-  config: config_lib.Config, data: registry.DataConfig, optimizer: object
+  config: config_lib.Config,
+  data: registry.DataConfig,
+  optimizer: object,
+  num_averages: int = 0,
 ) -> train_state.TrainState:
   return jax.eval_shape(
-    lambda: train_state.create(assembly.init_params(config, data), optimizer)
+    lambda: train_state.create(
+      assembly.init_params(config, data),
+      optimizer,
+      num_power_averages=num_averages,
+    )
   )
 
 
