@@ -37,6 +37,18 @@ _LOSSES = 'dp_diffusion/privacy/loss_distributions.py'
 _STATEMENT = 'dp_diffusion/privacy/statement.py'
 _HISTOGRAMS = 'dp_diffusion/stages/run/histograms.py'
 _BUDGET = 'dp_diffusion/stages/run/budget.py'
+_CLASS_MEANS = 'dp_diffusion/baselines/class_means.py'
+_WARM_UP = 'dp_diffusion/stages/warm_up.py'
+# The last lines of `private_step.apply`.
+_UPDATE = (
+  '  return train_state.update(\n'
+  '    state, grads, optimizer, config.ema_decay, config.power_exponents\n'
+  '  )\n'
+)
+_AVERAGES = 'dp_diffusion/stages/run/averages.py'
+_CLASS_MEANS_TEST = 'tests/baselines/class_means_test.py'
+_WARM_UP_TEST = 'tests/stages/warm_up_test.py'
+_AVERAGES_TEST = 'tests/stages/run/averages_test.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
 _AUDIT_TEST = 'tests/privacy/audit_test.py'
@@ -196,7 +208,7 @@ ALL = (
   _one(
     'EMA of the step without noise',
     _STEP,
-    '  return train_state.update(state, grads, optimizer, config.ema_decay)\n',
+    _UPDATE,
     '  size = config.expected_batch_size\n'
     '  exact = jax.tree.map(lambda x: x / size, exact.to_floats())\n'
     '  exact = train_state.update(state, exact, optimizer, config.ema_decay)\n'
@@ -861,7 +873,7 @@ ALL = (
   _one(
     "Adam's moments from the gradient without noise",
     _STEP,
-    '  return train_state.update(state, grads, optimizer, config.ema_decay)\n',
+    _UPDATE,
     '  size = config.expected_batch_size\n'
     '  exact = jax.tree.map(lambda x: x / size, exact.to_floats())\n'
     '  exact = train_state.update(state, exact, optimizer, config.ema_decay)\n'
@@ -1369,5 +1381,76 @@ ALL = (
     'self._words(0, start, _GROUP_DOMAIN)',
     'self._words(0, start)',
     f'{_SELECTION_TEST}::test_groups_are_drawn_apart_from_every_step',
+  ),
+  _one(
+    'Warm-up not entered in the ledger',
+    _BUDGET,
+    '(*histograms.entries(config), *config.finetune.warm_up.entries())',
+    'histograms.entries(config)',
+    f'{_FINETUNE_TEST}::test_statistics_of_a_warm_up_are_paid_for',
+  ),
+  _one(
+    'Warm-up: several class means are counted as one',
+    'dp_diffusion/baselines/warm_up.py',
+    '(self.mean_noise_multiplier, MEANS, self.num_means)',
+    '(self.mean_noise_multiplier, MEANS)',
+    'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
+  ),
+  _one(
+    'Warm-up: statistics get half the noise of the ledger',
+    _MEAN_EMBEDDING,
+    'exact, mechanism.noise_std, streams',
+    'exact, 0.5 * mechanism.noise_std, streams',
+    f'{_CLASS_MEANS_TEST}::test_noise_std',
+  ),
+  _one(
+    'Warm-up: all noised sums have the same noise',
+    _MEAN_EMBEDDING,
+    "  purposes = (purpose, *(f'{purpose}, {i}' for i in"
+    ' range(1, mechanism.count)))\n',
+    '  purposes = (purpose,) * mechanism.count\n',
+    f'{_CLASS_MEANS_TEST}::test_each_release_has_noise_of_its_own',
+  ),
+  _one(
+    'Warm-up: statistics are drawn again with other noise',
+    _WARM_UP,
+    "    if before.get(name) != value and not (is_kept and name == 'rng'):\n",
+    '    if before.get(name) != value and not is_kept:\n',
+    f'{_WARM_UP_TEST}::test_other_images_and_secrets_are_refused',
+  ),
+  _one(
+    'Warm-up: each image is a record where persons are',
+    _WARM_UP,
+    'batching.make_records(source, config.data.unit)',
+    "batching.make_records(source, 'image')",
+    f'{_WARM_UP_TEST}::test_a_person_is_one_record',
+  ),
+  _one(
+    'Warm-up: noise does not depend on what is drawn',
+    _WARM_UP,
+    'run_id=key_streams.run_id(secret, facts)',
+    "run_id='warm-up'",
+    f'{_WARM_UP_TEST}::test_other_statistics_have_other_noise',
+  ),
+  _one(
+    'Warm-up: statistics in public/',
+    _WARM_UP,
+    "  kept = workdir.private / 'warm_up' / 'statistics.npz'\n",
+    "  kept = workdir.public / 'warm_up' / 'statistics.npz'\n",
+    f'{_WARM_UP_TEST}::test_statistics_are_drawn_once',
+  ),
+  _one(
+    'Chosen average is released under the statement of other weights',
+    _AVERAGES,
+    '  statements.seal(config, workdir)\n',
+    '',
+    f'{_AVERAGES_TEST}::test_a_length_is_chosen_after_training',
+  ),
+  _one(
+    'Averages of the weights before each step, the first ones included',
+    'dp_diffusion/training/state.py',
+    'update_ema(average, params, power_decay_at',
+    'update_ema(average, state.params, power_decay_at',
+    'tests/training/power_averages_test.py::test_steps_keep_the_averages',
   ),
 )
