@@ -45,7 +45,11 @@ _BOUNDARIES = (
   'Edges 0 < ... < T of the intervals that timesteps are drawn from; () is'
   ' uniform.'
 )
-_WEIGHTS = 'Probability of each interval; uniform within it.'
+_WEIGHTS = (
+  'Probability of each interval; uniform within it. 0 leaves its timesteps to'
+  ' the other training, as DP-SynGen (arXiv 2412.09842) leaves early and late'
+  ' ones to the public one.'
+)
 ModelConfig = unet.ModelConfig
 DiffusionConfig = schedules.DiffusionConfig
 
