@@ -30,6 +30,9 @@ configs/recipes sets image size, network and steps, and computes batch, K and
 delta from the declared number of records; the first lines of a run print them.
 The command line can set any of them (--config.data.image_size=32 ...).
 
+Mirrored images: if one is as good an image of its class (cells and tissue are,
+letters are not), set --config.data.flip=True. Classifiers then mirror too.
+
 Grey or colour: unless --config.data.channels is 1 or 3, 64 of the images are
 opened, by `plan` too. If nine in ten are of one kind, this kind is used;
 otherwise the key must be set. The choice is taken to be public, as the size and
@@ -147,6 +150,13 @@ def finish(
       ' number is published.'
     )
   lines = machines.fill(config, machine, typed)
+  if 'evaluate.classifier.flip' not in typed:
+    config.evaluate.classifier.flip = config.data.flip
+  if 'data.flip' not in typed:
+    lines.append(
+      f'{machine}: images are not mirrored; where a mirrored one would be as'
+      ' good, set --config.data.flip=True'
+    )
   kind = 'grey' if config.data.channels == 1 else 'colour'
   if is_found:
     lines.append(f'{machine}: images are read as {kind}, as in their files')

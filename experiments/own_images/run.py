@@ -57,6 +57,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
   },
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
+  'mirrored': {'data.flip': True},
   'no guidance': {'sample.sampler.guidance_weight': 0.0},
 }
 

@@ -129,3 +129,13 @@ def test_delta_is_a_tenth_of_one_over_the_records_at_most() -> None:
   for number in (1, 2, 9, 10, 11, 99, 100, 101, 22_000, 302_436):
     delta = machines.tenth_of_one_over(number)
     assert 0.01 / number < delta <= 0.1 / number * (1 + 1e-12)
+
+
+def test_one_key_mirrors_images_and_those_of_the_classifiers(capsys) -> None:
+  given = {**OWN, 'privacy__num_examples': '9000'}
+  for flips, said in (({}, True), ({'data__flip': 'True'}, False)):
+    config = load('own_images:cpu', **given, **flips)
+    assert config.data.flip == config.evaluate.classifier.flip == (not said)
+    assert ('--config.data.flip=True' in capsys.readouterr().out) == said
+  apart = {'data__flip': 'True', 'evaluate__classifier__flip': 'False'}
+  assert not load('own_images:cpu', **given, **apart).evaluate.classifier.flip
