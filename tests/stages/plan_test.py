@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -193,3 +194,7 @@ def test_a_plan_says_what_is_there_and_what_is_to_be_fetched(
     '  sensitive           there, by name; no image was read',
     '  public              not there yet: It is not prepared: get it.',
   ]
+  opened = dataclasses.replace(config, found=('data.channels',))
+  assert data_checks.names_found(opened)[1].endswith(
+    'there, by name; images were opened for data.channels alone'
+  )

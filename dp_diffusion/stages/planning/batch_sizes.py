@@ -123,9 +123,20 @@ def public_state(config: config_lib.Config) -> train_state.TrainState:
 
 
 def private_state(
-  config: config_lib.Config, num_steps: int
+  config: config_lib.Config, num_steps: int | None = None
 ) -> train_state.TrainState:
-  """Returns the shapes of the state of fine-tuning, with all leaves trained."""
+  """Returns the shapes of the state of fine-tuning, with all leaves trained.
+
+  Args:
+    config: config of the run.
+    num_steps: number of private steps; None where it is not known, since it
+      changes no shape.
+
+  Raises:
+    ValueError: the warm-up is not shorter than the number of steps.
+  """
+  if num_steps is None:
+    num_steps = config.finetune.optimizer.warmup_steps + 1
   optimizer = optimizers.make(
     config.finetune.optimizer,
     num_steps,

@@ -188,7 +188,7 @@ def convolution_speed(config: config_lib.Config) -> float:
 
 def disk_bytes(config: config_lib.Config) -> int:
   """Returns the bytes of all checkpoints, decoded images and the release."""
-  state = microbatch.tree_bytes(batch_sizes.private_state(config, 1))
+  state = microbatch.tree_bytes(batch_sizes.private_state(config))
   image = config.data.image_size**2 * config.data.channels
   num_images = config.privacy.num_examples + config.sample.num_samples
   num_stages = sum(
@@ -279,7 +279,7 @@ def _private(
 def _sample(config: config_lib.Config) -> Estimate:
   size = config.sample.batch_size
   apply = unet.UNet(config.unet_config(config.data)).apply
-  state = batch_sizes.private_state(config, 1)
+  state = batch_sizes.private_state(config)
   variables = {'params': _zeros(state.params)}
   labels = jnp.zeros((size,), jnp.int32)
   images = _black(config, (size,))['image'].astype(jnp.float32)

@@ -37,7 +37,7 @@ def evaluates_public(config: config_lib.Config) -> bool:
 
 
 def names_found(config: config_lib.Config) -> list[str]:
-  """Checks names, folders, classes and splits, without opening an image.
+  """Checks names, folders, classes and splits, opening no further image.
 
   Args:
     config: gives data, pretrain and evaluate.
@@ -56,6 +56,9 @@ def names_found(config: config_lib.Config) -> list[str]:
   lines = ['data']
   for name, (data, names) in asked.items():
     found = 'there, by name; no image was read'
+    if name == 'sensitive' and config.found:
+      keys = ', '.join(config.found)
+      found = f'there, by name; images were opened for {keys} alone'
     try:
       registry.check_available(data, names)
     except errors.UsageError as error:

@@ -110,6 +110,16 @@ def test_on_a_cpu_hours_follow_from_the_speed_of_a_convolution(
   assert [line.split()[0] for line in found[4:]] == ['too']  # More than a day.
 
 
+def test_costs_do_not_depend_on_a_warm_up(config) -> None:
+  """A plan of `own_images:cpu` once ended with a traceback."""
+  optimizer = dataclasses.replace(config.finetune.optimizer, warmup_steps=3)
+  finetune = dataclasses.replace(config.finetune, optimizer=optimizer)
+  warmed = dataclasses.replace(config, finetune=finetune)
+  assert cost_estimates.disk_bytes(warmed) == cost_estimates.disk_bytes(config)
+  with pytest.raises(ValueError, match='warmup_steps=3 to be < num_steps=3'):
+    batch_sizes.private_state(warmed, 3)
+
+
 def test_memory_of_a_record_grows_with_its_draws(config, state) -> None:
   one, four = (cost_estimates.record_bytes(config, k) for k in (1, 4))
   assert one > microbatch.tree_bytes(state.params)
