@@ -421,6 +421,9 @@ def test_croissant_must_say_the_sentence(folder, capsys):
   hashes = {**STATEMENT['files'], path.name: '0' * 64}
   for wrong in (
     json.dumps({**value, 'description': sentence.replace('(', '(0.')}).encode(),
+    json.dumps({**value, 'description': f' {sentence} Or less.'}).encode(),
+    json.dumps({**value, 'description': f'Not{sentence}'}).encode(),
+    json.dumps({**value, 'description': [f' {sentence}']}).encode(),
     json.dumps({'name': 'shapes'}).encode(),
     json.dumps([value]).encode(),
     b'{',
