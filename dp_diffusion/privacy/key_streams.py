@@ -17,6 +17,9 @@ Guarantees:
   * `repr` does not show it. `::test_repr_hides_the_secret`.
   * Keys of different purposes, steps, runs and secrets differ.
     `::test_purposes_never_collide`, `::test_parts_are_unambiguous`.
+  * Each of the four keys of a step's noise is a hash of its own, so that all
+    256 bits must be guessed.
+    `::test_each_key_of_the_noise_is_a_hash_of_its_own`.
   * A draw key belongs to (step, record, draw), not to a slot, a device or a
     microbatch. `::test_draw_keys_follow_the_record`.
 """

@@ -225,7 +225,8 @@ class Ledger:
     * Spending more than the budget is refused:
       `ledger_test.py::test_spending_past_the_budget_is_refused`.
     * Every kind of event counts, an inherited ledger included:
-      `ledger_test.py::test_every_kind_of_event_counts`.
+      `ledger_test.py::test_every_kind_of_event_counts`,
+      `ledger_test.py::test_everything_that_a_release_had_spent_counts`.
     * Steps that are run again are charged again:
       `ledger_test.py::test_replayed_steps_are_charged`.
     * A released training cannot continue:

@@ -107,7 +107,8 @@ def epsilon(steps: Sequence[Steps], delta: float) -> float:
       also at deltas below 1e-15 and at tiny sampling probabilities:
       `loss_distributions_test.py::test_never_below_the_truth`.
     * Rounding errors are included:
-      `loss_distributions_test.py::test_rounding_error_is_paid_for`.
+      `loss_distributions_test.py::test_rounding_error_is_paid_for`,
+      `loss_distributions_test.py::test_errors_of_cells_are_paid_for`.
     * It falls as noise rises:
       `loss_distributions_test.py::test_falls_as_noise_rises`.
 

@@ -7,7 +7,8 @@ secret and new coins; results of earlier audits stay in `evaluation/audit.json`.
 
 Guarantees:
   * It reads no sensitive image, so it spends no privacy.
-    `tests/stages/audit_test.py::test_no_sensitive_image_is_read`.
+    `tests/stages/audit_test.py::test_no_sensitive_image_is_read`,
+    `tests/stages/audit_test.py::test_the_sensitive_images_are_no_public_ones`.
   * It fails where the noise is off or too small or the clip is off, and passes
     on the mechanism as it is.
     `tests/stages/audit_test.py::test_faults_end_with_exit_code_1`,
@@ -15,6 +16,8 @@ Guarantees:
   * The coins come from a secret that no earlier audit used.
     `tests/stages/audit_test.py::test_every_audit_has_its_own_secret`,
     `tests/stages/audit_test.py::test_an_audit_never_goes_on_under_another_secret`.
+  * Results of earlier audits stay, also those that failed.
+    `tests/stages/audit_test.py::test_no_earlier_audit_is_forgotten`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ Guarantees:
   * Embeddings of other images, features, public images or settings have other
     noise, even with one secret.
     `tests/stages/baseline_test.py::test_what_names_an_embedding`.
-  * Exact class counts are in no file.
-    `tests/stages/baseline_test.py::test_labels_are_of_the_config`.
+  * Exact class counts are in no file, and no number of images is.
+    `tests/stages/baseline_test.py::test_labels_do_not_follow_those_of_the_images`,
+    `tests/stages/baseline_test.py::test_the_model_is_described_by_the_config_alone`.
+  * What is trained without noise reads public images.
+    `tests/stages/baseline_test.py::test_what_is_trained_without_noise_reads_public_images`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ model is written to release/model.
 Guarantees:
   * It spends the epsilon of its calibration, and the folder verifies.
     `tests/stages/baseline_test.py::test_classifier_spends_its_own_ledger`.
-  * Trainings that differ in a setting of the private step, or in their first
-    weights, have different noise and batches, even with one secret.
-    `tests/stages/baseline_test.py::test_what_names_a_training_of_the_classifier`.
+  * Trainings that differ in a setting of the private step, in their first
+    weights or in their images have different noise and batches, even with one
+    secret.
+    `tests/stages/baseline_test.py::test_what_names_a_training_of_the_classifier`,
+    `tests/stages/baseline_test.py::test_a_training_on_other_data_has_another_name`.
 """
 
 from __future__ import annotations
