@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import registry
 from dp_diffusion.stages import runner
+from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
@@ -259,6 +262,35 @@ def test_a_begun_run_stays_bound_to_its_config(
     _run(tmp_path, 'finetune')
   with pytest.raises(errors.UsageError, match='belongs to another'):
     _run(tmp_path, 'finetune', split_seed='3')
+
+
+@pytest.mark.parametrize('is_interrupted', [False, True])
+def test_how_long_private_steps_took_is_not_said(
+  is_interrupted: bool, tmp_path: pathlib.Path, monkeypatch, capsys
+) -> None:
+  """Neither here nor beside the config: it depends on the records they read."""
+  found = []
+  for secs in (1.0, 1000.0):
+    now = [0.0]
+
+    def train(*arguments, now=now, secs=secs) -> None:
+      del arguments
+      now[0] += secs
+      if is_interrupted:
+        raise errors.Interrupted('Stopped.')
+
+    clock = types.SimpleNamespace(monotonic=lambda now=now: now[0])
+    monkeypatch.setattr(runner, 'time', clock)
+    monkeypatch.setitem(runner._RUN, 'finetune', train)
+    workdir = workdirs.open_workdir(str(tmp_path / str(secs)))
+    config = config_lib.load(command.DIGITS_SMOKE, {})
+    workdir.begin('pretrain', config)
+    workdir.complete('pretrain', 1.0)
+    with contextlib.suppress(errors.Interrupted):
+      runner._run_stage('finetune', config, workdir, interrupts.Stop(''))
+    assert workdir.secs()['finetune'] == secs  # In private/.
+    found.append((capsys.readouterr(), workdir.config_path.read_text()))
+  assert found[0] == found[1]
 
 
 def test_two_processes_in_one_workdir_are_one_too_many(
