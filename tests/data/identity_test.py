@@ -175,6 +175,20 @@ def test_paths_to_the_same_files(scans, tmp_path, monkeypatch):
     check(DIFFERENT, own(scans), own(path) if path else own(tmp_path / 'no'))
 
 
+@pytest.mark.parametrize('place', [0, 1, -1])
+def test_one_file_that_two_folders_share_is_enough(place, scans, tmp_path):
+  """Whichever it is: others of the same name and size may be other images."""
+  other = tmp_path / 'other'
+  shutil.copytree(scans, other)
+  names = sorted(other.rglob('*.png'))
+  for file in names:
+    if file != names[place]:
+      file.write_bytes(file.read_bytes()[::-1])
+  check(SAME, own(scans), own(other))
+  names[place].write_bytes(names[place].read_bytes()[::-1])
+  check(DIFFERENT, own(scans), own(other))
+
+
 def test_copied_npz(tmp_path):
   one, other = tmp_path / 'one.npz', tmp_path / 'other.npz'
   np.savez(one, images=np.zeros((2, 4, 4, 1), np.uint8), labels=np.arange(2))

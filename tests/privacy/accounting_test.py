@@ -560,9 +560,13 @@ def test_delta_inverts_epsilon():
   events = [subsampled(2.0, 0.1, 100)]
   for accountant in accounting.ACCOUNTANTS:
     spent = accounting.epsilon(events, 1e-5, accountant)
-    assert accounting.delta(events, spent, accountant) == pytest.approx(
-      1e-5, rel=1e-3
-    )
+    found = accounting.delta(events, spent, accountant)
+    assert found == pytest.approx(1e-5, rel=1e-3)
+    for target in (0.9, 1.0, spent):  # It suffices, and hardly less would.
+      found = accounting.delta(events, target, accountant)
+      assert accounting.epsilon(events, found, accountant) <= target
+      less = found * (1 - 1e-4)
+      assert accounting.epsilon(events, less, accountant) > target
 
 
 def test_no_warnings_about_orders(caplog):

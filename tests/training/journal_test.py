@@ -75,3 +75,26 @@ def test_several_processes_take_nothing_back(
     assert files.read_json(path)['begun_steps'] == {'now rng': [[0, 5]]}
     begun.begin(1)
   assert files.read_json(path)['begun_steps'] == {'now rng': [[0, end]]}
+
+
+def test_a_shorter_span_hides_no_step_of_a_longer_one(tmp_path, monkeypatch):
+  """As where checkpoints are nearer to each other than before a kill."""
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'rng')
+  path = epath.Path(tmp_path / 'journal.json')
+
+  def begin(every: int, *steps: int) -> None:
+    killed = journal.Journal(
+      path, 'now', num_steps=20, checkpoint_every_steps=every, num_processes=1
+    )
+    for step in steps:
+      killed.begin(step)
+
+  begin(10, 0)
+  begin(4, 0, 1, 2, 3, 4)
+  assert files.read_json(path)['begun_steps'] == {'now rng': [[0, 10]]}
+  begin(4, 8, 12)
+  assert files.read_json(path)['begun_steps'] == {'now rng': [[0, 16]]}
+  begin(1, 18)
+  begin(1, 2)
+  spans = [[0, 16], [18, 19]]
+  assert files.read_json(path)['begun_steps'] == {'now rng': spans}
