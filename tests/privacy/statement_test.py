@@ -139,6 +139,17 @@ def test_insecure_secret_is_said():
   assert got['insecure_secret'] is True
   assert 'does not hold' in got['statement']
   assert 'does not hold' in statement_lib.card(got)
+  # The assumption that it breaks, and no other.
+  before, now = (
+    {a['assumption']: a['holds'] for a in s['accounting']['assumptions']}
+    for s in (make(), got)
+  )
+  assert before.keys() == now.keys()
+  (broken,) = (name for name in now if now[name] != before[name])
+  assert broken.startswith('Selection and noise are random')
+  assert before[broken].startswith('yes')
+  assert now[broken].startswith('NO, the secret was planted')
+  assert now[broken] in statement_lib.card(got)
 
 
 @pytest.mark.parametrize('ledger', [LEDGER, NOT_PRIVATE])
