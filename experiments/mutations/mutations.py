@@ -1453,4 +1453,156 @@ ALL = (
     'update_ema(average, state.params, power_decay_at',
     'tests/training/power_averages_test.py::test_steps_keep_the_averages',
   ),
+  _one(
+    'Of what a release had inherited or spent, the last event counts',
+    _LEDGER,
+    '    return self.ledger.dp_events()\n',
+    '    return self.ledger.dp_events()[-1:]\n',
+    f'{_LEDGER_TEST}::test_everything_that_a_release_had_spent_counts',
+  ),
+  _one(
+    'An embedding is noised again with another generator',
+    _BASELINE,
+    "    'rng': key_streams.rng_test_vector(),\n",
+    '',
+    f'{_BASELINE_TEST}::test_what_names_an_embedding',
+  ),
+  _one(
+    'A run id of the classifier baseline without the dataset',
+    'dp_diffusion/stages/baseline_classifier.py',
+    "    'dataset': fingerprint.dataset(secret, source),\n",
+    '',
+    f'{_BASELINE_TEST}::test_a_training_on_other_data_has_another_name',
+  ),
+  _one(
+    'The number of images found in the model of a baseline',
+    'dp_diffusion/stages/baseline_classifier.py',
+    "      'image_shape': list(source.spec.image_shape),\n",
+    "      'image_shape': list(source.spec.image_shape),\n"
+    "      'num_images': len(source.labels),\n",
+    f'{_BASELINE_TEST}'
+    '::test_the_model_is_described_by_the_config_alone[direct]',
+  ),
+  _one(
+    'Cancellation in the masses of cells is not paid for',
+    _LOSSES,
+    'np.clip(to_upper + error, 0, mass[inner])',
+    'np.clip(to_upper, 0, mass[inner])',
+    f'{_LOSSES_TEST}::test_errors_of_cells_are_paid_for',
+  ),
+  _one(
+    'Canaries of an audit whose norm the clip does not change',
+    'dp_diffusion/stages/audit.py',
+    '_CANARY_NORM = 10.0',
+    '_CANARY_NORM = 1.0',
+    f'{_AUDIT_STAGE_TEST}::test_a_canary_stands_out_without_the_clip',
+  ),
+  _one(
+    'Audits that failed are forgotten',
+    'dp_diffusion/stages/audit.py',
+    "  return [*before['earlier_runs'], last]\n",
+    "  return [*before['earlier_runs'], *([last] if last['is_passed'] else ())]"
+    '\n',
+    f'{_AUDIT_STAGE_TEST}::test_no_earlier_audit_is_forgotten',
+  ),
+  _one(
+    'Observations of an audit in units of the clip norm',
+    'dp_diffusion/stages/audit.py',
+    '1.0 if config.finetune.rescale_to_unit_norm else mechanism.l2_clip_norm',
+    '1.0',
+    f'{_AUDIT_STAGE_TEST}::test_observations_are_in_units_of_the_sensitivity',
+  ),
+  _one(
+    'Times of private stages beside the config',
+    'dp_diffusion/stages/run/workdirs.py',
+    "    record[stage]['complete'] = True\n",
+    "    record[stage]['complete'] = True\n    record[stage]['secs'] = secs\n",
+    'tests/stages/run/workdirs_test.py::test_complete_and_seconds',
+  ),
+  _one(
+    'The four keys of the noise of a step are split from one',
+    _KEYS,
+    '    return _typed_keys(\n'
+    "      [self._hash('noise', 8, step, i) for i in range(NUM_NOISE_KEYS)]\n"
+    '    )\n',
+    "    one = _typed_keys([self._hash('noise', 8, step)])[0]\n"
+    '    return jax.random.split(one, NUM_NOISE_KEYS)\n',
+    f'{_KEYS_TEST}::test_each_key_of_the_noise_is_a_hash_of_its_own',
+  ),
+  _one(
+    'An audit takes the sensitive images for public ones',
+    'dp_diffusion/stages/runner.py',
+    "is_read=stage == 'audit'",
+    'is_read=False',
+    f'{_AUDIT_STAGE_TEST}::test_the_sensitive_images_are_no_public_ones',
+  ),
+  _one(
+    'The features of DP-MEPF are trained on the sensitive images',
+    _BASELINE,
+    '    return None\n  return registry.load(config.pretrain.data)\n',
+    '    return None\n  return registry.load(config.data)\n',
+    f'{_BASELINE_TEST}::test_what_is_trained_without_noise_reads_public_images',
+  ),
+  _one(
+    'A baseline takes the shares of its labels from the images',
+    _BASELINE,
+    '  source = registry.load(config.data)\n  public = _check_public(',
+    '  source = registry.load(config.data)\n'
+    '  labels = functools.partial(\n'
+    '    sample.labels_by_weight, np.bincount(source.labels)\n'
+    '  )\n'
+    '  public = _check_public(',
+    f'{_BASELINE_TEST}::test_labels_do_not_follow_those_of_the_images',
+  ),
+  _one(
+    'Noise is cut toward zero, not rounded, to the grid of the sum',
+    _FIXED_POINT,
+    '  whole = jax.tree.map(jnp.round, tree)\n',
+    '  whole = jax.tree.map(jnp.trunc, tree)\n',
+    f'{_FIXED_POINT_TEST}::test_noise_is_rounded_with_the_sum',
+  ),
+  _one(
+    'A description that adds to the sentence passes the check of a release',
+    _VERIFY,
+    "    if description.endswith(f' {sentence}'):\n",
+    '    if sentence in description:\n',
+    f'{_VERIFY_TEST}::test_croissant_must_say_the_sentence',
+  ),
+  _one(
+    'A shorter span of begun steps hides the end of a longer one',
+    _JOURNAL,
+    'spans[-1][1] = max(spans[-1][1], stop)',
+    'spans[-1][1] = stop',
+    'tests/training/journal_test.py'
+    '::test_a_shorter_span_hides_no_step_of_a_longer_one',
+  ),
+  _one(
+    'The delta of an epsilon is the one that is just too small',
+    _ACCOUNTING,
+    '  return math.exp(high)\n',
+    '  return math.exp(low)\n',
+    f'{_ACCOUNTING_TEST}::test_delta_inverts_epsilon',
+  ),
+  _one(
+    'Of two folders one file alone is compared',
+    'dp_diffusion/data/identity.py',
+    '      if one.read(name) == other.read(name):\n        return True\n',
+    '      return one.read(name) == other.read(name)\n',
+    'tests/data/identity_test.py'
+    '::test_one_file_that_two_folders_share_is_enough',
+  ),
+  _one(
+    'The seconds of a private stage on the terminal',
+    'dp_diffusion/stages/runner.py',
+    '  # The other processes wait, since they next look for complete stages.\n',
+    "  console.say(f'{name}: {time.monotonic() - start:.0f} s')\n",
+    'tests/stages/runner_test.py::test_how_long_private_steps_took_is_not_said',
+  ),
+  _one(
+    'The noise of a planted secret is stated as random',
+    'dp_diffusion/privacy/statement_words.py',
+    '      if insecure\n',
+    '      if insecure is None\n',
+    f'{_STATEMENT_TEST}::test_insecure_secret_is_said',
+  ),
 )
