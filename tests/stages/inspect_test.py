@@ -146,22 +146,27 @@ def test_skipped_files_are_counted_per_class(tmp_path, monkeypatch):
 
 
 def test_the_terminal_says_where_and_no_number(tmp_path, capsys):
-  """Two sets, of which one has a fault: not a letter differs."""
+  """Three sets, of which two have a fault: not a letter differs."""
   printed = []
-  for name, counts in (('a', (30, 12)), ('b', (14, 45))):
+  for name, counts in (('a', (30, 12)), ('b', (14, 45)), ('c', (30, 12))):
     data = tmp_path / name / 'data'
     _write_folder(data, *counts)
     if name == 'b':
       twin = (data / 'first' / '0.png').read_bytes()
       (data / 'second' / 'twin.png').write_bytes(twin)
-    _inspect(tmp_path / name, _config(tmp_path / name / 'data'))
+    if name == 'c':
+      (data / 'first' / 'broken.png').write_bytes(b'no image')
+    config = _config(data, data__skip_unreadable='true')
+    private = _inspect(tmp_path / name, config)
+    survey = json.loads((private / inspect.SURVEY_NAME).read_text())
+    assert bool(survey['skipped']) == (name == 'c')
     found = capsys.readouterr()
     text = (found.out + found.err).replace(str(tmp_path / name), '')
     text = re.sub(r', \d+ s, \d+ s left', '', text)
     printed.append(text)
     assert '/run/private/training_images.png' in text
     assert '/run/private/survey.json' in text
-  assert printed[0] == printed[1]
+  assert printed[0] == printed[1] == printed[2]
 
 
 def test_images_that_cannot_be_loaded_leave_no_file(tmp_path):
