@@ -145,6 +145,34 @@ def test_rounding_error_is_paid_for(delta, monkeypatch):
     assert with_errors(factor, True) >= unpaid * (1 - 1e-14)
 
 
+def test_error_of_a_mass_is_that_of_all_frequencies():
+  """Where the errors of all are in phase, also of the half not computed."""
+  size = 1024
+  bounds, share = np.linspace(1.0, 0.1, 513), np.full(513, 1e-3)
+  moved = np.fft.irfft(bounds * share, size)
+  found = loss_distributions._rounding(bounds, share, size)
+  assert moved.max() <= found < 1.01 * moved.max()
+
+
+def test_every_step_adds_its_rounding():
+  """A loss that is certain: all frequencies have the size 1 in every power."""
+  window = loss_distributions._Window(
+    theta=1.0, log_moment=0.0, middle=0.0, low=0.0, high=1.0, above=0.0
+  )
+
+  def error(*counts):
+    atoms = [
+      loss_distributions._Atoms(np.array([3]), np.zeros(1), 0.0, count)
+      for count in counts
+    ]
+    return loss_distributions._compose(atoms, window, 0.1, 1024)[1]
+
+  of_one = error(2) - error(1)  # Without that of the last transform.
+  assert of_one > 2.0**-53
+  assert error(1001) - error(1) == pytest.approx(1000 * of_one, rel=0.01)
+  assert error(400, 601) == pytest.approx(error(1001), rel=0.01)
+
+
 def _true_delta(sigma, q, loss, is_removed):
   """Delta of one step at an epsilon, in 50 digits."""
   with mpmath.workdps(50):
