@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import stat
 
 import numpy as np
 import pytest
@@ -56,7 +57,9 @@ def write(
 
 def test_labels_are_those_of_each_record(tmp_path: pathlib.Path) -> None:
   """Otherwise taking a person away would move the labels of others."""
-  found = json.loads(write(tmp_path).read_text())['noised']
+  path = write(tmp_path)
+  assert stat.S_IMODE(path.stat().st_mode) == 0o600
+  found = json.loads(path.read_text())['noised']
   np.testing.assert_allclose(found, SHARES, atol=0.01)
 
 
