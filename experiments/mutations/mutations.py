@@ -1605,4 +1605,27 @@ ALL = (
     '      if insecure is None\n',
     f'{_STATEMENT_TEST}::test_insecure_secret_is_said',
   ),
+  _one(
+    'Whether images were left out is said on the terminal',
+    'dp_diffusion/stages/inspect.py',
+    '  files.write_bytes(workdir.private / GRID_NAME, picture, _MODE)\n',
+    '  files.write_bytes(workdir.private / GRID_NAME, picture, _MODE)\n'
+    "  if found['skipped']:\n"
+    "    console.warn('images were left out')\n",
+    'tests/stages/inspect_test.py::test_the_terminal_says_where_and_no_number',
+  ),
+  _one(
+    'The error of a mass is that of half the frequencies',
+    _LOSSES,
+    '  return float(2 * each.sum() / size)\n',
+    '  return float(each.sum() / size)\n',
+    f'{_LOSSES_TEST}::test_error_of_a_mass_is_that_of_all_frequencies',
+  ),
+  _one(
+    'The rounding of one step is paid for, not that of all',
+    _LOSSES,
+    'share += one.count * (error',
+    'share += (error',
+    f'{_LOSSES_TEST}::test_every_step_adds_its_rounding',
+  ),
 )
