@@ -38,7 +38,7 @@ NONE = '–'
 CLAIMS = {
   'cifar10': (
     'CIFAR-10, epsilon 10',
-    {'FID': '9.8', 'accuracy, an ensemble, up to 1M images': '88.0 %'},
+    {'FID': '9.8', 'ensemble': '88.0 %'},
   ),
   'camelyon17': ('Camelyon17, epsilon 10', {'accuracy': '91.1 %'}),
   'mnist': ('MNIST, epsilon 10', {'accuracy': '98.6 %'}),
@@ -52,15 +52,15 @@ METHODS = {
   'Digits 8x8, DP-MEPF (CNN)': ('Digits 8x8', 'DP-MEPF', 'CNN'),
   'Digits 8x8, DP-SGD classifier (CNN)': (
     'Digits 8x8',
-    'no images: DP-SGD',
+    'DP-SGD alone',
     'CNN',
   ),
 }
 _OURS, _DISTANCE = 'diffusion', 'Frechet distance'
 
 _HEADER = (
-  *('Data', 'Method', 'Epsilon', 'Measure', 'Paper', 'Aim', 'Ours'),
-  *('Distance', 'Hardware', 'Hours'),
+  *('Data', 'Method', 'Epsilon', 'Measure', 'Paper or aim', 'Ours'),
+  *('Distance', 'Hardware, hours'),
 )
 _RUN_HEADER = ('Seeds', 'Hardware', 'Hours')
 _EXPLANATION = (
@@ -70,9 +70,10 @@ _EXPLANATION = (
   ' pre-training.'
 )
 _OF_README = (
-  'A value without ± is of one seed. Distance is the Frechet distance to real'
-  ' images, in features of a network for these data, so that it compares within'
-  ' one dataset only. Hours of rows without paper and aim are of all epsilons.'
+  'A value without ± is of one seed; an ensemble is of classifiers on up to 1M'
+  ' images; DP-SGD alone makes a classifier and no images. Distance is the'
+  ' Frechet distance to real images, in features of a network for these data,'
+  ' so that it compares within one dataset only. Hours of rows without paper or aim are of all epsilons.'
 )
 _MADE = (
   'This page is written by `python -m experiments.collect` from'
@@ -113,7 +114,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
   lines = []
   for key, (what, numbers) in CLAIMS.items():
     lines += claimed[key] or [
-      (*_data(what), measure, number, NONE, NOT_RUN, *[NONE] * 3)
+      (*_data(what), measure, number, NOT_RUN, NONE, NONE)
       for measure, number in numbers.items()
     ]
   drawn = _drawn(_HEADER, lines + aimed + methods)
@@ -190,7 +191,7 @@ def _claim_lines(
   lines = []
   for name in dict.fromkeys((*row['measures'], *numbers)):
     ours = _cell(row, name) if name in row['measures'] else NONE
-    cells = (*_data(row['what']), name, numbers.get(name, NONE), NONE, ours)
+    cells = (*_data(row['what']), name, numbers.get(name, NONE), ours)
     lines.append((*cells, *_last_cells(row, machine, name)))
   return lines
 
@@ -209,7 +210,8 @@ def _aim_line(
   ours = _cell(row, name)
   if row['is_missed'] and ours.startswith(f'{aim.removesuffix(" %")}.0 '):
     ours = _cell(row, name, more_decimals=1)  # Rounded, it seems to be reached.
-  cells = (*_data(row['what']), name, NONE, f'{aim}: {reached}', ours)
+  goal = f'aim {aim.partition(",")[0]}, {reached}'
+  cells = (*_data(row['what']), name.removeprefix('Small '), goal, ours)
   return (*cells, *_last_cells(row, machine, name))
 
 
@@ -219,17 +221,23 @@ def _method_line(
   """Returns the line of a row of several epsilons, at epsilon 10."""
   data, method, measure = METHODS[row['what']]
   ours = _cell(row, 'epsilon 10')
-  cells = (data, method, '10', measure, NONE, NONE, ours)
+  cells = (data, method, '10', measure, NONE, ours)
   return (*cells, *_last_cells(row, machine, measure))
 
 
 def _last_cells(
   row: Mapping[str, Any], machine: Mapping[str, Any], measure: str
-) -> tuple[str, str, str]:
-  """Returns distance, hardware and hours; a distance is said once."""
+) -> tuple[str, str]:
+  """Returns distance, and hardware with hours; a distance is said once."""
   is_here = _DISTANCE in row['measures'] and measure != _DISTANCE
   distance = _cell(row, _DISTANCE) if is_here else NONE
-  return (distance, *_run_cells(row, machine)[1:])
+  hardware = (
+    f'{machine["cores"]} CPU cores'
+    if machine['devices'].endswith(' cpu')
+    else re.sub(r'NVIDIA | \d+GB.*', '', machine['devices'])
+  )
+  hours = _run_cells(row, machine)[-1]
+  return distance, hardware if hours == NONE else f'{hardware}, {hours} h'
 
 
 def trust_line(results: Sequence[Mapping[str, Any]]) -> str:
