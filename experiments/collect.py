@@ -73,7 +73,8 @@ _OF_README = (
   'A value without ± is of one seed; an ensemble is of classifiers on up to 1M'
   ' images; DP-SGD alone makes a classifier and no images. Distance is the'
   ' Frechet distance to real images, in features of a network for these data,'
-  ' so that it compares within one dataset only. Hours of rows without paper or aim are of all epsilons.'
+  ' so that it compares within one dataset only. Hours of rows without paper or'
+  ' aim are of all epsilons.'
 )
 _MADE = (
   'This page is written by `python -m experiments.collect` from'
