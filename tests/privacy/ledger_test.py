@@ -289,6 +289,12 @@ def test_summary_says_spent_and_left(ledger):
   assert 'left' in lines and 'of 3' in lines
 
 
+def test_summary_rounds_no_bound_down(ledger, monkeypatch):
+  monkeypatch.setattr(accounting, 'epsilon', lambda *_: 1.2345612)
+  spent = dataclasses.replace(ledger, budget_epsilon=math.inf).summary()[0]
+  assert 'epsilon 1.23457 by PLD, 1.23457 by RDP' in spent
+
+
 def test_round_trip(rich_ledger, ledger):
   for one in (rich_ledger, ledger, ledger_lib.Ledger(delta=1e-5)):
     text = json.dumps(one.to_json(), allow_nan=False)

@@ -615,6 +615,13 @@ def test_earlier_epsilon_that_was_too_small_is_refused(
   assert '10.8999' in out
 
 
+def test_facts_round_no_bound_down():
+  bounds = dict.fromkeys(('epsilon', 'epsilon_pld', 'epsilon_rdp'), 1.2345612)
+  facts = verify._facts({**STATEMENT, **bounds, 'delta': 1.2345612e-5})
+  assert 'epsilon 1.23457 at delta 1.23457e-05' in facts[0]
+  assert facts[1].split()[:2] == facts[2].split()[:2] == ['epsilon', '1.23457']
+
+
 def test_older_words_are_not_compared(folder, capsys):
   """The numbers are, and a version that never was is refused."""
   old = {**as_before(STATEMENT, 1), 'unit_in_words': 'An image.'}

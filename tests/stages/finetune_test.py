@@ -141,6 +141,28 @@ def test_a_model_that_mixes_examples_is_refused(workdir, monkeypatch) -> None:
   assert not run_secret.has_begun(workdir)
 
 
+def test_no_bound_is_rounded_down_on_the_terminal(capsys) -> None:
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=1000,
+    expected_batch_size=10,
+    num_steps=5,
+    noise_multiplier=1.25,
+    l2_clip_norm=1.0,
+    delta=1.2345612e-5,
+  )
+  finetune.say_calibration(
+    accounting.Calibration(
+      mechanism=mechanism,
+      epsilon_pld=1.23412,
+      epsilon_rdp=2.00004,
+      noise_multiplier_rdp=None,
+    )
+  )
+  said = capsys.readouterr().out
+  for bound in ('1.235 by PLD', 'RDP 2.001', 'delta 1.23457e-05'):
+    assert bound in said
+
+
 def test_mechanism_reaches_every_part(seen: Seen, workdir) -> None:
   config = load()
   begin(config, workdir)
