@@ -9,6 +9,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from tests.stages import command
@@ -48,3 +49,17 @@ def test_the_secret_of_a_run_lies_in_private(tmp_path: pathlib.Path) -> None:
   secret = run_secret.load_or_make(config, workdir)
   assert (workdir.private / 'secret').read_bytes() == secret.value
   assert run_secret.load_or_make(config, workdir).value == secret.value
+
+
+def test_a_planted_secret_is_warned_of_at_each_start(
+  tmp_path: pathlib.Path, capsys
+) -> None:
+  config = load(tmp_path / 'secrets')
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  run_secret.load_or_make(config, workdir)
+  assert not capsys.readouterr().err
+  (tmp_path / 'secrets' / 'secret').unlink()
+  key_streams.Secret.insecure(0).save(tmp_path / 'secrets' / 'secret')
+  for _ in range(2):
+    assert run_secret.load_or_make(config, workdir).is_insecure
+    assert 'NOT private' in capsys.readouterr().err
