@@ -1628,4 +1628,40 @@ ALL = (
     'share += (error',
     f'{_LOSSES_TEST}::test_every_step_adds_its_rounding',
   ),
+  _one(
+    'The ledger on the terminal rounds its bound to nearest',
+    _LEDGER,
+    'epsilon {rounding.up(self.epsilon("pld"), 6)} by',
+    'epsilon {self.epsilon("pld"):.6g} by',
+    f'{_LEDGER_TEST}::test_summary_rounds_no_bound_down',
+  ),
+  _one(
+    'The facts of verify round their bound to nearest',
+    _VERIFY,
+    'epsilon {rounding.up(again["epsilon"], 6)} at',
+    'epsilon {again["epsilon"]:.6g} at',
+    f'{_VERIFY_TEST}::test_facts_round_no_bound_down',
+  ),
+  _one(
+    'The calibration on the terminal rounds its bound to nearest',
+    _FINETUNE,
+    '{rounding.up(calibration.epsilon_pld)} by PLD',
+    '{calibration.epsilon_pld:.4g} by PLD',
+    f'{_FINETUNE_TEST}::test_no_bound_is_rounded_down_on_the_terminal',
+  ),
+  _one(
+    'A planted secret is not warned of when a run starts',
+    'dp_diffusion/stages/run/run_secret.py',
+    '  if secret.is_insecure:\n',
+    '  if False:\n',
+    'tests/stages/run/run_secret_test.py'
+    '::test_a_planted_secret_is_warned_of_at_each_start',
+  ),
+  _one(
+    'The file of a histogram that others can read',
+    _HISTOGRAMS,
+    'files.write_json(_path(workdir), found, mode=0o600)',
+    'files.write_json(_path(workdir), found)',
+    f'{_HISTOGRAMS_TEST}::test_labels_are_those_of_each_record',
+  ),
 )
