@@ -64,7 +64,7 @@ def test_every_printed_command_line_loads(
 
 
 def test_there_are_the_folders_of_the_paper():
-  assert len(FOLDERS) == 20
+  assert len(FOLDERS) == 21
 
 
 PLAN = sweeps.grid(

@@ -19,7 +19,11 @@ CHOICE = 'dp_diffusion/privacy/privacy_config.py'
 # Kinds that are not a training, and who makes their entries.
 MAKERS = {
   'noised_histogram': {TABLE, 'dp_diffusion/privacy/label_histogram.py'},
-  'gaussian': {TABLE, 'dp_diffusion/baselines/mean_embedding.py'},
+  'gaussian': {
+    TABLE,
+    'dp_diffusion/baselines/mean_embedding.py',
+    'dp_diffusion/baselines/warm_up.py',
+  },
   'inherited': {
     TABLE,
     'dp_diffusion/stages/run/released.py',

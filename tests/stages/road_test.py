@@ -44,12 +44,13 @@ def test_report_has_what_it_promises(finished_run) -> None:
 
 def test_last_lines_say_privacy_accuracy_and_report(finished_run) -> None:
   lines = finished_run.stdout.strip().splitlines()
-  assert lines[-6].startswith('privacy') and 'delta 0.0001' in lines[-6]
-  assert lines[-5].startswith('accuracy') and 'synthetic' in lines[-5]
-  assert lines[-3].endswith('always one class, the commonest')
-  assert lines[-2].startswith(
+  assert lines[-7].startswith('privacy') and 'delta 0.0001' in lines[-7]
+  assert lines[-6].startswith('accuracy') and 'synthetic' in lines[-6]
+  assert lines[-4].endswith('always one class, the commonest')
+  assert lines[-3].startswith(
     'features     small CNN on public images: right on '
   )
+  assert lines[-2].startswith('release') and lines[-2].endswith('/release')
   assert lines[-1].endswith('evaluation/report.html')
 
 

@@ -22,6 +22,7 @@ from dp_diffusion.privacy import verify
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import runner
+from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import public_record
@@ -230,9 +231,8 @@ def test_no_digest_is_left_behind(
 def test_fine_tuning_ends_before_anything_private(
   tmp_path, workdir, sensitive, monkeypatch
 ):
-  monkeypatch.setattr(
-    private_loop, 'train_private', lambda *_: pytest.fail('It trained.')
-  )
+  for module, name in ((private_loop, 'train_private'), (warm_up, 'run')):
+    monkeypatch.setattr(module, name, lambda *_: pytest.fail('It trained.'))
   path = write_npz(
     tmp_path / 'x.npz', np.concatenate([noise(), sensitive.images[5:25]])
   )
@@ -241,21 +241,12 @@ def test_fine_tuning_ends_before_anything_private(
   public_data.begin(
     config, workdir, np.asarray(registry.load(config.pretrain.data).images)
   )
-  monkeypatch.setattr(finetune, '_initial_state', _no_state)
-  monkeypatch.setattr(finetune.fingerprint, 'make', lambda *_: {})
+  monkeypatch.setattr(finetune, '_first_params', lambda *_: ({}, ()))
   with pytest.raises(errors.UsageError, match='not among the sensitive'):
     finetune.run(config, workdir, interrupts.Stop(''))
   left = command.contents(pathlib.Path(workdir.root))
   assert not [n for n in left if n.startswith('release/')]
   assert not [n for n in left if 'begun' in n]
-
-
-class _State:
-  all_params: dict = {}
-
-
-def _no_state(*_):
-  return _State(), None
 
 
 def test_a_baseline_takes_no_sensitive_or_released_images(
