@@ -109,6 +109,34 @@ def ablation(
   ]
 
 
+def of_epsilon(epsilon: float, setting: str = '') -> str:
+  """Names a group of `ablation_by_epsilon`; it begins as all of its epsilon."""
+  return f'epsilon {epsilon:g} {setting}'
+
+
+def ablation_by_epsilon(
+  what: str, found: Found, first_secs: float, epsilons: Sequence[float]
+) -> list[dict[str, Any]]:
+  """Makes the lines of `ablation` for each epsilon.
+
+  Args:
+    what: what is varied, and the data.
+    found: entries of runs; `group` is made by `of_epsilon`.
+    first_secs: seconds of the stages that all share.
+    epsilons: in the order of the lines.
+  """
+  lines = []
+  for epsilon in epsilons:
+    start = of_epsilon(epsilon)
+    runs = [
+      dict(run, group=run['group'].removeprefix(start))
+      for run in found
+      if run['group'].startswith(start)
+    ]
+    lines += ablation(f'{what}, epsilon {epsilon:g}', runs, first_secs)
+  return lines
+
+
 def seconds(found: Found, first_secs: float) -> float:
   """Sum of the seconds of all stages of the runs, and of the shared stages."""
   return first_secs + sum(sum(run['seconds'].values()) for run in found)

@@ -26,7 +26,10 @@ SETTINGS: dict[str, dict[str, object]] = {
 PLAN = sweeps.grid(
   'configs/digits.py',
   {
-    f'{setting} at epsilon {epsilon}': {**changed, 'privacy.epsilon': epsilon}
+    table_rows.of_epsilon(epsilon, setting): {
+      **changed,
+      'privacy.epsilon': epsilon,
+    }
     for epsilon in EPSILONS
     for setting, changed in SETTINGS.items()
   },
@@ -35,18 +38,9 @@ PLAN = sweeps.grid(
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """Accuracy and distance by setting, for each epsilon."""
-  lines = []
-  for epsilon in EPSILONS:
-    ending = f' at epsilon {epsilon}'
-    runs = [
-      dict(run, group=run['group'].removesuffix(ending))
-      for run in found
-      if run['group'].endswith(ending)
-    ]
-    lines += table_rows.ablation(
-      f'Private gradient, digits, epsilon {epsilon}', runs, first_secs
-    )
-  return lines
+  return table_rows.ablation_by_epsilon(
+    'Private gradient, digits', found, first_secs, EPSILONS
+  )
 
 
 EXPERIMENT = sweeps.Experiment(

@@ -47,7 +47,7 @@ def _warm_up(epsilon: float) -> dict[str, object]:
 PLAN = sweeps.grid(
   'configs/digits.py',
   {
-    f'epsilon {epsilon:g} {name}': {
+    table_rows.of_epsilon(epsilon, name): {
       'privacy.epsilon': f'{epsilon:g}',
       **(_warm_up(epsilon) if name == 'warm-up' else {}),
     }
@@ -62,18 +62,9 @@ PLAN = sweeps.grid(
 
 def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
   """Accuracy and distance by epsilon."""
-  lines = []
-  for epsilon in NOISE:
-    start = f'epsilon {epsilon:g} '
-    runs = [
-      dict(run, group=run['group'].removeprefix(start))
-      for run in found
-      if run['group'].startswith(start)
-    ]
-    lines += table_rows.ablation(
-      f'Digits without public images, epsilon {epsilon:g}', runs, first_secs
-    )
-  return lines
+  return table_rows.ablation_by_epsilon(
+    'Digits without public images', found, first_secs, tuple(NOISE)
+  )
 
 
 EXPERIMENT = sweeps.Experiment(name='ablation_warm_up', plan=PLAN, rows=rows)
