@@ -19,8 +19,10 @@ import difflib
 import hashlib
 import importlib
 import math
+import re
 from types import ModuleType
 from typing import Any
+import unicodedata
 
 import numpy as np
 
@@ -32,6 +34,8 @@ from dp_diffusion import types
 UNITS = ('image', 'person')
 FRAMES = ('', 'first', 'all')
 _TFDS_PREFIX = 'tfds:'
+# Values of a person that stand for one who is not known.
+_NOBODY = re.compile(r'|-\d+(\.0*)?|nan|nat|none|null|unknown|<na>|n/a|\?')
 _PACKAGE = 'dp_diffusion.data'
 _MODULES = {
   'camelyon17': 'camelyon17',
@@ -269,6 +273,32 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
       f'Expected label={labels[outside][0]} to be in [0, {num_classes}): '
       'data.class_names must list every class.'
     )
+
+
+def check_persons(persons: Iterable[str], where: str) -> tuple[str, ...]:
+  """Returns the names of persons, of which equal ones have equal characters.
+
+  A value that names nobody would join all images that have it to one person,
+  whose guarantee would hold for none of those who are on them.
+
+  >>> check_persons(['7 ', 'Jose\u0301'], 'x.csv') == ('7', 'Jos\u00e9')
+  True
+
+  Args:
+    persons: the person on each image.
+    where: the source, for the message.
+
+  Raises:
+    UsageError: a value names nobody, as '', '-1' and 'nan' do.
+  """
+  found = tuple(unicodedata.normalize('NFC', p.strip()) for p in persons)
+  for person in dict.fromkeys(found):
+    if _NOBODY.fullmatch(person.casefold()):
+      raise errors.UsageError(
+        f'Expected {where} to say who is on each image, found {person!r}: leave'
+        ' such images out, or give each a person of its own.'
+      )
+  return found
 
 
 def known_names() -> tuple[str, ...]:

@@ -149,9 +149,36 @@ def _read(
     )
   small = {'labels': labels}
   if keys.person:
-    _, codes = np.unique(np.array(persons), return_inverse=True)
-    small['person'] = codes.astype(np.int32)
+    small['person'] = _person_codes(persons, config)
   return small
+
+
+def _person_codes(
+  persons: Sequence[Any], config: registry.DataConfig
+) -> np.ndarray:
+  """Returns a number for each person, int32[N], in the order of their values.
+
+  Args:
+    persons: a number or text for each record, as TFDS stores them.
+    config: gives name and person_key, for messages.
+
+  Raises:
+    UsageError: a value names nobody, or there are several for a record.
+  """
+  where = f'data.person_key={config.person_key!r} of {config.name!r}'
+  values = np.array(persons)
+  if values.ndim != 1 or values.dtype.kind not in 'iubfSUO':
+    raise errors.UsageError(
+      f'Expected {where} to hold one number or name for each image.'
+    )
+  texts = [
+    p.decode('utf-8', 'replace') if isinstance(p, bytes) else str(p)
+    for p in persons
+  ]
+  names = registry.check_persons(texts, where)
+  if values.dtype.kind in 'SUO':
+    values = np.array(names, object)
+  return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
 def _find_keys(info: Any, config: registry.DataConfig) -> _Keys:

@@ -128,3 +128,19 @@ def test_a_survey_counts_what_there_is():
   assert found['num_equal_across'] == found['num_labelled_twice'] == 0
   assert found['skipped'] == [] and found['files'] == {}
   assert found['labelled_twice'] == []
+
+
+@pytest.mark.parametrize(
+  'nobody', ['', ' ', '-1', '-1.0', 'nan', 'NaN', 'None', '<NA>', 'Unknown']
+)
+def test_a_value_that_names_nobody_is_no_person(nobody):
+  """Those on the images would be protected as a group, none by itself."""
+  with pytest.raises(errors.UsageError, match='x.csv to say who') as raised:
+    registry.check_persons(['a', nobody], 'x.csv')
+  assert '\n' not in str(raised.value)
+
+
+def test_one_name_of_a_person_has_one_form():
+  names = ['Jose\u0301', ' Jos\u00e9', '7', 'NA', 'a-1', 'Nanna']
+  found = registry.check_persons(names, 'x.csv')
+  assert found == ('Jos\u00e9', 'Jos\u00e9', '7', 'NA', 'a-1', 'Nanna')

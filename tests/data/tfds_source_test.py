@@ -345,3 +345,26 @@ def test_unknown_configs_and_versions_are_one_line(tmp_path, name, words):
   with pytest.raises(errors.UsageError, match=words) as caught:
     registry.check_available(config, ['train'])
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('persons', 'codes'),
+  [
+    ([np.int64(7), np.int64(12), np.int64(7)], [0, 1, 0]),
+    ([b'p7', b'p12', b'p7 '], [1, 0, 1]),
+    (['Jose\u0301'.encode(), b'Jos', 'Jos\u00e9'.encode()], [1, 0, 1]),
+  ],
+)
+def test_persons_have_numbers_in_the_order_of_their_values(persons, codes):
+  config = registry.DataConfig(name='tfds:tiny', person_key='who')
+  assert tfds_source._person_codes(persons, config).tolist() == codes
+
+
+@pytest.mark.parametrize(
+  'persons', [[b'p7', b''], [3, -1], [3.0, float('nan')], [[1, 2], [3, 4]]]
+)
+def test_records_that_do_not_name_one_person_are_refused(persons):
+  config = registry.DataConfig(name='tfds:tiny', person_key='who')
+  with pytest.raises(errors.UsageError, match="person_key='who'") as raised:
+    tfds_source._person_codes(persons, config)
+  assert '\n' not in str(raised.value)

@@ -31,7 +31,7 @@ class ImageFiles:
     root: path of the data, for messages.
     names: names of the N images in the order of the source, for messages.
     labels: int64[N].
-    persons: the person on each image; None if unknown.
+    persons: the person on each image, accents composed; None if unknown.
     is_held_out: bool[N], the division that the data state; None if they state
       none.
     read: reads the i-th image; it may raise OSError and is thread-safe.
@@ -47,6 +47,12 @@ class ImageFiles:
   read: Callable[[int], decoding.Encoded]
   stamps: Any
   may_name_persons: bool = False
+
+  def __post_init__(self) -> None:
+    """Checks persons; see `registry.check_persons`."""
+    if self.persons is not None:
+      persons = registry.check_persons(self.persons, self.root)
+      object.__setattr__(self, 'persons', persons)
 
   def take(self, indices: Sequence[int]) -> ImageFiles:
     """Returns the images at the given indices, which may repeat."""

@@ -11,6 +11,7 @@ import tifffile
 
 from dp_diffusion import errors
 from dp_diffusion.data import registry
+from dp_diffusion.data.own import image_files
 from tests.data import own_files
 
 _CLASSES = ('cat', 'dog')
@@ -250,3 +251,22 @@ def test_where_nobody_is_known_persons_are_no_unit(tmp_path):
     registry.check_readable(config, ('train', 'test'))
   with pytest.raises(errors.UsageError, match='knows persons'):
     registry.load(config)
+
+
+def test_persons_are_those_that_their_names_say():
+  """Whatever form of own images names them."""
+
+  def listed(*persons):
+    return image_files.ImageFiles(
+      root='scans',
+      names=('a', 'b'),
+      labels=np.zeros(2, np.int64),
+      persons=persons,
+      is_held_out=None,
+      read=lambda index: b'',
+      stamps=[],
+    )
+
+  assert len({*listed('Jose\u0301', 'Jos\u00e9').persons}) == 1
+  with pytest.raises(errors.UsageError, match="scans to say who .* '-1'"):
+    listed('7', '-1')
