@@ -22,7 +22,8 @@ Guarantees:
     has not paid for them.
     `tests/release_test.py::test_replaced_weights_are_not_sampled`,
     `tests/release_test.py::test_images_of_another_release_are_refused`,
-    `tests/release_test.py::test_seal_covers_no_file_of_others`.
+    `tests/release_test.py::test_seal_covers_no_file_of_others`,
+    `tests/stages/run/statements_test.py::test_images_of_another_run_are_not_covered`.
 
 `python -m dp_diffusion.release RELEASE_DIR` adds the TFDS form to a release
 that was made where TensorFlow was absent.
@@ -30,7 +31,7 @@ that was made where TensorFlow was absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import os
 import re
 import sys
@@ -186,6 +187,26 @@ def missing_shards(
     elif mark is not None:
       _check_mark(path, mark)
   return tuple(found)
+
+
+def check_images(
+  release_dir: epath.PathLike, make_mark: Callable[[], release_marks.Mark]
+) -> None:
+  """Refuses shards of another release, before a statement covers them.
+
+  Args:
+    release_dir: the folder `release/`.
+    make_mark: returns the mark of this release, which every shard must have; it
+      is called if there are shards.
+
+  Raises:
+    UsageError: a shard has another mark, or none.
+  """
+  folder = epath.Path(release_dir) / 'dataset'
+  if paths := sorted(folder.glob('images-*-of-*.npz')):
+    mark = make_mark()
+    for path in paths:
+      _check_mark(path, mark)
 
 
 def write_shard(

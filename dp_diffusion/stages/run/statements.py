@@ -65,7 +65,12 @@ def mark(workdir: workdirs.Workdir) -> release_marks.Mark:
 
 
 def seal(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
-  """Writes the card and privacy.json for all files of release/."""
+  """Writes the card and privacy.json for all files of release/.
+
+  Raises:
+    UsageError: the images there, or other files, are not of this run.
+  """
+  release.check_images(workdir.release, lambda: mark(workdir))
   stored = read(workdir)
   ledger = ledger_lib.Ledger.from_json(stored['ledger'])
   statement_lib.check_unit(ledger, config.data.unit)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import release_card
@@ -96,3 +98,23 @@ def test_a_ledger_of_another_unit_is_not_stated(tmp_path):
   with pytest.raises(ValueError, match="unit='image'"):
     statements.seal(config, workdir)
   assert not workdir.release.exists()
+
+
+def test_images_of_another_run_are_not_covered(tmp_path):
+  """Copied here after the training began; the weights alone are of this run."""
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  tiny_release.make(workdir.release)
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  config = config_lib.load(command.DIGITS_SMOKE)
+  statements.seal(config, workdir)
+  before = (workdir.release / 'privacy.json').read_bytes()
+  images = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32)
+  ours = statements.mark(workdir)
+  for other in (dataclasses.replace(ours, model_sha256='a' * 64), None):
+    release.write_shard(workdir.release, 0, 1, *images, other)
+    with pytest.raises(errors.UsageError, match='of this release') as raised:
+      statements.seal(config, workdir)
+    assert '\n' not in str(raised.value)
+    assert (workdir.release / 'privacy.json').read_bytes() == before
+  release.write_shard(workdir.release, 0, 1, *images, ours)
+  statements.seal(config, workdir)
