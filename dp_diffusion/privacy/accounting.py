@@ -33,6 +33,7 @@ from dp_diffusion.privacy import loss_distributions
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise_search
 from dp_diffusion.privacy import privacy_config
+from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import strict_json
 
 ACCOUNTANTS = ('pld', 'rdp')
@@ -445,8 +446,9 @@ def _check_budget(problem: _Problem, target: float) -> None:
   spent = _epsilon(problem.spent, problem.config.delta, SMALLER)
   if spent >= target:
     raise errors.UsageError(
-      f'Expected epsilon={target!r} to be above the {spent:.6g} that was spent'
-      f' before (at delta={problem.config.delta!r}); raise either.'
+      f'Expected epsilon={target!r} to be above the {rounding.up(spent, 6)}'
+      f' that was spent before (at delta={problem.config.delta!r}); raise'
+      ' either.'
     )
 
 

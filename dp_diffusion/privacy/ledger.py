@@ -358,7 +358,8 @@ class Ledger:
     if math.isfinite(self.budget_epsilon):
       left = max(0.0, self.budget_epsilon - spent)
       lines.append(
-        f'left                epsilon {left:.6g} of {self.budget_epsilon:g}'
+        f'left                epsilon {rounding.down(left, 6)} of'
+        f' {self.budget_epsilon:g}'
       )
     lines += [f'event               {e.summary()}' for e in self.entries]
     return tuple(lines)
@@ -470,8 +471,8 @@ def _over_budget(ledger: Ledger, num_more_steps: int, what: str) -> str:
   total = accounting.epsilon(events, ledger.delta)
   return (
     f'Expected {what} to keep within epsilon={ledger.budget_epsilon:g}: the'
-    f' total would be {total:.6g}; spend less, or promise a larger epsilon in'
-    ' a new workdir.'
+    f' total would be {rounding.up(total, 6)}; spend less, or promise a larger'
+    ' epsilon in a new workdir.'
   )
 
 

@@ -293,6 +293,10 @@ def test_summary_rounds_no_bound_down(ledger, monkeypatch):
   monkeypatch.setattr(accounting, 'epsilon', lambda *_: 1.2345612)
   spent = dataclasses.replace(ledger, budget_epsilon=math.inf).summary()[0]
   assert 'epsilon 1.23457 by PLD, 1.23457 by RDP' in spent
+  left = dataclasses.replace(ledger, budget_epsilon=2.0).summary()[1]
+  assert 'epsilon 0.765438 of 2' in left  # Never more than there is.
+  with pytest.raises(errors.UsageError, match='would be 1.23457;'):
+    dataclasses.replace(ledger, budget_epsilon=1.0).with_steps(1)
 
 
 def test_round_trip(rich_ledger, ledger):
