@@ -281,7 +281,7 @@ def _embed(
     secret=secret, run_id=key_streams.run_id(secret, named)
   )
   _begin_embedding(workdir, streams.run_id)
-  kept = workdir.private / 'embedding.npz'
+  kept = _kept(workdir)
   if kept.exists():
     return files.read_npz(kept)['target'], ledger, secret
   target = mean_embedding.noised_mean(
@@ -332,13 +332,24 @@ def facts(
   return found
 
 
+def _kept(workdir: workdirs.Workdir) -> epath.Path:
+  """Returns the file of the embedding with noise."""
+  return workdir.private / 'embedding.npz'
+
+
 def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
   """Records that the images are read, and refuses to read other images.
 
   Raises:
-    UsageError: another sum was begun here, and may have been released.
+    UsageError: another sum was begun here, and may have been released, or it is
+      not known which was.
   """
   path = workdir.private / run_secret.EMBEDDING
+  if _kept(workdir).exists() and not path.exists():
+    raise errors.UsageError(
+      f'Expected {path} to name the sum that {_kept(workdir)} was made from,'
+      ' but it is not there: restore it, or give another --workdir.'
+    )
   if path.exists() and files.read_json(path)['run_id'] != run_id:
     raise errors.UsageError(
       f'{workdir.root} has noised the sum over other images, or with another'

@@ -20,6 +20,7 @@ from dp_diffusion.stages.planning import small_runs
 from dp_diffusion.stages.planning import sufficiency
 from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import inherited_ledger
+from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
@@ -143,6 +144,8 @@ def _spent_lines(workdir: workdirs.Workdir) -> list[str]:
     ).restore()
     if restored:
       ledger = ledger_lib.Ledger.from_json(restored.ledger)
+  if ledger is None and run_secret.has_begun(workdir):
+    return ['  spent               not nothing: begun, and no checkpoint yet']
   if ledger is None:
     return ['  spent               nothing yet']
   return [f'  {line}' for line in ledger.summary()]

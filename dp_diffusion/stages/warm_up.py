@@ -153,6 +153,11 @@ def draw(
   kept = workdir.private / 'warm_up' / 'statistics.npz'
   if begun.exists():
     _check_same(workdir, begun, facts, is_kept=kept.exists())
+  elif kept.exists():
+    raise errors.UsageError(
+      f'Expected {begun} to say what {kept} was drawn from, but it is not'
+      ' there: restore it, or give another --workdir.'
+    )
   if kept.exists():
     return
   files.write_json(begun, {'facts': dict(facts)}, mode=0o600)

@@ -27,6 +27,7 @@ from dp_diffusion.stages import pretrain
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import resume
+from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from experiments import baseline
@@ -173,6 +174,19 @@ def test_the_sum_is_noised_once(merf, tmp_path, capsys):
   assert 'would be another release' in capsys.readouterr().err
   for copy in copies:
     assert not (copy / 'release').exists()
+
+
+def test_an_embedding_of_unknown_origin_is_refused(tmp_path):
+  """Without the file that names what it was made from."""
+  workdir = workdirs.open_workdir(str(tmp_path))
+  baseline_stage._begin_embedding(workdir, 'a')
+  (workdir.private / 'embedding.npz').write_bytes(b'x')
+  baseline_stage._begin_embedding(workdir, 'a')
+  begun = workdir.private / run_secret.EMBEDDING
+  begun.unlink()
+  with pytest.raises(errors.UsageError, match=begun.name) as raised:
+    baseline_stage._begin_embedding(workdir, 'a')
+  assert '\n' not in str(raised.value) and not begun.exists()
 
 
 def test_a_workdir_has_one_ledger(merf, tmp_path, capsys):

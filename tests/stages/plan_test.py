@@ -19,6 +19,7 @@ from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import budget
+from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
@@ -127,6 +128,11 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   plan.run(config, workdir)
   assert 'spent               nothing yet' in capsys.readouterr().out
+  for name in (run_secret.WARM_UP, run_secret.STEPS):  # Of no checkpoint yet.
+    (workdir.private / name).write_text('{}')
+    plan.run(config, workdir)
+    assert 'spent               not nothing' in capsys.readouterr().out
+    (workdir.private / name).unlink()
   checkpoint.Checkpointer(
     workdir.private / 'checkpoints', is_private=True
   ).save(3, {'w': np.zeros(2, np.float32)}, ledger.to_json(), {})
@@ -135,7 +141,8 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   spent, whole = ledger.epsilon(), ledger.with_steps(1).epsilon()
   assert 0 < spent < whole == ledger.budget_epsilon
   assert f'spent               epsilon {rounding.up(spent, 6)} by PLD' in out
-  assert f'left                epsilon {whole - spent:.6g} of {whole:g}' in out
+  left = rounding.down(whole - spent, 6)
+  assert f'left                epsilon {left} of {whole:g}' in out
   assert 'DP-SGD, 3 of 4 steps' in out
 
 

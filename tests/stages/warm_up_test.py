@@ -197,6 +197,17 @@ def test_other_images_and_secrets_are_refused(tmp_path: pathlib.Path) -> None:
   assert draw(load(), tmp_path).read_bytes() == before
 
 
+def test_statistics_of_unknown_origin_are_refused(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Without the file that names what they were drawn from."""
+  path = draw(load(), tmp_path)
+  (tmp_path / 'private' / run_secret.WARM_UP).unlink()
+  with pytest.raises(errors.UsageError, match=run_secret.WARM_UP) as raised:
+    draw(load(), tmp_path)
+  assert '\n' not in str(raised.value) and path.exists()
+
+
 def test_another_generator_is_refused_until_they_are_stored(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
