@@ -1205,7 +1205,7 @@ ALL = (
   _one(
     'Bounds in words are rounded to nearest',
     'dp_diffusion/privacy/rounding.py',
-    '  if not math.isfinite(bound) or float(nearest) >= bound:\n',
+    '  if not math.isfinite(bound) or is_there:\n',
     '  if nearest:\n',
     f'{_STATEMENT_TEST}::test_words_never_round_a_bound_down',
   ),
