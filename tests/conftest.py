@@ -14,6 +14,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import weakref
 
 import hypothesis
 import pytest
@@ -158,6 +159,8 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> None:
   cache.mkdir(exist_ok=True)
   os.environ['XDG_CACHE_HOME'] = str(cache)
   _keep_compiled(os.path.join(os.environ[_COMPILED], 'workers'))
+  _remember_key_signatures()
+  os.fsync = no_fsync
 
 
 def _keep_compiled(folder: str) -> None:
@@ -174,6 +177,34 @@ def _keep_compiled(folder: str) -> None:
   jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def no_fsync(descriptor: int) -> None:
+  """Instead of `os.fsync`: no test cuts the power, and the disk is slow.
+
+  `files_test.py` and `key_streams_test.py` have one of their own, which sees
+  that it is called.
+  """
+
+
+def _remember_key_signatures() -> None:
+  """Asks once, not at each call, which keys a program consumes.
+
+  To find a key used twice, jax reads all operations of a program whenever it is
+  called or becomes part of another one. The answer for a program never changes.
+  A program that uses a key twice has no answer, so it raises each time.
+  """
+  from jax.experimental.key_reuse import _core  # noqa: PLC0415
+
+  read = _core.jaxpr_type_signature
+  known = weakref.WeakKeyDictionary()
+
+  def look_up(program):
+    if program not in known:
+      known[program] = read(program)
+    return known[program]
+
+  _core.jaxpr_type_signature = look_up
 
 
 @pytest.fixture(scope='session')

@@ -47,7 +47,7 @@ def never() -> bool:
 @pytest.fixture(scope='module')
 def trainer():
   devices = parallel.DataParallel(jax.local_devices()[:2])
-  return private_problem.Trainer(devices)
+  return private_problem.Trainer(devices, size=20)
 
 
 class Job:

@@ -51,10 +51,17 @@ class CountingLoss:
 
 
 class Trainer:
-  """Compiled functions and state of one job."""
+  """Compiled functions and state of one job.
 
-  def __init__(self, data_parallel, apply_config=APPLY, secret=SECRET):
+  Attributes:
+    size: elements of the leaf that only noise moves.
+  """
+
+  def __init__(
+    self, data_parallel, apply_config=APPLY, secret=SECRET, size=SIZE
+  ):
     self.data_parallel = data_parallel
+    self.size = size
     self.loss = CountingLoss()
     self.optimizer = optimizers.make(OPTIMIZER, 100)
     self.streams = key_streams.KeyStreams(secret=secret, run_id='problem')
@@ -64,7 +71,10 @@ class Trainer:
     self.stats = data_parallel.pmap_private_stats()
 
   def initial_state(self):
-    params = {'w': np.zeros(3, np.float32), 'noise': np.zeros(SIZE, np.float32)}
+    params = {
+      'w': np.zeros(3, np.float32),
+      'noise': np.zeros(self.size, np.float32),
+    }
     frozen = {'scale': np.float32([0.5, 1, 1.5])}
     state = train_state.create(params, self.optimizer, frozen)
     return self.data_parallel.replicate(state)
