@@ -145,14 +145,18 @@ def delta(
   checks.check_one_of('accountant', accountant, (*ACCOUNTANTS, SMALLER))
   canonical = _canonical(events)
   epsilon = strict_json.real('epsilon', epsilon)
-  low, high = math.log(1e-250), 0.0
-  while high - low > 1e-6:
-    middle = (low + high) / 2
-    if _epsilon(canonical, math.exp(middle), accountant) <= epsilon:
-      high = middle
-    else:
-      low = middle
-  return math.exp(high)
+
+  def excess(units: int) -> float:
+    """Returns the epsilon that is missing at delta = exp(-units 1e-6)."""
+    if not units:
+      return -1.0  # Nothing is promised.
+    spent = _epsilon(canonical, math.exp(-1e-6 * units), accountant)
+    return min(spent - epsilon, 5.0)  # Infinite epsilon would end the search.
+
+  most = math.floor(-math.log(1e-250) * 1e6)
+  if excess(most) <= 0:
+    return math.exp(-1e-6 * most)
+  return math.exp(-1e-6 * noise_search.crossing(excess, 0, most)[0])
 
 
 def calibrate(
@@ -282,7 +286,7 @@ def _epsilon_of_best_order(canonical: _Canonical, delta: float) -> float:
 
   @functools.cache
   def at(order: float) -> float:
-    return float(_compose_rdp(canonical, [order]).get_epsilon(delta))
+    return float(_compose_order(canonical, order).get_epsilon(delta))
 
   def convex(order: int) -> float:
     if order == 1:
@@ -351,6 +355,12 @@ def _compose(
   for event, count in canonical:
     result.compose(event, count)
   return result
+
+
+@functools.lru_cache(maxsize=512)
+def _compose_order(canonical: _Canonical, order: float) -> rdp.RdpAccountant:
+  """Returns what one order knows, from which any delta has its epsilon."""
+  return _compose_rdp(canonical, [order])
 
 
 def _compose_rdp(

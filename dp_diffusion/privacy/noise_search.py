@@ -89,7 +89,7 @@ def _first_noise(excess: Callable[[float], float], near: float) -> float | None:
     if low <= 1:
       return from_units(high)
     low, high, stride = max(1, low - stride), low, 2 * stride
-  return from_units(_crossing(in_units, low, high)[1])
+  return from_units(crossing(in_units, low, high)[1])
 
 
 def most_steps(
@@ -119,7 +119,7 @@ def most_steps(
           f'Expected noise_multiplier={noise!r} to be lower: more than'
           f' {_MAX_STEPS} steps keep within epsilon={target!r}.'
         )
-    found, _ = _crossing(excess, low, high)
+    found, _ = crossing(excess, low, high)
   if found == 0:
     raise errors.UsageError(
       f'Expected epsilon={target!r} to pay for one step at noise_multiplier='
@@ -128,7 +128,7 @@ def most_steps(
   return found
 
 
-def _crossing(
+def crossing(
   fn: Callable[[int], float], low: int, high: int
 ) -> tuple[int, int]:
   """Returns a and a + 1, between which a monotone function changes sign.
@@ -136,7 +136,7 @@ def _crossing(
   It uses the Illinois variant of false position on integers, and bisection if
   that is slow.
 
-  >>> _crossing(lambda n: n**2 - 50, 0, 100)
+  >>> crossing(lambda n: n**2 - 50, 0, 100)
   (7, 8)
 
   Args:
