@@ -77,12 +77,17 @@ def test_near_names_are_suggested(name, tmp_path, monkeypatch):
     config_values.find_file(name)
 
 
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+  """The package with its configs, and what Python compiled of them."""
+  folder = tmp_path_factory.mktemp('site') / 'dp_diffusion'
+  shutil.copytree(ROOT / 'dp_diffusion', folder)
+  shutil.copytree(ROOT / 'configs', folder / 'configs')
+  return folder
+
+
 @pytest.mark.parametrize('folder', ['mine', 'configs'])
-def test_installed_configs_run_from_anywhere(tmp_path, folder):
-  installed = tmp_path / 'site' / 'dp_diffusion'
-  skipped = shutil.ignore_patterns('__pycache__')
-  shutil.copytree(ROOT / 'dp_diffusion', installed, ignore=skipped)
-  shutil.copytree(ROOT / 'configs', installed / 'configs', ignore=skipped)
+def test_installed_configs_run_from_anywhere(installed, tmp_path, folder):
   own = tmp_path / 'work' / folder / 'own.py'
   own.parent.mkdir(parents=True)
   own.write_text(
@@ -99,7 +104,7 @@ def test_installed_configs_run_from_anywhere(tmp_path, folder):
     'f"python{sys.version_info[0]}.{sys.version_info[1]}/types.py");'
     'import configs.digits; print(configs.digits.__file__)'
   )
-  env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
+  env = {**os.environ, 'PYTHONPATH': str(installed.parent)}
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=tmp_path / 'work',
