@@ -53,9 +53,9 @@ def test_a_mark_is_read_by_numpy_alone(tmp_path):
   assert release_marks.of_npz(path) == release_marks.of_tfds(tfds)
   again = release_marks.make(json.loads(json.dumps(LEDGER)), 'a' * 64)
   assert release_marks.of_npz(path) == again
-  changed = {**LEDGER, 'delta': 2e-4}
+  others = [{**LEDGER, name: 'other'} for name in LEDGER]
   assert again not in (
-    release_marks.make(changed, 'a' * 64),
+    *(release_marks.make(other, 'a' * 64) for other in others),
     release_marks.make(LEDGER, 'b' * 64),
   )
 
@@ -175,6 +175,10 @@ def test_unmarked_images_below_a_release(tmp_path):
     archive.write(tmp_path / 'release' / 'privacy.json', 'r/privacy.json')
     archive.writestr('r/a/0.png', b'')
   for place in (path, tfds, pngs, tmp_path / 'release', zipped):
+    assert release_marks.find(place) is not None, place
+  statement = tmp_path / 'release' / 'privacy.json'
+  statement.write_text(statement.read_text()[:-9])  # Damaged, not absent.
+  for place in (path, tfds, pngs, tmp_path / 'release'):
     assert release_marks.find(place) is not None, place
 
 

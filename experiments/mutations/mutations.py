@@ -24,6 +24,7 @@ _LOOP = 'dp_diffusion/training/private_loop.py'
 _STEP = 'dp_diffusion/training/private_step.py'
 _AUDIT = 'dp_diffusion/privacy/audit.py'
 _BASELINE = 'dp_diffusion/stages/baseline.py'
+_CLASSIFIER = 'dp_diffusion/stages/baseline_classifier.py'
 _CHECKPOINT = 'dp_diffusion/training/checkpoint.py'
 _HISTOGRAM = 'dp_diffusion/privacy/label_histogram.py'
 _FIXED_POINT = 'dp_diffusion/privacy/fixed_point.py'
@@ -1663,5 +1664,156 @@ ALL = (
     'files.write_json(_path(workdir), found, mode=0o600)',
     'files.write_json(_path(workdir), found)',
     f'{_HISTOGRAMS_TEST}::test_labels_are_those_of_each_record',
+  ),
+  _one(
+    'Images of a person weigh as those of the first batch of an embedding',
+    _MEAN_EMBEDDING,
+    '    weights[: len(chosen)] = shares[start : start + _BATCH_SIZE]\n',
+    '    weights[: len(chosen)] = shares[: len(chosen)]\n',
+    f'{_MEAN_EMBEDDING_TEST}::test_order_of_records_does_not_matter',
+  ),
+  _one(
+    'A kept calibration that spends more than was promised',
+    _ACCOUNTING,
+    '    and (config.epsilon is None or found.epsilon <= config.epsilon)\n',
+    '',
+    f'{_ACCOUNTING_TEST}::test_what_is_kept_for_a_larger_epsilon_is_not_taken',
+  ),
+  _one(
+    'A checkpoint believed under the number of another step',
+    _CHECKPOINT,
+    "      'step': self.step,\n",
+    '',
+    f'{_CHECKPOINT_TEST}::test_a_step_under_the_number_of_another_is_damaged',
+  ),
+  _one(
+    'A mark of released images that says nothing of the events',
+    'dp_diffusion/release_marks.py',
+    "'delta', 'budget_epsilon', 'events')",
+    "'delta', 'budget_epsilon')",
+    'tests/release_marks_test.py::test_a_mark_is_read_by_numpy_alone',
+  ),
+  _one(
+    'Images beside a damaged statement pass for public ones',
+    'dp_diffusion/release_marks.py',
+    '      if is_ours or b\'"statement_version"\' in origin.content:\n',
+    '      if is_ours:\n',
+    'tests/release_marks_test.py::test_unmarked_images_below_a_release',
+  ),
+  _one(
+    'Slices in percent and in records are compared as numbers',
+    'dp_diffusion/data/identity.py',
+    '  if unit and other_unit and unit != other_unit:\n    return True\n',
+    '',
+    'tests/data/identity_test.py::test_slices_of_tfds_splits',
+  ),
+  _one(
+    'Public images of the classifier baseline are not compared',
+    _CLASSIFIER,
+    'public_data.compare_source(config, source) if ours.num_public_steps else',
+    '[] if ours.num_public_steps else',
+    f'{_BASELINE_TEST}::test_public_images_of_a_baseline_are_compared',
+  ),
+  _one(
+    'The statement of a baseline names no public images',
+    _BASELINE,
+    'is_insecure=secret.is_insecure, public_data=public\n',
+    'is_insecure=secret.is_insecure\n',
+    f'{_BASELINE_TEST}::test_public_images_of_a_baseline_are_stated',
+  ),
+  _one(
+    'A baseline rounds its epsilon on the terminal to nearest',
+    _BASELINE,
+    "    f' {rounding.up(ledger.epsilon())} at delta'\n",
+    "    f' {ledger.epsilon():.4g} at delta'\n",
+    f'{_BASELINE_TEST}::test_what_a_baseline_says_of_epsilon_is_no_less',
+  ),
+  _one(
+    'The plan rounds its bound to nearest',
+    'dp_diffusion/stages/plan.py',
+    '{rounding.up(calibration.epsilon_pld)} by PLD',
+    '{calibration.epsilon_pld:.4g} by PLD',
+    'tests/stages/plan_test.py::test_no_bound_is_rounded_down',
+  ),
+  _one(
+    'What is left of epsilon is rounded up',
+    'dp_diffusion/privacy/rounding.py',
+    '  return _text(bound, figures, is_up=False)\n',
+    '  return _text(bound, figures, is_up=True)\n',
+    'tests/privacy/rounding_test.py::test_never_below_and_hardly_above',
+  ),
+  _one(
+    'A plan says that nothing is spent while statistics are drawn',
+    'dp_diffusion/stages/plan.py',
+    '  if ledger is None and run_secret.has_begun(workdir):\n',
+    '  if ledger is None and not run_secret.STEPS:\n',
+    'tests/stages/plan_test.py'
+    '::test_a_run_that_was_interrupted_shows_what_is_spent_and_left',
+  ),
+  _one(
+    'Losses above the window are not paid for',
+    _LOSSES,
+    'slack + infinite + window.above\n',
+    'slack + infinite\n',
+    f'{_LOSSES_TEST}::test_losses_that_are_not_computed_are_paid_for',
+  ),
+  _one(
+    'Processes of a warm-up that are not compared',
+    _WARM_UP,
+    '  processes.agree({k: json.dumps(v, sort_keys=True)'
+    ' for k, v in facts.items()})\n',
+    '',
+    f'{_WARM_UP_TEST}::test_processes_compare_what_is_drawn_before_it_is',
+  ),
+  _one(
+    'Warm-up: statistics whose origin is lost are taken',
+    _WARM_UP,
+    '  elif kept.exists():\n',
+    '  elif kept.exists() and not facts:\n',
+    f'{_WARM_UP_TEST}::test_statistics_of_unknown_origin_are_refused',
+  ),
+  _one(
+    'A noised embedding whose origin is lost is taken',
+    _BASELINE,
+    '  if _kept(workdir).exists() and not path.exists():\n',
+    '  if _kept(workdir).exists() and not run_id:\n',
+    f'{_BASELINE_TEST}::test_an_embedding_of_unknown_origin_is_refused',
+  ),
+  _one(
+    'The times of private steps in a log',
+    _LOOP,
+    'run.num_steps, start_step, is_private=True\n',
+    'run.num_steps, start_step\n',
+    f'{_LOOP_TEST}::test_terminal_shows_nothing_of_the_records',
+  ),
+  _one(
+    'The secret of a remote run is kept with it',
+    'dp_diffusion/stages/run/run_secret.py',
+    '  if not files.is_local(workdir.root):\n',
+    '  if not workdir.root:\n',
+    'tests/stages/run/run_secret_test.py'
+    '::test_the_secret_of_a_remote_run_is_not_kept_with_it',
+  ),
+  _one(
+    'Images of another run are covered until images are sampled',
+    'dp_diffusion/stages/run/statements.py',
+    '  release.check_images(workdir.release, lambda: mark(workdir))\n',
+    '',
+    'tests/stages/run/statements_test.py'
+    '::test_images_of_another_run_are_not_covered',
+  ),
+  _one(
+    'All images of nobody are those of one person',
+    'dp_diffusion/data/registry.py',
+    '    if _NOBODY.fullmatch(person.casefold()):\n',
+    '    if not person:\n',
+    'tests/data/registry_test.py::test_a_value_that_names_nobody_is_no_person',
+  ),
+  _one(
+    'A person whose name is stored in two forms is two persons',
+    'dp_diffusion/data/registry.py',
+    "unicodedata.normalize('NFC', p.strip())",
+    'p.strip()',
+    'tests/data/registry_test.py::test_one_name_of_a_person_has_one_form',
   ),
 )

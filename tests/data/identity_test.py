@@ -115,6 +115,8 @@ def test_prepared_datasets_under_other_names(tmp_path):
     (True, 'train', 'train[:50%]'),
     (True, 'train[:50%]', 'train[40%:]'),
     (True, 'train[:50%]', 'train[:1000]'),
+    (True, 'train[:50%]', 'train[600:700]'),
+    (True, 'train[90:]', 'train[:10%]'),
     (True, 'train[-10%:]', 'train[90%:95%]'),
     (True, 'test+train', 'train[99%:]'),
     (True, ' train ', 'train'),

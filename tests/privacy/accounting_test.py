@@ -610,6 +610,19 @@ def test_damaged_cache_is_ignored(own_cache, damage):
   assert path.read_text() == text  # Mended.
 
 
+def test_what_is_kept_for_a_larger_epsilon_is_not_taken(own_cache):
+  """It agrees with itself, and spends more than is promised."""
+  config = dataclasses.replace(DIGITS, epsilon=9.0)
+  first, larger = accounting.calibrate(config), calibrated(DIGITS)
+  assert first.epsilon <= 9.0 < larger.epsilon
+  (path,) = own_cache.iterdir()
+  kept = json.loads(path.read_text())
+  assert kept['calibration'] == dataclasses.asdict(first)
+  kept['calibration'] = dataclasses.asdict(larger)
+  path.write_text(json.dumps(kept))
+  assert accounting.calibrate(config) == first
+
+
 def test_cache_is_keyed_by_every_input(own_cache):
   inputs = {
     json.dumps(accounting._inputs(accounting._Problem(config, spent)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -118,6 +119,31 @@ def test_transform_composes():
   np.testing.assert_allclose(
     got[max(0, -first) :][: len(expected)], expected, atol=1e-7
   )
+
+
+def test_losses_that_are_not_computed_are_paid_for():
+  """Those above the window, and at each step those beyond the grid."""
+  delta, interval = 1e-3, 0.05
+  atoms = loss_distributions._discretize(
+    (steps(1.0, 0.2, 3),), delta, interval, True
+  )
+  window = loss_distributions._choose_window(atoms, delta, interval)
+  assert window.above >= 1e-9 * delta and atoms[0].infinite > 0
+  size = math.ceil((window.high - window.low) / interval) + 2
+  masses, _ = loss_distributions._compose(atoms, window, interval, size)
+
+  def epsilon(above=0.0, infinite=0.0):
+    return loss_distributions._solve(
+      masses,
+      [dataclasses.replace(atoms[0], infinite=infinite)],
+      dataclasses.replace(window, above=above),
+      interval,
+      delta,
+    )
+
+  assert epsilon() < epsilon(above=delta / 2) < epsilon(above=0.9 * delta)
+  assert epsilon(infinite=delta / 6) == epsilon(above=delta / 2)
+  assert epsilon(above=1.1 * delta) == epsilon(infinite=delta / 2) == math.inf
 
 
 @pytest.mark.parametrize('delta', [1e-5, 1e-15, 1e-30])

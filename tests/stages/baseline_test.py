@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,8 +27,10 @@ from dp_diffusion.stages import baseline_classifier
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from experiments import baseline
@@ -289,6 +292,74 @@ def test_what_is_trained_without_noise_reads_public_images(
       train()
   assert read == [(public,)] * 3
   assert baseline_stage._public_images(config, 'dp_merf') is None
+
+
+def test_public_images_of_a_baseline_are_compared(tmp_path, digits):
+  """What is trained on them without noise is published."""
+  config = _load(
+    pretrain__data__name='digits',
+    baseline__dp_classifier__num_public_steps='2',
+  )
+  workdir = workdirs.open_workdir(str(tmp_path))
+  for check in (
+    lambda: baseline_stage._check_public(config, 'dp_mepf', digits),
+    lambda: baseline_classifier.run(config, workdir, interrupts.Stop('')),
+  ):
+    with pytest.raises(errors.UsageError, match='other images than data'):
+      check()
+  assert not (workdir.private / 'secret').exists()
+
+
+def test_public_images_of_a_baseline_are_stated(tmp_path, monkeypatch, digits):
+  seen = []
+
+  def store(*_, is_insecure, public_data=()):
+    seen.append((is_insecure, public_data))
+    raise Enough
+
+  config = _load(baseline__dp_classifier__num_public_steps='2')
+  workdir = workdirs.open_workdir(str(tmp_path))
+  plant_secret(tmp_path)
+  stop = interrupts.Stop('')
+  for name in ('_public_images', '_make_feature_fn'):
+    monkeypatch.setattr(baseline_stage, name, lambda *_: None)
+  monkeypatch.setattr(baseline_stage, '_embed', lambda *_: (None, None, SECRET))
+  monkeypatch.setattr(generator, 'train', lambda *_: None)
+  monkeypatch.setattr(generator, 'sample', lambda *_: None)
+  module = dp_classifier.make_module('logistic_regression', 10)
+  params = dp_classifier.init_params(module, (8, 8, 1), jax.random.key(0))
+  monkeypatch.setattr(baseline_classifier, '_public_params', lambda *_: params)
+  monkeypatch.setattr(public_data, 'compare_source', lambda *_: ['of others'])
+  monkeypatch.setattr(registry, 'load', lambda *_: digits)
+  monkeypatch.setattr(
+    resume, 'finish', lambda begun, *_: (begun.state, begun.ledger)
+  )
+  monkeypatch.setattr(statements, 'store', store)
+  for train in (
+    lambda: baseline_stage._generate(config, workdir, 'dp_mepf', stop),
+    lambda: baseline_classifier.run(config, workdir, stop),
+  ):
+    with pytest.raises(Enough):
+      train()
+  assert seen == [(True, ['of others'])] * 2
+
+
+def test_what_a_baseline_says_of_epsilon_is_no_less(
+  tmp_path, monkeypatch, capsys
+):
+  config = _load()
+  ledger = mean_embedding.start_ledger(config.privacy, 'dp_merf', 'image')
+
+  def end(*_):
+    raise Enough
+
+  monkeypatch.setattr(mean_embedding, 'start_ledger', lambda *_: ledger)
+  monkeypatch.setattr(accounting, 'epsilon', lambda *_: 1.23412)
+  monkeypatch.setattr(statements, 'check_release_is_new', end)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  with pytest.raises(Enough):
+    baseline_stage._embed(config, workdir, 'dp_merf', None, None, None)
+  assert 'epsilon 1.235 at delta' in capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')

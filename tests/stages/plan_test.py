@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import rounding
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import cost_estimates
@@ -144,6 +147,31 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   left = rounding.down(whole - spent, 6)
   assert f'left                epsilon {left} of {whole:g}' in out
   assert 'DP-SGD, 3 of 4 steps' in out
+
+
+def test_no_bound_is_rounded_down() -> None:
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=1000,
+    expected_batch_size=10,
+    num_steps=5,
+    noise_multiplier=1.25,
+    l2_clip_norm=1.0,
+    delta=1.2345612e-5,
+  )
+  found = accounting.Calibration(
+    mechanism=mechanism,
+    epsilon_pld=1.23412,
+    epsilon_rdp=2.00004,
+    noise_multiplier_rdp=None,
+  )
+  said = plan.privacy_lines(found)[-1]
+  for bound in ('1.235 by PLD', '2.001 by RDP', 'delta 1.23457e-05'):
+    assert bound in said
+  entry = types.SimpleNamespace(
+    ledger=types.SimpleNamespace(epsilon=lambda: 1.23412), source='x'
+  )
+  inherited = types.SimpleNamespace(entries=(entry,))
+  assert plan._inherited_lines(inherited)[0].endswith('epsilon 1.235 of x')
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
 
@@ -21,6 +22,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import processes
 from tests.stages import command
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -150,6 +152,25 @@ def test_what_is_drawn_is_what_the_ledger_says(
   entries = config.finetune.warm_up.entries()
   assert [m for m, _ in seen] == [entry.mechanism for entry in entries]
   assert len({purpose for _, purpose in seen}) == 2
+
+
+def test_processes_compare_what_is_drawn_before_it_is(
+  tmp_path: pathlib.Path, initial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Each would go on from statistics of its own."""
+  seen = []
+
+  def refuse(facts):
+    seen.append(facts)
+    raise errors.UsageError('They differ.')
+
+  monkeypatch.setattr(processes, 'agree', refuse)
+  with pytest.raises(errors.UsageError, match='They differ'):
+    run(tmp_path, initial)
+  (found,) = seen
+  facts = warm_up.make_facts(load(), make_source(), SECRET)
+  assert {name: json.loads(text) for name, text in found.items()} == facts
+  assert not (tmp_path / 'private' / run_secret.WARM_UP).exists()
 
 
 def test_statistics_are_drawn_once(

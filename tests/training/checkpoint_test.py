@@ -174,6 +174,18 @@ def test_damaged_steps_are_skipped_and_named(
   assert said.err.count('\n') == 1
 
 
+def test_a_step_under_the_number_of_another_is_damaged(
+  checkpointer, folder, capfd
+):
+  """Its ledger would be that of fewer steps than are counted as done."""
+  for step in (1, 2):
+    save(checkpointer, step)
+  (folder / '2').rename(folder / '7')
+  restored = checkpointer.restore(make_state(0))
+  assert (restored.step, restored.lost_steps) == (1, (7,))
+  assert 'step 7 is damaged' in capfd.readouterr().err
+
+
 def test_any_changed_byte_of_the_arrays_is_noticed(checkpointer, folder):
   """Restored bytes are the saved ones, or the step counts as damaged."""
   save(checkpointer, 1)

@@ -203,6 +203,7 @@ def test_terminal_shows_nothing_of_the_records(job, trainer, tmp_path, capfd):
   other.go()
   assert capfd.readouterr() == said
   assert other.stats[0].loss_sum != job.stats[0].loss_sum
+  assert '6/6' in said.out and 's left' not in said.out  # Nor how long it took.
 
 
 def test_a_finished_run_trains_no_more(job):

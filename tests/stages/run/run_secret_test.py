@@ -63,3 +63,11 @@ def test_a_planted_secret_is_warned_of_at_each_start(
   for _ in range(2):
     assert run_secret.load_or_make(config, workdir).is_insecure
     assert 'NOT private' in capsys.readouterr().err
+
+
+def test_the_secret_of_a_remote_run_is_not_kept_with_it() -> None:
+  root = workdirs.epath.Path('gs://bucket/run')
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  with pytest.raises(errors.UsageError, match='must not leave this') as raised:
+    run_secret.claimed_path(config, workdirs.Workdir(root))
+  assert '\n' not in str(raised.value)
