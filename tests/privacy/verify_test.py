@@ -357,6 +357,19 @@ def test_a_card_that_leaves_out_what_is_not_covered_is_refused(
   check_refused(folder, capsys, 'README.md does not end with the words')
 
 
+def test_a_card_that_goes_on_is_refused(folder, capsys):
+  """After the words of the statement, or in the line of its sentence."""
+  sentence = STATEMENT['statement'].encode()
+  more = CARD.replace(sentence, sentence + b' Or so.', 1)
+  assert more != CARD
+  for card, words in (
+    (CARD + b'\nNone of this holds.\n', 'does not end with the words'),
+    (more, 'does not hold the sentence'),
+  ):
+    rewrite_card(folder, card)
+    check_refused(folder, capsys, f'README.md {words}')
+
+
 FRONT = b"""---
 pretty_name: "Shapes: (10, 0.0001)"
 license: cc-by-4.0
