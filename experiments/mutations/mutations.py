@@ -1816,4 +1816,33 @@ ALL = (
     'p.strip()',
     'tests/data/registry_test.py::test_one_name_of_a_person_has_one_form',
   ),
+  _one(
+    'A kept calibration whose bound by RDP is not right',
+    _ACCOUNTING,
+    "    and found.epsilon_rdp == problem.total(noise, steps, 'rdp')\n",
+    '',
+    f'{_ACCOUNTING_TEST}::test_damaged_cache_is_ignored',
+  ),
+  _one(
+    'A card that goes on after the statement passes the check of a release',
+    _VERIFY,
+    "not rest.endswith(f'\\n## Privacy\\n\\n{details}\\n'):\n",
+    "f'\\n## Privacy\\n\\n{details}\\n' not in rest:\n",
+    f'{_VERIFY_TEST}::test_a_card_that_goes_on_is_refused',
+  ),
+  _one(
+    'A card whose sentence goes on passes the check of a release',
+    _VERIFY,
+    "not rest.startswith(f'{sentence}\\n'):\n",
+    'not rest.startswith(sentence):\n',
+    f'{_VERIFY_TEST}::test_a_card_that_goes_on_is_refused',
+  ),
+  _one(
+    'Images whose statement names no weights cost nothing',
+    'dp_diffusion/stages/run/released.py',
+    '  if not is_whole:\n',
+    '  if mark is None:\n    return Inherited()\n  if not is_whole:\n',
+    'tests/stages/run/released_test.py'
+    '::test_a_statement_that_names_no_weights_counts_too',
+  ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
 import zipfile
@@ -108,3 +109,11 @@ def test_public_images_cost_nothing(tmp_path):
     own(tmp_path / 'absent'),
   ):
     assert released.of_images(data) == released.Inherited()
+
+
+def test_a_statement_that_names_no_weights_counts_too(made):
+  """As of images that were published without their model."""
+  statement = json.loads((made / 'privacy.json').read_text())
+  del statement['files']['model/params.npz']
+  found = released.of_statement('x', json.dumps(statement).encode())
+  assert [entry.ledger for entry in found.entries] == [releases.ledger()]
