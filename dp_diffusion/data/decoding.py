@@ -399,7 +399,8 @@ def decode_all(
       errors of reading them; thread-safe.
     images: uint8[N, H, W, C], written in place.
     config: gives image_size, channels, max_image_pixels, value_range, frames.
-    title: title of the progress bar, which shows percents and no counts.
+    title: title of the progress bar, which shows percents alone: the number of
+      images and the time that they take are private.
 
   Returns:
     The decoded images. An image of another shape than `images` is an error.
@@ -422,10 +423,9 @@ def decode_all(
   starts = range(0, num_images, _CHUNK_IMAGES)
   num_threads = min(32, os.cpu_count() or 1)
   with (
-    console.progress(title, 100) as advance,
+    console.progress_of(title, num_images) as advance,
     futures.ThreadPoolExecutor(num_threads) as pool,
   ):
-    shown = 0
     for first in range(0, len(starts), 4 * num_threads):
       group = starts[first : first + 4 * num_threads]  # Bounds the memory.
       for start, results in zip(group, pool.map(decode_chunk, group)):
@@ -435,9 +435,7 @@ def decode_all(
           else:
             images[len(indices)] = result
             indices.append(index)
-        percent = 100 * min(start + _CHUNK_IMAGES, num_images) // num_images
-        advance(percent - shown)
-        shown = percent
+        advance(len(results))
   if depths and not values.is_whole(depths):
     raise errors.UsageError(
       f'Deep images of {config.name!r}: {values.refusal(depths)}.'

@@ -1845,4 +1845,29 @@ ALL = (
     'tests/stages/run/released_test.py'
     '::test_a_statement_that_names_no_weights_counts_too',
   ),
+  _one(
+    'A warning tells that the declared number of records is not the one found',
+    _FINETUNE,
+    '  records = batching.make_records(source, config.data.unit)\n',
+    '  records = batching.make_records(source, config.data.unit)\n'
+    '  if records.num_records != mechanism.num_examples:\n'
+    "    console.warn('privacy.num_examples is not the number of records')\n",
+    f'{_LEAK_TEST}::test_the_terminal_says_the_same',
+  ),
+  _one(
+    'The time of reading images in a log',
+    'dp_diffusion/data/decoding.py',
+    '    console.progress_of(title, num_images) as advance,\n',
+    '    console.progress(title, num_images) as advance,\n',
+    'tests/data/decoding_test.py'
+    '::test_reading_tells_neither_how_many_there_are_nor_how_long',
+  ),
+  _one(
+    'The number of images that are checked in a log',
+    'dp_diffusion/data/own/image_files.py',
+    "console.progress_of('checking files', total)",
+    "console.progress('checking files', total)",
+    'tests/data/own/image_files_test.py'
+    '::test_checking_tells_neither_how_many_there_are_nor_how_long',
+  ),
 )

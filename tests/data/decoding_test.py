@@ -199,3 +199,17 @@ def test_twelve_bits_in_sixteen_are_refused():
     decoding.decode(_encode(array), 0, 0, 100)
   black = decoding.decode(_encode(np.zeros((2, 2), np.uint16)), 0, 0, 100)
   assert not black.any()
+
+
+def test_reading_tells_neither_how_many_there_are_nor_how_long(capsys):
+  data = [_encode(np.zeros((4, 4), np.uint8))]
+  said = []
+  for num_images in (3, 200):
+    decoding.decode_all(
+      lambda indices: data * len(indices),
+      np.zeros((num_images, 4, 4, 1), np.uint8),
+      _config(image_size=4, channels=1),
+      'reading',
+    )
+    said.append(capsys.readouterr().out)
+  assert said[0] == said[1] and '100/100' in said[0] and ' s' not in said[0]

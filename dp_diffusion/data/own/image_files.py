@@ -117,14 +117,14 @@ class ImageFiles:
     failed: dict[int, str] = {}
     headers: dict[int, image_formats.Header] = {}
     total = len(self.names)
-    with console.progress('checking files', 100) as advance:
+    with console.progress_of('checking files', total) as advance:
       for index in range(total):
         header = decoding.inspect(self.read_or_error(index), config)
         if isinstance(header, decoding.UnreadableError):
           failed[index] = str(header)
         else:
           headers[index] = header
-        advance(100 * (index + 1) // total - 100 * index // total)
+        advance()
     if not config.image_size:
       failed |= _odd_sizes(headers)
     seen: set[int] = set()

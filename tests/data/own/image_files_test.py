@@ -270,3 +270,20 @@ def test_persons_are_those_that_their_names_say():
   assert len({*listed('Jose\u0301', 'Jos\u00e9').persons}) == 1
   with pytest.raises(errors.UsageError, match="scans to say who .* '-1'"):
     listed('7', '-1')
+
+
+def test_checking_tells_neither_how_many_there_are_nor_how_long(capsys):
+  data, said = io.BytesIO(), []
+  Image.new('L', (8, 8)).save(data, 'PNG')
+  for num in (3, 30):
+    image_files.ImageFiles(
+      root='scans',
+      names=tuple(map(str, range(num))),
+      labels=np.zeros(num, np.int64),
+      persons=None,
+      is_held_out=None,
+      read=lambda index: data.getvalue(),
+      stamps=[],
+    ).check(_config('scans', channels=1))
+    said.append(capsys.readouterr().out)
+  assert said[0] == said[1] and '100/100' in said[0] and ' s' not in said[0]
