@@ -484,6 +484,14 @@ def _(root):
   return {'path': root / 'x', 'person_column': 'patient', 'unit': 'person'}
 
 
+@refused(_TABLES, 'persons of which some are `-1`, as are those not known')
+def _(root):
+  paths = class_folders(root / 'x')
+  lines = [f'{path},{i % 5 or -1}' for i, path in enumerate(paths)]
+  table(root / 'x', 'metadata.csv', ['file_name,person', *lines])
+  return {'path': root / 'x', 'unit': 'person'}
+
+
 @row(_TABLES, 'columns of other names: `data.file_column`, `data.label_key`')
 def _(root):
   lines = [f'{file},{label}' for file, label in flat(root / 'x')]
