@@ -1870,4 +1870,11 @@ ALL = (
     'tests/data/own/image_files_test.py'
     '::test_checking_tells_neither_how_many_there_are_nor_how_long',
   ),
+  _one(
+    'Calibrated as if a release had spent its last event alone',
+    _BUDGET,
+    'for event in entry.dp_events()]\n',
+    'for event in entry.dp_events()[-1:]]\n',
+    f'{_INHERITANCE_TEST}::test_all_that_was_spent_before_is_calibrated_for',
+  ),
 )

@@ -16,6 +16,7 @@ from dp_diffusion import release
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import rounding
 from dp_diffusion.privacy import verify
@@ -251,6 +252,35 @@ def test_what_is_inherited_counts(released, tmp_path) -> None:
     [SPENT.dp_event(), found.mechanism.dp_event()], config.privacy.delta
   )
   assert found.epsilon_pld > budget.calibrate(config).epsilon_pld + 0.5
+
+
+def test_all_that_was_spent_before_is_calibrated_for(monkeypatch) -> None:
+  """Each event of each release, and what this run draws before its steps."""
+  sums = [
+    ledger_lib.GaussianEntry(
+      mechanism=mechanism_lib.GaussianMechanism(
+        noise_multiplier=noise, l2_sensitivity=1.0, purpose='a sum'
+      )
+    )
+    for noise in (4.0, 5.0, 6.0)
+  ]
+  one, other = (
+    ledger_lib.InheritedEntry(
+      ledger=ledger_lib.Ledger(delta=1e-5, entries=entries), source='a release'
+    )
+    for entries in (sums[:2], sums[2:])
+  )
+  config = load(
+    sample__labels='noised_histogram',
+    privacy__label_histogram_noise_multiplier='7',
+  )
+  monkeypatch.setattr(
+    accounting, 'calibrate', lambda privacy, spent: (privacy, list(spent))
+  )
+  (histogram,) = budget.entries(config)
+  events = [e for entry in (*sums, histogram) for e in entry.dp_events()]
+  assert len(events) == 4
+  assert budget.calibrate(config, (one, other)) == (config.privacy, events)
 
 
 def test_a_release_without_noise_leaves_no_budget(tmp_path) -> None:
