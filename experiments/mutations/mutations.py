@@ -1580,8 +1580,8 @@ ALL = (
   _one(
     'The delta of an epsilon is the one that is just too small',
     _ACCOUNTING,
-    '  return math.exp(high)\n',
-    '  return math.exp(low)\n',
+    'noise_search.crossing(excess, 0, most)[0]',
+    'noise_search.crossing(excess, 0, most)[1]',
     f'{_ACCOUNTING_TEST}::test_delta_inverts_epsilon',
   ),
   _one(
