@@ -1,8 +1,8 @@
 """Calibrates the noise of ONE noised statistic to a promised epsilon.
 
 It serves mechanisms that read the sensitive records once, such as the mean
-embeddings of `baselines`. The result is a `GaussianMechanism`, whose event is
-the one that was calibrated.
+embeddings of `baselines`, or a stated number of times with equal noise. The
+result is a `GaussianMechanism`, whose event is the one that was calibrated.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def calibrate(
   *,
   l2_sensitivity: float,
   purpose: str,
+  count: int = 1,
   spent: Sequence[dp_accounting.DpEvent] = (),
 ) -> mechanism_lib.GaussianMechanism:
   """Returns the smallest noise, to 5 figures, for the promised epsilon.
@@ -32,6 +33,8 @@ def calibrate(
   Guarantees:
     * Never above the promised epsilon, and the next smaller noise would be:
       `gaussian_calibration_test.py::test_is_tight`.
+    * All releases of the statistic are included:
+      `gaussian_calibration_test.py::test_all_releases_count`.
     * Events spent before are included:
       `gaussian_calibration_test.py::test_spent_events_count`.
 
@@ -41,6 +44,7 @@ def calibrate(
     l2_sensitivity: largest l2 change of the statistic when one record is added
       or removed.
     purpose: name of the statistic, one line for the statement.
+    count: how many times it is released; each may depend on those before.
     spent: events on the same records from before.
 
   Returns:
@@ -53,7 +57,9 @@ def calibrate(
   noise: float | None = 0.0
   if math.isfinite(epsilon):
     problem = _Problem(tuple(spent), strict_json.probability('delta', delta))
-    noise = noise_search.smallest_noise(problem, 1, epsilon, accounting.SEARCH)
+    noise = noise_search.smallest_noise(
+      problem, count, epsilon, accounting.SEARCH
+    )
   if noise is None:
     raise ValueError(
       f'Expected epsilon={epsilon!r} at delta={delta!r} to be within reach of'
@@ -61,7 +67,10 @@ def calibrate(
       ' spent before; raise either.'
     )
   return mechanism_lib.GaussianMechanism(
-    noise_multiplier=noise, l2_sensitivity=l2_sensitivity, purpose=purpose
+    noise_multiplier=noise,
+    l2_sensitivity=l2_sensitivity,
+    purpose=purpose,
+    count=count,
   )
 
 

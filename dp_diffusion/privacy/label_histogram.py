@@ -1,8 +1,9 @@
-"""A noised histogram of the labels, for the class shares of the samples.
+"""A noised histogram of labels, for the class shares of the samples, or votes.
 
 The exact histogram of the sensitive labels is never written or shown. One with
 Gaussian noise is entered in the ledger before DP-SGD is calibrated, so that
-both together stay within the budget.
+both together stay within the budget. A vote for one of several public images
+(`baselines.private_evolution`) is a label too: one number for each image.
 
 Guarantees:
   * One record, even a person with many images, changes the histogram by at most
@@ -26,6 +27,7 @@ from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import noise
 
 L2_SENSITIVITY = 1.0
+PURPOSE = 'histogram of labels'
 _UNIT = fixed_point.unit_of(L2_SENSITIVITY)
 
 
@@ -41,7 +43,7 @@ def entries(noise_multiplier: float) -> tuple[entries_lib.Entry, ...]:
   mechanism = mechanism_lib.GaussianMechanism(
     noise_multiplier=noise_multiplier,
     l2_sensitivity=L2_SENSITIVITY,
-    purpose='histogram of labels',
+    purpose=PURPOSE,
   )
   return (ledger.GaussianEntry(mechanism=mechanism, kind='noised_histogram'),)
 
@@ -52,6 +54,7 @@ def noised(
   num_classes: int,
   entry: entries_lib.Entry,
   streams: key_streams.KeyStreams,
+  purpose: str = PURPOSE,
 ) -> np.ndarray:
   """Computes the histogram with noise; it is never returned without.
 
@@ -59,8 +62,10 @@ def noised(
     labels: int[N_images] in [0, num_classes), sorted by record.
     starts: int[N + 1]; record r has labels[starts[r]:starts[r + 1]].
     num_classes: public number of classes.
-    entry: the result of `entries`.
+    entry: the result of `entries`, or of another histogram of sensitivity 1.
     streams: secret randomness of the run; equal streams give equal noise.
+    purpose: name of the histogram, which no other statistic of these streams
+      has.
 
   Returns:
     float64[num_classes], noised records per class, which may be negative.
@@ -68,7 +73,7 @@ def noised(
   exact = _histogram(labels, starts, num_classes)
   result = noise.add_noise(
     fixed_point.from_host(exact, _UNIT),
-    streams.statistic_keys('histogram of labels'),
+    streams.statistic_keys(purpose),
     entry.noise_std,
   )
   return np.asarray(jax.device_get(result), np.float64)

@@ -13,9 +13,14 @@ from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import gaussian_calibration
 
 
-def calibrate(epsilon, delta=1e-5, sensitivity=1.0, spent=()):
+def calibrate(epsilon, delta=1e-5, sensitivity=1.0, spent=(), count=1):
   return gaussian_calibration.calibrate(
-    epsilon, delta, l2_sensitivity=sensitivity, purpose='x', spent=spent
+    epsilon,
+    delta,
+    l2_sensitivity=sensitivity,
+    purpose='x',
+    count=count,
+    spent=spent,
   )
 
 
@@ -40,6 +45,15 @@ def test_is_tight(epsilon, delta):
   assert accounting.epsilon([mechanism.dp_event()], delta) <= epsilon
   smaller = dp_accounting.GaussianDpEvent(noise * (1 - 1.1e-4))
   assert accounting.epsilon([smaller], delta) > epsilon
+
+
+def test_all_releases_count():
+  """Four releases need twice the noise of one."""
+  mechanism = calibrate(2.0, count=4)
+  assert mechanism.count == 4
+  assert 1.99 < accounting.epsilon([mechanism.dp_event()], 1e-5) <= 2.0
+  once = calibrate(2.0).noise_multiplier
+  assert mechanism.noise_multiplier == pytest.approx(2 * once, rel=2e-4)
 
 
 def test_spent_events_count():
