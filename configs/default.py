@@ -108,6 +108,8 @@ SMOKE_BASELINE = {
   'baseline.generator.channels': 4,
   'baseline.generator.num_steps': 2,
   'baseline.generator.batch_size': 20,
+  'baseline.private_evolution.num_generations': 2,
+  'baseline.private_evolution.population': 5,
   'baseline.dp_classifier.name': 'logistic_regression',
   'baseline.dp_classifier.num_steps': 2,
   'baseline.dp_classifier.expected_batch_size': 8,

@@ -2,8 +2,9 @@
 
   python -m experiments.baseline --method=dp_merf --config=FILE --workdir=FOLDER
 
-Methods: dp_merf, dp_mepf, dp_classifier. The workdir gets `release/`, which
-`python -m dp_diffusion.privacy.verify` checks, and `evaluation/report.json`.
+Methods: dp_merf, dp_mepf, private_evolution, dp_classifier. The workdir gets
+`release/`, which `python -m dp_diffusion.privacy.verify` checks, and
+`evaluation/report.json`.
 Each baseline spends its own epsilon; releases from the same images add up.
 
 Exit codes: 0 done; 2 bad usage; 130 stopped by Ctrl-C.

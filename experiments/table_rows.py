@@ -17,6 +17,7 @@ DISTANCE = 'Frechet distance'  # Each entry names the features that were used.
 BASELINES = {
   'dp_merf': 'DP-MERF',
   'dp_mepf': 'DP-MEPF',
+  'private_evolution': 'Private Evolution',
   'dp_classifier': 'DP-SGD classifier',
 }
 

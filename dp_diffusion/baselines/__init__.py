@@ -1,4 +1,7 @@
-"""What others do under the same promise: DP-MERF, DP-MEPF, a DP classifier.
+"""What others do under the same promise.
+
+DP-MERF and DP-MEPF fit a generator to a noised mean, Private Evolution lets the
+sensitive images vote for public ones, and a classifier is trained by DP-SGD.
 
 Class means and DP-MERF also warm up our own training (`warm_up`).
 """

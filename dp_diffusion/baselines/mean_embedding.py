@@ -62,32 +62,40 @@ FeatureFn = Callable[[types.Array], types.Array]
 
 
 def start_ledger(
-  config: privacy_config.PrivacyConfig, method: str, unit: str
+  config: privacy_config.PrivacyConfig,
+  method: str,
+  unit: str,
+  *,
+  purpose: str = _PURPOSE,
+  count: int = 1,
 ) -> ledger_lib.Ledger:
-  """Calibrates the noise of a method's single release, and enters it.
+  """Calibrates the noise of a method's statistic, and enters it.
 
   Args:
     config: gives epsilon, delta and the relation; its other fields concern
       DP-SGD.
     method: name of the method, for the statement.
     unit: 'image' or 'person'.
+    purpose: what the statistic is; its sensitivity is 1.
+    count: how many times it is released.
 
   Returns:
-    A ledger with one entry, for `noised_mean`.
+    A ledger with one entry, for `noised_mean` or for another statistic.
 
   Raises:
     UsageError: epsilon is not given.
   """
   if config.epsilon is None:
     raise errors.UsageError(
-      'Expected privacy.epsilon to be given, as a mean embedding is calibrated'
-      ' to it; set it, and solve_for=noise_multiplier.'
+      f'Expected privacy.epsilon to be given, as the noise of {method} is'
+      ' calibrated to it; set it, and solve_for=noise_multiplier.'
     )
   mechanism = gaussian_calibration.calibrate(
     config.epsilon,
     config.delta,
     l2_sensitivity=L2_SENSITIVITY,
-    purpose=f'{_PURPOSE} of {method}',
+    purpose=f'{purpose} of {method}',
+    count=count,
   )
   ledger = ledger_lib.Ledger(
     delta=config.delta,

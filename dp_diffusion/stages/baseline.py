@@ -24,10 +24,14 @@ Guarantees:
     `tests/stages/baseline_test.py::test_the_model_is_described_by_the_config_alone`.
   * What is trained without noise reads public images.
     `tests/stages/baseline_test.py::test_what_is_trained_without_noise_reads_public_images`.
+  * The images of Private Evolution are public ones, and its ledger has all
+    votes. `tests/stages/baseline_test.py::test_votes_choose_public_images`,
+    `tests/stages/baseline_test.py::test_all_votes_are_in_the_ledger`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -51,6 +55,8 @@ from dp_diffusion.baselines import dp_mepf
 from dp_diffusion.baselines import dp_merf
 from dp_diffusion.baselines import generator as generator_lib
 from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import one_by_one
+from dp_diffusion.baselines import private_evolution
 from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
@@ -77,6 +83,33 @@ from dp_diffusion.stages.run import workdirs
 
 # Purposes of the public seed; they differ from those of the stages.
 _FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
+_CANDIDATES, _POPULATIONS, _VARIATIONS = 104, 105, 106
+_EVOLUTION = 'private_evolution'
+_OF_PUBLIC_NETWORK = ('dp_mepf', _EVOLUTION)
+
+# (ledger, streams) -> noised arrays, by name.
+_Draw = Callable[
+  [ledger_lib.Ledger, key_streams.KeyStreams], Mapping[str, np.ndarray]
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+  """What a baseline releases, and its ledger.
+
+  Attributes:
+    images: uint8[N, H, W, C].
+    params: what is released as the model.
+    description: of the model, JSON values.
+    ledger: ledger of the noised statistics.
+    is_insecure: whether a test planted the secret.
+  """
+
+  images: np.ndarray
+  params: types.Params
+  description: Mapping[str, Any]
+  ledger: ledger_lib.Ledger
+  is_insecure: bool
 
 
 def run(
@@ -172,58 +205,170 @@ def _generate(
   method: str,
   stop: interrupts.Stop,
 ) -> None:
-  """Fits a generator to the noised embedding, and writes the release."""
-  settings_of = config.baseline
-  num_classes = max(1, len(config.data.class_names))
+  """Makes the synthetic images, and writes the release."""
   _check_labels(config)
-  labels = functools.partial(
-    sample.sample_labels, config.sample.labels, num_classes
-  )
-  shape = (
-    config.data.image_size,
-    config.data.image_size,
-    config.data.channels,
-  )
   source = registry.load(config.data)
   public = _check_public(config, method, source)
   learned_from = _public_images(config, method)
-  feature_fn = _make_feature_fn(config, method, shape, learned_from)
-  target, ledger, secret = _embed(
-    config, workdir, method, feature_fn, source, learned_from
-  )
-  module = generator_lib.Generator(
-    image_shape=shape,
-    num_classes=num_classes,
-    channels=settings_of.generator.channels,
-  )
-  params = generator_lib.train(
-    settings_of.generator,
-    module,
-    feature_fn,
-    target,
-    labels(settings_of.generator.batch_size),
-    _key(config, _TRAINING),
-    stop.raise_if_asked,
-  )
-  all_labels = labels(config.sample.num_samples)
-  images = generator_lib.sample(
-    module,
-    params,
-    settings_of.generator.latent_dim,
-    all_labels,
-    _key(config, _SAMPLES),
-  )
+  if method == _EVOLUTION:
+    assert learned_from is not None
+    made = _evolve(config, workdir, source, learned_from, stop)
+  else:
+    made = _fit_generator(config, workdir, method, source, learned_from, stop)
   statements.store(
-    workdir, ledger, is_insecure=secret.is_insecure, public_data=public
+    workdir, made.ledger, is_insecure=made.is_insecure, public_data=public
   )
   description = {
     'method': method,
-    'generator': dataclasses.asdict(settings_of.generator),
+    **made.description,
     'class_names': list(config.data.class_names),
-    'image_shape': list(shape),
+    'image_shape': list(_shape(config)),
   }
-  release.write_model(workdir.release, weights.flatten(params), description)
-  _write_images(config, workdir, images, all_labels)
+  release.write_model(
+    workdir.release, weights.flatten(made.params), description
+  )
+  labels = _labels(config, config.sample.num_samples)
+  _write_images(config, workdir, made.images, labels)
+
+
+def _fit_generator(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  source: types.DataSource,
+  public: types.DataSource | None,
+  stop: interrupts.Stop,
+) -> _Made:
+  """Fits a generator to the noised embedding."""
+  used = config.baseline.generator
+  feature_fn = _make_feature_fn(config, method, _shape(config), public)
+  target, ledger, secret = _embed(
+    config, workdir, method, feature_fn, source, public
+  )
+  module = generator_lib.Generator(
+    image_shape=_shape(config),
+    num_classes=_num_classes(config),
+    channels=used.channels,
+  )
+  params = generator_lib.train(
+    used,
+    module,
+    feature_fn,
+    target,
+    _labels(config, used.batch_size),
+    _key(config, _TRAINING),
+    stop.raise_if_asked,
+  )
+  images = generator_lib.sample(
+    module,
+    params,
+    used.latent_dim,
+    _labels(config, config.sample.num_samples),
+    _key(config, _SAMPLES),
+  )
+  return _Made(
+    images=images,
+    params=params,
+    description={'generator': dataclasses.asdict(used)},
+    ledger=ledger,
+    is_insecure=secret.is_insecure,
+  )
+
+
+def _evolve(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  source: types.DataSource,
+  public: types.DataSource,
+  stop: interrupts.Stop,
+) -> _Made:
+  """Lets the sensitive images vote for public ones."""
+  used = config.baseline.private_evolution
+  feature_fn = private_evolution.project(
+    _make_feature_fn(config, _EVOLUTION, _shape(config), public),
+    _shape(config),
+    used.num_features,
+    _key(config, _FEATURES),
+  )
+  chosen = _rng(config, _CANDIDATES).permutation(len(public.labels))
+  chosen = np.sort(chosen[: used.max_candidates])
+  candidates = _candidates(config, feature_fn, public, chosen)
+
+  def draw(
+    ledger: ledger_lib.Ledger, streams: key_streams.KeyStreams
+  ) -> Mapping[str, np.ndarray]:
+    (entry,) = ledger.entries
+    votes = private_evolution.make_votes_fn(
+      feature_fn,
+      source,
+      batching.make_records(source, config.data.unit),
+      candidates,
+      entry,
+      streams,
+    )
+    rng = _rng(config, _POPULATIONS)
+    found = private_evolution.evolve(
+      used, candidates, votes, entry.noise_std, rng, stop.raise_if_asked
+    )
+    return {'images': found.images, 'shares': found.shares}
+
+  found, ledger, secret = _draw_once(
+    config, workdir, _EVOLUTION, draw, source, public
+  )
+  population = private_evolution.Population(**found)
+  samples = private_evolution.sample(
+    used,
+    candidates,
+    population,
+    _labels(config, config.sample.num_samples),
+    _rng(config, _VARIATIONS),
+  )
+  return _Made(
+    images=_gather(public, chosen[samples]),
+    params={
+      'images': _gather(public, chosen[population.images]).astype(np.float32),
+      'shares': population.shares.astype(np.float32),
+    },
+    description={'population': dataclasses.asdict(used)},
+    ledger=ledger,
+    is_insecure=secret.is_insecure,
+  )
+
+
+def _candidates(
+  config: config_lib.Config,
+  feature_fn: mean_embedding.FeatureFn,
+  public: types.DataSource,
+  chosen: np.ndarray,
+) -> private_evolution.Candidates:
+  return private_evolution.Candidates(
+    features=one_by_one.apply(feature_fn, public.images[chosen]),
+    of_class=private_evolution.choose(
+      np.asarray(public.labels)[chosen],
+      public.spec.class_names,
+      config.data.class_names,
+    ),
+  )
+
+
+def _gather(source: types.DataSource, indices: np.ndarray) -> np.ndarray:
+  return batching.gather(source, indices)['image']
+
+
+def _labels(config: config_lib.Config, number: int) -> np.ndarray:
+  """Returns int32[number], in the public shares of the classes."""
+  return sample.sample_labels(
+    config.sample.labels, _num_classes(config), number
+  )
+
+
+def _num_classes(config: config_lib.Config) -> int:
+  return max(1, len(config.data.class_names))
+
+
+def _shape(config: config_lib.Config) -> tuple[int, int, int]:
+  side = config.data.image_size
+  return side, side, config.data.channels
 
 
 def _check_labels(config: config_lib.Config) -> None:
@@ -262,15 +407,56 @@ def _embed(
   source: types.DataSource,
   public: types.DataSource | None,
 ) -> tuple[np.ndarray, ledger_lib.Ledger, key_streams.Secret]:
-  """Reads the sensitive images, and keeps their embedding with noise.
+  """Returns the noised mean embedding, its ledger and the secret."""
 
-  No other function reads them, and the noise is added once.
+  def draw(
+    ledger: ledger_lib.Ledger, streams: key_streams.KeyStreams
+  ) -> Mapping[str, np.ndarray]:
+    target = mean_embedding.noised_mean(
+      feature_fn,
+      source,
+      batching.make_records(source, config.data.unit),
+      config.privacy.num_examples,
+      ledger,
+      streams,
+    )
+    return {'target': target}
+
+  found, ledger, secret = _draw_once(
+    config, workdir, method, draw, source, public
+  )
+  return found['target'], ledger, secret
+
+
+def start_ledger(config: config_lib.Config, method: str) -> ledger_lib.Ledger:
+  """Returns the ledger of a method, with the noise of all its statistics."""
+  if method == _EVOLUTION:
+    return mean_embedding.start_ledger(
+      config.privacy,
+      method,
+      config.data.unit,
+      purpose=private_evolution.PURPOSE,
+      count=config.baseline.private_evolution.num_generations,
+    )
+  return mean_embedding.start_ledger(config.privacy, method, config.data.unit)
+
+
+def _draw_once(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  method: str,
+  draw: _Draw,
+  source: types.DataSource,
+  public: types.DataSource | None,
+) -> tuple[Mapping[str, np.ndarray], ledger_lib.Ledger, key_streams.Secret]:
+  """Reads the sensitive images, and keeps what `draw` returns, with noise.
+
+  No other function reads them, and noise is added once.
   """
-  ledger = mean_embedding.start_ledger(config.privacy, method, config.data.unit)
+  ledger = start_ledger(config, method)
   (entry,) = ledger.entries
   console.say(
-    f'{method}: one release, noise multiplier'
-    f' {entry.noise_multiplier:.4g}; epsilon'
+    f'{method}: {entry.summary()}; epsilon'
     f' {rounding.up(ledger.epsilon())} at delta'
     f' {rounding.up(ledger.delta, 6)}'
   )
@@ -282,18 +468,9 @@ def _embed(
   )
   _begin_embedding(workdir, streams.run_id)
   kept = _kept(workdir)
-  if kept.exists():
-    return files.read_npz(kept)['target'], ledger, secret
-  target = mean_embedding.noised_mean(
-    feature_fn,
-    source,
-    batching.make_records(source, config.data.unit),
-    config.privacy.num_examples,
-    ledger,
-    streams,
-  )
-  files.write_npz(kept, 0o600, target=target)
-  return target, ledger, secret
+  if not kept.exists():
+    files.write_npz(kept, 0o600, **draw(ledger, streams))
+  return files.read_npz(kept), ledger, secret
 
 
 def facts(
@@ -308,19 +485,19 @@ def facts(
 
   Args:
     config: gives seed, pretrain, evaluate.classifier and baseline.
-    method: 'dp_merf' or 'dp_mepf'.
+    method: one of `settings.METHODS` but the classifier.
     ledger: the ledger of the embedding.
     source: the sensitive images.
     secret: secret of the run.
-    public: the images that a feature network is trained on; None if there is no
-      such training.
+    public: the images that a feature network is trained on, or that are voted
+      for; None if there are none.
   """
   net = config.baseline.dp_mepf.net
   found = {
     'method': method,
     'ledger': ledger.to_json(),
     'baseline': config_lib.to_dict(config.baseline),
-    'net': files.sha256(net) if method == 'dp_mepf' and net else '',
+    'net': files.sha256(net) if net and method in _OF_PUBLIC_NETWORK else '',
     'classifier': config_lib.to_dict(config.evaluate.classifier),
     'public': config_lib.to_dict(config.pretrain),
     'seed': config.seed,
@@ -362,23 +539,24 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
 def _check_public(
   config: config_lib.Config, method: str, source: types.DataSource
 ) -> list[dict[str, Any]]:
-  """Checks the public images that the features depend on, and names them."""
-  if method != 'dp_mepf':
+  """Checks the public images that the method depends on, and names them."""
+  if method not in _OF_PUBLIC_NETWORK:
     return []
-  net = config.baseline.dp_mepf.net
-  if not net:
-    return public_data.compare_source(config, source)
-  if not os.path.exists(net):
-    return []  # Reading the file reports an error.
-  images = public_record.of_weights(epath.Path(net))
-  return [statement_words.public_data(vars(e), 'unknown') for e in images]
+  net, found = config.baseline.dp_mepf.net, []
+  if method == _EVOLUTION or not net:
+    found = public_data.compare_source(config, source)
+  if net and os.path.exists(net):  # Otherwise reading it reports an error.
+    images = public_record.of_weights(epath.Path(net))
+    found += [statement_words.public_data(vars(e), 'unknown') for e in images]
+  return found
 
 
 def _public_images(
   config: config_lib.Config, method: str
 ) -> types.DataSource | None:
-  """Reads the images that a feature network is trained on, if one is."""
-  if method != 'dp_mepf' or config.baseline.dp_mepf.net:
+  """Reads the images that are learned from or voted for, if any are."""
+  is_trained = method == 'dp_mepf' and not config.baseline.dp_mepf.net
+  if not is_trained and method != _EVOLUTION:
     return None
   return registry.load(config.pretrain.data)
 
@@ -394,16 +572,24 @@ def _make_feature_fn(
     return dp_merf.make_feature_fn(
       config.baseline.dp_merf, shape, _key(config, _FEATURES)
     )
-  mepf = config.baseline.dp_mepf
-  if public is None:
-    if not os.path.exists(mepf.net):
+  return dp_mepf.make_feature_fn(
+    config.baseline.dp_mepf, _make_activations(config, method, public)
+  )
+
+
+def _make_activations(
+  config: config_lib.Config, method: str, public: types.DataSource | None
+) -> dp_mepf.ActivationsFn:
+  """Returns the public network: the one of a file, or one trained here."""
+  net = config.baseline.dp_mepf.net
+  if net:
+    if not os.path.exists(net):
       raise errors.UsageError(
-        f'Expected a feature network at baseline.dp_mepf.net={mepf.net!r};'
+        f'Expected a feature network at baseline.dp_mepf.net={net!r};'
         ' there is no such file.'
       )
-    return dp_mepf.make_feature_fn(
-      mepf, dp_mepf.from_weights(files.read_npz(mepf.net))
-    )
+    return dp_mepf.from_weights(files.read_npz(net))
+  assert public is not None
   console.say(f'{method}: trains its feature network on public images')
   num_classes = public.spec.num_classes
   trained = downstream.train_classifier(
@@ -414,9 +600,7 @@ def _make_feature_fn(
     config.seed,
   )
   assert isinstance(trained, downstream.NeuralClassifier)
-  return dp_mepf.make_feature_fn(
-    mepf, dp_mepf.from_small_cnn(trained.variables, num_classes)
-  )
+  return dp_mepf.from_small_cnn(trained.variables, num_classes)
 
 
 def _write_report(
@@ -443,3 +627,7 @@ def _write_report(
 
 def _key(config: config_lib.Config, purpose: int) -> types.Key:
   return jax.random.fold_in(jax.random.key(config.seed), purpose)
+
+
+def _rng(config: config_lib.Config, purpose: int) -> np.random.Generator:
+  return np.random.default_rng([config.seed, purpose])

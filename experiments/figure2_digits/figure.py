@@ -29,6 +29,7 @@ _LOOKS = {
   _OURS: ('#0072B2', 'o'),
   'dp_merf': ('#E69F00', 's'),
   'dp_mepf': ('#009E73', '^'),
+  'private_evolution': ('#D55E00', 'v'),
   'dp_classifier': ('#CC79A7', 'D'),
 }
 _INFINITY = 26.0  # Position of an infinite epsilon on the axis.

@@ -1,4 +1,4 @@
-"""Compares our quality with DP-MERF, DP-MEPF and a DP classifier by epsilon.
+"""Compares our quality with that of other methods, by epsilon.
 
   python -m experiments.figure2_digits.run [--jobs=N] [--out=FOLDER]
   python -m experiments.figure2_digits.run --print   # for a scheduler

@@ -40,6 +40,7 @@ _HISTOGRAMS = 'dp_diffusion/stages/run/histograms.py'
 _BUDGET = 'dp_diffusion/stages/run/budget.py'
 _CLASS_MEANS = 'dp_diffusion/baselines/class_means.py'
 _WARM_UP = 'dp_diffusion/stages/warm_up.py'
+_EVOLUTION = 'dp_diffusion/baselines/private_evolution.py'
 # The last lines of `private_step.apply`.
 _UPDATE = (
   '  return train_state.update(\n'
@@ -49,6 +50,7 @@ _UPDATE = (
 _AVERAGES = 'dp_diffusion/stages/run/averages.py'
 _CLASS_MEANS_TEST = 'tests/baselines/class_means_test.py'
 _WARM_UP_TEST = 'tests/stages/warm_up_test.py'
+_EVOLUTION_TEST = 'tests/baselines/private_evolution_test.py'
 _AVERAGES_TEST = 'tests/stages/run/averages_test.py'
 
 _ACCOUNTING_TEST = 'tests/privacy/accounting_test.py'
@@ -1259,9 +1261,44 @@ ALL = (
   _one(
     'A baseline with a planted secret does not say so',
     _BASELINE,
-    'workdir, ledger, is_insecure=secret.is_insecure, public',
-    'workdir, ledger, is_insecure=False, public',
+    'workdir, made.ledger, is_insecure=made.is_insecure, public',
+    'workdir, made.ledger, is_insecure=False, public',
     f'{_BASELINE_TEST}::test_a_release_that_verifies',
+  ),
+  _one(
+    'Private Evolution is calibrated as if there were one vote',
+    _BASELINE,
+    '      count=config.baseline.private_evolution.num_generations,\n',
+    '',
+    f'{_BASELINE_TEST}::test_all_votes_are_in_the_ledger',
+  ),
+  _one(
+    'Several releases of a statistic are calibrated as one',
+    'dp_diffusion/privacy/gaussian_calibration.py',
+    'problem, count, epsilon, accounting.SEARCH',
+    'problem, 1, epsilon, accounting.SEARCH',
+    'tests/privacy/gaussian_calibration_test.py::test_all_releases_count',
+  ),
+  _one(
+    'The votes of all generations have the same noise',
+    _EVOLUTION,
+    "purpose=f'{PURPOSE}, generation {generation}'",
+    'purpose=PURPOSE',
+    f'{_EVOLUTION_TEST}::test_noise_std',
+  ),
+  _one(
+    'Each image of a person has a whole vote',
+    _EVOLUTION,
+    '      records.starts,\n',
+    '      np.arange(len(own) + 1),\n',
+    f'{_EVOLUTION_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
+  ),
+  _one(
+    'Private Evolution is voted for again when its votes are stored',
+    _BASELINE,
+    '  if not kept.exists():\n',
+    '  if True:\n',
+    f'{_BASELINE_TEST}::test_votes_are_noised_once',
   ),
   _one(
     'A baseline on persons is stated as one on images',
@@ -1547,12 +1584,10 @@ ALL = (
   _one(
     'A baseline takes the shares of its labels from the images',
     _BASELINE,
-    '  source = registry.load(config.data)\n  public = _check_public(',
-    '  source = registry.load(config.data)\n'
-    '  labels = functools.partial(\n'
-    '    sample.labels_by_weight, np.bincount(source.labels)\n'
-    '  )\n'
-    '  public = _check_public(',
+    '    _labels(config, used.batch_size),\n',
+    '    sample.labels_by_weight(\n'
+    '      np.bincount(source.labels), used.batch_size\n'
+    '    ),\n',
     f'{_BASELINE_TEST}::test_labels_do_not_follow_those_of_the_images',
   ),
   _one(
@@ -1717,8 +1752,8 @@ ALL = (
   _one(
     'The statement of a baseline names no public images',
     _BASELINE,
-    'is_insecure=secret.is_insecure, public_data=public\n',
-    'is_insecure=secret.is_insecure\n',
+    'is_insecure=made.is_insecure, public_data=public\n',
+    'is_insecure=made.is_insecure\n',
     f'{_BASELINE_TEST}::test_public_images_of_a_baseline_are_stated',
   ),
   _one(

@@ -17,6 +17,7 @@ from dp_diffusion import release
 from dp_diffusion.baselines import dp_classifier
 from dp_diffusion.baselines import generator
 from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import private_evolution
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
@@ -292,6 +293,74 @@ def test_what_is_trained_without_noise_reads_public_images(
       train()
   assert read == [(public,)] * 3
   assert baseline_stage._public_images(config, 'dp_merf') is None
+  net = _load(baseline__dp_mepf__net='x.npz')
+  with pytest.raises(Enough):  # They are voted for, whatever the network is.
+    baseline_stage._public_images(net, 'private_evolution')
+  with pytest.raises(errors.UsageError, match='x.npz'):
+    baseline_stage._make_activations(net, 'private_evolution', None)
+
+
+@pytest.fixture(scope='module')
+def evolved(one_device, tmp_path_factory):
+  """Private Evolution without the training of its feature network."""
+  folder = tmp_path_factory.mktemp('baseline') / 'evolved'
+  plant_secret(folder)
+  _generate_by_votes(folder)
+  return folder
+
+
+def _generate_by_votes(folder):
+  workdir = workdirs.open_workdir(str(folder))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      baseline_stage,
+      '_make_activations',
+      lambda *_: lambda images: [images.reshape((len(images), -1))],
+    )
+    baseline_stage._generate(
+      _load(), workdir, 'private_evolution', interrupts.Stop('')
+    )
+
+
+def test_all_votes_are_in_the_ledger(evolved):
+  assert not verify.verify(evolved / 'release').mismatches
+  found = privacy_of(evolved)
+  (event,) = found['events']
+  assert event['mechanism']['l2_sensitivity'] == 1.0
+  generations = _load().baseline.private_evolution.num_generations
+  assert event['mechanism']['count'] == generations > 1
+  assert 9.9 < found['epsilon_pld'] <= 10
+  assert found['insecure_secret']  # It was planted.
+  assert [data['source'] for data in found['public_data']] == [
+    'glyphs of seed 0'
+  ]
+
+
+def test_votes_choose_public_images(evolved):
+  images, labels = release.read_dataset(evolved / 'release')
+  np.testing.assert_array_equal(np.bincount(labels), [6] * 10)
+  public = registry.load(_load().pretrain.data)
+  known = {
+    (label, image.tobytes())
+    for image, label in zip(public.images, public.labels, strict=True)
+  }
+  drawn = [
+    (label, image.tobytes())
+    for image, label in zip(images, labels, strict=True)
+  ]
+  assert set(drawn) <= known
+  arrays, model = release.read_model(evolved / 'release')
+  assert model['population']['population'] == 5
+  assert arrays['images'].shape == (10, 5, 8, 8, 1)
+  np.testing.assert_allclose(arrays['shares'].sum(axis=1), 1, rtol=1e-6)
+
+
+def test_votes_are_noised_once(evolved, monkeypatch):
+  before = command.contents(evolved / 'release')
+  shutil.rmtree(evolved / 'release')
+  monkeypatch.setattr(private_evolution, 'make_votes_fn', None)
+  _generate_by_votes(evolved)
+  assert command.contents(evolved / 'release') == before
 
 
 def test_public_images_of_a_baseline_are_compared(tmp_path, digits):
@@ -516,7 +585,7 @@ def test_what_names_an_embedding(digits, tmp_path, monkeypatch):
 
   def name(method, public=None, source=digits, secret=SECRET, **changes):
     config = _load(**changes)
-    ledger = mean_embedding.start_ledger(config.privacy, method, 'image')
+    ledger = baseline_stage.start_ledger(config, method)
     return key_streams.run_id(
       SECRET,
       baseline_stage.facts(config, method, ledger, source, secret, public),
@@ -534,6 +603,11 @@ def test_what_names_an_embedding(digits, tmp_path, monkeypatch):
     *(name('dp_mepf', other) for other in _altered(digits)),
     name('dp_mepf', digits, evaluate__classifier__num_steps='7'),
     name('dp_mepf', digits, pretrain__num_steps='7'),
+    name('private_evolution', digits),
+    name(
+      'private_evolution', digits, baseline__private_evolution__population='7'
+    ),
+    name('private_evolution', digits, baseline__dp_mepf__net=str(nets[0])),
     *(name('dp_mepf', baseline__dp_mepf__net=str(net)) for net in nets),
   ]
   # Files of one name and other weights.
