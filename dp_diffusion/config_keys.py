@@ -318,7 +318,7 @@ def sections(
   """
   said = said or Section(text='', changed={}, also={})
   prefix = f'{path}.' if path else ''
-  hints = _hints(kind)
+  hints = type_hints(kind)
   found, inner = [], []
   for field in dataclasses.fields(kind):
     statement = of(field)
@@ -345,7 +345,8 @@ def sections(
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def type_hints(kind: type) -> dict[str, Any]:
+  """Returns the types of the fields of a dataclass; not to be changed."""
   return typing.get_type_hints(kind)
 
 

@@ -304,7 +304,7 @@ def _hint(schema: type, parts: Sequence[str]) -> Any:
   for part in parts:
     if not dataclasses.is_dataclass(hint):
       return None
-    hint = typing.get_type_hints(hint).get(part)
+    hint = config_keys.type_hints(hint).get(part)
   return hint
 
 
@@ -391,7 +391,7 @@ def parse_weights(name: str, text: str, num_classes: int) -> tuple[float, ...]:
 
 def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
   """Builds a dataclass from nested values; errors name the dotted key."""
-  hints = typing.get_type_hints(kind)
+  hints = config_keys.type_hints(kind)
   fields = {
     f.name: f for f in dataclasses.fields(kind) if not config_keys.is_fact(f)
   }

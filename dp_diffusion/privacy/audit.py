@@ -22,6 +22,7 @@ Guarantees:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -242,6 +243,7 @@ def epsilon_lower_bound(
   return low
 
 
+@functools.lru_cache(maxsize=64)  # Each config that is built asks.
 def ceiling(
   num_canaries: int, num_guesses: int, delta: float, confidence: float
 ) -> float:
