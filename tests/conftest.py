@@ -96,14 +96,15 @@ def pytest_collection_finish() -> None:
 
 
 _COMPILED = 'DP_DIFFUSION_TESTS_COMPILED'  # Names the folder to all processes.
-_MOST_BYTES = 200_000_000  # Of compiled programs that are kept between runs.
+_MOST_BYTES = 100_000_000  # Of compiled programs that are kept between runs.
 
 
 def pytest_configure(config: pytest.Config) -> None:
   """Starts with the programs that earlier runs of the tests compiled.
 
-  They lie in pytest's own cache, .pytest_cache, and are taken from there by
-  copying. A test that is killed while it writes a program spoils a copy only.
+  They lie in pytest's own cache, .pytest_cache. A program that is there is read
+  and never written again, so a link to it does. A test that is killed while it
+  writes a program spoils one that is kept only if all tests pass.
   """
   if 'PYTEST_XDIST_WORKER' in os.environ:
     return  # The process that started this one has done it.
@@ -112,7 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
   kept = _kept_between_runs(config)
   for name in ('workers', 'commands'):
     if kept and (kept / name).is_dir():
-      shutil.copytree(kept / name, folder / name)
+      shutil.copytree(kept / name, folder / name, copy_function=link_or_copy)
     else:
       (folder / name).mkdir()
 
@@ -149,6 +150,14 @@ def keep_newest(folder: pathlib.Path, kept: pathlib.Path, limit: int) -> None:
       break
     to = kept / path.relative_to(folder)
     to.parent.mkdir(parents=True, exist_ok=True)
+    link_or_copy(path, to)
+
+
+def link_or_copy(path: str | os.PathLike, to: str | os.PathLike) -> None:
+  """A second name for a file, or a copy on another file system."""
+  try:
+    os.link(path, to)
+  except OSError:
     shutil.copy2(path, to)
 
 
@@ -176,7 +185,8 @@ def _keep_compiled(folder: str) -> None:
 
   jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
   jax.config.update('jax_compilation_cache_dir', folder)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  # Also the smallest: a test has hundreds, and reading one takes half as long.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def no_fsync(descriptor: int) -> None:
