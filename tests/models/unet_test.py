@@ -322,7 +322,8 @@ def test_patches_make_the_network_smaller():
   small = _with(image_channels=4 * config.image_channels)
   assert unet.param_shapes(config, 16, 16) == unet.param_shapes(small, 8, 8)
   assert config.sides(16) == small.sides(8)
-  params = unet.UNet(small).init(jax.random.key(0), *_ones(small, 8))['params']
+  init = jax.jit(unet.UNet(small).init)
+  params = init(jax.random.key(0), *_ones(small, 8))['params']
   params = jax.tree.map(lambda leaf: leaf + 0.1, params)
   x = jax.random.normal(jax.random.key(1), (2, 16, 16, config.image_channels))
   step, label = jnp.asarray([3, 7]), jnp.asarray([0, -1])
