@@ -143,6 +143,7 @@ _SMOKE = {
   'evaluate.size_shares': (0.5, 1.0),
   'evaluate.selection.learning_rates': (1e-3, 1e-2),
   'evaluate.max_train_images': 64,
+  'evaluate.diffusion_classifier_images': 20,
   'evaluate.allow_few_images': True,
   'evaluate.held_out_split': '',
 }

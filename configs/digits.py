@@ -126,6 +126,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.evaluate.size_shares = (0.5, 1.0)
   config.evaluate.selection.learning_rates = (1e-3, 1e-2)
   config.evaluate.allow_few_images = True
+  config.evaluate.diffusion_classifier_images = 20
   config.update_from_flattened_dict(default.SMOKE_AUDIT)
   config.update_from_flattened_dict(default.SMOKE_BASELINE)
 

@@ -51,6 +51,7 @@ from dp_diffusion import types
 from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.evaluation.report import figures
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
@@ -202,6 +203,54 @@ class Release:
       statement=self.statement,
       mark=self.mark,
     )
+
+  def classify(
+    self, images: np.ndarray, *, seed: int = 0
+  ) -> diffusion_classifier.Classified:
+    """Classifies images by the model, and prints the progress.
+
+    The class under which the model removes added noise best is the answer; see
+    `evaluation.classifiers.diffusion_classifier`. It is post-processing: the
+    guarantee of the release does not change.
+
+    >>> images = np.zeros((3, 8, 8, 1), np.uint8)
+    >>> found = load_release(release_dir).classify(images)
+    classifying, image: 0/3
+    classifying, image: 3/3, ...
+    >>> found.labels.shape, found.log_probs.shape
+    ((3,), (3, 2))
+
+    Args:
+      images: uint8[N, H, W, C] of the size and channels of the release.
+      seed: in [0, 2^31), of the noise that is added.
+
+    Raises:
+      UsageError: the images have another shape or dtype, or the release has
+        fewer than two classes.
+    """
+    shape = (self.image_size, self.image_size, self.network.image_channels)
+    if self._num_classes < 2:
+      raise errors.UsageError(
+        f'Expected {self.folder} to have at least two classes to tell apart,'
+        f' not {self._num_classes}.'
+      )
+    is_array = isinstance(images, np.ndarray) and images.dtype == np.uint8
+    if not is_array or images.shape[1:] != shape:
+      given = type(images).__name__
+      if isinstance(images, np.ndarray):
+        given = f'{images.dtype} of shape {images.shape}'
+      raise errors.UsageError(
+        'Expected images to be a NumPy array, uint8 of shape'
+        f' (N, {", ".join(map(str, shape))}), not {given}.'
+      )
+    classifier = diffusion_classifier.DiffusionClassifier(
+      self.network,
+      self.params,
+      self.diffusion,
+      seed=_integer('seed', seed, 0, sampling.MAX_SEED),
+    )
+    with console.progress('classifying, image', len(images)) as advance:
+      return classifier.classify(images, advance)
 
   def class_numbers(
     self, labels: Sequence[str | int] | np.ndarray = ()

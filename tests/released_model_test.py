@@ -78,6 +78,30 @@ def test_guidance_is_that_of_the_sampler(made, loaded):
   assert (unguided.images != some_samples(made).images).any()
 
 
+def test_the_model_classifies_images(made, loaded):
+  images = some_samples(made).images
+  found = loaded.classify(images[:3], seed=1)
+  assert found.labels.dtype == np.int32 and found.log_probs.shape == (3, 2)
+  np.testing.assert_array_equal(found.labels, found.log_probs.argmax(axis=1))
+  again = loaded.classify(images[:3], seed=1)
+  np.testing.assert_array_equal(found.log_probs, again.log_probs)
+
+
+@pytest.mark.parametrize(
+  ('images', 'words'),
+  [
+    ([[1]], 'not list'),
+    (np.zeros((2, 8, 8, 1)), 'not float64 of shape (2, 8, 8, 1)'),
+    (np.zeros((2, 8, 8, 3), np.uint8), 'not uint8 of shape (2, 8, 8, 3)'),
+    (np.zeros((), np.uint8), 'not uint8 of shape ()'),
+  ],
+)
+def test_images_that_cannot_be_classified_are_refused(loaded, images, words):
+  with pytest.raises(errors.UsageError) as caught:
+    loaded.classify(images)
+  assert words in str(caught.value) and '(N, 8, 8, 1)' in str(caught.value)
+
+
 @pytest.mark.parametrize(
   ('names', 'labels', 'expected'),
   [

@@ -69,6 +69,7 @@ _BOTH = {
   'evaluate.ensemble_size': 0,
   'evaluate.features': 'public',
   'evaluate.max_train_images': 20_000,
+  'evaluate.diffusion_classifier_images': 1000,
   'evaluate.max_distance_images': 10_000,
   'baseline.dp_merf.num_features': 2000,
   'baseline.dp_mepf.max_side': 4,

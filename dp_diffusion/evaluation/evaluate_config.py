@@ -118,6 +118,14 @@ class EvaluateConfig:
   svm: bool = config_keys.key(
     False, "Whether to train the fixed reference too, scikit-learn's RBF SVM."
   )
+  diffusion_classifier_images: int = config_keys.key(
+    0,
+    'Number of held-out images that the released model classifies itself, by'
+    ' the class under which it removes noise best; 0 for none. An image takes'
+    ' 24 evaluations of the network for each class.',
+    '>= 0',
+    is_later=True,
+  )
   max_train_images: int = config_keys.key(
     0, 'Largest number of images per source; 0 takes all.', '>= 0'
   )

@@ -203,6 +203,13 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       shown += f', {ensemble[0]} {100 * ensemble[1]["value"]:.1f} %'
     shown += _guessing(found, source)
     console.say(f'accuracy     {shown}: {words[source]}')
+  if by_model := found.get('diffusion_classifier'):
+    guessing = by_model['is_no_better_than_guessing']
+    console.say(
+      f'accuracy     diffusion classifier {100 * by_model["accuracy"]:.1f} %:'
+      f' the released model itself, on {by_model["num_images"]:,} images'
+      f'{" (no better than guessing)" if guessing else ""}'
+    )
   share = found.get('majority_share')  # Reports of older versions have none.
   if share is not None and share < 1:
     console.say(

@@ -91,6 +91,20 @@ def test_ensembles_curve_and_grid_are_reported(finished_run) -> None:
   assert 'ensemble of 2 CNNs' in finished_run.stdout
 
 
+def test_the_model_itself_classifies_held_out_images(finished_run) -> None:
+  found = _report(finished_run.workdir)['diffusion_classifier']
+  assert found['num_images'] == 20 and len(found['accuracy_per_class']) == 10
+  low, high = found['accuracy_interval']
+  assert 0 <= low <= found['accuracy'] <= high <= 1
+  assert found['auroc'] is None  # Of ten classes.
+  page = (finished_run.workdir / 'evaluation' / 'report.html').read_text()
+  assert 'The model itself as a classifier' in page
+  assert (
+    f'diffusion classifier {100 * found["accuracy"]:.1f} %: the released'
+    ' model itself, on 20 images' in finished_run.stdout
+  )
+
+
 def _evaluate_one_network(workdir: pathlib.Path, **changes: str) -> None:
   """The stage again, in this process, with the quickest of its classifiers."""
   values = {
@@ -99,6 +113,7 @@ def _evaluate_one_network(workdir: pathlib.Path, **changes: str) -> None:
     'classifier.name': 'logistic_regression',
     'features': '',
     'memorization': 'false',
+    'diffusion_classifier_images': '0',
     **changes,
   }
   flags = [f'--config.evaluate.{key}={text}' for key, text in values.items()]

@@ -34,6 +34,7 @@ from dp_diffusion.evaluation.report import page
 from dp_diffusion.stages.evaluation import classifier_plan
 from dp_diffusion.stages.evaluation import classifier_tests
 from dp_diffusion.stages.evaluation import image_distances
+from dp_diffusion.stages.evaluation import model_as_classifier
 from dp_diffusion.stages.run import interrupts
 
 SOURCES = accuracy_section.SOURCES
@@ -142,6 +143,7 @@ def measure(
       'held_out': (np.asarray(test.images), np.asarray(test.labels)),
     },
     sections=[
+      *model_as_classifier.sections(config, places.release, test, stop),
       *classifier_tests.sections(tester, plan, settings.ensemble_size, found),
       *image_distances.sections(
         config,
