@@ -1912,4 +1912,11 @@ ALL = (
     'for event in entry.dp_events()[-1:]]\n',
     f'{_INHERITANCE_TEST}::test_all_that_was_spent_before_is_calibrated_for',
   ),
+  _one(
+    'The statement says class means where an embedding was noised',
+    'dp_diffusion/baselines/warm_up.py',
+    '_mechanism(self.embedding_noise_multiplier, EMBEDDING)',
+    '_mechanism(self.embedding_noise_multiplier, MEANS)',
+    'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
+  ),
 )

@@ -233,7 +233,9 @@ def test_epsilon_must_be_given():
 
 @pytest.mark.parametrize('unit', ['image', 'person'])
 def test_the_unit_is_stated(unit):
-  assert mean_embedding.start_ledger(CONFIG, 'x', unit).unit == unit
+  found = mean_embedding.start_ledger(CONFIG, 'x', unit)
+  assert found.unit == unit
+  assert found.entries[0].mechanism.purpose == 'mean embedding of x'
 
 
 def test_infinite_epsilon_says_that_it_is_not_private():

@@ -28,6 +28,10 @@ def test_each_statistic_has_an_entry():
   means, embedding = used.entries()
   assert used.num_steps == 8
   assert (means.noise_multiplier, embedding.noise_multiplier) == (20, 7)
+  assert (means.mechanism.purpose, embedding.mechanism.purpose) == (
+    'class means for a warm-up',
+    'mean embedding for a warm-up',
+  )
   assert means.mechanism.l2_sensitivity == embedding.mechanism.l2_sensitivity
   assert '20' in means.summary() and means.summary() != embedding.summary()
 

@@ -94,6 +94,7 @@ def test_its_event_is_a_gaussian_of_sensitivity_one():
   (entry,) = label_histogram.entries(4.0)
   assert entry.kind == 'noised_histogram'
   assert entry.mechanism.noise_std == 4.0
+  assert entry.mechanism.purpose == 'histogram of labels'
   expected = mechanism_lib.GaussianMechanism(
     noise_multiplier=4.0, l2_sensitivity=1.0, purpose='x'
   ).dp_event()
