@@ -1919,4 +1919,19 @@ ALL = (
     '_mechanism(self.embedding_noise_multiplier, MEANS)',
     'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
   ),
+  _one(
+    'Averages of the weights beside the release, which no statement covers',
+    _AVERAGES,
+    '  files.write_npz(workdir.private / _FILE, 0o600, **arrays)\n',
+    '  files.write_npz(workdir.private / _FILE, 0o600, **arrays)\n'
+    '  files.write_npz(workdir.root / _FILE, 0o644, **arrays)\n',
+    f'{_AVERAGES_TEST}::test_a_length_is_chosen_after_training',
+  ),
+  _one(
+    'Of a sha256 the first figures are compared',
+    _VERIFY,
+    '    elif _sha256(folder / name) != digest:\n',
+    '    elif _sha256(folder / name)[:8] != digest[:8]:\n',
+    f'{_VERIFY_TEST}::test_a_sha256_is_compared_as_a_whole',
+  ),
 )

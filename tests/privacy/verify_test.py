@@ -204,6 +204,16 @@ def test_changed_folder_is_refused(folder, capsys):
   check_refused(folder, capsys, "'dataset/.hidden' is in the folder, but not")
 
 
+@pytest.mark.parametrize('place', [0, 31, 63])
+def test_a_sha256_is_compared_as_a_whole(folder, capsys, place):
+  digest = STATEMENT['files']['README.md']
+  other = 'b' if digest[place] == 'a' else 'a'
+  changed_one = digest[:place] + other + digest[place + 1 :]
+  hashes = {**STATEMENT['files'], 'README.md': changed_one}
+  write_statement(folder, {**STATEMENT, 'files': hashes})
+  check_refused(folder, capsys, "'README.md' was changed")
+
+
 def test_links_are_refused(folder, capsys, tmp_path):
   outside = tmp_path / 'outside'
   outside.mkdir()

@@ -11,6 +11,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import ledger as ledger_lib
@@ -63,6 +64,7 @@ def workdir(tmp_path: pathlib.Path) -> workdirs.Workdir:
   )
   ledger = ledger_lib.Ledger(delta=1e-3).add(ledger_lib.begin(mechanism))
   averages.store(config, workdir, state)
+  assert files.list_files(workdir.root) == ['private/averages.npz']
   statements.store(workdir, ledger.with_steps(2).seal(), is_insecure=False)
   release.write_model(
     workdir.release,
