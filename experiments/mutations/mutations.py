@@ -1934,4 +1934,11 @@ ALL = (
     '    elif _sha256(folder / name)[:8] != digest[:8]:\n',
     f'{_VERIFY_TEST}::test_a_sha256_is_compared_as_a_whole',
   ),
+  _one(
+    'The card says a statistic once that was noised several times',
+    _LEDGER,
+    "{m.count} time(s), with Gaussian noise of'",
+    "with Gaussian noise of'",
+    'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
+  ),
 )

@@ -19,6 +19,8 @@ def test_each_statistic_has_an_entry():
   (means,) = used.entries()
   assert means.mechanism == used.mean_mechanism
   assert means.noise_multiplier == 20 and means.mechanism.count == 4
+  assert '4 times' in means.summary()
+  assert '4 time(s), with Gaussian noise of std 20' in means.describe()[0]
   used = warm_up.WarmUpConfig(
     mean_steps=3,
     mean_noise_multiplier=20.0,
