@@ -1941,4 +1941,11 @@ ALL = (
     "with Gaussian noise of'",
     'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
   ),
+  _one(
+    'Sums over the losses are taken as exact',
+    _LOSSES,
+    '  deltas = sums * scale * slack + infinite',
+    '  deltas = sums * scale + infinite',
+    f'{_LOSSES_TEST}::test_losses_that_are_not_computed_are_paid_for',
+  ),
 )

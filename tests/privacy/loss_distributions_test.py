@@ -121,7 +121,7 @@ def test_transform_composes():
   )
 
 
-def test_losses_that_are_not_computed_are_paid_for():
+def test_losses_that_are_not_computed_are_paid_for(monkeypatch):
   """Those above the window, and at each step those beyond the grid."""
   delta, interval = 1e-3, 0.05
   atoms = loss_distributions._discretize(
@@ -144,6 +144,11 @@ def test_losses_that_are_not_computed_are_paid_for():
   assert epsilon() < epsilon(above=delta / 2) < epsilon(above=0.9 * delta)
   assert epsilon(infinite=delta / 6) == epsilon(above=delta / 2)
   assert epsilon(above=1.1 * delta) == epsilon(infinite=delta / 2) == math.inf
+  exact = epsilon()
+  for error in ('_SUM_ERROR', '_POWER_ERROR'):  # Of sums, and of each step.
+    with monkeypatch.context() as patch:
+      patch.setattr(loss_distributions, error, 0.1)
+      assert epsilon() > exact
 
 
 @pytest.mark.parametrize('delta', [1e-5, 1e-15, 1e-30])
