@@ -174,6 +174,7 @@ def quick(workdir: pathlib.Path) -> tuple[str, ...]:
     '--config.privacy.solve_for=epsilon',
     '--config.privacy.epsilon=none',
     '--config.privacy.noise_multiplier=1.25',
+    '--config.finetune.power_averages=(0.05,0.1)',
   )
 
 
@@ -194,8 +195,11 @@ def plant_secret(workdir: pathlib.Path) -> None:
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, bytes]:
-  """Weights, ledger, samples and statement: all that a run leaves."""
+  """Weights, averages, ledger, samples and statement: what a run leaves."""
   found = contents(workdir / 'release')
+  averages = workdir / 'private' / 'averages.npz'
+  if averages.exists():
+    found['averages'] = averages.read_bytes()
   found['ledger'] = (workdir / 'private' / 'ledger.json').read_bytes()
   return found
 

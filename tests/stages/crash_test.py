@@ -21,7 +21,9 @@ def uninterrupted(
   workdir = tmp_path_factory.mktemp('sampled') / 'run'
   shutil.copytree(finetuned_run.workdir, workdir)
   _succeed(subprocess_environment, workdir, 'sample')
-  return command.outcome(workdir)
+  found = command.outcome(workdir)
+  assert 'averages' in found  # They too must survive a kill.
+  return found
 
 
 def _succeed(
