@@ -54,6 +54,7 @@ _REPORTED = (
 _OPTIONAL = (
   'accuracy_by_number',
   'auroc',
+  'diffusion_classifier',
   'ensembles',
   'model_selection',
   'quality',

@@ -213,6 +213,11 @@ def auroc(
   return run.get('auroc', {}).get(source, {}).get(name)
 
 
+def diffusion_classifier(run: Mapping[str, Any]) -> float | None:
+  """Accuracy of the released model itself; None if it was not measured."""
+  return run.get('diffusion_classifier', {}).get('accuracy')
+
+
 def ensemble(
   run: Mapping[str, Any], source: str = 'synthetic', name: str = 'cnn'
 ) -> float | None:

@@ -142,6 +142,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       {
         'Small CNN': table_rows.accuracy,
         'AUROC': table_rows.auroc,
+        'diffusion classifier': table_rows.diffusion_classifier,
         'of real images': functools.partial(table_rows.accuracy, source='real'),
         **table_rows.distances('synthetic'),
       },
