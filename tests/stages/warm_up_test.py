@@ -22,6 +22,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 from tests.stages import command
 
@@ -262,7 +263,23 @@ def test_a_person_is_one_record(tmp_path: pathlib.Path) -> None:
     assert np.sum(found) / weight == pytest.approx(count, abs=0.1)
 
 
-def test_a_stopped_warm_up_goes_on(tmp_path: pathlib.Path, initial) -> None:
+@pytest.fixture
+def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+  """The runs of a test have one config, and so one step."""
+  make = parallel.DataParallel.pmap_public_step
+  steps = []
+
+  def take(devices: parallel.DataParallel, *arguments: object):
+    if not steps:
+      steps.append(make(devices, *arguments))
+    return steps[0]
+
+  monkeypatch.setattr(parallel.DataParallel, 'pmap_public_step', take)
+
+
+def test_a_stopped_warm_up_goes_on(
+  tmp_path: pathlib.Path, initial, compiled_once
+) -> None:
   whole = run(tmp_path / 'whole', initial)
   assert not is_equal(whole, weights.flatten(initial))
   with pytest.raises(errors.Interrupted):
