@@ -6,9 +6,7 @@ import numpy as np
 
 from dp_diffusion.evaluation.classifiers import model_selection
 from dp_diffusion.evaluation.classifiers import scoring
-from dp_diffusion.evaluation.classifiers import (
-  trained_classifiers as members_lib,
-)
+from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import curves_section
 from dp_diffusion.evaluation.report import page
@@ -21,7 +19,7 @@ class Tester:
 
   def __init__(
     self,
-    members: members_lib.Members,
+    members: trained_classifiers.Members,
     images: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
@@ -44,9 +42,9 @@ class Tester:
     self._num_classes = num_classes
     self._persons = persons
     self._is_duplicate = is_duplicate
-    self._probs: dict[members_lib.Member, np.ndarray] = {}
+    self._probs: dict[trained_classifiers.Member, np.ndarray] = {}
 
-  def probs(self, member: members_lib.Member) -> np.ndarray:
+  def probs(self, member: trained_classifiers.Member) -> np.ndarray:
     """Returns the predicted probabilities, float32[N, K]."""
     if member not in self._probs:
       classifier = self._members.get(member)

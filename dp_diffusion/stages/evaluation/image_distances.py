@@ -16,9 +16,7 @@ from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import downstream
-from dp_diffusion.evaluation.classifiers import (
-  trained_classifiers as members_lib,
-)
+from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.evaluation.metrics import feature_cache
 from dp_diffusion.evaluation.metrics import features as features_lib
@@ -118,13 +116,13 @@ def _public_network(
   images = feature_cache.rows_of(
     public.images, train, private_dir / 'features', data.max_in_memory_bytes
   )
-  members = members_lib.Members(
+  members = trained_classifiers.Members(
     {'public': (images, np.asarray(public.labels)[train])},
     {'public': len(data.class_names)},
     private_dir / 'classifiers',
     stop.raise_if_asked,
   )
-  member = members_lib.Member(
+  member = trained_classifiers.Member(
     source='public',
     num_images=len(train),
     config=training.of_kind('small_cnn', config.evaluate.classifier),
@@ -178,13 +176,17 @@ def sections(
   settings = config.evaluate
   most = settings.max_distance_images
   if persons:
-    persons = persons[0], members_lib.subset(persons[1], persons[1], most)[1]
+    persons = (
+      persons[0],
+      trained_classifiers.subset(persons[1], persons[1], most)[1],
+    )
   synthetic, held_out = (
-    members_lib.subset(*images, most) for images in (synthetic, held_out)
+    trained_classifiers.subset(*images, most)
+    for images in (synthetic, held_out)
   )
   found = []
   if extractor:
-    subset = members_lib.subset(*train, most)[0]
+    subset = trained_classifiers.subset(*train, most)[0]
     sets = {
       'training': subset,
       'held-out real': held_out[0],
@@ -192,7 +194,7 @@ def sections(
     }
     of_sets: prdc.Persons = (None, None)
     if persons:
-      of_train = members_lib.subset(persons[0], persons[0], most)[1]
+      of_train = trained_classifiers.subset(persons[0], persons[0], most)[1]
       of_sets = of_train, persons[1]
     found.append(
       _distances(config, extractor, sets, private_dir, stop, of_sets)

@@ -25,9 +25,7 @@ from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import read_once
 from dp_diffusion.evaluation.classifiers import scoring
-from dp_diffusion.evaluation.classifiers import (
-  trained_classifiers as members_lib,
-)
+from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.metrics import duplicates
 from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import page
@@ -98,7 +96,7 @@ def measure(
   sets = _sources(config, synthetic, real, sources)
   num_classes = len(config.data.class_names) or 1
   held_out = _held_out(config, config.data.test_split)
-  members = members_lib.Members(
+  members = trained_classifiers.Members(
     sets,
     dict.fromkeys(sets, num_classes),
     places.private / 'classifiers',
@@ -172,13 +170,13 @@ def _sources(
   if 'public' in names and has_same_classes:
     # Public images of other classes would be useless for training.
     public = registry.load(config.pretrain.data)
-    sets['public'] = members_lib.subset(
+    sets['public'] = trained_classifiers.subset(
       public.images, public.labels, len(synthetic[1])
     )
   sets['real'] = (real.images, np.asarray(real.labels))
   most = config.evaluate.max_train_images
   return {
-    name: members_lib.subset(*sets[name], most or len(sets[name][1]))
+    name: trained_classifiers.subset(*sets[name], most or len(sets[name][1]))
     for name in sets
     if name in names
   }
