@@ -304,7 +304,7 @@ def _hint(schema: type, parts: Sequence[str]) -> Any:
   for part in parts:
     if not dataclasses.is_dataclass(hint):
       return None
-    hint = config_keys.type_hints(hint).get(part)
+    hint = config_keys.type_hints(typing.cast(type, hint)).get(part)
   return hint
 
 
