@@ -1948,4 +1948,11 @@ ALL = (
     '  deltas = sums * scale + infinite',
     f'{_LOSSES_TEST}::test_losses_that_are_not_computed_are_paid_for',
   ),
+  _one(
+    'A checkpoint of a later format is read as one of this',
+    _CHECKPOINT,
+    '    if version != _VERSION:\n',
+    '    if version is None:\n',
+    f'{_CHECKPOINT_TEST}::test_a_step_of_later_code_is_left_to_it',
+  ),
 )

@@ -174,6 +174,21 @@ def test_damaged_steps_are_skipped_and_named(
   assert said.err.count('\n') == 1
 
 
+def test_a_step_of_later_code_is_left_to_it(checkpointer, monkeypatch):
+  """It is whole, so it is neither read in part nor passed over."""
+  digest = checkpoint.Restored.digest
+  with monkeypatch.context() as later:
+    later.setattr(checkpoint, '_VERSION', 2)
+    later.setattr(
+      checkpoint.Restored,
+      'digest',
+      lambda self, version=2: digest(self, version),
+    )
+    save(checkpointer, 1)
+  with pytest.raises(errors.UsageError, match='use the code that wrote it'):
+    checkpointer.restore(make_state(0))
+
+
 def test_a_step_under_the_number_of_another_is_damaged(
   checkpointer, folder, capfd
 ):
