@@ -1955,4 +1955,59 @@ ALL = (
     '    if version is None:\n',
     f'{_CHECKPOINT_TEST}::test_a_step_of_later_code_is_left_to_it',
   ),
+  _one(
+    'Warm-up: kept weights are taken whatever they were made from',
+    _WARM_UP,
+    '  processes.on_main('
+    'lambda: draw(config, workdir, source, secret, facts))\n',
+    "  if (folder / 'params.npz').exists():\n"
+    "    return weights.load_params(folder / 'params.npz')\n"
+    '  processes.on_main('
+    'lambda: draw(config, workdir, source, secret, facts))\n',
+    f'{_WARM_UP_TEST}::test_kept_weights_are_of_the_statistics_of_this_run',
+  ),
+  _one(
+    'The card says another std than that of the noise of a statistic',
+    _LEDGER,
+    "      f' std {m.noise_std:g} (noise multiplier",
+    "      f' std {m.noise_multiplier:g} (noise multiplier",
+    f'{_LEDGER_TEST}::test_each_event_is_described_by_its_numbers',
+  ),
+  _one(
+    'The card says another sampling probability than that of the steps',
+    _LEDGER,
+    'was selected with probability {m.sampling_prob:.6g}',
+    'was selected with probability {m.sampling_prob**2:.6g}',
+    f'{_LEDGER_TEST}::test_each_event_is_described_by_its_numbers',
+  ),
+  _one(
+    'Warm-up: equal noise for other numbers of classes',
+    _WARM_UP,
+    "    'classes': source.spec.num_classes,\n",
+    '',
+    f'{_WARM_UP_TEST}::test_what_names_the_statistics',
+  ),
+  _one(
+    'The first shard alone is looked at before a statement covers all',
+    'dp_diffusion/release.py',
+    '    for path in paths:\n      _check_mark(path, mark)\n',
+    '    for path in paths[:1]:\n      _check_mark(path, mark)\n',
+    'tests/stages/run/statements_test.py'
+    '::test_images_of_another_run_are_not_covered',
+  ),
+  _one(
+    'The end of a run rounds its epsilon to nearest',
+    'dp_diffusion/stages/evaluate.py',
+    'privacy      epsilon {rounding.up(epsilon)} by',
+    'privacy      epsilon {epsilon:.4g} by',
+    'tests/stages/evaluate_test.py'
+    '::test_the_summary_is_silent_on_what_real_images_teach',
+  ),
+  _one(
+    'Curves of private training do not say that they have no noise',
+    'dp_diffusion/stages/run/training_curves.py',
+    "  title = 'Private training, without noise: never publish this'\n",
+    "  title = 'Training'\n",
+    'tests/stages/run/training_curves_test.py::test_private_curves_are_private',
+  ),
 )

@@ -13,6 +13,7 @@ import pytest
 
 from dp_diffusion import errors
 from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import banded_sgd
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 
@@ -295,6 +296,58 @@ def test_summary_rounds_no_bound_down(ledger, monkeypatch):
   assert 'epsilon 0.765438 of 2' in left  # Never more than there is.
   with pytest.raises(errors.UsageError, match='would be 1.23457;'):
     dataclasses.replace(ledger, budget_epsilon=1.0).with_steps(1)
+
+
+def test_each_event_is_described_by_its_numbers():
+  """To the user who trains, and on the card."""
+  numbers = {
+    'num_examples': 1000,
+    'expected_batch_size': 100,
+    'num_steps': 40,
+    'noise_multiplier': 2.5,
+    'l2_clip_norm': 0.3,
+    'delta': 1e-4,
+  }
+  plain, banded = (
+    dataclasses.replace(
+      ledger_lib.begin(mechanism), num_steps=39, num_replayed_steps=2
+    )
+    for mechanism in (
+      mechanism_lib.DpSgdMechanism(**numbers),
+      banded_sgd.BandedSgdMechanism(**numbers, num_bands=4),
+    )
+  )
+  total = ledger_lib.GaussianEntry(
+    mechanism=mechanism_lib.GaussianMechanism(
+      noise_multiplier=8.0, l2_sensitivity=0.5, purpose='a sum', count=3
+    )
+  )
+  assert [entry.summary() for entry in (plain, banded, total)] == [
+    'DP-SGD, 39 of 40 steps (2 replayed), noise multiplier 2.5, sampling'
+    ' probability 0.1',
+    'DP-SGD with noise of 4 bands, 39 of 40 steps (2 replayed), noise'
+    ' multiplier 2.5, sampling probability 0.4 of a group',
+    'a sum (3 times), noise multiplier 8',
+  ]
+  assert [entry.describe() for entry in (plain, banded, total)] == [
+    [
+      'DP-SGD: 39 steps; at each, every one of 1000 records was selected with'
+      ' probability 0.1 (100 expected), its gradient clipped to norm 0.3, and'
+      ' Gaussian noise of 2.5 times the clip norm added to the sum. 2 lost'
+      ' steps are charged besides.'
+    ],
+    [
+      'DP-SGD with correlated noise: 39 steps, at which 4 groups of 1000'
+      ' records took turns; each record of the group was selected with'
+      ' probability 0.4 (100 expected), its gradient clipped to norm 0.3, and'
+      ' Gaussian noise of 2.5 times the clip norm added to the sum through a'
+      ' matrix of 4 bands. 2 lost steps are charged besides.'
+    ],
+    [
+      'a sum (gaussian), 3 time(s), with Gaussian noise of std 4 (noise'
+      ' multiplier 8, sensitivity 0.5).'
+    ],
+  ]
 
 
 def test_round_trip(rich_ledger, ledger):

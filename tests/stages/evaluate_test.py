@@ -272,7 +272,7 @@ def _with(config: config_lib.Config, **changes) -> config_lib.Config:
 def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   accuracy = {'cnn': 0.951, 'logistic_regression': 0.5, 'svm': None}
   report = {
-    'privacy': {'epsilon_pld': 9.99, 'epsilon_rdp': 11.2, 'delta': 1e-4},
+    'privacy': {'epsilon_pld': 9.98712, 'epsilon_rdp': 11.2, 'delta': 1e-4},
     'accuracy': {'synthetic': accuracy, 'real': {'cnn': 0.99}},
   }
   (tmp_path / 'evaluation').mkdir()
@@ -280,7 +280,7 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
   said = capsys.readouterr().out
   assert 'CNN 95.1 %, Logistic regression 50.0 %: trained on synthetic' in said
-  assert '99.0' not in said and 'epsilon 9.99 by PLD' in said
+  assert '99.0' not in said and 'epsilon 9.988 by PLD' in said
   assert f'\nrelease      {tmp_path / "release"}\n' in said
 
 

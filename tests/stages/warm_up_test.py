@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -230,6 +231,17 @@ def test_statistics_of_unknown_origin_are_refused(
   assert '\n' not in str(raised.value) and path.exists()
 
 
+def test_kept_weights_are_of_the_statistics_of_this_run(
+  tmp_path: pathlib.Path, initial
+) -> None:
+  draw(load(), tmp_path)
+  path = tmp_path / 'private' / 'warm_up' / 'params.npz'
+  weights.save_npz(path, {'w': np.ones(2, np.float32)}, is_released=True)
+  assert list(run(tmp_path, initial)) == ['w']
+  with pytest.raises(errors.UsageError, match='dataset differs'):
+    run(tmp_path, initial, source=make_source(1))
+
+
 def test_another_generator_is_refused_until_they_are_stored(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +261,39 @@ def test_other_statistics_have_other_noise(tmp_path: pathlib.Path) -> None:
   ]
   first, second = (np.load(path)['means'] for path in paths)
   assert np.all(first != second[: len(first)])
+
+
+def test_what_names_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+  """All that they depend on: with one secret, equal names give equal noise."""
+
+  def name(source=None, secret=SECRET, **changes):
+    facts = warm_up.make_facts(load(**changes), source or make_source(), secret)
+    return key_streams.run_id(SECRET, facts)
+
+  source = make_source()
+  more = tuple(source.spec.class_names) + ('more',)
+  others = [
+    {'images': source.images[::-1]},
+    {'labels': source.labels[::-1]},
+    {'person': source.person // 2},
+    {'spec': dataclasses.replace(source.spec, class_names=more)},
+  ]
+  names = [
+    name(),
+    *(name(dataclasses.replace(source, **other)) for other in others),
+    name(secret=key_streams.Secret.insecure(1)),
+    name(seed='7'),
+    name(data__unit='person'),
+    name(finetune__warm_up__dp_merf__length_scale='2'),
+    name(finetune__warm_up__mean_noise_multiplier='30'),
+    name(finetune__warm_up__embedding_noise_multiplier='30'),
+    name(finetune__warm_up__num_means='3'),
+  ]
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+  names.append(name())
+  assert len(set(names)) == len(names)
+  # What is made of them afterwards has no part in it.
+  assert name(finetune__warm_up__generator__num_steps='3') == names[-1]
 
 
 def test_a_person_is_one_record(tmp_path: pathlib.Path) -> None:

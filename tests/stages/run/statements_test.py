@@ -110,11 +110,12 @@ def test_images_of_another_run_are_not_covered(tmp_path):
   before = (workdir.release / 'privacy.json').read_bytes()
   images = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32)
   ours = statements.mark(workdir)
+  release.write_shard(workdir.release, 0, 2, *images, ours)
   for other in (dataclasses.replace(ours, model_sha256='a' * 64), None):
-    release.write_shard(workdir.release, 0, 1, *images, other)
+    release.write_shard(workdir.release, 1, 2, *images, other)
     with pytest.raises(errors.UsageError, match='of this release') as raised:
       statements.seal(config, workdir)
     assert '\n' not in str(raised.value)
     assert (workdir.release / 'privacy.json').read_bytes() == before
-  release.write_shard(workdir.release, 0, 1, *images, ours)
+  release.write_shard(workdir.release, 1, 2, *images, ours)
   statements.seal(config, workdir)

@@ -24,7 +24,14 @@ def rows(num=200):
   ]
 
 
-def test_private_curves_are_private(tmp_path):
+def test_private_curves_are_private(tmp_path, monkeypatch):
+  draw, titles = charts.training_curves, []
+
+  def spy(found, names, title):
+    titles.append(title)
+    return draw(found, names, title)
+
+  monkeypatch.setattr(charts, 'training_curves', spy)
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   training_curves.write_private(workdir)  # Nothing to draw yet.
   before = set(command.contents(tmp_path))
@@ -38,6 +45,7 @@ def test_private_curves_are_private(tmp_path):
   path = workdir.private / 'curves.png'
   assert stat.S_IMODE(path.stat().mode) == 0o600
   assert path.read_bytes().startswith(b'\x89PNG')
+  assert titles == ['Private training, without noise: never publish this']
 
 
 def test_public_curves_lie_in_public(tmp_path):
