@@ -2010,4 +2010,11 @@ ALL = (
     "  title = 'Training'\n",
     'tests/stages/run/training_curves_test.py::test_private_curves_are_private',
   ),
+  _one(
+    'The rounding of a transform is that of a quarter of its stages',
+    _LOSSES,
+    '    error = _FFT_ERROR * math.log2(size)\n    log_sizes',
+    '    error = _FFT_ERROR * math.log2(size) / 4\n    log_sizes',
+    f'{_LOSSES_TEST}::test_error_of_a_transform_is_that_of_all_its_stages',
+  ),
 )

@@ -151,6 +151,30 @@ def test_losses_that_are_not_computed_are_paid_for(monkeypatch):
       assert epsilon() > exact
 
 
+def test_error_of_a_transform_is_that_of_all_its_stages(monkeypatch):
+  interval, seen = 0.05, []
+  atoms = loss_distributions._discretize(
+    (steps(1.0, 0.2, 1),), 1e-3, interval, True
+  )
+  window = loss_distributions._choose_window(atoms, 1e-3, interval)
+  size = math.ceil((window.high - window.low) / interval) + 2
+
+  def record(bounds, share, size):
+    seen.append(bounds)
+    return 0.0
+
+  monkeypatch.setattr(loss_distributions, '_rounding', record)
+  for error in (0.0, 1e-3):
+    monkeypatch.setattr(loss_distributions, '_FFT_ERROR', error)
+    loss_distributions._compose(atoms, window, interval, size)
+  exact, larger = seen
+  is_whole = larger < 1  # No frequency of masses that sum to 1 is larger.
+  assert is_whole.sum() > len(exact) / 2
+  np.testing.assert_allclose(
+    (larger - exact)[is_whole], 1e-3 * math.log2(size), rtol=1e-6
+  )
+
+
 @pytest.mark.parametrize('delta', [1e-5, 1e-15, 1e-30])
 def test_rounding_error_is_paid_for(delta, monkeypatch):
   """Masses that are too small by what is bounded give no smaller epsilon."""
