@@ -21,7 +21,7 @@ import jax
 from dp_diffusion.training import parallel
 from tests.training import private_problem
 jax_environment.fix()
-trainer = private_problem.Trainer(parallel.DataParallel())
+trainer = private_problem.Trainer(parallel.DataParallel(), size=100)
 state, _ = trainer.train(2)
 leaves = jax.tree.leaves(trainer.data_parallel.unreplicate(state))
 print(hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest())
