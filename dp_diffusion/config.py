@@ -425,6 +425,11 @@ class Config:
       )
     self._check_optimizers()
 
+  @property
+  def reads_public_images(self) -> bool:
+    """Whether any step before the private ones reads `pretrain.data`."""
+    return bool(self.pretrain.num_steps or self.finetune.warm_up.chosen_steps)
+
   def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
     """Returns the network for the classes of `data`, private or public."""
     return unet.UNetConfig(
@@ -494,7 +499,7 @@ class Config:
   def _check_classes(self) -> None:
     """Refuses labels without class names; a folder reports its own error."""
     read = {'data': self.data, 'pretrain.data': self.pretrain.data}
-    if not self.pretrain.num_steps:
+    if not self.reads_public_images:
       del read['pretrain.data']
     for name, data in read.items():
       if not data.class_names and data.name != 'folder':
@@ -502,6 +507,9 @@ class Config:
           f'Expected {name}.class_names=() to name every class of'
           f" {data.name!r}, label i as class_names[i]; ('all',) for one."
         )
+    public = self.pretrain.data.class_names
+    if public:  # Else the stage counts them when it has read them.
+      self.finetune.warm_up.check_public_classes(len(public))
 
   def _check_enough_images(self) -> None:
     """Refuses FID with fewer images than features, which is meaningless."""

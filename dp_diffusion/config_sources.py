@@ -90,7 +90,9 @@ def find_public_classes(
     return
   # Weights of an earlier run may be given for no step of pre-training. Files
   # are not opened for their classes then.
-  if not config.pretrain.num_steps and not identity.is_rendered(build(data)):
+  warm_up = config.get('finetune', {}).get('warm_up', {})
+  is_read = config.pretrain.num_steps or warm_up.get('chosen_steps')
+  if not is_read and not identity.is_rendered(build(data)):
     return
   found = registry.find_class_names(build(data))
   if not set(found) <= set(data.class_names):

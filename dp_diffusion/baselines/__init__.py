@@ -3,5 +3,6 @@
 DP-MERF and DP-MEPF fit a generator to a noised mean, Private Evolution lets the
 sensitive images vote for public ones, and a classifier is trained by DP-SGD.
 
-Class means and DP-MERF also warm up our own training (`warm_up`).
+Class means, DP-MERF and votes for public classes also warm up our own training
+(`warm_up`).
 """

@@ -1,17 +1,21 @@
 """What a warm-up from noised statistics of the sensitive images consists of.
 
-For whoever has no public images. Before its private steps, fine-tuning trains
-the network by the loop of pre-training, on images that are made from noised
-statistics: first on class means (`class_means`), then on images of a generator
+Before its private steps, fine-tuning trains the network by the loop of
+pre-training, on images that noised statistics give. For whoever has no public
+images these are class means (`class_means`), and then images of a generator
 that is fitted to a noised mean embedding (`dp_merf`), as in FETA-Pro (arXiv
-2601.06368). The statistics are events of the ledger; the training on them is
-post-processing and costs nothing more.
+2601.06368). For whoever has more public images than fit, they are those of the
+public classes for which the sensitive images vote (`public_votes`), as in
+PrivImage (arXiv 2311.12850). The statistics are events of the ledger; the
+training on them is post-processing and costs nothing more.
 
 Guarantees:
   * Each statistic that is used has an entry, with its noise and its number.
     `warm_up_test.py::test_each_statistic_has_an_entry`.
   * Steps without a statistic, and a statistic without steps, are refused.
     `warm_up_test.py::test_steps_and_noise_go_together`.
+  * Public images without classes to choose from are refused.
+    `warm_up_test.py::test_there_must_be_public_classes_to_choose_from`.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ from __future__ import annotations
 import dataclasses
 
 from dp_diffusion import config_keys
+from dp_diffusion import errors
 from dp_diffusion.baselines import dp_merf
 from dp_diffusion.baselines import generator
 from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import public_votes
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import grid_limits
+from dp_diffusion.privacy import label_histogram
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.training import optimizers
@@ -33,6 +40,7 @@ EMBEDDING = 'mean embedding for a warm-up'
 _NOISE = {
   'mean_steps': 'mean_noise_multiplier',
   'generated_steps': 'embedding_noise_multiplier',
+  'chosen_steps': 'votes_noise_multiplier',
 }
 
 
@@ -66,6 +74,27 @@ class WarmUpConfig:
   num_generated: int = config_keys.key(
     10_000, 'Images of the generator.', '>= 1'
   )
+  chosen_steps: int = config_keys.key(
+    0,
+    'Steps, the last ones, on images of `pretrain.data` whose classes the'
+    ' sensitive images vote for; 0 makes none. Pre-training on all of them is'
+    ' apart, and `pretrain.num_steps=0` leaves it out.',
+    '>= 0',
+    is_later=True,
+  )
+  votes_noise_multiplier: float = config_keys.key(
+    0.0,
+    'Std of the noise on the votes of each pair of classes, divided by their'
+    ' sensitivity.',
+    '>= 0',
+    is_later=True,
+  )
+  num_chosen: int = config_keys.key(
+    2,
+    'Public classes that are chosen for each sensitive class.',
+    '>= 1',
+    is_later=True,
+  )
   dp_merf: dp_merf.DpMerfConfig = config_keys.section(
     'The random features of the mean embedding.',
     default=dp_merf.DpMerfConfig(),
@@ -90,7 +119,7 @@ class WarmUpConfig:
   @property
   def num_steps(self) -> int:
     """Steps of the whole warm-up; 0 if there is none."""
-    return self.mean_steps + self.generated_steps
+    return self.mean_steps + self.generated_steps + self.chosen_steps
 
   @property
   def mean_mechanism(self) -> mechanism_lib.GaussianMechanism:
@@ -102,6 +131,34 @@ class WarmUpConfig:
     """Mechanism of the mean embedding, if it is used."""
     return _mechanism(self.embedding_noise_multiplier, EMBEDDING)
 
+  @property
+  def votes_entry(self) -> entries_lib.Entry:
+    """Ledger entry of the votes, if they are used."""
+    return ledger_lib.GaussianEntry(
+      mechanism=mechanism_lib.GaussianMechanism(
+        noise_multiplier=self.votes_noise_multiplier,
+        l2_sensitivity=label_histogram.L2_SENSITIVITY,
+        purpose=public_votes.PURPOSE,
+      )
+    )
+
+  def check_public_classes(self, num_public: int) -> None:
+    """Refuses public images among whose classes nothing can be chosen.
+
+    Args:
+      num_public: number of classes of `pretrain.data`.
+
+    Raises:
+      UsageError: there are fewer than two classes, or than are chosen.
+    """
+    if self.chosen_steps and num_public < max(2, self.num_chosen):
+      raise errors.UsageError(
+        f'Expected finetune.warm_up.chosen_steps={self.chosen_steps} to be 0'
+        f' for pretrain.data with {num_public} class(es): at least 2, and at'
+        f' least num_chosen={self.num_chosen}, are needed to choose from. Name'
+        ' public images with classes.'
+      )
+
   def entries(self) -> tuple[entries_lib.Entry, ...]:
     """Returns the ledger entries of all statistics that are used."""
     used = []
@@ -109,7 +166,8 @@ class WarmUpConfig:
       used.append(self.mean_mechanism)
     if self.generated_steps:
       used.append(self.embedding_mechanism)
-    return tuple(ledger_lib.GaussianEntry(mechanism=m) for m in used)
+    found = [ledger_lib.GaussianEntry(mechanism=m) for m in used]
+    return (*found, self.votes_entry) if self.chosen_steps else tuple(found)
 
 
 def _mechanism(

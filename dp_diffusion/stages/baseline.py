@@ -60,10 +60,8 @@ from dp_diffusion.baselines import private_evolution
 from dp_diffusion.baselines import settings
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import read_once
 from dp_diffusion.evaluation.classifiers import scoring
-from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.evaluation.report import report
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
@@ -76,6 +74,7 @@ from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
+from dp_diffusion.stages.run import public_network
 from dp_diffusion.stages.run import public_record
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
@@ -591,16 +590,8 @@ def _make_activations(
     return dp_mepf.from_weights(files.read_npz(net))
   assert public is not None
   console.say(f'{method}: trains its feature network on public images')
-  num_classes = public.spec.num_classes
-  trained = downstream.train_classifier(
-    training.of_kind('small_cnn', config.evaluate.classifier),
-    np.asarray(public.images),
-    np.asarray(public.labels),
-    num_classes,
-    config.seed,
-  )
-  assert isinstance(trained, downstream.NeuralClassifier)
-  return dp_mepf.from_small_cnn(trained.variables, num_classes)
+  trained = public_network.train(config, public)
+  return dp_mepf.from_small_cnn(trained.variables, public.spec.num_classes)
 
 
 def _write_report(

@@ -257,7 +257,8 @@ def _road_lines(
     ),
     'finetune': (
       f'{root}/public/model, {_named(config.data)} split'
-      f' {config.data.split} (sensitive)',
+      f' {config.data.split} (sensitive)'
+      + (public if config.finetune.warm_up.chosen_steps else ''),
       f'{root}/private, {root}/release/model',
     ),
     'sample': (f'{root}/release/model', f'{root}/release/dataset'),

@@ -23,6 +23,9 @@ Guarantees:
   * Images and weights depend on the sensitive images through the noised
     statistics alone.
     `tests/stages/warm_up_test.py::test_training_reads_the_statistics_alone`.
+  * The network that votes has seen public images alone, and they alone are
+    trained on.
+    `tests/stages/warm_up_test.py::test_votes_choose_among_public_images`.
   * A person is one record.
     `tests/stages/warm_up_test.py::test_a_person_is_one_record`.
 """
@@ -47,8 +50,11 @@ from dp_diffusion.baselines import class_means
 from dp_diffusion.baselines import dp_merf
 from dp_diffusion.baselines import generator as generator_lib
 from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import one_by_one
+from dp_diffusion.baselines import public_votes
 from dp_diffusion.baselines import warm_up as warm_up_lib
 from dp_diffusion.data import batching
+from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import sample
@@ -56,6 +62,7 @@ from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_network
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
@@ -92,19 +99,23 @@ def run(
     stop: called at every step; tells whether to stop.
 
   Raises:
-    UsageError: other statistics than these were drawn before.
+    UsageError: other statistics than these were drawn before, or the public
+      images have no classes to choose from.
     Interrupted: the user asked to stop; the next run continues.
   """
   if not config.finetune.warm_up.num_steps:
     return params
   folder = workdir.private / 'warm_up'
-  facts = make_facts(config, source, secret)
+  public = _public_images(config)
+  facts = make_facts(config, source, secret, public)
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
-  processes.on_main(lambda: draw(config, workdir, source, secret, facts))
+  processes.on_main(
+    lambda: draw(config, workdir, source, secret, facts, public)
+  )
   path = folder / 'params.npz'
   if processes.any_process(not path.exists()):
-    processes.on_main(lambda: make_images(config, folder, stop))
-    trained = _train(config, folder, params, stop)
+    processes.on_main(lambda: make_images(config, folder, stop, public))
+    trained = _train(config, folder, params, stop, public)
     # They are marked: without the ledger they are no public weights.
     processes.on_main(lambda: weights.save_npz(path, trained, is_released=True))
   return weights.load_params(path)
@@ -114,16 +125,26 @@ def make_facts(
   config: config_lib.Config,
   source: types.DataSource,
   secret: key_streams.Secret,
+  public: types.DataSource | None = None,
 ) -> dict[str, Any]:
   """Returns the facts that name the statistics, and so determine their noise.
 
   Args:
-    config: gives seed, data and finetune.warm_up.
+    config: gives seed, data, finetune.warm_up and evaluate.classifier.
     source: the sensitive images.
     secret: secret of the run.
+    public: the public images to choose from; None if there is no such choice.
   """
   used = config.finetune.warm_up
+  votes = {}
+  if public is not None:
+    votes['votes'] = {
+      'public_images': fingerprint.dataset(secret, public),
+      'public_classes': public.spec.num_classes,
+      'classifier': config_lib.to_dict(config.evaluate.classifier),
+    }
   return {
+    **votes,
     'events': [entry.to_json() for entry in used.entries()],
     'features': config_lib.to_dict(used.dp_merf)
     if used.generated_steps
@@ -143,6 +164,7 @@ def draw(
   source: types.DataSource,
   secret: key_streams.Secret,
   facts: Mapping[str, Any],
+  public: types.DataSource | None = None,
 ) -> None:
   """Draws the statistics and keeps them; no other function reads the images.
 
@@ -185,8 +207,41 @@ def draw(
       streams,
       warm_up_lib.EMBEDDING,
     )
+  if public is not None:
+    found['votes'] = public_votes.noised(
+      _vote(config, public, source.images),
+      source.labels,
+      records,
+      (source.spec.num_classes, public.spec.num_classes),
+      used.votes_entry,
+      streams,
+    )
   kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
   files.write_npz(kept, 0o600, **found)
+
+
+def _public_images(config: config_lib.Config) -> types.DataSource | None:
+  """Reads the public images to choose from, if any are chosen."""
+  if not config.finetune.warm_up.chosen_steps:
+    return None
+  public = processes.main_first(lambda: registry.load(config.pretrain.data))
+  config.finetune.warm_up.check_public_classes(public.spec.num_classes)
+  return public
+
+
+def _vote(
+  config: config_lib.Config, public: types.DataSource, images: np.ndarray
+) -> np.ndarray:
+  """Returns the public class that each image looks like, int64[N].
+
+  It is private: nothing but the noised votes may be computed from it.
+  """
+  console.say('finetune: trains the network that votes on public images')
+  network = public_network.train(config, public)
+  logits = one_by_one.apply(
+    lambda x: network.fns.logits(network.variables, x), images
+  )
+  return np.argmax(logits, axis=1)
 
 
 def _check_same(
@@ -211,7 +266,10 @@ def _check_same(
 
 
 def make_images(
-  config: config_lib.Config, folder: epath.Path, stop: interrupts.Stop
+  config: config_lib.Config,
+  folder: epath.Path,
+  stop: interrupts.Stop,
+  public: types.DataSource | None = None,
 ) -> None:
   """Makes the images of the warm-up from the statistics, if they are not there.
 
@@ -219,6 +277,7 @@ def make_images(
     config: gives seed, data, finetune.warm_up and sample.labels.
     folder: statistics.npz is read, images.npz is written.
     stop: called at every step of the generator.
+    public: the public images to choose from; only their labels are read.
 
   Raises:
     Interrupted: the user asked to stop.
@@ -243,6 +302,14 @@ def make_images(
       config, noised / np.float32(config.privacy.num_examples), labels, stop
     )
     found['generated_labels'] = labels
+  if public is not None:
+    public_labels = np.asarray(public.labels)
+    chosen = public_votes.choose(
+      statistics['votes'], public_labels, used.num_chosen
+    )
+    found['chosen'], found['chosen_labels'] = public_votes.training_set(
+      chosen, public_labels
+    )
   files.write_npz(path, 0o600, **found)
 
 
@@ -280,6 +347,7 @@ def _train(
   folder: epath.Path,
   params: types.Params,
   stop: interrupts.Stop,
+  public: types.DataSource | None,
 ) -> types.Params:
   """Trains on the images of the warm-up; returns the averaged weights.
 
@@ -303,7 +371,7 @@ def _train(
         batch_sizes.public_size(config, devices),
       ),
       batch=functools.partial(
-        batch, config, files.read_npz(folder / 'images.npz')
+        batch, config, files.read_npz(folder / 'images.npz'), public=public
       ),
       batch_size=pretrain.batch_size,
       key=_key(config, _DRAWS),
@@ -324,25 +392,35 @@ def _train(
 
 
 def batch(
-  config: config_lib.Config, images: Mapping[str, np.ndarray], step: int
+  config: config_lib.Config,
+  images: Mapping[str, np.ndarray],
+  step: int,
+  public: types.DataSource | None = None,
 ) -> dict[str, np.ndarray]:
-  """Returns the batch of a step: class means first, then generated images.
+  """Returns the batch of a step: class means, generated, then chosen images.
 
   Args:
     config: gives seed, pretrain.batch_size and finetune.warm_up.
     images: what `make_images` has written.
     step: number of the step, counted from 0.
+    public: the public images of which some are chosen.
 
   Returns:
     {'image': uint8[B, H, W, C], 'label': int32[B]}.
   """
-  is_first = step < config.finetune.warm_up.mean_steps
-  name = 'means' if is_first else 'generated'
+  used = config.finetune.warm_up
+  name = 'means'
+  if step >= used.mean_steps:
+    is_generated = step < used.mean_steps + used.generated_steps
+    name = 'generated' if is_generated else 'chosen'
   chosen = batching.public_indices(
     len(images[name]), config.pretrain.batch_size, config.seed, step
   )
-  labels = images[f'{name}_labels'].astype(np.int32)
-  return {'image': images[name][chosen], 'label': labels[chosen]}
+  labels = images[f'{name}_labels'].astype(np.int32)[chosen]
+  found = images[name][chosen]
+  if public is not None and name == 'chosen':  # These are indices.
+    found = batching.gather(public, found)['image']
+  return {'image': found, 'label': labels}
 
 
 def _fourier_features(config: config_lib.Config) -> mean_embedding.FeatureFn:

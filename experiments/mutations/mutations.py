@@ -50,6 +50,7 @@ _UPDATE = (
 _AVERAGES = 'dp_diffusion/stages/run/averages.py'
 _CLASS_MEANS_TEST = 'tests/baselines/class_means_test.py'
 _WARM_UP_TEST = 'tests/stages/warm_up_test.py'
+_PUBLIC_VOTES_TEST = 'tests/baselines/public_votes_test.py'
 _EVOLUTION_TEST = 'tests/baselines/private_evolution_test.py'
 _AVERAGES_TEST = 'tests/stages/run/averages_test.py'
 
@@ -1192,8 +1193,8 @@ ALL = (
   _one(
     'Released images cost nothing where the first weights are public',
     'dp_diffusion/stages/run/inherited_ledger.py',
-    '  if config.pretrain.num_steps:\n    found += released',
-    '  if config.pretrain.num_steps and path is None:\n    found += released',
+    '  if config.reads_public_images:\n    found += released',
+    '  if config.reads_public_images and path is None:\n    found += released',
     f'{_INHERITANCE_TEST}::test_released_images_count_beside_public_weights',
   ),
   _one(
@@ -1448,6 +1449,42 @@ ALL = (
     ' range(1, mechanism.count)))\n',
     '  purposes = (purpose,) * mechanism.count\n',
     f'{_CLASS_MEANS_TEST}::test_each_release_has_noise_of_its_own',
+  ),
+  _one(
+    'Warm-up: votes for public classes are not in the ledger',
+    'dp_diffusion/baselines/warm_up.py',
+    'return (*found, self.votes_entry) if self.chosen_steps else tuple(found)',
+    'return tuple(found)',
+    'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
+  ),
+  _one(
+    'Warm-up: each image of a person has a whole vote for a public class',
+    'dp_diffusion/baselines/public_votes.py',
+    '    records.starts,\n',
+    '    np.arange(len(votes) + 1),\n',
+    f'{_PUBLIC_VOTES_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
+  ),
+  _one(
+    'Warm-up: votes among other public images have the same noise',
+    _WARM_UP,
+    "      'public_images': fingerprint.dataset(secret, public),\n",
+    '',
+    f'{_WARM_UP_TEST}::test_other_public_images_are_other_votes',
+  ),
+  _one(
+    'Public images to choose from are not compared with the sensitive ones',
+    _PUBLIC_DATA,
+    '    kept = (*kept, public_record.of_config(data))\n',
+    '    pass\n',
+    f'{_PUBLIC_DATA_TEST}::test_images_to_choose_from_are_compared',
+  ),
+  _one(
+    'Released images to choose from bring no ledger',
+    'dp_diffusion/stages/run/inherited_ledger.py',
+    '  if config.reads_public_images:\n',
+    '  if config.pretrain.num_steps:\n',
+    f'{_INHERITANCE_TEST}'
+    '::test_released_images_to_choose_from_bring_the_ledger',
   ),
   _one(
     'Warm-up: statistics are drawn again with other noise',
@@ -1958,12 +1995,12 @@ ALL = (
   _one(
     'Warm-up: kept weights are taken whatever they were made from',
     _WARM_UP,
-    '  processes.on_main('
-    'lambda: draw(config, workdir, source, secret, facts))\n',
+    '  processes.on_main(\n'
+    '    lambda: draw(config, workdir, source, secret, facts, public)\n',
     "  if (folder / 'params.npz').exists():\n"
     "    return weights.load_params(folder / 'params.npz')\n"
-    '  processes.on_main('
-    'lambda: draw(config, workdir, source, secret, facts))\n',
+    '  processes.on_main(\n'
+    '    lambda: draw(config, workdir, source, secret, facts, public)\n',
     f'{_WARM_UP_TEST}::test_kept_weights_are_of_the_statistics_of_this_run',
   ),
   _one(

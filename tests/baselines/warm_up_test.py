@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dp_diffusion import errors
 from dp_diffusion.baselines import warm_up
 
 
@@ -36,6 +37,29 @@ def test_each_statistic_has_an_entry():
   )
   assert means.mechanism.l2_sensitivity == embedding.mechanism.l2_sensitivity
   assert '20' in means.summary() and means.summary() != embedding.summary()
+  used = warm_up.WarmUpConfig(chosen_steps=2, votes_noise_multiplier=9.0)
+  (votes,) = used.entries()
+  assert used.num_steps == 2 and votes == used.votes_entry
+  assert (votes.noise_std, votes.mechanism.count) == (9, 1)
+
+
+@pytest.mark.parametrize(
+  ('num_public', 'num_chosen', 'is_enough'),
+  [(0, 1, False), (1, 1, False), (2, 2, True), (3, 4, False)],
+)
+def test_there_must_be_public_classes_to_choose_from(
+  num_public, num_chosen, is_enough
+):
+  used = warm_up.WarmUpConfig(
+    chosen_steps=2, votes_noise_multiplier=9.0, num_chosen=num_chosen
+  )
+  warm_up.WarmUpConfig(num_chosen=9).check_public_classes(num_public)
+  if is_enough:
+    used.check_public_classes(num_public)
+    return
+  with pytest.raises(errors.UsageError, match='pretrain.data') as raised:
+    used.check_public_classes(num_public)
+  assert '\n' not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +69,8 @@ def test_each_statistic_has_an_entry():
     {'mean_noise_multiplier': 3.0},
     {'generated_steps': 3},
     {'embedding_noise_multiplier': 3.0},
+    {'chosen_steps': 3},
+    {'votes_noise_multiplier': 3.0},
     {'mean_steps': 3, 'embedding_noise_multiplier': 3.0},
   ],
 )
@@ -61,6 +87,7 @@ def test_steps_and_noise_go_together(given):
     ({'mean_steps': -1}, 'mean_steps=-1'),
     ({'num_means': 0}, 'num_means=0'),
     ({'num_generated': 0}, 'num_generated=0'),
+    ({'num_chosen': 0}, 'num_chosen=0'),
   ],
 )
 def test_values_out_of_range_are_refused(given, words):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types as python_types
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import label_histogram
 from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import public_network
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -42,6 +45,8 @@ OVERRIDES = {
   'finetune.warm_up.generated_steps': '2',
   'finetune.warm_up.embedding_noise_multiplier': '4',
   'finetune.warm_up.num_generated': '20',
+  'finetune.warm_up.chosen_steps': '2',
+  'finetune.warm_up.votes_noise_multiplier': '2',
   'finetune.warm_up.dp_merf.num_features': '20',
   'finetune.warm_up.generator.num_steps': '2',
   'finetune.warm_up.generator.batch_size': '10',
@@ -69,6 +74,38 @@ def make_source(seed: int = 0) -> registry.ArraySource:
   )
 
 
+PUBLIC = make_source(99)
+
+
+def train_network(
+  config: config_lib.Config, public: types.DataSource
+) -> python_types.SimpleNamespace:
+  """A network without training, whose weights depend on what it is given."""
+  assert public is PUBLIC
+  size = config.evaluate.classifier.num_steps
+  weights = np.random.default_rng(size).normal(size=(64, 10)).astype('float32')
+
+  def logits(variables, images):
+    return images.reshape((len(images), -1)) @ variables
+
+  fns = python_types.SimpleNamespace(logits=logits)
+  return python_types.SimpleNamespace(variables=weights, fns=fns)
+
+
+@pytest.fixture(autouse=True)
+def public(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Public images, and a network for them, that cost nothing."""
+  load_images = registry.load
+
+  def load_or_public(data, *split):
+    is_public = data == config.pretrain.data
+    return PUBLIC if is_public else load_images(data, *split)
+
+  config = load()
+  monkeypatch.setattr(registry, 'load', load_or_public)
+  monkeypatch.setattr(public_network, 'train', train_network)
+
+
 def draw(
   config: config_lib.Config,
   folder: pathlib.Path,
@@ -78,8 +115,9 @@ def draw(
   """Draws the statistics; returns their file."""
   workdir = workdirs.open_workdir(str(folder))
   source = source or make_source()
-  facts = warm_up.make_facts(config, source, secret)
-  warm_up.draw(config, workdir, source, secret, facts)
+  public = warm_up._public_images(config)
+  facts = warm_up.make_facts(config, source, secret, public)
+  warm_up.draw(config, workdir, source, secret, facts, public)
   return folder / 'private' / 'warm_up' / 'statistics.npz'
 
 
@@ -147,13 +185,18 @@ def test_what_is_drawn_is_what_the_ledger_says(
     seen.append((mechanism, purpose))
     return noised_sums(feature_fn, source, records, mechanism, streams, purpose)
 
-  noised_sums = mean_embedding.noised_sums
+  def record_votes(labels, starts, num_classes, entry, streams, purpose):
+    seen.append((entry.mechanism, purpose))
+    return noised(labels, starts, num_classes, entry, streams, purpose)
+
+  noised_sums, noised = mean_embedding.noised_sums, label_histogram.noised
   monkeypatch.setattr(mean_embedding, 'noised_sums', record)
+  monkeypatch.setattr(label_histogram, 'noised', record_votes)
   config = load()
   draw(config, tmp_path)
   entries = config.finetune.warm_up.entries()
   assert [m for m, _ in seen] == [entry.mechanism for entry in entries]
-  assert len({purpose for _, purpose in seen}) == 2
+  assert len({purpose for _, purpose in seen}) == 3
 
 
 def test_processes_compare_what_is_drawn_before_it_is(
@@ -170,7 +213,7 @@ def test_processes_compare_what_is_drawn_before_it_is(
   with pytest.raises(errors.UsageError, match='They differ'):
     run(tmp_path, initial)
   (found,) = seen
-  facts = warm_up.make_facts(load(), make_source(), SECRET)
+  facts = warm_up.make_facts(load(), make_source(), SECRET, PUBLIC)
   assert {name: json.loads(text) for name, text in found.items()} == facts
   assert not (tmp_path / 'private' / run_secret.WARM_UP).exists()
 
@@ -197,6 +240,8 @@ def test_statistics_are_drawn_once(
     ({'finetune__warm_up__dp_merf__length_scale': '2'}, 'features'),
     ({'data__unit': 'person'}, 'unit'),
     ({'seed': '7'}, 'seed'),
+    ({'finetune__warm_up__votes_noise_multiplier': '3'}, 'events'),
+    ({'evaluate__classifier__num_steps': '7'}, 'votes'),
   ],
 )
 @pytest.mark.parametrize('is_kept', [True, False])
@@ -350,7 +395,7 @@ def test_training_reads_the_statistics_alone(tmp_path: pathlib.Path) -> None:
   ]
   shutil.copy(*paths)
   for path in paths:
-    warm_up.make_images(load(), path.parent, interrupts.Stop(''))
+    warm_up.make_images(load(), path.parent, interrupts.Stop(''), PUBLIC)
   first, second = (path.with_name('images.npz').read_bytes() for path in paths)
   assert first == second
   found = np.load(paths[0].with_name('images.npz'))
@@ -358,11 +403,68 @@ def test_training_reads_the_statistics_alone(tmp_path: pathlib.Path) -> None:
   np.testing.assert_array_equal(found['means_labels'], np.arange(20) % 10)
   assert found['generated'].shape == (20, 8, 8, 1)
   for step, name in ((0, 'means'), (1, 'generated')):
-    batch = warm_up.batch(load(), found, step)
+    batch = warm_up.batch(load(), found, step, PUBLIC)
     assert batch['label'].shape == (4,) and batch['label'].dtype == np.int32
     for image, label in zip(batch['image'], batch['label']):
       same = found[name][found[f'{name}_labels'] == label]
       assert np.any(np.all(same == image, axis=(1, 2, 3)))
+  last = warm_up.batch(load(), found, 3, PUBLIC)['image']  # Of the public ones.
+  assert all(image.tobytes() in PUBLIC.images.tobytes() for image in last)
+
+
+def test_votes_choose_among_public_images(tmp_path: pathlib.Path) -> None:
+  """Each class gets images of the public classes it voted for most."""
+  others = ('mean_steps', 'mean_noise_multiplier', 'generated_steps')
+  config = load(
+    finetune__warm_up__votes_noise_multiplier='0.001',
+    finetune__warm_up__num_chosen='1',
+    finetune__warm_up__embedding_noise_multiplier='0',
+    **{f'finetune__warm_up__{key}': '0' for key in others},
+  )
+  source = make_source()
+  path = draw(config, tmp_path, source)
+  network = train_network(config, PUBLIC)
+  pixels = source.images.reshape(30, -1) / 127.5 - 1
+  votes = np.zeros((10, 10))
+  np.add.at(
+    votes, (source.labels, np.argmax(pixels @ network.variables, axis=1)), 1
+  )
+  found = np.load(path)['votes']
+  np.testing.assert_allclose(found, votes, atol=0.01)
+  warm_up.make_images(config, path.parent, interrupts.Stop(''), PUBLIC)
+  images = np.load(path.with_name('images.npz'))
+  chosen = np.argmax(found, axis=1)
+  assert set(images['chosen_labels']) == set(range(10))
+  np.testing.assert_array_equal(
+    PUBLIC.labels[images['chosen']], chosen[images['chosen_labels']]
+  )
+  for step in (0, 1):
+    batch = warm_up.batch(config, images, step, PUBLIC)
+    for image, label in zip(batch['image'], batch['label'], strict=True):
+      same = PUBLIC.images[PUBLIC.labels == chosen[label]]
+      assert np.any(np.all(same == image, axis=(1, 2, 3)))
+
+
+def test_other_public_images_are_other_votes(tmp_path: pathlib.Path) -> None:
+  source, config = make_source(), load()
+  draw(config, tmp_path, source)
+  facts = warm_up.make_facts(config, source, SECRET, make_source(98))
+  workdir = workdirs.open_workdir(str(tmp_path))
+  with pytest.raises(errors.UsageError, match='votes differs'):
+    warm_up.draw(config, workdir, source, SECRET, facts, make_source(98))
+
+
+def test_public_images_without_classes_are_refused(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  spec = dataclasses.replace(PUBLIC.spec, class_names=())
+  one = dataclasses.replace(PUBLIC, spec=spec, labels=0 * PUBLIC.labels)
+  monkeypatch.setattr(registry, 'load', lambda *_: one)
+  with pytest.raises(errors.UsageError, match='with 1 class') as raised:
+    warm_up._public_images(load())
+  assert '\n' not in str(raised.value)
+  with pytest.raises(errors.UsageError, match='num_chosen=11'):
+    load(finetune__warm_up__num_chosen='11')
 
 
 def test_labels_of_a_histogram_are_refused() -> None:
@@ -375,7 +477,7 @@ def test_labels_of_a_histogram_are_refused() -> None:
 
 def test_the_optimizer_must_have_time_to_rise() -> None:
   with pytest.raises(errors.UsageError, match='steps of finetune.warm_up'):
-    load(pretrain__optimizer__warmup_steps='3')
+    load(pretrain__optimizer__warmup_steps='5')
 
 
 def test_a_run_without_it_is_recorded_as_before() -> None:

@@ -50,7 +50,7 @@ def names_found(config: config_lib.Config) -> list[str]:
       listed, or a split does not exist.
   """
   asked = {'sensitive': (config.data, splits(config))}
-  if config.pretrain.num_steps or evaluates_public(config):
+  if config.reads_public_images or evaluates_public(config):
     public = config.pretrain.data
     asked['public'] = public, (public.split,)
   lines = ['data']
@@ -108,6 +108,7 @@ def _check_where_present(config: config_lib.Config) -> None:
 def _check_readable(config: config_lib.Config, *, is_whole: bool) -> None:
   registry.check_readable(config.data, splits(config))
   public = config.pretrain.data
-  if is_whole and evaluates_public(config):
-    # Without pre-training, the last stage would be the first to read them.
+  is_last = is_whole and evaluates_public(config)
+  if is_last or config.finetune.warm_up.chosen_steps:
+    # Without pre-training, a later stage would be the first to read them.
     registry.check_readable(public, (public.split,))

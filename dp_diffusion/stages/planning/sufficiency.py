@@ -162,7 +162,7 @@ def setting(
     noise_over_batch=noise,
     noise_over_signal=noise * math.sqrt(num_weights / mechanism.num_steps),
     image_shape=(data.image_size, data.image_size, data.channels),
-    is_pretrained=bool(config.pretrain.num_steps or config.pretrain.init_from),
+    is_pretrained=config.reads_public_images or bool(config.pretrain.init_from),
     num_records=mechanism.num_examples,
   )
 

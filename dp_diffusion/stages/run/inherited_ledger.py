@@ -155,7 +155,7 @@ def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
     path: path of the first weights; None for new ones.
   """
   found = Inherited()
-  if config.pretrain.num_steps:
+  if config.reads_public_images:
     found += released.of_images(config.pretrain.data)
   if path is not None and path.exists():
     for entry in public_record.of_weights(path):

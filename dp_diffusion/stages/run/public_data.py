@@ -16,6 +16,8 @@ Guarantees:
   * A public image that is equal to a sensitive one ends the run; the message
     has no count and no name.
     `tests/stages/run/public_data_test.py::test_equal_images_end_the_run`.
+  * Images that a warm-up chooses from are compared too.
+    `tests/stages/run/public_data_test.py::test_images_to_choose_from_are_compared`.
   * Nothing derived from the images is stored.
     `tests/stages/run/public_data_test.py::test_no_digest_is_left_behind`.
   * The statement names the public images, their split and hash, and what was
@@ -106,9 +108,14 @@ def seen(
 ) -> tuple[public_record.PublicImages, ...]:
   """Returns the public images that the first weights are trained on."""
   kept = public_record.read(workdir.public_weights)
-  if kept is not None and workdir.public_weights.exists():
-    return kept
-  return expected(config)
+  if kept is None or not workdir.public_weights.exists():
+    kept = expected(config)
+  data = config.pretrain.data
+  if config.finetune.warm_up.chosen_steps and not any(
+    entry.data == data for entry in kept
+  ):
+    kept = (*kept, public_record.of_config(data))
+  return kept
 
 
 def expected(

@@ -140,6 +140,21 @@ def test_released_images_bring_the_ledger(tmp_path) -> None:
   assert inherited_ledger.find(load(workdir.root), other) == before
 
 
+def test_released_images_to_choose_from_bring_the_ledger(tmp_path) -> None:
+  """A warm-up on some of them is a training on them."""
+  made = make_release(tmp_path / 'release', with_images=True)
+  config = load_on(
+    release.shard_path(made, 0, 1),
+    pretrain__num_steps='0',
+    finetune__warm_up__chosen_steps='9',
+    finetune__warm_up__votes_noise_multiplier='5',
+  )
+  (entry,) = inherited_ledger.find(
+    config, new_workdir(tmp_path / 'run')
+  ).entries
+  assert entry.ledger == ledger()
+
+
 def test_released_images_count_beside_public_weights(tmp_path) -> None:
   """Pre-training that starts from somebody's weights sees the images too."""
   made = make_release(tmp_path / 'release', with_images=True)

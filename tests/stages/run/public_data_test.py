@@ -171,6 +171,29 @@ def test_equal_images_end_the_run(tmp_path, workdir, sensitive):
   assert fact['comparison'] == 'none_equal'
 
 
+def test_images_to_choose_from_are_compared(tmp_path, workdir, sensitive):
+  """Without pre-training, and with the weights of another run."""
+  changes = {
+    'pretrain__num_steps': 0,
+    'finetune__warm_up__chosen_steps': 9,
+    'finetune__warm_up__votes_noise_multiplier': 5,
+    'finetune__warm_up__num_chosen': 1,
+  }
+  equal = _forms(tmp_path, np.asarray(sensitive.images[40:60]))[0]
+  other = write_npz(tmp_path / 'public.npz', noise())
+  for _ in range(2):
+    with pytest.raises(errors.UsageError, match='an image of folder'):
+      public_data.compare(on_own(equal, **changes), workdir, sensitive)
+    found = public_data.compare(on_own(other, **changes), workdir, sensitive)
+    assert [fact['comparison'] for fact in found] == ['none_equal']
+    # What the weights say of themselves does not hide them.
+    weights.save_npz(workdir.public_weights, {'w': np.zeros(1, np.float32)})
+    public_record.write(workdir.public_weights, ())
+  with pytest.raises(errors.UsageError, match='pretrain.data'):
+    data = load(pretrain__data__name='digits', **changes)
+    public_data.check_sources(data, workdir)
+
+
 def test_images_are_compared_at_the_size_of_the_run(tmp_path, workdir):
   stored = noise(12, 16)
   write_folder(tmp_path / 'sensitive', stored, 'png')
