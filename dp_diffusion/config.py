@@ -505,7 +505,8 @@ class Config:
       if not data.class_names and data.name != 'folder':
         raise ValueError(
           f'Expected {name}.class_names=() to name every class of'
-          f" {data.name!r}, label i as class_names[i]; ('all',) for one."
+          f" {data.name!r}, label i as class_names[i]; ('all',) for one. Leave"
+          ' the key out to take those that the source itself states.'
         )
     public = self.pretrain.data.class_names
     if public:  # Else the stage counts them when it has read them.

@@ -17,7 +17,6 @@ from experiments.ablation_k import run as large_runs
 SMALL = {
   'data.name': 'glyphs',
   'pretrain.data.name': 'rendered',
-  'pretrain.data.class_names': 'all',
   'privacy.expected_batch_size': 16,
   'privacy.noise_multiplier': 0.04576,
   'privacy.num_steps': 60,
