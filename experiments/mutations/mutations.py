@@ -1465,6 +1465,15 @@ ALL = (
     f'{_PUBLIC_VOTES_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
   ),
   _one(
+    'Warm-up: the network that votes is trained on the sensitive images',
+    _WARM_UP,
+    'network = public_network.train(config, public)',
+    'network = public_network.train(\n'
+    '    config, registry.load(config.data)\n'
+    '  )',
+    f'{_WARM_UP_TEST}::test_votes_choose_among_public_images',
+  ),
+  _one(
     'Warm-up: votes among other public images have the same noise',
     _WARM_UP,
     "      'public_images': fingerprint.dataset(secret, public),\n",
