@@ -2063,4 +2063,13 @@ ALL = (
     '    error = _FFT_ERROR * math.log2(size) / 4\n    log_sizes',
     f'{_LOSSES_TEST}::test_error_of_a_transform_is_that_of_all_its_stages',
   ),
+  _one(
+    'The rounding of one leaf of a group is paid for, not that of all',
+    _CLIPPING,
+    '  bound = part.bound * (1 - _rounding_margin(part.leaves))\n'
+    '  coefficients',
+    '  bound = part.bound * (1 - _rounding_margin(part.leaves[:1]))\n'
+    '  coefficients',
+    f'{_CLIPPING_TEST}::test_the_margin_is_that_of_all_leaves_clipped_together',
+  ),
 )

@@ -561,6 +561,31 @@ def test_sums_of_different_clips_do_not_add():
     _ = one + two
 
 
+def test_the_margin_is_that_of_all_leaves_clipped_together(monkeypatch):
+  params, batch = make_problem()
+  keys = jax.random.wrap_key_data(jnp.asarray(key_table()[:6, :4]))
+  margin, seen = clipping._rounding_margin, []
+
+  def record(leaves):
+    seen.append(len(leaves))
+    return margin(leaves)
+
+  monkeypatch.setattr(clipping, '_rounding_margin', record)
+  for groups, num_leaves in (((), len(params)), (rules('*=1'), len(params))):
+    clipping.clipped_grad_sum(
+      smooth_loss,
+      params,
+      batch,
+      keys,
+      jnp.zeros(6, bool),
+      config=clipping.GradConfig(
+        l2_clip_norm=CLIP, num_draws=4, clip_groups=groups
+      ),
+    )
+    assert seen and set(seen) == {num_leaves} and num_leaves > 1
+    seen.clear()
+
+
 def test_bad_shapes():
   params, batch = make_problem()
   keys = jax.random.wrap_key_data(jnp.asarray(key_table()[:6, :4]))
