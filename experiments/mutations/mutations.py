@@ -855,6 +855,15 @@ ALL = (
     f'{_VERIFY_TEST}::test_a_card_that_hides_the_sentence_is_refused',
   ),
   _one(
+    'The DP classifier opens its test images before it trains',
+    _BASELINE,
+    '  with held_out.closed():\n    predict',
+    '  registry.load(config.data, config.data.test_split)\n'
+    '  with held_out.closed():\n    predict',
+    f'{_BASELINE_TEST}::'
+    'test_the_classifier_is_trained_before_its_test_images_are_opened',
+  ),
+  _one(
     'The classifier baseline trains with half the noise of its ledger',
     'dp_diffusion/stages/baseline_classifier.py',
     '    _finetune_config(config),\n    mechanism,\n',

@@ -431,6 +431,29 @@ def test_what_a_baseline_says_of_epsilon_is_no_less(
   assert 'epsilon 1.235 at delta' in capsys.readouterr().out
 
 
+def test_the_classifier_is_trained_before_its_test_images_are_opened(
+  tmp_path, monkeypatch
+):
+  happened = []
+  load = registry.load
+
+  def read(config, split=None):
+    happened.append(split)
+    return load(config, split)
+
+  def train(*_):
+    happened.append('trained')
+    return lambda images: np.zeros(len(images), np.int32)
+
+  monkeypatch.setattr(registry, 'load', read)
+  monkeypatch.setattr(baseline_stage.baseline_classifier, 'run', train)
+  config, stop = _load(), interrupts.Stop('')
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  monkeypatch.setattr(baseline_stage, '_write_report', lambda *_: None)
+  baseline_stage._classify_directly(config, workdir, stop, 0.0)
+  assert happened == ['trained', config.data.test_split]
+
+
 @pytest.fixture(scope='module')
 def direct(one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('baseline') / 'direct'
