@@ -38,6 +38,7 @@ _PUBLIC = {
   *('len(self.names)', 'len(self.header)', 'len(row)', 'array.shape[1]'),
   *('np.shape(self.counts)', 'image.shape', 'list(found.shape)'),
   *('num_neighbors', 'self.spec.image_shape'),
+  *('num_public', 'self.num_chosen'),  # Classes of public images.
 }
 # Shapes of one image, and of a leaf.
 _PUBLIC_IN = {'decoding.py': 'shape', 'named_arrays.py': 'list(shape)'}

@@ -207,7 +207,7 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     guessing = by_model['is_no_better_than_guessing']
     console.say(
       f'accuracy     diffusion classifier {100 * by_model["accuracy"]:.1f} %:'
-      f' the released model itself, on {by_model["num_images"]:,} images'
+      ' the released model itself, without training'
       f'{" (no better than guessing)" if guessing else ""}'
     )
   share = found.get('majority_share')  # Reports of older versions have none.

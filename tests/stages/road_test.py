@@ -44,8 +44,9 @@ def test_report_has_what_it_promises(finished_run) -> None:
 
 def test_last_lines_say_privacy_accuracy_and_report(finished_run) -> None:
   lines = finished_run.stdout.strip().splitlines()
-  assert lines[-7].startswith('privacy') and 'delta 0.0001' in lines[-7]
-  assert lines[-6].startswith('accuracy') and 'synthetic' in lines[-6]
+  assert lines[-8].startswith('privacy') and 'delta 0.0001' in lines[-8]
+  assert lines[-7].startswith('accuracy') and 'synthetic' in lines[-7]
+  assert 'the released model itself' in lines[-5]
   assert lines[-4].endswith('always one class, the commonest')
   assert lines[-3].startswith(
     'features     small CNN on public images: right on '
@@ -245,7 +246,8 @@ def test_plan_says_what_is_spent_and_left(
   statement = finished_run.workdir / 'release' / 'privacy.json'
   epsilon = json.loads(statement.read_text())['epsilon']
   assert f'spent               epsilon {rounding.up(epsilon, 6)} by PLD' in out
-  assert f'left                epsilon {max(0, 10 - epsilon):.6g} of 10' in out
+  left = rounding.down(max(0, 10 - epsilon), 6)
+  assert f'left                epsilon {left} of 10' in out
   assert 'DP-SGD, 4 of 4 steps' in out and '[complete]' in out
   assert command.contents(finished_run.workdir) == before
 

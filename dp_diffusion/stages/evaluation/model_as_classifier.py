@@ -54,8 +54,8 @@ def sections(
   drawn = np.random.default_rng(config.seed).permutation(len(held_out.images))
   drawn = np.sort(drawn[:most])
   images, labels = held_out.images[drawn], np.asarray(held_out.labels)[drawn]
-  title = 'classifying by the model, image'
-  with console.progress(title, len(drawn)) as advance:
+  title = 'classifying held-out images by the model'
+  with console.progress_of(title, len(drawn)) as advance:
     found = classifier.classify(np.asarray(images), advance)
   persons = held_out.person
   score = scoring.score(
