@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -151,7 +150,7 @@ class ImageSampler:
     labels: types.Array,
     i: types.Array,
   ) -> samplers.SamplerState:
-    denoise = make_denoise_fn(self._model, params)
+    denoise = unet.make_denoise_fn(self._model, params)
     step = samplers.step_fn(denoise, self._plan.sampler, self._plan.diffusion)
     return step(state, labels, i)
 
@@ -162,7 +161,7 @@ class ImageSampler:
     first_index: types.Array,
   ) -> types.Array:
     x = samplers.sample(
-      make_denoise_fn(self._model, params),
+      unet.make_denoise_fn(self._model, params),
       self._plan.sampler,
       self._plan.diffusion,
       self._key,
@@ -171,17 +170,3 @@ class ImageSampler:
       first_index=first_index,
     )
     return samplers.to_uint8(x)
-
-
-def make_denoise_fn(model: unet.UNet, params: types.Params) -> types.DenoiseFn:
-  """Binds weights, for sampling."""
-
-  def denoise(
-    x_t: types.Array,
-    timestep: types.Array,
-    label: types.Array,
-  ) -> types.Array:
-    output: Any = model.apply({'params': params}, x_t, timestep, label)
-    return output
-
-  return denoise

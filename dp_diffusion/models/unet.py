@@ -424,3 +424,17 @@ def num_parameters(config: UNetConfig, height: int, width: int) -> int:
   """Returns the number of parameters, without allocating any."""
   shapes = param_shapes(config, height, width)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def make_denoise_fn(model: UNet, params: types.Params) -> types.DenoiseFn:
+  """Binds weights, for use without training."""
+
+  def denoise(
+    x_t: types.Array,
+    timestep: types.Array,
+    label: types.Array,
+  ) -> types.Array:
+    output: Any = model.apply({'params': params}, x_t, timestep, label)
+    return output
+
+  return denoise

@@ -26,7 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dp_diffusion import sampling
 from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
@@ -52,11 +51,11 @@ def sampler(
   key = jax.random.key(0)
 
   def step(params: Any, state: Any, i: Any) -> Any:
-    denoise = sampling.make_denoise_fn(model, params)
+    denoise = unet.make_denoise_fn(model, params)
     return samplers.step_fn(denoise, config, diffusion)(state, labels, i)
 
   def whole(params: Any) -> Any:
-    denoise = sampling.make_denoise_fn(model, params)
+    denoise = unet.make_denoise_fn(model, params)
     return samplers.sample(denoise, config, diffusion, key, labels, image_shape)
 
   if jax.default_backend() != 'cpu':

@@ -29,7 +29,6 @@ import numpy as np
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_weights
-from dp_diffusion import sampling
 from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import unet
@@ -215,7 +214,7 @@ class Network:
     diffusion = self._config.pretrain_diffusion()
 
     def step(params: Any, state: Any, i: jax.Array) -> Any:
-      denoise = sampling.make_denoise_fn(self._model, params)
+      denoise = unet.make_denoise_fn(self._model, params)
       step_fn = samplers.step_fn(denoise, config, diffusion)
       return step_fn(state, self._labels, i)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from scipy import special
 from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import types
+from dp_diffusion.data import augment
 from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
@@ -150,15 +150,10 @@ class DiffusionClassifier:
       timestep: types.Array,
       label: types.Array,
     ) -> types.Array:
-      def denoise(
-        x_t: types.Array, timestep: types.Array, label: types.Array
-      ) -> types.Array:
-        output: Any = model.apply({'params': params}, x_t, timestep, label)
-        return output
-
+      denoise = unet.make_denoise_fn(model, params)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, index)
       keys = jax.vmap(jax.random.fold_in)(keys, level)
-      x0 = images.astype(jnp.float32) / 127.5 - 1
+      x0 = augment.to_float(images)
       return noise_errors(denoise, diffusion, x0, keys, timestep, label)
 
     self._errors_fn = devices.pmap_map(errors)

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import time
-from typing import Any
 
 from etils import epath
 import jax
@@ -132,12 +131,7 @@ def of_training(
     rows: types.Array,
     i: types.Array,
   ) -> samplers.SamplerState:
-    def denoise(
-      x_t: types.Array, timestep: types.Array, label: types.Array
-    ) -> types.Array:
-      output: Any = model.apply({'params': params}, x_t, timestep, label)
-      return output
-
+    denoise = unet.make_denoise_fn(model, params)
     return samplers.step_fn(denoise, sampler, diffusion)(state, rows, i)
 
   def make(params: types.Params) -> np.ndarray:
