@@ -42,17 +42,16 @@ def private_size(
   """
   if config.finetune.microbatch_size:
     return config.finetune.microbatch_size
-  share = -(-config.privacy.expected_batch_size // devices.num_global_devices)
 
   def choose() -> int:
     need = microbatch.measure(
       private_compile_fn(config, microbatch.shapes_of(state)),
       microbatch.resident_bytes(state),
     )
-    if need is None:
-      return min(share, _WHERE_THE_COMPILER_IS_SILENT)
     available = microbatch.device_bytes(devices.devices[0])
-    return microbatch.quickest_that_fits(need, share, available)
+    return fitting_private_size(
+      config, need, devices.num_global_devices, available
+    )
 
   size = processes.smallest(processes.together(choose))
   console.say(f'finetune: {size} records per device at a time')
@@ -73,16 +72,60 @@ def public_size(
 
   def choose() -> int:
     need = microbatch.measure(public_compile_fn(config))
-    if need is None:
-      return share
     available = microbatch.device_bytes(devices.devices[0])
-    if need.total_bytes(share) <= available:
-      return share
-    size = microbatch.largest_that_fits(need, share, available)
-    return math.gcd(share, size)  # The largest power of two that divides it.
+    return fitting_public_size(
+      config, need, devices.num_global_devices, available
+    )
 
   size = processes.smallest(processes.together(choose))
   return None if size == share else size
+
+
+def fitting_private_size(
+  config: config_lib.Config,
+  need: microbatch.MemoryUse | None,
+  num_devices: int,
+  available_bytes: int,
+) -> int:
+  """Returns the records at a time in fine-tuning, if the config leaves it open.
+
+  Args:
+    config: config of the run.
+    need: memory of a microbatch; None if the compiler gives no figures.
+    num_devices: devices of all processes.
+    available_bytes: memory of a device.
+
+  Raises:
+    UsageError: not even one record fits in memory.
+  """
+  share = -(-config.privacy.expected_batch_size // num_devices)
+  if need is None:
+    return min(share, _WHERE_THE_COMPILER_IS_SILENT)
+  return microbatch.quickest_that_fits(need, share, available_bytes)
+
+
+def fitting_public_size(
+  config: config_lib.Config,
+  need: microbatch.MemoryUse | None,
+  num_devices: int,
+  available_bytes: int,
+) -> int:
+  """Returns the images per device at a time in pre-training.
+
+  Args:
+    config: config of the run.
+    need: memory of a step; None if the compiler gives no figures.
+    num_devices: devices of all processes.
+    available_bytes: memory of a device.
+
+  Raises:
+    UsageError: not even one image fits in memory.
+  """
+  share = max(1, config.pretrain.batch_size // num_devices)
+  if need is None or need.total_bytes(share) <= available_bytes:
+    return share
+  size = microbatch.largest_that_fits(need, share, available_bytes)
+  return math.gcd(share, size)  # The largest power of two that divides both.
 
 
 def private_compile_fn(

@@ -229,9 +229,8 @@ def measure(
 def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
   compile_fn = batch_sizes.public_compile_fn(config)
   need = microbatch.measure(compile_fn)
-  share = -(-config.pretrain.batch_size // jax.device_count())
-  size = (
-    microbatch.largest_that_fits(need, share, available_bytes) if need else 1
+  size = batch_sizes.fitting_public_size(
+    config, need, jax.device_count(), available_bytes
   )
   compiled = compile_fn(size, is_timed=True)
   batch = _black(config, (size,))
@@ -250,9 +249,8 @@ def _private(
   state = batch_sizes.private_state(config, num_steps)
   compile_fn = batch_sizes.private_compile_fn(config, state)
   need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
-  share = -(-config.privacy.expected_batch_size // jax.device_count())
-  size = config.finetune.microbatch_size or (
-    microbatch.quickest_that_fits(need, share, available_bytes) if need else 1
+  size = config.finetune.microbatch_size or batch_sizes.fitting_private_size(
+    config, need, jax.device_count(), available_bytes
   )
   compiled = compile_fn(size, is_timed=True)
   params = _zeros(state.params)

@@ -30,9 +30,11 @@ def state(config):
   return batch_sizes.private_state(config, 4)
 
 
-def _devices(num_global_devices: int, platform: str = 'gpu'):
+def _devices(
+  num_global_devices: int, platform: str = 'gpu', bytes_limit: int = 10_000
+):
   device = types.SimpleNamespace(
-    platform=platform, memory_stats=lambda: {'bytes_limit': 10_000}
+    platform=platform, memory_stats=lambda: {'bytes_limit': bytes_limit}
   )
   return types.SimpleNamespace(
     devices=(device,),
@@ -91,6 +93,39 @@ def test_pretraining_divides_its_share_where_it_must(config) -> None:
   pretrain = dataclasses.replace(config.pretrain, batch_size=36)
   odd = dataclasses.replace(config, pretrain=pretrain)
   assert batch_sizes.public_size(odd, _devices(1)) == 4
+
+
+@pytest.mark.parametrize('is_silent', [False, True])
+@pytest.mark.parametrize(
+  ('batch_size', 'bytes_limit'), [(48, 10_000), (800, 10_000), (800, 200_000)]
+)
+def test_a_plan_measures_the_sizes_that_a_run_takes(
+  config, state, batch_size, bytes_limit, is_silent, monkeypatch
+) -> None:
+  """Also where the compiler gives no figures."""
+  need = microbatch.MemoryUse(fixed_bytes=500, example_bytes=1000)
+  found = None if is_silent else need
+  monkeypatch.setattr(microbatch, 'measure', lambda *_: found)
+  # Nothing is compiled or timed: only the sizes matter.
+  for name in ('public_compile_fn', 'private_compile_fn'):
+    monkeypatch.setattr(batch_sizes, name, lambda *_: lambda *_, **__: None)
+  monkeypatch.setattr(cost_estimates, '_secs', lambda *_: 1.0)
+  monkeypatch.setattr(cost_estimates, '_sample', lambda _: None)
+  changed = dataclasses.replace(
+    config,
+    pretrain=dataclasses.replace(config.pretrain, batch_size=batch_size),
+    privacy=dataclasses.replace(
+      config.privacy, expected_batch_size=batch_size, num_examples=10_000
+    ),
+  )
+  devices = _devices(jax.device_count(), bytes_limit=bytes_limit)
+  available = microbatch.device_bytes(devices.devices[0])
+  planned = cost_estimates.measure(changed, 4, available)
+  share = batch_size // devices.num_global_devices
+  public_size = batch_sizes.public_size(changed, devices) or share
+  assert planned['pretrain'].size == public_size
+  private_size = batch_sizes.private_size(changed, state, devices)
+  assert planned['finetune'].size == private_size
 
 
 def test_on_a_cpu_hours_follow_from_the_speed_of_a_convolution(
