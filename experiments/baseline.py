@@ -7,7 +7,7 @@ Methods: dp_merf, dp_mepf, private_evolution, dp_classifier. The workdir gets
 `evaluation/report.json`.
 Each baseline spends its own epsilon; releases from the same images add up.
 
-Exit codes: 0 done; 2 bad usage; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 bad usage or a full disk; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import shlex
 import sys
 
-from dp_diffusion import console
 from dp_diffusion import errors
+from dp_diffusion import exit_codes
 from dp_diffusion import jax_environment
 from dp_diffusion import main as main_lib
 
@@ -38,7 +38,10 @@ def run(argv: Sequence[str]) -> None:
   if len(methods) != 1:
     known = ', '.join(settings.METHODS)
     raise errors.UsageError(f'Expected --method=, one of {known}.')
-  checks.check_one_of('--method', methods[0], settings.METHODS)
+  try:
+    checks.check_one_of('--method', methods[0], settings.METHODS)
+  except ValueError as error:
+    raise errors.UsageError(str(error)) from None
   arguments = main_lib.parse([a for a in argv if not a.startswith(prefix)])
   if not arguments.workdir:
     raise errors.UsageError('Expected --workdir=FOLDER, of its own.')
@@ -55,15 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if '--help' in argv or '-h' in argv:
     print(__doc__)
     return 0
-  try:
-    run(argv)
-  except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except errors.Interrupted as error:
-    console.say(str(error))
-    return 130
-  return 0
+  return exit_codes.run(lambda: run(argv))
 
 
 if __name__ == '__main__':

@@ -83,20 +83,23 @@ def start_ledger(
     A ledger with one entry, for `noised_mean` or for another statistic.
 
   Raises:
-    UsageError: epsilon is not given.
+    UsageError: epsilon is not given, or needs more noise than is possible.
   """
   if config.epsilon is None:
     raise errors.UsageError(
       f'Expected privacy.epsilon to be given, as the noise of {method} is'
       ' calibrated to it; set it, and solve_for=noise_multiplier.'
     )
-  mechanism = gaussian_calibration.calibrate(
-    config.epsilon,
-    config.delta,
-    l2_sensitivity=L2_SENSITIVITY,
-    purpose=f'{purpose} of {method}',
-    count=count,
-  )
+  try:
+    mechanism = gaussian_calibration.calibrate(
+      config.epsilon,
+      config.delta,
+      l2_sensitivity=L2_SENSITIVITY,
+      purpose=f'{purpose} of {method}',
+      count=count,
+    )
+  except ValueError as error:
+    raise errors.UsageError(str(error)) from error
   ledger = ledger_lib.Ledger(
     delta=config.delta,
     budget_epsilon=config.epsilon,

@@ -587,7 +587,12 @@ def _make_activations(
         f'Expected a feature network at baseline.dp_mepf.net={net!r};'
         ' there is no such file.'
       )
-    return dp_mepf.from_weights(files.read_npz(net))
+    try:
+      return dp_mepf.from_weights(files.read_npz(net))
+    except ValueError as error:
+      raise errors.UsageError(
+        f'baseline.dp_mepf.net={net!r}: {error}'
+      ) from error
   assert public is not None
   console.say(f'{method}: trains its feature network on public images')
   trained = public_network.train(config, public)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -654,3 +655,43 @@ def test_what_names_an_embedding(digits, tmp_path, monkeypatch):
 def test_bad_usage_exits_with_2(argv, words, capsys):
   assert baseline.main(argv) == 2
   assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('ending', 'code', 'words'),
+  [
+    (OSError(errno.ENOSPC, 'No space left on device', 'x.npz'), 2, 'x.npz'),
+    (KeyboardInterrupt(), 130, 'what was saved before stays good'),
+    (errors.Interrupted('Stopped; again: x'), 130, 'Stopped; again: x'),
+  ],
+)
+def test_it_ends_as_the_other_commands_do(
+  ending, code, words, tmp_path, monkeypatch, capsys
+):
+  def end(*_):
+    raise ending
+
+  monkeypatch.setattr(baseline_stage, 'run', end)
+  assert run(tmp_path / 'run', 'dp_merf') == code
+  said = capsys.readouterr()
+  assert words in said.out + said.err and 'Traceback' not in said.err
+
+
+def test_a_wrong_value_is_one_line_and_a_mistake_of_ours_is_not(
+  tmp_path, monkeypatch, capsys
+):
+  little = ('--config.privacy.epsilon=1e-9', '--config.privacy.delta=1e-12')
+  assert run(tmp_path / 'noise', 'dp_merf', *little) == 2
+  assert 'raise either' in capsys.readouterr().err
+  net = tmp_path / 'net.npz'
+  np.savez(net, w=0)
+  overrides = f'--config.baseline.dp_mepf.net={net}'
+  assert run(tmp_path / 'net', 'dp_mepf', overrides) == 2
+  assert 'LeNet-5' in capsys.readouterr().err
+
+  def mistake(*_):
+    raise ValueError('axes do not match')
+
+  monkeypatch.setattr(baseline_stage, 'run', mistake)
+  with pytest.raises(ValueError, match='axes do not match'):
+    run(tmp_path / 'ours', 'dp_merf')
