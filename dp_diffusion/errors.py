@@ -36,9 +36,10 @@ class UsageError(ValueError):
 
 
 class Interrupted(Exception):
-  """Ctrl-C (or SIGTERM) arrived and everything is saved.
+  """Ctrl-C (or SIGTERM), or the end of another process, stopped the run.
 
-  The message says how to continue; `main` prints it and exits with 130.
+  The message says what is saved and how to continue; `main` prints it and exits
+  with 130.
   """
 
 

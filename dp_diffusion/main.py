@@ -22,7 +22,7 @@ Flags:
   --version                 version of the package
 
 Exit codes: 0 done; 1 failed; 2 bad usage or config (one line says what);
-130 stopped by Ctrl-C with everything saved.
+130 stopped by Ctrl-C (the message says what is saved).
 
 With a finished release:
   python -m dp_diffusion.privacy.verify RELEASE   checks it

@@ -14,7 +14,7 @@ A complete run is skipped and a stopped one continues, so the same command
 resumes a sweep, and collects the results of runs that a scheduler started.
 
 Exit codes: 0 done; 1 a run failed (its name is printed, the others continued);
-2 bad usage; 130 stopped by Ctrl-C with everything saved.
+2 bad usage; 130 stopped by Ctrl-C (the message says what is saved).
 """
 
 from __future__ import annotations

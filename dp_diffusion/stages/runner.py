@@ -72,7 +72,7 @@ def run_stage(
   Raises:
     UsageError: bad config or workdir, or a missing earlier stage.
     Failed: an audit refutes the claim.
-    Interrupted: Ctrl-C; everything is saved.
+    Interrupted: Ctrl-C; the message says what is saved.
   """
   try:
     checks.check_one_of('stage', stage, (*_RUN, *_OTHERS))
@@ -92,7 +92,7 @@ def run(
   Raises:
     UsageError: the workdir cannot be used, an earlier stage is missing, or the
       images cannot be used.
-    Interrupted: the user pressed Ctrl-C; everything is saved.
+    Interrupted: the user pressed Ctrl-C; the message says what is saved.
   """
   jax_environment.fix()  # A config file may have changed the environment.
   if stage == 'plan':
