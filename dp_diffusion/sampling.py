@@ -15,13 +15,13 @@ import numpy as np
 
 from dp_diffusion import checks
 from dp_diffusion import console
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
 from dp_diffusion.training import parallel
 
-_NOISE_PURPOSE = 2  # A purpose of the public seed; see pretrain.py.
 MAX_SEED = 2**31 - 1
 
 
@@ -83,7 +83,7 @@ class ImageSampler:
       check_stop: called before every step or batch; raises to end.
     """
     self._plan, self._devices, self._check_stop = plan, devices, check_stop
-    self._key = jax.random.fold_in(jax.random.key(seed), _NOISE_PURPOSE)
+    self._key = public_seed.Purpose.SAMPLE_NOISE.key(seed)
     self._model = unet.UNet(plan.network)
     self._replicas = devices.replicate(params)
     self._init_fn = devices.pmap_local(self._init)

@@ -71,6 +71,7 @@ LAYERS = {
   'host_memory': 0,
   'jax_environment': 0,
   'leaf_patterns': 0,
+  'public_seed': 0,
   'release_marks': 0,
   'version': 0,
   'xla_flags': 0,

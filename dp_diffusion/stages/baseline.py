@@ -40,7 +40,6 @@ import time
 from typing import Any
 
 from etils import epath
-import jax
 import numpy as np
 
 from dp_diffusion import checks
@@ -49,6 +48,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import jax_environment
+from dp_diffusion import public_seed
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.baselines import dp_mepf
@@ -80,9 +80,6 @@ from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 
-# Purposes of the public seed; they differ from those of the stages.
-_FEATURES, _TRAINING, _SAMPLES = 101, 102, 103
-_CANDIDATES, _POPULATIONS, _VARIATIONS = 104, 105, 106
 _EVOLUTION = 'private_evolution'
 _OF_PUBLIC_NETWORK = ('dp_mepf', _EVOLUTION)
 
@@ -255,7 +252,7 @@ def _fit_generator(
     feature_fn,
     target,
     _labels(config, used.batch_size),
-    _key(config, _TRAINING),
+    public_seed.Purpose.BASELINE_GENERATOR.key(config.seed),
     stop.raise_if_asked,
   )
   images = generator_lib.sample(
@@ -263,7 +260,7 @@ def _fit_generator(
     params,
     used.latent_dim,
     _labels(config, config.sample.num_samples),
-    _key(config, _SAMPLES),
+    public_seed.Purpose.BASELINE_SAMPLES.key(config.seed),
   )
   return _Made(
     images=images,
@@ -287,9 +284,11 @@ def _evolve(
     _make_feature_fn(config, _EVOLUTION, _shape(config), public),
     _shape(config),
     used.num_features,
-    _key(config, _FEATURES),
+    public_seed.Purpose.BASELINE_FEATURES.key(config.seed),
   )
-  chosen = _rng(config, _CANDIDATES).permutation(len(public.labels))
+  chosen = public_seed.Purpose.EVOLUTION_CANDIDATES.rng(
+    config.seed
+  ).permutation(len(public.labels))
   chosen = np.sort(chosen[: used.max_candidates])
   candidates = _candidates(config, feature_fn, public, chosen)
 
@@ -305,7 +304,7 @@ def _evolve(
       entry,
       streams,
     )
-    rng = _rng(config, _POPULATIONS)
+    rng = public_seed.Purpose.EVOLUTION_POPULATIONS.rng(config.seed)
     found = private_evolution.evolve(
       used, candidates, votes, entry.noise_std, rng, stop.raise_if_asked
     )
@@ -320,7 +319,7 @@ def _evolve(
     candidates,
     population,
     _labels(config, config.sample.num_samples),
-    _rng(config, _VARIATIONS),
+    public_seed.Purpose.EVOLUTION_VARIATIONS.rng(config.seed),
   )
   return _Made(
     images=_gather(public, chosen[samples]),
@@ -569,7 +568,9 @@ def _make_feature_fn(
   """Returns a feature function that depends on public data at most."""
   if method == 'dp_merf':
     return dp_merf.make_feature_fn(
-      config.baseline.dp_merf, shape, _key(config, _FEATURES)
+      config.baseline.dp_merf,
+      shape,
+      public_seed.Purpose.BASELINE_FEATURES.key(config.seed),
     )
   return dp_mepf.make_feature_fn(
     config.baseline.dp_mepf, _make_activations(config, method, public)
@@ -619,11 +620,3 @@ def _write_report(
   }
   path = workdir.evaluation / 'report.json'
   files.write_json(path, json.loads(json.dumps(value)), mode=0o600)
-
-
-def _key(config: config_lib.Config, purpose: int) -> types.Key:
-  return jax.random.fold_in(jax.random.key(config.seed), purpose)
-
-
-def _rng(config: config_lib.Config, purpose: int) -> np.random.Generator:
-  return np.random.default_rng([config.seed, purpose])

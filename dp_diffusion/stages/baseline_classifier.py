@@ -26,6 +26,7 @@ import numpy as np
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
+from dp_diffusion import public_seed
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.baselines import dp_classifier
@@ -48,8 +49,6 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import parallel
 from dp_diffusion.training import state as train_state
-
-_INIT, _PUBLIC_DRAWS = 111, 112  # Purposes of the public seed.
 
 
 def run(
@@ -176,14 +175,13 @@ def _public_params(
 ) -> types.Params:
   """Returns weights from the public seed, pre-trained if the config says so."""
   ours = config.baseline.dp_classifier
-  key = jax.random.key(config.seed)
   shape = (
     config.data.image_size,
     config.data.image_size,
     config.data.channels,
   )
   params = dp_classifier.init_params(
-    module, shape, jax.random.fold_in(key, _INIT)
+    module, shape, public_seed.Purpose.CLASSIFIER_WEIGHTS.key(config.seed)
   )
   if not ours.num_public_steps:
     return params
@@ -202,7 +200,7 @@ def _public_params(
   per_device = -(-ours.public_batch_size // devices.num_devices)
   places = np.arange(per_device * devices.num_devices, dtype=np.int32)
   places = places.reshape((devices.num_devices, per_device))
-  draws = jax.random.fold_in(key, _PUBLIC_DRAWS)
+  draws = public_seed.Purpose.CLASSIFIER_PUBLIC_DRAWS.key(config.seed)
   with console.progress(
     'public training, step', ours.num_public_steps
   ) as advance:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 
 from etils import epath
-import jax
 import numpy as np
 
 from dp_diffusion import config as config_lib
@@ -17,6 +16,7 @@ from dp_diffusion import config_weights
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
@@ -37,9 +37,6 @@ from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 from dp_diffusion.training import public_loop
 from dp_diffusion.training import state as train_state
-
-# Purpose of the public seed; each stage has its own.
-_DRAW_PURPOSE = 1
 
 
 def weights_path(workdir: workdirs.Workdir) -> epath.Path:
@@ -167,7 +164,7 @@ def _train(
         batching.public_batch, source, pretrain.batch_size, config.seed
       ),
       batch_size=pretrain.batch_size,
-      key=jax.random.fold_in(jax.random.key(config.seed), _DRAW_PURPOSE),
+      key=public_seed.Purpose.PRETRAIN_DRAWS.key(config.seed),
       checkpoints=checkpoints,
       meta={'stage': 'pretrain'},
       num_steps=pretrain.num_steps,

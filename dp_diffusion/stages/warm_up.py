@@ -45,6 +45,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.baselines import class_means
 from dp_diffusion.baselines import dp_merf
@@ -72,9 +73,6 @@ from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 from dp_diffusion.training import public_loop
 from dp_diffusion.training import state as train_state
-
-# Purposes of the public seed; they differ from those of stages and baselines.
-_FEATURES, _GENERATOR, _SAMPLES, _DRAWS = 201, 202, 203, 204
 
 
 def run(
@@ -334,11 +332,15 @@ def _generate(
     sample.sample_labels(
       config.sample.labels, _num_classes(config), used.batch_size
     ),
-    _key(config, _GENERATOR),
+    public_seed.Purpose.WARM_UP_GENERATOR.key(config.seed),
     stop.raise_if_asked,
   )
   return generator_lib.sample(
-    module, params, used.latent_dim, labels, _key(config, _SAMPLES)
+    module,
+    params,
+    used.latent_dim,
+    labels,
+    public_seed.Purpose.WARM_UP_SAMPLES.key(config.seed),
   )
 
 
@@ -374,7 +376,7 @@ def _train(
         batch, config, files.read_npz(folder / 'images.npz'), public=public
       ),
       batch_size=pretrain.batch_size,
-      key=_key(config, _DRAWS),
+      key=public_seed.Purpose.WARM_UP_DRAWS.key(config.seed),
       checkpoints=checkpoints,
       meta={'stage': 'warm-up'},
       num_steps=pretrain.num_steps,
@@ -425,7 +427,9 @@ def batch(
 
 def _fourier_features(config: config_lib.Config) -> mean_embedding.FeatureFn:
   return dp_merf.make_feature_fn(
-    config.finetune.warm_up.dp_merf, _shape(config), _key(config, _FEATURES)
+    config.finetune.warm_up.dp_merf,
+    _shape(config),
+    public_seed.Purpose.WARM_UP_FEATURES.key(config.seed),
   )
 
 
@@ -436,7 +440,3 @@ def _shape(config: config_lib.Config) -> tuple[int, int, int]:
 
 def _num_classes(config: config_lib.Config) -> int:
   return max(1, len(config.data.class_names))
-
-
-def _key(config: config_lib.Config, purpose: int) -> types.Key:
-  return jax.random.fold_in(jax.random.key(config.seed), purpose)

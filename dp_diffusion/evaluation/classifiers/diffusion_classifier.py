@@ -28,6 +28,7 @@ from scipy import special
 
 from dp_diffusion import checks
 from dp_diffusion import console
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.data import augment
 from dp_diffusion.diffusion import parameterization
@@ -39,7 +40,6 @@ NUM_LEVELS = 24
 # At noisier levels, or with less noise than rounding to 256 values leaves,
 # classes can hardly be told apart.
 _LOG_SNR_RANGE = (-2.0, 10.0)
-_NOISE_PURPOSE = 3  # A purpose of the public seed; `sampling` has 2.
 
 
 def timesteps(
@@ -138,7 +138,7 @@ class DiffusionClassifier:
     model = unet.UNet(network)
     self._num_classes = network.num_classes
     self._timesteps = timesteps(diffusion, num_levels)
-    self._key = jax.random.fold_in(jax.random.key(seed), _NOISE_PURPOSE)
+    self._key = public_seed.Purpose.CLASSIFY_NOISE.key(seed)
     self._batch_size, self._check_stop = batch_size, check_stop
     self._replicas = devices.replicate(params)
 

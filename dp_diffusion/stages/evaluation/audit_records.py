@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
@@ -22,7 +23,6 @@ from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
 _NUM_LOSS_DRAWS = 8  # Draws per image canary, equal before and after training.
-_FILLER_PURPOSE, _IMAGE_PURPOSE, _LOSS_PURPOSE = 11, 12, 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,10 +100,10 @@ def make_dataset(
   audit = config.audit
   source = processes.main_first(lambda: registry.load(config.data))
   num_filler = min(audit.num_filler, len(source.labels))
-  rng = np.random.default_rng([config.seed, _FILLER_PURPOSE])
+  rng = public_seed.Purpose.AUDIT_FILLER.rng(config.seed)
   filler = np.sort(rng.permutation(len(source.labels))[:num_filler])
   shape = source.images.shape[1:]
-  rng = np.random.default_rng([config.seed, _IMAGE_PURPOSE])
+  rng = public_seed.Purpose.AUDIT_IMAGES.rng(config.seed)
   size = (audit.num_image_canaries, *shape)
   noise_images = rng.integers(0, 256, size, np.uint8)
   noise_labels = rng.integers(
@@ -159,7 +159,7 @@ class ImageLosses:
     microbatch_size: int,
   ) -> None:
     self._dataset, self._devices = dataset, devices
-    self._key = jax.random.fold_in(jax.random.key(config.seed), _LOSS_PURPOSE)
+    self._key = public_seed.Purpose.AUDIT_LOSS_DRAWS.key(config.seed)
     self._block = microbatch_size * devices.num_devices
 
     def mean_loss(params: Any, image: Any, label: Any, key: Any) -> Any:

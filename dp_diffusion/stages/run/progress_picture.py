@@ -29,6 +29,7 @@ import numpy as np
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import files
+from dp_diffusion import public_seed
 from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
@@ -45,7 +46,6 @@ _FIRST_SECS = 750.0
 _PER_CLASS = 8
 _MOST_CLASSES = 20  # Rows; further classes are not shown.
 _NUM_STEPS = 10
-_NOISE_PURPOSE = 7  # Of the public seed; other stages use other numbers.
 _MODE = 0o600
 
 
@@ -135,7 +135,7 @@ def of_training(
     return samplers.step_fn(denoise, sampler, diffusion)(state, rows, i)
 
   def make(params: types.Params) -> np.ndarray:
-    key = jax.random.fold_in(jax.random.key(config.seed), _NOISE_PURPOSE)
+    key = public_seed.Purpose.PROGRESS_PICTURE_NOISE.key(config.seed)
     rows, state = jnp.asarray(labels), samplers.init_state(key, shape)
     for i in range(sampler.num_steps):
       state = take(params, state, rows, jnp.int32(i))
