@@ -24,7 +24,7 @@ from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.baselines import warm_up
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
@@ -462,7 +462,7 @@ class Config:
       ('data.test_split', self.data.test_split),
       ('evaluate.held_out_split', self.evaluate.held_out_split),
     ):
-      if split and identity.do_overlap(split, self.data.split):
+      if split and same_source.do_overlap(split, self.data.split):
         raise ValueError(
           f'Expected {name}={split!r} to be other than'
           f' data.split={self.data.split!r}, and to share no image with it:'

@@ -15,7 +15,7 @@ from typing import Any
 
 from dp_diffusion import config_keys
 from dp_diffusion import errors
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 
 BuildFn = Callable[[Any], registry.DataConfig]
@@ -92,7 +92,7 @@ def find_public_classes(
   # are not opened for their classes then.
   warm_up = config.get('finetune', {}).get('warm_up', {})
   is_read = config.pretrain.num_steps or warm_up.get('chosen_steps')
-  if not is_read and not identity.is_rendered(build(data)):
+  if not is_read and not same_source.is_rendered(build(data)):
     return
   found = registry.find_class_names(build(data))
   if not set(found) <= set(data.class_names):

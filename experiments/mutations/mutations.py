@@ -801,16 +801,16 @@ ALL = (
   _one(
     'The sensitive set is pre-trained on as public data',
     _PUBLIC_DATA,
-    '  if found == identity.SAME:\n',
+    '  if found == same_source.SAME:\n',
     "  if found == '':\n",
     f'{_PUBLIC_DATA_TEST}::test_the_sensitive_set_by_name',
   ),
   _one(
     'Overlapping slices of one TFDS split pass',
-    'dp_diffusion/data/identity.py',
+    'dp_diffusion/data/same_source.py',
     '  return max(start, other_start) < min(end, other_end)\n',
     '  return (start, end) == (other_start, other_end)\n',
-    'tests/data/identity_test.py::test_slices_of_tfds_splits',
+    'tests/data/same_source_test.py::test_slices_of_tfds_splits',
   ),
   _one(
     'Public images are not compared with the sensitive ones',
@@ -1676,10 +1676,10 @@ ALL = (
   ),
   _one(
     'Of two folders one file alone is compared',
-    'dp_diffusion/data/identity.py',
+    'dp_diffusion/data/same_source.py',
     '      if one.read(name) == other.read(name):\n        return True\n',
     '      return one.read(name) == other.read(name)\n',
-    'tests/data/identity_test.py'
+    'tests/data/same_source_test.py'
     '::test_one_file_that_two_folders_share_is_enough',
   ),
   _one(
@@ -1792,10 +1792,10 @@ ALL = (
   ),
   _one(
     'Slices in percent and in records are compared as numbers',
-    'dp_diffusion/data/identity.py',
+    'dp_diffusion/data/same_source.py',
     '  if unit and other_unit and unit != other_unit:\n    return True\n',
     '',
-    'tests/data/identity_test.py::test_slices_of_tfds_splits',
+    'tests/data/same_source_test.py::test_slices_of_tfds_splits',
   ),
   _one(
     'Public images of the classifier baseline are not compared',

@@ -40,7 +40,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.data import equal_images
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages.run import inherited_ledger
@@ -93,8 +93,8 @@ def check_source(
   """
   if public is None:
     return
-  found = identity.compare(sensitive, public)
-  if found == identity.SAME:
+  found = same_source.compare(sensitive, public)
+  if found == same_source.SAME:
     raise errors.UsageError(
       f'Expected pretrain.data ({_named(public)}) to be other images than data'
       f' ({_named(sensitive)}): pre-training adds no noise, so the sensitive'
@@ -214,7 +214,7 @@ def _compare_all(
     if processes.any_process(outcome == 'equal'):
       raise errors.UsageError(_EQUAL.format(source=entry.source))
     is_part = entry.data is not None and (
-      identity.compare(config.data, entry.data) == identity.OTHER_PART
+      same_source.compare(config.data, entry.data) == same_source.OTHER_PART
     )
     if is_part:
       console.warn(
@@ -234,7 +234,7 @@ def _outcome(
   """Returns one of `statement_words.COMPARISONS`, or 'equal'."""
   if entry.data is None:
     return 'unknown'
-  if identity.is_rendered(entry.data):
+  if same_source.is_rendered(entry.data):
     return 'rendered'
   height, _, channels = sensitive.images.shape[1:]
   data = dataclasses.replace(

@@ -23,7 +23,7 @@ from etils import epath
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import files
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import statement as statement_lib
 
@@ -53,7 +53,7 @@ def of_config(
 ) -> PublicImages:
   """Returns the record of the images that a data section loads."""
   return PublicImages(
-    source=identity.describe(data),
+    source=same_source.describe(data),
     split=data.split,
     images_sha256=images_sha256,
     data=data,

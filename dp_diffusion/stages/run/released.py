@@ -20,7 +20,7 @@ from typing import Any
 
 from dp_diffusion import errors
 from dp_diffusion import release_marks
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -56,7 +56,7 @@ def of_images(data: registry.DataConfig) -> Inherited:
       beside them, or the statement is damaged.
   """
   found = Inherited()
-  for folder in identity.places(data):
+  for folder in same_source.places(data):
     for place in release_marks.places(folder):
       origin = release_marks.find(place)
       if origin is not None:

@@ -9,14 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from dp_diffusion.data import identity
+from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
 from tests.data import own_files
 
 SAME, OTHER, DIFFERENT = (
-  identity.SAME,
-  identity.OTHER_PART,
-  identity.DIFFERENT,
+  same_source.SAME,
+  same_source.OTHER_PART,
+  same_source.DIFFERENT,
 )
 
 
@@ -25,8 +25,8 @@ def config(name, split='train', **more):
 
 
 def check(expected, one, other):
-  assert identity.compare(one, other) == expected
-  assert identity.compare(other, one) == expected
+  assert same_source.compare(one, other) == expected
+  assert same_source.compare(other, one) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_prepared_datasets_under_other_names(tmp_path):
   ],
 )
 def test_slices_of_tfds_splits(is_overlapping, one, other):
-  assert identity.do_overlap(one, other) is is_overlapping
+  assert same_source.do_overlap(one, other) is is_overlapping
   expected = SAME if is_overlapping else OTHER
   check(expected, config('tfds:x', one), config('tfds:x', other))
 
@@ -203,6 +203,6 @@ def test_copied_npz(tmp_path):
 
 
 def test_public_names_hold_no_folders(tmp_path):
-  assert identity.describe(own(tmp_path / 'scans.zip')) == 'folder scans.zip'
-  assert identity.describe(config('generated')) == 'generated of seed 0'
-  assert identity.describe(config('tfds:mnist:3.0.1')) == 'tfds:mnist:3.0.1'
+  assert same_source.describe(own(tmp_path / 'scans.zip')) == 'folder scans.zip'
+  assert same_source.describe(config('generated')) == 'generated of seed 0'
+  assert same_source.describe(config('tfds:mnist:3.0.1')) == 'tfds:mnist:3.0.1'
