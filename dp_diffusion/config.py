@@ -24,8 +24,8 @@ from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.baselines import warm_up
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation import evaluate_config

@@ -15,8 +15,8 @@ from typing import Any
 
 from dp_diffusion import config_keys
 from dp_diffusion import errors
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 
 BuildFn = Callable[[Any], registry.DataConfig]
 KEYS = {  # Further keys of `data` and `pretrain.data`; `resolve` removes them.

@@ -55,8 +55,8 @@ from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import resume
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
-from dp_diffusion.training import canaries
 from dp_diffusion.training import checkpoint
+from dp_diffusion.training import gradient_canaries
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import processes
@@ -105,19 +105,19 @@ def run(
   public = weights.load_params(pretrain.weights_path(workdir))
   is_trained = weights.trainable_fn(public, config.finetune.trainable)
   trained, frozen = train_state.partition(public, is_trained)
-  coordinates = canaries.choose_coordinates(
+  coordinates = gradient_canaries.choose_coordinates(
     trained, config.audit.num_canaries, config.seed
   )
   dataset = audit_records.make_dataset(config, coordinates, streams)
   optimizer = optax.chain(
-    canaries.observe(coordinates, mechanism.num_steps),
+    gradient_canaries.observe(coordinates, mechanism.num_steps),
     assembly.private_optimizer(config.finetune, mechanism),
   )
   loss_fn = assembly.finetune_loss_fn(config)
   steps = finetune.wire_steps(
     config.finetune,
     mechanism,
-    canaries.with_canaries(
+    gradient_canaries.with_canaries(
       loss_fn, is_trained, _canary_norm(config.finetune, mechanism)
     ),
     dataset.gather,

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 from tests.data import own_files
 
 SAME, OTHER, DIFFERENT = (

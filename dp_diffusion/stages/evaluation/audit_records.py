@@ -18,7 +18,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
 from dp_diffusion.privacy import batch_selection
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.training import canaries
+from dp_diffusion.training import gradient_canaries
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 
@@ -35,7 +35,7 @@ class Dataset:
       matter.
     labels: int32[n].
     coordinates: int32[n], the coordinate of a gradient canary, or
-      `canaries.NO_CANARY`.
+      `gradient_canaries.NO_CANARY`.
     num_filler: number of public images.
     gradient_coins: bool[m], whether each gradient canary is included.
     image_coins: bool[num_image_canaries], whether each image canary is.
@@ -116,7 +116,7 @@ def make_dataset(
     streams.seed_bytes('coins of image canaries', 0), audit.num_image_canaries
   )
   num_in = int(gradient_coins.sum())
-  none = canaries.NO_CANARY
+  none = gradient_canaries.NO_CANARY
   return Dataset(
     images=np.concatenate(
       [

@@ -40,8 +40,8 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.data import equal_images
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages.run import inherited_ledger
 from dp_diffusion.stages.run import public_record

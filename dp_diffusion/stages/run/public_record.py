@@ -23,8 +23,8 @@ from etils import epath
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion import files
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 from dp_diffusion.privacy import statement as statement_lib
 
 _FILE = 'public_data.json'

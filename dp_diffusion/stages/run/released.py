@@ -20,8 +20,8 @@ from typing import Any
 
 from dp_diffusion import errors
 from dp_diffusion import release_marks
-from dp_diffusion.data import same_source
 from dp_diffusion.data import registry
+from dp_diffusion.data import same_source
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json

@@ -17,7 +17,7 @@ from dp_diffusion import errors
 from dp_diffusion.privacy import audit
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import key_streams
-from dp_diffusion.training import canaries
+from dp_diffusion.training import gradient_canaries
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import private_step
@@ -38,7 +38,9 @@ def quadratic(params, example, draw_key):
   return jnp.sum(jnp.square(error)) * params['frozen'][0]
 
 
-LOSS = canaries.with_canaries(quadratic, lambda path: path != 'frozen', 3.0)
+LOSS = gradient_canaries.with_canaries(
+  quadratic, lambda path: path != 'frozen', 3.0
+)
 
 
 def grad(coordinate, loss_fn=LOSS):
@@ -57,23 +59,25 @@ def test_gradient_is_one_coordinate():
       [np.ravel(g) for g in jax.tree.leaves(grad(coordinate))]
     )
     np.testing.assert_array_equal(found, 3.0 * np.eye(8)[coordinate])
-  plain = grad(canaries.NO_CANARY, quadratic)
-  jax.tree.map(np.testing.assert_array_equal, grad(canaries.NO_CANARY), plain)
+  plain = grad(gradient_canaries.NO_CANARY, quadratic)
+  jax.tree.map(
+    np.testing.assert_array_equal, grad(gradient_canaries.NO_CANARY), plain
+  )
 
 
 def test_coordinates_differ_and_are_public():
-  found = canaries.choose_coordinates(TRAINED, 8, seed=0)
+  found = gradient_canaries.choose_coordinates(TRAINED, 8, seed=0)
   assert sorted(found) == list(range(8)) and found.dtype == np.int32
-  again = canaries.choose_coordinates(TRAINED, 8, seed=0)
+  again = gradient_canaries.choose_coordinates(TRAINED, 8, seed=0)
   np.testing.assert_array_equal(found, again)
   with pytest.raises(errors.UsageError, match='<= 8'):
-    canaries.choose_coordinates(TRAINED, 9, seed=0)
+    gradient_canaries.choose_coordinates(TRAINED, 9, seed=0)
 
 
 def test_observer_changes_nothing():
   coordinates = np.int32([7, 0, 5])
   plain = optax.adam(0.1)
-  observed = optax.chain(canaries.observe(coordinates, 2), plain)
+  observed = optax.chain(gradient_canaries.observe(coordinates, 2), plain)
   states = plain.init(TRAINED), observed.init(TRAINED)
   for i in range(2):
     grads = jax.tree.map(lambda x: jnp.asarray(x) * (i + 1), TRAINED)  # noqa: B023
@@ -108,14 +112,18 @@ def white_box(seed) -> audit.OneRun:
   coins = audit.coins(streams.seed_bytes('audit coins', 0), NUM_CANARIES)
   x = np.random.default_rng(0).normal(size=(NUM_FILLER, SIZE)) / SIZE**0.5
   params = {'w': np.zeros(SIZE, np.float32)}
-  places = canaries.choose_coordinates(params, NUM_CANARIES, 0)
-  none = np.full(NUM_FILLER, canaries.NO_CANARY, np.int32)
+  places = gradient_canaries.choose_coordinates(params, NUM_CANARIES, 0)
+  none = np.full(NUM_FILLER, gradient_canaries.NO_CANARY, np.int32)
   coordinate = np.concatenate([none, places[coins]])
   x = np.concatenate([x, np.zeros((coins.sum(), SIZE))]).astype(np.float32)
-  optimizer = optax.chain(canaries.observe(places, NUM_STEPS), optax.adam(1e-3))
+  optimizer = optax.chain(
+    gradient_canaries.observe(places, NUM_STEPS), optax.adam(1e-3)
+  )
   devices = parallel.DataParallel(jax.local_devices()[:2])
   config = clipping.GradConfig(l2_clip_norm=CLIP, num_draws=2)
-  loss_fn = canaries.with_canaries(linear, lambda path: True, 10 * CLIP)
+  loss_fn = gradient_canaries.with_canaries(
+    linear, lambda path: True, 10 * CLIP
+  )
   steps = private_loop.PrivateSteps(
     selector=streams.poisson_selector(
       len(x), BATCH / (NUM_FILLER + NUM_CANARIES)

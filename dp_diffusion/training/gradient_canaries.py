@@ -7,9 +7,9 @@ gradient that the optimizer receives.
 
 Guarantees:
   * The gradient of a canary is its coordinate, and that of any other record is
-    untouched. `canaries_test.py::test_gradient_is_one_coordinate`.
+    untouched. `gradient_canaries_test.py::test_gradient_is_one_coordinate`.
   * The observer reads the noised mean gradient, and the optimizer receives it
-    unchanged. `canaries_test.py::test_observer_changes_nothing`.
+    unchanged. `gradient_canaries_test.py::test_observer_changes_nothing`.
 """
 
 from __future__ import annotations
