@@ -51,7 +51,7 @@ from dp_diffusion import release_marks
 from dp_diffusion import types
 from dp_diffusion.data import parquet_writer
 from dp_diffusion.data import tfds_writer
-from dp_diffusion.evaluation.report import figures
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
@@ -291,7 +291,9 @@ def write_samples(release_dir: epath.PathLike, *, per_class: int = 10) -> None:
   """Writes `samples.png`: a row of synthetic images for each class."""
   folder = epath.Path(release_dir)
   names = _class_names(read_dataset_info(folder))
-  grid = figures.class_grid(*read_dataset(folder), names, per_class=per_class)
+  grid = image_grids.class_grid(
+    *read_dataset(folder), names, per_class=per_class
+  )
   files.write_bytes(folder / 'samples.png', grid)
 
 
@@ -309,7 +311,7 @@ def write_parquet(release_dir: epath.PathLike) -> None:
   num_shards = len(_shard_paths(release_dir))
   for shard, (images, labels) in enumerate(_shards(release_dir)):
     data = parquet_writer.to_bytes(
-      [figures.png(image) for image in images], labels.tolist(), names, text
+      [image_grids.png(image) for image in images], labels.tolist(), names, text
     )
     name = f'train-{shard:05d}-of-{num_shards:05d}.parquet'
     files.write_bytes(epath.Path(release_dir) / _PARQUET / name, data)
@@ -359,7 +361,7 @@ def write_tfds(
       mark=mark.in_description() if mark else '',
     ),
     (
-      ([figures.png(image) for image in images], labels.tolist())
+      ([image_grids.png(image) for image in images], labels.tolist())
       for images, labels in _shards(release_dir)
     ),
   )

@@ -52,7 +52,7 @@ from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
-from dp_diffusion.evaluation.report import figures
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import verify
@@ -111,7 +111,7 @@ class Samples:
         folders = _class_folders(self.class_names)
         for i, (image, label) in enumerate(zip(self.images, self.labels)):
           name = f'{folders[label]}/{i:06d}.png'
-          archive.writestr(zipfile.ZipInfo(name, _DATE), figures.png(image))
+          archive.writestr(zipfile.ZipInfo(name, _DATE), image_grids.png(image))
       info = zipfile.ZipInfo(release_marks.STATEMENT, _DATE)
       info.compress_type = zipfile.ZIP_DEFLATED
       archive.writestr(info, self.statement)

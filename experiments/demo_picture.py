@@ -29,7 +29,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation.report import figures
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.privacy import statement
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 def _grid(
   images: np.ndarray, labels: np.ndarray, names: Sequence[str], is_low: bool
 ) -> Image.Image:
-  png = figures.class_grid(
+  png = image_grids.class_grid(
     images, labels, names, per_class=16 if is_low else 8, with_names=is_low
   )
   return Image.open(io.BytesIO(png)).convert('RGB')

@@ -22,7 +22,7 @@ from dp_diffusion import console
 from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.data import registry
-from dp_diffusion.evaluation.report import figures
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 
@@ -85,7 +85,7 @@ def write(
   """
   class_names = source.spec.class_names or ('all',)
   num_rows, num_columns = grid_size(len(class_names), source.spec.image_shape)
-  picture = figures.class_grid(
+  picture = image_grids.class_grid(
     source.images,
     np.asarray(source.labels),
     class_names,

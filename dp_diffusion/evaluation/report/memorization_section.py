@@ -8,8 +8,8 @@ import numpy as np
 
 from dp_diffusion.evaluation.metrics import memorization
 from dp_diffusion.evaluation.report import charts
-from dp_diffusion.evaluation.report import figures
 from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.evaluation.report import page
 
 TITLE = 'Copies of training images'
@@ -178,7 +178,7 @@ def closest_pairs(
   second = [pair.train for pair in found.pairs]
   images = np.concatenate([synthetic[first], train[second]])
   labels = np.repeat(np.arange(2, dtype=np.int32), len(first))
-  return figures.class_grid(
+  return image_grids.class_grid(
     images, labels, ('synthetic', 'training'), per_class=len(first)
   )
 

@@ -24,8 +24,8 @@ import numpy as np
 from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.evaluation.report import accuracy_section
-from dp_diffusion.evaluation.report import figures
 from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.evaluation.report import page
 
 NOTICE = (
@@ -260,7 +260,7 @@ def _images(findings: Findings) -> list[page.Block]:
   most = accuracy_section.MANY_CLASSES
   shown = [
     page.Figure(
-      figures.class_grid(
+      image_grids.class_grid(
         *findings.images[key],
         names,
         per_class=8,

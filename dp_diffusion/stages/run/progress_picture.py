@@ -34,7 +34,7 @@ from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
-from dp_diffusion.evaluation.report import figures
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.models import unet
 from dp_diffusion.training import state as train_state
 
@@ -86,7 +86,7 @@ class ProgressPicture:
     if elapsed < _FIRST_SECS or self._spent + self._last > _SHARE * elapsed:
       return
     images = self.make(state.all_ema_params)
-    picture = figures.class_grid(
+    picture = image_grids.class_grid(
       images, self.labels, self.class_names, per_class=_PER_CLASS
     )
     try:

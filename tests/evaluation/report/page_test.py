@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from dp_diffusion.evaluation.report import figures
 from dp_diffusion.evaluation.report import formats
+from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.evaluation.report import page
 
 EVIL = '<script>alert("x")</script>&\'"`'
@@ -60,7 +60,7 @@ def render(*blocks, notice='Read this.', title='Title', lead='Lead.'):
 
 @pytest.fixture(scope='module')
 def png():
-  return figures.png(np.zeros((2, 2, 1), np.uint8))
+  return image_grids.png(np.zeros((2, 2, 1), np.uint8))
 
 
 def every_block(text, png):
@@ -91,7 +91,7 @@ def test_everything_is_escaped(png):
 )
 def test_any_text_gives_a_balanced_page(text):
   hypothesis.assume(text.strip())
-  png = figures.png(np.zeros((1, 1, 1), np.uint8))
+  png = image_grids.png(np.zeros((1, 1, 1), np.uint8))
   parser = parse(render(*every_block(text, png), title=text, lead=text))
   known = """html head title style body p header h1 div main section nav ul li
     a h2 h3 figure figcaption table caption thead tbody tr th td details
