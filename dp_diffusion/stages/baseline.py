@@ -75,7 +75,7 @@ from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import public_network
-from dp_diffusion.stages.run import public_record
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
@@ -544,7 +544,7 @@ def _check_public(
   if method == _EVOLUTION or not net:
     found = public_data.compare_source(config, source)
   if net and os.path.exists(net):  # Otherwise reading it reports an error.
-    images = public_record.of_weights(epath.Path(net))
+    images = public_provenance.of_weights(epath.Path(net))
     found += [statement_words.public_data(vars(e), 'unknown') for e in images]
   return found
 

@@ -1208,7 +1208,7 @@ ALL = (
   ),
   _one(
     'Weights whose statement names no images pass for new ones',
-    'dp_diffusion/stages/run/public_record.py',
+    'dp_diffusion/stages/run/public_provenance.py',
     '  except (KeyError, TypeError, ValueError, OSError):\n'
     '    return (_unknown(weights_path),)\n',
     '  except (KeyError, TypeError, ValueError, OSError):\n    return ()\n',
@@ -1492,7 +1492,7 @@ ALL = (
   _one(
     'Public images to choose from are not compared with the sensitive ones',
     _PUBLIC_DATA,
-    '    kept = (*kept, public_record.of_config(data))\n',
+    '    kept = (*kept, public_provenance.of_config(data))\n',
     '    pass\n',
     f'{_PUBLIC_DATA_TEST}::test_images_to_choose_from_are_compared',
   ),

@@ -39,7 +39,7 @@ from dp_diffusion.models.formats import foreign
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
-from dp_diffusion.stages.run import public_record
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import released
 from dp_diffusion.stages.run import workdirs
 
@@ -158,7 +158,7 @@ def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
   if config.reads_public_images:
     found += released.of_images(config.pretrain.data)
   if path is not None and path.exists():
-    for entry in public_record.of_weights(path):
+    for entry in public_provenance.of_weights(path):
       if entry.data is not None:
         found += released.of_images(entry.data)
   return found

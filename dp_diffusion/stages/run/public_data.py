@@ -44,7 +44,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.data import same_source
 from dp_diffusion.privacy import statement_words
 from dp_diffusion.stages.run import inherited_ledger
-from dp_diffusion.stages.run import public_record
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
 
@@ -78,7 +78,7 @@ def check_sources(
     return
   images = seen(config, workdir)
   if is_read and not config.pretrain.num_steps:
-    images = (*images, public_record.of_config(config.pretrain.data))
+    images = (*images, public_provenance.of_config(config.pretrain.data))
   for entry in images:
     check_source(config.data, entry.data)
 
@@ -105,30 +105,30 @@ def check_source(
 
 def seen(
   config: config_lib.Config, workdir: workdirs.Workdir
-) -> tuple[public_record.PublicImages, ...]:
+) -> tuple[public_provenance.PublicImages, ...]:
   """Returns the public images that the first weights are trained on."""
-  kept = public_record.read(workdir.public_weights)
+  kept = public_provenance.read(workdir.public_weights)
   if kept is None or not workdir.public_weights.exists():
     kept = expected(config)
   data = config.pretrain.data
   if config.finetune.warm_up.chosen_steps and not any(
     entry.data == data for entry in kept
   ):
-    kept = (*kept, public_record.of_config(data))
+    kept = (*kept, public_provenance.of_config(data))
   return kept
 
 
 def expected(
   config: config_lib.Config, images_sha256: str = ''
-) -> tuple[public_record.PublicImages, ...]:
+) -> tuple[public_provenance.PublicImages, ...]:
   """Returns the images of pre-training and of the weights it starts from."""
-  found: tuple[public_record.PublicImages, ...] = ()
+  found: tuple[public_provenance.PublicImages, ...] = ()
   if config.pretrain.num_steps:
-    found = (public_record.of_config(config.pretrain.data, images_sha256),)
+    found = (public_provenance.of_config(config.pretrain.data, images_sha256),)
   if config.pretrain.init_from:
     path = inherited_ledger.init_path(config.pretrain)
     if path.exists():  # Otherwise loading the weights reports the error.
-      found = (*found, *public_record.of_weights(path))
+      found = (*found, *public_provenance.of_weights(path))
   return found
 
 
@@ -149,7 +149,7 @@ def begin(
   """
   digest = '' if images is None else equal_images.content_sha256(images)
   now = expected(config, digest)
-  before = public_record.read(workdir.public_weights)
+  before = public_provenance.read(workdir.public_weights)
   has_begun = (workdir.public / 'checkpoints').exists()
   if before and has_begun and before[0].images_sha256 != digest:
     raise errors.UsageError(
@@ -157,7 +157,7 @@ def begin(
       ' with which pre-training began: they have changed since. Restore them,'
       ' or give another --workdir.'
     )
-  public_record.write(workdir.public_weights, now)
+  public_provenance.write(workdir.public_weights, now)
 
 
 def compare(
@@ -195,13 +195,13 @@ def compare_source(
   if config.privacy.is_private:
     check_source(config.data, config.pretrain.data)
   inherited_ledger.refuse_released_images(config.pretrain.data)
-  images = (public_record.of_config(config.pretrain.data),)
+  images = (public_provenance.of_config(config.pretrain.data),)
   return _compare_all(config, images, sensitive)
 
 
 def _compare_all(
   config: config_lib.Config,
-  images: Sequence[public_record.PublicImages],
+  images: Sequence[public_provenance.PublicImages],
   sensitive: types.DataSource,
 ) -> list[dict[str, Any]]:
   if not config.privacy.is_private:
@@ -229,7 +229,7 @@ def _compare_all(
 
 
 def _outcome(
-  entry: public_record.PublicImages, sensitive: types.DataSource
+  entry: public_provenance.PublicImages, sensitive: types.DataSource
 ) -> str:
   """Returns one of `statement_words.COMPARISONS`, or 'equal'."""
   if entry.data is None:

@@ -26,7 +26,7 @@ from dp_diffusion.stages import runner
 from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
-from dp_diffusion.stages.run import public_record
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import public_loop
@@ -189,7 +189,7 @@ def test_images_to_choose_from_are_compared(tmp_path, workdir, sensitive):
     assert [fact['comparison'] for fact in found] == ['none_equal']
     # What the weights say of themselves does not hide them.
     weights.save_npz(workdir.public_weights, {'w': np.zeros(1, np.float32)})
-    public_record.write(workdir.public_weights, ())
+    public_provenance.write(workdir.public_weights, ())
   with pytest.raises(errors.UsageError, match='pretrain.data'):
     data = load(pretrain__data__name='digits', **changes)
     public_data.check_sources(data, workdir)
@@ -299,13 +299,13 @@ def test_all_sets_of_public_images_are_compared(
     write_npz(tmp_path / 'y.npz', np.asarray(sensitive.images[:12]))
   )
   own, by_name, by_content = (
-    public_record.of_config(one.pretrain.data)
+    public_provenance.of_config(one.pretrain.data)
     for one in (config, load(pretrain__data__name='digits'), equal)
   )
-  public_record.write(workdir.public_weights, (own, by_name))
+  public_provenance.write(workdir.public_weights, (own, by_name))
   with pytest.raises(errors.UsageError, match='to be other images than data'):
     public_data.check_sources(config, workdir)
-  public_record.write(workdir.public_weights, (own, by_content))
+  public_provenance.write(workdir.public_weights, (own, by_content))
   public_data.check_sources(config, workdir)
   with pytest.raises(errors.UsageError, match='folder y.npz'):
     public_data.compare(config, workdir, sensitive)
@@ -327,7 +327,7 @@ def test_images_of_an_earlier_run(tmp_path, sensitive):
   for run, its in ((first, config), (second, after), (third, last)):
     with pytest.raises(errors.UsageError, match='folder x.npz'):
       public_data.compare(its, run, sensitive)
-  public_record.path_of(first.public_weights).unlink()
+  public_provenance.path_of(first.public_weights).unlink()
   first.begin('pretrain', config)
   with pytest.raises(errors.UsageError, match='folder x.npz'):
     public_data.compare(after, third, sensitive)
@@ -362,14 +362,14 @@ def test_a_release_that_names_no_images_is_not_taken_for_none(tmp_path):
   """A statement of an earlier version does not say what its weights saw."""
   released = releases.make(tmp_path / 'release')
   path = released / 'model' / 'params.npz'
-  assert public_record.of_weights(path) == ()  # Trained from scratch.
+  assert public_provenance.of_weights(path) == ()  # Trained from scratch.
   statement = json.loads((released / 'privacy.json').read_text())
   del statement['public_data']
   (released / 'privacy.json').write_text(json.dumps(statement))
-  (found,) = public_record.of_weights(path)
+  (found,) = public_provenance.of_weights(path)
   assert found.source.startswith('weights of sha256 ')
   (released / 'privacy.json').write_text('not JSON')
-  assert public_record.of_weights(path) == (found,)
+  assert public_provenance.of_weights(path) == (found,)
 
 
 def test_another_part_is_said_and_compared(workdir, sensitive, capsys):
@@ -400,7 +400,7 @@ def test_pre_training_goes_on_with_the_same_images(tmp_path, workdir):
 
 def test_a_damaged_record_is_refused(workdir):
   weights.save_npz(workdir.public_weights, releases.PARAMS)
-  path = pathlib.Path(public_record.path_of(workdir.public_weights))
+  path = pathlib.Path(public_provenance.path_of(workdir.public_weights))
   for text in ('[]', '{"images": [{"source": 1}]}', '{"images": 3}', '{'):
     path.write_text(text)
     with pytest.raises(errors.UsageError, match='damaged') as e:
