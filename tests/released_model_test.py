@@ -24,7 +24,7 @@ from dp_diffusion import released_model
 from dp_diffusion import sample
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
-from dp_diffusion.stages.run import released
+from dp_diffusion.stages.run import released_ledger
 from tests import tiny_release
 
 
@@ -259,7 +259,7 @@ def test_a_saved_file_brings_its_ledger(made, tmp_path):
     )
   statement = files.read_json(made / 'privacy.json')
   assert release_marks.of_npz(path) == release_marks.of_statement(statement)
-  (entry,) = released.of_images(data_config(path)).entries
+  (entry,) = released_ledger.of_images(data_config(path)).entries
   assert entry.ledger == tiny_release.LEDGER
   images = registry.load(
     dataclasses.replace(data_config(path), image_size=8, channels=1)
@@ -291,7 +291,7 @@ def test_a_zip_has_a_folder_of_pictures_per_class_and_its_ledger(
     np.testing.assert_array_equal(Image.open(file), image[..., 0])
   for place in (path, tmp_path / 'unpacked'):
     config = registry.DataConfig(name='folder', path=str(place))
-    (entry,) = released.of_images(config).entries
+    (entry,) = released_ledger.of_images(config).entries
     assert entry.ledger == tiny_release.LEDGER
   config = dataclasses.replace(
     data_config(path),

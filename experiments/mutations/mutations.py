@@ -836,7 +836,7 @@ ALL = (
   _one(
     'Images of an earlier release count nothing',
     'dp_diffusion/stages/run/inherited_ledger.py',
-    '    found += released.of_images(config.pretrain.data)\n',
+    '    found += released_ledger.of_images(config.pretrain.data)\n',
     '    pass\n',
     f'{_INHERITANCE_TEST}::test_released_images_bring_the_ledger',
   ),
@@ -1929,10 +1929,10 @@ ALL = (
   ),
   _one(
     'Images whose statement names no weights cost nothing',
-    'dp_diffusion/stages/run/released.py',
+    'dp_diffusion/stages/run/released_ledger.py',
     '  if not is_whole:\n',
     '  if mark is None:\n    return Inherited()\n  if not is_whole:\n',
-    'tests/stages/run/released_test.py'
+    'tests/stages/run/released_ledger_test.py'
     '::test_a_statement_that_names_no_weights_counts_too',
   ),
   _one(

@@ -26,7 +26,7 @@ MAKERS = {
   },
   'inherited': {
     TABLE,
-    'dp_diffusion/stages/run/released.py',
+    'dp_diffusion/stages/run/released_ledger.py',
     'dp_diffusion/stages/run/inherited_ledger.py',
   },
 }

@@ -40,13 +40,13 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import strict_json
 from dp_diffusion.stages.run import public_provenance
-from dp_diffusion.stages.run import released
+from dp_diffusion.stages.run import released_ledger
 from dp_diffusion.stages.run import workdirs
 
 _RECORD = 'inherited.json'  # A file beside the weights.
 
 
-Inherited = released.Inherited
+Inherited = released_ledger.Inherited
 
 
 def find(config: config_lib.Config, workdir: workdirs.Workdir) -> Inherited:
@@ -140,7 +140,7 @@ def refuse_released_images(data: registry.DataConfig) -> None:
   Raises:
     UsageError: the images are part of a release.
   """
-  for entry in released.of_images(data).entries:
+  for entry in released_ledger.of_images(data).entries:
     raise errors.UsageError(
       f'Expected public images in {data.name} {data.path}, found images of'
       f' {entry.source}: what they have cost would not be counted here.'
@@ -156,11 +156,11 @@ def _of_images(config: config_lib.Config, path: epath.Path | None) -> Inherited:
   """
   found = Inherited()
   if config.reads_public_images:
-    found += released.of_images(config.pretrain.data)
+    found += released_ledger.of_images(config.pretrain.data)
   if path is not None and path.exists():
     for entry in public_provenance.of_weights(path):
       if entry.data is not None:
-        found += released.of_images(entry.data)
+        found += released_ledger.of_images(entry.data)
   return found
 
 
@@ -197,7 +197,7 @@ def _of_record(path: epath.Path) -> Inherited:
       is_insecure=is_insecure,
     )
   except ValueError as error:
-    raise released.doubtful(str(path), str(error), 'weights') from error
+    raise released_ledger.doubtful(str(path), str(error), 'weights') from error
 
 
 def _of_release(path: epath.Path, weights_path: epath.Path) -> Inherited:
@@ -207,6 +207,6 @@ def _of_release(path: epath.Path, weights_path: epath.Path) -> Inherited:
     is_covered = files.sha256(weights_path) in statement['files'].values()
     return '' if is_covered else f'it does not list {weights_path}'
 
-  return released.of_statement(
+  return released_ledger.of_statement(
     str(path), path.read_bytes(), problem_of, 'weights'
   )

@@ -15,7 +15,7 @@ from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion.data import registry
-from dp_diffusion.stages.run import released
+from dp_diffusion.stages.run import released_ledger
 from tests.stages import releases
 
 
@@ -32,7 +32,7 @@ def made(tmp_path):
 
 def test_released_images_bring_their_ledger(made, tmp_path):
   shard = release.shard_path(made, 0, 1)
-  expected = released.of_images(own(shard))
+  expected = released_ledger.of_images(own(shard))
   (entry,) = expected.entries
   assert entry.ledger == releases.ledger() and not expected.is_insecure
   assert 'shapes' in entry.source
@@ -42,7 +42,7 @@ def test_released_images_bring_their_ledger(made, tmp_path):
   for i, (image, label) in enumerate(zip(images, labels, strict=True)):
     (folder / 'ab'[label]).mkdir(parents=True, exist_ok=True)
     Image.fromarray(image[..., 0]).save(folder / 'ab'[label] / f'{i}.png')
-  assert not released.of_images(own(folder)).entries  # Nothing tells.
+  assert not released_ledger.of_images(own(folder)).entries  # Nothing tells.
   shutil.copyfile(made / 'privacy.json', folder / 'privacy.json')
   with zipfile.ZipFile(tmp_path / 'z.zip', 'w') as archive:
     for file in sorted(folder.rglob('*')):
@@ -55,7 +55,7 @@ def test_released_images_bring_their_ledger(made, tmp_path):
   others = [own(p) for p in (folder, tmp_path / 'z.zip')]
   others += [own(release.shard_path(copied, 0, 1)), tfds]
   for data in others:
-    assert released.of_images(data) == expected
+    assert released_ledger.of_images(data) == expected
   # What can be loaded still loads: marks and statements are no images.
   loaded = registry.load(own(shard))
   assert loaded.images.shape[1:] == (8, 8, 1)
@@ -66,7 +66,7 @@ def test_marked_images_without_it_are_refused(made, tmp_path):
   copy.parent.mkdir()
   shutil.copyfile(release.shard_path(made, 0, 1), copy)
   with pytest.raises(errors.UsageError, match='Expected the ledger of'):
-    released.of_images(own(copy))
+    released_ledger.of_images(own(copy))
 
 
 def test_parquet_files_of_a_release_bring_its_ledger(made, tmp_path):
@@ -74,30 +74,30 @@ def test_parquet_files_of_a_release_bring_its_ledger(made, tmp_path):
   files.write_json(made / 'dataset' / 'dataset.json', info)
   release.write_parquet(made)
   folder = made / 'dataset' / 'parquet'
-  expected = released.of_images(own(release.shard_path(made, 0, 1)))
+  expected = released_ledger.of_images(own(release.shard_path(made, 0, 1)))
   (path,) = folder.iterdir()
   for place in (folder, path):
-    assert released.of_images(own(place)) == expected
+    assert released_ledger.of_images(own(place)) == expected
     assert registry.load(own(place)).images.shape[1:] == (8, 8, 1)
   shutil.copytree(folder, tmp_path / 'mine' / 'parquet')
   with pytest.raises(errors.UsageError, match='Expected the ledger of'):
-    released.of_images(own(tmp_path / 'mine'))
+    released_ledger.of_images(own(tmp_path / 'mine'))
 
 
 def test_a_changed_statement_is_refused(made):
   path = made / 'privacy.json'
   path.write_text(path.read_text().replace('"shapes"', '"others"'))
   with pytest.raises(errors.UsageError, match='its checksum differs'):
-    released.of_images(own(release.shard_path(made, 0, 1)))
+    released_ledger.of_images(own(release.shard_path(made, 0, 1)))
 
 
 def test_one_release_counts_once(made, tmp_path):
-  one = released.of_images(own(release.shard_path(made, 0, 1)))
+  one = released_ledger.of_images(own(release.shard_path(made, 0, 1)))
   assert one + one == one
   other = releases.make(
     tmp_path / 'other', {'w': np.ones(2, np.float32)}, with_images=True
   )
-  both = one + released.of_images(own(release.shard_path(other, 0, 1)))
+  both = one + released_ledger.of_images(own(release.shard_path(other, 0, 1)))
   assert len(both.entries) == 2  # The same events, drawn twice.
 
 
@@ -108,12 +108,12 @@ def test_public_images_cost_nothing(tmp_path):
     own(tmp_path),
     own(tmp_path / 'absent'),
   ):
-    assert released.of_images(data) == released.Inherited()
+    assert released_ledger.of_images(data) == released_ledger.Inherited()
 
 
 def test_a_statement_that_names_no_weights_counts_too(made):
   """As of images that were published without their model."""
   statement = json.loads((made / 'privacy.json').read_text())
   del statement['files']['model/params.npz']
-  found = released.of_statement('x', json.dumps(statement).encode())
+  found = released_ledger.of_statement('x', json.dumps(statement).encode())
   assert [entry.ledger for entry in found.entries] == [releases.ledger()]

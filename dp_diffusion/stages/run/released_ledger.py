@@ -7,9 +7,9 @@ computed from the weights, so they reveal nothing more.
 Guarantees:
   * Images of an earlier release bring its ledger: its `.npz`, its TFDS form, a
     folder or zip beside its statement.
-    `tests/stages/run/released_test.py::test_released_images_bring_their_ledger`.
+    `tests/stages/run/released_ledger_test.py::test_released_images_bring_their_ledger`.
   * Marked images without it are refused.
-    `tests/stages/run/released_test.py::test_marked_images_without_it_are_refused`.
+    `tests/stages/run/released_ledger_test.py::test_marked_images_without_it_are_refused`.
 """
 
 from __future__ import annotations
