@@ -403,8 +403,8 @@ def _sum_of_part(
   part: _Part, norms: types.Array, is_used: types.Array, config: GradConfig
 ) -> fixed_point.FixedPointSum:
   """Sums the clipped gradients of a part; its trees are lists of leaves."""
-  # The factor is in units of the grid, which is relative to C. C / norm could
-  # underflow to a number with few bits, which may be twice too large.
+  # It is min(1, C bound / norm) 2^24 / C, written without C / norm, which could
+  # underflow: a number with few bits may be twice too large.
   one = 2.0**fixed_point.UNIT_BITS
   bound = part.bound * (1 - _rounding_margin(part.leaves))
   coefficients = jnp.minimum(one / config.l2_clip_norm, one * bound / norms)

@@ -65,7 +65,7 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     *small_runs.lines(calibration.mechanism),
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
-    *_road_lines(config, workdir),
+    *_reads_and_writes_lines(config, workdir),
     *found,
   ]
   for line in lines:
@@ -243,12 +243,12 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
   ]
 
 
-def _road_lines(
+def _reads_and_writes_lines(
   config: config_lib.Config, workdir: workdirs.Workdir
 ) -> list[str]:
   root = workdir.root
   public = f', {_named(config.pretrain.data)} (public)'
-  roads = {
+  of_stage = {
     'pretrain': (
       f'{_named(config.pretrain.data)} (public)'
       if config.pretrain.num_steps
@@ -270,7 +270,7 @@ def _road_lines(
     ),
   }
   lines = ['stages']
-  for stage, (reads, writes) in roads.items():
+  for stage, (reads, writes) in of_stage.items():
     state = ' [complete]' if workdir.is_complete(stage) else ''
     lines.append(f'  {stage:<19} reads  {reads}{state}')
     lines.append(f'  {"":<19} writes {writes}')

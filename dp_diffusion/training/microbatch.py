@@ -1,4 +1,4 @@
-"""Chooses the number of examples per microbatch, so that they fit in memory.
+"""Computes how many examples at a time fit in the memory of a device.
 
 Before training, the step is compiled for two small sizes without being run, and
 the compiler's memory figures are extrapolated linearly. A private batch has a
@@ -163,9 +163,9 @@ def peak_bytes(compiled: Any) -> int | None:
 def device_bytes(device: Any) -> int:
   """Returns the memory that a step may use on one device of this process.
 
-  An accelerator reports its limit. Devices on the CPU share half of the
-  machine's memory, whatever part of it is free now, so that a run and its
-  resume make the same choice.
+  On an accelerator it is 90 % of the limit that the device reports. The devices
+  of a CPU share half of the machine's memory. How much of it is free is not
+  asked, so that a resumed run chooses the same size as before.
   """
   if device.platform != 'cpu':
     stats = device.memory_stats() or {}

@@ -24,7 +24,7 @@ from dp_diffusion.data.own import parts as parts_lib
 from dp_diffusion.data.own import tables
 from dp_diffusion.data.own import trees
 
-# Endings that do not mark a file as an image, even if a labelled file has them.
+# If a table labels `a.xyz`, every `.xyz` counts as an image, but for these.
 _NO_IMAGE_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.txt', '.xml')
 _TEXTS = ('readme', 'license', 'licence', 'copying', 'version', 'changes')
 _OTHER_SUFFIXES = ('.npz', '.zip')

@@ -109,12 +109,12 @@ class Rows:
 
 
 def is_beside(name: str) -> bool:
-  """Whether the name of a file is that of a table beside images."""
+  """Whether a path ends in the name of a table that is read, `labels.csv`."""
   return posixpath.basename(name).casefold() in BESIDE
 
 
 def is_named(name: str) -> bool:
-  """Whether the name of a file is that of a table, of any format."""
+  """Whether a path ends in the name of a table, read or not."""
   return posixpath.basename(name).casefold() in (*BESIDE, *_UNREAD)
 
 
@@ -190,10 +190,9 @@ def _rows(
   columns = _columns(table, config)
   check_unread(table, columns.values(), is_divided, config)
   if 'file' not in columns or len(columns) < 2:
+    if config.label_key:
+      table.check_columns([config.label_key], 'see data.label_key')
     wanted = config.label_key or _LABEL_COLUMN
-    table.check_columns(
-      [config.label_key] * bool(config.label_key), 'see data.label_key'
-    )
     return Rows(
       unread=f'{full} is not read: it would be with the columns '
       f'{_FILE_COLUMN!r} and {wanted!r}, and has '

@@ -1,4 +1,4 @@
-"""The section of the report on accuracies: sentences, tables and charts."""
+"""Writes the section of the report on the accuracies of classifiers."""
 
 from __future__ import annotations
 

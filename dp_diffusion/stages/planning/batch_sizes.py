@@ -1,6 +1,7 @@
-"""Chooses the examples per device at a time in each stage of a run.
+"""Decides how many examples each stage of a run puts on a device at a time.
 
-It passes model, loss and step to `training/microbatch.py`, and reads no data.
+It compiles the step of a stage and asks `training/microbatch.py` how many
+examples fit. It reads no data.
 """
 
 from __future__ import annotations

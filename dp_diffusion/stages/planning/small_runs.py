@@ -1,12 +1,12 @@
-"""Names a small run on public images that answers a question for this run.
+"""Suggests a small run on public images, to compare settings of this run.
 
 Total amount of noise (TAN, arXiv 2210.03403): with the same number of
 steps, training is governed by the noise in the mean gradient, noise multiplier
 over batch size. A run whose batch and noise multiplier are both a hundredth
 keeps it, and costs a hundredth. It has hardly any privacy, so it must be on
 public images; whether K, a clip norm or a learning rate is the better one on
-these, at this noise, is often true of the large run too. How often a batch so
-small differs from the whole is not kept: compare settings, not accuracies.
+these, at this noise, is often true of the large run too. Such small batches
+vary more than large ones, so its accuracy is not that of the large run.
 """
 
 from __future__ import annotations

@@ -63,11 +63,11 @@ class Setting:
   num_records: int
 
   def is_at_least_as_hard_as(self, other: Setting) -> bool:
-    """Whether this setting is at least as hard in every respect."""
+    """Whether noise, image size and first weights make it no easier."""
     return (
       self.noise_over_signal >= other.noise_over_signal
       and math.prod(self.image_shape) >= math.prod(other.image_shape)
-      and self.is_pretrained <= other.is_pretrained
+      and (other.is_pretrained or not self.is_pretrained)
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run spends beside its private steps, and the noise that these get.
+"""Calibrates the private steps to the epsilon that all else leaves to them.
 
 Guarantees:
   * The noised histogram and the statistics of a warm-up are entered in the
