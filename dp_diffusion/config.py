@@ -430,6 +430,11 @@ class Config:
     """Whether any step before the private ones reads `pretrain.data`."""
     return bool(self.pretrain.num_steps or self.finetune.warm_up.chosen_steps)
 
+  @property
+  def has_same_classes(self) -> bool:
+    """Whether `pretrain.data` has the classes of `data`, in one order."""
+    return self.pretrain.data.class_names == self.data.class_names
+
   def unet_config(self, data: registry.DataConfig) -> unet.UNetConfig:
     """Returns the network for the classes of `data`, private or public."""
     return unet.UNetConfig(

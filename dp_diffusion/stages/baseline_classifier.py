@@ -185,7 +185,7 @@ def _public_params(
   )
   if not ours.num_public_steps:
     return params
-  if config.pretrain.data.class_names != config.data.class_names:
+  if not config.has_same_classes:
     raise errors.UsageError(
       'Expected pretrain.data to have the classes of data where'
       f' baseline.dp_classifier.num_public_steps={ours.num_public_steps}; set'

@@ -267,9 +267,7 @@ def _first_params(
   public = weights.load_params(pretrain.weights_path(workdir))
   fresh = assembly.init_params(config, config.data)
   params, report = weights.transfer(
-    public,
-    fresh,
-    reset_classes=config.data.class_names != config.pretrain.data.class_names,
+    public, fresh, reset_classes=not config.has_same_classes
   )
   for line in report.lines():
     console.say(f'finetune: {line}')

@@ -188,7 +188,7 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
 def _evaluation_cost(config: config_lib.Config) -> Cost:
   """Returns the cost of training the classifiers; distances cost little."""
   sources = ['synthetic', 'real']
-  if _are_public_classified(config):
+  if config.has_same_classes:  # Classifiers are trained on public images too.
     sources.append('public')
   sizes = dict.fromkeys(sources, config.sample.num_samples)
   images: collections.Counter[str] = collections.Counter()
@@ -203,11 +203,6 @@ def _evaluation_cost(config: config_lib.Config) -> Cost:
     for name, count in images.items()
   )
   return Cost(examples=0, passes=images.total(), flop=_TRAINING_PASSES * flop)
-
-
-def _are_public_classified(config: config_lib.Config) -> bool:
-  """Whether `evaluate` also trains classifiers on the public images."""
-  return config.pretrain.data.class_names == config.data.class_names
 
 
 def _model_lines(config: config_lib.Config) -> list[str]:

@@ -32,8 +32,7 @@ def evaluates_public(config: config_lib.Config) -> bool:
   It trains classifiers on them if they have the classes of the sensitive
   images, and may train its feature network on them.
   """
-  has_same_classes = config.pretrain.data.class_names == config.data.class_names
-  return has_same_classes or config.evaluate.features == 'public'
+  return config.has_same_classes or config.evaluate.features == 'public'
 
 
 def names_found(config: config_lib.Config) -> list[str]:
