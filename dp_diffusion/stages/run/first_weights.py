@@ -2,12 +2,12 @@
 
 The shapes of weights show the size of a network. They do not show what it
 predicts (noise, image or velocity), with which schedule, or how its channels
-are grouped. Therefore these keys are compared with those of the run or release
-from which the weights come. For a file without such a source, its key map or
-the user must state them.
+are grouped. Therefore these keys, `foreign.UNSAID`, are compared with those of
+the run or release from which the weights come. For a file without such a
+source, its key map or the user must state them.
 
 Guarantees:
-  * Weights that were made with another value of one of `KEYS` are refused.
+  * Weights that were made with another value of one of the keys are refused.
     `tests/stages/run/first_weights_test.py::test_other_meanings_are_refused`.
   * A file alone is refused unless its key map or the user states the keys.
     `tests/stages/run/first_weights_test.py::test_a_bare_file_says_what_it_is`.
@@ -29,18 +29,6 @@ from dp_diffusion import files
 from dp_diffusion.models import key_map as key_maps
 from dp_diffusion.models.formats import foreign
 
-# Keys that change the meaning of weights, but not their shapes.
-KEYS = (
-  'diffusion.schedule',
-  'diffusion.num_timesteps',
-  'diffusion.prediction',
-  'model.num_groups',
-  'model.head_channels',
-  'model.num_heads',
-  'model.norm_eps',
-  'model.time_scale',
-  'model.time_offset',
-)
 _FOREIGN = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.safetensors')
 # Values of keys that did not exist when older weights were made.
 _DEFAULTS = {
@@ -81,7 +69,9 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
         f' weights were made with: {where} says so.'
       )
     return
-  missing = [key for key in KEYS if key not in {**_DEFAULTS, **made_with}]
+  missing = [
+    key for key in foreign.UNSAID if key not in {**_DEFAULTS, **made_with}
+  ]
   if missing:
     raise errors.UsageError(
       f'Nothing says what the weights of pretrain.init_from={path} were made'
@@ -90,7 +80,7 @@ def check(config: config_lib.Config, path: epath.Path) -> None:
       ' pretrain.init_as_configured=True if they were made with the values of'
       ' this config.'
     )
-  made_with = {key: {**_DEFAULTS, **made_with}[key] for key in KEYS}
+  made_with = {key: {**_DEFAULTS, **made_with}[key] for key in foreign.UNSAID}
   _compare(
     config, made_with, f'{config.pretrain.init_from} were made ({where})'
   )
