@@ -261,11 +261,7 @@ def _begin_job(
       old.rmtree()
     else:
       old.unlink(missing_ok=True)
-  secret = (
-    key_streams.Secret.load(path)
-    if path.exists()
-    else key_streams.Secret.create(path)
-  )
+  secret = run_secret.load_or_create(path)
   files.write_json(record, _job(facts, secret), mode=0o600)
   return secret
 

@@ -39,16 +39,26 @@ def load_or_make(
     UsageError: the secret is missing or belongs to another workdir, or its
       folder cannot be written.
   """
-  secret_path = claimed_path(config, workdir)
-  if secret_path.exists() or has_begun(workdir):
-    # An error names the file if it is missing.
-    secret = key_streams.Secret.load(secret_path)
+  path = claimed_path(config, workdir)
+  if has_begun(workdir):  # An error names the file if it is missing.
+    secret = key_streams.Secret.load(path)
   else:
-    with _written(secret_path.parent):
-      secret = key_streams.Secret.create(secret_path)
+    secret = load_or_create(path)
   if secret.is_insecure:
     console.warn('the secret is a known one, for tests: NOT private')
   return secret
+
+
+def load_or_create(path: epath.Path) -> key_streams.Secret:
+  """Loads the secret of a file, or creates the file.
+
+  Raises:
+    UsageError: the file is no secret, or its folder cannot be written.
+  """
+  if path.exists():
+    return key_streams.Secret.load(path)
+  with _written(path.parent):
+    return key_streams.Secret.create(path)
 
 
 def has_begun(workdir: workdirs.Workdir) -> bool:

@@ -41,6 +41,9 @@ def test_a_folder_that_cannot_hold_the_secret_is_named(
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   with pytest.raises(errors.UsageError, match='privacy.secret_dir'):
     run_secret.load_or_make(load(tmp_path / 'file' / 'in'), workdir)
+  path = workdirs.epath.Path(tmp_path / 'file' / 'audit' / 'secret')
+  with pytest.raises(errors.UsageError, match='privacy.secret_dir'):
+    run_secret.load_or_create(path)
 
 
 def test_the_secret_of_a_run_lies_in_private(tmp_path: pathlib.Path) -> None:
