@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-_Z_95 = 1.959963984540054  # Standard normal quantile at 0.975.
+Z_95 = 1.959963984540054  # Standard normal quantile at 0.975.
 _NUM_RESAMPLES = 2000
 _MIN_SEEDS = 3  # Fewer seeds have no meaningful standard deviation.
 _BOOTSTRAP_SEED = 0
@@ -289,7 +289,7 @@ def _student_half_width(sums: np.ndarray, counts: np.ndarray) -> float:
 
 
 def wilson_interval(
-  num_correct: float, num_examples: int, z: float = _Z_95
+  num_correct: float, num_examples: int, z: float = Z_95
 ) -> tuple[float, float]:
   """Returns the score interval of a binomial proportion (Wilson 1927, eq. 4).
 

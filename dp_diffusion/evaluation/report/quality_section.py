@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 import math
 
+from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.metrics import quality
 from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
-_Z_95 = 1.96
 _SPACE = '\N{NO-BREAK SPACE}'
 
 
@@ -271,7 +271,7 @@ def _with_error(value: float, std_error: float) -> str:
   >>> _with_error(2.0, 0.0).replace(_SPACE, ' ')
   '2 ± 0'
   """
-  half = _Z_95 * std_error
+  half = scoring.Z_95 * std_error
   if not (math.isfinite(half) and half > 0):
     return f'{formats.number(value)}{_SPACE}±{_SPACE}{formats.number(half)}'
   decimals = max(0, 1 - math.floor(math.log10(half)))
