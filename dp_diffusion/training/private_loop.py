@@ -41,8 +41,6 @@ from dp_diffusion.training import private_step as private_step_lib
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
-Stop = Callable[[], bool]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivateSteps:
@@ -208,7 +206,7 @@ def train_private(
   state: train_state.TrainState,
   ledger: ledger_lib.Ledger,
   start_step: int,
-  stop: Stop,
+  stop: Callable[[], bool],
 ) -> tuple[train_state.TrainState, ledger_lib.Ledger, int]:
   """Trains until the mechanism's last step, or until told to stop.
 

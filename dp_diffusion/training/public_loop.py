@@ -21,8 +21,6 @@ from dp_diffusion.training import parallel as parallel_lib
 from dp_diffusion.training import processes
 from dp_diffusion.training import state as train_state
 
-Stop = Callable[[], bool]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublicRun:
@@ -63,7 +61,7 @@ def train_public(
   devices: parallel_lib.DataParallel,
   state: train_state.TrainState,
   start_step: int,
-  stop: Stop,
+  stop: Callable[[], bool],
 ) -> tuple[train_state.TrainState, int]:
   """Trains on public images until the last step, or until told to stop.
 
