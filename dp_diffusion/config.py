@@ -398,9 +398,8 @@ class Config:
         f'guidance_weight={weight:g}: guidance needs a trained null class.'
       )
     if self.sample.labels != NOISED_HISTOGRAM:
-      num_classes = max(1, len(self.data.class_names))
       config_values.parse_weights(
-        'sample.labels', self.sample.labels, num_classes
+        'sample.labels', self.sample.labels, self.data.num_classes
       )
     noise = self.privacy.label_histogram_noise_multiplier
     if (self.sample.labels == NOISED_HISTOGRAM) != bool(noise):
@@ -439,7 +438,7 @@ class Config:
     """Returns the network for the classes of `data`, private or public."""
     return unet.UNetConfig(
       **dataclasses.asdict(self.model),
-      num_classes=max(1, len(data.class_names)),
+      num_classes=data.num_classes,
       image_channels=data.channels,
     )
 

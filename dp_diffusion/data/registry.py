@@ -201,6 +201,16 @@ class DataConfig:
         + checks.some([n for n in seen if seen[n] > 1])
       )
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return (self.image_size, self.image_size, self.channels)
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, 1 where images have no labels."""
+    return max(1, len(self.class_names))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArraySource:

@@ -218,7 +218,7 @@ def _generate(
     'method': method,
     **made.description,
     'class_names': list(config.data.class_names),
-    'image_shape': list(_shape(config)),
+    'image_shape': list(config.data.image_shape),
   }
   release.write_model(
     workdir.release, weights.flatten(made.params), description
@@ -237,13 +237,13 @@ def _fit_generator(
 ) -> _Made:
   """Fits a generator to the noised embedding."""
   used = config.baseline.generator
-  feature_fn = _make_feature_fn(config, method, _shape(config), public)
+  feature_fn = _make_feature_fn(config, method, public)
   target, ledger, secret = _embed(
     config, workdir, method, feature_fn, source, public
   )
   module = generator_lib.Generator(
-    image_shape=_shape(config),
-    num_classes=_num_classes(config),
+    image_shape=config.data.image_shape,
+    num_classes=config.data.num_classes,
     channels=used.channels,
   )
   params = generator_lib.train(
@@ -281,8 +281,8 @@ def _evolve(
   """Lets the sensitive images vote for public ones."""
   used = config.baseline.private_evolution
   feature_fn = private_evolution.project(
-    _make_feature_fn(config, _EVOLUTION, _shape(config), public),
-    _shape(config),
+    _make_feature_fn(config, _EVOLUTION, public),
+    config.data.image_shape,
     used.num_features,
     public_seed.Purpose.BASELINE_FEATURES.key(config.seed),
   )
@@ -356,17 +356,8 @@ def _gather(source: types.DataSource, indices: np.ndarray) -> np.ndarray:
 def _labels(config: config_lib.Config, number: int) -> np.ndarray:
   """Returns int32[number], in the public shares of the classes."""
   return sample.sample_labels(
-    config.sample.labels, _num_classes(config), number
+    config.sample.labels, config.data.num_classes, number
   )
-
-
-def _num_classes(config: config_lib.Config) -> int:
-  return max(1, len(config.data.class_names))
-
-
-def _shape(config: config_lib.Config) -> tuple[int, int, int]:
-  side = config.data.image_size
-  return side, side, config.data.channels
 
 
 def _check_labels(config: config_lib.Config) -> None:
@@ -562,14 +553,13 @@ def _public_images(
 def _make_feature_fn(
   config: config_lib.Config,
   method: str,
-  shape: tuple[int, int, int],
   public: types.DataSource | None,
 ) -> mean_embedding.FeatureFn:
   """Returns a feature function that depends on public data at most."""
   if method == 'dp_merf':
     return dp_merf.make_feature_fn(
       config.baseline.dp_merf,
-      shape,
+      config.data.image_shape,
       public_seed.Purpose.BASELINE_FEATURES.key(config.seed),
     )
   return dp_mepf.make_feature_fn(

@@ -175,13 +175,10 @@ def _public_params(
 ) -> types.Params:
   """Returns weights from the public seed, pre-trained if the config says so."""
   ours = config.baseline.dp_classifier
-  shape = (
-    config.data.image_size,
-    config.data.image_size,
-    config.data.channels,
-  )
   params = dp_classifier.init_params(
-    module, shape, public_seed.Purpose.CLASSIFIER_WEIGHTS.key(config.seed)
+    module,
+    config.data.image_shape,
+    public_seed.Purpose.CLASSIFIER_WEIGHTS.key(config.seed),
   )
   if not ours.num_public_steps:
     return params

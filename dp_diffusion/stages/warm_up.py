@@ -189,7 +189,7 @@ def draw(
   found = {}
   if used.mean_steps:
     found['means'] = mean_embedding.noised_sums(
-      class_means.make_feature_fn(_shape(config)),
+      class_means.make_feature_fn(config.data.image_shape),
       source,
       records,
       used.mean_mechanism,
@@ -283,11 +283,13 @@ def make_images(
   path = folder / 'images.npz'
   if path.exists():
     return
-  used, num_classes = config.finetune.warm_up, _num_classes(config)
+  used, num_classes = config.finetune.warm_up, config.data.num_classes
   statistics, found = files.read_npz(folder / 'statistics.npz'), {}
   if used.mean_steps:
     images = class_means.means(
-      statistics['means'], _shape(config), used.mean_mechanism.noise_std
+      statistics['means'],
+      config.data.image_shape,
+      used.mean_mechanism.noise_std,
     )
     found['means'] = images.reshape((-1, *images.shape[2:]))
     found['means_labels'] = np.tile(np.arange(num_classes), len(images))
@@ -320,8 +322,8 @@ def _generate(
   """Fits a generator to float32[num_classes, F]; returns uint8[N, H, W, C]."""
   used = config.finetune.warm_up.generator
   module = generator_lib.Generator(
-    image_shape=_shape(config),
-    num_classes=_num_classes(config),
+    image_shape=config.data.image_shape,
+    num_classes=config.data.num_classes,
     channels=used.channels,
   )
   params = generator_lib.train(
@@ -330,7 +332,7 @@ def _generate(
     _fourier_features(config),
     embedding,
     sample.sample_labels(
-      config.sample.labels, _num_classes(config), used.batch_size
+      config.sample.labels, config.data.num_classes, used.batch_size
     ),
     public_seed.Purpose.WARM_UP_GENERATOR.key(config.seed),
     stop.raise_if_asked,
@@ -428,15 +430,6 @@ def batch(
 def _fourier_features(config: config_lib.Config) -> mean_embedding.FeatureFn:
   return dp_merf.make_feature_fn(
     config.finetune.warm_up.dp_merf,
-    _shape(config),
+    config.data.image_shape,
     public_seed.Purpose.WARM_UP_FEATURES.key(config.seed),
   )
-
-
-def _shape(config: config_lib.Config) -> tuple[int, int, int]:
-  side = config.data.image_size
-  return side, side, config.data.channels
-
-
-def _num_classes(config: config_lib.Config) -> int:
-  return max(1, len(config.data.class_names))

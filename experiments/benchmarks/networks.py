@@ -66,8 +66,8 @@ class Network:
   def batch(self, num_images: int, seed: int = 0) -> types.PyTree:
     """Random images and labels, uint8[n, H, W, C] and int32[n]."""
     data, rng = self.config.data, np.random.default_rng(seed)
-    shape = (num_images, data.image_size, data.image_size, data.channels)
-    labels = np.arange(num_images) % max(1, len(data.class_names))
+    shape = (num_images, *data.image_shape)
+    labels = np.arange(num_images) % data.num_classes
     return {
       'image': jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
       'label': jnp.asarray(labels, jnp.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -144,3 +145,11 @@ def test_one_name_of_a_person_has_one_form():
   names = ['Jose\u0301', ' Jos\u00e9', '7', 'NA', 'a-1', 'Nanna']
   found = registry.check_persons(names, 'x.csv')
   assert found == ('Jos\u00e9', 'Jos\u00e9', '7', 'NA', 'a-1', 'Nanna')
+
+
+def test_a_config_gives_the_shape_and_the_classes_of_its_images():
+  unlabelled = registry.DataConfig(name='folder', image_size=8, channels=3)
+  assert unlabelled.image_shape == (8, 8, 3)
+  assert unlabelled.num_classes == 1
+  labelled = dataclasses.replace(unlabelled, class_names=('a', 'b'))
+  assert labelled.num_classes == 2

@@ -61,7 +61,7 @@ def extractor(
   bind_fn = features_lib.parallel_bind(devices)
   platform = devices.devices[0].platform
   batch_size = devices.num_devices * images_per_device(kind, platform)
-  shape = (config.data.image_size, config.data.image_size, config.data.channels)
+  shape = config.data.image_shape
   match kind:
     case 'inception':
       return features_lib.inception(
@@ -135,7 +135,7 @@ def _public_network(
     public_features.extractor(
       classifier,
       'small CNN on public images',
-      (config.data.image_size, config.data.image_size, config.data.channels),
+      config.data.image_shape,
       bind_fn,
     ),
     classifier,

@@ -206,7 +206,7 @@ def _state(
 
 
 def _example(data: registry.DataConfig, draws: tuple[int, ...]) -> types.PyTree:
-  shape = (*draws, data.image_size, data.image_size, data.channels)
+  shape = (*draws, *data.image_shape)
   return {
     'image': jax.ShapeDtypeStruct(shape, 'uint8'),
     'label': jax.ShapeDtypeStruct(draws, 'int32'),

@@ -329,8 +329,7 @@ def _zeros(shapes: types.PyTree) -> types.PyTree:
 def _black(
   config: config_lib.Config, shape: tuple[int, ...]
 ) -> dict[str, types.Array]:
-  side, channels = config.data.image_size, config.data.channels
   return {
-    'image': jnp.zeros((*shape, side, side, channels), jnp.uint8),
+    'image': jnp.zeros((*shape, *config.data.image_shape), jnp.uint8),
     'label': jnp.zeros(shape, jnp.int32),
   }

@@ -37,9 +37,8 @@ def forward_flop(config: config_lib.Config) -> float:
 def classifier_flop(name: str, data: registry.DataConfig) -> float:
   """Returns a classifier's operations for one image, see `forward_flop`."""
   config = training.ClassifierConfig(name=name)
-  fns = training.compiled(config, max(1, len(data.class_names)))
-  shape = (data.image_size, data.image_size, data.channels)
-  one = jax.ShapeDtypeStruct((1, *shape), 'uint8')
+  fns = training.compiled(config, data.num_classes)
+  one = jax.ShapeDtypeStruct((1, *data.image_shape), 'uint8')
   variables, _ = jax.eval_shape(fns.init, jax.random.key(0), one)
   return float(_total(jax.make_jaxpr(fns.logits)(variables, one)))
 
@@ -88,8 +87,7 @@ def _traced(
 ) -> tuple[unet.UNet, types.PyTree, tuple[Any, ...]]:
   """Returns the network, and the shapes of its variables and inputs."""
   model = unet.UNet(config.unet_config(config.data))
-  side, channels = config.data.image_size, config.data.channels
-  x = jax.ShapeDtypeStruct((_BATCH, side, side, channels), 'float32')
+  x = jax.ShapeDtypeStruct((_BATCH, *config.data.image_shape), 'float32')
   numbers = jax.ShapeDtypeStruct((_BATCH,), 'int32')
   inputs = (x, numbers, numbers)
   return model, jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs

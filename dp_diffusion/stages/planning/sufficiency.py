@@ -161,7 +161,7 @@ def setting(
   return Setting(
     noise_over_batch=noise,
     noise_over_signal=noise * math.sqrt(num_weights / mechanism.num_steps),
-    image_shape=(data.image_size, data.image_size, data.channels),
+    image_shape=data.image_shape,
     is_pretrained=config.reads_public_images or bool(config.pretrain.init_from),
     num_records=mechanism.num_examples,
   )

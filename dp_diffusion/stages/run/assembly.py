@@ -162,10 +162,9 @@ def init_params(
     ValueError: a layer couples the examples of a batch.
   """
   model = unet.UNet(config.unet_config(data))
-  side = data.image_size
   variables = jax.jit(model.init)(
     jax.random.key(config.seed),
-    jnp.zeros((1, side, side, data.channels)),
+    jnp.zeros((1, *data.image_shape)),
     jnp.zeros((1,), jnp.int32),
     jnp.zeros((1,), jnp.int32),
   )

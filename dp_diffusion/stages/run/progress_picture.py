@@ -120,8 +120,7 @@ def of_training(
     spacing='uniform',
     guidance_weight=config.sample.sampler.guidance_weight,
   )
-  side = data.image_size
-  shape = (len(labels), side, side, data.channels)
+  shape = (len(labels), *data.image_shape)
   model = unet.UNet(config.unet_config(data))
 
   @jax.jit
