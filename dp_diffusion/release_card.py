@@ -7,7 +7,7 @@ the card, as the guarantee does not cover it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import datetime
 import os
@@ -420,7 +420,7 @@ def _made_from(
     for entry in statement['public_data']
   ] or [statement_words.NO_PUBLIC_DATA]
   code = f'dp_diffusion, revision {statement["code_revision"]}'
-  return _bullets(
+  return statement_lib.bullets(
     [
       f'**Sensitive images**: {statement["dataset"]}. They are not here.',
       *([f'**Read as**: {channels.in_words()}'] if channels else []),
@@ -440,7 +440,7 @@ def _limits(statement: Mapping[str, Any], contents: Contents) -> str:
     learned += f' from {max(counts):,} declared records'
   num_classes = len(contents.info['class_names']) if contents.info else 0
   of_classes = f' of {num_classes} classes' if num_classes > 1 else ''
-  return _bullets(
+  return statement_lib.bullets(
     [
       f'{learned}{of_classes}, under noise that hides each of them. The fewer'
       ' records, the less: what is rare among them is missing or wrong.',
@@ -460,7 +460,7 @@ def _rights(
 ) -> str:
   """Names licence, contact and citation."""
   given = config.license or 'none was given: ask before you use the images'
-  return _bullets(
+  return statement_lib.bullets(
     [
       f'**Licence**: {given}.',
       f'**Contact**: {config.contact or "whoever published this folder"}.',
@@ -469,7 +469,3 @@ def _rights(
       f'**And the method as**: {_PAPER}',
     ]
   )
-
-
-def _bullets(lines: Sequence[str]) -> str:
-  return '\n'.join(f'- {line}' for line in lines)

@@ -202,19 +202,19 @@ def card(statement: Mapping[str, Any]) -> str:
     ('What is released', 'released'),
     ('What the guarantee does not cover', 'not_covered'),
   ):
-    parts.append(f'## {title}\n\n{_bullets(statement[name])}')
+    parts.append(f'## {title}\n\n{bullets(statement[name])}')
   accountant = statement['accounting']
   assumptions = [
     f'{a["assumption"]} Holds: {a["holds"]}.' for a in accountant['assumptions']
   ]
   parts.append(
     f'## How epsilon was computed\n\n{accountant["method"]}\n\n'
-    + _bullets(assumptions)
+    + bullets(assumptions)
   )
   made = [f'code revision {statement["code_revision"]}'] + [
     f'{name} {version}' for name, version in statement['versions'].items()
   ]
-  parts.append(f'## Made with\n\n{_bullets(made)}')
+  parts.append(f'## Made with\n\n{bullets(made)}')
   return '\n\n'.join(parts) + '\n'
 
 
@@ -230,9 +230,18 @@ def card_parts(privacy_card: str) -> tuple[str, str]:
   Returns:
     (the guarantee in one paragraph, the rest with headings one level deeper).
   """
-  text = re.sub(r'\A\s*# .*\n', '', privacy_card).strip()
+  text = without_title(privacy_card).strip()
   guarantee, _, details = text.partition('\n\n')
   return guarantee, re.sub(r'^#', '##', details, flags=re.MULTILINE)
+
+
+def without_title(privacy_card: str) -> str:
+  r"""Returns the card without its first heading, for a page with its own.
+
+  >>> without_title('# Title\n\nNo promise.\n')
+  '\nNo promise.\n'
+  """
+  return re.sub(r'\A\s*# .*\n', '', privacy_card)
 
 
 def _public_lines(public_data: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -389,10 +398,15 @@ def _meaning(epsilon: float) -> str:
 def _events_in_words(statement: Mapping[str, Any]) -> str:
   entries = parse_ledger(statement).entries
   lines = [line for entry in entries for line in entry.describe()]
-  return _bullets(lines or ['Nothing.'])
+  return bullets(lines or ['Nothing.'])
 
 
-def _bullets(lines: list[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+  r"""Writes a list in Markdown; an indented line is an item of a list within.
+
+  >>> bullets(['noise', '  of each step'])
+  '- noise\n  - of each step'
+  """
   return '\n'.join(
     f'{" " * (len(line) - len(line.lstrip()))}- {line.lstrip()}'
     for line in lines

@@ -27,6 +27,7 @@ from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.evaluation.report import page
+from dp_diffusion.privacy import statement
 
 NOTICE = (
   'Computed from real images, training and held-out: this report is outside '
@@ -219,8 +220,8 @@ def _privacy(findings: Findings) -> page.Section:
 
 def _split_card(card: str) -> tuple[str, list[page.Details]]:
   """Splits the card into its summary and a `Details` for each heading."""
-  card = re.sub(r'\A\s*# .*\n', '', card)  # The page has its own heading.
-  summary, *parts = re.split(r'^## +', card, flags=re.MULTILINE)
+  text = statement.without_title(card)
+  summary, *parts = re.split(r'^## +', text, flags=re.MULTILINE)
   details = []
   for part in parts:
     title, _, body = part.partition('\n')
