@@ -101,8 +101,15 @@ def main(
   argv = sys.argv[1:] if argv is None else argv
   module = f'experiments.{experiment.name}.run'
   command = shlex.join(['python', '-m', module, *argv])
+  return until_stopped(
+    lambda: _run(experiment, parse(experiment.name, doc, argv), command)
+  )
+
+
+def until_stopped(work: Callable[[], int]) -> int:
+  """Runs the work of an experiment, until Ctrl-C; returns the exit code."""
   try:
-    return _run(experiment, parse(experiment.name, doc, argv), command)
+    return work()
   except errors.Interrupted as error:
     console.say(str(error))
     return common.INTERRUPTED
@@ -343,7 +350,7 @@ def _run(
     return 2
   plan = dataclasses.replace(plan, runs=wanted)
   if arguments.print:
-    _print(plan, command.replace(' --print', ''))
+    print_commands(plan, command)
     return 0
   machine = common.machine(out, arguments.jobs)
   logs = out / 'logs'
@@ -422,8 +429,13 @@ def make_results(
   }
 
 
-def _print(plan: Plan, collect_command: str) -> None:
-  """Prints the command lines in an order in which they can be run."""
+def print_commands(plan: Plan, command: str) -> None:
+  """Prints the command lines in an order in which they can be run.
+
+  Args:
+    plan: the runs.
+    command: the command that was typed, with --print.
+  """
   if plan.first:
     console.say('# First:')
   for run in plan.first:
@@ -432,4 +444,4 @@ def _print(plan: Plan, collect_command: str) -> None:
   for run in plan.runs:
     console.say(run.command)
   console.say('# Last, to collect what they found:')
-  console.say(collect_command)
+  console.say(command.replace(' --print', ''))

@@ -9,6 +9,7 @@ A folder that holds the result of an audit is not audited again.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 import pathlib
 import shlex
@@ -16,7 +17,6 @@ import sys
 from typing import Any
 
 from dp_diffusion import console
-from dp_diffusion import errors
 from dp_diffusion import files
 from experiments import common
 from experiments import sweeps
@@ -64,30 +64,30 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the audit and collects its result; returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
   arguments = sweeps.parse(NAME, __doc__, argv)
+  command = shlex.join(['python', '-m', f'experiments.{NAME}.run', *argv])
+  return sweeps.until_stopped(lambda: _run(arguments, command))
+
+
+def _run(arguments: argparse.Namespace, command: str) -> int:
   out = arguments.out
   runs = sweeps.with_overrides(plan(out, arguments.smoke), arguments.set)
-  (audit,) = runs.runs
   if arguments.print:
-    for run in (*runs.first, audit):
-      console.say(run.command)
+    sweeps.print_commands(runs, command)
     return 0
+  (audit,) = runs.runs
   machine = common.machine(out, 1)
   path = audit.workdir / 'evaluation' / 'audit.json'
   if not path.exists():
-    try:
-      for run in (*runs.first, audit):
-        # An audit that refutes the claim has a result too.
-        common.execute_all([run], out / 'logs')
-    except errors.Interrupted as error:
-      console.say(str(error))
-      return common.INTERRUPTED
+    for run in (*runs.first, audit):
+      # An audit that refutes the claim has a result too.
+      common.execute_all([run], out / 'logs')
     if not path.exists():
       return 1
   found = files.read_json(path)
   folder = out if arguments.smoke else HERE
   content = {
     'experiment': NAME,
-    'command': shlex.join(['python', '-m', f'experiments.{NAME}.run', *argv]),
+    'command': command,
     'machine': dict(machine),
     'rows': [row(found)],
     'figures': [],

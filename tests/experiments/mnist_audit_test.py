@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from dp_diffusion import errors
 from dp_diffusion import files
 from experiments import common
 from experiments.mnist_audit import run
@@ -66,3 +67,21 @@ def test_without_a_result_it_fails_and_writes_nothing(tmp_path, monkeypatch):
   assert not list((tmp_path / 'here').iterdir())
   assert len(started) == 2
   assert all('--config.seed=3' in arguments for arguments in started)
+
+
+def test_the_printed_commands_end_with_that_which_collects(tmp_path, capsys):
+  assert run.main([f'--out={tmp_path}', '--print']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  *runs, collects = [line for line in lines if not line.startswith('#')]
+  assert ['--stage=pretrain' in runs[0], '--stage=audit' in runs[1]] == [
+    True
+  ] * 2
+  assert collects == f'python -m experiments.mnist_audit.run --out={tmp_path}'
+
+
+def test_a_stopped_audit_ends_as_other_experiments_do(tmp_path, monkeypatch):
+  def stop(*_):
+    raise errors.Interrupted('Stopped.')
+
+  monkeypatch.setattr(common, 'execute_all', stop)
+  assert run.main([f'--out={tmp_path}']) == common.INTERRUPTED
