@@ -1,9 +1,10 @@
 """Public randomness: a stream of `config.seed` for each purpose.
 
 Draws for two purposes would be equal if both had one stream, so each purpose
-has a number of its own. Changing a number changes the bits of runs. The first
-weights of the network are drawn from the seed itself, and the order of public
-images from (seed, epoch) (`data/batching.py`). Secret randomness is in
+has a number of its own. Changing a number changes the bits of runs. Not in the
+table are the first weights of the network, drawn from the seed itself, the
+order of public images, from (seed, epoch) (`data/batching.py`), and the places
+of gradient canaries, from (seed, their number). Secret randomness is in
 `privacy/key_streams.py`.
 """
 
