@@ -256,7 +256,7 @@ def _begin_job(
       return secret
   if before:
     path.unlink(missing_ok=True)
-  for old in (folder / 'checkpoints', folder / run_secret.STEPS, record):
+  for old in (folder / 'checkpoints', folder / workdirs.JOURNAL, record):
     if old.is_dir():
       old.rmtree()
     else:
@@ -303,7 +303,7 @@ def _train(
     console.say(f'audit: continues from step {start_step}')
   private_run = private_loop.PrivateRun(
     checkpoints=checkpoints,
-    journal=folder / run_secret.STEPS,
+    journal=folder / workdirs.JOURNAL,
     meta={'run_id': run_id},
     num_steps=mechanism.num_steps,
     checkpoint_every_steps=max(

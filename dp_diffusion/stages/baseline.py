@@ -510,7 +510,7 @@ def _begin_embedding(workdir: workdirs.Workdir, run_id: str) -> None:
     UsageError: another sum was begun here, and may have been released, or it is
       not known which was.
   """
-  path = workdir.private / run_secret.EMBEDDING
+  path = workdir.private / workdirs.BEGUN_EMBEDDING
   if _kept(workdir).exists() and not path.exists():
     raise errors.UsageError(
       f'Expected {path} to name the sum that {_kept(workdir)} was made from,'

@@ -64,7 +64,6 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_network
-from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import metrics
@@ -169,7 +168,7 @@ def draw(
   Raises:
     UsageError: other statistics than these were drawn before.
   """
-  begun = workdir.private / run_secret.WARM_UP
+  begun = workdir.private / workdirs.BEGUN_WARM_UP
   kept = workdir.private / 'warm_up' / 'statistics.npz'
   if begun.exists():
     _check_same(workdir, begun, facts, is_kept=kept.exists())

@@ -1836,7 +1836,7 @@ ALL = (
     'A plan says that nothing is spent while statistics are drawn',
     'dp_diffusion/stages/plan.py',
     '  if ledger is None and run_secret.has_begun(workdir):\n',
-    '  if ledger is None and not run_secret.STEPS:\n',
+    '  if ledger is None and not workdirs.JOURNAL:\n',
     'tests/stages/plan_test.py'
     '::test_a_run_that_was_interrupted_shows_what_is_spent_and_left',
   ),

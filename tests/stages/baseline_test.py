@@ -31,7 +31,6 @@ from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_data
 from dp_diffusion.stages.run import resume
-from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -187,7 +186,7 @@ def test_an_embedding_of_unknown_origin_is_refused(tmp_path):
   baseline_stage._begin_embedding(workdir, 'a')
   (workdir.private / 'embedding.npz').write_bytes(b'x')
   baseline_stage._begin_embedding(workdir, 'a')
-  begun = workdir.private / run_secret.EMBEDDING
+  begun = workdir.private / workdirs.BEGUN_EMBEDDING
   begun.unlink()
   with pytest.raises(errors.UsageError, match=begun.name) as raised:
     baseline_stage._begin_embedding(workdir, 'a')

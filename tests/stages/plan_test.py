@@ -22,7 +22,6 @@ from dp_diffusion.stages.planning import cost_estimates
 from dp_diffusion.stages.planning import data_checks
 from dp_diffusion.stages.planning import flop_counts
 from dp_diffusion.stages.run import budget
-from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from tests.stages import command
@@ -131,7 +130,8 @@ def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   plan.run(config, workdir)
   assert 'spent               nothing yet' in capsys.readouterr().out
-  for name in (run_secret.WARM_UP, run_secret.STEPS):  # Of no checkpoint yet.
+  # Of a run that has no checkpoint yet.
+  for name in (workdirs.BEGUN_WARM_UP, workdirs.JOURNAL):
     (workdir.private / name).write_text('{}')
     plan.run(config, workdir)
     assert 'spent               not nothing' in capsys.readouterr().out

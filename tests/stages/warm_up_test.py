@@ -215,7 +215,7 @@ def test_processes_compare_what_is_drawn_before_it_is(
   (found,) = seen
   facts = warm_up.make_facts(load(), make_source(), SECRET, PUBLIC)
   assert {name: json.loads(text) for name, text in found.items()} == facts
-  assert not (tmp_path / 'private' / run_secret.WARM_UP).exists()
+  assert not (tmp_path / 'private' / workdirs.BEGUN_WARM_UP).exists()
 
 
 def test_statistics_are_drawn_once(
@@ -270,8 +270,8 @@ def test_statistics_of_unknown_origin_are_refused(
 ) -> None:
   """Without the file that names what they were drawn from."""
   path = draw(load(), tmp_path)
-  (tmp_path / 'private' / run_secret.WARM_UP).unlink()
-  with pytest.raises(errors.UsageError, match=run_secret.WARM_UP) as raised:
+  (tmp_path / 'private' / workdirs.BEGUN_WARM_UP).unlink()
+  with pytest.raises(errors.UsageError, match=workdirs.BEGUN_WARM_UP) as raised:
     draw(load(), tmp_path)
   assert '\n' not in str(raised.value) and path.exists()
 

@@ -26,7 +26,6 @@ from dp_diffusion.data import batching
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import label_histogram
-from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 
 
@@ -101,4 +100,4 @@ def weights(workdir: workdirs.Workdir) -> np.ndarray:
 
 
 def _path(workdir: workdirs.Workdir) -> epath.Path:
-  return workdir.private / run_secret.HISTOGRAM
+  return workdir.private / workdirs.HISTOGRAM

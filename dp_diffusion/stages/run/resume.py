@@ -22,7 +22,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
-from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import journal
 from dp_diffusion.training import parallel
@@ -89,7 +89,7 @@ def begin(
   streams = key_streams.KeyStreams(secret=secret, run_id=meta['run_id'])
   run = private_loop.PrivateRun(
     checkpoints=checkpoints,
-    journal=private_dir / run_secret.STEPS,
+    journal=private_dir / workdirs.JOURNAL,
     meta=meta,
     num_steps=num_steps,
     checkpoint_every_steps=checkpoint_every_steps,

@@ -23,12 +23,6 @@ from dp_diffusion import files
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages.run import workdirs
 
-# Files in private/ which show that randomness was drawn from the secret.
-STEPS = 'begun_steps.json'
-HISTOGRAM = 'label_histogram.json'
-EMBEDDING = 'begun_embedding.json'  # Written by a baseline.
-WARM_UP = 'begun_warm_up.json'
-
 
 def load_or_make(
   config: config_lib.Config, workdir: workdirs.Workdir
@@ -63,8 +57,7 @@ def load_or_create(path: epath.Path) -> key_streams.Secret:
 
 def has_begun(workdir: workdirs.Workdir) -> bool:
   """Whether randomness was drawn from the secret."""
-  records = (STEPS, HISTOGRAM, EMBEDDING, WARM_UP)
-  return any((workdir.private / name).exists() for name in records)
+  return any((workdir.private / name).exists() for name in workdirs.BEGUN)
 
 
 def claimed_path(
