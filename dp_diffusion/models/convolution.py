@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from dp_diffusion import checks
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import upsampling
+from dp_diffusion.models import winograd
 
 _Pair = tuple[jax.Array, jax.Array]
 _Axes = tuple[int | None, int | None]
@@ -66,11 +67,16 @@ def conv3x3(
   return _conv3x3(x, kernel, stride, form)
 
 
+# A function that is not differentiated calls this one, and one that is calls
+# `_conv3x3_jvp`. In a gradient `winograd` saves little, and takes as long again
+# to compile.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv3x3(
   x: jax.Array, kernel: jax.Array, stride: float, form: str
 ) -> jax.Array:
   del form
+  if stride == 1:
+    return _forward_p.bind(x, kernel)
   return _forward(x, kernel, stride)
 
 
@@ -104,6 +110,36 @@ def _conv3x3_jvp(
 
 
 _conv3x3.defjvp(_conv3x3_jvp, symbolic_zeros=True)
+
+
+# The convolution of stride 1, which is never differentiated, so that the
+# platform decides how it is computed.
+_forward_p = core.Primitive('conv3x3')
+
+
+def _stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return kernel_gradients.stock(x, kernel, 1)
+
+
+def _forward_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  if winograd.is_faster(x.shape, kernel.shape[-1], x.dtype):
+    return winograd.convolve(x, kernel)
+  return _stock(x, kernel)
+
+
+def _forward_abstract(x: Any, kernel: Any) -> Any:
+  return x.update(shape=(*x.shape[:-1], kernel.shape[-1]))
+
+
+def _forward_batch(args: _Pair, axes: _Axes) -> tuple[jax.Array, int]:
+  x, kernel = args
+  x_axis, kernel_axis = axes
+  if kernel_axis is not None:
+    return jax.vmap(_stock, axes)(x, kernel), 0
+  assert x_axis is not None
+  x = jnp.moveaxis(x, x_axis, 0)
+  y = _forward_p.bind(x.reshape(-1, *x.shape[2:]), kernel)
+  return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
 # The tangent conv(x, kernel) is linear in the kernel. Leading axes are groups:
@@ -212,6 +248,17 @@ def _gradient_on(platform: str) -> Callable[..., jax.Array]:
   return gradient
 
 
+_forward_p.def_impl(jax.jit(_forward_p.bind))
+_forward_p.def_abstract_eval(_forward_abstract)
+batching.primitive_batchers[_forward_p] = _forward_batch
+mlir.register_lowering(
+  _forward_p, mlir.lower_fun(_stock, multiple_results=False)
+)
+mlir.register_lowering(
+  _forward_p,
+  mlir.lower_fun(_forward_on_cpu, multiple_results=False),
+  platform='cpu',
+)
 _tangent_p.def_impl(_tangent)
 _tangent_p.def_abstract_eval(_tangent_abstract)
 batching.primitive_batchers[_tangent_p] = _tangent_batch

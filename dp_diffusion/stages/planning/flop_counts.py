@@ -18,6 +18,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.training import state as train_state
 
 _UPSAMPLED = 'convolve_repeated'  # Name of the compiled function.
+_CONVOLUTION = 'conv3x3'  # Name of the primitive of `models.convolution`.
 _BATCH = 97  # Batch size; no parameter has an axis of this length.
 
 
@@ -124,7 +125,7 @@ def _flop(equation: Any) -> int:
     shape = equation.invars[1].aval.shape
     out_axis = equation.params['dimension_numbers'].rhs_spec[0]
     num_summed = math.prod(shape) // shape[out_axis]
-  elif _is_upsampled(equation):
+  elif equation.primitive.name == _CONVOLUTION or _is_upsampled(equation):
     num_summed = math.prod(equation.invars[1].aval.shape[:-1])
   else:
     return 0
