@@ -25,6 +25,7 @@ POINTS = {
   'after_save': 'a checkpoint counts; nothing has followed from it',
   'mid_sample': 'some shards of samples are written, one is being made',
   'mid_release': 'some files of the release are written, others are not',
+  'mid_evaluate': 'some classifiers are trained and kept, others are not',
 }
 
 _times_reached: dict[str, int] = {}

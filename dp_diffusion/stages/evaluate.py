@@ -3,7 +3,8 @@
 Each classifier is trained on one source of images: synthetic images, public
 images (a lower reference) or the real training images (an upper reference). The
 held-out images are read once, after all classifiers are trained. `measurements`
-measures; this stage adds the privacy statement and writes the report.
+measures, with all processes; then process 0 adds the privacy statement and
+writes the report.
 """
 
 from __future__ import annotations
@@ -48,7 +49,36 @@ def run(
     UsageError: a dataset is missing.
     Interrupted: the user asked to stop; trained classifiers are kept.
   """
-  processes.on_main(lambda: _run_on_main(config, workdir, stop, sources))
+  start = time.monotonic()
+  statement, earlier = processes.together(
+    lambda: (
+      files.read_whole_json(workdir.release / 'privacy.json'),
+      _earlier(workdir),
+    )
+  )
+  places = measurements.EvaluationPaths(
+    release=workdir.release,
+    evaluation=workdir.evaluation,
+    private=workdir.private,
+  )
+  measured = measurements.measure(config, places, stop, sources)
+
+  def write() -> None:
+    assert measured
+    seconds = {**workdir.secs(), 'evaluate': time.monotonic() - start}
+    report.write(
+      _findings(config, stop.command, statement, measured, seconds),
+      workdir.evaluation,
+      (
+        *measured.sections,
+        earlier_section.section(
+          earlier, config_lib.to_dict(config)['evaluate']
+        ),
+        *audit.sections(workdir),
+      ),
+    )
+
+  processes.on_main(write)
 
 
 def report_path(workdir: workdirs.Workdir) -> epath.Path:
@@ -56,22 +86,15 @@ def report_path(workdir: workdirs.Workdir) -> epath.Path:
   return workdir.evaluation / 'report.html'
 
 
-def _run_on_main(
+def _findings(
   config: config_lib.Config,
-  workdir: workdirs.Workdir,
-  stop: interrupts.Stop,
-  sources: Sequence[str],
-) -> None:
-  start = time.monotonic()
-  places = measurements.EvaluationPaths(
-    release=workdir.release,
-    evaluation=workdir.evaluation,
-    private=workdir.private,
-  )
-  statement = files.read_whole_json(workdir.release / 'privacy.json')
-  earlier = _earlier(workdir)
-  measured = measurements.measure(config, places, stop, sources)
-  findings = report.Findings(
+  command: str,
+  statement: Mapping[str, Any],
+  measured: measurements.Measured,
+  seconds: Mapping[str, float],
+) -> report.Findings:
+  """Returns the results together with the privacy statement of the release."""
+  return report.Findings(
     title=config.name,
     privacy=privacy_numbers(statement),
     privacy_card=statement_lib.card(statement),
@@ -79,24 +102,12 @@ def _run_on_main(
     scores=measured.accuracies.scores,
     num_train_images=measured.accuracies.num_train_images,
     images=measured.images,
-    seconds={
-      **workdir.secs(),
-      'evaluate': time.monotonic() - start,
-    },
-    command=stop.command,
+    seconds=seconds,
+    command=command,
     config=config_lib.to_dict(config),
     classifier_names=measured.accuracies.classifier_names,
     num_held_out_equal_training=(
       measured.accuracies.num_held_out_equal_training
-    ),
-  )
-  report.write(
-    findings,
-    workdir.evaluation,
-    (
-      *measured.sections,
-      earlier_section.section(earlier, findings.config['evaluate']),
-      *audit.sections(workdir),
     ),
   )
 

@@ -48,7 +48,6 @@ def run(
   """
   processes.on_main(lambda: averages.choose(config, workdir))
   processes.on_main(lambda: release.check_model(workdir.release))
-  devices = parallel.DataParallel()
   sample = config.sample
   if sample.labels == config_lib.NOISED_HISTOGRAM:
     labels = labels_by_weight(histograms.weights(workdir), sample.num_samples)
@@ -57,7 +56,7 @@ def run(
     labels = sample_labels(sample.labels, num_classes, sample.num_samples)
   num_shards = -(-sample.num_samples // sample.shard_size)
   # Shards are divided by number, since another process may write missing ones.
-  mine = range(devices.process_index, num_shards, devices.process_count)
+  mine = processes.own_share().of(range(num_shards))
   processes.together(
     lambda: _write_shards(mine, num_shards, labels, config, workdir, stop)
   )

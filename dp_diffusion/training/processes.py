@@ -13,7 +13,8 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import hashlib
 import os
 import struct
@@ -195,6 +196,31 @@ def barrier(name: str) -> None:
 def is_main() -> bool:
   """Whether this process writes files and prints messages."""
   return jax.process_index() == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """The part of divided work that one process does.
+
+  >>> Share(index=1, count=3).of(range(7))
+  range(1, 7, 3)
+
+  Attributes:
+    index: number of the process, from 0.
+    count: number of processes.
+  """
+
+  index: int = 0
+  count: int = 1
+
+  def of(self, items: Sequence[T]) -> Sequence[T]:
+    """Returns the items of the process; processes take turns, item by item."""
+    return items[self.index :: self.count]
+
+
+def own_share() -> Share:
+  """Returns the share of this process."""
+  return Share(jax.process_index(), jax.process_count())
 
 
 def together(fn: Callable[[], T]) -> T:

@@ -26,6 +26,7 @@ from dp_diffusion.stages.evaluation import image_distances
 from dp_diffusion.stages.evaluation import measurements
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import processes
 from tests.stages import command
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -206,6 +207,32 @@ def test_held_out_images_are_read_once_and_last(
   measurements.measure(config, places, interrupts.Stop('again'))
   assert events.count('test') == 1 and events[-1] == 'test'
   assert events.count('training') == 2 * (3 + 1 + 2)
+
+
+def test_processes_divide_the_training_and_find_what_one_finds(
+  config: config_lib.Config, places: measurements.EvaluationPaths, monkeypatch
+) -> None:
+  stop = interrupts.Stop('again')
+  alone = dataclasses.replace(
+    places, private=places.private.parent / 'alone' / 'private'
+  )
+  sources = ('synthetic',)
+  expected = measurements.measure(config, alone, stop, sources)
+  kept = pathlib.Path(places.private) / 'classifiers'
+  num_kept = []
+  for index in (1, 0):
+    share = processes.Share(index, 2)
+    monkeypatch.setattr(processes, 'own_share', lambda share=share: share)
+    monkeypatch.setattr(processes, 'is_main', lambda index=index: not index)
+    found = measurements.measure(config, places, stop, sources)
+    assert (found is None) == (index == 1)
+    num_kept.append(len(list(kept.iterdir())))
+  assert num_kept == [4, 8]
+  assert command.contents(kept) == command.contents(
+    pathlib.Path(alone.private) / 'classifiers'
+  )
+  for one, other in zip(found.sections, expected.sections):
+    assert one.data == other.data
 
 
 def test_a_missing_feature_file_is_said_before_any_training(

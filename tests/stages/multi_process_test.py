@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -143,11 +144,26 @@ def test_killed_on_two_processes_and_resumed_on_one(
   _succeed(subprocess_environment, f'--workdir={shared}', '--stage=sample')
   images, labels = release.read_dataset(shared / 'release')
   assert len(images) == 60 and np.bincount(labels).tolist() == [6] * 10
-  _succeed(subprocess_environment, f'--workdir={shared}', '--stage=evaluate')
+  lone = tmp_path / 'lone'
+  shutil.copytree(shared, lone)
+  arguments = (f'--workdir={shared}', '--stage=evaluate')
+  with _two_processes(
+    subprocess_environment, *arguments, crash_at='mid_evaluate:2'
+  ) as processes:
+    processes[1].wait(timeout=_KILLED_AFTER_SECS)  # It trains classifiers too.
+    assert processes[1].returncode == -signal.SIGKILL
+  _succeed(subprocess_environment, *arguments)
   stages = files.read_json(shared / 'config.json')
   assert len(stages) == 4 and all(s['complete'] for s in stages.values())
   report = files.read_json(shared / 'evaluation' / 'report.json')
   assert report['quality']['real']['frechet']['num_reference'] == 1437
+  command.succeed(
+    subprocess_environment, f'--workdir={lone}', '--stage=evaluate', *_NOISE
+  )
+  expected = files.read_json(lone / 'evaluation' / 'report.json')
+  for found in (report, expected):
+    del found['command'], found['seconds']
+  assert report == expected  # To the bit.
 
 
 @pytest.mark.slow

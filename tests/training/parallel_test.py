@@ -437,5 +437,9 @@ def test_main_goes_first_and_the_smallest_number_counts(two_processes):
   assert [fact['smallest'] for fact in two_processes[0]] == [7, 7]
 
 
+def test_processes_take_turns(two_processes):
+  assert [fact['share'] for fact in two_processes[0]] == [[0, 2, 4], [1, 3]]
+
+
 def test_processes_stop_together(two_processes):
   assert [fact['stops'] for fact in two_processes[0]] == [[False, True]] * 2

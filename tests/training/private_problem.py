@@ -156,6 +156,7 @@ def run_process(folder):
       processes.any_process(place.process_index == 1),
     ],
     'smallest': processes.smallest(7 + place.process_index),
+    'share': list(processes.own_share().of(range(5))),
     'order': _in_order(place.process_index, pathlib.Path(folder)),
     'failure': _fail_on_one(place.process_index),
   }

@@ -4,6 +4,7 @@ An evaluation trains dozens of classifiers, which takes hours each at the
 paper's size, and tests all of them at the end, since the held-out images may be
 read only once. Each trained classifier is therefore saved to a file and dropped
 from memory. A rerun trains only the classifiers whose files are missing.
+Processes that share the folder may each train some of them.
 
 Some classifiers are trained on real images without noise: the folder must lie
 in `private/`. The name of a file contains a hash of everything that the
@@ -22,6 +23,7 @@ from etils import epath
 import numpy as np
 
 from dp_diffusion import console
+from dp_diffusion import crash_points
 from dp_diffusion import files
 from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import downstream
@@ -139,6 +141,7 @@ class Members:
     if isinstance(classifier, downstream.NeuralClassifier):
       path = self._path(member)
       files.write_npz(path, 0o600, **_pack(classifier))
+      crash_points.reach('mid_evaluate')
     else:
       self._in_memory[member] = classifier
     advance(_num_steps([member]) - taken)  # Early stopping leaves some steps.

@@ -9,6 +9,7 @@ from typing import Any
 from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.classifiers import training
+from dp_diffusion.training import processes
 
 # Keys of the report: the main classifier is 'cnn', others have their names.
 MAIN = 'cnn'
@@ -41,6 +42,32 @@ class Plan:
       *(group for _, group in self.grid),
     ]
     return [member for group in groups for member in group]
+
+  def share(self, share: processes.Share) -> list[trained_classifiers.Member]:
+    """Returns the classifiers that a process trains, each of them once.
+
+    The processes take turns, for each kind of network and number of steps, so
+    that all have about as much to do. An SVM is not kept in a file. Process 0,
+    which tests the classifiers, therefore fits all of these, and trains so many
+    fewer networks.
+
+    Args:
+      share: which of the processes.
+    """
+    members = list(dict.fromkeys(self.all()))
+    dealt: list[set[trained_classifiers.Member]] = [
+      set() for _ in range(share.count)
+    ]
+    for member in sorted(members, key=_kind):
+      is_kept = member.config.name != REFERENCE
+      min(dealt if is_kept else dealt[:1], key=len).add(member)
+    return [member for member in members if member in dealt[share.index]]
+
+
+def _kind(member: trained_classifiers.Member) -> tuple[bool, str, int]:
+  """Returns what a classifier costs, for sorting; SVMs come first."""
+  name = member.config.name
+  return name != REFERENCE, name, member.config.num_steps
 
 
 def make(

@@ -4,9 +4,9 @@
 it. Our own releases and those of baselines are measured by the same code. The
 stage `evaluate` adds the privacy statement and writes the report.
 
-Only process 0 calls it, while the others wait (`processes.on_main`), so nothing
-here is collective. Feature networks use all devices of that process, and
-classifiers the first one.
+All processes call it. Each trains its share of the classifiers, on its first
+device, and keeps them in the shared folder; process 0 does the rest while the
+others wait. What a classifier becomes does not depend on who trains it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dp_diffusion.evaluation.classifiers import read_once
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.metrics import duplicates
+from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.report import accuracy_section
 from dp_diffusion.evaluation.report import page
 from dp_diffusion.stages.evaluation import classifier_plan
@@ -34,6 +35,7 @@ from dp_diffusion.stages.evaluation import classifier_tests
 from dp_diffusion.stages.evaluation import image_distances
 from dp_diffusion.stages.evaluation import model_as_classifier
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.training import processes
 
 SOURCES = accuracy_section.SOURCES
 
@@ -70,61 +72,134 @@ class Measured:
   sections: Sequence[page.Section]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _TrainingSets:
+  """What is trained before the held-out images are opened.
+
+  Attributes:
+    synthetic: (uint8[N, H, W, C], int32[N]).
+    real: the sensitive images that the model was trained on.
+    by_source: the training images of the classifiers by their source.
+    members: the classifiers.
+    plan: lists the classifiers.
+  """
+
+  synthetic: types.LabelledImages
+  real: types.DataSource
+  by_source: Mapping[str, types.LabelledImages]
+  members: trained_classifiers.Members
+  plan: classifier_plan.Plan
+
+
 def measure(
   config: config_lib.Config,
   places: EvaluationPaths,
   stop: interrupts.Stop,
   sources: Sequence[str] = SOURCES,
-) -> Measured:
+) -> Measured | None:
   """Measures a synthetic dataset on real images. It can be resumed.
 
   Args:
     config: gives data, pretrain.data and evaluate.
-    places: the folders of the evaluation.
+    places: the folders of the evaluation, which all processes share.
     stop: called at every step of every classifier; tells whether to stop.
     sources: sources of training images, from `SOURCES`. 'public' is left out if
       the public images have other classes.
+
+  Returns:
+    The results on process 0, None on the others.
 
   Raises:
     UsageError: a dataset or the features are missing, or there are too few
       images.
     Interrupted: the user asked to stop; trained classifiers are kept.
   """
-  settings = config.evaluate
+  train = processes.main_first(
+    lambda: _training_sets(config, places, stop, sources)
+  )
+  held_out = read_once.HeldOut(
+    functools.partial(registry.load, config.data, config.data.test_split)
+  )
+  with held_out.closed():
+    extractor = processes.together(
+      lambda: _train(config, places.private, stop, train)
+    )
+  return processes.on_main(
+    lambda: _test(config, places, stop, train, extractor, held_out.open())
+  )
+
+
+def _training_sets(
+  config: config_lib.Config,
+  places: EvaluationPaths,
+  stop: interrupts.Stop,
+  sources: Sequence[str],
+) -> _TrainingSets:
+  """Loads all images but the held-out ones, and plans the classifiers."""
   real = registry.load(config.data)
   synthetic = release.read_dataset(places.release)
-  sets = _sources(config, synthetic, real, sources)
-  num_classes = len(config.data.class_names) or 1
-  held_out = _held_out(config, config.data.test_split)
-  members = trained_classifiers.Members(
-    sets,
-    dict.fromkeys(sets, num_classes),
-    places.private / 'classifiers',
-    stop.raise_if_asked,
+  by_source = _sources(config, synthetic, real, sources)
+  num_images = {name: len(labels) for name, (_, labels) in by_source.items()}
+  return _TrainingSets(
+    synthetic=synthetic,
+    real=real,
+    by_source=by_source,
+    members=trained_classifiers.Members(
+      by_source,
+      dict.fromkeys(by_source, _num_classes(config)),
+      places.private / 'classifiers',
+      stop.raise_if_asked,
+    ),
+    plan=classifier_plan.make(config.evaluate, num_images, config.seed),
   )
-  extractor = image_distances.extractor(config, places.private, stop)
-  num_images = {source: len(labels) for source, (_, labels) in sets.items()}
-  plan = classifier_plan.make(settings, num_images, config.seed)
-  with held_out.closed():
-    members.train(plan.all())
 
-  test = held_out.open()
+
+def _train(
+  config: config_lib.Config,
+  private_dir: epath.Path,
+  stop: interrupts.Stop,
+  train: _TrainingSets,
+) -> features.FeatureExtractor | None:
+  """Trains the classifiers of this process.
+
+  Returns:
+    The feature network on process 0, which uses it alone.
+  """
+  extractor = None
+  if processes.is_main():
+    extractor = image_distances.extractor(config, private_dir, stop)
+  train.members.train(train.plan.share(processes.own_share()))
+  return extractor
+
+
+def _test(
+  config: config_lib.Config,
+  places: EvaluationPaths,
+  stop: interrupts.Stop,
+  train: _TrainingSets,
+  extractor: features.FeatureExtractor | None,
+  test: types.DataSource,
+) -> Measured:
+  """Measures everything that needs the held-out images."""
+  settings, real, plan = config.evaluate, train.real, train.plan
   is_duplicate = duplicates.equal_to_any(test.images, real.images)
   tester = classifier_tests.Tester(
-    members,
+    train.members,
     test.images,
     test.labels,
-    num_classes,
+    _num_classes(config),
     None if test.person is None else np.asarray(test.person),
     is_duplicate,
   )
-  scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in sets}
+  scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in train.by_source}
   for (source, key), group in plan.main.items():
     scores[source][key] = tester.score(group)
   found = accuracy_section.Accuracies(
     scores=scores,
     class_names=config.data.class_names,
-    num_train_images=num_images,
+    num_train_images={
+      source: len(labels) for source, (_, labels) in train.by_source.items()
+    },
     classifier_names={classifier_plan.MAIN: settings.classifier.name},
     num_held_out_equal_training=int(is_duplicate.sum()),
   )
@@ -137,7 +212,11 @@ def measure(
   return Measured(
     accuracies=found,
     images={
-      **{s: sets[s] for s in ('public', 'synthetic') if s in sets},
+      **{
+        source: train.by_source[source]
+        for source in ('public', 'synthetic')
+        if source in train.by_source
+      },
       'held_out': (np.asarray(test.images), np.asarray(test.labels)),
     },
     sections=[
@@ -146,7 +225,7 @@ def measure(
       *image_distances.sections(
         config,
         extractor,
-        synthetic,
+        train.synthetic,
         (real.images, real.labels),
         (fresh.images, fresh.labels),
         places.private,
@@ -155,6 +234,10 @@ def measure(
       ),
     ],
   )
+
+
+def _num_classes(config: config_lib.Config) -> int:
+  return len(config.data.class_names) or 1
 
 
 def _sources(
@@ -180,7 +263,3 @@ def _sources(
     for name in sets
     if name in names
   }
-
-
-def _held_out(config: config_lib.Config, split: str) -> read_once.HeldOut:
-  return read_once.HeldOut(functools.partial(registry.load, config.data, split))

@@ -7,6 +7,7 @@ import pathlib
 from dp_diffusion import config as config_lib
 from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.stages.evaluation import classifier_plan
+from dp_diffusion.training import processes
 
 DIGITS = str(pathlib.Path(__file__).parents[3] / 'configs' / 'digits.py')
 NUM_IMAGES = {'synthetic': 60, 'real': 50}
@@ -85,3 +86,27 @@ def test_more_seeds_keep_the_first_ones():
   )
   assert set(few) <= set(more)
   assert all(0 <= member.seed < 2**31 for member in more)
+
+
+def test_processes_share_the_classifiers_of_each_kind():
+  settings = load(num_seeds='5', svm='true')
+  plan = classifier_plan.make(settings, NUM_IMAGES, 0)
+  shares = [plan.share(processes.Share(index, 3)) for index in range(3)]
+  dealt = [member for share in shares for member in share]
+  assert len(dealt) == len(set(dealt)) and set(dealt) == set(plan.all())
+  names = [[member.config.name for member in share] for share in shares]
+  # Process 0 tests the SVMs, which have no file.
+  assert [share.count('svm') for share in names] == [2, 0, 0]
+  sizes = [len(share) for share in shares]
+  assert max(sizes) - min(sizes) <= 1
+  of_main = [share.count(settings.classifier.name) for share in names]
+  assert max(of_main[1:]) - min(of_main[1:]) <= 1
+  assert plan.share(processes.Share()) == list(dict.fromkeys(plan.all()))
+
+
+def test_more_processes_than_classifiers():
+  plan = classifier_plan.make(
+    load(num_seeds='1', ensemble_size='0'), {'real': 50}, 0
+  )
+  shares = [plan.share(processes.Share(index, 9)) for index in range(9)]
+  assert sorted(map(len, shares)) == [0] * 6 + [1] * 3
