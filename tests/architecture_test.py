@@ -46,12 +46,8 @@ OVER_THE_LIMITS = {
   ),
   'dp_diffusion/stages/audit.py:_train': 'wants a dataclass',
   'dp_diffusion/stages/baseline_classifier.py:run': 'to be divided',
-  'dp_diffusion/stages/evaluation/image_distances.py:sections': (
-    'sets want a dataclass'
-  ),
   'dp_diffusion/stages/finetune.py:run': 'to be divided',
   'dp_diffusion/stages/finetune.py:wire_steps': 'wants a dataclass',
-  'dp_diffusion/stages/evaluation/measurements.py:measure': 'to be divided',
   'dp_diffusion/training/public_step.py:public_step': 'wants a dataclass',
   'experiments/common.py:row': 'one keyword per column of the table',
   'experiments/benchmarks/peers_torch.py:make_module': _TORCH,

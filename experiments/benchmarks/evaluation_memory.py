@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = image_distances.sections(
       config,
       _extractor(is_small=arguments.smoke),
-      synthetic,
-      train,
-      held_out,
+      image_distances.ImageSets(
+        synthetic=synthetic, train=train, held_out=held_out
+      ),
       epath.Path(folder),
       interrupts.Stop(''),
     )

@@ -421,9 +421,11 @@ def test_few_held_out_images_leave_the_distances_out_and_the_rest_in(
   found = image_distances.sections(
     config,
     features.pixels((8, 8, 1)),
-    labelled(num_made),
-    labelled(num_train),
-    labelled(num_held_out),
+    image_distances.ImageSets(
+      synthetic=labelled(num_made),
+      train=labelled(num_train),
+      held_out=labelled(num_held_out),
+    ),
     epath.Path(tmp_path),
     interrupts.Stop(''),
   )
@@ -439,6 +441,12 @@ def test_few_held_out_images_leave_the_distances_out_and_the_rest_in(
     page = report_page.render('', '', '', '', [section, section])
     assert 'nan' not in page.split('base64')[0].lower()
   assert 'held-out' not in capsys.readouterr().out
+
+
+def _same_sets(labelled) -> image_distances.ImageSets:
+  return image_distances.ImageSets(
+    synthetic=labelled, train=labelled, held_out=labelled
+  )
 
 
 def test_a_network_that_learned_nothing_measures_nothing(tmp_path):
@@ -464,9 +472,7 @@ def test_a_network_that_learned_nothing_measures_nothing(tmp_path):
   quality = image_distances.sections(
     config,
     untaught,
-    labelled,
-    labelled,
-    labelled,
+    _same_sets(labelled),
     epath.Path(tmp_path),
     interrupts.Stop(''),
   )[0]
@@ -504,9 +510,7 @@ def test_a_network_that_takes_noise_for_images_measures_nothing(
   (found,) = image_distances.sections(
     config,
     extractor,
-    labelled,
-    labelled,
-    labelled,
+    _same_sets(labelled),
     epath.Path(tmp_path),
     interrupts.Stop(''),
   )
@@ -531,12 +535,9 @@ def test_distances_know_the_persons(tmp_path):
     (found,) = image_distances.sections(
       config,
       features.pixels((4, 4, 1)),
-      labelled,
-      labelled,
-      labelled,
+      dataclasses.replace(_same_sets(labelled), persons=persons),
       epath.Path(tmp_path),
       interrupts.Stop(''),
-      persons,
     )
     shares = found.data['quality']['real']['precision_recall']
     widths.append(
@@ -553,7 +554,7 @@ def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   images = rng.integers(0, 256, (60, 4, 4, 1)).astype(np.uint8)
   labelled = images, np.zeros(60, np.int32)
   stop = interrupts.Stop('again')
-  args = (config, None, labelled, labelled, labelled, epath.Path(tmp_path))
+  args = (config, None, _same_sets(labelled), epath.Path(tmp_path))
   image_distances.sections(*args, stop)
   lines = capsys.readouterr().out.splitlines()
   what = 'looking for copies of training images, percent'
@@ -585,9 +586,11 @@ def test_one_training_image_more_does_not_show_on_the_terminal(
     image_distances.sections(
       config,
       extractor,
-      (images[:50], labels[:50]),
-      (images[:number], labels[:number]),
-      (images[:40], labels[:40]),
+      image_distances.ImageSets(
+        synthetic=(images[:50], labels[:50]),
+        train=(images[:number], labels[:number]),
+        held_out=(images[:40], labels[:40]),
+      ),
       epath.Path(tmp_path),
       interrupts.Stop(''),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
+import dataclasses
 import pathlib
 
 from etils import epath
@@ -22,7 +23,6 @@ from dp_diffusion.evaluation.metrics import feature_cache
 from dp_diffusion.evaluation.metrics import features as features_lib
 from dp_diffusion.evaluation.metrics import memorization
 from dp_diffusion.evaluation.metrics import nearest_neighbors
-from dp_diffusion.evaluation.metrics import prdc
 from dp_diffusion.evaluation.metrics import public_features
 from dp_diffusion.evaluation.metrics import quality
 from dp_diffusion.evaluation.report import memorization_section
@@ -145,99 +145,118 @@ def _public_network(
   )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSets:
+  """The sets of images that are compared.
+
+  Attributes:
+    synthetic: (uint8[N, H, W, C], int32[N]).
+    train: the sensitive images, (uint8[T, H, W, C], int32[T]).
+    held_out: real images of the same distribution that were not trained on,
+      (uint8[M, H, W, C], int32[M]).
+    persons: int32[T] and int32[M], the person on each image of `train` and of
+      `held_out`; None if unknown.
+  """
+
+  synthetic: types.LabelledImages
+  train: types.LabelledImages
+  held_out: types.LabelledImages
+  persons: memorization.Persons | None = None
+
+  def at_most(self, number: int, *, has_whole_train: bool = False) -> ImageSets:
+    """Returns at most `number` images of each set, the same in every call.
+
+    Args:
+      number: largest size of a set.
+      has_whole_train: whether to leave the training images as they are.
+    """
+    subset = trained_classifiers.subset
+    train, persons = self.train, self.persons
+    if not has_whole_train:
+      train = subset(*train, number)
+    if persons:
+      of_train, of_held_out = persons
+      if not has_whole_train:
+        of_train = subset(of_train, of_train, number)[1]
+      persons = of_train, subset(of_held_out, of_held_out, number)[1]
+    return ImageSets(
+      synthetic=subset(*self.synthetic, number),
+      train=train,
+      held_out=subset(*self.held_out, number),
+      persons=persons,
+    )
+
+  def images(self) -> dict[str, np.ndarray]:
+    """Returns uint8[N, H, W, C] by the name of the set."""
+    return {
+      'training': self.train[0],
+      'held-out real': self.held_out[0],
+      'synthetic': self.synthetic[0],
+    }
+
+
 def sections(
   config: config_lib.Config,
   extractor: features_lib.FeatureExtractor | None,
-  synthetic: types.LabelledImages,
-  train: types.LabelledImages,
-  held_out: types.LabelledImages,
+  sets: ImageSets,
   private_dir: epath.Path,
   stop: interrupts.Stop,
-  persons: memorization.Persons | None = None,
 ) -> list[page.Section]:
   """Measures distances and looks for copies.
 
   Args:
     config: gives data, evaluate and seed.
     extractor: the extractor of features; None measures no distances.
-    synthetic: (uint8[N, H, W, C], int32[N]).
-    train: the sensitive images, (uint8[T, H, W, C], int32[T]).
-    held_out: real images of the same distribution that were not trained on,
-      (uint8[M, H, W, C], int32[M]).
+    sets: the images.
     private_dir: folder for the picture of the closest pairs, and for features
       that take long to compute.
     stop: called repeatedly; tells whether to stop.
-    persons: int32[T] and int32[M], the person on each image of `train` and of
-      `held_out`; None if unknown.
 
   Raises:
     Interrupted: the user asked to stop.
   """
-  settings = config.evaluate
-  most = settings.max_distance_images
-  if persons:
-    persons = (
-      persons[0],
-      trained_classifiers.subset(persons[1], persons[1], most)[1],
-    )
-  synthetic, held_out = (
-    trained_classifiers.subset(*images, most)
-    for images in (synthetic, held_out)
-  )
+  most = config.evaluate.max_distance_images
   found = []
   if extractor:
-    subset = trained_classifiers.subset(*train, most)[0]
-    sets = {
-      'training': subset,
-      'held-out real': held_out[0],
-      'synthetic': synthetic[0],
-    }
-    of_sets: prdc.Persons = (None, None)
-    if persons:
-      of_train = trained_classifiers.subset(persons[0], persons[0], most)[1]
-      of_sets = of_train, persons[1]
-    found.append(
-      _distances(config, extractor, sets, private_dir, stop, of_sets)
-    )
-  if settings.memorization:
-    found.append(
-      _copies(synthetic, train[0], held_out, private_dir, stop, persons)
-    )
+    drawn = sets.at_most(most)
+    found.append(_distances(config, extractor, drawn, private_dir, stop))
+  if config.evaluate.memorization:
+    # A synthetic image may be a copy of any of the training images.
+    compared = sets.at_most(most, has_whole_train=True)
+    found.append(_copies(compared, private_dir, stop))
   return found
 
 
 def _distances(
   config: config_lib.Config,
   extractor: features_lib.FeatureExtractor,
-  sets: Mapping[str, np.ndarray],
+  sets: ImageSets,
   private_dir: epath.Path,
   stop: interrupts.Stop,
-  persons: prdc.Persons,
 ) -> page.Section:
   """Returns the section with the distances, or why there are none.
 
   Args:
     config: gives data, evaluate and seed.
     extractor: the extractor of features.
-    sets: uint8[N, H, W, C] by name: 'training', 'held-out real' and
-      'synthetic', in this order.
+    sets: the images.
     private_dir: folder for features that take long to compute.
     stop: called repeatedly; tells whether to stop.
-    persons: the person on each training and held-out image; None if unknown.
   """
-  counts = {name: len(images) for name, images in sets.items()}
+  images = sets.images()
+  counts = {name: len(found) for name, found in images.items()}
   facts = quality.facts(extractor)
   if reason := quality_section.reason_for_none(facts, counts):
     return quality_section.left_out(reason, facts)
   reference, fresh, made = (
-    _features(extractor, images, private_dir, stop) for images in sets.values()
+    _features(extractor, found, private_dir, stop) for found in images.values()
   )
   facts = quality.facts(extractor, reference)
   if reason := quality_section.reason_for_none(facts, counts):
     return quality_section.left_out(reason, facts)
   noise = None
   if not extractor.is_inception:  # Inception would take minutes on a CPU.
-    first = sets['held-out real'][: quality.MAX_NOISE_IMAGES]
+    first = sets.held_out[0][: quality.MAX_NOISE_IMAGES]
     noise = extractor.extract(quality.shuffled(np.asarray(first), config.seed))
   total = quality.num_queries(len(reference), len(fresh), len(made))
   with _progress('measuring distances', total, stop) as advance:
@@ -249,7 +268,7 @@ def _distances(
       reference_name=f'{config.data.name} {config.data.split}',
       allow_few=config.evaluate.allow_few_images,
       seed=config.seed,
-      persons=persons,
+      persons=sets.persons or (None, None),
       noise=noise,
       advance=advance,
     )
@@ -289,16 +308,12 @@ def _features(
 
 
 def _copies(
-  synthetic: types.LabelledImages,
-  train_images: np.ndarray,
-  held_out: types.LabelledImages,
-  private_dir: epath.Path,
-  stop: interrupts.Stop,
-  persons: memorization.Persons | None,
+  sets: ImageSets, private_dir: epath.Path, stop: interrupts.Stop
 ) -> page.Section:
   """Compares every synthetic image with every real one."""
-  images, labels = synthetic
-  fresh = np.asarray(held_out[0])
+  images, labels = sets.synthetic
+  train_images, persons = sets.train[0], sets.persons
+  fresh = np.asarray(sets.held_out[0])
   reason = memorization.reason_for_none(
     len(images), len(train_images), len(fresh)
   )
@@ -314,7 +329,7 @@ def _copies(
       fresh,
       space='pixels',
       synthetic_labels=labels,
-      held_out_labels=held_out[1],
+      held_out_labels=sets.held_out[1],
       persons=persons,
       advance=advance,
     )

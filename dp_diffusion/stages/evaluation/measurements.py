@@ -225,12 +225,14 @@ def _test(
       *image_distances.sections(
         config,
         extractor,
-        train.synthetic,
-        (real.images, real.labels),
-        (fresh.images, fresh.labels),
+        image_distances.ImageSets(
+          synthetic=train.synthetic,
+          train=(real.images, real.labels),
+          held_out=(fresh.images, fresh.labels),
+          persons=persons,
+        ),
         places.private,
         stop,
-        persons,
       ),
     ],
   )
