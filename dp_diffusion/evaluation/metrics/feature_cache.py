@@ -12,7 +12,7 @@ system can free their memory when it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import hashlib
 import math
 import os
@@ -24,6 +24,7 @@ import numpy as np
 from dp_diffusion import files
 from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.metrics import features as features_lib
+from dp_diffusion.training import processes
 
 CHUNK_SIZE = 5000  # Images per file: 41 MB at F = 2048.
 
@@ -52,13 +53,57 @@ def extract(
   """
   found = on_disk((len(images), extractor.num_features), folder)
   for start in range(0, len(images), chunk_size):
-    chunk = np.asarray(images[start : start + chunk_size])
-    path = epath.Path(folder) / _name(extractor, chunk)
-    if not path.exists():
-      check()
-      files.write_npz(path, 0o600, features=extractor.extract(chunk))
+    chunk = images[start : start + chunk_size]
+    path = _saved(extractor, chunk, folder, check)
     found[start : start + len(chunk)] = files.read_npz(path)['features']
   return found
+
+
+def extract_share(
+  extractor: features_lib.FeatureExtractor,
+  sets: Iterable[np.ndarray],
+  folder: epath.PathLike,
+  share: processes.Share,
+  check: Callable[[], None] = lambda: None,
+  chunk_size: int = CHUNK_SIZE,
+) -> None:
+  """Computes and saves the features of a process's share of the chunks.
+
+  When all processes have done so, `extract` finds the features of every set.
+
+  Args:
+    extractor: see `extract`.
+    sets: uint8[N, H, W, C] each; may be memory-mapped.
+    folder: private folder for the files, which the processes share.
+    share: which of the processes.
+    check: see `extract`.
+    chunk_size: images per file.
+
+  Raises:
+    Exception: the exception of `check`. Finished chunks are kept.
+  """
+  chunks = [
+    images[start : start + chunk_size]
+    for images in sets
+    for start in range(0, len(images), chunk_size)
+  ]
+  for chunk in share.of(chunks):
+    _saved(extractor, chunk, folder, check)
+
+
+def _saved(
+  extractor: features_lib.FeatureExtractor,
+  images: np.ndarray,
+  folder: epath.PathLike,
+  check: Callable[[], None],
+) -> epath.Path:
+  """Returns the file with the features of a chunk; writes it if needed."""
+  images = np.asarray(images)
+  path = epath.Path(folder) / _name(extractor, images)
+  if not path.exists():
+    check()
+    files.write_npz(path, 0o600, features=extractor.extract(images))
+  return path
 
 
 def on_disk(

@@ -23,8 +23,8 @@ class Tester:
     images: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    persons: np.ndarray | None = None,
-    is_duplicate: np.ndarray | None = None,
+    persons: np.ndarray | None,
+    is_duplicate: np.ndarray,
   ) -> None:
     """Stores the held-out images.
 
@@ -41,7 +41,7 @@ class Tester:
     self._images = images
     self._num_classes = num_classes
     self._persons = persons
-    self._is_duplicate = is_duplicate
+    self.is_duplicate = is_duplicate
     self._probs: dict[trained_classifiers.Member, np.ndarray] = {}
 
   def probs(self, member: trained_classifiers.Member) -> np.ndarray:
@@ -60,7 +60,7 @@ class Tester:
       self._num_classes,
       probs_per_seed=probs,
       persons=self._persons,
-      is_duplicate=self._is_duplicate,
+      is_duplicate=self.is_duplicate,
     )
 
   def ensemble(

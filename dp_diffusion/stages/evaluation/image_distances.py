@@ -30,8 +30,10 @@ from dp_diffusion.evaluation.report import page
 from dp_diffusion.evaluation.report import quality_section
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 PAIRS_NAME = 'closest_pairs.png'
+_FEATURES = 'features'  # Folder in private/.
 _MAX_PUBLIC_IMAGES = 50_000  # Images on which a feature network is trained.
 _BATCH_SIZE = 256  # Images per device.
 # Inception resizes images to 299 pixels; 64 of them took 2 GB on a CPU.
@@ -74,6 +76,11 @@ def extractor(
   return features_lib.from_npz(kind, batch_size, bind_fn)
 
 
+def is_shared(config: config_lib.Config) -> bool:
+  """Whether every process computes features: those of Inception take hours."""
+  return config.evaluate.features == 'inception'
+
+
 def check_features(config: config_lib.Config) -> None:
   """Checks before the training that the file of `evaluate.features` exists.
 
@@ -114,7 +121,7 @@ def _public_network(
     public.images, _MAX_PUBLIC_IMAGES, persons
   )
   images = feature_cache.rows_of(
-    public.images, train, private_dir / 'features', data.max_in_memory_bytes
+    public.images, train, private_dir / _FEATURES, data.max_in_memory_bytes
   )
   members = trained_classifiers.Members(
     {'public': (images, np.asarray(public.labels)[train])},
@@ -193,6 +200,40 @@ class ImageSets:
       'held-out real': self.held_out[0],
       'synthetic': self.synthetic[0],
     }
+
+
+def compute_share(
+  config: config_lib.Config,
+  extractor: features_lib.FeatureExtractor | None,
+  sets: ImageSets,
+  private_dir: epath.Path,
+  stop: interrupts.Stop,
+) -> None:
+  """Computes this process's share of the features that take hours.
+
+  These are the features of Inception. They are kept in files, where `sections`
+  finds them.
+
+  Args:
+    config: gives evaluate.
+    extractor: the extractor of features.
+    sets: the images.
+    private_dir: folder for the files, which the processes share.
+    stop: called repeatedly; tells whether to stop.
+
+  Raises:
+    Interrupted: the user asked to stop.
+  """
+  if not extractor or not extractor.is_inception:
+    return
+  drawn = sets.at_most(config.evaluate.max_distance_images)
+  feature_cache.extract_share(
+    extractor,
+    drawn.images().values(),
+    private_dir / _FEATURES,
+    processes.own_share(),
+    stop.raise_if_asked,
+  )
 
 
 def sections(
@@ -300,7 +341,7 @@ def _features(
 ) -> np.ndarray:
   """Computes features float32[N, F]; those of Inception are kept on disk."""
   stop.raise_if_asked()
-  folder = private_dir / 'features'
+  folder = private_dir / _FEATURES
   if extractor.is_inception:
     return feature_cache.extract(extractor, images, folder, stop.raise_if_asked)
   room = feature_cache.on_disk((len(images), extractor.num_features), folder)

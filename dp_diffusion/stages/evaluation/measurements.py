@@ -4,9 +4,10 @@
 it. Our own releases and those of baselines are measured by the same code. The
 stage `evaluate` adds the privacy statement and writes the report.
 
-All processes call it. Each trains its share of the classifiers, on its first
-device, and keeps them in the shared folder; process 0 does the rest while the
-others wait. What a classifier becomes does not depend on who trains it.
+All processes call it. Each does its share of what takes hours and keeps the
+results in the shared folder: it trains classifiers, on its first device, and
+computes features of Inception on all its devices. Process 0 does the rest while
+the others wait. No result depends on who computes it.
 """
 
 from __future__ import annotations
@@ -124,9 +125,31 @@ def measure(
     extractor = processes.together(
       lambda: _train(config, places.private, stop, train)
     )
-  return processes.on_main(
-    lambda: _test(config, places, stop, train, extractor, held_out.open())
+  test = processes.main_first(held_out.open)
+  sets = processes.main_first(lambda: _image_sets(config, train, test))
+  processes.together(
+    lambda: image_distances.compute_share(
+      config, extractor, sets, places.private, stop
+    )
   )
+
+  def finish() -> Measured:
+    tester = _tester(config, train, test)
+    found = _accuracies(config, train, tester)
+    size = config.evaluate.ensemble_size
+    return Measured(
+      accuracies=found,
+      images=_shown(train, test),
+      sections=[
+        *model_as_classifier.sections(config, places.release, test, stop),
+        *classifier_tests.sections(tester, train.plan, size, found),
+        *image_distances.sections(
+          config, extractor, sets, places.private, stop
+        ),
+      ],
+    )
+
+  return processes.on_main(finish)
 
 
 def _training_sets(
@@ -163,79 +186,75 @@ def _train(
   """Trains the classifiers of this process.
 
   Returns:
-    The feature network on process 0, which uses it alone.
+    The feature network, if this process uses it.
   """
   extractor = None
-  if processes.is_main():
+  if processes.is_main() or image_distances.is_shared(config):
     extractor = image_distances.extractor(config, private_dir, stop)
   train.members.train(train.plan.share(processes.own_share()))
   return extractor
 
 
-def _test(
-  config: config_lib.Config,
-  places: EvaluationPaths,
-  stop: interrupts.Stop,
-  train: _TrainingSets,
-  extractor: features.FeatureExtractor | None,
-  test: types.DataSource,
-) -> Measured:
-  """Measures everything that needs the held-out images."""
-  settings, real, plan = config.evaluate, train.real, train.plan
-  is_duplicate = duplicates.equal_to_any(test.images, real.images)
-  tester = classifier_tests.Tester(
+def _image_sets(
+  config: config_lib.Config, train: _TrainingSets, test: types.DataSource
+) -> image_distances.ImageSets:
+  """Returns the images for distances and for the search for copies."""
+  real, fresh = train.real, test
+  if config.evaluate.held_out_split not in ('', config.data.test_split):
+    fresh = registry.load(config.data, config.evaluate.held_out_split)
+  persons = None
+  if real.person is not None and fresh.person is not None:
+    persons = np.asarray(real.person), np.asarray(fresh.person)
+  return image_distances.ImageSets(
+    synthetic=train.synthetic,
+    train=(real.images, real.labels),
+    held_out=(fresh.images, fresh.labels),
+    persons=persons,
+  )
+
+
+def _tester(
+  config: config_lib.Config, train: _TrainingSets, test: types.DataSource
+) -> classifier_tests.Tester:
+  return classifier_tests.Tester(
     train.members,
     test.images,
     test.labels,
     _num_classes(config),
     None if test.person is None else np.asarray(test.person),
-    is_duplicate,
+    duplicates.equal_to_any(test.images, train.real.images),
   )
+
+
+def _accuracies(
+  config: config_lib.Config,
+  train: _TrainingSets,
+  tester: classifier_tests.Tester,
+) -> accuracy_section.Accuracies:
+  """Scores the classifiers of each source on the held-out images."""
   scores: dict[str, dict[str, scoring.Score]] = {s: {} for s in train.by_source}
-  for (source, key), group in plan.main.items():
+  for (source, key), group in train.plan.main.items():
     scores[source][key] = tester.score(group)
-  found = accuracy_section.Accuracies(
+  return accuracy_section.Accuracies(
     scores=scores,
     class_names=config.data.class_names,
     num_train_images={
       source: len(labels) for source, (_, labels) in train.by_source.items()
     },
-    classifier_names={classifier_plan.MAIN: settings.classifier.name},
-    num_held_out_equal_training=int(is_duplicate.sum()),
+    classifier_names={classifier_plan.MAIN: config.evaluate.classifier.name},
+    num_held_out_equal_training=int(tester.is_duplicate.sum()),
   )
-  fresh = test
-  if settings.held_out_split not in ('', config.data.test_split):
-    fresh = registry.load(config.data, settings.held_out_split)
-  persons = None
-  if real.person is not None and fresh.person is not None:
-    persons = np.asarray(real.person), np.asarray(fresh.person)
-  return Measured(
-    accuracies=found,
-    images={
-      **{
-        source: train.by_source[source]
-        for source in ('public', 'synthetic')
-        if source in train.by_source
-      },
-      'held_out': (np.asarray(test.images), np.asarray(test.labels)),
-    },
-    sections=[
-      *model_as_classifier.sections(config, places.release, test, stop),
-      *classifier_tests.sections(tester, plan, settings.ensemble_size, found),
-      *image_distances.sections(
-        config,
-        extractor,
-        image_distances.ImageSets(
-          synthetic=train.synthetic,
-          train=(real.images, real.labels),
-          held_out=(fresh.images, fresh.labels),
-          persons=persons,
-        ),
-        places.private,
-        stop,
-      ),
-    ],
-  )
+
+
+def _shown(
+  train: _TrainingSets, test: types.DataSource
+) -> dict[str, types.LabelledImages]:
+  """Returns the images of which the report shows some, by their set."""
+  names = [name for name in ('public', 'synthetic') if name in train.by_source]
+  return {
+    **{name: train.by_source[name] for name in names},
+    'held_out': (np.asarray(test.images), np.asarray(test.labels)),
+  }
 
 
 def _num_classes(config: config_lib.Config) -> int:

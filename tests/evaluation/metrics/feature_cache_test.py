@@ -10,6 +10,7 @@ import pytest
 
 from dp_diffusion.evaluation.metrics import feature_cache
 from dp_diffusion.evaluation.metrics import features
+from dp_diffusion.training import processes
 
 SHAPE = (2, 2, 1)
 
@@ -55,6 +56,22 @@ def test_finished_chunks_are_kept(tmp_path):
   assert len(list(tmp_path.iterdir())) == 1
   extract(make_images(), tmp_path, check)
   assert len(checks) == 4
+
+
+def test_processes_divide_the_chunks_of_all_sets(tmp_path, monkeypatch):
+  sets = [make_images(25), make_images(12) ^ 1]
+  expected = [extract(images, tmp_path / 'alone') for images in sets]
+  num_kept = []
+  for index in (1, 0):
+    share = processes.Share(index, 2)
+    feature_cache.extract_share(
+      features.pixels(SHAPE), sets, tmp_path / 'all', share, chunk_size=10
+    )
+    num_kept.append(len(list((tmp_path / 'all').iterdir())))
+  assert num_kept == [2, 5]
+  monkeypatch.setattr(features.NetExtractor, 'extract', None)
+  for images, alone in zip(sets, expected):
+    np.testing.assert_array_equal(extract(images, tmp_path / 'all'), alone)
 
 
 def test_other_features_have_files_of_their_own(tmp_path):
