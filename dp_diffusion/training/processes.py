@@ -187,6 +187,20 @@ def smallest(number: int) -> int:
   return int(np.min(multihost_utils.process_allgather(own)))
 
 
+def gather(array: np.ndarray) -> np.ndarray:
+  """Returns the arrays [...] of all P processes as [P, ...], on each of them.
+
+  Args:
+    array: of the same shape and dtype on all processes.
+  """
+  if jax.process_count() == 1:
+    return array[None]
+  own = np.frombuffer(array.tobytes(), np.uint8)  # JAX would round float64.
+  gathered = np.asarray(multihost_utils.process_allgather(own), np.uint8)
+  found = np.frombuffer(gathered.tobytes(), array.dtype)
+  return found.reshape(-1, *array.shape)
+
+
 def barrier(name: str) -> None:
   """Waits until every process has called it."""
   if jax.process_count() > 1:

@@ -321,6 +321,7 @@ def test_one_process_agrees_with_itself():
   assert processes.broadcast_secret(problem.SECRET) is problem.SECRET
   processes.barrier('test')
   assert processes.smallest(3) == 3
+  assert processes.gather(np.ones((2, 3))).shape == (1, 2, 3)
   assert processes.on_main(lambda: 4) == 4
   with pytest.raises(ValueError, match='as it was raised'):
     processes.main_first(lambda: int('as it was raised'))
@@ -435,6 +436,11 @@ def test_a_failure_on_one_process_ends_all(two_processes):
 def test_main_goes_first_and_the_smallest_number_counts(two_processes):
   assert [fact['order'] for fact in two_processes[0]] == ['0', '01']
   assert [fact['smallest'] for fact in two_processes[0]] == [7, 7]
+
+
+def test_processes_gather_float64(two_processes):
+  expected = [[1 / 3, 0.0], [1 / 3, 1.0]]
+  assert [fact['gathered'] for fact in two_processes[0]] == [expected] * 2
 
 
 def test_processes_take_turns(two_processes):

@@ -157,6 +157,9 @@ def run_process(folder):
     ],
     'smallest': processes.smallest(7 + place.process_index),
     'share': list(processes.own_share().of(range(5))),
+    'gathered': processes.gather(
+      np.array([1 / 3, place.process_index])
+    ).tolist(),
     'order': _in_order(place.process_index, pathlib.Path(folder)),
     'failure': _fail_on_one(place.process_index),
   }

@@ -35,6 +35,7 @@ from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 NUM_LEVELS = 24
 # At noisier levels, or with less noise than rounding to 256 values leaves,
@@ -109,6 +110,14 @@ class Classified:
   log_probs: np.ndarray
 
 
+def by_bounds(bounds: np.ndarray) -> Classified:
+  """Returns the answers that follow from bounds, float64[N, K]."""
+  return Classified(
+    labels=np.argmax(bounds, axis=1).astype(np.int32),
+    log_probs=special.log_softmax(bounds, axis=1),
+  )
+
+
 class DiffusionClassifier:
   """A diffusion model as a classifier, on all devices of this process."""
 
@@ -170,18 +179,34 @@ class DiffusionClassifier:
         array and on nothing else.
       advance: told how many images are done, after each batch.
     """
+    return by_bounds(self.bounds(images, processes.Share(), advance))
+
+  def bounds(
+    self,
+    images: np.ndarray,
+    share: processes.Share,
+    advance: console.Advance = lambda steps=1: None,
+  ) -> np.ndarray:
+    """Bounds the log-likelihood of images under each class, up to a constant.
+
+    Args:
+      images: see `classify`.
+      share: which of the processes computes its share of the batches.
+      advance: told after each batch how many images are done, if the other
+        processes are equally quick.
+
+    Returns:
+      float64[N, K]; 0 in the batches of other processes.
+    """
     num_classes = self._num_classes
     rows = np.arange(len(images) * num_classes)  # One for image and class.
-    bounds = [np.zeros(0)]
-    for start in range(0, len(rows), self._batch_size):
+    found = np.zeros(len(rows))
+    for start in share.of(range(0, len(rows), self._batch_size)):
       part = rows[start : start + self._batch_size]
-      bounds.append(self._bounds(images, part))
-      advance((start + len(part)) // num_classes - start // num_classes)
-    bound = np.concatenate(bounds).reshape(-1, num_classes)
-    return Classified(
-      labels=np.argmax(bound, axis=1).astype(np.int32),
-      log_probs=special.log_softmax(bound, axis=1),
-    )
+      found[part] = self._bounds(images, part)
+      done = min(start + share.count * self._batch_size, len(rows))
+      advance(done // num_classes - start // num_classes)
+    return found.reshape(-1, num_classes)
 
   def _bounds(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Bounds on the log-likelihood up to a constant, float64[len(rows)]."""

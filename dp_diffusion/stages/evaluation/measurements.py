@@ -6,8 +6,9 @@ stage `evaluate` adds the privacy statement and writes the report.
 
 All processes call it. Each does its share of what takes hours and keeps the
 results in the shared folder: it trains classifiers, on its first device, and
-computes features of Inception on all its devices. Process 0 does the rest while
-the others wait. No result depends on who computes it.
+computes features of Inception on all its devices. The released model, too,
+classifies images on all devices. Process 0 does the rest while the others wait.
+No result depends on who computes it.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def measure(
       config, extractor, sets, places.private, stop
     )
   )
+  by_model = model_as_classifier.sections(config, places.release, test, stop)
 
   def finish() -> Measured:
     tester = _tester(config, train, test)
@@ -141,7 +143,7 @@ def measure(
       accuracies=found,
       images=_shown(train, test),
       sections=[
-        *model_as_classifier.sections(config, places.release, test, stop),
+        *by_model,
         *classifier_tests.sections(tester, train.plan, size, found),
         *image_distances.sections(
           config, extractor, sets, places.private, stop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from etils import epath
 import numpy as np
 
@@ -15,6 +17,22 @@ from dp_diffusion.evaluation.report import model_section
 from dp_diffusion.evaluation.report import page
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import interrupts
+from dp_diffusion.training import processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Drawn:
+  """The held-out images to classify.
+
+  Attributes:
+    images: uint8[n, H, W, C].
+    labels: int32[n].
+    persons: int32[n], the person on each image; None if unknown.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  persons: np.ndarray | None
 
 
 def sections(
@@ -24,6 +42,8 @@ def sections(
   stop: interrupts.Stop,
 ) -> list[page.Section]:
   """Returns the section, or none if it is off or there is no such model.
+
+  All processes call it; each classifies its share of the images.
 
   Args:
     config: gives the seed, the network and the number of images.
@@ -35,34 +55,62 @@ def sections(
   Raises:
     Interrupted: the user asked to stop.
   """
-  most = config.evaluate.diffusion_classifier_images
   num_classes = len(config.data.class_names)
-  if not most or num_classes < 2:
+  if not config.evaluate.diffusion_classifier_images or num_classes < 2:
     return []
+  classifier = processes.together(lambda: _load(config, release_dir, stop))
+  if classifier is None:
+    return []
+  drawn = _draw(config, held_out)
+  bounds = processes.together(lambda: _bounds(classifier, drawn.images))
+  # Each is 0 where another process computed it.
+  bounds = processes.gather(bounds).sum(axis=0)
+  found = diffusion_classifier.by_bounds(bounds)
+  score = scoring.score(
+    [found.labels],
+    drawn.labels,
+    num_classes,
+    probs_per_seed=[found.log_probs],
+    persons=drawn.persons,
+  )
+  return [model_section.section(score)]
+
+
+def _load(
+  config: config_lib.Config, release_dir: epath.Path, stop: interrupts.Stop
+) -> diffusion_classifier.DiffusionClassifier | None:
+  """Loads the released model; None if there is no diffusion model."""
   if not (release_dir / 'model' / 'model.json').exists():
-    return []
+    return None
   params, description = release.read_model(release_dir)
   if 'unet' not in description:
-    return []
-  classifier = diffusion_classifier.DiffusionClassifier(
+    return None
+  return diffusion_classifier.DiffusionClassifier(
     config.unet_config(config.data),
     weights.unflatten(params),
     config.finetune_diffusion(),
     seed=config.seed,
     check_stop=stop.raise_if_asked,
   )
-  drawn = np.random.default_rng(config.seed).permutation(len(held_out.images))
-  drawn = np.sort(drawn[:most])
-  images, labels = held_out.images[drawn], np.asarray(held_out.labels)[drawn]
-  title = 'classifying held-out images by the model'
-  with console.progress_of(title, len(drawn)) as advance:
-    found = classifier.classify(np.asarray(images), advance)
+
+
+def _draw(config: config_lib.Config, held_out: types.DataSource) -> _Drawn:
+  """Draws the images to classify, the same on every process."""
+  most = config.evaluate.diffusion_classifier_images
+  order = np.random.default_rng(config.seed).permutation(len(held_out.images))
+  rows = np.sort(order[:most])
   persons = held_out.person
-  score = scoring.score(
-    [found.labels],
-    labels,
-    num_classes,
-    probs_per_seed=[found.log_probs],
-    persons=None if persons is None else np.asarray(persons)[drawn],
+  return _Drawn(
+    images=np.asarray(held_out.images[rows]),
+    labels=np.asarray(held_out.labels)[rows],
+    persons=None if persons is None else np.asarray(persons)[rows],
   )
-  return [model_section.section(score)]
+
+
+def _bounds(
+  classifier: diffusion_classifier.DiffusionClassifier, images: np.ndarray
+) -> np.ndarray:
+  """Computes the bounds of this process's share, float64[n, K]."""
+  title = 'classifying held-out images by the model'
+  with console.progress_of(title, len(images)) as advance:
+    return classifier.bounds(images, processes.own_share(), advance)

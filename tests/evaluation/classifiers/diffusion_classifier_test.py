@@ -9,6 +9,7 @@ from dp_diffusion.diffusion import parameterization
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.models import unet
+from dp_diffusion.training import processes
 
 _COSINE = schedules.DiffusionProcess(schedule='cosine', prediction='v')
 _NETWORK = unet.UNetConfig(
@@ -127,6 +128,15 @@ def test_an_image_does_not_depend_on_others(classifier, images):
   np.testing.assert_array_equal(
     classifier.classify(images[:9]).log_probs, whole[:9]
   )
+
+
+def test_processes_divide_the_batches(classifier, images):
+  whole = classifier.bounds(images, processes.Share())
+  parts = [
+    classifier.bounds(images, processes.Share(index, 2)) for index in range(2)
+  ]
+  assert [np.count_nonzero(part) for part in parts] == [8 + 8 + 1, 8 + 8]
+  np.testing.assert_array_equal(parts[0] + parts[1], whole)
 
 
 def test_it_can_be_stopped_and_tells_its_progress(params, images, classifier):
