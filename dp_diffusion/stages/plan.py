@@ -234,6 +234,7 @@ def _cost_lines(config: config_lib.Config, private_steps: int) -> list[str]:
       examples={stage: cost.examples for stage, cost in found.items()},
       flop={stage: cost.flop for stage, cost in found.items()},
     ),
+    f'  host memory         {cost_estimates.host_text(config)}',
     f'  disk                {cost_estimates.disk_text(config)}',
   ]
 

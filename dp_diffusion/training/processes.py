@@ -93,6 +93,21 @@ def initialize(
   )
 
 
+def expected_count(*, enable: bool, num_processes: int) -> int:
+  """Returns the number of processes that `initialize` would join.
+
+  It contacts none of them. Where JAX would have to detect them it is 1.
+
+  Args:
+    enable: see `initialize`.
+    num_processes: see `initialize`.
+  """
+  if enable:
+    return max(1, num_processes)
+  number = os.environ.get('JAX_NUM_PROCESSES', '')
+  return max(1, int(number)) if number.isdecimal() else 1
+
+
 def _join(
   address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:

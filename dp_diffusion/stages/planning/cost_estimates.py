@@ -4,6 +4,9 @@ On an accelerator, a microbatch of each stage is run a few times with black
 images and zero weights, since time and memory do not depend on their values. On
 a CPU this would take minutes. There, the time is estimated from the speed of
 one convolution, and the memory from the arrays that the gradient keeps.
+
+Of several processes (`distributed.num_processes`) only this one need be there:
+each of the others is taken to have as many devices, as quick as these.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import microbatch
 from dp_diffusion.training import private_step as step_lib
+from dp_diffusion.training import processes
 
 _SECS_PER_HOUR = 3600.0
 _TOO_LONG_SECS = 24 * _SECS_PER_HOUR
@@ -36,6 +40,8 @@ _NUM_TIMED = 3
 _CONVOLUTION_FLOP = (
   4e9  # Of the convolution that is timed; a tenth of a second.
 )
+# Label, place among the records, and number of the record; a hash to select it.
+_RECORD_BYTES = 4 + 8 + 8 + 8
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 
@@ -73,11 +79,14 @@ def lines(
   if device.platform == 'cpu':
     return _lines_on_cpu(config, flop)
   found = measure(config, num_steps, microbatch.device_bytes(device))
-  num_devices = jax.device_count()
-  result = [f'  on {num_devices} x {device.device_kind}, measured on one:']
+  count = num_devices(config)
+  result = [
+    f'  on {count} x {device.device_kind}{_in_processes(config)}, measured on'
+    ' one:'
+  ]
   total = 0.0
   for stage, estimate in found.items():
-    secs = examples[stage] * estimate.example_secs / num_devices
+    secs = examples[stage] * estimate.example_secs / count
     total += secs
     result.append(
       f'  {stage:<19} {duration_text(secs)},'
@@ -85,6 +94,24 @@ def lines(
       f' {size_text(estimate.peak_bytes)}'
     )
   return [*result, *fitting_variant(config.name, total, 'one_gpu')]
+
+
+def num_processes(config: config_lib.Config) -> int:
+  """Returns the number of processes of the run, as far as it is declared."""
+  return processes.expected_count(
+    enable=config.distributed.enable,
+    num_processes=config.distributed.num_processes,
+  )
+
+
+def num_devices(config: config_lib.Config) -> int:
+  """Returns the number of devices of all processes of the run."""
+  return num_processes(config) * jax.local_device_count()
+
+
+def _in_processes(config: config_lib.Config) -> str:
+  count = num_processes(config)
+  return f' in {count} processes' if count > 1 else ''
 
 
 def fitting_variant(name: str, secs: float, machine: str) -> list[str]:
@@ -144,10 +171,13 @@ def _lines_on_cpu(
   config: config_lib.Config, flop: Mapping[str, float]
 ) -> list[str]:
   speed = convolution_speed(config)
+  machines = num_processes(config)
+  where = f'{machines} CPUs like this one' if machines > 1 else 'this CPU'
   result = [
-    f'  on this CPU, at the speed of one convolution here,'
+    f'  on {where}, at the speed of one convolution here,'
     f' {speed / 1e9:.3g} GFLOP/s; at best:'
   ]
+  speed *= machines
   for stage, count in flop.items():
     if count:
       result.append(f'  {stage:<19} {duration_text(count / speed)}')
@@ -206,6 +236,29 @@ def disk_text(config: config_lib.Config) -> str:
   )
 
 
+def host_bytes(config: config_lib.Config) -> int:
+  """Returns the bytes of a process for images, labels and selection.
+
+  Every process knows all records and reads the images of its share. Images are
+  in memory unless they are so many that they are memory-mapped. The memory of
+  the libraries is not counted.
+  """
+  num_images = config.privacy.num_examples
+  images = config.data.image_size**2 * config.data.channels * num_images
+  if images > config.data.max_in_memory_bytes:
+    images = 0
+  return images + _RECORD_BYTES * num_images
+
+
+def host_text(config: config_lib.Config) -> str:
+  """Says what `host_bytes` counts."""
+  share = -(-config.privacy.expected_batch_size // num_processes(config))
+  return (
+    f'{size_text(host_bytes(config))} per process: images if not memory-mapped,'
+    f' labels, selection; it reads {share:,} records per step'
+  )
+
+
 def measure(
   config: config_lib.Config, num_steps: int, available_bytes: int
 ) -> dict[str, Estimate]:
@@ -230,7 +283,7 @@ def _public(config: config_lib.Config, available_bytes: int) -> Estimate:
   compile_fn = batch_sizes.public_compile_fn(config)
   need = microbatch.measure(compile_fn)
   size = batch_sizes.fitting_public_size(
-    config, need, jax.device_count(), available_bytes
+    config, need, num_devices(config), available_bytes
   )
   compiled = compile_fn(size, is_timed=True)
   batch = _black(config, (size,))
@@ -250,7 +303,7 @@ def _private(
   compile_fn = batch_sizes.private_compile_fn(config, state)
   need = microbatch.measure(compile_fn, microbatch.resident_bytes(state))
   size = config.finetune.microbatch_size or batch_sizes.fitting_private_size(
-    config, need, jax.device_count(), available_bytes
+    config, need, num_devices(config), available_bytes
   )
   compiled = compile_fn(size, is_timed=True)
   params = _zeros(state.params)

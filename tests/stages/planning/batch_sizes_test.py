@@ -145,6 +145,34 @@ def test_on_a_cpu_hours_follow_from_the_speed_of_a_convolution(
   assert [line.split()[0] for line in found[4:]] == ['too']  # More than a day.
 
 
+def test_processes_that_are_not_there_are_planned_for(
+  config, monkeypatch
+) -> None:
+  monkeypatch.setattr(cost_estimates, 'convolution_speed', lambda _: 1e9)
+  distributed = config_lib.DistributedConfig(enable=True, num_processes=8)
+  many = dataclasses.replace(config, distributed=distributed)
+  assert cost_estimates.num_devices(many) == 64
+  assert cost_estimates.num_devices(config) == 8
+  flop = {'finetune': 60e9 * 16}
+  found = cost_estimates.lines(many, 4, examples={}, flop=flop)
+  assert found[0].startswith('  on 8 CPUs like this one, at the speed')
+  assert found[1].split() == ['finetune', '2', 'minutes']
+  # Each process knows all records and reads its share.
+  assert cost_estimates.host_bytes(many) == cost_estimates.host_bytes(config)
+  assert 'it reads 32 records per step' in cost_estimates.host_text(config)
+  assert 'it reads 4 records per step' in cost_estimates.host_text(many)
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '4')
+  assert cost_estimates.num_devices(config) == 32
+
+
+def test_images_that_are_memory_mapped_take_no_memory(config) -> None:
+  records = config.privacy.num_examples
+  found = cost_estimates.host_bytes(config)
+  data = dataclasses.replace(config.data, max_in_memory_bytes=1)
+  mapped = cost_estimates.host_bytes(dataclasses.replace(config, data=data))
+  assert found - mapped == 64 * records and mapped < 50 * records
+
+
 def test_costs_do_not_depend_on_a_warm_up(config) -> None:
   """A plan of `own_images:cpu` once ended with a traceback."""
   optimizer = dataclasses.replace(config.finetune.optimizer, warmup_steps=3)
@@ -184,7 +212,7 @@ def test_every_stage_is_measured_and_said(config, monkeypatch) -> None:
     examples={k: c.examples for k, c in costs.items()},
     flop={k: c.flop for k, c in costs.items()},
   )
-  assert found[0].startswith('  on 8 x Fake 1')
+  assert found[0] == '  on 8 x Fake 1, measured on one:'
   for stage, line in zip(('pretrain', 'finetune', 'sample'), found[1:]):
     assert line.startswith(f'  {stage} ')
     assert re.search(r'\d (hour|minute|second)s?, ', line)
