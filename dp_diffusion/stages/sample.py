@@ -1,13 +1,14 @@
 """Samples the synthetic dataset from release/model, which is post-processing.
 
 Every image is a function of (seed, index of the image) alone, so shards can be
-made in any order and on any number of devices. A rerun makes those that are
-missing.
+made in any order and on any number of devices and processes. A rerun makes
+those that are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+import functools
 
 import numpy as np
 
@@ -54,47 +55,129 @@ def run(
   else:
     num_classes = len(config.data.class_names) or 1
     labels = sample_labels(sample.labels, num_classes, sample.num_samples)
-  num_shards = -(-sample.num_samples // sample.shard_size)
-  # Shards are divided by number, since another process may write missing ones.
-  mine = processes.own_share().of(range(num_shards))
-  processes.together(
-    lambda: _write_shards(mine, num_shards, labels, config, workdir, stop)
-  )
+  shards = _Shards(config, workdir, labels, stop)
+  share = processes.own_share()
+  # Every process makes equally many shards. Of the rest, fewer shards than
+  # processes, every process makes a part, so that none has to wait. Shards are
+  # divided by number, since another process may write missing ones.
+  num_whole = shards.count - shards.count % share.count
+  processes.together(lambda: shards.write(share.of(range(num_whole))))
+  shards.write_together(range(num_whole, shards.count))
   processes.on_main(lambda: _finish(config, workdir))
 
 
-def _write_shards(
-  shards: Sequence[int],
-  num_shards: int,
-  labels: np.ndarray,
-  config: config_lib.Config,
-  workdir: workdirs.Workdir,
-  stop: interrupts.Stop,
-) -> None:
-  """Writes those of the given shards that are missing."""
-  sample, devices = config.sample, parallel.DataParallel()
-  mark = statements.mark(workdir)
-  missing = release.missing_shards(workdir.release, num_shards, mark)
-  left = [shard for shard in shards if shard in missing]
-  if not left:
-    return
-  num_images = {shard: len(range(*_span(shard, sample))) for shard in shards}
-  total, rest = sum(num_images.values()), sum(num_images[s] for s in left)
-  sampler = make_sampler(config, workdir, devices, stop)
-  with console.progress('sampling, image', total, total - rest) as advance:
-    for shard in left:
-      start, end = _span(shard, sample)
-      images = sampler.images(labels[start:end], start, advance)
-      release.write_shard(
-        workdir.release, shard, num_shards, images, labels[start:end], mark
-      )
-      crash_points.reach('mid_sample')
+def block(size: int, batch_size: int, share: processes.Share) -> range:
+  """Returns the images of a shard that a process makes, in whole batches.
+
+  >>> [block(10, 2, processes.Share(i, 3)) for i in range(3)]
+  [range(0, 4), range(4, 8), range(8, 10)]
+
+  Args:
+    size: number of images of the shard.
+    batch_size: images of a device at a time.
+    share: which of the processes.
+  """
+  num_batches = -(-size // batch_size)
+  most = batch_size * -(-num_batches // share.count)
+  return range(size)[share.index * most : (share.index + 1) * most]
 
 
-def _span(shard: int, sample: config_lib.SampleConfig) -> tuple[int, int]:
-  """Returns the indices of a shard's first image and past its last one."""
-  start = shard * sample.shard_size
-  return start, min(start + sample.shard_size, sample.num_samples)
+class _Shards:
+  """The shards of the dataset, which processes make."""
+
+  def __init__(
+    self,
+    config: config_lib.Config,
+    workdir: workdirs.Workdir,
+    labels: np.ndarray,
+    stop: interrupts.Stop,
+  ) -> None:
+    self._config, self._workdir, self._stop = config, workdir, stop
+    self._labels = labels
+    self.count = -(-len(labels) // config.sample.shard_size)
+
+  def write(self, shards: Sequence[int]) -> None:
+    """Writes those of the given shards that are missing."""
+    left = self._missing(shards)
+    if not left:
+      return
+    total, rest = (self._num_images(part) for part in (shards, left))
+    with console.progress('sampling, image', total, total - rest) as advance:
+      for shard in left:
+        span = self._span(shard)
+        self._write(shard, self._images(span, advance))
+        crash_points.reach('mid_sample')
+
+  def write_together(self, shards: Sequence[int]) -> None:
+    """Writes the missing ones too; every process makes a part of each."""
+    if not shards:
+      return
+    left = processes.together(lambda: self._missing(shards))
+    if not left:
+      return
+    with console.progress('sampling, image', self._num_images(left)) as advance:
+      for shard in left:
+        images = self._images_together(self._span(shard))
+        processes.on_main(functools.partial(self._write, shard, images))
+        advance(len(images))
+
+  def _missing(self, shards: Sequence[int]) -> list[int]:
+    mark = statements.mark(self._workdir)
+    missing = release.missing_shards(self._workdir.release, self.count, mark)
+    return [shard for shard in shards if shard in missing]
+
+  def _span(self, shard: int) -> range:
+    """Returns the numbers of a shard's images."""
+    size = self._config.sample.shard_size
+    return range(len(self._labels))[shard * size : (shard + 1) * size]
+
+  def _num_images(self, shards: Iterable[int]) -> int:
+    return sum(len(self._span(shard)) for shard in shards)
+
+  @functools.cached_property
+  def _sampler(self) -> sampling.ImageSampler:
+    devices = parallel.DataParallel()
+    return make_sampler(self._config, self._workdir, devices, self._stop)
+
+  def _images(
+    self, span: range, advance: console.Advance = lambda steps=1: None
+  ) -> np.ndarray:
+    """Samples the images of some numbers, uint8[len(span), H, W, C]."""
+    labels = self._labels[span.start : span.stop]
+    return self._sampler.images(labels, span.start, advance)
+
+  def _images_together(self, span: range) -> np.ndarray:
+    """Samples the images of a shard; each process makes a block of them."""
+    data, batch_size = self._config.data, self._config.sample.batch_size
+    share = processes.own_share()
+    own = block(len(span), batch_size, share)
+    most = len(block(len(span), batch_size, processes.Share(0, share.count)))
+    images = np.zeros(
+      (most, data.image_size, data.image_size, data.channels), np.uint8
+    )
+
+    def fill() -> None:
+      if own:
+        images[: len(own)] = self._images(span[own.start : own.stop])
+
+    processes.together(fill)
+    gathered = [
+      processes.gather(images[start : start + batch_size])
+      for start in range(0, most, batch_size)
+    ]
+    found = np.concatenate(gathered, axis=1)  # [P, most, H, W, C].
+    return found.reshape(-1, *found.shape[2:])[: len(span)]
+
+  def _write(self, shard: int, images: np.ndarray) -> None:
+    span = self._span(shard)
+    release.write_shard(
+      self._workdir.release,
+      shard,
+      self.count,
+      images,
+      self._labels[span.start : span.stop],
+      statements.mark(self._workdir),
+    )
 
 
 def sample_labels(

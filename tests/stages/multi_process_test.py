@@ -141,29 +141,47 @@ def test_killed_on_two_processes_and_resumed_on_one(
   for name, array in expected.items():
     np.testing.assert_allclose(found[name], array, atol=1e-5, err_msg=name)
 
-  _succeed(subprocess_environment, f'--workdir={shared}', '--stage=sample')
-  images, labels = release.read_dataset(shared / 'release')
-  assert len(images) == 60 and np.bincount(labels).tolist() == [6] * 10
-  lone = tmp_path / 'lone'
-  shutil.copytree(shared, lone)
-  arguments = (f'--workdir={shared}', '--stage=evaluate')
+
+@pytest.mark.slow
+def test_two_processes_sample_and_evaluate_as_one(
+  finetuned_run,
+  subprocess_environment: Mapping[str, str],
+  tmp_path: pathlib.Path,
+) -> None:
+  alone, shared = tmp_path / 'alone', tmp_path / 'shared'
+  for workdir in (alone, shared):
+    shutil.copytree(finetuned_run.workdir, workdir)
+  # Two shards that a process makes alone, and one of which each makes a part.
+  shards = ('--config.sample.shard_size=20', '--config.sample.batch_size=5')
+  arguments = (*command.quick(shared), *shards)
+  evaluate = (*arguments, '--stage=evaluate')
+  _succeed(subprocess_environment, *arguments, '--stage=sample')
   with _two_processes(
-    subprocess_environment, *arguments, crash_at='mid_evaluate:2'
+    subprocess_environment, *evaluate, crash_at='mid_evaluate:2'
   ) as processes:
     processes[1].wait(timeout=_KILLED_AFTER_SECS)  # It trains classifiers too.
     assert processes[1].returncode == -signal.SIGKILL
-  _succeed(subprocess_environment, *arguments)
+  assert len(list((shared / 'private' / 'classifiers').iterdir())) >= 2
+  assert not (shared / 'evaluation' / 'report.json').exists()
+  _succeed(subprocess_environment, *evaluate)
   stages = files.read_json(shared / 'config.json')
   assert len(stages) == 4 and all(s['complete'] for s in stages.values())
-  report = files.read_json(shared / 'evaluation' / 'report.json')
-  assert report['quality']['real']['frechet']['num_reference'] == 1437
-  command.succeed(
-    subprocess_environment, f'--workdir={lone}', '--stage=evaluate', *_NOISE
+
+  command.succeed_stages(
+    subprocess_environment, 'sample,evaluate', *command.quick(alone), *shards
   )
-  expected = files.read_json(lone / 'evaluation' / 'report.json')
-  for found in (report, expected):
-    del found['command'], found['seconds']
-  assert report == expected  # To the bit.
+  images, labels = release.read_dataset(shared / 'release')
+  assert len(images) == 60 and np.bincount(labels).tolist() == [6] * 10
+  releases = [command.contents(w / 'release') for w in (alone, shared)]
+  assert releases[0] == releases[1]
+  reports = []
+  for workdir in (alone, shared):
+    report = files.read_json(workdir / 'evaluation' / 'report.json')
+    assert report['quality']['real']['frechet']['num_reference'] == 1437
+    assert report['diffusion_classifier']['num_images'] == 20
+    del report['command'], report['seconds'], report['config']['distributed']
+    reports.append(report)
+  assert reports[0] == reports[1]  # To the bit.
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 from tests import tiny_release
 from tests.stages import command
 
@@ -65,6 +66,19 @@ def test_labels_are_a_prefix_of_more_labels():
 def test_weights_that_are_no_distribution_are_refused(text):
   with pytest.raises(errors.UsageError, match='3 weights >= 0'):
     sample.sample_labels(text, 3, 10)
+
+
+@hypothesis.given(st.integers(1, 90), st.integers(1, 20), st.integers(1, 9))
+def test_processes_divide_a_shard_by_whole_batches(size, batch_size, count):
+  blocks = [
+    sample.block(size, batch_size, processes.Share(index, count))
+    for index in range(count)
+  ]
+  assert [number for block in blocks for number in block] == list(range(size))
+  assert all(block.start % batch_size == 0 for block in blocks if block)
+  num_batches = math.ceil(size / batch_size)
+  most = math.ceil(num_batches / count)
+  assert max(map(len, blocks)) <= most * batch_size
 
 
 def test_weights_that_are_gone_are_named_in_one_line(tmp_path):
