@@ -22,6 +22,7 @@ SECTIONS = {
   'peers': 'Beside other libraries',
   'convolutions': 'Kernel gradients, one per example',
   'host_overhead': 'What the host adds',
+  'forward': 'Fewer products in the forward pass',
   'sampling': 'Sampling',
   'calibration': 'Calibration',
   'evaluation_memory': 'What an evaluation needs',
