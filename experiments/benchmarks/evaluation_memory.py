@@ -13,12 +13,8 @@ reports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import contextlib
-import pathlib
-import re
+from collections.abc import Sequence
 import tempfile
-import threading
 from typing import Any
 
 from etils import epath
@@ -32,10 +28,10 @@ from dp_diffusion.models import inception
 from dp_diffusion.stages.evaluation import image_distances
 from dp_diffusion.stages.run import interrupts
 from experiments.benchmarks import harness
+from experiments.benchmarks import host_peak
 from experiments.benchmarks import table
 
 MAX_GB = 2.0
-_INTERVAL_SECS = 0.02
 _GB = 1e9
 
 
@@ -58,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for n in (num, num, num // 5)
   )
   peak: dict[str, int] = {}
-  with _watched(peak), tempfile.TemporaryDirectory() as folder:
+  with host_peak.watched(peak), tempfile.TemporaryDirectory() as folder:
     found = image_distances.sections(
       config,
       _extractor(is_small=arguments.smoke),
@@ -107,33 +103,6 @@ def _extractor(*, is_small: bool) -> features.NetExtractor:
 def _project(params: Any, images: jax.Array) -> jax.Array:
   x = images.reshape((len(images), -1)).astype(jnp.float32) / 255
   return jax.nn.relu(x @ params['projection'])
-
-
-@contextlib.contextmanager
-def _watched(peak: dict[str, int]) -> Iterator[None]:
-  """Writes the peaks of anonymous and of all memory of a block, in bytes."""
-  is_over = threading.Event()
-
-  def watch() -> None:
-    while True:
-      for key, value in _memory().items():
-        peak[key] = max(peak.get(key, 0), value)
-      if is_over.wait(_INTERVAL_SECS):
-        return
-
-  thread = threading.Thread(target=watch, daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    is_over.set()
-    thread.join()
-
-
-def _memory() -> dict[str, int]:
-  text = pathlib.Path('/proc/self/status').read_text()
-  found = re.findall(r'^(RssAnon|VmHWM):\s+(\d+) kB$', text, re.MULTILINE)
-  return {key: int(value) * 1024 for key, value in found}
 
 
 if __name__ == '__main__':

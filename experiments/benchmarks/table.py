@@ -23,6 +23,7 @@ SECTIONS = {
   'convolutions': 'Kernel gradients, one per example',
   'host_overhead': 'What the host adds',
   'forward': 'Fewer products in the forward pass',
+  'scale': 'Many processes',
   'sampling': 'Sampling',
   'calibration': 'Calibration',
   'evaluation_memory': 'What an evaluation needs',

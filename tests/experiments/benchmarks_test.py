@@ -17,6 +17,7 @@ from experiments.benchmarks import networks
 from experiments.benchmarks import peers
 from experiments.benchmarks import peers_diffusers
 from experiments.benchmarks import peers_torch
+from experiments.benchmarks import scale
 from experiments.benchmarks import table
 
 MACHINE = {'devices': '1 x cpu', 'cores': 2, 'cpu': 'A B', 'jax': '1'}
@@ -155,6 +156,26 @@ def test_costs_of_a_profile_are_summed_by_operation(tmp_path):
   (tmp_path / 'x').mkdir()
   (tmp_path / 'x' / 'host.trace.json.gz').write_bytes(data)
   assert gpu_mfu.top_costs(tmp_path) == [('dot', 3.0), ('fusion', 0.5)]
+
+
+def test_growth_is_that_from_the_fewest_processes_to_the_most():
+  def job(number):
+    secs = {name: [number, number] for name in ('private_step', 'save')}
+    secs |= {name: [number] * 4 for name in ('select', 'gather')}
+    return {
+      'peak': {'RssAnon': number * 1e9, 'Pss': 1e9},
+      'before': {'private_step': 3.0},
+      'secs': secs,
+      'cpu_secs': secs,
+    }
+
+  found = scale.rows({1: [job(2)], 4: [job(2), job(3), job(2), job(2)]}, 'N')
+  memory, largest, *rest = found
+  assert memory['ratio'] == 1 and largest['ratio'] == 1.5
+  assert memory['what'].startswith('anonymous GB, process 0: 32 devices in 4')
+  assert largest['measured'] == {'in 1': 2, 'in 4': 3}
+  selection = [row for row in rest if 'select' in row['what']]
+  assert [row['measured']['in 1'] for row in selection] == [4000, 4000]
 
 
 def test_an_unknown_device_needs_its_peak():
