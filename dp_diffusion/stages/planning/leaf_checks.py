@@ -20,8 +20,8 @@ def check(config: config_lib.Config) -> None:
   The network is traced, not compiled, and only if one of the keys is set.
 
   Raises:
-    UsageError: a pattern matches no leaf, or no leaf that is trained,
-      or a trained leaf is in no group.
+    UsageError: a pattern matches no leaf, or no leaf that is trained, a
+      trained leaf is in no group, or rows of new classes would be frozen.
   """
   finetune = config.finetune
   if finetune.trainable == ('*',) and not (
@@ -29,7 +29,9 @@ def check(config: config_lib.Config) -> None:
   ):
     return
   params = jax.eval_shape(lambda: assembly.init_params(config, config.data))
-  is_trained = weights.trainable_fn(params, finetune.trainable)
+  has_new_classes = config.data.class_names != config.pretrain.data.class_names
+  reset = (weights.CLASS_ROWS,) if has_new_classes else ()
+  is_trained = weights.trainable_fn(params, finetune.trainable, reset)
   trained, _ = train_state.partition(params, is_trained)
   clipping.check_leaves(
     trained,

@@ -10,9 +10,10 @@ from dp_diffusion.stages.planning import leaf_checks
 from tests.stages import command
 
 
-def check(**finetune: str) -> None:
+def check(others: dict[str, str] | None = None, **finetune: str) -> None:
   changed = {f'finetune.{key}': text for key, text in finetune.items()}
-  leaf_checks.check(config_lib.load(command.DIGITS_SMOKE, changed))
+  config = config_lib.load(command.DIGITS_SMOKE, {**(others or {}), **changed})
+  leaf_checks.check(config)
 
 
 def test_patterns_of_trained_leaves_pass():
@@ -42,3 +43,12 @@ def test_each_trained_leaf_needs_a_group():
 def test_trainable_is_checked_too():
   with pytest.raises(errors.UsageError, match="trainable='labels'"):
     check(trainable='labels')
+
+
+def test_rows_of_new_classes_are_not_frozen():
+  """Fine-tuning would refuse it after a warm-up, whose budget is spent."""
+  check(trainable='out/*')
+  others = {'pretrain.data.class_names': str(tuple('abcdefghij'))}
+  check(others, trainable='label/*,out/*')
+  with pytest.raises(errors.UsageError, match='label/classes to train'):
+    check(others, trainable='out/*')
