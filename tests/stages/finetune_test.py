@@ -315,6 +315,31 @@ def test_statistics_of_a_warm_up_are_paid_for(
   assert len(seen.ledger.entries) == 2
 
 
+OTHER_CLASSES = {'pretrain__data__class_names': str(tuple('abcdefghij'))}
+
+
+def test_rows_of_other_classes_are_new(
+  seen: Seen, workdir, public_weights
+) -> None:
+  """Also of as many: a row of the public images means something else."""
+  trained = jax.tree.map(lambda x: x + 1, public_weights)
+  weights.save_npz(pretrain.weights_path(workdir), trained)
+  for changes, is_other in (({}, False), (OTHER_CLASSES, True)):
+    found, _ = finetune._first_params(load(**changes), workdir)
+    for path, value in weights.flatten(found).items():
+      is_new = is_other and path == weights.CLASS_ROWS
+      source = public_weights if is_new else trained
+      np.testing.assert_array_equal(value, weights.flatten(source)[path])
+
+
+def test_new_rows_are_not_frozen(seen: Seen, workdir) -> None:
+  """They would be released as they were drawn."""
+  config = load(**OTHER_CLASSES, finetune__trainable="('out*',)")
+  with pytest.raises(errors.UsageError, match=weights.CLASS_ROWS) as raised:
+    finetune.run(config, workdir, interrupts.Stop(''))
+  assert '\n' not in str(raised.value) and seen.steps is None
+
+
 def _copy(workdir: workdirs.Workdir) -> pathlib.Path:
   """Copies a folder in which nothing private is done yet."""
   folder = pathlib.Path(workdir.root).with_name('copy')
