@@ -377,6 +377,44 @@ def test_participation_is_that_of_the_dataset(config):
     assert sorted(coordinates[found[step]]) == sorted(seen)
 
 
+def test_both_kinds_of_canaries_have_coins_of_their_own(config):
+  """One kind would tell of the other, and the tests would not be apart."""
+  streams = key_streams.KeyStreams(
+    secret=key_streams.Secret.insecure(3), run_id='x'
+  )
+  coordinates = np.arange(400, dtype=np.int32)
+  dataset = audit_records.make_dataset(config, coordinates, streams)
+  others = dataset.gradient_coins[: len(dataset.image_coins)]
+  assert 0.2 < np.mean(dataset.image_coins != others) < 0.8
+
+
+def test_an_image_whose_loss_fell_is_guessed_to_be_included(
+  workdir, no_training, monkeypatch
+):
+  """The attack on the model takes the images that it has learned best."""
+  drops = []
+
+  def losses(self, params):
+    del self
+    return np.full(40, sum(np.abs(x).sum() for x in jax.tree.leaves(params)))
+
+  def learned(config, workdir, stop, devices, mechanism, steps, state, *_):
+    del config, workdir, stop, devices, mechanism, steps
+    zeros = jax.tree.map(np.zeros_like, state.params)
+    return state.replace(params=zeros, ema_params=zeros)
+
+  def record(*, drop, **others):
+    del others
+    drops.append(drop)
+    raise errors.Interrupted('Enough was seen.')
+
+  monkeypatch.setattr(audit_records.ImageLosses, '__call__', losses)
+  monkeypatch.setattr(audit, '_train', learned)
+  monkeypatch.setattr(audit, '_Seen', record)
+  assert run_main(workdir, 'audit') == 130
+  assert np.all(drops[0] > 0) and drops[0].shape == (40,)
+
+
 def test_canaries_left_out_are_not_in_the_dataset(config):
   streams = key_streams.KeyStreams(
     secret=key_streams.Secret.insecure(3), run_id='x'
