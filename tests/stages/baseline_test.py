@@ -226,7 +226,7 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch, unit):
       return super().pmap_accumulate(loss_fn, config)
 
     def pmap_apply(self, optimizer, config):
-      seen['apply'] = config
+      seen.update(optimizer=optimizer, apply=config)
       return super().pmap_apply(optimizer, config)
 
   def finish(begun, steps, devices, stop):
@@ -237,7 +237,11 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch, unit):
   monkeypatch.setattr(resume, 'finish', finish)
   if unit == 'person':
     patch_persons(monkeypatch)
-  config = _load(baseline__dp_classifier__num_public_steps='0')
+  config = _load(
+    baseline__dp_classifier__num_public_steps='0',
+    baseline__dp_classifier__optimizer__name='sgd',
+    baseline__dp_classifier__optimizer__learning_rate='0.25',
+  )
   data = dataclasses.replace(config.data, unit=unit)
   with pytest.raises(errors.Interrupted):
     baseline_classifier.run(
@@ -261,6 +265,9 @@ def test_classifier_is_wired_by_its_mechanism(tmp_path, monkeypatch, unit):
   images = steps.gather(np.arange(3), 0)['image']
   draws = (num_draws,) if unit == 'person' else ()
   assert images.shape == (3, *draws, 8, 8, 1)
+  optimizer, grads = seen['optimizer'], {'w': np.ones(2, np.float32)}
+  updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+  np.testing.assert_array_equal(updates['w'], -0.25)  # Of its own config.
 
 
 def test_what_is_trained_without_noise_reads_public_images(
@@ -310,6 +317,8 @@ def evolved(one_device, tmp_path_factory):
 
 
 def _generate_by_votes(folder):
+  """Among a part of the public images, as where there are very many."""
+  config = _load(baseline__private_evolution__max_candidates='200')
   workdir = workdirs.open_workdir(str(folder))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
@@ -318,7 +327,7 @@ def _generate_by_votes(folder):
       lambda *_: lambda images: [images.reshape((len(images), -1))],
     )
     baseline_stage._generate(
-      _load(), workdir, 'private_evolution', interrupts.Stop('')
+      config, workdir, 'private_evolution', interrupts.Stop('')
     )
 
 
@@ -634,9 +643,11 @@ def test_what_names_an_embedding(digits, tmp_path, monkeypatch):
     *(name('dp_mepf', baseline__dp_mepf__net=str(net)) for net in nets),
   ]
   # Files of one name and other weights.
-  named = name('dp_mepf', baseline__dp_mepf__net=str(nets[0]))
+  methods, net = ('dp_mepf', 'private_evolution'), str(nets[0])
+  named = [name(method, baseline__dp_mepf__net=net) for method in methods]
   nets[1].replace(nets[0])
-  assert name('dp_mepf', baseline__dp_mepf__net=str(nets[0])) != named
+  for method, before in zip(methods, named, strict=True):
+    assert name(method, baseline__dp_mepf__net=net) != before
   # The noise drawn again would be other noise, and no second release.
   _another_generator(monkeypatch)
   names.append(name('dp_merf'))
