@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -99,6 +100,14 @@ def test_one_release_counts_once(made, tmp_path):
   )
   both = one + released_ledger.of_images(own(release.shard_path(other, 0, 1)))
   assert len(both.entries) == 2  # The same events, drawn twice.
+
+
+def test_one_planted_secret_is_enough(made):
+  """Whichever of weights and images was made with it."""
+  one = released.of_images(own(release.shard_path(made, 0, 1)))
+  planted = dataclasses.replace(one, is_insecure=True)
+  assert not (one + one).is_insecure
+  assert (planted + one).is_insecure and (one + planted).is_insecure
 
 
 def test_public_images_cost_nothing(tmp_path):
