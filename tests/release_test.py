@@ -354,7 +354,7 @@ def test_a_sealed_release_passes_its_verification(tmp_path, statement):
   assert len(verify.verify(tmp_path).mismatches) == 1
 
 
-@pytest.mark.parametrize('fault', ['changed', 'gone', 'new'])
+@pytest.mark.parametrize('fault', ['changed', 'gone', 'new', 'new images'])
 def test_what_is_no_release_any_more_is_not_sealed_again(
   tmp_path, statement, capsys, fault
 ):
@@ -367,6 +367,10 @@ def test_what_is_no_release_any_more_is_not_sealed_again(
     release.write_shard(tmp_path, 0, 2, *make_shard(3))
   elif fault == 'gone':
     shard.unlink()
+  elif fault == 'new images':  # Of the form that a release has.
+    folder = tmp_path / 'dataset' / 'parquet'
+    folder.mkdir()
+    (folder / 'train-00000-of-00002.parquet').write_bytes(b'')
   else:
     release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
   before = command.contents(tmp_path)
