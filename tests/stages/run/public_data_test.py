@@ -336,6 +336,19 @@ def test_images_of_an_earlier_run(tmp_path, sensitive):
   assert fact['comparison'] == 'not_at_hand'
 
 
+def test_a_run_without_a_record_began_with_other_weights(tmp_path, sensitive):
+  """They have seen images too, and pre-training does not undo it."""
+  path = write_npz(tmp_path / 'x.npz', noise())
+  workdir = workdirs.open_workdir(str(tmp_path / 'first'))
+  weights.save_npz(workdir.public_weights, releases.PARAMS)
+  workdir.begin('pretrain', on_own(path, pretrain__init_from='far/net.npz'))
+  found = public_record.of_weights(workdir.public_weights)
+  assert [images.source for images in found] == [
+    'folder x.npz',
+    'weights of net.npz',
+  ]
+
+
 def test_an_earlier_run_on_the_sensitive_set(tmp_path):
   """Whoever trains without privacy may start there; nobody else."""
   first = workdirs.open_workdir(str(tmp_path / 'first'))
