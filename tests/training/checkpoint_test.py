@@ -20,6 +20,7 @@ import pytest
 
 from dp_diffusion import errors
 from dp_diffusion.training import checkpoint
+from dp_diffusion.training import processes
 from tests.stages import command
 from tests.stages import fork_server
 
@@ -70,6 +71,16 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def files_of(step_folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(p for p in step_folder.rglob('*') if p.is_file())
+
+
+def test_processes_compare_what_they_restore(checkpointer, monkeypatch):
+  """Steps of which only some are seen would be taken from other weights."""
+  seen = []
+  monkeypatch.setattr(processes, 'agree', seen.append)
+  for step in range(3):
+    checkpointer.restore()
+    save(checkpointer, step)
+  assert len({facts['checkpoint'] for facts in seen}) == 3
 
 
 def test_restores_what_was_saved(checkpointer, folder, capfd):
