@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from jax.extend import core
 import jax.numpy as jnp
+import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import clipping
+from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import optimizers
@@ -114,3 +116,32 @@ def _bfloat16_sums(jaxpr: Any) -> Iterator[int]:
       (source,) = equation.invars
       if source.aval.dtype == jnp.bfloat16:
         yield source.aval.size // max(1, equation.outvars[0].aval.size)
+
+
+@pytest.mark.parametrize('is_rescaled', [True, False])
+def test_the_optimizer_is_told_the_noise_of_its_gradients(
+  is_rescaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Noise of the sum, in its unit, divided by the expected batch size."""
+  config = config_lib.load(
+    _CONFIG, {'finetune.rescale_to_unit_norm': str(is_rescaled)}
+  )
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=100,
+    expected_batch_size=20,
+    num_steps=5,
+    noise_multiplier=3.0,
+    l2_clip_norm=0.5,
+    delta=1e-3,
+  )
+  seen = []
+  make = optimizers.make
+
+  def record(*arguments: Any) -> Any:
+    seen.append(arguments[2])
+    return make(*arguments)
+
+  monkeypatch.setattr(optimizers, 'make', record)
+  assembly.private_optimizer(config.finetune, mechanism)
+  (noise,) = seen
+  assert noise.std == pytest.approx(3.0 * (1.0 if is_rescaled else 0.5) / 20)
