@@ -474,6 +474,24 @@ def test_non_finite_gradient_adds_zero(bad):
   )
 
 
+def test_a_loss_that_is_not_finite_adds_zero():
+  """Although its gradient is finite: what it is of is not known."""
+  params, batch = np.zeros(2, np.float32), np.eye(2, dtype=np.float32) / 2
+  total = clipped_sum(
+    lambda params, example, key: (
+      linear_loss(params, example, key)
+      + jnp.where(example[0] > 0, 0.0, jnp.inf)
+    ),
+    params,
+    batch,
+    num_draws=1,
+    l2_clip_norm=1.0,
+  )
+  np.testing.assert_allclose(total.grad_sum, [0.5, 0.0], rtol=1e-5)
+  assert total.stats.num_non_finite == 1
+  assert np.isfinite(total.stats.loss_sum)
+
+
 def test_one_bad_draw_leaves_the_example_out():
   draws = np.array([[[1.0, 0.0], [np.nan, 0.0]], [[0.0, 0.5], [0.0, 0.5]]])
   total = clipped_sum(
