@@ -94,9 +94,10 @@ def test_decoded_images_can_be_forgotten(tmp_path):
   assert not path.exists()
   for name in ('folder-0', 'tfds-mnist-1'):
     cache.mapped(str(path), name, (2, 3, 3, 1), _fill)
-  left = path / f'.folder-2.{"0a" * 16}.tmp'
-  left.mkdir()
-  (left / 'large.npy').write_bytes(b'half of it')
+  left = [path / f'.folder-{i}.{"0a" * 16}.tmp' for i in (2, 5)]
+  for folder, name in zip(left, ('large.npy', 'small.npz'), strict=True):
+    folder.mkdir()  # The second one was being removed.
+    (folder / name).write_bytes(b'half of it')
   cache.arrays(str(path), 'glyphs-3', _Maker(), _is_valid)
   (path / 'mine').mkdir()
   (path / 'mine' / 'notes.txt').write_text('kept')
@@ -104,7 +105,7 @@ def test_decoded_images_can_be_forgotten(tmp_path):
   cache.mapped(str(elsewhere), 'folder-4', (2, 3, 3, 1), _fill)
   (path / 'link').symlink_to(elsewhere / 'folder-4')
   names = [entry.name for entry in cache.forget(str(path))]
-  assert names == [left.name, 'folder-0', 'tfds-mnist-1']
+  assert names == [left[0].name, left[1].name, 'folder-0', 'tfds-mnist-1']
   assert cache.decoded(str(path)) == []
   assert sorted(os.listdir(path)) == ['glyphs-3.npz', 'link', 'mine']
   assert len(cache.decoded(str(elsewhere))) == 1
