@@ -2081,4 +2081,115 @@ ALL = (
     '  coefficients',
     f'{_CLIPPING_TEST}::test_the_margin_is_that_of_all_leaves_clipped_together',
   ),
+  _one(
+    'Rows of other classes are kept where there are as many',
+    _FINETUNE,
+    'reset_classes=not config.has_same_classes',
+    'reset_classes=len(config.data.class_names)'
+    ' != len(config.pretrain.data.class_names)',
+    f'{_FINETUNE_TEST}::test_rows_of_other_classes_are_new',
+  ),
+  _one(
+    'New rows are frozen, and released as they were drawn',
+    _FINETUNE,
+    'weights.trainable_fn(params, config.finetune.trainable, reset)',
+    'weights.trainable_fn(params, config.finetune.trainable)',
+    f'{_FINETUNE_TEST}::test_new_rows_are_not_frozen',
+  ),
+  _one(
+    'Both kinds of canaries of an audit have the same coins',
+    'dp_diffusion/stages/evaluation/audit_records.py',
+    "'coins of image canaries'",
+    "'coins of gradient canaries'",
+    f'{_AUDIT_STAGE_TEST}::test_both_kinds_of_canaries_have_coins_of_their_own',
+  ),
+  _one(
+    'The attack on the model takes images that it has forgotten',
+    'dp_diffusion/stages/audit.py',
+    'drop=losses(public) - losses(assembly.released_params(config, state)),',
+    'drop=losses(assembly.released_params(config, state)) - losses(public),',
+    f'{_AUDIT_STAGE_TEST}'
+    '::test_an_image_whose_loss_fell_is_guessed_to_be_included',
+  ),
+  _one(
+    'The model classifies some held-out images, compared with labels of others',
+    'dp_diffusion/stages/evaluation/model_as_classifier.py',
+    'np.asarray(held_out.labels)[rows],',
+    'np.asarray(held_out.labels)[: len(rows)],',
+    'tests/stages/evaluation/model_as_classifier_test.py'
+    '::test_answers_are_compared_with_labels_and_persons_of_the_drawn_images',
+  ),
+  _one(
+    'Private Evolution releases other images than those voted for',
+    _BASELINE,
+    'images=_gather(public, chosen[samples])',
+    'images=_gather(public, samples)',
+    f'{_BASELINE_TEST}::test_votes_choose_public_images',
+  ),
+  _one(
+    'Votes by another feature network of one name have the same noise',
+    _BASELINE,
+    'if net and method in _OF_PUBLIC_NETWORK else',
+    "if net and method == 'dp_mepf' else",
+    f'{_BASELINE_TEST}::test_what_names_an_embedding',
+  ),
+  _one(
+    'The classifier baseline is trained by the optimizer of fine-tuning',
+    _CLASSIFIER,
+    'assembly.private_optimizer(_finetune_config(config), mechanism)',
+    'assembly.private_optimizer(config.finetune, mechanism)',
+    f'{_BASELINE_TEST}::test_classifier_is_wired_by_its_mechanism',
+  ),
+  _one(
+    'Released images with a planted secret beside weights without one',
+    'dp_diffusion/stages/run/released_ledger.py',
+    'is_insecure=self.is_insecure or other.is_insecure,',
+    'is_insecure=self.is_insecure,',
+    'tests/stages/run/released_ledger_test.py::test_one_planted_secret_is_enough',
+  ),
+  _one(
+    'Images that a statement does not list are sealed with the TFDS form',
+    'dp_diffusion/release.py',
+    "    is_tfds = name.startswith('dataset/tfds/')",
+    "    is_tfds = name.startswith('dataset/')",
+    'tests/release_test.py'
+    '::test_what_is_no_release_any_more_is_not_sealed_again',
+  ),
+  _one(
+    'Weights that an older run began with are forgotten if it trained further',
+    'dp_diffusion/stages/run/public_provenance.py',
+    "    if pretrain['init_from']:\n",
+    "    elif pretrain['init_from']:\n",
+    f'{_PUBLIC_DATA_TEST}'
+    '::test_a_run_without_a_record_began_with_other_weights',
+  ),
+  _one(
+    'Processes that restore different steps go on together',
+    _CHECKPOINT,
+    "    processes.agree({'checkpoint': digest})\n",
+    '',
+    f'{_CHECKPOINT_TEST}::test_processes_compare_what_they_restore',
+  ),
+  _one(
+    'The optimizer subtracts noise in another unit than that of the sum',
+    'dp_diffusion/stages/run/assembly.py',
+    '    std=mechanism.noise_multiplier\n    * grads.l2_sensitivity\n',
+    '    std=mechanism.noise_multiplier\n',
+    'tests/stages/run/assembly_test.py'
+    '::test_the_optimizer_is_told_the_noise_of_its_gradients',
+  ),
+  _one(
+    'A record counts although its loss is not finite',
+    _CLIPPING,
+    '    jnp.logical_and, are_finite, jnp.isfinite(losses)\n',
+    '    jnp.logical_and, are_finite\n',
+    f'{_CLIPPING_TEST}::test_a_loss_that_is_not_finite_adds_zero',
+  ),
+  _one(
+    'Decoded images that a killed run has left are not forgotten',
+    'dp_diffusion/data/cache.py',
+    '(_TEMPORARY.fullmatch(entry.name) or (entry / _LARGE).is_file())',
+    '(entry / _LARGE).is_file()',
+    'tests/data/cache_test.py::test_decoded_images_can_be_forgotten',
+  ),
 )

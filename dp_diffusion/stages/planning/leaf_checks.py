@@ -29,8 +29,7 @@ def check(config: config_lib.Config) -> None:
   ):
     return
   params = jax.eval_shape(lambda: assembly.init_params(config, config.data))
-  has_new_classes = config.data.class_names != config.pretrain.data.class_names
-  reset = (weights.CLASS_ROWS,) if has_new_classes else ()
+  reset = () if config.has_same_classes else (weights.CLASS_ROWS,)
   is_trained = weights.trainable_fn(params, finetune.trainable, reset)
   trained, _ = train_state.partition(params, is_trained)
   clipping.check_leaves(

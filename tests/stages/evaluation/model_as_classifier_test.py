@@ -43,14 +43,8 @@ class ReadsPixels:
   def __init__(self, *_: object, **__: object) -> None:
     """Needs no network."""
 
-  def classify(
-    self, images: np.ndarray, advance: object
-  ) -> diffusion_classifier.Classified:
-    del advance
-    labels = images[:, 0, 0, 0].astype(np.int32)
-    return diffusion_classifier.Classified(
-      labels=labels, log_probs=np.log(np.eye(10)[labels] + 1e-3)
-    )
+  def bounds(self, images: np.ndarray, *_: object) -> np.ndarray:
+    return np.log(np.eye(10)[images[:, 0, 0, 0]] + 1e-3)
 
 
 def test_answers_are_compared_with_labels_and_persons_of_the_drawn_images(

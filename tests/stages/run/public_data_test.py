@@ -342,7 +342,7 @@ def test_a_run_without_a_record_began_with_other_weights(tmp_path, sensitive):
   workdir = workdirs.open_workdir(str(tmp_path / 'first'))
   weights.save_npz(workdir.public_weights, releases.PARAMS)
   workdir.begin('pretrain', on_own(path, pretrain__init_from='far/net.npz'))
-  found = public_record.of_weights(workdir.public_weights)
+  found = public_provenance.of_weights(workdir.public_weights)
   assert [images.source for images in found] == [
     'folder x.npz',
     'weights of net.npz',

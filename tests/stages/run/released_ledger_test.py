@@ -104,7 +104,7 @@ def test_one_release_counts_once(made, tmp_path):
 
 def test_one_planted_secret_is_enough(made):
   """Whichever of weights and images was made with it."""
-  one = released.of_images(own(release.shard_path(made, 0, 1)))
+  one = released_ledger.of_images(own(release.shard_path(made, 0, 1)))
   planted = dataclasses.replace(one, is_insecure=True)
   assert not (one + one).is_insecure
   assert (planted + one).is_insecure and (one + planted).is_insecure
