@@ -35,15 +35,15 @@ _ENTRIES: Mapping[str, published.Entries] = {
 FORMATS = (*_ENTRIES, 'diffusers')
 # Keys that decide what the weights mean and that their shapes do not show.
 UNSAID = (
-  'model.num_heads',
-  'model.head_channels',
-  'model.num_groups',
-  'model.norm_eps',
-  'model.time_scale',
-  'model.time_offset',
   'diffusion.schedule',
   'diffusion.num_timesteps',
   'diffusion.prediction',
+  'model.num_groups',
+  'model.head_channels',
+  'model.num_heads',
+  'model.norm_eps',
+  'model.time_scale',
+  'model.time_offset',
 )
 _EDM = ('edm', 'edm2')
 
