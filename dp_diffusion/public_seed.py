@@ -2,9 +2,10 @@
 
 Draws for two purposes would be equal if both had one stream, so each purpose
 has a number of its own. Changing a number changes the bits of runs. Not in the
-table are the first weights of the network, drawn from the seed itself, the
-order of public images, from (seed, epoch) (`data/batching.py`), and the places
-of gradient canaries, from (seed, their number). Secret randomness is in
+table are the first weights of the network and the choice of held-out images
+that the released model classifies, drawn from the seed itself, the order of
+public images, from (seed, epoch) (`data/batching.py`), and the places of
+gradient canaries, from (seed, their number). Secret randomness is in
 `privacy/key_streams.py`.
 """
 

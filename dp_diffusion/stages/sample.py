@@ -53,8 +53,9 @@ def run(
   if sample.labels == config_lib.NOISED_HISTOGRAM:
     labels = labels_by_weight(histograms.weights(workdir), sample.num_samples)
   else:
-    num_classes = len(config.data.class_names) or 1
-    labels = sample_labels(sample.labels, num_classes, sample.num_samples)
+    labels = sample_labels(
+      sample.labels, config.data.num_classes, sample.num_samples
+    )
   shards = _Shards(config, workdir, labels, stop)
   share = processes.own_share()
   # Every process makes equally many shards. Of the rest, fewer shards than
@@ -152,9 +153,7 @@ class _Shards:
     share = processes.own_share()
     own = block(len(span), batch_size, share)
     most = len(block(len(span), batch_size, processes.Share(0, share.count)))
-    images = np.zeros(
-      (most, data.image_size, data.image_size, data.channels), np.uint8
-    )
+    images = np.zeros((most, *data.image_shape), np.uint8)
 
     def fill() -> None:
       if own:

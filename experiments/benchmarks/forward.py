@@ -29,7 +29,6 @@ def forward(network: networks.Network, num_images: int) -> Callable[[], Any]:
   model = unet.UNet(network.config.unet_config(data))
   x = jax.random.normal(jax.random.key(0), (num_images, *data.image_shape))
   inputs = (x, *jnp.full((2, num_images), 1, jnp.int32))
-  # Each function is traced anew: jax knows traced functions again.
   run = jax.jit(
     lambda params, *inputs: model.apply({'params': params}, *inputs)
   )

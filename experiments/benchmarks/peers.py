@@ -119,7 +119,7 @@ def write_problem(
 
   config, data = network.config, network.config.data
   rng = np.random.default_rng(0)
-  shape = (num_images, data.image_size, data.image_size, data.channels)
+  shape = (num_images, *data.image_shape)
   num_timesteps = config.diffusion.num_timesteps
   inputs = {
     'x': rng.standard_normal(shape, np.float32),

@@ -46,7 +46,7 @@ def sampler(
   )
   diffusion, data = network.config.finetune_diffusion(), network.config.data
   model = unet.UNet(network.config.unet_config(data))
-  image_shape = (data.image_size, data.image_size, data.channels)
+  image_shape = data.image_shape
   labels = jnp.zeros(batch_size, jnp.int32)
   key = jax.random.key(0)
 

@@ -171,7 +171,7 @@ def _training_sets(
     by_source=by_source,
     members=trained_classifiers.Members(
       by_source,
-      dict.fromkeys(by_source, _num_classes(config)),
+      dict.fromkeys(by_source, config.data.num_classes),
       places.private / 'classifiers',
       stop.raise_if_asked,
     ),
@@ -222,7 +222,7 @@ def _tester(
     train.members,
     test.images,
     test.labels,
-    _num_classes(config),
+    config.data.num_classes,
     None if test.person is None else np.asarray(test.person),
     duplicates.equal_to_any(test.images, train.real.images),
   )
@@ -259,10 +259,6 @@ def _shown(
   }
 
 
-def _num_classes(config: config_lib.Config) -> int:
-  return len(config.data.class_names) or 1
-
-
 def _sources(
   config: config_lib.Config,
   synthetic: types.LabelledImages,
@@ -272,8 +268,7 @@ def _sources(
   """Returns at most `max_train_images` training images of each source."""
   # As many public images are taken as there are synthetic ones.
   sets = {'synthetic': synthetic}
-  has_same_classes = config.pretrain.data.class_names == config.data.class_names
-  if 'public' in names and has_same_classes:
+  if 'public' in names and config.has_same_classes:
     # Public images of other classes would be useless for training.
     public = registry.load(config.pretrain.data)
     sets['public'] = trained_classifiers.subset(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 import time
 
 import jax
@@ -244,7 +245,7 @@ def host_bytes(config: config_lib.Config) -> int:
   the libraries is not counted.
   """
   num_images = config.privacy.num_examples
-  images = config.data.image_size**2 * config.data.channels * num_images
+  images = math.prod(config.data.image_shape) * num_images
   if images > config.data.max_in_memory_bytes:
     images = 0
   return images + _RECORD_BYTES * num_images
