@@ -304,6 +304,9 @@ def test_parquet_holds_the_images_and_what_hugging_face_wants(tmp_path):
     'train-00000-of-00002.parquet',
     'train-00001-of-00002.parquet',
   ]
+  # Files of another run, which it may have left, do not stay.
+  stale = tmp_path / 'dataset' / 'parquet' / 'train-00001-of-00002.parquet'
+  stale.write_bytes(b'of another run')
   release.write_parquet(tmp_path)
   assert contents(tmp_path / 'dataset' / 'parquet') == written
   tables = [

@@ -87,8 +87,16 @@ def forget(cache_dir: str) -> list[pathlib.Path]:
   """
   entries = decoded(cache_dir)
   for entry in entries:
+    # If a kill leaves a part of it, its name says that it is to be removed.
+    if not _TEMPORARY.fullmatch(entry.name):
+      entry = entry.rename(_temporary(entry))
     shutil.rmtree(entry)
   return entries
+
+
+def _temporary(entry: pathlib.Path) -> pathlib.Path:
+  """Returns a name for an entry that is being made or removed."""
+  return entry.with_name(f'.{entry.name}.{uuid.uuid4().hex}.tmp')
 
 
 def key_of(**parameters: Any) -> str:
@@ -170,7 +178,7 @@ def mapped(
       reason = errors.without_counts(error)
       console.warn(f'{entry} is damaged and is made again: {reason}')
       shutil.rmtree(entry)
-  temporary = entry.with_name(f'.{name}.{uuid.uuid4().hex}.tmp')
+  temporary = _temporary(entry)
   temporary.mkdir(mode=0o700)
   try:
     large = np.lib.format.open_memmap(

@@ -2192,4 +2192,210 @@ ALL = (
     '(entry / _LARGE).is_file()',
     'tests/data/cache_test.py::test_decoded_images_can_be_forgotten',
   ),
+  _one(
+    'Of a large array the first block is hashed again and again',
+    _KEYS,
+    'np.ascontiguousarray(rows[start : start + block]).tobytes()',
+    'np.ascontiguousarray(rows[:block]).tobytes()',
+    'tests/privacy/key_streams_test.py::test_fingerprint_of_arrays_is_by_value',
+  ),
+  _one(
+    'A secret that the group may read is loaded',
+    _KEYS,
+    '    mode = stat.S_IMODE(file.stat().st_mode)\n    if mode & 0o077:\n',
+    '    mode = stat.S_IMODE(file.stat().st_mode)\n    if mode & 0o007:\n',
+    'tests/privacy/key_streams_test.py::test_load_refuses_loose_permissions',
+  ),
+  _one(
+    'The test vector of the generator holds no normals',
+    _KEYS,
+    '    jax.vmap(lambda key: jax.random.normal(key, (64,)))(noise_keys),\n',
+    '    jax.random.key_data(noise_keys),\n',
+    'tests/privacy/key_streams_test.py::test_rng_test_vector_is_stable_and_sensitive',
+  ),
+  Mutation(
+    name='The selection of a step is the same in every run of a secret',
+    edits=(
+      Edit(
+        path=_SELECTION,
+        old='    run_id = self.run_id.encode()\n',
+        new='',
+      ),
+      Edit(
+        path=_SELECTION,
+        old="        struct.pack('<Q', len(run_id)),\n        run_id,\n",
+        new='',
+      ),
+    ),
+    test='tests/privacy/batch_selection_test.py::test_other_secret_or_run_is_independent',
+  ),
+  _one(
+    'A word adds up more terms than it holds',
+    _FIXED_POINT,
+    'MAX_GROUP = 64\n',
+    'MAX_GROUP = 128\n',
+    'tests/privacy/fixed_point_test.py::test_largest_sums_fit',
+  ),
+  _one(
+    'An epsilon that was computed is no budget',
+    _LEDGER,
+    '  budget = config.epsilon\n'
+    '  if budget is None:\n'
+    '    events = [event for entry in before for event in entry.dp_events()]\n'
+    '    events.append(mechanism.dp_event())\n'
+    '    budget = accounting.epsilon(events, config.delta)\n',
+    '  budget = math.inf if config.epsilon is None else config.epsilon\n',
+    'tests/privacy/ledger_test.py::test_computed_epsilon_is_the_budget',
+  ),
+  _one(
+    'A file that is named as one beside another passes without the other',
+    _VERIFY,
+    "  return beside not in ('', path.name) and path.with_name(beside).exists()"
+    '\n',
+    "  return beside not in ('', path.name)\n",
+    'tests/privacy/verify_test.py::test_other_files_are_refused_as_before',
+  ),
+  _one(
+    'The statement names the revision that wrote it, not the one that trained',
+    'dp_diffusion/stages/run/statements.py',
+    "    code_revision=stored['code_revision'],\n",
+    '    code_revision=version.revision(),\n',
+    'tests/stages/run/statements_test.py::test_the_statement_has_every_fact_that_was_kept',
+  ),
+  _one(
+    'Any folder of the path may say that metrics are public',
+    'dp_diffusion/training/metrics.py',
+    '  named = [part for part in folder.parts if part in _KINDS]\n'
+    '  if not named or named[-1] != kind:\n',
+    '  if kind not in folder.parts:\n',
+    'tests/training/metrics_test.py::test_each_kind_has_its_folder',
+  ),
+  _one(
+    'Steps begun beyond the checkpoint count as repeated from it on',
+    _JOURNAL,
+    '    if first <= start_step < end\n',
+    '    if start_step < end\n',
+    'tests/training/journal_test.py::test_charges',
+  ),
+  _one(
+    'A private training may lose all its checkpoints',
+    _RESUMING,
+    '  restored = checkpoints.restore(state)\n',
+    '  restored = checkpoints.restore(state, may_lose_all=True)\n',
+    'tests/stages/finetune_test.py::test_a_run_without_a_whole_checkpoint_does_not_begin_anew',
+  ),
+  _one(
+    'Keys that were not recorded are not compared at a resume',
+    'dp_diffusion/stages/run/workdirs.py',
+    '    for name in dict.fromkeys([*before, *after]):\n',
+    '    for name in before:\n',
+    'tests/stages/run/workdirs_test.py::test_first_difference',
+  ),
+  _one(
+    'A run is not named by the leaves that it does not train',
+    _FINETUNE,
+    'config, mechanism, source, secret, state.all_params, inherited.entries',
+    'config, mechanism, source, secret, state.params, inherited.entries',
+    'tests/stages/finetune_test.py::test_weights_that_do_not_train_name_the_run_too',
+  ),
+  _one(
+    'Two releases with equal ledgers count as one',
+    'dp_diffusion/stages/run/released_ledger.py',
+    '    new = tuple(e for e in other.entries if e not in self.entries)\n',
+    '    known = [e.ledger for e in self.entries]\n'
+    '    new = tuple(e for e in other.entries if e.ledger not in known)\n',
+    'tests/stages/run/released_ledger_test.py::test_one_release_counts_once',
+  ),
+  _one(
+    'Public images that have changed are not compared with the sensitive ones',
+    _PUBLIC_DATA,
+    '  key = os.urandom(_KEY_BYTES)\n'
+    '  if equal_images.share_one(public.images, sensitive.images, key):\n'
+    "    return 'equal'\n"
+    '  is_as_read = data.image_size == entry.data.image_size and (\n'
+    '    data.channels == entry.data.channels\n'
+    '  )\n'
+    '  if entry.images_sha256 and is_as_read:\n'
+    '    digest = equal_images.content_sha256(public.images)\n'
+    '    if digest != entry.images_sha256:\n'
+    "      return 'changed'\n",
+    '  is_as_read = data.image_size == entry.data.image_size and (\n'
+    '    data.channels == entry.data.channels\n'
+    '  )\n'
+    '  if entry.images_sha256 and is_as_read:\n'
+    '    digest = equal_images.content_sha256(public.images)\n'
+    '    if digest != entry.images_sha256:\n'
+    "      return 'changed'\n"
+    '  key = os.urandom(_KEY_BYTES)\n'
+    '  if equal_images.share_one(public.images, sensitive.images, key):\n'
+    "    return 'equal'\n",
+    'tests/stages/run/public_data_test.py::test_images_of_an_earlier_run',
+  ),
+  _one(
+    'A pre-training that was interrupted goes on with other images',
+    _PUBLIC_DATA,
+    "  has_begun = (workdir.public / 'checkpoints').exists()\n",
+    '  has_begun = workdir.public_weights.exists()\n',
+    'tests/stages/run/public_data_test.py::test_pre_training_goes_on_with_the_same_images',
+  ),
+  _one(
+    'Weights of a warm-up pass for public ones',
+    _WARM_UP,
+    '    # They are marked: without the ledger they are no public weights.\n'
+    '    processes.on_main(lambda: weights.save_npz(path, trained,'
+    ' is_released=True))\n',
+    '    processes.on_main(lambda: weights.save_npz(path, trained))\n',
+    'tests/stages/warm_up_test.py::test_a_stopped_warm_up_goes_on',
+  ),
+  _one(
+    'Public images to evolve are compared only if a network learns from them',
+    _BASELINE,
+    '  if method == _EVOLUTION or not net:\n',
+    '  if not net:\n',
+    'tests/stages/baseline_test.py::test_public_images_of_a_baseline_are_compared',
+  ),
+  _one(
+    'Images to leave out are counted among those that could be read',
+    'dp_diffusion/data/folder.py',
+    '  sides[np.isin(kept, list(bearing))] = _LEFT_OUT\n',
+    '  sides[list(bearing)] = _LEFT_OUT\n',
+    'tests/data/folder_test.py::test_copies_are_left_out_also_behind_an_unreadable_file',
+  ),
+  _one(
+    'Files that name nobody are a person each if unreadable ones are skipped',
+    'dp_diffusion/data/own/image_files.py',
+    '  if has_dicom and failed:\n',
+    '  if has_dicom and failed and not config.skip_unreadable:\n',
+    'tests/data/own/image_files_test.py::test_dicom_files_of_nobody_are_refused',
+  ),
+  _one(
+    'Decoded images are found with the persons of another table',
+    'dp_diffusion/data/folder.py',
+    '      files.labels.tolist(),\n      files.persons,\n',
+    '      files.labels.tolist(),\n',
+    'tests/data/folder_test.py::test_a_table_of_persons_that_was_mended_is_read',
+  ),
+  _one(
+    'Parquet files that are there are kept, whatever images they hold',
+    'dp_diffusion/release.py',
+    '    files.write_bytes(epath.Path(release_dir) / _PARQUET / name, data)\n',
+    '    path = epath.Path(release_dir) / _PARQUET / name\n'
+    '    if not path.exists():\n'
+    '      files.write_bytes(path, data)\n',
+    'tests/release_test.py::test_parquet_holds_the_images_and_what_hugging_face_wants',
+  ),
+  _one(
+    'Samples are written into a folder of the release',
+    'dp_diffusion/released_model.py',
+    '  if inside.is_relative_to(release_dir.resolve()):\n',
+    '  if inside == release_dir.resolve():\n',
+    'tests/released_model_test.py::test_the_release_is_enough',
+  ),
+  _one(
+    'Decoded images that cannot be removed are called forgotten',
+    'dp_diffusion/data/cache.py',
+    '    shutil.rmtree(entry)\n  return entries\n',
+    '    shutil.rmtree(entry, ignore_errors=True)\n  return entries\n',
+    'tests/data/cache_test.py::test_what_cannot_be_removed_is_not_called_forgotten',
+  ),
 )

@@ -109,3 +109,36 @@ def test_decoded_images_can_be_forgotten(tmp_path):
   assert cache.decoded(str(path)) == []
   assert sorted(os.listdir(path)) == ['glyphs-3.npz', 'link', 'mine']
   assert len(cache.decoded(str(elsewhere))) == 1
+
+
+def test_a_removal_that_was_killed_goes_on(tmp_path, monkeypatch):
+  """Of an entry without its images, the labels and persons are left."""
+  cache.mapped(str(tmp_path), 'folder-0', (2, 3, 3, 1), _fill)
+
+  def die(folder, *_, **__):
+    (folder / 'large.npy').unlink()
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(cache.shutil, 'rmtree', die)
+    with pytest.raises(KeyboardInterrupt):
+      cache.forget(str(tmp_path))
+  (left,) = os.listdir(tmp_path)
+  assert os.listdir(tmp_path / left) == ['small.npz']
+  assert [entry.name for entry in cache.forget(str(tmp_path))] == [left]
+  assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_removed_is_not_called_forgotten(tmp_path, monkeypatch):
+  """As where the folder is of another user."""
+  cache.mapped(str(tmp_path), 'folder-0', (2, 3, 3, 1), _fill)
+
+  def refuse(path, *_, **__):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  with monkeypatch.context() as patch:
+    for name in ('unlink', 'rmdir'):
+      patch.setattr(os, name, refuse)
+    with pytest.raises(PermissionError):
+      cache.forget(str(tmp_path))
+  assert len(cache.decoded(str(tmp_path))) == 1

@@ -455,6 +455,43 @@ def test_a_divided_npz_leaves_copies_of_held_out_images_out(tmp_path):
   ]
 
 
+def test_copies_are_left_out_also_behind_an_unreadable_file(tmp_path):
+  """Numbers of the images that are left count the unreadable ones too."""
+  root = tmp_path / 'x'
+  for split, first in (('train', 0), ('test', 20)):
+    (root / split / 'cat').mkdir(parents=True)
+    for i in range(first, first + 20):
+      image = Image.new('L', (8, 8), i)
+      image.save(root / split / 'cat' / f'{i:02d}.png')
+  (root / 'train' / 'cat' / '00.png').write_bytes(b'no image')
+  copy = (root / 'test' / 'cat' / '25.png').read_bytes()
+  (root / 'train' / 'cat' / '07.png').write_bytes(copy)
+  train, test = (_load(root, s, skip_unreadable=True) for s in _SPLITS)
+  left = sorted(set(range(1, 20)) - {7})
+  assert sorted(train.images[:, 0, 0, 0].tolist()) == left
+  assert sorted(test.images[:, 0, 0, 0].tolist()) == list(range(20, 40))
+  assert [name for name, _, _ in train.skipped] == [
+    'train/cat/00.png',
+    'train/cat/07.png',
+  ]
+
+
+def test_a_table_of_persons_that_was_mended_is_read(root, tmp_path):
+  """Also while the images that were decoded for the old one are in use."""
+  table = tmp_path / 'persons.csv'
+  names = [p.relative_to(root).as_posix() for p in root.rglob('[0-9]*.png')]
+
+  def persons(per_person):
+    lines = [f'{name},{i // per_person}' for i, name in enumerate(names)]
+    table.write_text('\n'.join(['file,person', *lines]))
+    parts = [_load(root, split, person_csv=str(table)) for split in _SPLITS]
+    return parts, sum(len(np.unique(part.person)) for part in parts)
+
+  before, num_before = persons(1)
+  assert num_before == len(names) == sum(len(part.images) for part in before)
+  assert persons(3)[1] == len(names) // 3
+
+
 @pytest.mark.parametrize(
   ('name', 'array', 'words'),
   [

@@ -378,9 +378,14 @@ def test_public_images_of_a_baseline_are_compared(tmp_path, digits):
     pretrain__data__name='digits',
     baseline__dp_classifier__num_public_steps='2',
   )
+  evolved = _load(
+    pretrain__data__name='digits', baseline__dp_mepf__net='net.npz'
+  )
   workdir = workdirs.open_workdir(str(tmp_path))
   for check in (
     lambda: baseline_stage._check_public(config, 'dp_mepf', digits),
+    # They are released themselves, whatever the network is.
+    lambda: baseline_stage._check_public(evolved, 'private_evolution', digits),
     lambda: baseline_classifier.run(config, workdir, interrupts.Stop('')),
   ):
     with pytest.raises(errors.UsageError, match='other images than data'):

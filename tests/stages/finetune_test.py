@@ -449,6 +449,38 @@ def test_a_resume_keeps_its_randomness(
   assert seen.run.meta['run_id'] == streams.run_id
 
 
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(
+  seen: Seen, workdir
+) -> None:
+  """What it has spent would be forgotten."""
+  begin(load(), workdir)
+  before = seen.run.meta
+  for path in pathlib.Path(workdir.private / 'checkpoints').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  with pytest.raises(errors.UsageError, match='all damaged') as raised:
+    begin(load(), workdir)
+  assert '\n' not in str(raised.value)
+  assert seen.run.meta is before  # The loop was not called again.
+
+
+def test_weights_that_do_not_train_name_the_run_too(
+  seen: Seen, workdir, public_weights
+) -> None:
+  """Gradients depend on them, so their noise must be another one."""
+  config = load(finetune__trainable="('out*',)")
+  other = workdirs.open_workdir(str(_copy(workdir)))
+  flat = dict(weights.flatten(public_weights))
+  flat['time_1/bias'] = flat['time_1/bias'] + 1
+  weights.save_npz(pretrain.weights_path(other), weights.unflatten(flat))
+  run_ids = []
+  for folder in (workdir, other):
+    begin(config, folder)
+    assert 'time_1/bias' not in weights.flatten(seen.state.params)
+    run_ids.append(seen.run.meta['run_id'])
+  assert run_ids[0] != run_ids[1]
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
