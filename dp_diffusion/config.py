@@ -427,7 +427,7 @@ class Config:
   @property
   def reads_public_images(self) -> bool:
     """Whether any step before the private ones reads `pretrain.data`."""
-    return bool(self.pretrain.num_steps or self.finetune.warm_up.chosen_steps)
+    return bool(self.pretrain.num_steps or self.finetune.warm_up.has_votes)
 
   @property
   def has_same_classes(self) -> bool:
@@ -512,9 +512,16 @@ class Config:
           f" {data.name!r}, label i as class_names[i]; ('all',) for one. Leave"
           ' the key out to take those that the source itself states.'
         )
+    if self.finetune.warm_up.rows_from_votes and self.has_same_classes:
+      raise ValueError(
+        'Expected finetune.warm_up.rows_from_votes to be False where'
+        ' pretrain.data has the classes of data: their embeddings are kept.'
+      )
     public = self.pretrain.data.class_names
     if public:  # Else the stage counts them when it has read them.
-      self.finetune.warm_up.check_public_classes(len(public))
+      self.finetune.warm_up.check_public_classes(
+        len(public), self.data.num_classes
+      )
 
   def _check_enough_images(self) -> None:
     """Refuses FID with fewer images than features, which is meaningless."""

@@ -91,7 +91,8 @@ def find_public_classes(
   # Weights of an earlier run may be given for no step of pre-training. Files
   # are not opened for their classes then.
   warm_up = config.get('finetune', {}).get('warm_up', {})
-  is_read = config.pretrain.num_steps or warm_up.get('chosen_steps')
+  has_votes = warm_up.get('chosen_steps') or warm_up.get('rows_from_votes')
+  is_read = config.pretrain.num_steps or has_votes
   if not is_read and not same_source.is_rendered(build(data)):
     return
   found = registry.find_class_names(build(data))

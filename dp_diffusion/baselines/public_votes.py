@@ -7,6 +7,12 @@ for every sensitive image, which is the vote of this image. For each sensitive
 class the public classes with the most noised votes are chosen, and their images
 are trained on with the label of the sensitive class.
 
+The votes also tell which embedding of a class to start from. A network that was
+trained on labelled public images knows its public classes apart. A sensitive
+class that begins with the embedding of a public class which resembles it, and
+resembles the other sensitive classes less, is told apart from them before the
+first private step (`characteristic`). This use of the votes is ours.
+
 Sensitivity. The vote of an image is a unit vector over all pairs (sensitive
 class, public class): 1 at (its label, its prediction). It depends on this image
 and its label alone, since the classifier is public. A record of several images
@@ -26,12 +32,15 @@ Guarantees:
   * Votes have the noise of the ledger's entry.
     `public_votes_test.py::test_noise_std`.
   * What is chosen depends on the noised votes alone.
-    `public_votes_test.py::test_the_most_noised_votes_are_chosen`.
+    `public_votes_test.py::test_the_most_noised_votes_are_chosen`,
+    `public_votes_test.py::test_what_sets_a_class_apart_is_characteristic`.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import optimize
+from scipy import special
 
 from dp_diffusion.data import batching
 from dp_diffusion.privacy import entries as entries_lib
@@ -96,6 +105,41 @@ def choose(
   sizes = np.bincount(public_labels, minlength=votes.shape[1])
   found = np.where(sizes > 0, votes, -np.inf)
   return np.argsort(-found, axis=1, kind='stable')[:, :num_chosen]
+
+
+def characteristic(votes: np.ndarray) -> np.ndarray:
+  """Returns the public class that sets each sensitive class apart.
+
+  From the noised votes follow the shares s_ck of the public classes k in each
+  sensitive class c, and their means m_k over the sensitive classes. The score
+  of a pair is s_ck log(s_ck / m_k), its part of the Kullback-Leibler divergence
+  of the class from the mean of all. Every sensitive class gets another public
+  class, so that the sum of the scores is largest.
+
+  >>> votes = np.array([[640.0, 130.0, -3.0], [950.0, 20.0, 4.0]])
+  >>> characteristic(votes)
+  array([1, 0])
+
+  Args:
+    votes: float64[num_classes, num_public_classes], at least as many public
+      classes as classes. Negative votes are noise, and count as 0.
+
+  Returns:
+    int64[num_classes], all different.
+  """
+  counted = np.maximum(votes, 0.0)
+  totals = counted.sum(axis=1, keepdims=True)
+  shares = np.divide(
+    counted,
+    totals,
+    out=np.full_like(counted, 1 / votes.shape[1]),
+    where=totals > 0,
+  )
+  if len(shares) == 1:  # There is nothing to be set apart from.
+    return np.argmax(shares, axis=1)
+  scores = special.rel_entr(shares, shares.mean(axis=0))
+  _, chosen = optimize.linear_sum_assignment(scores, maximize=True)
+  return np.asarray(chosen, np.int64)
 
 
 def training_set(

@@ -6,13 +6,15 @@ images these are class means (`class_means`), and then images of a generator
 that is fitted to a noised mean embedding (`dp_merf`), as in FETA-Pro (arXiv
 2601.06368). For whoever has more public images than fit, they are those of the
 public classes for which the sensitive images vote (`public_votes`), as in
-PrivImage (arXiv 2311.12850). The statistics are events of the ledger; the
-training on them is post-processing and costs nothing more.
+PrivImage (arXiv 2311.12850). The same votes can choose, for each sensitive
+class, the public class whose embedding it starts from. The statistics are
+events of the ledger; what is made of them is post-processing and costs nothing
+more.
 
 Guarantees:
   * Each statistic that is used has an entry, with its noise and its number.
     `warm_up_test.py::test_each_statistic_has_an_entry`.
-  * Steps without a statistic, and a statistic without steps, are refused.
+  * A use without a statistic, and a statistic without a use, are refused.
     `warm_up_test.py::test_steps_and_noise_go_together`.
   * Public images without classes to choose from are refused.
     `warm_up_test.py::test_there_must_be_public_classes_to_choose_from`.
@@ -40,8 +42,9 @@ EMBEDDING = 'mean embedding for a warm-up'
 _NOISE = {
   'mean_steps': 'mean_noise_multiplier',
   'generated_steps': 'embedding_noise_multiplier',
-  'chosen_steps': 'votes_noise_multiplier',
+  'has_votes': 'votes_noise_multiplier',
 }
+_USES = {'has_votes': 'chosen_steps or rows_from_votes'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,13 @@ class WarmUpConfig:
     '>= 1',
     is_later=True,
   )
+  rows_from_votes: bool = config_keys.key(
+    False,
+    'Whether the embedding of each class starts from that of a public class,'
+    ' which the votes choose, instead of new random numbers. The weights must'
+    ' be pre-trained on the classes of `pretrain.data`.',
+    is_later=True,
+  )
   dp_merf: dp_merf.DpMerfConfig = config_keys.section(
     'The random features of the mean embedding.',
     default=dp_merf.DpMerfConfig(),
@@ -106,20 +116,31 @@ class WarmUpConfig:
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'finetune.warm_up.')
-    for steps, noise in _NOISE.items():
+    for use, noise in _NOISE.items():
       name, value = f'finetune.warm_up.{noise}', getattr(self, noise)
       grid_limits.check_noise(name, value)
-      if bool(getattr(self, steps)) != bool(value):
+      if bool(getattr(self, use)) != bool(value):
+        wanted = _USES.get(use, f'{use}={getattr(self, use)}')
         raise ValueError(
-          f'Expected {name}={value:g} and finetune.warm_up.{steps}='
-          f'{getattr(self, steps)} to be both 0 or both > 0: without noise the'
-          ' statistic would not be private, without steps its cost in vain.'
+          f'Expected {name}={value:g} and finetune.warm_up.{wanted} to be both'
+          ' 0 or both > 0: without noise the statistic would not be private,'
+          ' without a use its cost in vain.'
         )
 
   @property
   def num_steps(self) -> int:
     """Steps of the whole warm-up; 0 if there is none."""
     return self.mean_steps + self.generated_steps + self.chosen_steps
+
+  @property
+  def has_votes(self) -> bool:
+    """Whether sensitive images vote for public classes."""
+    return bool(self.chosen_steps or self.rows_from_votes)
+
+  @property
+  def is_used(self) -> bool:
+    """Whether there is anything to do before the private steps."""
+    return bool(self.num_steps or self.rows_from_votes)
 
   @property
   def mean_mechanism(self) -> mechanism_lib.GaussianMechanism:
@@ -142,15 +163,23 @@ class WarmUpConfig:
       )
     )
 
-  def check_public_classes(self, num_public: int) -> None:
+  def check_public_classes(self, num_public: int, num_classes: int) -> None:
     """Refuses public images among whose classes nothing can be chosen.
 
     Args:
       num_public: number of classes of `pretrain.data`.
+      num_classes: number of classes of `data`.
 
     Raises:
       UsageError: there are fewer than two classes, or than are chosen.
     """
+    if self.rows_from_votes and num_public < max(2, num_classes):
+      raise errors.UsageError(
+        'Expected finetune.warm_up.rows_from_votes to be False for'
+        f' pretrain.data with {num_public} class(es): each of the {num_classes}'
+        ' class(es) of data starts from another one, of at least 2. Name public'
+        ' images with more classes.'
+      )
     if self.chosen_steps and num_public < max(2, self.num_chosen):
       raise errors.UsageError(
         f'Expected finetune.warm_up.chosen_steps={self.chosen_steps} to be 0'
@@ -167,7 +196,7 @@ class WarmUpConfig:
     if self.generated_steps:
       used.append(self.embedding_mechanism)
     found = [ledger_lib.GaussianEntry(mechanism=m) for m in used]
-    return (*found, self.votes_entry) if self.chosen_steps else tuple(found)
+    return (*found, self.votes_entry) if self.has_votes else tuple(found)
 
 
 def _mechanism(

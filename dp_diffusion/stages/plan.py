@@ -254,7 +254,7 @@ def _reads_and_writes_lines(
     'finetune': (
       f'{root}/public/model, {_named(config.data)} split'
       f' {config.data.split} (sensitive)'
-      + (public if config.finetune.warm_up.chosen_steps else ''),
+      + (public if config.finetune.warm_up.has_votes else ''),
       f'{root}/private, {root}/release/model',
     ),
     'sample': (f'{root}/release/model', f'{root}/release/dataset'),

@@ -3,8 +3,9 @@
 It is the first part of fine-tuning, if `finetune.warm_up` asks for it. The
 statistics are drawn from the sensitive images once, with the noise that their
 ledger entries say, and kept in `private/warm_up/`. What follows reads these
-files alone: images are made from them, and the network is trained on the images
-by the loop of pre-training. The weights are those from which the private steps
+files alone: embeddings of classes are taken from public ones, images are made,
+and the network is trained on the images by the loop of pre-training. The
+weights are those from which the private steps
 start, so they are one of the facts that determine the steps' randomness.
 
 Guarantees:
@@ -26,6 +27,10 @@ Guarantees:
   * The network that votes has seen public images alone, and they alone are
     trained on.
     `tests/stages/warm_up_test.py::test_votes_choose_among_public_images`.
+  * Embeddings of classes start where the noised votes say, from weights that
+    were pre-trained on these public classes.
+    `tests/stages/warm_up_test.py::test_rows_start_where_the_votes_say`,
+    `tests/stages/warm_up_test.py::test_rows_of_other_classes_are_refused`.
   * A person is one record.
     `tests/stages/warm_up_test.py::test_a_person_is_one_record`.
 """
@@ -64,6 +69,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_network
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import metrics
@@ -96,19 +102,25 @@ def run(
     stop: called at every step; tells whether to stop.
 
   Raises:
-    UsageError: other statistics than these were drawn before, or the public
-      images have no classes to choose from.
+    UsageError: other statistics than these were drawn before, the public
+      images have no classes to choose from, or the weights know other ones.
     Interrupted: the user asked to stop; the next run continues.
   """
-  if not config.finetune.warm_up.num_steps:
+  used = config.finetune.warm_up
+  if not used.is_used:
     return params
   folder = workdir.private / 'warm_up'
   public = _public_images(config)
+  rows = _public_rows(config, workdir) if used.rows_from_votes else None
   facts = make_facts(config, source, secret, public)
   processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
   processes.on_main(
     lambda: draw(config, workdir, source, secret, facts, public)
   )
+  if rows is not None:
+    params = start_rows(config, folder, params, rows)
+  if not used.num_steps:
+    return params
   path = folder / 'params.npz'
   if processes.any_process(not path.exists()):
     processes.on_main(lambda: make_images(config, folder, stop, public))
@@ -219,11 +231,66 @@ def draw(
 
 def _public_images(config: config_lib.Config) -> types.DataSource | None:
   """Reads the public images to choose from, if any are chosen."""
-  if not config.finetune.warm_up.chosen_steps:
+  if not config.finetune.warm_up.has_votes:
     return None
   public = processes.main_first(lambda: registry.load(config.pretrain.data))
-  config.finetune.warm_up.check_public_classes(public.spec.num_classes)
+  config.finetune.warm_up.check_public_classes(
+    public.spec.num_classes, config.data.num_classes
+  )
   return public
+
+
+def _public_rows(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> np.ndarray:
+  """Returns the embeddings of the public classes, float32[K, E].
+
+  Raises:
+    UsageError: the weights are not known to be of these classes.
+  """
+  path = workdir.public_weights
+  names = tuple(config.pretrain.data.class_names)
+  rows = weights.flatten(weights.load_params(path)).get(weights.CLASS_ROWS)
+  known = public_provenance.of_weights(path)
+  is_same = any(
+    entry.data is not None and tuple(entry.data.class_names) == names
+    for entry in known
+  )
+  if rows is None or len(rows) != len(names) or not is_same:
+    raise errors.UsageError(
+      'Expected finetune.warm_up.rows_from_votes to be False: the weights of'
+      f' {path} are not known to be pre-trained on the {len(names)} class(es)'
+      f' of pretrain.data.name={config.pretrain.data.name!r}. Pre-train on'
+      ' them, or take the weights of a run that did.'
+    )
+  return np.asarray(rows)
+
+
+def start_rows(
+  config: config_lib.Config,
+  folder: epath.Path,
+  params: types.Params,
+  rows: np.ndarray,
+) -> types.Params:
+  """Returns the weights with the embeddings that the noised votes choose.
+
+  Args:
+    config: gives the names of the classes.
+    folder: its statistics.npz is read.
+    params: all leaves.
+    rows: float32[K, E], embeddings of the public classes.
+  """
+  votes = files.read_npz(folder / 'statistics.npz')['votes']
+  chosen = public_votes.characteristic(votes)
+  public_names = config.pretrain.data.class_names
+  for name, k in zip(config.data.class_names, chosen, strict=True):
+    console.say(
+      f'finetune: by the noised votes, class {name} starts from the public'
+      f' class {public_names[k]}'
+    )
+  flat = weights.flatten(params)
+  flat[weights.CLASS_ROWS] = rows[chosen]
+  return weights.unflatten(flat)
 
 
 def _vote(

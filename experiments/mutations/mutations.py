@@ -1462,7 +1462,7 @@ ALL = (
   _one(
     'Warm-up: votes for public classes are not in the ledger',
     'dp_diffusion/baselines/warm_up.py',
-    'return (*found, self.votes_entry) if self.chosen_steps else tuple(found)',
+    'return (*found, self.votes_entry) if self.has_votes else tuple(found)',
     'return tuple(found)',
     'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
   ),

@@ -107,6 +107,29 @@ def test_the_most_noised_votes_are_chosen():
   assert classes.dtype == np.int32
 
 
+def test_what_sets_a_class_apart_is_characteristic():
+  """Most images of both classes look like one public class."""
+  noised = np.array(
+    [[640.0, 145.0, 130.0, 45.0, -9.0], [950.0, 120.0, 20.0, 40.0, 8.0]]
+  )
+  np.testing.assert_array_equal(public_votes.characteristic(noised), [2, 0])
+  swapped = public_votes.characteristic(noised[::-1])
+  np.testing.assert_array_equal(swapped, [0, 2])
+  # Sizes of the classes do not matter, and no public class serves two.
+  more = noised * np.array([[10.0], [1.0]])
+  np.testing.assert_array_equal(public_votes.characteristic(more), [2, 0])
+  same = public_votes.characteristic(np.array([[9.0, 1.0], [9.0, 1.0]]))
+  assert sorted(same) == [0, 1]
+
+
+def test_classes_that_nobody_votes_for_get_a_public_class_too():
+  chosen = public_votes.characteristic(
+    np.array([[-3.0, -1.0, -2.0], [-1.0, 70.0, 3.0]])
+  )
+  assert chosen[1] == 1 and chosen[0] != 1
+  assert public_votes.characteristic(np.array([[1.0, 5.0, -7.0]])) == [1]
+
+
 @pytest.mark.parametrize('num_chosen', [1, 4])
 def test_a_choice_may_take_one_class_or_all(num_chosen):
   labels = np.arange(8) % 4

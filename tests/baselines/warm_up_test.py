@@ -41,6 +41,10 @@ def test_each_statistic_has_an_entry():
   (votes,) = used.entries()
   assert used.num_steps == 2 and votes == used.votes_entry
   assert (votes.noise_std, votes.mechanism.count) == (9, 1)
+  rows = warm_up.WarmUpConfig(rows_from_votes=True, votes_noise_multiplier=9.0)
+  assert rows.entries() == (votes,)
+  assert rows.num_steps == 0 and rows.is_used
+  assert not warm_up.WarmUpConfig().is_used
 
 
 @pytest.mark.parametrize(
@@ -53,12 +57,29 @@ def test_there_must_be_public_classes_to_choose_from(
   used = warm_up.WarmUpConfig(
     chosen_steps=2, votes_noise_multiplier=9.0, num_chosen=num_chosen
   )
-  warm_up.WarmUpConfig(num_chosen=9).check_public_classes(num_public)
+  warm_up.WarmUpConfig(num_chosen=9).check_public_classes(num_public, 7)
   if is_enough:
-    used.check_public_classes(num_public)
+    used.check_public_classes(num_public, 7)
     return
   with pytest.raises(errors.UsageError, match='pretrain.data') as raised:
-    used.check_public_classes(num_public)
+    used.check_public_classes(num_public, 7)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ('num_public', 'num_classes', 'is_enough'),
+  [(1, 1, False), (2, 3, False), (2, 1, True), (3, 3, True)],
+)
+def test_each_class_needs_a_public_class_of_its_own(
+  num_public, num_classes, is_enough
+):
+  used = warm_up.WarmUpConfig(rows_from_votes=True, votes_noise_multiplier=9.0)
+  if is_enough:
+    used.check_public_classes(num_public, num_classes)
+    return
+  words = f'{num_public} class.*each of the {num_classes} class'
+  with pytest.raises(errors.UsageError, match=words) as raised:
+    used.check_public_classes(num_public, num_classes)
   assert '\n' not in str(raised.value)
 
 
@@ -70,6 +91,7 @@ def test_there_must_be_public_classes_to_choose_from(
     {'generated_steps': 3},
     {'embedding_noise_multiplier': 3.0},
     {'chosen_steps': 3},
+    {'rows_from_votes': True},
     {'votes_noise_multiplier': 3.0},
     {'mean_steps': 3, 'embedding_noise_multiplier': 3.0},
   ],

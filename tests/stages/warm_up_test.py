@@ -16,6 +16,7 @@ from dp_diffusion import errors
 from dp_diffusion import types
 from dp_diffusion.baselines import class_means
 from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.baselines import public_votes
 from dp_diffusion.data import registry
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import key_streams
@@ -24,6 +25,7 @@ from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_network
+from dp_diffusion.stages.run import public_provenance
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
@@ -465,6 +467,99 @@ def test_public_images_without_classes_are_refused(
   assert '\n' not in str(raised.value)
   with pytest.raises(errors.UsageError, match='num_chosen=11'):
     load(finetune__warm_up__num_chosen='11')
+
+
+ROWS = {
+  'pretrain__data__class_names': 'a,b,c,d,e,f,g,h,i,j,k,l',
+  'finetune__warm_up__rows_from_votes': 'True',
+  'finetune__warm_up__votes_noise_multiplier': '2',
+  **{
+    f'finetune__warm_up__{key}': '0'
+    for key in (
+      'mean_steps',
+      'mean_noise_multiplier',
+      'generated_steps',
+      'embedding_noise_multiplier',
+      'chosen_steps',
+    )
+  },
+}
+
+
+def _pretrained(
+  config: config_lib.Config, workdir: workdirs.Workdir
+) -> np.ndarray:
+  """Writes weights of the public classes; returns the embeddings of these."""
+  params = assembly.init_params(config, config.pretrain.data)
+  weights.save_npz(workdir.public_weights, params, is_released=False)
+  public_provenance.write(
+    workdir.public_weights,
+    (public_provenance.of_config(config.pretrain.data),),
+  )
+  return weights.flatten(params)[weights.CLASS_ROWS]
+
+
+def _start(
+  monkeypatch: pytest.MonkeyPatch,
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  params: types.Params,
+) -> types.Params:
+  spec = dataclasses.replace(
+    PUBLIC.spec, class_names=config.pretrain.data.class_names
+  )
+  public = dataclasses.replace(PUBLIC, spec=spec)
+  monkeypatch.setattr(registry, 'load', lambda *_: public)
+  monkeypatch.setattr(
+    public_network, 'train', lambda config, _: train_network(config, PUBLIC)
+  )
+  return warm_up.run(
+    config, workdir, make_source(), SECRET, params, interrupts.Stop('')
+  )
+
+
+def test_rows_start_where_the_votes_say(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, initial, capsys
+) -> None:
+  config, workdir = load(**ROWS), workdirs.open_workdir(str(tmp_path))
+  rows = _pretrained(config, workdir)
+  found = weights.flatten(_start(monkeypatch, config, workdir, initial))
+  path = tmp_path / 'private' / 'warm_up' / 'statistics.npz'
+  chosen = public_votes.characteristic(np.load(path)['votes'])
+  np.testing.assert_array_equal(found.pop(weights.CLASS_ROWS), rows[chosen])
+  before = weights.flatten(initial)
+  del before[weights.CLASS_ROWS]
+  assert is_equal(found, before)
+  said = capsys.readouterr().out
+  assert (
+    f'class 3 starts from the public class {"abcdefghijkl"[chosen[3]]}'
+    in (said)
+  )
+  # The votes alone decide, also when they are read again.
+  votes = np.zeros((10, 12))
+  votes[range(10), range(11, 1, -1)] = 9.0
+  np.savez(path, votes=votes)
+  again = weights.flatten(_start(monkeypatch, config, workdir, initial))
+  np.testing.assert_array_equal(again[weights.CLASS_ROWS], rows[11:1:-1])
+
+
+def test_rows_of_other_classes_are_refused(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, initial
+) -> None:
+  """Weights of as many classes with other names, and of unknown ones."""
+  config = load(**ROWS)
+  others = dict(ROWS, pretrain__data__class_names='a,b,c,d,e,f,g,h,i,j,k,z')
+  workdir = workdirs.open_workdir(str(tmp_path))
+  _pretrained(load(**others), workdir)
+  with pytest.raises(errors.UsageError, match='not known to be pre-trained'):
+    _start(monkeypatch, config, workdir, initial)
+  _pretrained(config, workdir)
+  public_provenance.path_of(workdir.public_weights).unlink()
+  with pytest.raises(errors.UsageError, match='not known to be pre-trained'):
+    _start(monkeypatch, config, workdir, initial)
+  assert not run_secret.has_begun(workdir)  # Nothing was drawn.
+  with pytest.raises(errors.UsageError, match='has the classes of data'):
+    load(**{k: v for k, v in ROWS.items() if 'class_names' not in k})
 
 
 def test_labels_of_a_histogram_are_refused() -> None:

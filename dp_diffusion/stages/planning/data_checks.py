@@ -108,6 +108,6 @@ def _check_readable(config: config_lib.Config, *, is_whole: bool) -> None:
   registry.check_readable(config.data, splits(config))
   public = config.pretrain.data
   is_last = is_whole and evaluates_public(config)
-  if is_last or config.finetune.warm_up.chosen_steps:
+  if is_last or config.finetune.warm_up.has_votes:
     # Without pre-training, a later stage would be the first to read them.
     registry.check_readable(public, (public.split,))

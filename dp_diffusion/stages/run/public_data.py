@@ -111,7 +111,7 @@ def seen(
   if kept is None or not workdir.public_weights.exists():
     kept = expected(config)
   data = config.pretrain.data
-  if config.finetune.warm_up.chosen_steps and not any(
+  if config.finetune.warm_up.has_votes and not any(
     entry.data == data for entry in kept
   ):
     kept = (*kept, public_provenance.of_config(data))
