@@ -2398,4 +2398,25 @@ ALL = (
     '    shutil.rmtree(entry, ignore_errors=True)\n  return entries\n',
     'tests/data/cache_test.py::test_what_cannot_be_removed_is_not_called_forgotten',
   ),
+  _one(
+    'Votes that only start embeddings are not paid for',
+    'dp_diffusion/baselines/warm_up.py',
+    '    return bool(self.chosen_steps or self.rows_from_votes)\n',
+    '    return bool(self.chosen_steps)\n',
+    'tests/baselines/warm_up_test.py::test_each_statistic_has_an_entry',
+  ),
+  _one(
+    'Embeddings start from weights of other public classes',
+    'dp_diffusion/stages/warm_up.py',
+    'if rows is None or len(rows) != len(names) or not is_same:\n',
+    'if rows is None or len(rows) != len(names):\n',
+    'tests/stages/warm_up_test.py::test_rows_of_other_classes_are_refused',
+  ),
+  _one(
+    'Embeddings of classes are chosen for the wrong class',
+    'dp_diffusion/stages/warm_up.py',
+    '  flat[weights.CLASS_ROWS] = rows[chosen]\n',
+    '  flat[weights.CLASS_ROWS] = rows[chosen[::-1]]\n',
+    'tests/stages/warm_up_test.py::test_rows_start_where_the_votes_say',
+  ),
 )
