@@ -26,6 +26,7 @@ class Purpose(enum.IntEnum):
   PRETRAIN_DRAWS = 1
   SAMPLE_NOISE = 2
   CLASSIFY_NOISE = 3  # Of a diffusion model that classifies images.
+  SAMPLE_AGAIN_NOISE = 4  # Of images that the model took for another class.
   PROGRESS_PICTURE_NOISE = 7
   AUDIT_FILLER = 11
   AUDIT_IMAGES = 12

@@ -2,7 +2,9 @@
 
 The stage `sample` and `released_model` use it. An image is a function of (seed,
 its number, its label) only, so each image can be sampled by itself, in any
-order and on any number of devices.
+order and on any number of devices. This holds with `max_tries` too: an image
+that the model itself takes for another class is drawn again, with the noise of
+the next try.
 """
 
 from __future__ import annotations
@@ -11,16 +13,20 @@ from collections.abc import Callable
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dp_diffusion import checks
 from dp_diffusion import console
 from dp_diffusion import public_seed
 from dp_diffusion import types
+from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.models import unet
 from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
 
 MAX_SEED = 2**31 - 1
 
@@ -55,6 +61,11 @@ class SamplingPlan:
         f'Expected guidance_weight={weight:g} to be 0: the network was trained'
         ' without a null class, which guidance needs.'
       )
+    if self.sampler.max_tries > 1 and self.network.num_classes < 2:
+      raise ValueError(
+        f'Expected max_tries={self.sampler.max_tries} to be 1: there is one'
+        ' class, and nothing to take an image for instead.'
+      )
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -84,16 +95,27 @@ class ImageSampler:
     """
     self._plan, self._devices, self._check_stop = plan, devices, check_stop
     self._key = public_seed.Purpose.SAMPLE_NOISE.key(seed)
+    self._key_again = public_seed.Purpose.SAMPLE_AGAIN_NOISE.key(seed)
     self._model = unet.UNet(plan.network)
     self._replicas = devices.replicate(params)
-    self._init_fn = devices.pmap_local(self._init)
+    self._init_fn = devices.pmap_local(self._init, (0, None))
     self._step_fn = devices.pmap_local(
       self._step, (0, 0, 0, None), donate_argnums=(1,)
     )
     self._finish_fn = devices.pmap_local(
       lambda state: samplers.to_uint8(state.x)
     )
-    self._whole_fn = devices.pmap_local(self._whole)
+    self._whole_fn = devices.pmap_local(self._whole, (0, 0, 0, None))
+    self._classifier = None
+    if plan.sampler.max_tries > 1:
+      self._classifier = diffusion_classifier.DiffusionClassifier(
+        plan.network,
+        params,
+        plan.diffusion,
+        seed=seed,
+        num_levels=sampler_steps.OWN_CLASS_LEVELS,
+        check_stop=check_stop,
+      )
 
   def images(
     self,
@@ -111,37 +133,64 @@ class ImageSampler:
     Returns:
       uint8[N, H, W, C].
     """
+    found = np.empty((len(labels), *self._plan.image_shape), np.uint8)
+    left = np.arange(len(labels))
     per_call = self._devices.num_devices * self._plan.batch_size
-    batches = []
-    for start in range(0, len(labels), per_call):
-      part = labels[start : start + per_call]
-      batches.append(self._batch(part, first + start))
-      advance(len(part))
-    return np.concatenate(batches)
+    for attempt in range(self._plan.sampler.max_tries):
+      again = []
+      for start in range(0, len(left), per_call):
+        rows = left[start : start + per_call]
+        numbers = (first + rows).astype(np.int32)
+        found[rows] = self._batch(labels[rows], numbers, attempt)
+        is_done = np.full(len(rows), True)
+        if attempt + 1 < self._plan.sampler.max_tries:
+          is_done = self._takes_for(found[rows], numbers) == labels[rows]
+        again.append(rows[~is_done])
+        advance(int(np.sum(is_done)))
+      left = np.concatenate(again)
+      if not left.size:
+        break
+    return found
 
-  def _batch(self, labels: np.ndarray, first: int) -> np.ndarray:
+  def _takes_for(self, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Returns the classes for which the model takes images, int32[B]."""
+    assert self._classifier is not None
+    bounds = self._classifier.bounds(images, processes.Share(), numbers=numbers)
+    return diffusion_classifier.by_bounds(bounds).labels
+
+  def _batch(
+    self, labels: np.ndarray, numbers: np.ndarray, attempt: int
+  ) -> np.ndarray:
     """At most one batch on each device; the rest of them is filled up."""
     devices, batch_size = self._devices, self._plan.batch_size
-    padded = np.resize(labels, devices.num_devices * batch_size)
-    padded = devices.shard(padded.reshape(devices.num_devices, batch_size))
-    starts = first + batch_size * np.arange(devices.num_devices, dtype=np.int32)
-    starts = devices.shard(starts.astype(np.int32))
+    whole = (devices.num_devices, batch_size)
+    padded = devices.shard(np.resize(labels, whole))
+    index = devices.shard(np.resize(numbers, whole))
+    again = np.int32(attempt)
     if jax.default_backend() == 'cpu':
       # XLA runs a convolution inside a loop 5 to 10 times slower on CPUs.
-      state = self._init_fn(starts)
+      state = self._init_fn(index, again)
       for i in range(self._plan.sampler.num_steps):
         self._check_stop()
         state = self._step_fn(self._replicas, state, padded, np.int32(i))
       images = self._finish_fn(state)
     else:
       self._check_stop()
-      images = self._whole_fn(self._replicas, padded, starts)
+      images = self._whole_fn(self._replicas, padded, index, again)
     images = np.asarray(jax.device_get(images))
     return images.reshape((-1, *self._plan.image_shape))[: len(labels)]
 
-  def _init(self, first_index: types.Array) -> samplers.SamplerState:
+  def _key_of(self, attempt: types.Array) -> types.Key:
+    again = jax.random.fold_in(self._key_again, attempt)
+    data = (jax.random.key_data(key) for key in (self._key, again))
+    return jax.random.wrap_key_data(jnp.where(attempt == 0, *data))
+
+  def _init(
+    self, index: types.Array, attempt: types.Array
+  ) -> samplers.SamplerState:
     shape = (self._plan.batch_size, *self._plan.image_shape)
-    return samplers.init_state(self._key, shape, first_index=first_index)
+    key = self._key_of(attempt)
+    return samplers.init_state(key, shape, first_index=index)
 
   def _step(
     self,
@@ -158,15 +207,16 @@ class ImageSampler:
     self,
     params: types.Params,
     labels: types.Array,
-    first_index: types.Array,
+    index: types.Array,
+    attempt: types.Array,
   ) -> types.Array:
     x = samplers.sample(
       unet.make_denoise_fn(self._model, params),
       self._plan.sampler,
       self._plan.diffusion,
-      self._key,
+      self._key_of(attempt),
       labels,
       self._plan.image_shape,
-      first_index=first_index,
+      first_index=index,
     )
     return samplers.to_uint8(x)

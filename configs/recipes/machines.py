@@ -26,6 +26,8 @@ class Recipe:
     image_size: pixels of height and width, unless a config sets another.
     draws_per_step: expected number of draws of all records in a private step.
     num_steps: private steps.
+    max_tries: draws of an image, at most, until the model takes it for its
+      class, where there are few classes to ask for.
     keys: config key -> value, for all other keys.
   """
 
@@ -33,6 +35,7 @@ class Recipe:
   image_size: int
   draws_per_step: int
   num_steps: int
+  max_tries: int = 1
   keys: Mapping[str, Any]
 
 
@@ -40,6 +43,8 @@ class Recipe:
 _MOST_DRAWS = {'image': 8, 'person': 32}
 # Largest sampling probability; above it, sampling amplifies privacy little.
 _LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
+# Asking the model for a class costs a dozen evaluations for each class.
+_MOST_CLASSES_TO_ASK_FOR = 4
 
 _BOTH = {
   'pretrain.data.name': 'rendered',
@@ -86,7 +91,8 @@ RECIPES = {
     hardware='2 CPU cores',
     image_size=24,
     draws_per_step=2048,
-    num_steps=75,
+    num_steps=120,
+    max_tries=4,
     keys={
       **_BOTH,
       'model.channels': 24,
@@ -101,7 +107,7 @@ RECIPES = {
       'pretrain.checkpoint_every_steps': 200,
       'finetune.optimizer.learning_rate': 3e-3,
       'finetune.optimizer.warmup_steps': 5,
-      'finetune.ema_decay': 0.93,
+      'finetune.ema_decay': 0.95,
       'sample.num_samples': 5000,
       'sample.shard_size': 5000,
       'sample.sampler.num_steps': 15,
@@ -196,6 +202,10 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
+  if 1 < len(config.data.class_names) <= _MOST_CLASSES_TO_ASK_FOR:
+    if recipe.max_tries > 1:
+      chosen['sample.sampler.max_tries'] = recipe.max_tries
+      chosen['sample.sampler.guidance_weight'] = 0.0
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model

@@ -17,6 +17,7 @@ from dp_diffusion.diffusion import schedules
 
 SAMPLERS = ('ancestral', 'ddim', 'dpm_solver_pp_2m')
 SPACINGS = ('uniform', 'quadratic', 'log_snr')
+OWN_CLASS_LEVELS = 12  # Noise levels at which a model classifies its images.
 _MIN_HALF_LOG_SNR = -5.0  # Below this, x_t holds no visible image.
 
 
@@ -63,6 +64,15 @@ class SamplerConfig:
   eta: float = config_keys.key(
     0.0, "For 'ddim' only: 0 is deterministic, 1 equals 'ancestral'.", '[0, 1]'
   )
+  max_tries: int = config_keys.key(
+    1,
+    'How often an image is drawn, at most, until the model itself takes it for'
+    ' its class (`evaluation.classifiers.diffusion_classifier`), which is'
+    ' rejection sampling. The last draw is kept as it is; 1 asks for no class.'
+    f' Asking costs {OWN_CLASS_LEVELS} network evaluations per class and draw.',
+    '>= 1',
+    is_later=True,
+  )
   clip_x0: bool = config_keys.key(
     True, 'Whether each step clips its estimate of the image to [-1, 1].'
   )
@@ -76,15 +86,24 @@ class SamplerConfig:
       )
 
 
-def num_evaluations(config: SamplerConfig) -> int:
-  """Returns the number of network evaluations per image.
+def num_evaluations(config: SamplerConfig, num_classes: int = 1) -> int:
+  """Returns the number of network evaluations per image, at most.
 
   >>> num_evaluations(SamplerConfig(num_steps=50))
   50
   >>> num_evaluations(SamplerConfig(num_steps=50, guidance_weight=1.5))
   100
+  >>> num_evaluations(SamplerConfig(num_steps=50, max_tries=2), num_classes=3)
+  136
+
+  Args:
+    config: gives steps, guidance and tries.
+    num_classes: classes between which the model decides after each draw but
+      the last.
   """
-  return config.num_steps * (2 if config.guidance_weight else 1)
+  of_a_draw = config.num_steps * (2 if config.guidance_weight else 1)
+  of_a_check = OWN_CLASS_LEVELS * num_classes
+  return config.max_tries * of_a_draw + (config.max_tries - 1) * of_a_check
 
 
 def timestep_sequence(

@@ -69,13 +69,16 @@ def init_state(
   Args:
     key: typed PRNG key of the whole set of samples.
     shape: (B, H, W, C).
-    first_index: int32[], index of this batch's first sample in the whole set.
-      Row j is sample first_index + j, which is the same in any batch.
+    first_index: int32[], index of this batch's first sample in the whole set:
+      row j is sample first_index + j, which is the same in any batch. Or
+      int32[B], the index of every sample.
 
   Returns:
     The state before step 0.
   """
-  index = jnp.arange(shape[0], dtype=jnp.int32) + first_index
+  index = jnp.asarray(first_index, jnp.int32)
+  if not index.ndim:
+    index += jnp.arange(shape[0], dtype=jnp.int32)
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
   x = _noise(keys, 0, shape[1:])
   return SamplerState(x=x, keys=keys, previous_x0=jnp.zeros_like(x))
@@ -202,7 +205,8 @@ def sample(
     key: typed PRNG key of the whole set of samples.
     labels: int32[B], classes, or -1 for no class.
     image_shape: (H, W, C).
-    first_index: int32[], index of the first of these samples in the whole set.
+    first_index: int32[], index of the first of these samples in the whole set,
+      or int32[B], that of each.
 
   Returns:
     float32[B, H, W, C] in [-1, 1].

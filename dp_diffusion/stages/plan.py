@@ -158,7 +158,7 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   records = private_steps * config.privacy.expected_batch_size
   finetune = records * config.finetune.augmult
   sample = config.sample.num_samples * samplers.num_evaluations(
-    config.sample.sampler
+    config.sample.sampler, config.data.num_classes
   )
   first = config.finetune.warm_up.num_steps * config.pretrain.batch_size
   public = {'pretrain': pretrain}

@@ -58,7 +58,11 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
   'mirrored': {'data.flip': True},
-  'no guidance': {'sample.sampler.guidance_weight': 0.0},
+  'one try': {'sample.sampler.max_tries': 1},
+  'guidance instead of tries': {
+    'sample.sampler.max_tries': 1,
+    'sample.sampler.guidance_weight': 1.0,
+  },
 }
 
 

@@ -139,3 +139,20 @@ def test_one_key_mirrors_images_and_those_of_the_classifiers(capsys) -> None:
     assert ('--config.data.flip=True' in capsys.readouterr().out) == said
   apart = {'data__flip': 'True', 'evaluate__classifier__flip': 'False'}
   assert not load('own_images:cpu', **given, **apart).evaluate.classifier.flip
+
+
+@pytest.mark.parametrize(
+  ('names', 'tries', 'guidance'),
+  [('a', 1, 1.0), ('a,b', 4, 0.0), ('a,b,c,d', 4, 0.0), ('a,b,c,d,e', 1, 1.0)],
+)
+def test_few_classes_are_asked_for(
+  names: str, tries: int, guidance: float
+) -> None:
+  given = {'data__class_names': names, 'privacy__num_examples': '9000'}
+  sampler = load('own_images:cpu', **given).sample.sampler
+  assert (sampler.max_tries, sampler.guidance_weight) == (tries, guidance)
+  typed = {'sample__sampler__max_tries': '2'}
+  sampler = load('own_images:cpu', **given, **typed).sample.sampler
+  assert sampler.max_tries == 2
+  sampler = load('own_images:one_gpu', **given).sample.sampler
+  assert (sampler.max_tries, sampler.guidance_weight) == (1, 1.0)

@@ -186,6 +186,7 @@ class DiffusionClassifier:
     images: np.ndarray,
     share: processes.Share,
     advance: console.Advance = lambda steps=1: None,
+    numbers: np.ndarray | None = None,
   ) -> np.ndarray:
     """Bounds the log-likelihood of images under each class, up to a constant.
 
@@ -194,21 +195,27 @@ class DiffusionClassifier:
       share: which of the processes computes its share of the batches.
       advance: told after each batch how many images are done, if the other
         processes are equally quick.
+      numbers: int32[N], which determine the noise of each image; None for its
+        place.
 
     Returns:
       float64[N, K]; 0 in the batches of other processes.
     """
     num_classes = self._num_classes
     rows = np.arange(len(images) * num_classes)  # One for image and class.
+    if numbers is None:
+      numbers = np.arange(len(images), dtype=np.int32)
     found = np.zeros(len(rows))
     for start in share.of(range(0, len(rows), self._batch_size)):
       part = rows[start : start + self._batch_size]
-      found[part] = self._bounds(images, part)
+      found[part] = self._bounds(images, part, numbers)
       done = min(start + share.count * self._batch_size, len(rows))
       advance(done // num_classes - start // num_classes)
     return found.reshape(-1, num_classes)
 
-  def _bounds(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  def _bounds(
+    self, images: np.ndarray, rows: np.ndarray, numbers: np.ndarray
+  ) -> np.ndarray:
     """Bounds on the log-likelihood up to a constant, float64[len(rows)]."""
     filled = np.resize(rows, self._batch_size)  # One shape, compiled once.
     index, label = np.divmod(filled.astype(np.int32), self._num_classes)
@@ -217,7 +224,7 @@ class DiffusionClassifier:
       self._check_stop()
       of_all = (np.full_like(index, level), np.full_like(index, timestep))
       errors = self._errors_fn(
-        self._replicas, images[index], index, *of_all, label
+        self._replicas, images[index], numbers[index], *of_all, label
       )
       total += errors[: len(rows)]
     low, high = _LOG_SNR_RANGE

@@ -344,7 +344,9 @@ def _sample(config: config_lib.Config) -> Estimate:
   def run(x: types.PyTree) -> types.PyTree:
     return denoise(variables, x, labels, labels)
 
-  secs = _secs(run, images) * samplers.num_evaluations(config.sample.sampler)
+  secs = _secs(run, images) * samplers.num_evaluations(
+    config.sample.sampler, config.data.num_classes
+  )
   return Estimate(
     size=size,
     example_secs=secs / size,

@@ -1,0 +1,94 @@
+"""Drawing again what the model takes for another class."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from dp_diffusion import sampling
+from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.models import weights
+from dp_diffusion.training import parallel
+from dp_diffusion.training import processes
+from tests import tiny_release
+
+PROCESS = schedules.DiffusionProcess(
+  **dataclasses.asdict(tiny_release.DIFFUSION)
+)
+LABELS = np.arange(21, dtype=np.int32) % 2
+SEED = 3
+
+
+def make_plan(max_tries: int, batch_size: int = 2) -> sampling.SamplingPlan:
+  sampler = dataclasses.replace(tiny_release.SAMPLER, max_tries=max_tries)
+  return sampling.SamplingPlan(
+    network=tiny_release.NETWORK,
+    diffusion=PROCESS,
+    sampler=sampler,
+    image_size=tiny_release.SIZE,
+    batch_size=batch_size,
+  )
+
+
+@functools.cache
+def sampler(max_tries: int, batch_size: int = 2) -> sampling.ImageSampler:
+  return sampling.ImageSampler(
+    make_plan(max_tries, batch_size),
+    weights.unflatten(tiny_release.params()),
+    SEED,
+    parallel.DataParallel(),
+  )
+
+
+def own_classes(images: np.ndarray) -> np.ndarray:
+  """The classes for which the model takes images; written anew."""
+  classifier = diffusion_classifier.DiffusionClassifier(
+    tiny_release.NETWORK,
+    weights.unflatten(tiny_release.params()),
+    PROCESS,
+    seed=SEED,
+    num_levels=12,
+  )
+  return np.argmax(classifier.bounds(images, processes.Share()), axis=1)
+
+
+def test_an_image_is_drawn_until_the_model_takes_it_for_its_class():
+  told = []
+  once = sampler(1).images(LABELS, 0)
+  again = sampler(3).images(LABELS, 0, told.append)
+  is_own = own_classes(once) == LABELS
+  assert 0 < is_own.sum() < len(LABELS)  # Both cases are tested.
+  np.testing.assert_array_equal(again[is_own], once[is_own])
+  assert (again[~is_own] != once[~is_own]).any(axis=(1, 2, 3)).all()
+  twice = sampler(2).images(LABELS, 0)
+  is_own_then = own_classes(twice) == LABELS
+  assert (is_own_then | ~is_own).all()
+  np.testing.assert_array_equal(again[is_own_then], twice[is_own_then])
+  assert (again[~is_own_then] != twice[~is_own_then]).any(axis=(1, 2, 3)).all()
+  assert sum(told) == len(LABELS)
+
+
+def test_an_image_depends_on_its_number_and_label_alone():
+  whole = sampler(3).images(LABELS, 0)
+  np.testing.assert_array_equal(sampler(3).images(LABELS[5:9], 5), whole[5:9])
+  np.testing.assert_array_equal(sampler(3, 1).images(LABELS, 0), whole)
+
+
+def test_each_try_has_noise_of_its_own():
+  made = sampler(3)
+  numbers = np.arange(8, dtype=np.int32)
+  first, *others = (made._batch(LABELS[:8], numbers, i) for i in range(3))
+  np.testing.assert_array_equal(first, sampler(1).images(LABELS[:8], 0))
+  assert (first != others[0]).any() and (others[0] != others[1]).any()
+
+
+def test_one_class_is_refused():
+  network = dataclasses.replace(tiny_release.NETWORK, num_classes=1)
+  with pytest.raises(ValueError, match='max_tries=2 to be 1') as caught:
+    dataclasses.replace(make_plan(2), network=network)
+  assert '\n' not in str(caught.value)
+  dataclasses.replace(make_plan(1), network=network)
