@@ -259,9 +259,9 @@ def _public_rows(
   if rows is None or len(rows) != len(names) or not is_same:
     raise errors.UsageError(
       'Expected finetune.warm_up.rows_from_votes to be False: the weights of'
-      f' {path} are not known to be pre-trained on the {len(names)} class(es)'
-      f' of pretrain.data.name={config.pretrain.data.name!r}. Pre-train on'
-      ' them, or take the weights of a run that did.'
+      f' {path} are not known to be pre-trained on the classes of'
+      f' pretrain.data.name={config.pretrain.data.name!r}. Pre-train on them,'
+      ' or take the weights of a run that did.'
     )
   return np.asarray(rows)
 
