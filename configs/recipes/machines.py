@@ -86,7 +86,7 @@ RECIPES = {
     hardware='2 CPU cores',
     image_size=24,
     draws_per_step=2048,
-    num_steps=75,
+    num_steps=120,
     keys={
       **_BOTH,
       'model.channels': 24,
@@ -101,7 +101,7 @@ RECIPES = {
       'pretrain.checkpoint_every_steps': 200,
       'finetune.optimizer.learning_rate': 3e-3,
       'finetune.optimizer.warmup_steps': 5,
-      'finetune.ema_decay': 0.93,
+      'finetune.ema_decay': 0.95,
       'sample.num_samples': 5000,
       'sample.shard_size': 5000,
       'sample.sampler.num_steps': 15,
