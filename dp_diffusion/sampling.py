@@ -182,8 +182,10 @@ class ImageSampler:
 
   def _key_of(self, attempt: types.Array) -> types.Key:
     again = jax.random.fold_in(self._key_again, attempt)
-    data = (jax.random.key_data(key) for key in (self._key, again))
-    return jax.random.wrap_key_data(jnp.where(attempt == 0, *data))
+    first, other = map(jax.random.key_data, (self._key, again))
+    return jax.random.wrap_key_data(
+      jnp.asarray(jnp.where(attempt == 0, first, other))
+    )
 
   def _init(
     self, index: types.Array, attempt: types.Array
