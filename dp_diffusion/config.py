@@ -391,6 +391,7 @@ class Config:
       self.unet_config(data).check_image_shape(size, size, data.channels)
     self.pretrain_diffusion()
     samplers.timestep_sequence(self.sample.sampler, self.finetune_diffusion())
+    self.sample.sampler.check_classes(self.data.num_classes)
     weight = self.sample.sampler.guidance_weight
     if weight and not self.diffusion.label_drop_prob:
       raise ValueError(

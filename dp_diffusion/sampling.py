@@ -61,11 +61,7 @@ class SamplingPlan:
         f'Expected guidance_weight={weight:g} to be 0: the network was trained'
         ' without a null class, which guidance needs.'
       )
-    if self.sampler.max_tries > 1 and self.network.num_classes < 2:
-      raise ValueError(
-        f'Expected max_tries={self.sampler.max_tries} to be 1: there is one'
-        ' class, and nothing to take an image for instead.'
-      )
+    self.sampler.check_classes(self.network.num_classes)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:

@@ -90,6 +90,17 @@ def test_bad_value_gets_one_line(key: str, text: str, words: str) -> None:
   assert '\n' not in str(error.value)
 
 
+def test_tries_with_one_class_are_refused_before_the_training() -> None:
+  changes = {
+    'data.class_names': 'all',
+    'pretrain.data.class_names': 'all',
+    'sample.sampler.max_tries': '2',
+  }
+  with pytest.raises(errors.UsageError, match='max_tries=2 to be 1') as raised:
+    config_lib.load(DIGITS, changes)
+  assert '\n' not in str(raised.value)
+
+
 def test_public_images_that_nobody_reads_need_no_classes() -> None:
   changed = {'pretrain.num_steps': '0', 'pretrain.data.class_names': '()'}
   assert not config_lib.load(DIGITS, changed).pretrain.data.class_names

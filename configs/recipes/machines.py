@@ -202,10 +202,10 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  if 1 < len(config.data.class_names) <= _MOST_CLASSES_TO_ASK_FOR:
-    if recipe.max_tries > 1:
-      chosen['sample.sampler.max_tries'] = recipe.max_tries
-      chosen['sample.sampler.guidance_weight'] = 0.0
+  has_few_classes = 1 < len(config.data.class_names) <= _MOST_CLASSES_TO_ASK_FOR
+  if recipe.max_tries > 1 and has_few_classes:
+    chosen['sample.sampler.max_tries'] = recipe.max_tries
+    chosen['sample.sampler.guidance_weight'] = 0.0
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model

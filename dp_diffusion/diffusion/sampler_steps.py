@@ -85,6 +85,21 @@ class SamplerConfig:
         f"Expected eta={self.eta!r} to be 0: name={self.name!r} is not 'ddim'."
       )
 
+  def check_classes(self, num_classes: int) -> None:
+    """Refuses tries where there is no other class to take an image for.
+
+    Args:
+      num_classes: number of classes of the network.
+
+    Raises:
+      ValueError: there is one class, and more than one try.
+    """
+    if self.max_tries > 1 and num_classes < 2:
+      raise ValueError(
+        f'Expected max_tries={self.max_tries} to be 1: there is one class, and'
+        ' nothing to take an image for instead.'
+      )
+
 
 def num_evaluations(config: SamplerConfig, num_classes: int = 1) -> int:
   """Returns the number of network evaluations per image, at most.

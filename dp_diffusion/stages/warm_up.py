@@ -5,8 +5,8 @@ statistics are drawn from the sensitive images once, with the noise that their
 ledger entries say, and kept in `private/warm_up/`. What follows reads these
 files alone: embeddings of classes are taken from public ones, images are made,
 and the network is trained on the images by the loop of pre-training. The
-weights are those from which the private steps
-start, so they are one of the facts that determine the steps' randomness.
+weights are those from which the private steps start, so they are one of the
+facts that determine the steps' randomness.
 
 Guarantees:
   * Statistics are paid for: their entries are in the published ledger, and

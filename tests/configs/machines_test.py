@@ -151,8 +151,12 @@ def test_few_classes_are_asked_for(
   given = {'data__class_names': names, 'privacy__num_examples': '9000'}
   sampler = load('own_images:cpu', **given).sample.sampler
   assert (sampler.max_tries, sampler.guidance_weight) == (tries, guidance)
-  typed = {'sample__sampler__max_tries': '2'}
-  sampler = load('own_images:cpu', **given, **typed).sample.sampler
-  assert sampler.max_tries == 2
   sampler = load('own_images:one_gpu', **given).sample.sampler
   assert (sampler.max_tries, sampler.guidance_weight) == (1, 1.0)
+  typed = {'sample__sampler__max_tries': '2'}
+  if names == 'a':  # There is no other class to take an image for.
+    with pytest.raises(errors.UsageError, match='max_tries=2 to be 1'):
+      load('own_images:cpu', **given, **typed)
+    return
+  sampler = load('own_images:cpu', **given, **typed).sample.sampler
+  assert sampler.max_tries == 2
