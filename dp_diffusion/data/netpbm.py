@@ -84,8 +84,9 @@ def read(data: bytes, header: Header) -> np.ndarray:
     values = np.array(text.split(None, num_values)[:num_values], np.int64)
   else:
     raw = data[header.offset : header.offset + header.num_bytes]
-    kind = '>u2' if header.largest > 255 else 'u1'
-    values = np.frombuffer(raw[: len(raw) // 2 * 2], kind).astype(np.int64)
+    kind = np.dtype('>u2' if header.largest > 255 else 'u1')
+    whole = len(raw) // kind.itemsize * kind.itemsize
+    values = np.frombuffer(raw[:whole], kind).astype(np.int64)
   if len(values) < num_values:
     raise ValueError('truncated')
   if values.min() < 0 or values.max() > header.largest:

@@ -209,6 +209,16 @@ def test_pgm_and_ppm_of_any_largest_value_are_exact(largest, is_text):
     np.testing.assert_array_equal(found.squeeze(), naive(stored, 0, largest))
 
 
+@pytest.mark.parametrize('largest', [100, 1000])
+def test_pgm_of_an_odd_number_of_pixels_is_read(largest):
+  given = (0, largest) if largest > 255 else ()
+  stored = np.arange(15 * 15).reshape(15, 15) % (largest + 1)
+  found = decode(pnm(stored, largest), given)
+  np.testing.assert_array_equal(found.squeeze(), naive(stored, 0, largest))
+  with pytest.raises(decoding.UnreadableError, match='truncated'):
+    decode(pnm(stored, largest)[:-1])
+
+
 def packed_tiff(stored, bits, photometric):
   """Values of less than 8 bits, of which several share a byte."""
   places = np.arange(bits - 1, -1, -1)

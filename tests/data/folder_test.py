@@ -319,6 +319,19 @@ def test_large_sets_are_decoded_once_and_again_when_a_file_changes(
   assert np.all(_load(root, **options).images == 9)
 
 
+def test_a_file_behind_a_link_is_decoded_again_when_it_changes(root, tmp_path):
+  """Tools that version data, such as git-annex, keep links to files."""
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  for i, file in enumerate(sorted(root.rglob('*.png'))):
+    target = tmp_path / f'{i}.bin'
+    file.rename(target)
+    file.symlink_to(target)
+  _load(root, **options)
+  for file in tmp_path.glob('*.bin'):
+    Image.new('RGB', (10, 8), (9, 9, 9)).save(file, 'png')
+  assert np.all(_load(root, **options).images == 9)
+
+
 def _write_npz(path, **changes):
   rng = np.random.default_rng(0)
   arrays = {

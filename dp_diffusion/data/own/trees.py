@@ -72,11 +72,19 @@ def open_folder(path: pathlib.Path) -> Tree:
 
   stamps = []
   for name in sorted(found):
-    status = found[name].lstat()
+    status = _status(found[name])
     stamps.append((name, status.st_size, status.st_mtime_ns))
   return Tree(
     root=str(path), names=tuple(sorted(found)), read=read, stamps=tuple(stamps)
   )
+
+
+def _status(file: pathlib.Path) -> os.stat_result:
+  """Returns the status of a file, or of what a link leads to, if it exists."""
+  try:
+    return file.stat()
+  except OSError:  # The link leads nowhere, and the file cannot be read.
+    return file.lstat()
 
 
 def open_any(path: pathlib.Path) -> Tree:
