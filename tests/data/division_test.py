@@ -31,6 +31,18 @@ def test_joined_records_have_one_key_and_others_another(pairs):
   assert division.keys(contents, None) == contents
 
 
+def test_a_chain_of_shared_images_joins_all_its_persons():
+  contents, persons = [b'x', b'x', b'y', b'y', b'z'], ['c', 'b', 'b', 'a', 'd']
+  assert division.keys(contents, persons) == ['a', 'a', 'a', 'a', 'd']
+
+
+def test_copies_of_held_out_images_are_found_whoever_is_on_them():
+  contents, persons = [b'x', b'y', b'z', b'x'], ['a', 'c', 'b', 'c']
+  found = division.bearing(contents, persons, np.arange(4) == 3)
+  assert sorted(found) == [0, 1]
+  assert 'equals a held-out image' in found[0] and 'person' in found[1]
+
+
 def _images(num):
   rng = np.random.default_rng(0)
   return rng.integers(0, 256, (num, 8, 8, 3)).astype(np.uint8)

@@ -319,6 +319,24 @@ def test_large_sets_are_decoded_once_and_again_when_a_file_changes(
   assert np.all(_load(root, **options).images == 9)
 
 
+def test_a_zip_is_decoded_again_when_a_file_of_one_size_replaces_another(
+  root, tmp_path
+):
+  """As when names are blacked out in the images."""
+  del root
+  path = tmp_path / 'x.zip'
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  for value in (7, 9):
+    with zipfile.ZipFile(path, 'w') as archive:
+      for i in range(20):
+        data = io.BytesIO()
+        Image.new('RGB', (10, 8), (value, i, 0)).save(data, 'BMP')
+        archive.writestr(
+          f'{"cat" if i % 2 else "dog"}/{i}.bmp', data.getvalue()
+        )
+    assert np.all(_load(path, **options).images[..., 0] == value)
+
+
 def test_a_file_behind_a_link_is_decoded_again_when_it_changes(root, tmp_path):
   """Tools that version data, such as git-annex, keep links to files."""
   options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}

@@ -157,6 +157,15 @@ def test_large_sets_are_read_from_the_cache(data_dir, tmp_path, monkeypatch):
   np.testing.assert_array_equal(again.labels, first.labels)
 
 
+def test_the_cache_tells_parts_of_one_size_apart(data_dir, tmp_path):
+  config = _config(data_dir, max_in_memory_bytes=10, cache_dir=str(tmp_path))
+  halves = [
+    {image.tobytes() for image in registry.load(config, split).images}
+    for split in ('train[:50%]', 'train[50%:]')
+  ]
+  assert len(halves[0] | halves[1]) == _NUM['train']
+
+
 def test_labels_outside_the_configs_classes_are_an_error(data_dir):
   with pytest.raises(errors.UsageError, match='label=2'):
     registry.load(_config(data_dir, class_names=('a', 'b')))
@@ -240,6 +249,12 @@ def test_the_newest_version_is_taken_and_an_older_one_by_name(tmp_path):
   assert registry.load(_config(tmp_path)).spec.image_shape == shape
   old = registry.load(_config(tmp_path, 'tiny:1.0.0'))
   assert old.spec.image_shape == (6, 8, 3)
+
+
+def test_versions_are_compared_as_numbers(data_dir, tmp_path):
+  for version in ('1.9.0', '1.10.0', '1.2.0'):
+    shutil.copytree(data_dir / 'tiny' / '1.0.0', tmp_path / 'tiny' / version)
+  assert tfds_builders.find('tiny', tmp_path).name == '1.10.0'
 
 
 def test_an_ambiguous_config_and_features_are_named(tmp_path):

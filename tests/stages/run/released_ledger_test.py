@@ -85,6 +85,21 @@ def test_parquet_files_of_a_release_bring_its_ledger(made, tmp_path):
     released_ledger.of_images(own(tmp_path / 'mine'))
 
 
+def test_files_of_several_releases_bring_all_their_ledgers(made, tmp_path):
+  second = {'w': np.ones(2, np.float32)}
+  other = releases.make(tmp_path / 'other', second, with_images=True)
+  info = {'name': 'x', 'class_names': ['a', 'b']}
+  for path in (made, other):
+    files.write_json(path / 'dataset' / 'dataset.json', info)
+    release.write_parquet(path)
+    mine = tmp_path / 'mine' / path.name
+    shutil.copytree(path / 'dataset' / 'parquet', mine)
+    shutil.copyfile(path / 'privacy.json', mine / 'privacy.json')
+  found = released_ledger.of_images(own(tmp_path / 'mine'))
+  assert len(found.entries) == 2
+  assert len({entry.source for entry in found.entries}) == 2
+
+
 def test_a_changed_statement_is_refused(made):
   path = made / 'privacy.json'
   path.write_text(path.read_text().replace('"shapes"', '"others"'))
