@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -104,6 +105,15 @@ def test_tries_with_one_class_are_refused_before_the_training() -> None:
 def test_public_images_that_nobody_reads_need_no_classes() -> None:
   changed = {'pretrain.num_steps': '0', 'pretrain.data.class_names': '()'}
   assert not config_lib.load(DIGITS, changed).pretrain.data.class_names
+
+
+def test_classes_in_another_order_are_other_classes() -> None:
+  """Label 1 would stand for another class in public and private images."""
+  config = config_lib.load(DIGITS, {'pretrain.data.class_names': 'a,b'})
+  for names, is_same in ((('a', 'b'), True), (('b', 'a'), False)):
+    data = dataclasses.replace(config.data, class_names=names)
+    found = dataclasses.replace(config, data=data).has_same_classes
+    assert found == is_same
 
 
 def test_both_stages_weigh_the_loss_as_asked() -> None:

@@ -121,6 +121,14 @@ def test_model_round_trip(tmp_path):
   assert description == {'channels': 16}
 
 
+def test_the_model_says_how_the_last_images_were_sampled(tmp_path):
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {'channels': 16})
+  for number in (10, 20):
+    release.write_sampling(tmp_path, {'batch_size': number})
+    written = json.loads((tmp_path / 'model' / 'model.json').read_text())
+    assert written == {'channels': 16, 'sampling': {'batch_size': number}}
+
+
 def test_samples_show_each_class_crisply(tmp_path):
   write_dataset(tmp_path)
   release.write_samples(tmp_path, per_class=4)

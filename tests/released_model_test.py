@@ -72,6 +72,12 @@ def test_images_are_new_and_repeatable(made, loaded):
   assert (new[0].images != new[1].images).any()
 
 
+def test_the_seed_0_is_a_seed(loaded):
+  found = [loaded.sample(2, seed=0) for _ in range(2)]
+  assert [samples.seed for samples in found] == [0, 0]
+  np.testing.assert_array_equal(found[0].images, found[1].images)
+
+
 def test_guidance_is_that_of_the_sampler(made, loaded):
   plain = dataclasses.replace(tiny_release.SAMPLER, guidance_weight=0.0)
   unguided = loaded.sample(20, seed=1, sampler=plain)

@@ -546,6 +546,21 @@ def test_distances_know_the_persons(tmp_path):
   assert (widths[1] > 2 * widths[0]).all()
 
 
+def test_images_that_are_drawn_keep_their_persons():
+  images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
+  numbers = np.arange(60, dtype=np.int32)
+  sets = dataclasses.replace(
+    _same_sets((images, numbers)), persons=(numbers, numbers)
+  )
+  for whole in (False, True):
+    found = sets.at_most(20, has_whole_train=whole)
+    assert len(found.held_out[0]) == 20
+    assert len(found.train[0]) == (60 if whole else 20)
+    for labelled, persons in zip((found.train, found.held_out), found.persons):
+      np.testing.assert_array_equal(labelled[0].ravel(), persons)
+      np.testing.assert_array_equal(labelled[1], persons)
+
+
 def test_the_search_for_copies_shows_progress_and_can_be_stopped(
   tmp_path, capsys
 ):
