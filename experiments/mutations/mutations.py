@@ -2419,4 +2419,189 @@ ALL = (
     '  flat[weights.CLASS_ROWS] = rows[chosen[::-1]]\n',
     'tests/stages/warm_up_test.py::test_rows_start_where_the_votes_say',
   ),
+  _one(
+    'A chain of persons who share images is followed one link only',
+    'dp_diffusion/data/division.py',
+    '  return [first(person) for person in persons]\n',
+    '  return [parent[person] for person in persons]\n',
+    'tests/data/division_test.py::test_a_chain_of_shared_images_joins_all_its_persons',
+  ),
+  _one(
+    'Where persons are known, copies of held-out images stay in training',
+    'dp_diffusion/data/division.py',
+    "    (contents, 'it equals a held-out image'),\n",
+    '    (\n'
+    '      contents if persons is None else (),\n'
+    "      'it equals a held-out image',\n"
+    '    ),\n',
+    'tests/data/division_test.py::test_copies_of_held_out_images_are_found_whoever_is_on_them',
+  ),
+  _one(
+    'All frames of a DICOM file are mapped as its first one',
+    'dp_diffusion/data/dicom.py',
+    '  for group in (*own[frame : frame + 1], *shared[:1]):\n',
+    '  for group in (*own[:1], *shared[:1]):\n',
+    'tests/data/dicom_test.py::test_each_frame_has_its_own_rescaling',
+  ),
+  _one(
+    'Numbers count as places even where the classes have numbers as names',
+    'dp_diffusion/data/own/labelling.py',
+    '  if _are_numbers(found) and not any(_are_numbers([c]) for c in'
+    ' class_names):\n',
+    '  if _are_numbers(found):\n',
+    'tests/data/own/labelling_test.py::test_numbers_are_names_where_a_class_is_called_so',
+  ),
+  _one(
+    'Of two persons that a table gives to a file the last one counts',
+    'dp_diffusion/data/own/labelling.py',
+    "    if known.setdefault(tables.path_in('', file), person) != person:\n"
+    "      raise errors.UsageError(f'{path} gives {file!r} two persons.')\n",
+    "    known[tables.path_in('', file)] = person\n",
+    'tests/data/folder_test.py::test_a_csv_that_lacks_persons_is_refused',
+  ),
+  _one(
+    'A line of a table may have one field more than there are columns',
+    'dp_diffusion/data/own/tables.py',
+    '      if any(row.get(None) or ()):  # Empty fields at the end are'
+    ' ignored.\n',
+    '      if any((row.get(None) or ())[1:]):  # A comma at the end is'
+    ' ignored.\n',
+    'tests/data/own/labelling_test.py::test_a_table_that_leaves_a_doubt_is_refused',
+  ),
+  _one(
+    'A zip is known by the sizes of its files, not by their content',
+    'dp_diffusion/data/own/trees.py',
+    '    stamps=tuple((n, by_name[n].file_size, by_name[n].CRC) for n in'
+    ' names),\n',
+    '    stamps=tuple(\n'
+    '      (n, by_name[n].file_size, by_name[n].compress_size) for n in names\n'
+    '    ),\n',
+    'tests/data/folder_test.py::test_a_zip_is_decoded_again_when_a_file_of_one_size_replaces_another',
+  ),
+  _one(
+    'The newest version of a dataset is the last in the alphabet',
+    'dp_diffusion/data/tfds_builders.py',
+    "    return max(found, key=lambda path: [int(v) for v in path.name.split('.'"
+    ')])\n',
+    '    return found[-1]\n',
+    'tests/data/tfds_source_test.py::test_versions_are_compared_as_numbers',
+  ),
+  _one(
+    'Decoded images of one split are found for another of its size',
+    'dp_diffusion/data/tfds_source.py',
+    '    split=split,\n    keys=dataclasses.astuple(keys),\n',
+    '    keys=dataclasses.astuple(keys),\n',
+    'tests/data/tfds_source_test.py::test_the_cache_tells_parts_of_one_size_apart',
+  ),
+  _one(
+    'In every step the same images of a person are drawn',
+    _FINETUNE,
+    "  seed = streams.seed_bytes('image of a person', step)\n",
+    "  seed = streams.seed_bytes('image of a person', 0)\n",
+    'tests/stages/finetune_test.py::test_a_person_shows_other_images_at_other_steps',
+  ),
+  _one(
+    'In a folder with images of several releases the first one pays for all',
+    'dp_diffusion/stages/run/released_ledger.py',
+    '        found += of_statement(origin.where, origin.content)\n',
+    '        return of_statement(origin.where, origin.content)\n',
+    'tests/stages/run/released_ledger_test.py::test_files_of_several_releases_bring_all_their_ledgers',
+  ),
+  _one(
+    'Released images that a warm-up chooses from bring no ledger',
+    'dp_diffusion/stages/run/inherited_ledger.py',
+    '  if config.reads_public_images:\n',
+    '  if config.pretrain.num_steps:\n',
+    'tests/stages/run/inherited_ledger_test.py::test_released_images_to_choose_from_bring_the_ledger',
+  ),
+  _one(
+    'Images to release are counted among all public ones, not the candidates',
+    _BASELINE,
+    '    images=_gather(public, chosen[samples]),\n',
+    '    images=_gather(public, samples),\n',
+    'tests/stages/baseline_test.py::test_votes_choose_public_images',
+  ),
+  _one(
+    'The description of a classifier says how many records it has seen',
+    _CLASSIFIER,
+    "      'image_shape': list(source.spec.image_shape),\n",
+    "      'image_shape': list(source.spec.image_shape),\n"
+    "      'num_records': records.num_records,\n",
+    'tests/stages/baseline_test.py::test_the_model_is_described_by_the_config_alone',
+  ),
+  _one(
+    'An interrupted audit goes on under another claim',
+    'dp_diffusion/stages/audit.py',
+    '    if before == _job(facts, secret):\n',
+    "    if before['secret'] == _job(facts, secret)['secret']:\n",
+    'tests/stages/audit_test.py::test_interrupted_audit_keeps_its_secret',
+  ),
+  _one(
+    'A private training keeps one checkpoint',
+    _RESUMING,
+    "    private_dir / 'checkpoints', is_private=True\n",
+    "    private_dir / 'checkpoints', is_private=True, keep=1\n",
+    'tests/stages/finetune_test.py::test_damaged_newest_checkpoint_costs_nothing_but_time',
+  ),
+  _one(
+    'Held-out images that are drawn for distances are of the first persons',
+    'dp_diffusion/stages/evaluation/image_distances.py',
+    '      persons = of_train, subset(of_held_out, of_held_out, number)[1]\n',
+    '      persons = of_train, of_held_out[:number]\n',
+    'tests/stages/evaluate_test.py::test_images_that_are_drawn_keep_their_persons',
+  ),
+  _one(
+    'How images are sampled is said once and never mended',
+    'dp_diffusion/release.py',
+    "  if description.get('sampling') != sampling:\n",
+    "  if 'sampling' not in description:\n",
+    'tests/release_test.py::test_the_model_says_how_the_last_images_were_sampled',
+  ),
+  _one(
+    'Folders of classes are numbered without zeros before the number',
+    'dp_diffusion/released_model.py',
+    '  width = len(str(len(names) - 1))\n'
+    '  return [\n'
+    "    f'{i:0{width}d}-{re.sub(",
+    "  return [\n    f'{i}-{re.sub(",
+    'tests/released_model_test.py::test_folders_of_classes_have_the_order_of_labels',
+  ),
+  _one(
+    'The seed 0 is no seed',
+    'dp_diffusion/released_model.py',
+    '    if seed is None:\n'
+    '      seed = secrets.randbelow(sampling.MAX_SEED + 1)\n',
+    '    seed = seed or secrets.randbelow(sampling.MAX_SEED + 1)\n',
+    'tests/released_model_test.py::test_the_seed_0_is_a_seed',
+  ),
+  _one(
+    'All further tries of an image have the same noise',
+    'dp_diffusion/sampling.py',
+    '    again = jax.random.fold_in(self._key_again, attempt)\n',
+    '    again = self._key_again\n',
+    'tests/sampling_test.py::test_an_image_is_drawn_until_the_model_takes_it_for_its_class',
+  ),
+  _one(
+    'The ledger of images is not looked for where a link leads',
+    'dp_diffusion/release_marks.py',
+    '  for start in (path.absolute(), path.resolve()):\n',
+    '  for start in (path.absolute(),):\n',
+    'tests/release_marks_test.py::test_a_mark_finds_its_own_statement',
+  ),
+  _one(
+    'Classes in another order are the same classes',
+    'dp_diffusion/config.py',
+    '    return self.pretrain.data.class_names == self.data.class_names\n',
+    '    return set(self.pretrain.data.class_names) == set(\n'
+    '      self.data.class_names\n'
+    '    )\n',
+    'tests/config_test.py::test_classes_in_another_order_are_other_classes',
+  ),
+  _one(
+    'Features of many images are counted on the terminal',
+    'dp_diffusion/evaluation/metrics/features.py',
+    '      console.progress_of(title, len(images))\n',
+    '      console.progress(title, len(images))\n',
+    'tests/evaluation/metrics/features_test.py::test_the_number_of_images_is_not_said',
+  ),
 )
