@@ -178,6 +178,13 @@ class FinetuneConfig:
   )
   mixture_boundaries: tuple[int, ...] = config_keys.key((), _BOUNDARIES)
   mixture_weights: tuple[float, ...] = config_keys.key((), _WEIGHTS)
+  antithetic_noise: bool = config_keys.key(
+    False,
+    'Each of the K draws is the mean of two losses, of a noise and of its'
+    ' negative, at one timestep. It costs as much as twice as many draws, and'
+    ' the gradient of a record varies less than with those.',
+    is_later=True,
+  )
   trainable: tuple[str, ...] = config_keys.key(
     ('*',), "Path patterns of the leaves that train; '*' is all."
   )
@@ -246,6 +253,11 @@ class FinetuneConfig:
         "Expected finetune.trainable to name at least one pattern; ('*',) "
         'trains every leaf.'
       )
+
+  @property
+  def passes_per_draw(self) -> int:
+    """How often a draw goes through the network."""
+    return 2 if self.antithetic_noise else 1
 
   def group_rules(self) -> tuple[leaf_patterns.Rule, ...]:
     """Returns `clip_groups`, parsed."""
@@ -448,8 +460,8 @@ class Config:
     return self._diffusion(self.pretrain)
 
   def finetune_diffusion(self) -> schedules.DiffusionProcess:
-    """Diffusion process with the timesteps of private fine-tuning."""
-    return self._diffusion(self.finetune)
+    """Diffusion process with timesteps and noise of private fine-tuning."""
+    return self._diffusion(self.finetune, self.finetune.antithetic_noise)
 
   def warm_up_as_pretraining(self) -> Config:
     """Returns the config of a pre-training that does what the warm-up does.
@@ -543,12 +555,15 @@ class Config:
       )
 
   def _diffusion(
-    self, stage: PretrainConfig | FinetuneConfig
+    self,
+    stage: PretrainConfig | FinetuneConfig,
+    antithetic_noise: bool = False,
   ) -> schedules.DiffusionProcess:
     return schedules.DiffusionProcess(
       **dataclasses.asdict(self.diffusion),
       mixture_boundaries=stage.mixture_boundaries,
       mixture_weights=stage.mixture_weights,
+      antithetic_noise=antithetic_noise,
     )
 
 

@@ -122,6 +122,12 @@ def test_both_stages_weigh_the_loss_as_asked() -> None:
     assert diffusion.loss_weighting == 'min_snr'
 
 
+def test_only_private_training_has_antithetic_noise() -> None:
+  config = config_lib.load(DIGITS, {'finetune.antithetic_noise': 'true'})
+  assert config.finetune_diffusion().antithetic_noise
+  assert not config.pretrain_diffusion().antithetic_noise
+
+
 def test_fid_needs_enough_images_that_are_held_out() -> None:
   config = str(ROOT / 'configs' / 'own_images.py')
   changed = {'data.class_names': "('a', 'b')", 'data.path': '/data'}

@@ -53,8 +53,14 @@ def draw_loss(
   the mean over H, W and C of the squared error of the prediction (arXiv
   2006.11239 eq. 14), times the weight of the timestep (`loss_weights`).
 
+  With `antithetic_noise` it is the mean of the losses of the noise and of its
+  negative (antithetic variates). Much of a gradient is odd in the noise and
+  cancels, so the gradient of an example is nearer to its expectation than that
+  of two independent noises. Both see the same timestep and label.
+
   Args:
-    denoise_fn: the network with its weights bound; called with a batch of one.
+    denoise_fn: the network with its weights bound; called with a batch of one,
+      or of two with `antithetic_noise`.
     config: the forward process and the prediction.
     x0: float32[H, W, C] in [-1, 1], already augmented.
     label: int32[], a class, or NULL_LABEL.
@@ -69,11 +75,15 @@ def draw_loss(
   if config.label_drop_prob:
     is_dropped = jax.random.bernoulli(drop_key, config.label_drop_prob)
     label = jnp.where(is_dropped, NULL_LABEL, label)
-  x_t = parameterization.q_sample(config, x0, timestep, noise)
   label = jnp.asarray(label, jnp.int32)
-  output = denoise_fn(x_t[None], timestep[None], label[None])[0]
+  noises = [noise, -noise] if config.antithetic_noise else [noise]
+  noise, num = jnp.stack(noises), len(noises)
+  x0, label = jnp.stack([x0] * num), jnp.stack([label] * num)
+  at = jnp.stack([timestep] * num)
+  x_t = parameterization.q_sample(config, x0, at, noise)
+  output = denoise_fn(x_t, at, label)
   error = output.astype(jnp.float32) - parameterization.target(
-    config, x0, timestep, noise
+    config, x0, at, noise
   )
   weight = jnp.asarray(loss_weights(config))[timestep]
   return weight * jnp.mean(jnp.square(error))

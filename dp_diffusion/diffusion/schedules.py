@@ -76,6 +76,8 @@ class DiffusionProcess(DiffusionConfig):
       uniform over [0, T).
     mixture_weights: probability of each interval, adding up to 1. Within an
       interval, every timestep is equally likely.
+    antithetic_noise: whether a training draw is the mean of two losses, at one
+      timestep, for a noise and its negative.
 
   Raises:
     ValueError: at construction, for a value that a key does not allow.
@@ -83,6 +85,7 @@ class DiffusionProcess(DiffusionConfig):
 
   mixture_boundaries: tuple[int, ...] = ()
   mixture_weights: tuple[float, ...] = ()
+  antithetic_noise: bool = False
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -156,7 +156,7 @@ def costs(config: config_lib.Config, private_steps: int) -> dict[str, Cost]:
   forward = flop_counts.forward_flop(config)
   pretrain = config.pretrain.num_steps * config.pretrain.batch_size
   records = private_steps * config.privacy.expected_batch_size
-  finetune = records * config.finetune.augmult
+  finetune = records * config.finetune.augmult * config.finetune.passes_per_draw
   sample = config.sample.num_samples * samplers.num_evaluations(
     config.sample.sampler, config.data.num_classes
   )

@@ -2481,8 +2481,8 @@ ALL = (
   _one(
     'The newest version of a dataset is the last in the alphabet',
     'dp_diffusion/data/tfds_builders.py',
-    "    return max(found, key=lambda path: [int(v) for v in path.name.split('.'"
-    ')])\n',
+    '    return max(found, key=lambda path: [int(v) for v in'
+    " path.name.split('.')])\n",
     '    return found[-1]\n',
     'tests/data/tfds_source_test.py::test_versions_are_compared_as_numbers',
   ),
@@ -2603,5 +2603,12 @@ ALL = (
     '      console.progress_of(title, len(images))\n',
     '      console.progress(title, len(images))\n',
     'tests/evaluation/metrics/features_test.py::test_the_number_of_images_is_not_said',
+  ),
+  _one(
+    'Both noises of an antithetic draw are the same',
+    'dp_diffusion/diffusion/losses.py',
+    '  noises = [noise, -noise] if',
+    '  noises = [noise, noise] if',
+    'tests/diffusion/losses_test.py::test_antithetic_noise_cancels_what_is_odd_in_it',
   ),
 )

@@ -74,6 +74,45 @@ def test_matches_numpy_oracle(prediction, weighting):
   assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+def test_antithetic_draw_is_the_mean_of_a_noise_and_its_negative():
+  config = schedules.DiffusionProcess(prediction='eps', antithetic_noise=True)
+  network = _Recorder()
+  loss = losses.draw_loss(network, config, X0, jnp.int32(2), jax.random.key(11))
+  assert network.x_t.shape == (2, 4, 3, 2)
+  assert network.timestep.shape == network.label.shape == (2,)
+  assert network.timestep[0] == network.timestep[1]
+  np.testing.assert_array_equal(network.label, [2, 2])
+
+  a = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[int(network.timestep[0])]
+  x_t, x0 = np.asarray(network.x_t, np.float64), np.asarray(X0, np.float64)
+  noises = (x_t - np.sqrt(a) * x0) / np.sqrt(1 - a)
+  np.testing.assert_allclose(noises[0], -noises[1], rtol=1e-4, atol=1e-5)
+  assert np.std(noises[0]) > 0.5
+  assert loss.shape == ()
+  assert float(loss) == pytest.approx(np.mean((0.3 - noises) ** 2), rel=1e-5)
+
+
+def test_antithetic_noise_cancels_what_is_odd_in_it():
+  # The gradient by b of the loss of "b everywhere" is 2 b - 2 mean(noise).
+  def gradients(is_antithetic):
+    config = schedules.DiffusionProcess(
+      prediction='eps', antithetic_noise=is_antithetic
+    )
+
+    @jax.jit
+    @jax.vmap
+    @jax.grad
+    def gradient(b, key):
+      return losses.draw_loss(
+        lambda x_t, t, y: jnp.full_like(x_t, b), config, X0, jnp.int32(0), key
+      )
+
+    return gradient(jnp.ones(50), jax.random.split(jax.random.key(3), 50))
+
+  assert np.std(gradients(False)) > 0.1
+  np.testing.assert_allclose(gradients(True), 2.0, rtol=1e-5)
+
+
 def test_min_snr_weighs_the_same_error_the_same_whatever_the_prediction():
   # An error d of x0 is one of d sqrt(SNR) in eps and d sqrt(SNR + 1) in v.
   def weights(prediction):

@@ -196,7 +196,8 @@ def _lines_on_cpu(
 def record_bytes(config: config_lib.Config, num_draws: int) -> int:
   """Returns the bytes of one record of a microbatch: gradient, activations."""
   gradient = 4 * flop_counts.num_parameters(config)
-  return gradient + num_draws * flop_counts.activation_bytes(config)
+  num_passes = num_draws * config.finetune.passes_per_draw
+  return gradient + num_passes * flop_counts.activation_bytes(config)
 
 
 def convolution_speed(config: config_lib.Config) -> float:

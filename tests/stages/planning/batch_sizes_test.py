@@ -190,6 +190,17 @@ def test_memory_of_a_record_grows_with_its_draws(config, state) -> None:
   assert four - one == 3 * activations
 
 
+def test_a_draw_of_two_noises_counts_twice(config) -> None:
+  finetune = dataclasses.replace(config.finetune, antithetic_noise=True)
+  both = dataclasses.replace(config, finetune=finetune)
+  assert cost_estimates.record_bytes(both, 3) == cost_estimates.record_bytes(
+    config, 6
+  )
+  found = plan.costs(config, 7)['finetune'], plan.costs(both, 7)['finetune']
+  assert found[1].passes == 2 * found[0].passes > 0
+  assert found[1].flop == 2 * found[0].flop
+
+
 def test_disk_counts_checkpoints_and_images(config, state) -> None:
   images = 64 * (config.privacy.num_examples + config.sample.num_samples)
   expected = 2 * 3 * microbatch.tree_bytes(state) + images
