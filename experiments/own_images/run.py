@@ -58,6 +58,15 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
   'mirrored': {'data.flip': True},
+  'uniform timesteps': {
+    'finetune.mixture_boundaries': '()',
+    'finetune.mixture_weights': '()',
+  },
+  'antithetic noise, half the batch': {
+    'finetune.antithetic_noise': True,
+    'privacy.expected_batch_size': 1024,
+    'finetune.augmult': 1,
+  },
   'one try': {'sample.sampler.max_tries': 1},
   'guidance instead of tries': {
     'sample.sampler.max_tries': 1,
