@@ -48,7 +48,7 @@ _NUM_LOOKED_AT = 64  # Images that decide whether a set is grey.
 _SIDE_LOOKED_AT = 64  # Pixels to which these images are resized.
 _MOST_ODD = 0.1  # Share of these images that may be of the other kind.
 _GREY_SPREAD = 2.0  # Levels between the channels of a grey image, on average.
-_VERSION = 2  # Increase it when the same images give other arrays.
+_VERSION = 3  # Increase it when the same images give other arrays.
 _LEFT_OUT = 2  # Index of images left out; 0 and 1 are the splits.
 # Decoded images that are in use, by the name of their cache entry.
 _in_use: dict[str, tuple[weakref.ref[np.ndarray], dict[str, np.ndarray]]] = {}

@@ -301,14 +301,28 @@ def check_persons(persons: Iterable[str], where: str) -> tuple[str, ...]:
   Raises:
     UsageError: a value names nobody, as '', '-1' and 'nan' do.
   """
-  found = tuple(unicodedata.normalize('NFC', p.strip()) for p in persons)
+  found = tuple(map(one_form, persons))
   for person in dict.fromkeys(found):
-    if _NOBODY.fullmatch(person.casefold()):
+    if is_nobody(person):
       raise errors.UsageError(
         f'Expected {where} to say who is on each image, found {person!r}: leave'
         ' such images out, or give each a person of its own.'
       )
   return found
+
+
+def one_form(person: str) -> str:
+  """Returns the name of a person without spaces around, accents composed."""
+  return unicodedata.normalize('NFC', person.strip())
+
+
+def is_nobody(person: str) -> bool:
+  """Whether a value, in the form of `one_form`, stands for nobody.
+
+  >>> is_nobody('-1'), is_nobody('NaN'), is_nobody('7')
+  (True, True, False)
+  """
+  return bool(_NOBODY.fullmatch(person.casefold()))
 
 
 def known_names() -> tuple[str, ...]:

@@ -284,6 +284,105 @@ def test_each_frame_has_its_own_rescaling():
     np.testing.assert_array_equal(found, _oracle(values, 0, 3000))
 
 
+def _sequence(tag, **values):
+  """A sequence of one item, as in a functional group."""
+  inner = {
+    'center': (_WINDOW_CENTER, 'DS'),
+    'width': (_WINDOW_WIDTH, 'DS'),
+    'function': (_VOI_FUNCTION, 'CS'),
+    'intercept': (_INTERCEPT, 'DS'),
+    'slope': (_SLOPE, 'DS'),
+  }
+  items = {inner[k][0]: (inner[k][1], value) for k, value in values.items()}
+  return _elements({tag: ('SQ', [_elements(items)])})
+
+
+def test_each_frame_has_its_own_window():
+  pixels = np.stack([_grey() for _ in range(2)])
+  windows = [
+    _sequence((0x28, 0x9132), center=c, width='1000', function='LINEAR_EXACT')
+    for c in ('1000', '3000')
+  ]
+  data = _file(pixels, {(0x5200, 0x9230): ('SQ', windows)}, bits=12)
+  for index, low in enumerate((500, 2500)):
+    found = _decode(data, frames='all', frame=index)
+    expected = _oracle(pixels[index], low, low + 1000)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_what_the_frames_share_holds_for_each():
+  """As the rescaling of an enhanced CT."""
+  pixels = np.stack([_grey() for _ in range(2)])
+  shared = _sequence((0x28, 0x9145), intercept='-1024', slope='1')
+  own = [_sequence((0x28, 0x9132), center='0', width='9') for _ in range(2)]
+  groups = {(0x5200, 0x9229): ('SQ', [shared]), (0x5200, 0x9230): ('SQ', own)}
+  data = _file(pixels, groups, bits=12)
+  for index, frame in enumerate(pixels):
+    found = _decode(data, (-1000, 400), frames='all', frame=index)
+    expected = _oracle(frame.astype(int) - 1024, -1000, 400)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_range_wins_over_a_voi_table():
+  """A range is in modality units, so it does not apply to the table's."""
+  pixels = _grey(4)
+  lut = _elements(
+    {
+      (0x28, 0x3002): ('US', (16, 0, 10)),
+      (0x28, 0x3006): ('OW', np.arange(1000, 984, -1, '<u2').tobytes()),
+    }
+  )
+  data = _file(pixels, {(0x28, 0x3010): ('SQ', [lut])}, 12)
+  np.testing.assert_array_equal(_decode(data, (0, 15)), _oracle(pixels, 0, 15))
+
+
+def test_signed_pixels_without_a_window_need_a_range():
+  """Their values below 0 would be black."""
+  for bits, dtype in ((12, np.int16), (8, np.int8)):
+    pixels = _grey(bits, signed=True).astype(dtype)
+    with pytest.raises(decoding.UnreadableError, match='no fixed range'):
+      _decode(_file(pixels, bits=bits))
+
+
+def test_a_table_may_begin_below_zero():
+  """Its first value is then read as one of 16 bits without a sign."""
+  pixels = _grey(4, signed=True)
+  table = _RNG.integers(0, 1 << 16, 16).astype('<u2')
+  lut = _elements(
+    {
+      (0x28, 0x3002): ('US', (16, 65536 - 8, 16)),
+      (0x28, 0x3004): ('LO', 'US'),
+      (0x28, 0x3006): ('OW', table.tobytes()),
+    }
+  )
+  data = _file(pixels, {(0x28, 0x3000): ('SQ', [lut])})
+  values = table[pixels.astype(int) + 8].astype(int)
+  np.testing.assert_array_equal(
+    _decode(data, (0, 65535)), _oracle(values, 0, 65535)
+  )
+
+
+@pytest.mark.parametrize('size', [0, 3])
+def test_monochrome1_is_turned_at_every_size(size):
+  pixels = np.full((6, 6), 1000, np.uint16)
+  data = _file(pixels, bits=12, kind='MONOCHROME1')
+  found = decoding.decode(data, size, 0, _PIXELS, (0, 4000))
+  assert set(found.ravel().tolist()) == {255 - 64}
+
+
+def test_a_palette_of_words_may_hold_bytes():
+  """Some files call 8-bit colours 16-bit ones; they are not black."""
+  pixels = _grey(4).astype(np.uint8)
+  table = _RNG.integers(0, 256, (3, 16))
+  table[:, 0] = 255
+  more = {}
+  for i in range(3):
+    more[(0x28, 0x1101 + i)] = ('US', (16, 0, 16))
+    more[(0x28, 0x1201 + i)] = ('OW', table[i].astype('<u2').tobytes())
+  found = _decode(_file(pixels, more, kind='PALETTE COLOR'))
+  np.testing.assert_array_equal(found, np.moveaxis(table[:, pixels], 0, -1))
+
+
 def test_whose_image_it_is():
   assert dicom.person_of(_file(_grey())) == f'{_SECRET}-7'
   for nobody in (None, ('LO', ''), ('LO', '  ')):

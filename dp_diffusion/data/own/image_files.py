@@ -249,7 +249,8 @@ def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
   """Finds the person of each image, if only headers state it.
 
   The header of a DICOM file names a person (PatientID), of which a hash is
-  kept. With data.frames='all' each file of another format counts as a person.
+  kept. Values that stand for nobody are refused, as in tables. With
+  data.frames='all' each file of another format counts as a person.
 
   Raises:
     UsageError: a file names no person. The message has the name of the file and
@@ -270,8 +271,12 @@ def name_persons(files: ImageFiles, config: registry.DataConfig) -> ImageFiles:
       continue
     has_dicom = True
     try:
-      person = dicom.person_of(data).encode()
-      persons[-1] = hashlib.sha256(person).hexdigest()
+      person = registry.one_form(dicom.person_of(data))
+      if registry.is_nobody(person):
+        raise decoding.UnreadableError(
+          'it names no person: PatientID stands for nobody'
+        )
+      persons[-1] = hashlib.sha256(person.encode()).hexdigest()
     except decoding.UnreadableError as error:
       failed[index] = str(error)
   if has_dicom and failed:

@@ -55,6 +55,19 @@ def stacks(tmp_path):
   return tmp_path
 
 
+def _listed(files, **more):
+  """Encoded files that are images of one class."""
+  options = {'labels': np.zeros(len(files), np.int64), 'persons': None} | more
+  return image_files.ImageFiles(
+    root='scans',
+    names=tuple(map(str, range(len(files)))),
+    is_held_out=None,
+    read=lambda index: files[index],
+    stamps=[],
+    **options,
+  )
+
+
 def test_each_frame_is_an_image_and_those_of_a_file_stay_together(stacks):
   options = {'frames': 'all', 'test_fraction': 0.4}
   sources = [_load(stacks, split, **options) for split in ('train', 'test')]
@@ -215,6 +228,35 @@ def test_dicom_files_of_nobody_are_refused(tmp_path, person, skip, capfd):
   assert _SECRET not in said and '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('person', ['-1', 'UNKNOWN', 'n/a'])
+def test_a_patient_who_stands_for_nobody_is_refused(tmp_path, person, capfd):
+  """As in tables: all such images would be those of one person."""
+  _series(tmp_path)
+  for number in range(3):
+    _put(tmp_path / 'dog' / f'{number:02d}.dcm', _dicom(1, number, person))
+  with pytest.raises(errors.UsageError, match='stands for nobody') as caught:
+    _load(tmp_path, **_BY_PERSON)
+  said = str(caught.value) + ''.join(capfd.readouterr())
+  assert 'dog/00.dcm' in said and person not in said
+
+
+def test_a_patient_whose_name_is_stored_in_two_forms_is_one_person():
+  import pydicom
+
+  files = []
+  for person in ('Jose\u0301', 'Jos\u00e9', 'Jose'):
+    file = pydicom.dcmread(io.BytesIO(_dicom(0, len(files), 'x')))
+    file.SpecificCharacterSet = 'ISO_IR 192'
+    file.PatientID = person
+    data = io.BytesIO()
+    pydicom.dcmwrite(data, file)
+    files.append(data.getvalue())
+  found = image_files.name_persons(_listed(files), _config('x', unit='person'))
+  first, second, third = found.persons
+  assert first == second != third
+  assert 'Jos' not in ''.join(found.persons)  # A hash is kept.
+
+
 def test_a_file_of_another_kind_among_dicom_files_is_refused(tmp_path):
   _series(tmp_path)
   _put(tmp_path / 'dog' / 'a.png', _stack(1, 1, 1, 'PNG'))
@@ -255,35 +297,16 @@ def test_where_nobody_is_known_persons_are_no_unit(tmp_path):
 
 def test_persons_are_those_that_their_names_say():
   """Whatever form of own images names them."""
-
-  def listed(*persons):
-    return image_files.ImageFiles(
-      root='scans',
-      names=('a', 'b'),
-      labels=np.zeros(2, np.int64),
-      persons=persons,
-      is_held_out=None,
-      read=lambda index: b'',
-      stamps=[],
-    )
-
-  assert len({*listed('Jose\u0301', 'Jos\u00e9').persons}) == 1
+  found = _listed([b'', b''], persons=('Jose\u0301', 'Jos\u00e9'))
+  assert len({*found.persons}) == 1
   with pytest.raises(errors.UsageError, match="scans to say who .* '-1'"):
-    listed('7', '-1')
+    _listed([b'', b''], persons=('7', '-1'))
 
 
 def test_checking_tells_neither_how_many_there_are_nor_how_long(capsys):
   data, said = io.BytesIO(), []
   Image.new('L', (8, 8)).save(data, 'PNG')
   for num in (3, 30):
-    image_files.ImageFiles(
-      root='scans',
-      names=tuple(map(str, range(num))),
-      labels=np.zeros(num, np.int64),
-      persons=None,
-      is_held_out=None,
-      read=lambda index: data.getvalue(),
-      stamps=[],
-    ).check(_config('scans', channels=1))
+    _listed([data.getvalue()] * num).check(_config('scans', channels=1))
     said.append(capsys.readouterr().out)
   assert said[0] == said[1] and '100/100' in said[0] and ' s' not in said[0]
