@@ -338,3 +338,110 @@ def test_a_large_header_is_refused_before_decoding():
   ):
     with pytest.raises(decoding.UnreadableError, match='5x6 pixels'):
       decoding.decode(data, 0, 0, limit)
+
+
+# Each orientation of EXIF, as Pillow turns an image of 8 bits.
+_TURNS = {
+  1: lambda x: x,
+  2: np.fliplr,
+  3: lambda x: np.rot90(x, 2),
+  4: np.flipud,
+  5: lambda x: np.fliplr(np.rot90(x, -1)),
+  6: lambda x: np.rot90(x, -1),
+  7: lambda x: np.fliplr(np.rot90(x)),
+  8: np.rot90,
+}
+
+
+@pytest.mark.parametrize('orientation', _TURNS)
+def test_images_of_every_depth_are_turned_upright(orientation):
+  expected = _TURNS[orientation]
+  deep = _image(16, 3)
+  found = decoding.decode(
+    _tiff(deep, extratags=[(0x0112, 'H', 1, orientation, True)]),
+    *(0, 0, _PIXELS, (0, 65535)),
+  )
+  np.testing.assert_array_equal(found, expected(_oracle(deep, 0, 65535)))
+  data, exif = io.BytesIO(), Image.Exif()
+  exif[0x0112] = orientation
+  Image.fromarray(deep[..., 0]).save(data, 'PNG', exif=exif)
+  found = decoding.decode(data.getvalue(), 0, 0, _PIXELS, (0, 65535))
+  np.testing.assert_array_equal(
+    found, expected(_oracle(deep[..., :1], 0, 65535))
+  )
+  shallow = _image(8, 3).astype(np.uint8)
+  data = io.BytesIO()
+  Image.fromarray(shallow).save(data, 'PNG', exif=exif)
+  for value_range in ((), (0, 200)):
+    found = decoding.decode(data.getvalue(), 0, 0, _PIXELS, value_range)
+    high = (value_range or (0, 255))[1]
+    np.testing.assert_array_equal(found, expected(_oracle(shallow, 0, high)))
+
+
+def test_deep_colours_become_grey_as_those_of_eight_bits():
+  pixels = _RNG.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+  grey = np.asarray(Image.fromarray(pixels).convert('L'), int)
+  found = decoding.decode(_png(pixels * np.uint16(257)), 0, 1, _PIXELS)
+  assert np.abs(found[..., 0] - grey).max() <= 1
+
+
+def test_a_page_that_is_a_mask_is_no_image():
+  data = io.BytesIO()
+  with tifffile.TiffWriter(data) as writer:
+    writer.write(np.full((16, 16), 200, np.uint8))
+    writer.write(np.full((16, 16), 255, np.uint8), subfiletype=2)
+  data.seek(0)
+  with tifffile.TiffFile(data) as tiff:
+    order, place = tiff.byteorder, tiff.pages[1].tags[254].valueoffset
+  whole = bytearray(data.getvalue())
+  struct.pack_into(f'{order}I', whole, place, 4)  # Of a mask.
+  assert decoding.count_frames(bytes(whole)) == 1
+  found = decoding.decode(bytes(whole), 0, 1, _PIXELS)
+  np.testing.assert_array_equal(found, np.full((16, 16, 1), 200))
+
+
+def test_a_stack_of_imagej_in_one_page_is_refused():
+  """Its images after the first would be missing without a message."""
+  data = io.BytesIO()
+  stack = np.stack([_image(16)[..., 0] for _ in range(3)])
+  tifffile.imwrite(data, stack, imagej=True)
+  data.seek(0)
+  with tifffile.TiffFile(data) as tiff:
+    order, start = tiff.byteorder, tiff.pages[0].offset
+  whole = bytearray(data.getvalue())  # Large files have no page but the first.
+  num_tags = struct.unpack_from(f'{order}H', whole, start)[0]
+  struct.pack_into(f'{order}I', whole, start + 2 + 12 * num_tags, 0)
+  with pytest.raises(decoding.UnreadableError, match='ImageJ stack of one'):
+    decoding.decode(bytes(whole), 0, 1, _PIXELS, (0, 65535), 'all')
+
+
+def test_a_second_channel_that_is_no_alpha_is_refused():
+  """As of two stains; the image would be the first of them alone."""
+  pixels, data = _image(16, 2), io.BytesIO()
+  tifffile.imwrite(
+    data, pixels, photometric='minisblack', extrasamples=['unspecified']
+  )
+  with pytest.raises(decoding.UnreadableError, match='save channels apart'):
+    decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 65535))
+
+
+def test_every_image_of_a_file_is_checked_for_its_size():
+  data = io.BytesIO()
+  with tifffile.TiffWriter(data) as writer:
+    for side in (4, 30):
+      writer.write(np.full((side, side), 9, np.uint8))
+  config = registry.DataConfig(
+    name='generated', image_size=4, frames='all', max_image_pixels=899
+  )
+  found = decoding.inspect(data.getvalue(), config)
+  assert '30x30 pixels, more than' in str(found)
+  with pytest.raises(decoding.UnreadableError, match='30x30 pixels'):
+    decoding.decode(data.getvalue(), 4, 1, 899, (), 'all', 1)
+
+
+@pytest.mark.parametrize('largest', [100, 1000])
+def test_values_above_the_largest_of_a_header_are_refused(largest):
+  pixels = np.full((6, 5, 1), largest, np.uint16)
+  pixels[3, 2] += 1
+  with pytest.raises(decoding.UnreadableError, match='above the largest'):
+    decoding.decode(_pnm(pixels, largest), 0, 1, _PIXELS, ())
