@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -127,6 +129,61 @@ def test_a_removal_that_was_killed_goes_on(tmp_path, monkeypatch):
   assert os.listdir(tmp_path / left) == ['small.npz']
   assert [entry.name for entry in cache.forget(str(tmp_path))] == [left]
   assert os.listdir(tmp_path) == []
+
+
+def test_arrays_of_another_form_are_made_again(tmp_path, capsys):
+  cache.arrays(str(tmp_path), 'n', lambda: {'x': np.arange(2)}, _is_valid)
+  found = cache.arrays(str(tmp_path), 'n', _Maker(), _is_valid)
+  np.testing.assert_array_equal(found['x'], [0, 1, 2])
+  assert 'is damaged' in capsys.readouterr().err
+
+
+def test_decoded_images_of_another_shape_are_made_again(tmp_path, capsys):
+  for num in (1234, 2):
+    large, _ = cache.mapped(str(tmp_path), 'n', (num, 3, 3, 1), _fill)
+    assert large.shape == (num, 3, 3, 1)
+  said = capsys.readouterr().err
+  assert 'is damaged' in said and '1234' not in said
+
+
+def test_decoded_images_cannot_be_changed(tmp_path):
+  """Whoever reads the entry next would get the change."""
+  large, _ = cache.mapped(str(tmp_path), 'n', (2, 3, 3, 1), _fill)
+  with pytest.raises(ValueError, match='read-only'):
+    large[0] = 0
+
+
+def _cut(path):
+  """An array whose header says that it has 137 times 8 numbers."""
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    header, {'descr': '<i4', 'fortran_order': False, 'shape': (137, 8)}
+  )
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('x.npy', header.getvalue() + bytes(960))
+
+
+def test_a_damaged_file_is_said_without_the_sizes_in_it(tmp_path, capsys):
+  """They may be numbers of sensitive images."""
+  cache.arrays(str(tmp_path), 'a', _Maker(), _is_valid)
+  cache.mapped(str(tmp_path), 'b', (2, 3, 3, 1), _fill)
+  _cut(tmp_path / 'a.npz')
+  _cut(tmp_path / 'b' / 'small.npz')
+  cache.arrays(str(tmp_path), 'a', _Maker(), _is_valid)
+  cache.mapped(str(tmp_path), 'b', (2, 3, 3, 1), _fill)
+  said = capsys.readouterr().err.replace(str(tmp_path), '')
+  assert said.count('is damaged') == 2
+  assert not set('0123456789') & set(said)
+
+
+def test_of_two_processes_that_decode_one_set_either_is_right(tmp_path):
+  def fill(large):
+    cache.mapped(str(tmp_path), 'n', large.shape, _fill)  # It is faster.
+    return _fill(large)
+
+  large, small = cache.mapped(str(tmp_path), 'n', (2, 3, 3, 1), fill)
+  assert (large == 7).all() and len(small['labels']) == 2
+  assert os.listdir(tmp_path) == ['n']
 
 
 def test_what_cannot_be_removed_is_not_called_forgotten(tmp_path, monkeypatch):

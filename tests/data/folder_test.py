@@ -319,6 +319,44 @@ def test_large_sets_are_decoded_once_and_again_when_a_file_changes(
   assert np.all(_load(root, **options).images == 9)
 
 
+def test_the_cache_knows_how_the_images_were_divided(root, tmp_path):
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  for changes in ({}, {'split_seed': 1}, {'test_fraction': 0.5}):
+    in_memory = _values(root, 'test', **changes)
+    assert _values(root, 'test', **changes, **options) == in_memory
+
+
+@pytest.mark.parametrize(
+  ('changes', 'shape'),
+  [({'image_size': 4}, (4, 4, 3)), ({'channels': 1}, (8, 8, 1))],
+)
+def test_images_in_use_are_taken_for_no_others(root, changes, shape):
+  in_use = _load(root)
+  assert _load(root, **changes).images.shape[1:] == shape
+  with pytest.raises(ValueError, match='read-only'):
+    in_use.images[0] = 0  # Whoever loads them next would get it.
+
+
+@pytest.mark.parametrize('form', ['folder', 'npz'])
+def test_what_replaces_a_file_of_its_size_is_decoded(tmp_path, form):
+  """Also within the second in which the file was written."""
+  path = tmp_path / ('x.npz' if form == 'npz' else 'x')
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  for number, value in enumerate((7, 9)):
+    images = np.full((20, 8, 8, 3), value, np.uint8)
+    images[..., 1] = np.arange(20)[:, None, None]
+    if form == 'npz':
+      np.savez(path, images=images, labels=np.arange(20) % 2)
+    else:
+      for i, image in enumerate(images):
+        file = path / _CLASSES[i % 2] / f'{i}.bmp'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    for file in (path, *path.rglob('*.bmp')):
+      os.utime(file, ns=(0, 10**18 + number))
+    assert np.all(_load(path, **options).images[..., 0] == value)
+
+
 def test_a_zip_is_decoded_again_when_a_file_of_one_size_replaces_another(
   root, tmp_path
 ):

@@ -166,6 +166,74 @@ def test_the_cache_tells_parts_of_one_size_apart(data_dir, tmp_path):
   assert len(halves[0] | halves[1]) == _NUM['train']
 
 
+def test_the_cache_tells_labels_and_ranges_apart(tmp_path):
+  def features(tfds):
+    labels = {
+      name: tfds.features.ClassLabel(num_classes=4) for name in ('one', 'two')
+    }
+    image = tfds.features.Image(shape=(6, 8, 3), encoding_format='png')
+    return tfds.features.FeaturesDict({'image': image, **labels})
+
+  def example(split, number):
+    image = _encode(_image(split, number, (6, 8, 3)))
+    return {'image': image, 'one': number % 4, 'two': 3 - number % 4}
+
+  _write(tmp_path, features, example)
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  one, two, narrow = (
+    registry.load(_config(tmp_path, **options, **changes))
+    for changes in (
+      {'label_key': 'one'},
+      {'label_key': 'two'},
+      {'label_key': 'one', 'value_range': (0, 100)},
+    )
+  )
+  np.testing.assert_array_equal(one.labels, 3 - two.labels)
+  np.testing.assert_array_equal(one.images, two.images)
+  assert (narrow.images[one.images > 100] == 255).all()
+
+
+def test_a_dataset_that_was_prepared_again_is_read(tmp_path):
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  for value in (7, 9):
+
+    def example(split, number, value=value):
+      image = _encode(np.full((6, 8, 3), value, np.uint8))
+      return _example(split, number) | {'image': image}
+
+    shutil.rmtree(tmp_path / 'tiny', ignore_errors=True)
+    _write(tmp_path, _features, example)
+    source = registry.load(_config(tmp_path, **options))
+    assert (source.images == value).all()
+
+
+def test_an_image_that_cannot_be_read_is_an_error(tmp_path):
+  """Left out, it would give the labels of all later ones to others."""
+
+  def example(split, number):
+    image = _encode(_image(split, number, (6, 8, 3)))
+    image = io.BytesIO(b'no image') if number == 5 else image
+    return _example(split, number) | {'image': image}
+
+  _write(tmp_path, _features, example)
+  with pytest.raises(errors.UsageError, match='cannot be used; .* not an imag'):
+    registry.load(_config(tmp_path))
+
+
+def test_a_dataset_that_is_half_prepared_is_not_taken(tmp_path):
+  half = tmp_path / 'tiny' / '1.0.0.incompleteA1B2'
+  half.mkdir(parents=True)
+  (half / 'dataset_info.json').write_text('{}')
+  assert tfds_builders.find('tiny', tmp_path) is None
+
+
+def test_damage_is_said_without_the_sizes_in_it():
+  with pytest.raises(errors.UsageError, match='not whole') as caught:
+    with tfds_builders.damage_named('tiny'):
+      raise ValueError('960 records where 137 were expected')
+  assert not set('0123456789') & set(str(caught.value))
+
+
 def test_labels_outside_the_configs_classes_are_an_error(data_dir):
   with pytest.raises(errors.UsageError, match='label=2'):
     registry.load(_config(data_dir, class_names=('a', 'b')))

@@ -263,6 +263,67 @@ def test_labels_outside_their_own_names_are_refused(tmp_path):
     refused(write(tmp_path / 'x.parquet', columns, _CLASSES), why)
 
 
+def test_the_cache_tells_columns_and_changed_files_apart(tmp_path):
+  """Also where what replaces a file has its size."""
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  images, labels = rows()
+  masks = [image(label, 50 + i) for i, label in enumerate(labels)]
+  columns = {'image': images, 'mask': masks, 'label': labels}
+  path = write(tmp_path / 'x.parquet', columns)
+
+  def pixels(path, place, **changes):
+    source = load(path, **options, **changes)
+    return {pixel[place] for pixel in source.images[:, 0, 0].tolist()}
+
+  assert max(pixels(path, 1, image_key='image')) < 50
+  assert min(pixels(path, 1, image_key='mask')) >= 50
+  files = [tmp_path / 'y' / f'{i}.bmp' for i in range(len(labels))]
+  table = {'image': [file.name for file in files], 'label': labels}
+  path = write(tmp_path / 'y' / 'x.parquet', table)
+  for value in (7, 9):
+    for i, file in enumerate(files):
+      Image.new('RGB', (8, 8), (value, i, 0)).save(file)
+      os.utime(file, ns=(0, 10**18 + value))
+    assert pixels(path, 0) == {value}
+
+
+def test_of_two_columns_of_classes_none_is_chosen(tmp_path):
+  named = {'_type': 'ClassLabel', 'names': list(_CLASSES)}
+  images, labels = structs()
+  other = [1 - label for label in labels]
+  for columns, why in (
+    ({'kind': labels}, ''),
+    ({'kind': labels, 'state': other}, "label_key='label' to be a column"),
+  ):
+    found = pa.table({'image': images, **columns})
+    features = {'info': {'features': dict.fromkeys(columns, named)}}
+    found = found.replace_schema_metadata({'huggingface': json.dumps(features)})
+    pq.write_table(found, tmp_path / 'x.parquet')
+    if why:
+      refused(tmp_path / 'x.parquet', why)
+    else:
+      assert both(tmp_path / 'x.parquet') == _ALL
+
+
+@pytest.mark.parametrize('kind', [pa.string(), pa.large_string()])
+def test_a_division_in_a_column_is_found_in_any_row_group(tmp_path, kind):
+  """Images to be held out often come last."""
+  images, labels = structs()
+  parts = ['train'] * (len(labels) - 2) + ['test'] * 2
+  columns = {'image': images, 'label': labels, 'part': pa.array(parts, kind)}
+  path = write(tmp_path / 'x.parquet', columns)
+  refused(path, "a column 'part', which is not read: put the images into")
+
+
+def test_damage_is_said_without_the_sizes_in_it(tmp_path):
+  path = write(tmp_path / 'a.parquet', {'image': _IMAGES, 'label': _LABELS})
+  with pytest.raises(errors.UsageError, match='cannot be read as') as caught:
+    with parquet_images._opened(path):
+      raise ValueError('expected 960 rows, found 137')
+  said = str(caught.value).replace(str(tmp_path), '')
+  assert not set('0123456789') & set(said)
+
+
 def test_two_forms_at_once_are_refused(tmp_path):
   write(tmp_path / 'a.parquet', {'image': _IMAGES, 'label': _LABELS})
   (tmp_path / 'cat').mkdir()
