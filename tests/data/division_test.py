@@ -83,6 +83,15 @@ def test_no_image_of_a_folder_lies_on_both_sides(tmp_path):
   assert _num_shared(tmp_path, split_seed=1) == 0
 
 
+def test_images_of_one_colour_join_no_persons():
+  """As blank slides, which are seldom grey."""
+  blank = np.broadcast_to(np.array([240, 230, 250], np.uint8), (2, 4, 4, 3))
+  first, second = division.contents(blank, has_persons=True)
+  assert first != second
+  first, second = division.contents(blank, has_persons=False)
+  assert first == second
+
+
 def test_persons_who_share_an_image_stay_together(tmp_path):
   images = _images(40)
   images[20:] = images[:20]  # Person i + 10 has an image of person i.

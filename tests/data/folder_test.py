@@ -295,6 +295,26 @@ def test_a_zip_with_links_is_refused(tmp_path):
     _load(path)
 
 
+def test_a_zip_with_two_files_of_one_name_is_refused(root, tmp_path):
+  """One of them would be left out without a message."""
+  path = _zip(root, tmp_path / 'images.zip')
+  with zipfile.ZipFile(path, 'a') as archive:
+    with pytest.warns(UserWarning, match='Duplicate name'):
+      archive.writestr('cat/deep/03.png', b'another')
+  with pytest.raises(errors.UsageError, match="'cat/deep/03.png' comes twice"):
+    _load(path)
+
+
+def test_an_encrypted_zip_is_refused(root, tmp_path):
+  path = _zip(root, tmp_path / 'images.zip')
+  data = bytearray(path.read_bytes())
+  place = data.index(b'PK\x01\x02')  # The first entry of the list of files.
+  data[place + 8] |= 1
+  path.write_bytes(data)
+  with pytest.raises(errors.UsageError, match='is encrypted'):
+    _load(path)
+
+
 def test_a_zip_with_a_damaged_file_names_it(root, tmp_path):
   path = _zip(root, tmp_path / 'images.zip')
   data = bytearray(path.read_bytes())
@@ -676,6 +696,18 @@ def test_deep_arrays_are_mapped_by_a_range(tmp_path, bits, channels):
       _load(path)
 
 
+def test_arrays_of_eight_bits_follow_the_range_too(tmp_path):
+  path = tmp_path / 'x.npz'
+  stored = _write_npz(path)['images'].astype(int)
+  expected = (np.clip(stored - 50, 0, 100) * 510 + 100) // 200
+  found = np.concatenate(
+    [_load(path, s, value_range=(50, 150)).images for s in _SPLITS]
+  )
+  assert sorted(i.tobytes() for i in found) == sorted(
+    i.tobytes() for i in expected.astype(np.uint8)
+  )
+
+
 @pytest.mark.parametrize(
   ('images', 'changes', 'why'),
   [
@@ -779,6 +811,33 @@ def test_a_damaged_member_is_an_error_of_the_file(root, tmp_path):
   path.write_bytes(data)
   with pytest.raises(errors.UsageError, match='cat/deep/03.png'):
     _load(path)
+
+
+def test_a_damaged_npz_is_said_without_the_sizes_in_it(tmp_path):
+  """They may be the number of sensitive images."""
+  path = tmp_path / 'x.npz'
+  _write_npz(path)
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    header, {'descr': '<i8', 'fortran_order': False, 'shape': (137,)}
+  )
+  with zipfile.ZipFile(path) as archive:
+    images = archive.read('images.npy')
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('images.npy', images)
+    archive.writestr('labels.npy', header.getvalue() + bytes(960))
+  with pytest.raises(errors.UsageError, match='cannot be read') as caught:
+    _load(path)
+  said = str(caught.value).replace(str(tmp_path), '')
+  assert not set('0123456789') & set(said)
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_persons_of_one_part_alone_are_refused(tmp_path, part):
+  persons = {f'{part}_person': np.arange(9)}
+  _write_parts(tmp_path / 'm.npz', 'train', 'test', **persons)
+  with pytest.raises(errors.UsageError, match='for each part of'):
+    _load(tmp_path / 'm.npz')
 
 
 def test_a_damaged_npz_is_one_line(tmp_path):

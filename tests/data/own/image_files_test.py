@@ -284,6 +284,25 @@ def test_damaged_dicom_files_may_be_left_out(tmp_path):
   assert [name for name, _, _ in source.skipped] == ['dog/cut.dcm']
 
 
+def test_behind_an_unreadable_file_each_image_keeps_its_person(tmp_path):
+  for part, start in (('train', 0), ('test', 50)):
+    _series(tmp_path / part)
+    for file in (tmp_path / part).rglob('*.dcm'):
+      number = start + int(file.stem)
+      _put(file, _dicom(file.parent.name == 'dog', number, f'p{number}'))
+  _put(tmp_path / 'train' / 'cat' / '00.dcm', _dicom(0, 0, 'p0')[:300])
+  options = _BY_PERSON | {'skip_unreadable': True, 'image_size': 0}
+  options.pop('test_fraction')
+  sources = [_load(tmp_path, s, **options) for s in ('train', 'test')]
+  numbers, persons = (
+    np.concatenate(of_all)
+    for of_all in zip(*((s.images[:, 0, 0, 0], s.person) for s in sources))
+  )
+  assert sources[0].skipped[0][0] == 'train/cat/00.dcm'
+  for number, person in zip(numbers % 100, persons):
+    assert ((numbers % 100 == number) == (persons == person)).all()
+
+
 def test_where_nobody_is_known_persons_are_no_unit(tmp_path):
   for number in range(_NUM):
     _put(tmp_path / 'dog' / f'{number}', _stack(1, number, 1, 'PNG'))

@@ -512,6 +512,80 @@ def test_two_forms_at_once_are_refused(tmp_path):
   refused(tmp_path, 'another class than their folder: cat/03.png')
 
 
+def test_a_table_of_a_division_may_not_contradict_its_folders(tmp_path):
+  class_folders(tmp_path / 'train')
+  class_folders(tmp_path / 'test', 20)
+  rows = [
+    (f'{part}/{name}/{start + n:02d}.png', name)
+    for part, start in (('train', 0), ('test', 20))
+    for name in _CLASSES
+    for n in range(_NUM)
+  ]
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  assert numbers(tmp_path, 'train') == list(range(_NUM))
+  rows[3] = ('train/cat/03.png', 'dog')
+  table(tmp_path / 'labels.csv', 'file_name,label', rows)
+  refused(tmp_path, 'another class than their folder: train/cat/03.png')
+
+
+@pytest.mark.parametrize(('column', 'mark'), [('x', 'test'), ('is_test', '1')])
+def test_a_division_in_a_column_of_few_marks_is_refused(tmp_path, column, mark):
+  """Where the others have none, as training images often do."""
+  flat(tmp_path)
+  rows = [(*row, mark if i % 3 else '') for i, row in enumerate(_FULL)]
+  table(tmp_path / 'labels.csv', f'file_name,label,{column}', rows)
+  refused(tmp_path, f"a column '{column}', which is not read: put the images")
+
+
+def test_equal_images_of_two_classes_are_named(tmp_path):
+  """Also behind a file that is left out."""
+  class_folders(tmp_path)
+  put(tmp_path / 'cat' / '00.png', b'no image')
+  put(tmp_path / 'dog' / '04.png', image(0, 5))
+  source = load(tmp_path, skip_unreadable=True)
+  assert source.contradictions == (
+    (('cat/05.png', 'cat'), ('dog/04.png', 'dog')),
+  )
+
+
+def test_persons_may_be_given_below_a_folder_around_all(tmp_path):
+  class_folders(tmp_path / 'x' / 'cells')
+  names = [f'{c}/{n:02d}.png' for c in _CLASSES for n in range(_NUM)]
+  for start in ('', 'cells/'):
+    rows = [(start + name, f'p{i % 9}') for i, name in enumerate(names)]
+    table(tmp_path / 'p.csv', 'file,person', rows)
+    csv = str(tmp_path / 'p.csv')
+    assert both(tmp_path / 'x', person_csv=csv, unit='person') == _ALL
+
+
+def test_what_decoding_would_refuse_is_known_before(tmp_path):
+  """Before pre-training, which may take days."""
+
+  def check(why, **changes):
+    config = registry.DataConfig(
+      **{'name': 'folder', 'path': str(tmp_path), 'class_names': _CLASSES},
+      **({'image_size': 8} | changes),
+    )
+    with pytest.raises(errors.UsageError, match=why):
+      registry.check_readable(config, ('train', 'test'))
+
+  class_folders(tmp_path)
+  whole = (tmp_path / 'dog' / '00.png').read_bytes()
+  put(tmp_path / 'dog' / '00.png', whole[:45])  # Its header is there.
+  check('dog/00.png .damaged or truncated')
+  put(tmp_path / 'dog' / '00.png', whole)
+  data = io.BytesIO()
+  Image.new('RGB', (9, 8)).save(data, 'PNG')
+  put(tmp_path / 'dog' / '03.png', data.getvalue())
+  check('dog/03.png .9x8 pixels where the others have 8x8', image_size=0)
+  for number, file in enumerate(sorted(tmp_path.rglob('*.png'))):
+    data = io.BytesIO()
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60 + number
+    Image.fromarray(deep).save(data, 'PNG')
+    put(file, data.getvalue())
+  check('set data.value_range', channels=1)
+
+
 def test_numbers_are_names_where_a_class_is_called_so(tmp_path):
   flat(tmp_path)
   table(tmp_path / 'labels.csv', 'file_name,label', _FULL)
