@@ -15,6 +15,7 @@ from dp_diffusion import errors
 from dp_diffusion.data import decoding
 from dp_diffusion.data import folder
 from dp_diffusion.data import registry
+from dp_diffusion.data import value_range as values
 
 DEPTHS = (8, 10, 12, 13, 14, 15, 16)
 COMPRESSIONS = (None, 'lzw', 'zlib', 'packbits')
@@ -166,6 +167,24 @@ def test_signed_and_floating_pixels_need_a_range():
     found = decode(tiff(array), value_range)[..., 0]
     assert found.min() == 0 and found.max() == 255
     assert np.abs(found.astype(int) - naive(ramp(12), 0, 4095)).max() <= 1
+
+
+@pytest.mark.parametrize('kind', [np.int8, np.int16])
+def test_large_signed_images_are_mapped_as_small_ones(kind):
+  """Theirs is a table of all values, which begins below 0."""
+  high = np.iinfo(kind).max
+  rng = np.random.default_rng(0)
+  stored = rng.integers(-high - 1, high + 1, (300, 300)).astype(kind)
+  mapped = values.to_bytes(stored, (-100, 100))
+  np.testing.assert_array_equal(mapped, naive(stored, -100, 100))
+  scaled = values.scale(stored, (-100, 100))
+  assert np.abs(scaled - naive(stored, -100, 100)).max() <= 0.5
+
+
+def test_values_beyond_those_of_signed_numbers_are_white():
+  stored = np.array([0, 50, 100, 1 << 63, (1 << 64) - 1], np.uint64)
+  found = values.to_bytes(stored, (0, 100))
+  assert found.tolist() == [0, 128, 255, 255, 255]
 
 
 def test_eight_bits_follow_the_range_too():

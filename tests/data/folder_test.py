@@ -346,6 +346,15 @@ def test_the_cache_knows_how_the_images_were_divided(root, tmp_path):
     assert _values(root, 'test', **changes, **options) == in_memory
 
 
+def test_the_cache_knows_what_was_left_out(root, tmp_path):
+  """A run that leaves nothing out must not get such images."""
+  options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
+  (root / 'cat' / 'bad.png').write_bytes(b'no image')
+  assert len(_load(root, skip_unreadable=True, **options).skipped) == 1
+  with pytest.raises(errors.UsageError, match='cat/bad.png'):
+    _load(root, **options)
+
+
 @pytest.mark.parametrize(
   ('changes', 'shape'),
   [({'image_size': 4}, (4, 4, 3)), ({'channels': 1}, (8, 8, 1))],

@@ -70,6 +70,14 @@ def test_one_image_decides_nothing(tmp_path, odd) -> None:
   assert _find(_write(tmp_path / 'c', [COLOUR] * 80 + [GREY] * odd)) == 3
 
 
+@pytest.mark.parametrize(('most', 'channels'), [(GREY, 1), (COLOUR, 3)])
+def test_one_odd_image_that_is_looked_at_decides_nothing(
+  tmp_path, most, channels
+) -> None:
+  odd = COLOUR if most == GREY else GREY
+  assert _find(_write(tmp_path, [most] * 19 + [odd])) == channels
+
+
 def test_an_image_more_changes_at_most_one_that_is_looked_at(
   tmp_path, monkeypatch
 ) -> None:

@@ -273,6 +273,36 @@ def test_deep_stacks_are_told_apart():
     np.testing.assert_array_equal(found, _oracle(frame, 0, 65535))
 
 
+@pytest.mark.parametrize('form', ['TIFF', 'PPM'])
+def test_deep_images_behind_one_of_eight_bits_are_read_as_deep(form):
+  first, second = _image(8).astype(np.uint8), _image(16)
+  if form == 'PPM':
+    data = _pnm(first, 255) + _pnm(second, 65535)
+  else:
+    pages = io.BytesIO()
+    with tifffile.TiffWriter(pages) as writer:
+      for frame in (first, second):
+        writer.write(frame[..., 0], metadata=None)
+    data = pages.getvalue()
+  found = decoding.decode(data, 0, 1, _PIXELS, (), 'all', 1)
+  np.testing.assert_array_equal(found, _oracle(second, 0, 65535))
+
+
+def test_a_volume_and_a_tile_that_is_too_large_are_refused():
+  volume, data = np.zeros((16, 16, 16), np.uint16), io.BytesIO()
+  tifffile.imwrite(data, volume, tile=(16, 16, 16), photometric='minisblack')
+  with pytest.raises(decoding.UnreadableError, match='grey or RGB and flat'):
+    decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 9), 'first')
+  data = bytearray(_tiff(_image(16), tile=(16, 16), byteorder='<'))
+  with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
+    tags = [tiff.pages[0].tags[number] for number in (322, 323)]
+  for tag in tags:
+    kind = {3: '<H', 4: '<I'}[int(tag.dtype)]
+    struct.pack_into(kind, data, tag.valueoffset, 4096)
+  with pytest.raises(decoding.UnreadableError, match='tiles are larger'):
+    decoding.decode(bytes(data), 0, 1, _PIXELS, (0, 65535))
+
+
 def _with_thumbnail(is_marked):
   data = io.BytesIO()
   with tifffile.TiffWriter(data) as writer:

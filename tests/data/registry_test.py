@@ -132,7 +132,11 @@ def test_a_survey_counts_what_there_is():
 
 
 @pytest.mark.parametrize(
-  'nobody', ['', ' ', '-1', '-1.0', 'nan', 'NaN', 'None', '<NA>', 'Unknown']
+  'nobody',
+  [
+    *('', ' ', '-1', '-1.0', '-99', 'nan', 'NaN', 'NaT', 'None', '<NA>'),
+    *('Unknown', 'N/A', 'null', '?', ' unknown '),
+  ],
 )
 def test_a_value_that_names_nobody_is_no_person(nobody):
   """Those on the images would be protected as a group, none by itself."""

@@ -193,6 +193,39 @@ def test_the_cache_tells_labels_and_ranges_apart(tmp_path):
   assert (narrow.images[one.images > 100] == 255).all()
 
 
+def test_a_survey_counts_equal_images(tmp_path):
+  """Train 0 equals train 1; test 0 and 1 equal both, test 2 equals train 2."""
+
+  def example(split, number):
+    if split == 'train' or number < 3:
+      image = _image('train', max(number, 1), (6, 8, 3))
+    else:
+      image = _image(split, number, (6, 8, 3))
+    return _example(split, number) | {'image': _encode(image)}
+
+  _write(tmp_path, _features, example)
+  found = registry.survey(_config(tmp_path, person_key='who'))
+  train, test = (found['splits'][split] for split in ('train', 'test'))
+  assert (train['num_images'], train['num_duplicates']) == (30, 1)
+  assert (test['num_images'], test['num_duplicates']) == (10, 1)
+  assert train['num_persons'] == test['num_persons'] == 4
+  assert found['num_equal_across'] == 3
+  assert found['num_labelled_twice'] == 1
+
+
+def test_classes_are_named_in_the_order_of_their_labels(tmp_path):
+  def features(tfds):
+    names = ['zebra', 'ant', 'cow']
+    changed = dict(_features(tfds))
+    changed['label'] = tfds.features.ClassLabel(names=names)
+    return tfds.features.FeaturesDict(changed)
+
+  _write(tmp_path, features, _example)
+  config = _config(tmp_path)
+  assert registry.find_class_names(config) == ('zebra', 'ant', 'cow')
+  assert registry.load(config).spec.class_names == ('zebra', 'ant', 'cow')
+
+
 def test_a_dataset_that_was_prepared_again_is_read(tmp_path):
   options = {'max_in_memory_bytes': 10, 'cache_dir': str(tmp_path / 'cache')}
   for value in (7, 9):

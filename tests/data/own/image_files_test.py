@@ -90,6 +90,18 @@ def test_each_frame_is_an_image_and_those_of_a_file_stay_together(stacks):
   assert not files[0] & files[1] and len(files[0] | files[1]) == 2 * _NUM
 
 
+def test_files_of_one_name_in_two_folders_are_two_persons(stacks):
+  options = {'frames': 'all', 'test_fraction': 0.4}
+  whole = 0
+  for split in ('train', 'test'):
+    source = _load(stacks, split, **options)
+    files = {(label, number) for label, number, _ in
+             source.images[:, 0, 0].tolist()}  # fmt: skip
+    assert len(np.unique(source.person)) == len(files)
+    whole += len(files)
+  assert whole == 2 * _NUM
+
+
 def test_frames_are_of_the_person_of_their_file(stacks, tmp_path, capsys):
   lines = [f'{c}/{n:02d}.tiff,p{n % 6}' for c in _CLASSES for n in range(_NUM)]
   _put(tmp_path / 'p.csv', '\n'.join(['file,person', *lines]).encode())

@@ -12,6 +12,7 @@ import pytest
 
 from dp_diffusion import errors
 from dp_diffusion.data import registry
+from dp_diffusion.data.own import parts as parts_lib
 
 _CLASSES = ('cat', 'dog')
 _NUM = 10
@@ -124,6 +125,19 @@ def test_a_division_and_classes_called_so_say_nothing(tmp_path, capsys):
   class_folders(tmp_path / 'y', classes=('train', 'test'))
   load(tmp_path / 'y', class_names=('train', 'test'))
   assert 'warning' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'part',
+  [
+    *('val', 'valid', 'validation', 'dev'),
+    *('test', 'testing', 'eval', 'evaluation'),
+  ],
+)
+def test_every_part_beside_the_training_part_is_held_out(part):
+  for name in (part, part.upper()):
+    given = parts_lib.given(['train', name], (), 'x')
+    assert given == {'train': False, name: True}
 
 
 def test_a_class_may_be_called_as_a_part_is(tmp_path):
