@@ -601,6 +601,8 @@ def test_a_table_of_persons_that_was_mended_is_read(root, tmp_path):
     ('patient_id', np.arange(40), "call it 'person', or take it away"),
     ('split', np.arange(40) % 2, 'save train_images, train_labels'),
     ('part', np.array(['train', 'test'] * 20), 'save train_images'),
+    ('part', np.array([b'train', b'test'] * 20), 'save train_images'),
+    ('part', np.array(['', 'test'] * 20), 'save train_images'),
     ('is_train', np.arange(40) > 9, 'save train_images'),
   ],
 )

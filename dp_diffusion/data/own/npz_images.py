@@ -314,11 +314,15 @@ def _says_parts(
   archive: zipfile.ZipFile, path: pathlib.Path, name: str
 ) -> bool:
   """Whether an array of text holds names of parts, as 'train', alone."""
-  if _header(archive, name).dtype.kind != 'U':
+  if _header(archive, name).dtype.kind not in 'SU':
     return False
   with np.load(path, allow_pickle=False) as f:
-    found = {str(value).strip() for value in f[name].ravel()}
-  return len(found) > 1 and parts_lib.are_parts(found)
+    values = f[name].ravel().tolist()
+  found = {
+    (v.decode('utf-8', 'replace') if isinstance(v, bytes) else v).strip()
+    for v in values
+  }
+  return len(found) > 1 and parts_lib.are_parts(found - {''})
 
 
 def _persons(path: pathlib.Path, name: str, array: np.ndarray) -> list[str]:

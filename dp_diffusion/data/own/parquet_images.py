@@ -360,7 +360,8 @@ def _check_no_division(
       column = file.read_row_group(group, columns=[field.name]).column(0)
       found = column.unique().to_pylist()
       values |= {'' if v is None else str(v).strip().casefold() for v in found}
-      if not (parts_lib.divides(field.name) or parts_lib.are_parts(values)):
+      is_split = parts_lib.are_parts(values - {''})
+      if not (is_split or parts_lib.divides(field.name)):
         break
     parts_lib.check_no_division(field.name, values, os.fspath(path))
 

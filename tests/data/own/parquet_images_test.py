@@ -309,10 +309,11 @@ def test_of_two_columns_of_classes_none_is_chosen(tmp_path):
 def test_a_division_in_a_column_is_found_in_any_row_group(tmp_path, kind):
   """Images to be held out often come last."""
   images, labels = structs()
-  parts = ['train'] * (len(labels) - 2) + ['test'] * 2
-  columns = {'image': images, 'label': labels, 'part': pa.array(parts, kind)}
-  path = write(tmp_path / 'x.parquet', columns)
-  refused(path, "a column 'part', which is not read: put the images into")
+  for train in ('train', '', None):
+    parts = [train] * (len(labels) - 2) + ['test'] * 2
+    columns = {'image': images, 'label': labels, 'part': pa.array(parts, kind)}
+    path = write(tmp_path / 'x.parquet', columns)
+    refused(path, "a column 'part', which is not read: put the images into")
 
 
 def test_damage_is_said_without_the_sizes_in_it(tmp_path):
