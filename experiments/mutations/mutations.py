@@ -2986,4 +2986,62 @@ ALL = (
     '  return 1 if share < 1 else 3',
     'tests/data/grey_or_colour_test.py::test_one_odd_image_that_is_looked_at_decides_nothing',
   ),
+  _one(
+    'Rescaling of DICOM files by a fraction makes black images',
+    'dp_diffusion/data/dicom.py',
+    '  if slope.is_integer() and intercept.is_integer():',
+    '  if intercept.is_integer():',
+    'tests/data/dicom_test.py::test_a_slope_may_be_a_fraction',
+  ),
+  _one(
+    'A later version divides images in another way',
+    'dp_diffusion/data/division.py',
+    "    [int.from_bytes(coin, 'little') < threshold for coin in coins], bool",
+    "    [int.from_bytes(coin, 'big') < threshold for coin in coins], bool",
+    'tests/data/division_test.py::test_a_later_version_divides_as_this_one',
+  ),
+  _one(
+    'A later version draws other images of a person',
+    'dp_diffusion/data/batching.py',
+    "seed + int(index).to_bytes(8, 'little')",
+    "seed + int(index).to_bytes(8, 'big')",
+    'tests/data/batching_test.py::test_a_later_version_draws_as_this_one',
+  ),
+  _one(
+    'A later version shuffles public images in another way',
+    'dp_diffusion/data/batching.py',
+    'np.random.default_rng([seed, epoch])',
+    'np.random.default_rng([epoch, seed])',
+    'tests/data/batching_test.py::test_a_later_version_draws_as_this_one',
+  ),
+  _one(
+    'A prepared Camelyon17 of another size is taken',
+    'dp_diffusion/data/camelyon17.py',
+    '  check_counts(builder.info.splits)\n',
+    '',
+    'tests/data/camelyon17_test.py::test_a_prepared_set_of_another_size_is_refused',
+  ),
+  _one(
+    'Tables are read by names in lower case alone',
+    'dp_diffusion/data/own/tables.py',
+    '  return posixpath.basename(name).casefold() in BESIDE',
+    '  return posixpath.basename(name) in BESIDE',
+    'tests/data/own/labelling_test.py::test_a_table_is_read_whatever_the_case_of_its_name',
+  ),
+  _one(
+    'Of several features of TFDS the first in the alphabet is taken',
+    'dp_diffusion/data/tfds_source.py',
+    '    elif usual and usual[0] in fits:',
+    '    elif usual and fits:\n'
+    '      found[what] = fits[0]\n'
+    '    elif usual and usual[0] in fits:',
+    'tests/data/tfds_source_test.py::test_supervised_keys_choose_among_features_unless_the_config_does',
+  ),
+  _one(
+    'The middle square of an image is cut at whole pixels',
+    'dp_diffusion/data/decoding.py',
+    '(image.width - side) / 2, (image.height - side) / 2',
+    '(image.width - side) // 2, (image.height - side) // 2',
+    'tests/data/decoding_test.py::test_the_middle_is_kept_to_half_a_pixel',
+  ),
 )

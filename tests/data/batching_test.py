@@ -146,6 +146,20 @@ def test_public_batches_depend_on_seed_and_step_alone():
   assert not np.array_equal(take(0, 3), take(0, 13))  # Another epoch.
 
 
+def test_a_later_version_draws_as_this_one():
+  """A run that goes on after an upgrade has the batches it would have had."""
+  assert batching.public_indices(7, 5, 2, 1).tolist() == [0, 1, 4, 2, 0]
+  assert batching.public_indices(7, 5, 2, 3).tolist() == [3, 5, 1, 0, 2]
+  records = batching.Records(
+    images=np.arange(12), starts=np.array([0, 1, 5, 12])
+  )
+  assert batching.draw_images(records, [0, 1, 2], 4, _SEED).tolist() == [
+    [0, 0, 0, 0],
+    [4, 2, 1, 1],
+    [10, 8, 10, 6],
+  ]
+
+
 def test_public_batch_gathers_the_indices():
   source = _source()
   batch = batching.public_batch(source, 4, 0, 2)

@@ -244,6 +244,17 @@ def test_a_prepared_set_needs_the_archive_no_more(folder, tmp_path):
   assert (tmp_path / 'camelyon17_wilds/32x32/1.0.0').is_dir()
 
 
+def test_a_prepared_set_of_another_size_is_refused(
+  folder, tmp_path, monkeypatch
+):
+  """It may have been prepared by other code."""
+  registry.load(_config(tmp_path, folder), 'train')
+  counts = _COUNTS | {'id_val': 9}
+  monkeypatch.setattr(camelyon17, 'PUBLISHED_COUNTS', counts)
+  with pytest.raises(errors.UsageError, match='remove the prepared dataset'):
+    registry.load(_config(tmp_path, folder), 'train')
+
+
 def test_sizes_are_prepared_side_by_side(folder, tmp_path):
   assert _found(_config(tmp_path, folder, image_size=0), 'val')[
     1

@@ -79,6 +79,13 @@ def test_the_middle_square_is_kept():
   np.testing.assert_array_equal(found, np.full((4, 4, 3), 200))
 
 
+def test_the_middle_is_kept_to_half_a_pixel():
+  row = np.array([10, 90, 200, 90, 10], np.uint8)
+  for wide in (np.tile(row, (4, 1)), np.tile(row, (4, 1)).T):
+    found = decoding.decode(_encode(np.ascontiguousarray(wide)), 4, 1, _PIXELS)
+    np.testing.assert_array_equal(found, found[::-1, ::-1])
+
+
 def test_resizing_is_antialiased():
   lines = np.zeros((96, 96), np.uint8)
   lines[:, ::3] = 255  # Nearest neighbours would see one value only.

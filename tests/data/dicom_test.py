@@ -362,6 +362,15 @@ def test_a_table_may_begin_below_zero():
   )
 
 
+def test_a_slope_may_be_a_fraction():
+  """As that of positron emission."""
+  pixels = _grey()
+  more = {_SLOPE: ('DS', '0.25'), _INTERCEPT: ('DS', '-100')}
+  found = _decode(_file(pixels, more, 12), (-100, 900))
+  expected = _oracle(pixels * 0.25 - 100, -100, 900)
+  assert np.abs(found.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize('size', [0, 3])
 def test_monochrome1_is_turned_at_every_size(size):
   pixels = np.full((6, 6), 1000, np.uint16)

@@ -43,6 +43,12 @@ def test_copies_of_held_out_images_are_found_whoever_is_on_them():
   assert 'equals a held-out image' in found[0] and 'person' in found[1]
 
 
+def test_a_later_version_divides_as_this_one():
+  """Otherwise a run that goes on would train on images held out before."""
+  found = division.is_held_out(list('abcdefghijkl'), 3, 0.4)
+  assert np.flatnonzero(found).tolist() == [0, 3, 5, 10, 11]
+
+
 def _images(num):
   rng = np.random.default_rng(0)
   return rng.integers(0, 256, (num, 8, 8, 3)).astype(np.uint8)

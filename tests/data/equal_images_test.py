@@ -55,6 +55,14 @@ def test_digests_depend_on_the_key():
   assert int(one[7]).to_bytes(8, 'little') == expected.digest()
 
 
+def test_images_that_differ_in_one_channel_are_others():
+  first = images(0, 3, (8, 8, 3))
+  for channel in range(3):
+    second = first.copy()
+    second[:, 4, 4, channel] ^= 1
+    assert not equal_images.share_one(first, second, KEY)
+
+
 def test_other_shapes_are_refused():
   with pytest.raises(ValueError, match='one shape'):
     equal_images.share_one(images(0), images(0, shape=(8, 8, 3)), KEY)

@@ -303,6 +303,14 @@ def test_a_volume_and_a_tile_that_is_too_large_are_refused():
     decoding.decode(bytes(data), 0, 1, _PIXELS, (0, 65535))
 
 
+def test_a_photo_with_a_preview_is_one_image():
+  """As phones store them."""
+  photo, preview = (_RNG.integers(0, 256, (s, s, 3)) for s in (16, 8))
+  data = _save_all([photo.astype('u1'), preview.astype('u1')], 'MPO')
+  assert decoding.count_frames(data) == 1
+  assert decoding.decode(data, 0, 3, _PIXELS).shape == (16, 16, 3)
+
+
 def _with_thumbnail(is_marked):
   data = io.BytesIO()
   with tifffile.TiffWriter(data) as writer:

@@ -48,6 +48,7 @@ def test_a_tfds_name_needs_the_prefix_or_a_folder(name, extra):
     {'reflect_pad': 8, 'image_size': 8},
     {'reflect_pad': -1},
     {'class_names': ('a', 'a')},
+    {'class_names': ('a', '')},
     {'max_image_pixels': 0},
   ],
 )

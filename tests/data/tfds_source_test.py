@@ -10,6 +10,7 @@ import io
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 from PIL import Image
@@ -388,6 +389,23 @@ def test_an_ambiguous_config_and_features_are_named(tmp_path):
   source = registry.load(_config(tmp_path, **options, image_size=3))
   assert source.images.shape == (30, 3, 3, 1)
   assert source.spec.class_names == ('0', '1', '2', '3')
+
+
+def test_supervised_keys_choose_among_features_unless_the_config_does():
+  import tensorflow_datasets as tfds
+
+  images = {name: tfds.features.Image(shape=(6, 8, 3)) for name in 'xy'}
+  labels = {name: tfds.features.ClassLabel(num_classes=2) for name in 'ab'}
+  info = types.SimpleNamespace(
+    features=tfds.features.FeaturesDict(images | labels),
+    supervised_keys=('y', 'b'),
+  )
+  config = registry.DataConfig(name='tfds:tiny')
+  found = tfds_source._find_keys(info, config)
+  assert (found.image, found.label, found.person) == ('y', 'b', '')
+  config = registry.DataConfig(name='tfds:tiny', image_key='x', label_key='a')
+  found = tfds_source._find_keys(info, config)
+  assert (found.image, found.label) == ('x', 'a')
 
 
 def test_without_network_a_known_dataset_says_how_to_get_it(

@@ -334,6 +334,13 @@ def test_persons_are_those_that_their_names_say():
     _listed([b'', b''], persons=('7', '-1'))
 
 
+def test_a_later_version_chooses_the_same_images():
+  listed = _listed([b''] * 8, labels=np.array([0, 1] * 4))
+  config = _config('x', max_images=4, split_seed=3)
+  found = image_files.some_of(listed, config)
+  assert found.names == ('0', '1', '4', '7')
+
+
 def test_checking_tells_neither_how_many_there_are_nor_how_long(capsys):
   data, said = io.BytesIO(), []
   Image.new('L', (8, 8)).save(data, 'PNG')

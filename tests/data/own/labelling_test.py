@@ -506,6 +506,15 @@ def test_persons_may_be_spelt_as_files_of_other_systems(tmp_path, how):
   assert both(tmp_path / 'x', person_csv=csv, unit='person') == _ALL
 
 
+@pytest.mark.parametrize('name', ['Metadata.csv', 'LABELS.CSV'])
+def test_a_table_is_read_whatever_the_case_of_its_name(tmp_path, name):
+  """Its persons would be missing without a message."""
+  class_folders(tmp_path)
+  rows = [(f'{c}/{n:02d}.png', f'p{n}') for c in _CLASSES for n in range(_NUM)]
+  table(tmp_path / name, 'file_name,person', rows)
+  assert len(set(load(tmp_path).person.tolist())) > 1
+
+
 def test_rows_that_come_twice_and_empty_lines_do_no_harm(tmp_path):
   flat(tmp_path)
   rows = [*_FULL, _FULL[0], ('', ''), (' ', ' ')]

@@ -17,6 +17,7 @@ import pytest
 from dp_diffusion import errors
 from dp_diffusion.data import registry
 from dp_diffusion.data.own import parquet_images
+from dp_diffusion.data.own import trees
 
 _CLASSES = ('cat', 'dog')
 _NUM = 12
@@ -231,6 +232,16 @@ def test_a_struct_may_hold_paths(tmp_path):
   columns['image'] = pa.array(values, columns['image'].type)
   write(path, columns)
   refused(path, 'row 3 .its path .* leads outside.*row 4 .no image in this')
+
+
+def test_large_files_that_are_named_are_refused_unread(tmp_path, monkeypatch):
+  images, labels = rows()
+  names = [f'{i}.png' for i in range(len(images))]
+  for name, data in zip(names, images):
+    (tmp_path / name).write_bytes(data)
+  path = write(tmp_path / 'x.parquet', {'image': names, 'label': labels})
+  monkeypatch.setattr(trees, 'MAX_FILE_BYTES', 10)
+  refused(path, 'more than 10 bytes')
 
 
 _IMAGES, _LABELS = structs()
