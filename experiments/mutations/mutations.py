@@ -3044,4 +3044,11 @@ ALL = (
     '(image.width - side) // 2, (image.height - side) // 2',
     'tests/data/decoding_test.py::test_the_middle_is_kept_to_half_a_pixel',
   ),
+  _one(
+    'Changed image files that structs of a parquet file name are not seen',
+    'dp_diffusion/data/own/parquet_images.py',
+    '(table.path, *table.images, *table.beside)',
+    '(table.path, *table.images)',
+    'tests/data/own/parquet_images_test.py::test_the_cache_tells_columns_and_changed_files_apart',
+  ),
 )

@@ -68,6 +68,8 @@ class _Table:
     labels: class names, or numbers as text.
     persons: the person on each image; () if unknown.
     images: paths of the images; () if they are in the file itself.
+    beside: paths of files that hold some images, where the file itself holds
+      others.
     groups: (row group, row) of each image.
   """
 
@@ -76,6 +78,7 @@ class _Table:
   labels: list[str]
   persons: list[str]
   images: list[pathlib.Path]
+  beside: list[pathlib.Path]
   groups: list[tuple[int, int]]
 
 
@@ -169,7 +172,9 @@ def open_files(
     ),
     read=_reader(tables, rows, root),
     stamps=[
-      _stamp(path) for table in tables for path in (table.path, *table.images)
+      _stamp(path)
+      for table in tables
+      for path in (table.path, *table.images, *table.beside)
     ],
   )
 
@@ -286,6 +291,7 @@ def _read_table(
       _check_size(path, file.metadata.row_group(group), columns.image)
       num_rows = file.metadata.row_group(group).num_rows
       groups += [(group, row) for row in range(num_rows)]
+    beside = _find_beside(path, file, columns.image, root)
   images = []
   if columns.is_path:
     names = _texts(path, columns.image, table.column(columns.image))
@@ -300,6 +306,7 @@ def _read_table(
       else []
     ),
     images=images,
+    beside=beside,
     groups=groups,
   )
 
@@ -336,6 +343,30 @@ def _find_images(
       f'folder): {checks.some(missing)}.'
     )
   return images
+
+
+def _find_beside(
+  path: pathlib.Path, file: Any, column: str, root: pathlib.Path
+) -> list[pathlib.Path]:
+  """Returns the files that structs without bytes name, as far as they exist."""
+  places = {
+    file.metadata.row_group(0).column(i).path_in_schema: i
+    for i in range(file.metadata.num_columns if file.num_row_groups else 0)
+  }
+  if not {f'{column}.bytes', f'{column}.path'} <= set(places):
+    return []
+  found = set()
+  for group in range(file.num_row_groups):
+    part = file.metadata.row_group(group).column(places[f'{column}.bytes'])
+    if part.statistics is not None and part.statistics.null_count == 0:
+      continue
+    values = file.read_row_group(group, columns=[f'{column}.path']).column(0)
+    for name in {(value or {}).get('path') for value in values.to_pylist()}:
+      try:
+        found.add(_below(path.parent, name or '', root))
+      except OSError:
+        continue  # Reading the image reports it.
+  return sorted(image for image in found if image.is_file())
 
 
 def _check_no_division(

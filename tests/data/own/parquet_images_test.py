@@ -226,7 +226,7 @@ def test_a_struct_may_hold_paths(tmp_path):
   columns = {'image': pa.array(values, pa.struct(
     {'bytes': pa.binary(), 'path': pa.string()})), 'label': labels}  # fmt: skip
   path = write(tmp_path / 'x.parquet', columns)
-  assert both(path) == _ALL
+  assert both(path) == both(tmp_path) == _ALL
   values[3] = {'bytes': None, 'path': '/etc/hostname'}
   values[4] = {'bytes': None, 'path': None}
   columns['image'] = pa.array(values, columns['image'].type)
@@ -289,13 +289,21 @@ def test_the_cache_tells_columns_and_changed_files_apart(tmp_path):
   assert max(pixels(path, 1, image_key='image')) < 50
   assert min(pixels(path, 1, image_key='mask')) >= 50
   files = [tmp_path / 'y' / f'{i}.bmp' for i in range(len(labels))]
-  table = {'image': [file.name for file in files], 'label': labels}
-  path = write(tmp_path / 'y' / 'x.parquet', table)
-  for value in (7, 9):
-    for i, file in enumerate(files):
-      Image.new('RGB', (8, 8), (value, i, 0)).save(file)
-      os.utime(file, ns=(0, 10**18 + value))
-    assert pixels(path, 0) == {value}
+  names = [file.name for file in files]
+  both_kinds = [
+    {'bytes': None, 'path': name} if i % 2 else {'bytes': data, 'path': 'lost'}
+    for i, (name, data) in enumerate(zip(names, images))
+  ]
+  (tmp_path / 'y').mkdir()
+  for column in (names, both_kinds):
+    table = {'image': column, 'label': labels}
+    path = write(tmp_path / 'y' / 'x.parquet', table)
+    for value in (7, 9):
+      for i, file in enumerate(files):
+        Image.new('RGB', (8, 8), (value, i, 0)).save(file)
+        os.utime(file, ns=(0, 10**18 + value))
+      stored = set() if column is names else {0, 1}
+      assert pixels(path, 0) - stored == {value}
 
 
 def test_of_two_columns_of_classes_none_is_chosen(tmp_path):
