@@ -62,7 +62,7 @@ class Header:
       thumbnails or masks.
     sizes: (width, height) of each frame.
     is_deep: whether the pixels need more than unsigned 8 bits, or are of a
-      kind that Pillow does not read, or does not scale exactly.
+      kind that Pillow does not read as a whole, or does not scale exactly.
     is_inverted: whether the smallest stored value is white.
     pages: for a TIFF, the page of each frame.
   """
@@ -308,11 +308,18 @@ def _tiff_header(data: bytes) -> Header:
         _bits(page) not in _PILLOW_BITS
         or page.sampleformat not in (_UINT, None)
         or page.compression not in _PILLOW_SCHEMES
+        or _holds_more(page)
         for page in pages
       ),
       is_inverted=any(page.photometric == _WHITE_IS_ZERO for page in pages),
       pages=tuple(page.index for page in pages),
     )
+
+
+def _holds_more(page: Any) -> bool:
+  """Whether a page is a volume or several channels; Pillow reads the first."""
+  is_grey = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+  return page.imagedepth > 1 or (is_grey and 0 in (page.extrasamples or ()))
 
 
 def _bits(page: Any) -> int:
@@ -343,8 +350,8 @@ def _check_tiff(page: Any, colours: int) -> None:
   known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
   if page.photometric not in known or page.imagedepth > 1:
     raise UnreadableError(
-      'a TIFF that is deeper than 8 bits, or compressed in a rare way, must be '
-      'grey or RGB and flat: convert it'
+      'a TIFF that is deeper than 8 bits, compressed in a rare way or a volume '
+      'must be grey or RGB and flat: convert it'
     )
   if page.sampleformat not in (_UINT, _INT, _FLOAT):
     raise UnreadableError('its pixels are neither integers nor floats')

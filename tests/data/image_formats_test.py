@@ -289,10 +289,11 @@ def test_deep_images_behind_one_of_eight_bits_are_read_as_deep(form):
 
 
 def test_a_volume_and_a_tile_that_is_too_large_are_refused():
-  volume, data = np.zeros((16, 16, 16), np.uint16), io.BytesIO()
-  tifffile.imwrite(data, volume, tile=(16, 16, 16), photometric='minisblack')
-  with pytest.raises(decoding.UnreadableError, match='grey or RGB and flat'):
-    decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 9), 'first')
+  for kind in (np.uint8, np.uint16):
+    volume, data = np.zeros((16, 16, 16), kind), io.BytesIO()
+    tifffile.imwrite(data, volume, tile=(16, 16, 16), photometric='minisblack')
+    with pytest.raises(decoding.UnreadableError, match='grey or RGB and flat'):
+      decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 9), 'first')
   data = bytearray(_tiff(_image(16), tile=(16, 16), byteorder='<'))
   with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
     tags = [tiff.pages[0].tags[number] for number in (322, 323)]
@@ -453,14 +454,15 @@ def test_a_stack_of_imagej_in_one_page_is_refused():
     decoding.decode(bytes(whole), 0, 1, _PIXELS, (0, 65535), 'all')
 
 
-def test_a_second_channel_that_is_no_alpha_is_refused():
+@pytest.mark.parametrize('bits', [8, 16])
+def test_a_second_channel_that_is_no_alpha_is_refused(bits):
   """As of two stains; the image would be the first of them alone."""
-  pixels, data = _image(16, 2), io.BytesIO()
+  pixels, data = _image(bits, 2).astype(f'u{bits // 8}'), io.BytesIO()
   tifffile.imwrite(
     data, pixels, photometric='minisblack', extrasamples=['unspecified']
   )
   with pytest.raises(decoding.UnreadableError, match='save channels apart'):
-    decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 65535))
+    decoding.decode(data.getvalue(), 0, 1, _PIXELS, (0, 255))
 
 
 def test_every_image_of_a_file_is_checked_for_its_size():
