@@ -90,6 +90,25 @@ def test_sync_tree_reaches_every_file(tmp_path, monkeypatch):
   assert synced == {str(tmp_path / name) for name in names}
 
 
+def test_a_file_is_on_the_disk_before_its_name_and_then_its_name(
+  tmp_path, monkeypatch
+):
+  """A power cut leaves the old file or the new one, and no later the old."""
+  if not os.path.exists('/proc/self/fd'):
+    pytest.skip('needs /proc')
+  path, synced, fsync = tmp_path / 'x', [], os.fsync
+  path.write_text('old')
+
+  def record(descriptor: int) -> None:
+    name = os.readlink(f'/proc/self/fd/{descriptor}')
+    synced.append((os.path.basename(name)[:3], path.read_text()))
+    fsync(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', record)
+  files.write_text(path, 'new')
+  assert synced == [('.x.', 'old'), (tmp_path.name[:3], 'new')]
+
+
 def test_remote_paths_are_not_local():
   assert files.is_local('/runs/x') and files.is_local('runs')
   assert not files.is_local('gs://bucket/runs')

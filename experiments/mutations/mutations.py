@@ -3055,5 +3055,42 @@ ALL = (
     '        or _holds_more(page)\n',
     '',
     'tests/data/image_formats_test.py::test_a_second_channel_that_is_no_alpha_is_refused',
+    'A checkpoint whose facts of the run have changed is whole',
+    'dp_diffusion/training/checkpoint.py',
+    "      'meta': self.meta,\n",
+    '',
+    'tests/training/checkpoint_test.py::test_damaged_steps_are_skipped_and_named',
+  ),
+  _one(
+    'A saved checkpoint is left to the memory of the system',
+    'dp_diffusion/training/checkpoint.py',
+    '    files.sync_tree(self.folder / str(step))\n',
+    '',
+    'tests/training/checkpoint_test.py::test_a_saved_step_is_on_the_disk',
+  ),
+  _one(
+    'Steps that were lost are forgotten if others are lost later',
+    'dp_diffusion/training/checkpoint.py',
+    'lost = sorted({*self._damaged, *self._read_lost_list()})',
+    'lost = sorted(self._damaged)',
+    'tests/training/checkpoint_test.py::test_lost_steps_stay_known_beside_those_lost_later',
+  ),
+  _one(
+    'Damaged checkpoints are removed before their numbers are kept',
+    'dp_diffusion/training/checkpoint.py',
+    '    files.write_json(self._lost_list(), lost, mode=0o600)\n'
+    '    for step in self._damaged:\n'
+    '      (self.folder / str(step)).rmtree(missing_ok=True)\n',
+    '    for step in self._damaged:\n'
+    '      (self.folder / str(step)).rmtree(missing_ok=True)\n'
+    '    files.write_json(self._lost_list(), lost, mode=0o600)\n',
+    'tests/training/checkpoint_test.py::test_damaged_steps_go_when_their_numbers_are_written',
+  ),
+  _one(
+    'The name of a new file is left to the memory of the system',
+    'dp_diffusion/files.py',
+    '    temporary.unlink(missing_ok=True)\n  sync_folder(path.parent)\n',
+    '    temporary.unlink(missing_ok=True)\n',
+    'tests/files_test.py::test_a_file_is_on_the_disk_before_its_name_and_then_its_name',
   ),
 )

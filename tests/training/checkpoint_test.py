@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pathlib
 import signal
 import stat
@@ -19,6 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dp_diffusion import errors
+from dp_diffusion import files
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import processes
 from tests.stages import command
@@ -161,6 +163,12 @@ def remove_meta(step_folder: pathlib.Path) -> None:
   (step_folder / 'meta' / 'meta.json').unlink()
 
 
+def change_meta(step_folder: pathlib.Path) -> None:
+  """Facts of another run: a resume would go on with its randomness."""
+  path = step_folder / 'meta' / 'meta.json'
+  path.write_text(path.read_text().replace('"abc"', '"abd"'))
+
+
 def change_version(step_folder: pathlib.Path) -> None:
   path = step_folder / 'meta' / 'meta.json'
   path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
@@ -168,7 +176,14 @@ def change_version(step_folder: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
   'damage',
-  [truncate, empty_arrays, change_ledger, remove_meta, change_version],
+  [
+    truncate,
+    empty_arrays,
+    change_ledger,
+    change_meta,
+    remove_meta,
+    change_version,
+  ],
 )
 def test_damaged_steps_are_skipped_and_named(
   checkpointer, folder, damage, capfd
@@ -253,6 +268,64 @@ def test_lost_steps_stay_known_until_a_save(checkpointer, folder, monkeypatch):
   save(again, 2)
   restored = again.restore(make_state(0))
   assert (restored.step, restored.lost_steps) == (2, ())
+
+
+def test_lost_steps_stay_known_beside_those_lost_later(
+  checkpointer, folder, monkeypatch
+):
+  for step in (1, 2, 3):
+    save(checkpointer, step)
+
+  def die(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+  for step, lost in ((3, (3,)), (2, (2, 3))):
+    truncate(folder / str(step))
+    again = checkpoint.Checkpointer(folder, is_private=True)
+    assert again.restore(make_state(0)).lost_steps == lost
+    with monkeypatch.context() as patch:
+      patch.setattr(ocp.CheckpointManager, 'save', die)
+      with pytest.raises(KeyboardInterrupt):
+        save(again, step)
+    assert not (folder / str(step)).exists()
+  restored = checkpointer.restore(make_state(0))
+  assert (restored.step, restored.lost_steps) == (1, (2, 3))
+
+
+def test_damaged_steps_go_when_their_numbers_are_written(
+  checkpointer, folder, monkeypatch
+):
+  """Otherwise a full disk would hide that they were ever reached."""
+  for step in (1, 2, 3):
+    save(checkpointer, step)
+  truncate(folder / '3')
+  assert checkpointer.restore(make_state(0)).lost_steps == (3,)
+
+  def fill(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, 'write_json', fill)
+    with pytest.raises(errors.UsageError, match='continues from step 2'):
+      save(checkpointer, 3)
+  restored = checkpoint.Checkpointer(folder, is_private=True).restore()
+  assert (restored.step, restored.lost_steps) == (2, (3,))
+
+
+def test_a_saved_step_is_on_the_disk(checkpointer, folder, monkeypatch):
+  """A power cut takes what the system has not written yet."""
+  if not os.path.exists('/proc/self/fd'):
+    pytest.skip('needs /proc')
+  synced, fsync = set(), os.fsync
+
+  def record(descriptor: int) -> None:
+    synced.add(os.readlink(f'/proc/self/fd/{descriptor}'))
+    fsync(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', record)
+  save(checkpointer, 1)
+  written = [folder, folder / '1', *files_of(folder / '1')]
+  assert len(written) > 4 and {str(path) for path in written} <= synced
 
 
 def test_nothing_begins_anew_when_all_is_lost(checkpointer, folder):
