@@ -159,6 +159,25 @@ def test_seal_hashes_every_other_file(tmp_path):
   assert release.seal(tmp_path, sealed) == sealed
 
 
+def test_sealed_again_a_release_has_the_hashes_of_now(tmp_path):
+  write_dataset(tmp_path)
+  before = release.seal(tmp_path, STATEMENT)
+  release.write_shard(tmp_path, 0, 2, *make_shard(3))
+  shard = release.shard_path(tmp_path, 0, 2)
+  now = release.seal(tmp_path, before)
+  name = 'dataset/images-00000-of-00002.npz'
+  assert before['files'][name] != now['files'][name] == files.sha256(shard)
+  assert files.read_json(tmp_path / 'privacy.json') == now
+
+
+def test_shards_of_two_numbers_are_no_dataset(tmp_path):
+  """Images of the longer division are there already in the shorter one."""
+  write_dataset(tmp_path)
+  release.write_shard(tmp_path, 0, 3, *make_shard(0))
+  with pytest.raises(errors.UsageError, match='Expected 2 shards .* not 3'):
+    release.read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize(
   'name',
   [
@@ -217,6 +236,18 @@ def test_images_of_another_release_are_refused(tmp_path, monkeypatch, other):
     release.write_tfds(tmp_path)
   info.write_text(json.dumps({'description': MARK.in_description()}))
   assert release.write_tfds(tmp_path) == folder
+
+
+def test_images_of_a_damaged_mark_are_refused(tmp_path):
+  images, labels = make_shard(0)
+  path = release.shard_path(tmp_path, 0, 1)
+  files.write_npz(
+    path, images=images, labels=labels, dp_release=np.array('{"ledger')
+  )
+  with pytest.raises(errors.UsageError, match='mark is missing or of another'):
+    release.missing_shards(tmp_path, 1, MARK)
+  with pytest.raises(errors.UsageError, match='mark is missing or of another'):
+    release.check_images(tmp_path, lambda: MARK)
 
 
 def test_replaced_weights_are_not_sampled(tmp_path):

@@ -400,6 +400,42 @@ def test_the_release_is_enough(copied, tmp_path, monkeypatch, capsys):
   ]
 
 
+def test_a_file_that_cannot_be_written_is_found_before_sampling(
+  made, tmp_path, monkeypatch, capsys
+):
+  """Sampling may take hours."""
+  monkeypatch.setattr(
+    released_model.Release,
+    'sample',
+    lambda *_, **__: pytest.fail('It sampled.'),
+  )
+  out = tmp_path / 'more.npz'
+  out.write_bytes(b'before')
+  assert sample.main([str(made), '--num=1', f'--out={out}']) == 2
+  assert 'not to be there' in capsys.readouterr().err
+
+
+def test_a_name_with_a_comma_is_one_class(tmp_path):
+  names = ['star', 'circle, filled']
+  folder = tiny_release.make(tmp_path / 'release', class_names=names)
+  out = tmp_path / 'more.npz'
+  typed = [str(folder), '--num=2', '--labels', names[1], f'--out={out}']
+  assert sample.main(typed) == 0
+  with np.load(out) as f:
+    assert f['labels'].tolist() == [1, 1]
+
+
+def test_what_is_not_given_of_a_sampler_is_that_of_the_release():
+  before = samplers.SamplerConfig(
+    name='ancestral', num_steps=9, guidance_weight=0.5
+  )
+  found = sample._sampler('num_steps=7', before)
+  assert found == dataclasses.replace(before, num_steps=7)
+  found = sample._sampler('ddim,guidance_weight=2', before)
+  assert found == dataclasses.replace(before, name='ddim', guidance_weight=2.0)
+  assert sample._sampler('', before) is None  # It takes that of the release.
+
+
 @pytest.mark.parametrize(
   ('typed', 'words'),
   [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,6 +85,20 @@ def test_each_try_has_noise_of_its_own():
   first, *others = (made._batch(LABELS[:8], numbers, i) for i in range(3))
   np.testing.assert_array_equal(first, sampler(1).images(LABELS[:8], 0))
   assert (first != others[0]).any() and (others[0] != others[1]).any()
+
+
+def test_one_program_samples_what_single_steps_do(monkeypatch):
+  """As accelerators do it, but for roundings; each image and try its own."""
+  numbers = np.arange(3, 19, dtype=np.int32)
+  labels = LABELS[: len(numbers)]
+  made = sampler(3)
+  steps = [made._batch(labels, numbers, attempt) for attempt in (0, 1)]
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(made, '_step_fn', None)
+  for attempt, expected in enumerate(steps):
+    found = made._batch(labels, numbers, attempt)
+    assert found.shape == (16, 8, 8, 1)
+    np.testing.assert_allclose(found, expected.astype(float), atol=1)
 
 
 def test_one_class_is_refused():

@@ -3093,4 +3093,56 @@ ALL = (
     '    temporary.unlink(missing_ok=True)\n',
     'tests/files_test.py::test_a_file_is_on_the_disk_before_its_name_and_then_its_name',
   ),
+  _one(
+    'A release that is sealed again keeps the hashes of before',
+    'dp_diffusion/release.py',
+    "  sealed = {**statement, 'files': hashes}\n",
+    "  sealed = {'files': hashes, **statement}\n",
+    'tests/release_test.py::test_sealed_again_a_release_has_the_hashes_of_now',
+  ),
+  _one(
+    'Shards of two divisions are read as one dataset',
+    'dp_diffusion/release.py',
+    '  if missing or len(paths) != num_shards:\n',
+    '  if missing:\n',
+    'tests/release_test.py::test_shards_of_two_numbers_are_no_dataset',
+  ),
+  _one(
+    'Images whose mark cannot be read are those of this release',
+    'dp_diffusion/release.py',
+    '  except ValueError:\n    is_same = False\n',
+    '  except ValueError:\n    is_same = True\n',
+    'tests/release_test.py::test_images_of_a_damaged_mark_are_refused',
+  ),
+  _one(
+    'A changed sampler has defaults in place of the values of the release',
+    'dp_diffusion/sample.py',
+    'dataclasses.asdict(before or samplers.SamplerConfig())',
+    'dataclasses.asdict(samplers.SamplerConfig())',
+    'tests/released_model_test.py::test_what_is_not_given_of_a_sampler_is_that_of_the_release',
+  ),
+  _one(
+    'The name of a class ends at its first comma',
+    'dp_diffusion/sample.py',
+    '  if arguments.labels in release.class_names:  # A name may '
+    'hold a comma.\n'
+    '    labels = (arguments.labels,)\n'
+    '  elif labels',
+    '  if labels',
+    'tests/released_model_test.py::test_a_name_with_a_comma_is_one_class',
+  ),
+  _one(
+    'A file that is there is found when all images are sampled',
+    'dp_diffusion/sample.py',
+    '  released_model.check_new_file(arguments.out, release.folder)\n',
+    '',
+    'tests/released_model_test.py::test_a_file_that_cannot_be_written_is_found_before_sampling',
+  ),
+  _one(
+    'On accelerators all batches of images have the same noise',
+    'dp_diffusion/sampling.py',
+    '      self._plan.image_shape,\n      first_index=index,\n',
+    '      self._plan.image_shape,\n',
+    'tests/sampling_test.py::test_one_program_samples_what_single_steps_do',
+  ),
 )
