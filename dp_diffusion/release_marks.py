@@ -18,6 +18,8 @@ Guarantees:
     release_marks_test.py::test_the_mark_of_a_parquet_file_leads_to_its_own_statement`.
   * Images below a release count as its images, marked or not.
     `tests/release_marks_test.py::test_unmarked_images_below_a_release`.
+  * A release anywhere below a folder counts for the folder.
+    `tests/release_marks_test.py::test_a_release_below_a_folder_is_found`.
 """
 
 from __future__ import annotations
@@ -199,11 +201,17 @@ def parse(text: str) -> Mark:
 
 
 def places(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Yields a path of images, and the parquet files below: each has a mark."""
+  """Yields a path of images, and what may belong to a release below it.
+
+  These are parquet files, each with a mark, and folders with a statement.
+  """
   path = pathlib.Path(path)
   yield path
   if path.is_dir():
-    for root, _, names in os.walk(path):
+    for root, folders, names in os.walk(path):
+      folders.sort()
+      if STATEMENT in names and pathlib.Path(root) != path:
+        yield pathlib.Path(root)
       for name in sorted(names):
         if name.lower().endswith(_PARQUET):
           yield pathlib.Path(root, name)

@@ -182,6 +182,35 @@ def test_unmarked_images_below_a_release(tmp_path):
     assert release_marks.find(place) is not None, place
 
 
+def test_a_release_below_a_folder_is_found(tmp_path):
+  """As where samples of a release were unpacked among other images."""
+  expected = []
+  for name in ('b', 'a'):
+    path, _ = make_release(tmp_path / 'mine' / 'x' / name, name * 64)
+    path.unlink()
+    expected.append((tmp_path / 'mine' / 'x' / name / 'privacy.json'))
+  other = tmp_path / 'mine' / 'c' / 'privacy.json'
+  other.parent.mkdir()
+  other.write_text('{"who": "somebody else"}')
+  places = list(release_marks.places(tmp_path / 'mine'))
+  assert places[0] == tmp_path / 'mine'
+  found = [release_marks.find(place) for place in places]
+  assert [origin.where for origin in found if origin] == [
+    str(path) for path in sorted(expected)
+  ]
+
+
+def test_a_statement_in_a_zip_is_found_behind_what_is_none(tmp_path):
+  make_release(tmp_path / 'release')
+  path = tmp_path / 'z.zip'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('privacy.json', '{"who": "somebody else"}')
+    archive.write(tmp_path / 'release' / 'privacy.json', 'r/privacy.json')
+    archive.writestr('r/a/0.png', b'')
+  found = release_marks.find(path)
+  assert found is not None and found.where == f'{path}/r/privacy.json'
+
+
 def test_public_images_lie_in_no_release(tmp_path):
   (tmp_path / 'privacy.json').write_text('{"who": "somebody else"}')
   np.savez(tmp_path / 'x.npz', images=np.zeros((1, 2, 2, 1), np.uint8))

@@ -100,11 +100,41 @@ def test_files_of_several_releases_bring_all_their_ledgers(made, tmp_path):
   assert len({entry.source for entry in found.entries}) == 2
 
 
+def test_pictures_of_a_release_among_others_bring_its_ledger(made, tmp_path):
+  """Samples that were unpacked where a folder of images has its split."""
+  images = np.random.default_rng(1).integers(0, 256, (4, 8, 8), np.uint8)
+  for i, place in enumerate(('train/a', 'train/b', 'test/a', 'test/b')):
+    folder = tmp_path / 'mine' / place
+    folder.mkdir(parents=True)
+    Image.fromarray(images[i]).save(folder / f'{i}.png')
+  assert len(registry.load(own(tmp_path / 'mine')).images) == 2
+  assert not released_ledger.of_images(own(tmp_path / 'mine')).entries
+  shutil.copyfile(made / 'privacy.json', tmp_path / 'mine/train/privacy.json')
+  expected = released_ledger.of_images(own(release.shard_path(made, 0, 1)))
+  assert released_ledger.of_images(own(tmp_path / 'mine')) == expected
+
+
 def test_a_changed_statement_is_refused(made):
   path = made / 'privacy.json'
   path.write_text(path.read_text().replace('"shapes"', '"others"'))
   with pytest.raises(errors.UsageError, match='its checksum differs'):
     released_ledger.of_images(own(release.shard_path(made, 0, 1)))
+
+
+def test_a_statement_without_a_checksum_is_refused(made):
+  """Whoever changes it could leave the checksum out."""
+  path = made / 'privacy.json'
+  statement = json.loads(path.read_text())
+  del statement['checksum']
+  path.write_text(json.dumps(statement))
+  with pytest.raises(errors.UsageError, match='its checksum differs'):
+    released_ledger.of_images(own(release.shard_path(made, 0, 1)))
+
+
+def test_images_of_a_planted_secret_say_so(tmp_path):
+  made = releases.make(tmp_path / 'release', with_images=True, insecure=True)
+  found = released_ledger.of_images(own(release.shard_path(made, 0, 1)))
+  assert found.is_insecure and len(found.entries) == 1
 
 
 def test_one_release_counts_once(made, tmp_path):
