@@ -175,6 +175,27 @@ def test_each_setting_of_a_step_names_the_run(
   assert len(ids) == 1 + is_other
 
 
+def test_what_changes_no_step_alone_is_left_out(config) -> None:
+  every = config_lib.to_dict(config.finetune)
+  named = fingerprint.lasting(config.finetune)
+  assert set(every) - set(named) == {
+    'microbatch_size',
+    'draw_chunk_size',
+    'checkpoint_every_steps',
+  }
+  assert named == {key: every[key] for key in named}
+
+
+@pytest.mark.parametrize('place', [0, -1])
+def test_each_image_is_part_of_the_dataset(source, place) -> None:
+  """A resume on other images would spend more than its ledger says."""
+  images = np.array(source.images)
+  images[place, -1, -1] ^= 1
+  other = dataclasses.replace(source, images=images)
+  before = fingerprint.dataset(SECRET, source)
+  assert fingerprint.dataset(SECRET, other) != before
+
+
 def test_every_fact_but_the_versions_names_the_run() -> None:
   names = 'mechanism training start dataset secret versions rng'.split()
   facts = dict.fromkeys(names, 'before')

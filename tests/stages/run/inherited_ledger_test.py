@@ -253,6 +253,21 @@ def test_damaged_record_is_refused(released, tmp_path) -> None:
     inherited_ledger.find(load(), workdir)
 
 
+@pytest.mark.parametrize('insecure', [False, True])
+def test_a_record_of_an_earlier_version_counts(tmp_path, insecure) -> None:
+  """It held one entry; a planted secret stays one."""
+  made = make_release(tmp_path / 'release', insecure=insecure)
+  workdir = new_workdir(tmp_path / 'run')
+  inherited_ledger.record(load(made), workdir)
+  weights.save_npz(workdir.public_weights, PARAMS)
+  before = inherited_ledger.find(load(), workdir)
+  assert len(before.entries) == 1 and before.is_insecure == insecure
+  path = pathlib.Path(workdir.public_weights).with_name('inherited.json')
+  (entry,) = json.loads(path.read_text())['entries']
+  path.write_text(json.dumps({'entry': entry, 'is_insecure': insecure}))
+  assert inherited_ledger.find(load(), workdir) == before
+
+
 def test_another_unit_is_refused(tmp_path) -> None:
   released = make_release(tmp_path / 'release', unit='person')
   with pytest.raises(errors.UsageError, match="'person', the unit"):

@@ -76,6 +76,17 @@ def test_pictures_take_a_fiftieth_of_the_time(tmp_path):
   assert set(made) == {'ema'}
 
 
+def test_a_picture_is_for_its_owner_alone(tmp_path):
+  clock = _Clock()
+  picture, made = _picture(tmp_path, clock)
+  clock.secs += 1000
+  picture.write(1, types.SimpleNamespace(all_ema_params='ema'))
+  assert made == ['ema']
+  path = tmp_path / 'progress.png'
+  assert stat.S_IMODE(path.stat().st_mode) == 0o600
+  assert path.read_bytes().startswith(b'\x89PNG')
+
+
 def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, capsys):
   clock = _Clock()
   picture, made = _picture(tmp_path, clock)

@@ -54,6 +54,29 @@ def test_the_secret_of_a_run_lies_in_private(tmp_path: pathlib.Path) -> None:
   assert run_secret.load_or_make(config, workdir).value == secret.value
 
 
+@pytest.mark.parametrize(
+  'begun',
+  [
+    'begun_steps.json',
+    'label_histogram.json',
+    'begun_embedding.json',
+    'begun_warm_up.json',
+  ],
+)
+def test_a_secret_that_was_drawn_from_is_not_made_anew(
+  tmp_path: pathlib.Path, begun: str
+) -> None:
+  """Other noise would be another release, which the ledger does not count."""
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  run_secret.load_or_make(config, workdir)
+  (workdir.private / 'secret').unlink()
+  (workdir.private / begun).write_text('{}')
+  with pytest.raises(errors.UsageError, match='secret'):
+    run_secret.load_or_make(config, workdir)
+  assert not (workdir.private / 'secret').exists()
+
+
 def test_a_planted_secret_is_warned_of_at_each_start(
   tmp_path: pathlib.Path, capsys
 ) -> None:

@@ -86,6 +86,19 @@ def test_a_folder_that_cannot_be_written_is_found_first(
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('name', ['public/model', 'private/checkpoints'])
+def test_a_folder_that_weights_go_to_is_tried_at_the_start(
+  workdir, name, monkeypatch
+):
+  """Not when the first of them are there, after hours."""
+  (workdir.root / name).mkdir(parents=True)
+  monkeypatch.setattr(
+    os, 'access', lambda path, _: not os.fspath(path).endswith(name)
+  )
+  with pytest.raises(errors.UsageError, match=f'{name} to be a folder'):
+    workdirs.open_workdir(str(workdir.root))
+
+
 @pytest.mark.parametrize('is_link', [False, True])
 def test_a_release_that_is_no_folder_is_found_first(workdir, is_link):
   release = workdir.root / 'release'
