@@ -313,6 +313,16 @@ def test_the_summary_is_silent_on_what_real_images_teach(tmp_path, capsys):
   assert f'\nrelease      {tmp_path / "release"}\n' in said
 
 
+def test_the_summary_says_the_epsilon_that_is_guaranteed(tmp_path, capsys):
+  """By the bound that decides, of two."""
+  privacy = {'epsilon_pld': 9.5, 'epsilon_rdp': 9.25, 'epsilon': 9.25}
+  report = {'privacy': {**privacy, 'delta': 1e-4}, 'accuracy': {}}
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation' / 'report.json').write_text(json.dumps(report))
+  evaluate.say_summary(workdirs.Workdir(epath.Path(tmp_path)))
+  assert 'epsilon 9.25 by RDP at delta 0.0001' in capsys.readouterr().out
+
+
 def test_the_summary_says_what_guessing_reaches(tmp_path, capsys):
   report = {
     'privacy': {'epsilon_pld': None, 'epsilon_rdp': None, 'delta': 1e-4},
@@ -441,6 +451,30 @@ def test_few_held_out_images_leave_the_distances_out_and_the_rest_in(
     page = report_page.render('', '', '', '', [section, section])
     assert 'nan' not in page.split('base64')[0].lower()
   assert 'held-out' not in capsys.readouterr().out
+
+
+def test_copies_are_looked_for_among_all_training_images(tmp_path):
+  """However few images are compared otherwise."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.max_distance_images': '20'}
+  )
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (80, 8, 8, 1)).astype(np.uint8)
+  labels = np.zeros(80, np.int32)
+  (found,) = image_distances.sections(
+    config,
+    None,
+    image_distances.ImageSets(
+      synthetic=(images[:30], labels[:30]),
+      train=(images[:50], labels[:50]),
+      held_out=(images[50:], labels[50:]),
+    ),
+    epath.Path(tmp_path),
+    interrupts.Stop(''),
+  )
+  copies = found.data['memorization']['synthetic']
+  assert (copies['num_train'], copies['num_held_out']) == (50, 20)
+  assert copies['num_exact'] == copies['num_synthetic'] == 20
 
 
 def _same_sets(labelled) -> image_distances.ImageSets:
