@@ -146,6 +146,47 @@ def test_an_interval_by_person_is_never_too_sure():
   assert alone[0] <= wilson[0] and wilson[1] <= alone[1]
 
 
+def test_every_interval_of_a_score_is_by_person():
+  """Also that of a class, and that without images that were trained on."""
+  labels = np.arange(60) % 2
+  persons = np.arange(60) // 10
+  predicted = np.where(persons < 4, labels, 1 - labels)
+  is_duplicate = persons == 0
+  score = scoring.score(
+    [predicted], labels, 2, persons=persons, is_duplicate=is_duplicate
+  )
+  right = (predicted == labels).astype(float)
+  for found, mask in (
+    (score.accuracy, np.full(60, True)),
+    (score.per_class[0], labels == 0),
+    (score.per_class[1], labels == 1),
+    (score.without_duplicates, ~is_duplicate),
+  ):
+    expected = scoring.interval(right[mask], persons[mask])
+    assert (found.low, found.high) == expected
+    assert found.num_persons == len(set(persons[mask]))
+    alone = scoring.wilson_interval(right[mask].sum(), mask.sum())
+    assert expected[0] < alone[0] and alone[1] < expected[1]
+
+
+def test_better_than_guessing_is_what_the_interval_says():
+  """An accuracy that is a little above it may be chance."""
+  found = scoring.Accuracy(value=0.64, low=0.58, high=0.7, num_examples=250)
+  assert found.is_guessing(0.61) and found.is_guessing(0.58)
+  assert not found.is_guessing(0.57)
+
+
+def test_an_interval_of_few_persons_is_students():
+  """Ten persons of one image each; SciPy's interval of their mean."""
+  right = np.array([0.3, 0.5, 0.2, 0.9, 0.4, 0.6, 0.1, 0.8, 0.7, 0.5])
+  sums, counts = right, np.ones(10, int)
+  expected = stats.t.interval(
+    0.95, 9, loc=right.mean(), scale=right.std(ddof=1) / np.sqrt(10)
+  )
+  half = scoring._student_half_width(sums, counts)
+  np.testing.assert_allclose(2 * half, np.diff(expected)[0], rtol=1e-9)
+
+
 def test_images_that_were_trained_on_are_left_out_of_a_second_figure():
   labels = np.zeros(10, int)
   predicted = np.array([0] * 6 + [1] * 4)

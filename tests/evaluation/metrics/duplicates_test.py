@@ -23,6 +23,15 @@ def test_nothing_equals_nothing():
   assert duplicates.equal_to_any(images[:0], images).shape == (0,)
 
 
+def test_digests_are_of_the_rows_that_were_asked_for(monkeypatch):
+  images = np.arange(24, dtype=np.uint8).reshape(6, 2, 2, 1)
+  whole = list(duplicates.digests(images, np.arange(6)))
+  assert len(set(whole)) == 6
+  monkeypatch.setattr(duplicates, '_ROWS_AT_ONCE', 2)
+  rows = np.array([5, 1, 4])
+  assert list(duplicates.digests(images, rows)) == [whole[i] for i in rows]
+
+
 def test_an_image_of_one_colour_is_blank():
   images = np.zeros((3, 2, 2, 3), np.uint8)
   images[0] = (200, 10, 10)

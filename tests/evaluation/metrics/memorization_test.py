@@ -96,6 +96,17 @@ def test_low_contrast_is_no_copying():
   assert not result.is_copying
 
 
+def test_a_low_score_has_a_small_p_value():
+  rng = np.random.default_rng(0)
+  train, held_out = fresh(rng, 400), fresh(rng, 200)
+  near, far = (
+    compare(images, train, held_out) for images in (train[:300], 5 * train)
+  )
+  assert near.c_t_p_value < 1e-6 and far.c_t_p_value > 1 - 1e-6
+  some = compare(fresh(rng, 300), train, held_out)
+  np.testing.assert_allclose(some.c_t_p_value, stats.norm.cdf(some.c_t))
+
+
 def test_bad_images_are_far_and_prove_nothing():
   rng = np.random.default_rng(0)
   result = compare(5 * fresh(rng, 300), fresh(rng, 400), fresh(rng, 200))
@@ -172,6 +183,25 @@ def test_persons_are_no_copies_of_themselves():
   assert np.std(of_images) > 2  # What would be found without persons.
   assert np.std(z) < 1.3 and np.max(z) < 3
   assert np.std(of_real) < 1.3 and np.max(of_real) < 3
+
+
+def test_what_is_expected_is_the_share_of_persons_not_of_images():
+  """Two persons of ten images were trained on, eight of one were held out."""
+  far, near = np.full(20, 2.0), np.full(20, 1.0)
+  is_train = np.arange(20) < 5
+  result = closeness.closer_to_train(
+    np.where(is_train, near, far),
+    np.where(is_train, far, near),
+    np.arange(20),
+    np.arange(20) % 8,
+    np.repeat([7, 3], 10),
+    np.arange(8),
+  )
+  assert (result.fraction, result.expected) == (0.25, 0.2)
+  # Of the first person 5 images are nearest, of the second none.
+  weights = np.r_[5.0, 0.0, np.bincount(np.arange(5, 20) % 8)]
+  variance = 0.2 * 8 * weights.var(ddof=1)
+  np.testing.assert_allclose(result.z, (5 - 20 * 0.2) / np.sqrt(variance))
 
 
 def test_copies_of_persons_are_flagged():

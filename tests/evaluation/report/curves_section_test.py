@@ -69,6 +69,20 @@ def test_every_number_is_said():
   assert last['ensemble']['value'] == 0.91
 
 
+def test_ensembles_have_intervals_of_their_own():
+  ensembles, curve = (
+    as_html([made]) for made in curves_section.sections(make_curves())
+  )
+
+  def interval(num_wrong):
+    low, high = scoring.wilson_interval(100 - num_wrong, 100)
+    return f'{100 * low:.1f} – {100 * high:.1f} %'
+
+  assert interval(7) in ensembles and interval(11) not in ensembles
+  for wrong in (19, 21, 9, 11):  # Ensembles, and single ones on average.
+    assert interval(wrong) in curve
+
+
 def test_guessing_is_said_beside_every_accuracy():
   labels = np.r_[np.zeros(60, np.int32), np.ones(40, np.int32)]
   right = scoring.score([labels], labels, 2)

@@ -49,6 +49,23 @@ def test_every_number_stands_in_the_table(num_synthetic):
   assert '4 of 4 features are live' in html
 
 
+def test_each_share_has_its_own_interval():
+  found = make_comparison(60)
+  parts = (found.synthetic, found.synthetic_at_equal_number, found.real)
+  columns = dict(zip('abc', parts))
+  *_, precisions, recalls = quality_section._rows(columns)
+  assert (precisions[0], recalls[0]) == ('Precision', 'Recall')
+  for part, precision, recall in zip(parts, precisions[1:], recalls[1:]):
+    shares = part.precision_recall
+    for cell, value, (low, high) in (
+      (precision, shares.precision, shares.precision_interval),
+      (recall, shares.recall, shares.recall_interval),
+    ):
+      assert cell.replace('\N{NO-BREAK SPACE}', ' ') == (
+        f'{100 * value:.1f} % ({100 * low:.1f} – {100 * high:.1f})'
+      )
+
+
 def test_only_inceptions_distance_is_called_fid():
   found = make_comparison(40)
   html = as_html(quality_section.section(found))

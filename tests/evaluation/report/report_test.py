@@ -186,6 +186,34 @@ def test_a_network_is_called_by_its_name():
   assert 'WRN-40-4' in html and 'RBF SVM' in html and '(CNN)' not in html
 
 
+def test_the_headline_is_the_epsilon_that_is_guaranteed():
+  """By the bound that decides, of two."""
+  privacy = {'epsilon_pld': 9.5, 'epsilon_rdp': 9.25, 'epsilon': 9.25}
+  findings = make_findings(privacy={**privacy, 'delta': 1e-4})
+  html = report.to_html(findings)
+  assert 'ε = 9.25<' in html and 'ε = 9.5' not in html
+  earlier = {'epsilon_pld': 9.5, 'epsilon_rdp': 9.75, 'delta': 1e-4}
+  assert 'ε = 9.5<' in report.to_html(make_findings(privacy=earlier))
+
+
+def test_json_has_the_accuracy_without_images_that_were_trained_on():
+  labels = np.repeat(np.arange(2, dtype=np.int32), 20)
+  is_duplicate = np.arange(40) < 10
+  predicted = np.where(is_duplicate | (np.arange(40) >= 25), labels, 1 - labels)
+  score = scoring.score([predicted], labels, 2, is_duplicate=is_duplicate)
+  numbers = report.to_json(
+    make_findings(
+      scores={'synthetic': {'cnn': score}}, num_held_out_equal_training=10
+    )
+  )
+  assert numbers['accuracy'] == {'synthetic': {'cnn': 25 / 40}}
+  assert numbers['accuracy_without_duplicates'] == {
+    'synthetic': {'cnn': 15 / 30}
+  }
+  assert numbers['num_held_out_equal_training'] == 10
+  assert report.to_json(make_findings())['accuracy_without_duplicates'] == {}
+
+
 def test_an_infinite_epsilon_is_not_called_private():
   privacy = {'epsilon_pld': math.inf, 'delta': 1e-5, 'noise_multiplier': 0.0}
   findings = make_findings(privacy=privacy)
