@@ -188,7 +188,7 @@ def test_a_release_below_a_folder_is_found(tmp_path):
   for name in ('b', 'a'):
     path, _ = make_release(tmp_path / 'mine' / 'x' / name, name * 64)
     path.unlink()
-    expected.append((tmp_path / 'mine' / 'x' / name / 'privacy.json'))
+    expected.append(tmp_path / 'mine' / 'x' / name / 'privacy.json')
   other = tmp_path / 'mine' / 'c' / 'privacy.json'
   other.parent.mkdir()
   other.write_text('{"who": "somebody else"}')
