@@ -93,6 +93,33 @@ def test_the_card_says_who_decided_on_grey_or_colour(number, is_found, words):
   assert ('set and not read' in card) == (is_found is False)
 
 
+def test_the_metadata_of_the_dataset_are_what_the_publisher_says():
+  title = release_card.title(STATEMENT, CONTENTS)
+  assert release_card.about(STATEMENT, CONFIG, CONTENTS) == {
+    'name': 'synthetic_shapes',
+    'description': f'{title}. {STATEMENT["statement"]}',
+    'license': 'cc-by-4.0',
+    'url': 'https://example.org/shapes',
+    'datePublished': '2026-01-31',
+    'version': '1.0.0',
+    'citeAs': (
+      f'The shape lab, shapes@example.org, {title}, 2026-01-31,'
+      ' https://example.org/shapes'
+    ),
+    'creator': {
+      '@type': 'sc:Organization',
+      'name': 'The shape lab, shapes@example.org',
+    },
+  }
+  config = release_card.CardConfig(
+    date='2026-01-31', code_url='https://example.org/code'
+  )
+  found = release_card.about(STATEMENT, config, CONTENTS)
+  assert found['license'] == 'None was given.' and 'creator' not in found
+  assert found['url'] == 'https://example.org/code'
+  assert found['citeAs'] == f'{title}, 2026-01-31'
+
+
 def test_a_citation_of_the_publisher_is_taken():
   config = dataclasses.replace(CONFIG, citation='Lab (2026). Shapes.')
   assert release_card.citation(STATEMENT, config, CONTENTS) == config.citation

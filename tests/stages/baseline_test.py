@@ -20,6 +20,7 @@ from dp_diffusion.baselines import generator
 from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.baselines import private_evolution
 from dp_diffusion.data import registry
+from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
@@ -393,6 +394,17 @@ def test_public_images_of_a_baseline_are_compared(tmp_path, digits):
   assert not (workdir.private / 'secret').exists()
 
 
+def test_a_network_of_a_file_is_stated(tmp_path, digits):
+  """What it was trained on is unknown; nobody looked at those images."""
+  path = tmp_path / 'net.npz'
+  np.savez(path, weight=np.zeros(3, np.float32))
+  config = _load(baseline__dp_mepf__net=str(path))
+  (found,) = baseline_stage._check_public(config, 'dp_mepf', digits)
+  assert found['source'].startswith('weights of sha256 ')
+  assert found['comparison'] == 'unknown'
+  assert baseline_stage._check_public(config, 'dp_merf', digits) == []
+
+
 def test_public_images_of_a_baseline_are_stated(tmp_path, monkeypatch, digits):
   seen = []
 
@@ -466,6 +478,28 @@ def test_the_classifier_is_trained_before_its_test_images_are_opened(
   monkeypatch.setattr(baseline_stage, '_write_report', lambda *_: None)
   baseline_stage._classify_directly(config, workdir, stop, 0.0)
   assert happened == ['trained', config.data.test_split]
+
+
+def test_the_classifier_has_an_interval_by_person(tmp_path, monkeypatch):
+  patch_persons(monkeypatch)
+  config = _load()
+  test = registry.load(config.data, config.data.test_split)
+  predicted = np.where(test.person % 3 > 0, test.labels, 1 - test.labels)
+  monkeypatch.setattr(
+    baseline_stage.baseline_classifier, 'run', lambda *_: lambda _: predicted
+  )
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  baseline_stage._classify_directly(config, workdir, interrupts.Stop(''), 0.0)
+  path = workdir.evaluation / 'report.json'
+  assert path.stat().mode & 0o777 == 0o600
+  report = json.loads(path.read_text())
+  expected = scoring.accuracy(predicted, test.labels, test.person)
+  alone = scoring.accuracy(predicted, test.labels)
+  assert report['accuracy'] == {'direct': {'cnn': expected.value}}
+  (interval,) = report['accuracy_interval']['direct'].values()
+  assert interval == [expected.low, expected.high]
+  assert interval[0] < alone.low and alone.high < interval[1]
+  assert report['num_held_out_images'] == len(test.labels)
 
 
 @pytest.fixture(scope='module')

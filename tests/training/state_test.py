@@ -81,3 +81,22 @@ def test_ema_is_a_weighted_mean(old, new, decay):
   )
   expected = decay * old + (1 - decay) * new
   np.testing.assert_allclose(actual['w'], expected, atol=1e-5)
+
+
+def test_a_step_moves_the_weights_and_then_their_averages():
+  optimizer = optax.sgd(0.5)
+  first = np.array([1.0, 2.0], np.float32)
+  state = train_state.create({'w': first}, optimizer, num_power_averages=1)
+  weights = average = power = first
+  for step in range(4):
+    grad = np.array([step + 1.0, -1.0], np.float32)
+    state = train_state.update(state, {'w': grad}, optimizer, 0.15, (2.0,))
+    weights = weights - 0.5 * grad
+    decay = min(0.15, (1 + step) / (10 + step))
+    average = decay * average + (1 - decay) * weights
+    share = (step / (step + 1)) ** 3
+    power = share * power + (1 - share) * weights
+    np.testing.assert_allclose(state.params['w'], weights, rtol=1e-6)
+    np.testing.assert_allclose(state.ema_params['w'], average, rtol=1e-6)
+    np.testing.assert_allclose(state.power_params[0]['w'], power, rtol=1e-6)
+    assert state.step == step + 1

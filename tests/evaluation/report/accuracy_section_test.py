@@ -123,6 +123,27 @@ def test_a_ceiling_that_misses_a_class_says_which():
   assert 'no image recognised of kind 2 (3)' in html
 
 
+def test_every_figure_of_a_row_is_that_of_its_column():
+  labels = np.array([0] * 60 + [1] * 40)
+  predicted = np.array([0] * 80 + [1] * 20)
+  found = dataclasses.replace(
+    make_scores(predicted, labels), num_train_images={'synthetic': 5000}
+  )
+  low, high = scoring.wilson_interval(80, 100)
+  (row,) = accuracy_section.section(found).blocks[1].rows
+  (mark,), share = row[1].marks, row[1].guessing
+  assert (mark.value, mark.low, mark.high, share) == (0.8, low, high, 0.6)
+  words = [str(cell).replace('\N{NO-BREAK SPACE}', ' ') for cell in row[2:]]
+  assert words == [
+    '80.0 % (80.0 and 80.0)',
+    f'{100 * low:.1f} – {100 * high:.1f} %',
+    '60.0 %',
+    '75.0 %',  # 60 of 60 and 20 of 40.
+    '2',
+    '5,000',
+  ]
+
+
 def test_auroc_is_a_column_of_two_classes():
   labels = np.array([0] * 50 + [1] * 50)
   probs = np.stack([np.linspace(1, 0, 100), np.linspace(0, 1, 100)], axis=1)

@@ -83,6 +83,24 @@ def test_ensembles_have_intervals_of_their_own():
     assert interval(wrong) in curve
 
 
+def test_an_ensemble_stands_beside_one_answer_and_not_the_balanced_share():
+  labels = np.r_[np.zeros(60, np.int32), np.ones(40, np.int32)]
+  predicted = np.r_[np.zeros(80, np.int32), np.ones(20, np.int32)]
+  curves = make_curves(
+    ensembles={'real': {'cnn': scoring.accuracy(predicted, labels)}},
+    points=[],
+    found=dataclasses.replace(
+      make_curves().found,
+      scores={'real': {'cnn': scoring.score([predicted], labels, 2)}},
+    ),
+  )
+  (ensembles,) = curves_section.sections(curves)
+  (row,) = ensembles.blocks[1].rows
+  shown = [cell.replace('\N{NO-BREAK SPACE}', ' ') for cell in row]
+  assert shown[1:3] == ['80.0 %', '80.0 %']
+  assert shown[4] == '60.0 %'  # The balanced accuracy is 75.0 %.
+
+
 def test_guessing_is_said_beside_every_accuracy():
   labels = np.r_[np.zeros(60, np.int32), np.ones(40, np.int32)]
   right = scoring.score([labels], labels, 2)
