@@ -214,6 +214,26 @@ def test_decoded_images_are_forgotten_by_name_of_the_folder(tmp_path, capsys):
   assert out[0] == f'forget: no decoded images in {place}'
 
 
+def test_the_folder_of_public_images_is_emptied_too(tmp_path, capsys):
+  """Another config may have decoded sensitive images there."""
+  _write_folder(tmp_path / 'data', 20, 20)
+  place = str(tmp_path / 'cache')
+  config = _config(
+    tmp_path / 'data', data__cache_dir=place, data__max_in_memory_bytes='1'
+  )
+  _inspect(tmp_path, config)
+  assert cache.decoded(place)
+  other = _config(
+    tmp_path / 'data',
+    data__cache_dir=str(tmp_path / 'other'),
+    pretrain__data__cache_dir=place,
+  )
+  capsys.readouterr()
+  runner.run(other, str(tmp_path / 'run'), 'forget', 'command')
+  assert not cache.decoded(place)
+  assert f'removed from {place}\n' in capsys.readouterr().out
+
+
 def test_what_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
   def refuse(_: str) -> None:
     raise PermissionError(13, 'Permission denied', str(tmp_path / 'entry'))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent import futures
 import json
 import math
+import threading
 
 import hypothesis
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from dp_diffusion.privacy import verify
 from dp_diffusion.stages import runner
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import averages
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
@@ -79,6 +82,63 @@ def test_processes_divide_a_shard_by_whole_batches(size, batch_size, count):
   num_batches = math.ceil(size / batch_size)
   most = math.ceil(num_batches / count)
   assert max(map(len, blocks)) <= most * batch_size
+
+
+@pytest.mark.parametrize(('count', 'size'), [(1, 7), (2, 7), (3, 10), (4, 3)])
+def test_processes_make_the_images_of_a_shard_together(
+  count, size, monkeypatch
+):
+  """Each in a thread of its own; all of them get every image in its place."""
+  own, barrier = threading.local(), threading.Barrier(count, timeout=30)
+  parts = [None] * count
+
+  def gather(part):
+    parts[own.index] = part
+    barrier.wait()
+    found = np.stack(parts)
+    barrier.wait()
+    return found
+
+  monkeypatch.setattr(processes, 'gather', gather)
+  monkeypatch.setattr(processes, 'together', lambda call: call())
+  monkeypatch.setattr(
+    processes, 'own_share', lambda: processes.Share(own.index, count)
+  )
+  config = config_lib.load(command.DIGITS_SMOKE, {'sample.batch_size': '2'})
+  shards = sample._Shards(
+    config, None, np.zeros(40, np.int32), interrupts.Stop('')
+  )
+
+  def images(span):
+    numbers = np.array(span, np.uint8)[:, None, None, None]
+    return np.tile(numbers, (1, *config.data.image_shape))
+
+  monkeypatch.setattr(shards, '_images', images)
+
+  def work(index):
+    own.index = index
+    return shards._images_together(range(20, 20 + size))
+
+  with futures.ThreadPoolExecutor(count) as pool:
+    for found in pool.map(work, range(count)):
+      np.testing.assert_array_equal(found, images(range(20, 20 + size)))
+
+
+def test_the_average_is_chosen_before_images_are_sampled(tmp_path, monkeypatch):
+  """And before the weights are compared with what the statement covers."""
+  happened = []
+
+  def check(_):
+    happened.append('checked')
+    raise errors.Interrupted('Enough was seen.')
+
+  monkeypatch.setattr(averages, 'choose', lambda *_: happened.append('chosen'))
+  monkeypatch.setattr(release, 'check_model', check)
+  config = config_lib.load(command.DIGITS_SMOKE)
+  workdir = workdirs.Workdir(workdirs.epath.Path(tmp_path))
+  with pytest.raises(errors.Interrupted):
+    sample.run(config, workdir, interrupts.Stop(''))
+  assert happened == ['chosen', 'checked']
 
 
 def test_weights_that_are_gone_are_named_in_one_line(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.extend import core
 import jax.numpy as jnp
+import optax
 import pytest
 
 from dp_diffusion import config as config_lib
@@ -20,6 +21,7 @@ from dp_diffusion.stages.run import assembly
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import private_step
 from dp_diffusion.training import public_step
+from dp_diffusion.training import state as train_state
 from tests.stages import command
 
 _CONFIG = str(command.ROOT / 'tests' / 'configs' / 'rgb32.py')
@@ -145,3 +147,50 @@ def test_the_optimizer_is_told_the_noise_of_its_gradients(
   assembly.private_optimizer(config.finetune, mechanism)
   (noise,) = seen
   assert noise.std == pytest.approx(3.0 * (1.0 if is_rescaled else 0.5) / 20)
+
+
+@pytest.mark.parametrize('scaled', ['gradient', 'parameter'])
+def test_the_optimizer_is_told_which_leaves_have_less_noise(
+  scaled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Those whose gradient is divided by its scale after the noise is added."""
+  config = config_lib.load(
+    _CONFIG,
+    {
+      'finetune.gradient_scales': "('out*=2',)",
+      'finetune.scaled_quantity': scaled,
+    },
+  )
+  mechanism = mechanism_lib.DpSgdMechanism(
+    num_examples=100,
+    expected_batch_size=20,
+    num_steps=5,
+    noise_multiplier=3.0,
+    l2_clip_norm=0.5,
+    delta=1e-3,
+  )
+  seen = []
+  make = optimizers.make
+
+  def record(*arguments: Any) -> Any:
+    seen.append(arguments[2])
+    return make(*arguments)
+
+  monkeypatch.setattr(optimizers, 'make', record)
+  assembly.private_optimizer(config.finetune, mechanism)
+  (noise,) = seen
+  values = [rule.value for rule in noise.divided_by]
+  assert values == ([2.0] if scaled == 'gradient' else [])
+
+
+@pytest.mark.parametrize(('name', 'value'), [('ema', 7.0), ('last', 3.0)])
+def test_the_weights_that_leave_are_those_of_the_config(
+  name: str, value: float
+) -> None:
+  config = config_lib.load(_CONFIG, {'finetune.release_weights': name})
+  state = train_state.create({'w': jnp.full(2, 3.0)}, optax.sgd(0.1))
+  state = state.replace(
+    ema_params={'w': jnp.full(2, 7.0)}, frozen_params={'b': jnp.ones(1)}
+  )
+  found = assembly.released_params(config, state)
+  assert found['w'].tolist() == [value, value] and found['b'].tolist() == [1.0]
