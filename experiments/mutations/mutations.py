@@ -3460,4 +3460,32 @@ ALL = (
     '    (config.data.cache_dir,)\n',
     'tests/stages/inspect_test.py::test_the_folder_of_public_images_is_emptied_too',
   ),
+  _one(
+    'Features of another network are taken for those of this one',
+    'dp_diffusion/evaluation/metrics/feature_cache.py',
+    '    extractor.name,\n    extractor.num_features,\n',
+    '    extractor.num_features,\n',
+    'tests/evaluation/metrics/feature_cache_test.py::test_features_of_another_network_are_computed_anew',
+  ),
+  _one(
+    'A classifier is trained on its validation images too',
+    'dp_diffusion/evaluation/classifiers/downstream.py',
+    'np.sort(shuffled[num_validation:])',
+    'np.sort(shuffled)',
+    'tests/evaluation/classifiers/downstream_test.py::test_no_image_is_trained_on_and_validated_with',
+  ),
+  _one(
+    'A classifier has its last weights, not its best ones',
+    'dp_diffusion/evaluation/classifiers/downstream.py',
+    'variables=best_variables if best else state[0]',
+    'variables=state[0]',
+    'tests/evaluation/classifiers/downstream_test.py::test_the_weights_are_those_of_the_best_step',
+  ),
+  _one(
+    'A plan does not count the steps of a warm-up',
+    'dp_diffusion/stages/plan.py',
+    '  if first:\n    public[cost_estimates.WARM_UP] = first\n',
+    '',
+    'tests/stages/plan_test.py::test_the_steps_of_a_warm_up_are_part_of_the_costs',
+  ),
 )

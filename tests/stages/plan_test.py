@@ -118,6 +118,28 @@ def test_first_weights_that_are_not_there_have_an_unknown_cost(
   assert 'inherited' not in capsys.readouterr().out
 
 
+def test_the_steps_of_a_warm_up_are_part_of_the_costs() -> None:
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      'model.channel_multipliers': '(1,)',
+      'pretrain.batch_size': '4',
+      'pretrain.optimizer.warmup_steps': '0',
+      'finetune.warm_up.mean_steps': '3',
+      'finetune.warm_up.mean_noise_multiplier': '3',
+    },
+  )
+  found = plan.costs(config, 5)
+  first, pretrain = found['warm-up'], found['pretrain']
+  assert first.examples == first.passes == 3 * 4
+  assert pretrain.examples == 4 * config.pretrain.num_steps
+  assert first.flop / 12 == pytest.approx(pretrain.flop / pretrain.examples)
+  used = config.finetune
+  records = 5 * config.privacy.expected_batch_size
+  assert found['finetune'].examples == records
+  assert found['finetune'].passes == records * used.augmult
+
+
 def test_a_run_that_was_interrupted_shows_what_is_spent_and_left(
   tmp_path, capsys
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -157,6 +158,41 @@ def test_best_checkpoint_is_the_one_that_is_kept(train_set):
   probs = classifier.predict_proba(images[validation])
   hits = np.argmax(probs, axis=1) == labels[validation]
   assert np.mean(hits) == best.accuracy
+
+
+def test_no_image_is_trained_on_and_validated_with():
+  for num, share in ((10, 0.3), (7, 0.5), (3, 0.99)):
+    train, validation = downstream._split(num, share, np.random.default_rng(0))
+    assert sorted([*train, *validation]) == list(range(num))
+    assert len(validation) == min(round(num * share), num - 1)
+
+
+def test_the_weights_are_those_of_the_best_step(train_set, monkeypatch):
+  """Not the last ones, where those are worse on the validation part."""
+  seen, score = [], downstream._score
+
+  def getting_worse(step, logits, labels):
+    seen.append(logits)
+    found = score(step, logits, labels)
+    return dataclasses.replace(found, accuracy=1 / step)
+
+  monkeypatch.setattr(downstream, '_score', getting_worse)
+  config = training.ClassifierConfig(
+    name='logistic_regression', validation_fraction=0.2, **QUICK
+  )
+  images, labels = train_set
+  classifier = downstream.train_classifier(
+    config, images, labels, NUM_CLASSES, seed=3
+  )
+  assert [s.step for s in classifier.validation] == [30, 60]
+  assert classifier.best_step == 30
+  assert classifier.validation_accuracy == 1 / 30
+  rng = np.random.default_rng(3)
+  _, rows = downstream._split(len(labels), 0.2, rng)
+  found = classifier.predict_proba(images[rows])
+  first, last = (special.softmax(logits, axis=1) for logits in seen)
+  np.testing.assert_allclose(found, first, atol=1e-6)
+  assert np.abs(found - last).max() > 1e-3
 
 
 def test_without_validation_the_last_weights_stay(train_set):

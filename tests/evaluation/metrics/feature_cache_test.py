@@ -43,6 +43,22 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
     extract(images, tmp_path)
 
 
+def test_features_of_another_network_are_computed_anew(tmp_path):
+  """Their number may be the same; the name tells the weights apart."""
+  images = make_images()
+  pixels = features.pixels(SHAPE)
+  other = features.NetExtractor(
+    name='another',
+    num_features=4,
+    apply_fn=lambda params, x: params * pixels.apply_fn((), x),
+    params=np.float32(3),
+  )
+  first = extract(images, tmp_path)
+  found = feature_cache.extract(other, images, tmp_path, chunk_size=10)
+  np.testing.assert_allclose(found, 3 * first, rtol=1e-6)
+  assert len(list(tmp_path.iterdir())) == 6
+
+
 def test_finished_chunks_are_kept(tmp_path):
   checks = []
 
