@@ -3488,4 +3488,25 @@ ALL = (
     '',
     'tests/stages/plan_test.py::test_the_steps_of_a_warm_up_are_part_of_the_costs',
   ),
+  _one(
+    'Audits before this one are at most one',
+    'dp_diffusion/evaluation/report/audit_section.py',
+    "  earlier = len(result['earlier_runs'])\n",
+    "  earlier = int(bool(result['earlier_runs']))\n",
+    'tests/evaluation/report/audit_section_test.py::test_each_attack_has_its_own_bound',
+  ),
+  _one(
+    'A refuted claim is said not to be contradicted',
+    'dp_diffusion/evaluation/report/audit_section.py',
+    "    if result['is_passed']\n",
+    "    if result['white_box']\n",
+    'tests/evaluation/report/audit_section_test.py::test_a_refuted_claim_is_said_to_be_one',
+  ),
+  _one(
+    'An audit by steps says its ceiling as its bound',
+    'dp_diffusion/evaluation/report/audit_section.py',
+    '{steps["epsilon_lower_bound"]:.3g} of at most',
+    '{steps["ceiling"]:.3g} of at most',
+    'tests/evaluation/report/audit_section_test.py::test_the_sentence_has_each_number_in_its_place',
+  ),
 )
