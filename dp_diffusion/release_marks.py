@@ -240,14 +240,11 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
       f' {error}: take the files as they were published.'
     ) from error
   for origin in _statements(path):
-    statement = _loosely(origin.content)
-    is_ours = statement is not None and {'statement_version', 'events'} <= set(
-      statement
-    )
+    statement = _ours(origin)
     if mark is None:
-      if is_ours or b'"statement_version"' in origin.content:
+      if statement or _is_damaged(origin):
         return origin
-    elif is_ours and of_statement(statement or {}) == mark:
+    elif statement and of_statement(statement) == mark:
       return origin
   if mark is not None:
     raise errors.UsageError(
@@ -258,18 +255,49 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
   return None
 
 
+def find_all(path: str | os.PathLike[str]) -> list[Origin]:
+  """Finds the statements of all releases to which images belong.
+
+  A zip of pictures may hold those of several releases; all else belongs to one
+  release at most.
+
+  Args:
+    path: see `find`.
+
+  Raises:
+    UsageError: see `find`.
+  """
+  path = pathlib.Path(path)
+  one = find(path)
+  if one is None:
+    return []
+  if path.is_dir() or _mark_of(path) is not None:
+    return [one]
+  inside = [x for x in _in_zip(path) if _ours(x) or _is_damaged(x)]
+  return inside or [one]
+
+
 def _mark_of(path: pathlib.Path) -> Mark | None:
   if path.suffix.lower() == _PARQUET and path.is_file():
     return of_parquet(path)
   return of_npz(path) if path.is_file() else of_tfds(path)
 
 
-def _loosely(content: bytes) -> dict[str, Any] | None:
+def _ours(origin: Origin) -> dict[str, Any] | None:
+  """Returns a statement of this package; None for another `privacy.json`."""
   try:
-    value = json.loads(content)
+    value = json.loads(origin.content)
   except (ValueError, RecursionError):
     return None
-  return value if isinstance(value, dict) else None
+  is_ours = isinstance(value, dict) and {'statement_version', 'events'} <= set(
+    value
+  )
+  return value if is_ours else None
+
+
+def _is_damaged(origin: Origin) -> bool:
+  """Whether it may have been a statement; reading it reports the error."""
+  return b'"statement_version"' in origin.content
 
 
 def _statements(path: pathlib.Path) -> Iterator[Origin]:

@@ -3509,4 +3509,11 @@ ALL = (
     '{steps["ceiling"]:.3g} of at most',
     'tests/evaluation/report/audit_section_test.py::test_the_sentence_has_each_number_in_its_place',
   ),
+  _one(
+    'Of several releases in a zip the first one pays for all',
+    'dp_diffusion/stages/run/released_ledger.py',
+    '      for origin in release_marks.find_all(place):\n',
+    '      for origin in release_marks.find_all(place)[:1]:\n',
+    'tests/stages/run/released_ledger_test.py::test_pictures_of_several_releases_in_a_zip_bring_all_their_ledgers',
+  ),
 )

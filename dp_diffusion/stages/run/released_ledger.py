@@ -8,6 +8,9 @@ Guarantees:
   * Images of an earlier release bring its ledger: its `.npz`, its TFDS form, a
     folder or zip beside its statement.
     `tests/stages/run/released_ledger_test.py::test_released_images_bring_their_ledger`.
+  * Images of several releases, in a folder or a zip, bring all their ledgers.
+    `tests/stages/run/released_ledger_test.py::test_files_of_several_releases_bring_all_their_ledgers`,
+    `tests/stages/run/released_ledger_test.py::test_pictures_of_several_releases_in_a_zip_bring_all_their_ledgers`.
   * Marked images without it are refused.
     `tests/stages/run/released_ledger_test.py::test_marked_images_without_it_are_refused`.
 """
@@ -58,8 +61,7 @@ def of_images(data: registry.DataConfig) -> Inherited:
   found = Inherited()
   for folder in same_source.places(data):
     for place in release_marks.places(folder):
-      origin = release_marks.find(place)
-      if origin is not None:
+      for origin in release_marks.find_all(place):
         found += of_statement(origin.where, origin.content)
   return found
 

@@ -114,6 +114,24 @@ def test_pictures_of_a_release_among_others_bring_its_ledger(made, tmp_path):
   assert released_ledger.of_images(own(tmp_path / 'mine')) == expected
 
 
+def test_pictures_of_several_releases_in_a_zip_bring_all_their_ledgers(
+  made, tmp_path
+):
+  second = {'w': np.ones(2, np.float32)}
+  other = releases.make(tmp_path / 'other', second, with_images=True)
+  path = tmp_path / 'z.zip'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('privacy.json', '{"who": "somebody else"}')
+    for name, folder in (('train', made), ('test', other)):
+      archive.write(folder / 'privacy.json', f'{name}/privacy.json')
+      archive.writestr(f'{name}/a/0.png', b'')
+  one, two = (
+    released_ledger.of_images(own(release.shard_path(folder, 0, 1)))
+    for folder in (made, other)
+  )
+  assert released_ledger.of_images(own(path)) == one + two
+
+
 def test_a_changed_statement_is_refused(made):
   path = made / 'privacy.json'
   path.write_text(path.read_text().replace('"shapes"', '"others"'))
