@@ -3516,4 +3516,25 @@ ALL = (
     '      for origin in release_marks.find_all(place)[:1]:\n',
     'tests/stages/run/released_ledger_test.py::test_pictures_of_several_releases_in_a_zip_bring_all_their_ledgers',
   ),
+  _one(
+    'Labels of the metadata lead to names of classes',
+    'dp_diffusion/croissant.py',
+    "        'references': {'field': {'@id': f'{_CLASSES}/label'}},\n",
+    "        'references': {'field': {'@id': f'{_CLASSES}/name'}},\n",
+    'tests/croissant_test.py::test_every_reference_leads_somewhere',
+  ),
+  _one(
+    'Classes of the metadata are numbered from 1',
+    'dp_diffusion/croissant.py',
+    'for i, text in enumerate(class_names)]',
+    'for i, text in enumerate(class_names, 1)]',
+    'tests/croissant_test.py::test_classes_are_numbered_by_their_labels',
+  ),
+  _one(
+    'The metadata name a column that is not there',
+    'dp_diffusion/croissant.py',
+    "'source': _source('image', {'jsonPath': 'bytes'}),",
+    "'source': _source('images', {'jsonPath': 'bytes'}),",
+    'tests/croissant_test.py::test_columns_are_those_of_the_files',
+  ),
 )
