@@ -3537,4 +3537,25 @@ ALL = (
     "'source': _source('images', {'jsonPath': 'bytes'}),",
     'tests/croissant_test.py::test_columns_are_those_of_the_files',
   ),
+  _one(
+    'Rendered images are said to have been compared',
+    'dp_diffusion/stages/run/public_data.py',
+    "    return 'rendered'\n",
+    "    return 'none_equal'\n",
+    'tests/stages/run/public_data_test.py::test_rendered_images_are_not_said_to_be_compared',
+  ),
+  _one(
+    'Public images are forgotten where weights to start from are given',
+    'dp_diffusion/stages/run/public_data.py',
+    '      found = (*found, *public_provenance.of_weights(path))\n',
+    '      found = public_provenance.of_weights(path)\n',
+    'tests/stages/run/public_data_test.py::test_images_count_beside_those_of_the_weights_to_start_from',
+  ),
+  _one(
+    'The unit of the first inherited ledger alone is compared',
+    'dp_diffusion/stages/run/inherited_ledger.py',
+    '  for entry in found.entries:\n    if entry.ledger.unit',
+    '  for entry in found.entries[:1]:\n    if entry.ledger.unit',
+    'tests/stages/run/inherited_ledger_test.py::test_another_unit_of_images_beside_weights_is_refused',
+  ),
 )

@@ -274,6 +274,16 @@ def test_another_unit_is_refused(tmp_path) -> None:
     inherited_ledger.find(load(released), new_workdir(tmp_path / 'run'))
 
 
+def test_another_unit_of_images_beside_weights_is_refused(tmp_path) -> None:
+  first = make_release(tmp_path / 'first')
+  made = make_release(tmp_path / 'made', with_images=True, unit='person')
+  config = load_on(
+    release.shard_path(made, 0, 1), pretrain__init_from=str(first)
+  )
+  with pytest.raises(errors.UsageError, match="'person', the unit"):
+    inherited_ledger.find(config, new_workdir(tmp_path / 'run'))
+
+
 def test_what_is_inherited_counts(released, tmp_path) -> None:
   config, workdir = load(released), new_workdir(tmp_path / 'run')
   entries = inherited_ledger.find(config, workdir).entries

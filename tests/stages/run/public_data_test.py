@@ -360,6 +360,27 @@ def test_an_earlier_run_on_the_sensitive_set(tmp_path):
     runner.run(after, str(tmp_path / 'second'), 'all', '')
 
 
+def test_rendered_images_are_not_said_to_be_compared(workdir, sensitive):
+  (fact,) = public_data.compare(load(), workdir, sensitive)
+  assert fact['comparison'] == 'rendered'
+
+
+def test_images_count_beside_those_of_the_weights_to_start_from(
+  tmp_path, workdir, sensitive
+):
+  """A pre-training that goes on from others sees both."""
+  foreign = tmp_path / 'foreign.npz'
+  weights.save_npz(foreign, releases.PARAMS)
+  changes = {'pretrain__init_from': foreign}
+  path = write_npz(tmp_path / 'x.npz', noise())
+  own, before = public_data.expected(on_own(path, **changes))
+  assert own.source == 'folder x.npz'
+  assert before.source.startswith('weights of sha256')
+  equal = write_npz(tmp_path / 'y.npz', np.asarray(sensitive.images[:12]))
+  with pytest.raises(errors.UsageError, match='folder y.npz'):
+    public_data.compare(on_own(equal, **changes), workdir, sensitive)
+
+
 def test_weights_from_elsewhere_are_said(tmp_path, workdir, sensitive):
   path = tmp_path / 'foreign.npz'
   weights.save_npz(path, releases.PARAMS)
