@@ -3055,6 +3055,8 @@ ALL = (
     '        or _holds_more(page)\n',
     '',
     'tests/data/image_formats_test.py::test_a_second_channel_that_is_no_alpha_is_refused',
+  ),
+  _one(
     'A checkpoint whose facts of the run have changed is whole',
     'dp_diffusion/training/checkpoint.py',
     "      'meta': self.meta,\n",
