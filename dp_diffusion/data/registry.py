@@ -35,7 +35,11 @@ UNITS = ('image', 'person')
 FRAMES = ('', 'first', 'all')
 _TFDS_PREFIX = 'tfds:'
 # Values of a person that stand for one who is not known.
-_NOBODY = re.compile(r'|-\d+(\.0*)?|nan|nat|none|null|unknown|<na>|n/a|\?')
+_NOBODY = re.compile(
+  r'|-\d+(\.0*)?|nan|nat|none|null|unknown|<na>|n/a|\?'
+  # What tools that remove names leave in every file.
+  r'|anon|anonym(ous|i[sz]ed)?|de-?identified|redacted|removed'
+)
 _PACKAGE = 'dp_diffusion.data'
 _MODULES = {
   'camelyon17': 'camelyon17',

@@ -137,6 +137,7 @@ def test_a_survey_counts_what_there_is():
   [
     *('', ' ', '-1', '-1.0', '-99', 'nan', 'NaN', 'NaT', 'None', '<NA>'),
     *('Unknown', 'N/A', 'null', '?', ' unknown '),
+    *('ANONYMOUS', 'Anonymized', 'anon', 'De-identified', 'REMOVED'),
   ],
 )
 def test_a_value_that_names_nobody_is_no_person(nobody):
