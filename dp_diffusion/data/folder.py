@@ -126,7 +126,7 @@ def find_channels(config: registry.DataConfig) -> int:
   small = dataclasses.replace(config, image_size=_SIDE_LOOKED_AT, channels=0)
   order = sorted(
     range(len(files.names)),
-    key=lambda i: hashlib.sha256(files.names[i].encode()).digest(),
+    key=lambda i: hashlib.sha256(os.fsencode(files.names[i])).digest(),
   )
   found = []
   for index in order[:_NUM_LOOKED_AT]:

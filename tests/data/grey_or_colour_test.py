@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import numpy as np
@@ -34,6 +35,15 @@ def _write(folder: pathlib.Path, kinds: list[str], suffix='.png') -> str:
 def _find(path: str) -> int:
   config = registry.DataConfig(name='folder', path=path, class_names=('a', 'b'))
   return registry.find_channels(config)
+
+
+def test_names_of_files_need_not_be_utf_8(tmp_path) -> None:
+  """As they are in archives of before."""
+  path = pathlib.Path(_write(tmp_path, [GREY] * 6))
+  for file in sorted(path.rglob('*.png')):
+    name = os.fsencode(file.parent) + b'/r\xf6ntgen ' + os.fsencode(file.name)
+    os.rename(file, name)
+  assert _find(str(path)) == 1
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
