@@ -174,10 +174,6 @@ def _by_machine(config: ml_collections.ConfigDict, name: str) -> None:
   config.data.flip = False  # A mirrored image may not be a valid one.
   config.evaluate.classifier.reflect_pad = 0
   config.evaluate.classifier.flip = False
-  # Half of the draws at little noise, where the released model tells classes
-  # apart that differ in small things (experiments/own_images).
-  config.finetune.mixture_boundaries = (0, 250, 1000)
-  config.finetune.mixture_weights = (0.5, 0.5)
 
 
 def _size(config: ml_collections.ConfigDict, name: str) -> None:

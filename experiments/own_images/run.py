@@ -58,9 +58,9 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
   'mirrored': {'data.flip': True},
-  'uniform timesteps': {
-    'finetune.mixture_boundaries': '()',
-    'finetune.mixture_weights': '()',
+  'half of the draws at little noise': {
+    'finetune.mixture_boundaries': '(0,250,1000)',
+    'finetune.mixture_weights': '(0.5,0.5)',
   },
   'antithetic noise, half the batch': {
     'finetune.antithetic_noise': True,
