@@ -79,6 +79,18 @@ def test_an_image_depends_on_its_number_and_label_alone():
   np.testing.assert_array_equal(sampler(3, 1).images(LABELS, 0), whole)
 
 
+def test_noise_of_a_judgement_depends_on_the_number_of_the_image(monkeypatch):
+  made, told = sampler(2), []
+
+  def takes_for(images, numbers):
+    told.extend(numbers.tolist())
+    return np.zeros(len(images), np.int32)
+
+  monkeypatch.setattr(made, '_takes_for', takes_for)
+  made.images(LABELS[5:9], 5)
+  assert told == [5, 6, 7, 8]
+
+
 def test_each_try_has_noise_of_its_own():
   made = sampler(3)
   numbers = np.arange(8, dtype=np.int32)

@@ -202,6 +202,8 @@ def test_what_is_expected_is_the_share_of_persons_not_of_images():
   weights = np.r_[5.0, 0.0, np.bincount(np.arange(5, 20) % 8)]
   variance = 0.2 * 8 * weights.var(ddof=1)
   np.testing.assert_allclose(result.z, (5 - 20 * 0.2) / np.sqrt(variance))
+  five_or_more = stats.binom.pmf(np.arange(5, 21), 20, 0.2).sum()
+  np.testing.assert_allclose(result.binomial_p_value, five_or_more)
 
 
 def test_copies_of_persons_are_flagged():

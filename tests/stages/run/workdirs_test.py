@@ -154,6 +154,13 @@ def test_a_stage_belongs_to_its_config(workdir):
     assert '\n' not in message
 
 
+def test_sampling_goes_on_with_the_shards_that_it_began_with(workdir):
+  workdir.begin('sample', load())
+  workdir.begin('sample', load(sample__batch_size='7'))
+  with pytest.raises(errors.UsageError, match='sample.shard_size'):
+    workdir.begin('sample', load(sample__shard_size='7'))
+
+
 def test_an_evaluation_may_be_asked_for_anew(workdir):
   workdir.begin('evaluate', load())
   changed = load(evaluate__num_seeds='3')
