@@ -2508,13 +2508,6 @@ ALL = (
     'tests/stages/run/released_ledger_test.py::test_files_of_several_releases_bring_all_their_ledgers',
   ),
   _one(
-    'Released images that a warm-up chooses from bring no ledger',
-    'dp_diffusion/stages/run/inherited_ledger.py',
-    '  if config.reads_public_images:\n',
-    '  if config.pretrain.num_steps:\n',
-    'tests/stages/run/inherited_ledger_test.py::test_released_images_to_choose_from_bring_the_ledger',
-  ),
-  _one(
     'Images to release are counted among all public ones, not the candidates',
     _BASELINE,
     '    images=_gather(public, chosen[samples]),\n',
@@ -3559,5 +3552,142 @@ ALL = (
     '  for entry in found.entries:\n    if entry.ledger.unit',
     '  for entry in found.entries[:1]:\n    if entry.ledger.unit',
     'tests/stages/run/inherited_ledger_test.py::test_another_unit_of_images_beside_weights_is_refused',
+  ),
+  _one(
+    'Whether a column divides is judged by the first row group of a file',
+    'dp_diffusion/data/own/parquet_images.py',
+    '    for group in range(file.num_row_groups):\n'
+    '      column = file.read_row_group(group, columns=[field.name]).column(0)'
+    '\n',
+    '    for group in range(min(1, file.num_row_groups)):\n'
+    '      column = file.read_row_group(group, columns=[field.name]).column(0)'
+    '\n',
+    'tests/data/own/parquet_images_test.py::test_a_division_in_a_column_is_found_in_any_row_group',
+  ),
+  _one(
+    'Persons of a part of an .npz are not recognised by a name of their own',
+    'dp_diffusion/data/own/npz_images.py',
+    '    if parts_lib.names_persons(name.removeprefix(prefix)):\n',
+    '    if parts_lib.names_persons(name):\n',
+    'tests/data/folder_test.py::test_persons_of_no_part_are_refused',
+  ),
+  _one(
+    'How many files of a class are lost is counted over all parts together',
+    'dp_diffusion/data/own/image_files.py',
+    '    sides = np.zeros(len(self.names), bool) if sides is None else sides\n',
+    '    sides = np.zeros(len(self.names), bool)\n',
+    'tests/data/inputs_table_test.py::test_the_page_says_what_comes_of_each_form',
+  ),
+  _one(
+    'Decoded images of one column are found for another of its file',
+    'dp_diffusion/data/folder.py',
+    "        *('value_range', 'frames', 'image_key', 'label_key'),\n",
+    "        *('value_range', 'frames', 'label_key'),\n",
+    'tests/data/own/parquet_images_test.py::test_the_cache_tells_columns_and_changed_files_apart',
+  ),
+  _one(
+    'A release on top of one with a known secret does not say so',
+    _FINETUNE,
+    '      is_insecure=secret.is_insecure or inherited.is_insecure,\n',
+    '      is_insecure=secret.is_insecure,\n',
+    'tests/stages/run/inherited_ledger_test.py::test_fine_tuning_composes_the_ledger',
+  ),
+  _one(
+    'Pre-trained weights that began as released ones are not marked',
+    'dp_diffusion/stages/pretrain.py',
+    '  weights.save_npz(weights_path(workdir), params, is_released=has_cost)\n',
+    '  del has_cost  # Its ledger lies beside the weights.\n'
+    '  weights.save_npz(weights_path(workdir), params)\n',
+    'tests/stages/run/inherited_ledger_test.py::test_released_weights_without_their_ledger_are_refused',
+  ),
+  _one(
+    'All audits of a folder toss the same coins',
+    'dp_diffusion/stages/audit.py',
+    '  if before:\n    path.unlink(missing_ok=True)\n',
+    '',
+    'tests/stages/audit_test.py::test_every_audit_has_its_own_secret',
+  ),
+  _one(
+    'What weights were made with is overruled by the defaults',
+    'dp_diffusion/stages/run/first_weights.py',
+    '  made_with = {key: {**_DEFAULTS, **made_with}[key] for key in'
+    ' foreign.UNSAID}\n',
+    '  made_with = {key: {**made_with, **_DEFAULTS}[key] for key in'
+    ' foreign.UNSAID}\n',
+    'tests/stages/run/first_weights_test.py::test_a_bare_file_says_what_it_is',
+  ),
+  _one(
+    'The size of shards may change between runs',
+    'dp_diffusion/stages/run/workdirs.py',
+    "    'sample.batch_size',\n",
+    "    'sample.batch_size',\n    'sample.shard_size',\n",
+    'tests/stages/run/workdirs_test.py::test_sampling_goes_on_with_the_shards_that_it_began_with',
+  ),
+  _one(
+    'A key of --sampler sets all others to their defaults',
+    'dp_diffusion/sample.py',
+    '  values = dataclasses.asdict(before or samplers.SamplerConfig())\n',
+    '  values = dataclasses.asdict(samplers.SamplerConfig())\n',
+    'tests/released_model_test.py::test_what_is_not_given_of_a_sampler_is_that_of_the_release',
+  ),
+  _one(
+    'Whether an image is drawn again depends on its place in the shard',
+    'dp_diffusion/sampling.py',
+    '          is_done = self._takes_for(found[rows], numbers) =='
+    ' labels[rows]\n',
+    '          is_done = self._takes_for(found[rows], rows) == labels[rows]\n',
+    'tests/sampling_test.py::test_noise_of_a_judgement_depends_on_the_number_of_the_image',
+  ),
+  _one(
+    'Any folder on the way that is called public makes metrics public',
+    'dp_diffusion/training/metrics.py',
+    '  if not named or named[-1] != kind:\n',
+    '  if kind not in named:\n',
+    'tests/training/metrics_test.py::test_each_kind_has_its_folder',
+  ),
+  _one(
+    'A checkpoint of another format is taken for a damaged one',
+    _CHECKPOINT,
+    '    if digest != read.digest(version):\n',
+    '    if digest != read.digest():\n',
+    'tests/training/checkpoint_test.py::test_damaged_steps_are_skipped_and_named',
+  ),
+  _one(
+    'A short span of begun steps hides a long one',
+    _JOURNAL,
+    '        spans[-1][1] = max(spans[-1][1], stop)\n',
+    '        spans[-1][1] = stop\n',
+    'tests/training/journal_test.py::test_a_shorter_span_hides_no_step_of_a_longer_one',
+  ),
+  _one(
+    'Without duplicates each image counts as a person of its own',
+    'dp_diffusion/evaluation/classifiers/scoring.py',
+    '    distinct = _of_correct(mean[rest], _part(persons, rest))\n',
+    '    distinct = _of_correct(mean[rest], None)\n',
+    'tests/evaluation/classifiers/scoring_test.py::test_every_interval_of_a_score_is_by_person',
+  ),
+  _one(
+    'The binomial p-value leaves out the number that was found',
+    'dp_diffusion/evaluation/metrics/closeness.py',
+    '  binomial = stats.binom.sf(wins - 1, decisions, expected) if decisions'
+    ' else 1.0\n',
+    '  binomial = stats.binom.sf(wins, decisions, expected) if decisions'
+    ' else 1.0\n',
+    'tests/evaluation/metrics/memorization_test.py::test_what_is_expected_is_the_share_of_persons_not_of_images',
+  ),
+  _one(
+    'A version that does not exist yet is verified as an earlier one',
+    _VERIFY,
+    '  if type(version) is int and version in range(1, statement_lib.VERSION):'
+    '\n',
+    '  if type(version) is int and version != statement_lib.VERSION:\n',
+    'tests/privacy/verify_test.py::test_older_words_are_not_compared',
+  ),
+  _one(
+    'A link to a folder inside a release goes unnoticed',
+    _VERIFY,
+    '    for name in (*folders, *names):\n',
+    '    for name in names:\n',
+    'tests/privacy/verify_test.py::test_links_are_refused',
   ),
 )
