@@ -4,8 +4,8 @@ python -m experiments.gradient_signal.run --release=runs/cells/release \
   --config=configs/own_images.py:cpu --set=data.path=FOLDER ...  # as the run
 
 The mean of clipped gradients is what survives averaging over records; its norm,
-in units of the clip norm, is to be compared with the noise over the batch. It
-is estimated without bias, from the product of the means of two halves of the
+in units of the clip norm, is to be compared with the noise over the batch. Its
+square is estimated without bias, from the products of sums over different
 records. Nothing is noised: it is for public images, or for a curator alone.
 """
 
@@ -38,6 +38,7 @@ from dp_diffusion.models import weights
 from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.run import assembly
 from experiments import common
+from experiments import machines
 
 NAME = 'gradient_signal'
 HERE = pathlib.Path(__file__).resolve().parent
@@ -48,29 +49,35 @@ KINDS = {
   'two noises': (2, False),
   'a noise and its negative': (1, True),
 }
-_BATCH_SIZE = 64
+_BATCH_SIZE = 32
 
 
-def share_of_signal(
-  half_sums: Sequence[types.PyTree], num_records: int
-) -> float:
+def share_of_signal(sums: Sequence[types.PyTree], num_records: int) -> float:
   """Estimates the norm of the mean of clipped gradients.
 
-  >>> halves = {'w': jnp.array([3.0, 0.0])}, {'w': jnp.array([3.0, 1.0])}
-  >>> share_of_signal(halves, 3)
+  The inner products of all pairs of different sets estimate its square.
+
+  >>> sums = {'w': jnp.array([3.0, 0.0])}, {'w': jnp.array([3.0, 1.0])}
+  >>> share_of_signal(sums, 3)
   1.0
 
   Args:
-    half_sums: sums of clipped gradients, in units of the clip norm, of two sets
-      of records.
+    sums: sums of clipped gradients, in units of the clip norm, of at least two
+      sets of records.
     num_records: number of records in each set.
 
   Returns:
     The norm; 0 where the estimate of its square is negative.
   """
-  one, other = (jax.tree.leaves(half) for half in half_sums)
-  product = sum(float(jnp.vdot(a, b)) for a, b in zip(one, other, strict=True))
-  return math.sqrt(max(product, 0.0)) / num_records
+  vectors = np.stack(
+    [
+      np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+      for tree in sums
+    ]
+  ).astype(np.float64)
+  of_pairs = np.sum(np.sum(vectors, axis=0) ** 2) - np.sum(vectors**2)
+  count = len(sums) * (len(sums) - 1) * num_records**2
+  return math.sqrt(max(float(of_pairs) / count, 0.0))
 
 
 def settings(config: config_lib.Config) -> dict[str, dict[str, object]]:
@@ -102,7 +109,7 @@ def measure(
     config: its `finetune` says the kind of draw and the timesteps.
     params: weights at which gradients are taken.
     source: the images.
-    num_records: number of images of each half.
+    num_records: number of images.
     seed: chooses images and draws.
   """
   grad_config = assembly.grad_config(
@@ -117,24 +124,21 @@ def measure(
     functools.partial(clipping.clipped_grad_sum, loss_fn, config=grad_config)
   )
   rng = np.random.default_rng(seed)
-  chosen = rng.choice(len(source.labels), 2 * num_records, replace=False)
-  keys = jax.random.split(
-    jax.random.key(seed), (2 * num_records, config.finetune.augmult)
-  )
-  halves = []
-  for records in np.split(np.arange(2 * num_records), 2):
-    total: types.PyTree | None = None
-    for start in range(0, num_records, _BATCH_SIZE):
-      part = records[start : start + _BATCH_SIZE]
-      batch = {
-        'image': jnp.asarray(source.images[chosen[part]]),
-        'label': jnp.asarray(source.labels[chosen[part]], jnp.int32),
-      }
-      is_padding = jnp.zeros(len(part), bool)
-      found = add(params, batch, keys[part], is_padding).grad_sum
-      total = found if total is None else jax.tree.map(jnp.add, total, found)
-    halves.append(total)
-  return share_of_signal(halves, num_records) / grad_config.l2_sensitivity
+  size = min(_BATCH_SIZE, num_records // 2)
+  used = num_records // size * size
+  chosen = rng.choice(len(source.labels), used, replace=False)
+  keys = jax.random.split(jax.random.key(seed), (used, config.finetune.augmult))
+  sums = []
+  for start in range(0, used, size):
+    records = chosen[start : start + size]
+    batch = {
+      'image': jnp.asarray(source.images[records]),
+      'label': jnp.asarray(source.labels[records], jnp.int32),
+    }
+    is_padding = jnp.zeros(size, bool)
+    found = add(params, batch, keys[start : start + size], is_padding)
+    sums.append(found.grad_sum)
+  return share_of_signal(sums, size) / grad_config.l2_sensitivity
 
 
 def rows(
@@ -183,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--release', required=True, help='whose weights to take')
   parser.add_argument('--config', required=True, help='config of that run')
   parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE')
-  parser.add_argument('--records', type=int, default=640, help='of each half')
+  parser.add_argument('--records', type=int, default=1024, help='images')
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--out', type=pathlib.Path, default=HERE)
   arguments = parser.parse_args(argv)
@@ -202,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     {
       'experiment': NAME,
       'command': shlex.join(['python', '-m', f'experiments.{NAME}.run', *argv]),
-      'machine': dict(common.machine(arguments.out, 1)),
+      'machine': machines.facts(),
       'rows': found,
       'figures': [],
       'runs': [],

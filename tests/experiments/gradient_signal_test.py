@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
@@ -20,11 +21,14 @@ def config() -> config_lib.Config:
   return config_lib.load(command.DIGITS_SMOKE, {})
 
 
-def test_what_halves_disagree_in_is_no_signal():
-  halves = {'w': jnp.array([3.0, 4.0])}, {'w': jnp.array([3.0, -4.0])}
-  assert run.share_of_signal(halves, 1) == 0.0
-  halves = {'w': jnp.array([3.0, 4.0])}, {'w': jnp.array([3.0, 0.0])}
-  assert run.share_of_signal(halves, 2) == 1.5
+def test_what_records_disagree_in_is_no_signal():
+  sums = [{'w': jnp.array([3.0, x])} for x in (4.0, -4.0)]
+  assert run.share_of_signal(sums, 1) == 0.0
+  sums = [{'w': jnp.array([6.0, 0.0])}, {'w': jnp.array([6.0, 5.0])}]
+  assert run.share_of_signal(sums, 2) == 3.0
+  rng = np.random.default_rng(0)
+  sums = [{'w': rng.normal([0.5, 0, 0], 1.0)} for _ in range(4000)]
+  assert run.share_of_signal(sums, 1) == pytest.approx(0.5, abs=0.05)
 
 
 def test_parts_cover_all_timesteps_once(config):
