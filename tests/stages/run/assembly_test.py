@@ -120,14 +120,10 @@ def _bfloat16_sums(jaxpr: Any) -> Iterator[int]:
         yield source.aval.size // max(1, equation.outvars[0].aval.size)
 
 
-@pytest.mark.parametrize('is_rescaled', [True, False])
-def test_the_optimizer_is_told_the_noise_of_its_gradients(
-  is_rescaled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  """Noise of the sum, in its unit, divided by the expected batch size."""
-  config = config_lib.load(
-    _CONFIG, {'finetune.rescale_to_unit_norm': str(is_rescaled)}
-  )
+def _told_noise(
+  config: config_lib.Config, monkeypatch: pytest.MonkeyPatch
+) -> optimizers.KnownNoise:
+  """What the optimizer of private steps is told of the noise."""
   mechanism = mechanism_lib.DpSgdMechanism(
     num_examples=100,
     expected_batch_size=20,
@@ -146,6 +142,18 @@ def test_the_optimizer_is_told_the_noise_of_its_gradients(
   monkeypatch.setattr(optimizers, 'make', record)
   assembly.private_optimizer(config.finetune, mechanism)
   (noise,) = seen
+  return noise
+
+
+@pytest.mark.parametrize('is_rescaled', [True, False])
+def test_the_optimizer_is_told_the_noise_of_its_gradients(
+  is_rescaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Noise of the sum, in its unit, divided by the expected batch size."""
+  config = config_lib.load(
+    _CONFIG, {'finetune.rescale_to_unit_norm': str(is_rescaled)}
+  )
+  noise = _told_noise(config, monkeypatch)
   assert noise.std == pytest.approx(3.0 * (1.0 if is_rescaled else 0.5) / 20)
 
 
@@ -161,24 +169,7 @@ def test_the_optimizer_is_told_which_leaves_have_less_noise(
       'finetune.scaled_quantity': scaled,
     },
   )
-  mechanism = mechanism_lib.DpSgdMechanism(
-    num_examples=100,
-    expected_batch_size=20,
-    num_steps=5,
-    noise_multiplier=3.0,
-    l2_clip_norm=0.5,
-    delta=1e-3,
-  )
-  seen = []
-  make = optimizers.make
-
-  def record(*arguments: Any) -> Any:
-    seen.append(arguments[2])
-    return make(*arguments)
-
-  monkeypatch.setattr(optimizers, 'make', record)
-  assembly.private_optimizer(config.finetune, mechanism)
-  (noise,) = seen
+  noise = _told_noise(config, monkeypatch)
   values = [rule.value for rule in noise.divided_by]
   assert values == ([2.0] if scaled == 'gradient' else [])
 
