@@ -191,6 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--out', type=pathlib.Path, default=HERE)
   arguments = parser.parse_args(argv)
+  for pair in arguments.set:
+    if '=' not in pair:
+      parser.error(f'expected --set={pair} to be KEY=VALUE.')
   overrides = dict(pair.split('=', 1) for pair in arguments.set)
   config = config_lib.load(arguments.config, overrides)
   params, _ = release.read_model(epath.Path(arguments.release))
