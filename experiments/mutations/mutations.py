@@ -2907,9 +2907,9 @@ ALL = (
   ),
   _one(
     'A division is not seen where its column begins empty',
-    'dp_diffusion/data/own/parquet_images.py',
-    "      is_split = parts_lib.are_parts(values - {''})",
-    '      is_split = parts_lib.are_parts(values)',
+    'dp_diffusion/data/own/parts.py',
+    "  return divides(column) or are_parts(values - {''})",
+    '  return divides(column) or are_parts(values)',
     'tests/data/own/parquet_images_test.py::test_a_division_in_a_column_is_found_in_any_row_group',
   ),
   _one(

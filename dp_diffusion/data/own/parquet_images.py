@@ -391,8 +391,7 @@ def _check_no_division(
       column = file.read_row_group(group, columns=[field.name]).column(0)
       found = column.unique().to_pylist()
       values |= {'' if v is None else str(v).strip().casefold() for v in found}
-      is_split = parts_lib.are_parts(values - {''})
-      if not (is_split or parts_lib.divides(field.name)):
+      if not parts_lib.may_divide(field.name, values):
         break
     parts_lib.check_no_division(field.name, values, os.fspath(path))
 

@@ -121,6 +121,16 @@ def say_one_sided(
     )
 
 
+def may_divide(column: str, values: set[str]) -> bool:
+  """Whether a column divides images, by its name or by all that it says.
+
+  Args:
+    column: its name.
+    values: of some rows; '' is no mark.
+  """
+  return divides(column) or are_parts(values - {''})
+
+
 def check_no_division(column: str, values: Iterable[str], table: str) -> None:
   """Refuses a column that divides images: it would be dropped unsaid.
 
@@ -135,7 +145,7 @@ def check_no_division(column: str, values: Iterable[str], table: str) -> None:
     UsageError: it says train of some images and test of others.
   """
   values = {value.strip() for value in values}
-  is_split = divides(column) or are_parts(values - {''})
+  is_split = may_divide(column, values)
   if is_split and len(values) > 1:
     raise errors.UsageError(
       f'{table} has a column {column!r}, which is not read: put the images '
