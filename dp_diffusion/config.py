@@ -22,6 +22,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
+from dp_diffusion.baselines import class_head
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.baselines import warm_up
 from dp_diffusion.data import registry
@@ -230,6 +231,12 @@ class FinetuneConfig:
     default=warm_up.WarmUpConfig(),
     is_later=True,
   )
+  class_head: class_head.ClassHeadConfig = config_keys.section(
+    'A classifier on activations of the network, trained on the sensitive'
+    ' images after the private steps; privacy.epsilon covers both.',
+    default=class_head.ClassHeadConfig(),
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
     config_keys.check(self, 'finetune.')
@@ -296,6 +303,12 @@ class SampleConfig:
     ' the training, by synthetic or public images alone. 0 keeps the weights of'
     ' finetune.release_weights.',
     f'[0, {power_averages.MAX_LENGTH}]',
+    is_later=True,
+  )
+  labels_from_head: bool = config_keys.key(
+    False,
+    'Whether the label of an image is the class that the class head finds, and'
+    ' not the one that it was sampled for.',
     is_later=True,
   )
   write_tfds: bool = config_keys.key(
@@ -525,6 +538,21 @@ class Config:
           f" {data.name!r}, label i as class_names[i]; ('all',) for one. Leave"
           ' the key out to take those that the source itself states.'
         )
+    has_head, num_classes = (
+      self.finetune.class_head.is_used,
+      self.data.num_classes,
+    )
+    if has_head and num_classes < 2:
+      raise ValueError(
+        'Expected finetune.class_head.num_steps='
+        f'{self.finetune.class_head.num_steps} to be 0 for data of'
+        f' {num_classes} class(es): a head tells at least two apart.'
+      )
+    if self.sample.labels_from_head and not has_head:
+      raise ValueError(
+        'Expected sample.labels_from_head to be False where'
+        ' finetune.class_head.num_steps=0: there is no head to ask.'
+      )
     if self.finetune.warm_up.rows_from_votes and self.has_same_classes:
       raise ValueError(
         'Expected finetune.warm_up.rows_from_votes to be False where'

@@ -16,6 +16,8 @@ from typing import Any
 
 import ml_collections
 
+from dp_diffusion.baselines import class_head
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -27,7 +29,8 @@ class Recipe:
     draws_per_step: expected number of draws of all records in a private step.
     num_steps: private steps.
     max_tries: draws of an image, at most, until the model takes it for its
-      class, where there are few classes to ask for.
+      class, where there are few classes to ask for and there is no class head.
+    head_steps: steps of the class head, where there are enough records.
     keys: config key -> value, for all other keys.
   """
 
@@ -36,6 +39,7 @@ class Recipe:
   draws_per_step: int
   num_steps: int
   max_tries: int = 1
+  head_steps: int = 0
   keys: Mapping[str, Any]
 
 
@@ -43,6 +47,10 @@ class Recipe:
 _MOST_DRAWS = {'image': 8, 'person': 32}
 # Largest sampling probability; above it, sampling amplifies privacy little.
 _LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
+# The class head takes this share of the budget, by mu^2. With fewer records its
+# gradients are noise.
+_SHARE_OF_HEAD = 0.1
+_FEWEST_RECORDS_OF_HEAD = 10_000
 # Asking the model for a class costs a dozen evaluations for each class.
 _MOST_CLASSES_TO_ASK_FOR = 4
 
@@ -93,8 +101,11 @@ RECIPES = {
     draws_per_step=2048,
     num_steps=120,
     max_tries=4,
+    head_steps=60,
     keys={
       **_BOTH,
+      'finetune.mixture_boundaries': (0, 250, 1000),
+      'finetune.mixture_weights': (0.5, 0.5),
       'model.channels': 24,
       'model.channel_multipliers': (1, 2),
       'model.num_blocks': 1,
@@ -202,10 +213,12 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  has_few_classes = 1 < len(config.data.class_names) <= _MOST_CLASSES_TO_ASK_FOR
-  if recipe.max_tries > 1 and has_few_classes:
-    chosen['sample.sampler.max_tries'] = recipe.max_tries
-    chosen['sample.sampler.guidance_weight'] = 0.0
+  delta = (
+    config.privacy.delta
+    if 'privacy.delta' in typed
+    else chosen['privacy.delta']
+  )
+  chosen |= _classes(config, recipe, delta)
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model
@@ -220,6 +233,37 @@ def fill(
     f' (about {recipe.draws_per_step:,} draws a step, at most'
     f' {_MOST_DRAWS[unit]} each), delta {privacy.delta:g}',
   ]
+
+
+def _classes(
+  config: ml_collections.ConfigDict, recipe: Recipe, delta: float
+) -> dict[str, Any]:
+  """Returns the keys by which sampled images get their classes.
+
+  With enough records a class head says which class an image shows. Otherwise
+  the model itself is asked, if there are few classes to ask for.
+  """
+  privacy, num_classes = config.privacy, len(config.data.class_names)
+  if num_classes < 2:
+    return {}
+  has_noise = bool(privacy.epsilon) and math.isfinite(privacy.epsilon)
+  is_enough = privacy.num_examples >= _FEWEST_RECORDS_OF_HEAD
+  if recipe.head_steps and has_noise and is_enough:
+    noise = class_head.noise_of_share(
+      privacy.epsilon, delta, recipe.head_steps, _SHARE_OF_HEAD
+    )
+    return {
+      'finetune.class_head.num_steps': recipe.head_steps,
+      'finetune.class_head.noise_multiplier': float(f'{noise:.4g}'),
+      'sample.labels_from_head': True,
+      'sample.sampler.guidance_weight': 0.0,
+    }
+  if recipe.max_tries > 1 and num_classes <= _MOST_CLASSES_TO_ASK_FOR:
+    return {
+      'sample.sampler.max_tries': recipe.max_tries,
+      'sample.sampler.guidance_weight': 0.0,
+    }
+  return {}
 
 
 def tenth_of_one_over(num_records: int) -> float:

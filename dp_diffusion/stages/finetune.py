@@ -84,7 +84,7 @@ def run(
   mechanism = calibration.mechanism
   say_calibration(calibration)
   for entry in budget.entries(config):
-    console.say(f'finetune: before its steps: {entry.summary()}')
+    console.say(f'finetune: beside its steps: {entry.summary()}')
   before = (*inherited.entries, *budget.entries(config))
   ledger = ledger_lib.start(
     mechanism, config.privacy, unit=config.data.unit, before=before

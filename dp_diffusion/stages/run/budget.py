@@ -1,10 +1,12 @@
 """Calibrates the private steps to the epsilon that all else leaves to them.
 
 Guarantees:
-  * The noised histogram and the statistics of a warm-up are entered in the
-    ledger, and DP-SGD is calibrated to what remains.
+  * The noised histogram, the statistics of a warm-up and the gradients of a
+    class head are entered in the ledger, and DP-SGD is calibrated to what
+    remains.
     `tests/stages/finetune_test.py::test_histogram_is_paid_for`,
-    `tests/stages/finetune_test.py::test_statistics_of_a_warm_up_are_paid_for`.
+    `tests/stages/finetune_test.py::test_statistics_of_a_warm_up_are_paid_for`,
+    `tests/stages/class_head_test.py::test_a_head_is_paid_for`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,17 @@ from dp_diffusion.stages.run import histograms
 
 
 def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
-  """Returns the ledger entries for what this run spends before DP-SGD."""
-  return (*histograms.entries(config), *config.finetune.warm_up.entries())
+  """Returns the ledger entries for what this run spends beside DP-SGD.
+
+  The class head is trained after the private steps. It is entered before them,
+  so that they are calibrated to the rest, and nothing can be spent unentered.
+  """
+  finetune = config.finetune
+  return (
+    *histograms.entries(config),
+    *finetune.warm_up.entries(),
+    *finetune.class_head.entries(),
+  )
 
 
 def calibrate(
@@ -28,7 +39,7 @@ def calibrate(
   """Calibrates DP-SGD to the budget that the other entries leave.
 
   Args:
-    config: gives privacy and finetune.warm_up.
+    config: gives privacy and finetune.
     inherited: ledger entries from before this run, see `inherited_ledger`.
 
   Raises:

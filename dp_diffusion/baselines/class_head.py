@@ -1,0 +1,351 @@
+"""A class head: logistic regression on features of the released network.
+
+A diffusion model knows more of the classes than its samples, or its errors
+under each class, can show (arXiv 2303.09769 reads classes from the activations
+of one). The features of an image are pooled activations of the network that was
+trained privately (`models.pooled_features`), so they cost nothing. A linear
+classifier of them is trained on the sensitive images themselves, by gradient
+descent on all records at once; each gradient is released with Gaussian noise.
+
+Features are first scaled, by the statistics of images that were sampled from
+the same network, which is post-processing. Let S be their covariance. A feature
+vector becomes
+
+  z = min(1 / r, 1 / |y|) y,  y = S^(-1/4) (x - mean),
+
+where r is the 90th percentile of |y| over those images, and then u = (a z, c)
+with a^2 + c^2 = 1, whose last element is for the bias. The exponent lies
+between 0, for which gradient descent is slow, and -1/2, for which features that
+hardly vary are all noise.
+
+Sensitivity. The term of a record in the gradient of the cross-entropy, divided
+by sqrt(2), is the mean over its images of
+
+  g(image) = (p - e) u^T / sqrt(2),
+
+with the probabilities p of the classes and the unit vector e of the image's
+class. Since |p - e|^2 <= 2 and |u| <= 1, |g| <= 1 in the Frobenius norm, and so
+is the norm of a mean. Adding or removing a record changes the sum by its own
+term, so the l2 sensitivity of each of the T gradients is 1. The T releases are
+T Gaussian mechanisms, each of which may depend on the results of those before
+it: one ledger entry with `count=T`.
+
+Exact sums. u and (p - e) / (sqrt(2) n), for a record of n images, are rounded
+toward zero to multiples of 2^-12, which does not lengthen them. Their products
+are multiples of 2^-24, the unit of `fixed_point` for terms of norm at most 1,
+so float64 adds them exactly, in every order, and the noise is added to the
+exact sum.
+
+Guarantees:
+  * One record, even a person with many images and labels, moves each gradient
+    by at most `L2_SENSITIVITY`, whatever its features are.
+    `class_head_test.py::test_neighbours_differ_by_at_most_the_sensitivity`,
+    `::test_features_that_are_not_finite_add_nothing`.
+  * A gradient has the noise of the mechanism, and each one noise of its own.
+    `class_head_test.py::test_noise_std`,
+    `::test_each_step_has_noise_of_its_own`.
+  * Sums have the same bits in every order of the records.
+    `class_head_test.py::test_order_of_records_does_not_matter`.
+  * The head depends on the records through the noised gradients alone, which
+    are divided by the declared number of records.
+    `class_head_test.py::test_the_head_follows_from_the_noised_gradients`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from scipy import special
+
+from dp_diffusion import config_keys
+from dp_diffusion.data import batching
+from dp_diffusion.privacy import entries as entries_lib
+from dp_diffusion.privacy import fixed_point
+from dp_diffusion.privacy import gaussian_calibration
+from dp_diffusion.privacy import grid_limits
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import mechanism as mechanism_lib
+from dp_diffusion.privacy import noise
+
+L2_SENSITIVITY = 1.0
+PURPOSE = 'gradients of the class head'
+_BIAS = 0.2  # c; the element of the bias.
+_UNIT = 2.0**-12  # Its square is the unit of the sum.
+_MOMENTUM = 0.9
+_LARGEST_SHARE = 0.9  # Of the scaling images, those that are not shortened.
+_LEAST_VARIANCE = 0.05  # Added to variances, in units of their mean.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassHeadConfig:
+  """A classifier on features of the network, trained after the private steps."""
+
+  num_steps: int = config_keys.key(
+    0,
+    'Steps of gradient descent on all records, each of them noised; 0: no'
+    ' head.',
+    '>= 0',
+  )
+  noise_multiplier: float = config_keys.key(
+    0.0,
+    'Std of the noise on the sum of the gradients, divided by its sensitivity.',
+    '>= 0',
+  )
+  learning_rate: float = config_keys.key(
+    15.0,
+    'Learning rate, with a momentum of 0.9; it falls over the second half of'
+    ' the steps.',
+    '> 0',
+  )
+  num_samples: int = config_keys.key(
+    1000,
+    'Images sampled from the network, by which the features are scaled.',
+    '>= 2',
+  )
+
+  def __post_init__(self) -> None:
+    config_keys.check(self, 'finetune.class_head.')
+    name = 'finetune.class_head.noise_multiplier'
+    grid_limits.check_noise(name, self.noise_multiplier)
+    if bool(self.num_steps) != bool(self.noise_multiplier):
+      raise ValueError(
+        f'Expected {name}={self.noise_multiplier:g} and'
+        f' finetune.class_head.num_steps={self.num_steps} to be both 0 or both'
+        ' > 0: without noise the head would not be private, without steps its'
+        ' cost in vain.'
+      )
+
+  @property
+  def is_used(self) -> bool:
+    """Whether there is a head."""
+    return self.num_steps > 0
+
+  @property
+  def mechanism(self) -> mechanism_lib.GaussianMechanism:
+    """Mechanism of all gradients, if there is a head."""
+    return mechanism_lib.GaussianMechanism(
+      noise_multiplier=self.noise_multiplier,
+      l2_sensitivity=L2_SENSITIVITY,
+      purpose=PURPOSE,
+      count=self.num_steps,
+    )
+
+  def entries(self) -> tuple[entries_lib.Entry, ...]:
+    """Returns the ledger entries of the head; () if there is none."""
+    if not self.is_used:
+      return ()
+    return (ledger_lib.GaussianEntry(mechanism=self.mechanism),)
+
+
+def noise_of_share(
+  epsilon: float, delta: float, num_steps: int, share: float
+) -> float:
+  """Returns the noise multiplier with which a head takes a share of a budget.
+
+  The budget is measured by mu^2 of Gaussian differential privacy, which adds
+  up: a head with this noise has `share` of the mu^2 of a Gaussian mechanism
+  with the whole epsilon and delta.
+
+  >>> round(noise_of_share(10.0, 1e-5, 60, 0.1), 1)
+  12.8
+
+  Args:
+    epsilon: whole budget.
+    delta: whole budget.
+    num_steps: steps of the head.
+    share: in (0, 1).
+  """
+  whole = gaussian_calibration.calibrate(
+    epsilon,
+    delta,
+    l2_sensitivity=L2_SENSITIVITY,
+    purpose=PURPOSE,
+    count=num_steps,
+  )
+  return whole.noise_multiplier / math.sqrt(share)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Scaling:
+  """The linear part of the scaling of features.
+
+  Attributes:
+    mean: float64[F].
+    matrix: float64[F, F], S^(-1/4) / r.
+  """
+
+  mean: np.ndarray
+  matrix: np.ndarray
+
+  def bounded(self, features: np.ndarray) -> np.ndarray:
+    """Scales float32[N, F] to u, float64[N, F + 1] of norm at most 1.
+
+    The elements are multiples of the grid. A row that is not finite is zero.
+    """
+    is_finite = np.isfinite(features).all(axis=1, keepdims=True)
+    x = np.where(is_finite, features, 0.0).astype(np.float64)
+    z = (x - self.mean) @ self.matrix
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    z = z / np.maximum(norms, 1.0)
+    a = math.sqrt(1 - _BIAS**2) * (1 - 2.0**-24)  # Float64 rounds z.
+    u = np.concatenate([a * z, np.full((len(z), 1), _BIAS)], axis=1)
+    return _cut(np.where(is_finite, u, 0.0), _UNIT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ClassHead:
+  """A linear classifier of pooled features of the network.
+
+  Attributes:
+    kernel: float32[F, K].
+    bias: float32[K].
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+
+  def log_probs(self, features: np.ndarray) -> np.ndarray:
+    """Returns logs of the probabilities of the classes.
+
+    Args:
+      features: float32[N, F].
+
+    Returns:
+      float64[N, K].
+    """
+    logits = features.astype(np.float64) @ self.kernel + self.bias
+    return special.log_softmax(logits, axis=1)
+
+
+def fit_scaling(features: np.ndarray) -> Scaling:
+  """Computes the scaling from features of images that are not sensitive.
+
+  Args:
+    features: float32[M, F], of images sampled from the network.
+  """
+  x = np.asarray(features, np.float64)
+  mean, std = x.mean(axis=0), x.std(axis=0)
+  std = np.where(std > 1e-6 * std.max(), std, np.inf)  # Dead features.
+  y = (x - mean) / std
+  variances, vectors = np.linalg.eigh(y.T @ y / len(y))
+  variances = np.maximum(variances, 0.0)
+  roots = (variances + _LEAST_VARIANCE * variances.mean()) ** -0.25
+  matrix = vectors * roots / std[:, None]
+  norms = np.linalg.norm((x - mean) @ matrix, axis=1)
+  radius = np.quantile(norms, _LARGEST_SHARE)
+  return Scaling(mean=mean, matrix=matrix / radius)
+
+
+def fit(
+  scaling: Scaling,
+  features: np.ndarray,
+  labels: np.ndarray,
+  records: batching.Records,
+  num_classes: int,
+  num_examples: int,
+  config: ClassHeadConfig,
+  streams: key_streams.KeyStreams,
+  advance: Callable[[], None] = lambda: None,
+) -> ClassHead:
+  """Trains a head on the sensitive images by noised gradient descent.
+
+  Args:
+    scaling: of the features, from images that are not sensitive.
+    features: float32[N, F], of the sensitive images.
+    labels: int32[N].
+    records: the images of each record.
+    num_classes: K.
+    num_examples: declared number of records, which is public.
+    config: gives steps, noise and learning rate.
+    streams: secret randomness of these gradients alone; equal streams give
+      equal noise.
+    advance: called after every step.
+
+  Returns:
+    The head, for features as the network gives them.
+
+  Raises:
+    ValueError: there are more records than can be summed exactly.
+  """
+  gradients = NoisedGradients(
+    scaling.bounded(features), labels, records, num_classes, config, streams
+  )
+  weights = np.zeros((num_classes, features.shape[1] + 1))
+  velocity = np.zeros_like(weights)
+  for step in range(config.num_steps):
+    noised = math.sqrt(2) * gradients.noised(weights, step) / num_examples
+    velocity = _MOMENTUM * velocity + noised
+    weights = weights - _rate(config, step) * velocity
+    advance()
+  a = math.sqrt(1 - _BIAS**2)
+  kernel = a * scaling.matrix @ weights[:, :-1].T
+  bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
+  return ClassHead(
+    kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)
+  )
+
+
+class NoisedGradients:
+  """The gradients of the cross-entropy on all records, with noise."""
+
+  def __init__(
+    self,
+    bounded: np.ndarray,
+    labels: np.ndarray,
+    records: batching.Records,
+    num_classes: int,
+    config: ClassHeadConfig,
+    streams: key_streams.KeyStreams,
+  ) -> None:
+    """Prepares them; see `fit`.
+
+    Args:
+      bounded: float64[N, F + 1], the result of `Scaling.bounded`.
+      labels: see `fit`.
+      records: see `fit`.
+      num_classes: see `fit`.
+      config: see `fit`.
+      streams: see `fit`.
+    """
+    sizes = np.diff(records.starts)
+    self._shares = np.repeat(1.0 / sizes, sizes)[:, None]
+    self._u = bounded[records.images]
+    self._one_hot = np.eye(num_classes)[labels[records.images]]
+    self._mechanism, self._streams = config.mechanism, streams
+
+  def exact(self, weights: np.ndarray) -> np.ndarray:
+    """Returns the sum of the records' terms, float64[K, F + 1]. It is private.
+
+    Args:
+      weights: float64[K, F + 1].
+    """
+    p = special.softmax(self._u @ weights.T, axis=1)
+    scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
+    residuals = _cut((p - self._one_hot) * self._shares * scale, _UNIT)
+    return residuals.T @ self._u
+
+  def noised(self, weights: np.ndarray, step: int) -> np.ndarray:
+    """Returns the sum with the noise of a step, float64[K, F + 1]."""
+    found = noise.add_noise(
+      fixed_point.from_host(self.exact(weights), _UNIT**2),
+      self._streams.statistic_keys(f'{PURPOSE}, {step}'),
+      self._mechanism.noise_std,
+    )
+    return np.asarray(jax.device_get(found), np.float64)
+
+
+def _rate(config: ClassHeadConfig, step: int) -> float:
+  """Learning rate of a step: constant, then a half cosine down to 0."""
+  half = config.num_steps / 2
+  done = max(0.0, (step - half) / half)
+  return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def _cut(x: np.ndarray, unit: float) -> np.ndarray:
+  """Rounds toward zero to multiples of a unit."""
+  return np.trunc(x / unit) * unit
