@@ -548,6 +548,12 @@ class Config:
         f'{self.finetune.class_head.num_steps} to be 0 for data of'
         f' {num_classes} class(es): a head tells at least two apart.'
       )
+    if has_head and self.sample.average_length:
+      raise ValueError(
+        f'Expected sample.average_length={self.sample.average_length:g} to be 0'
+        ' with finetune.class_head: the head reads the weights that it was'
+        ' trained with.'
+      )
     if self.sample.labels_from_head and not has_head:
       raise ValueError(
         'Expected sample.labels_from_head to be False where'

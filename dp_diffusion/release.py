@@ -2,6 +2,7 @@
 
     model/params.npz, model.json    released weights, what they belong to, and
                                     how images are sampled from them
+    model/class_head.npz            the class head, if there is one
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
                                     and the mark of this release
     dataset/dataset.json            class names and counts
@@ -32,6 +33,7 @@ that was made where TensorFlow was absent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import os
 import re
 import sys
@@ -52,6 +54,7 @@ from dp_diffusion import types
 from dp_diffusion.data import parquet_writer
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation.report import image_grids
+from dp_diffusion.models import class_head
 from dp_diffusion.models import weights
 
 STATEMENT = 'privacy.json'
@@ -60,9 +63,10 @@ CROISSANT = 'croissant.json'
 _COMMAND = 'python -m dp_diffusion.release RELEASE_DIR'
 _PARQUET = 'dataset/parquet'
 _MODEL = 'model/params.npz'
+_CLASS_HEAD = 'model/class_head.npz'
 _TFDS = 'dataset/tfds/'
 _OURS = re.compile(  # No event of the ledger covers any other file.
-  r'model/(params\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
+  r'model/(params\.npz|class_head\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
   r'|dataset\.json)'
   r'|samples\.png|croissant\.json|README\.md'
 )
@@ -87,6 +91,28 @@ def write_model(
   weights.save_npz(folder / 'params.npz', params, is_released=True)
   crash_points.reach('mid_release')
   files.write_json(folder / 'model.json', dict(description))
+
+
+def write_class_head(
+  release_dir: epath.PathLike, head: class_head.ClassHead
+) -> None:
+  """Writes the class head beside the weights that it reads."""
+  path = epath.Path(release_dir) / _CLASS_HEAD
+  weights.save_npz(path, dataclasses.asdict(head), is_released=True)
+
+
+def read_class_head(release_dir: epath.PathLike) -> class_head.ClassHead | None:
+  """Reads what `write_class_head` wrote; None if there is no class head.
+
+  Raises:
+    ValueError: the file holds no class head.
+  """
+  path = epath.Path(release_dir) / _CLASS_HEAD
+  if not path.exists():
+    return None
+  arrays = files.read_npz(path)
+  arrays.pop(weights.RELEASED, None)
+  return class_head.ClassHead.from_arrays(arrays)
 
 
 def write_sampling(
@@ -145,14 +171,17 @@ def check_model(release_dir: epath.PathLike) -> None:
   """
   folder = epath.Path(release_dir)
   stated = files.read_whole_json(folder / STATEMENT).get('files')
-  digest = stated.get(_MODEL) if isinstance(stated, Mapping) else None
-  path = folder / _MODEL
-  if not path.exists() or files.sha256(path) != digest:
-    raise errors.UsageError(
-      f'Expected {path} to be the weights of {folder / STATEMENT}, whose ledger'
-      f' covers no others (sha256 {digest}): restore both as the stage finetune'
-      ' wrote them.'
-    )
+  stated = stated if isinstance(stated, Mapping) else {}
+  for name in (_MODEL, _CLASS_HEAD):
+    path, digest = folder / name, stated.get(name)
+    if name == _CLASS_HEAD and digest is None and not path.exists():
+      continue
+    if not path.exists() or files.sha256(path) != digest:
+      raise errors.UsageError(
+        f'Expected {path} to be the weights of {folder / STATEMENT}, whose'
+        f' ledger covers no others (sha256 {digest}): restore both as the stage'
+        ' finetune wrote them.'
+      )
 
 
 def shard_path(

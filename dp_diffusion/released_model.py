@@ -51,8 +51,11 @@ from dp_diffusion import types
 from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.evaluation.report import image_grids
+from dp_diffusion.models import class_head as class_head_lib
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import verify
@@ -138,6 +141,8 @@ class Release:
     batch_size: images per device at a time, in the stage `sample`.
     mark: that its images carry.
     params: weights of the network.
+    class_head: classifier on its activations; None in a release without.
+    labels_from_head: whether the class head labels sampled images.
   """
 
   folder: pathlib.Path
@@ -151,6 +156,10 @@ class Release:
   batch_size: int
   mark: release_marks.Mark
   params: types.Params = dataclasses.field(repr=False)
+  class_head: class_head_lib.ClassHead | None = dataclasses.field(
+    default=None, repr=False
+  )
+  labels_from_head: bool = False
 
   def sample(
     self,
@@ -172,7 +181,9 @@ class Release:
     Args:
       num: number of images.
       labels: classes, by name or number, taken in turn until there are `num`;
-        all of them for ().
+        all of them for (). They are those that images are sampled for; where
+        the release labels its images by a class head, the labels that are
+        returned are what the head finds in them.
       seed: in [0, 2^31). None takes a new one, so that the images are new; the
         seed of the run gives the images of `dataset/` again.
       sampler: None for that of the release.
@@ -194,6 +205,8 @@ class Release:
     )
     with console.progress('sampling, image', num) as advance:
       images = engine.images(numbers, 0, advance)
+    if self.labels_from_head:
+      numbers = self._head_classifier().labels(images)
     return Samples(
       images=images,
       labels=numbers,
@@ -209,9 +222,10 @@ class Release:
   ) -> diffusion_classifier.Classified:
     """Classifies images by the model, and prints the progress.
 
-    The class under which the model removes added noise best is the answer; see
-    `evaluation.classifiers.diffusion_classifier`. It is post-processing: the
-    guarantee of the release does not change.
+    The class head answers, if the release has one (`baselines.class_head`).
+    Otherwise the class under which the model removes added noise best is the
+    answer; see `evaluation.classifiers.diffusion_classifier`. It is
+    post-processing: the guarantee of the release does not change.
 
     >>> images = np.zeros((3, 8, 8, 1), np.uint8)
     >>> found = load_release(release_dir).classify(images)
@@ -222,7 +236,7 @@ class Release:
 
     Args:
       images: uint8[N, H, W, C] of the size and channels of the release.
-      seed: in [0, 2^31), of the noise that is added.
+      seed: in [0, 2^31), of the noise that is added; a class head adds none.
 
     Raises:
       UsageError: the images have another shape or dtype, or the release has
@@ -243,12 +257,16 @@ class Release:
         'Expected images to be a NumPy array, uint8 of shape'
         f' (N, {", ".join(map(str, shape))}), not {given}.'
       )
-    classifier = diffusion_classifier.DiffusionClassifier(
-      self.network,
-      self.params,
-      self.diffusion,
-      seed=_integer('seed', seed, 0, sampling.MAX_SEED),
+    seed = _integer('seed', seed, 0, sampling.MAX_SEED)
+    classifier: (
+      diffusion_classifier.DiffusionClassifier | head_classifier.HeadClassifier
     )
+    if self.class_head is not None:
+      classifier = self._head_classifier()
+    else:
+      classifier = diffusion_classifier.DiffusionClassifier(
+        self.network, self.params, self.diffusion, seed=seed
+      )
     with console.progress('classifying, image', len(images)) as advance:
       return classifier.classify(images, advance)
 
@@ -266,6 +284,12 @@ class Release:
       labels = [labels]
     found = [self._class_number(label) for label in labels]
     return np.array(found or range(self._num_classes), np.int32)
+
+  def _head_classifier(self) -> head_classifier.HeadClassifier:
+    assert self.class_head is not None
+    return head_classifier.HeadClassifier(
+      self.network, self.params, self.diffusion, self.class_head
+    )
 
   @property
   def _num_classes(self) -> int:
@@ -353,9 +377,11 @@ def load_release(path: str | os.PathLike[str]) -> Release:
       facts=facts,
       mark=mark,
       params=weights.unflatten(arrays),
+      class_head=release.read_class_head(folder),
       **_described(description),
     )
     _check_fits(loaded, arrays)
+    _check_head(loaded)
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     reason = errors.first_line(error)
     raise errors.UsageError(
@@ -493,8 +519,33 @@ def _described(description: Mapping[str, Any]) -> dict[str, Any]:
     if 'sampler' in found
     else None,
     'image_size': size,
+    'labels_from_head': _flag(found, 'labels_from_head'),
     'batch_size': _integer('batch_size', batch_size, 1, 2**31 - 1),
   }
+
+
+def _flag(values: Mapping[str, Any], name: str) -> bool:
+  value = values.get(name, False)
+  if not isinstance(value, bool):
+    raise ValueError(f'{name}={value!r} is neither true nor false.')
+  return value
+
+
+def _check_head(loaded: Release) -> None:
+  """Raises ValueError unless the class head fits the network and classes."""
+  head = loaded.class_head
+  if head is None:
+    if loaded.labels_from_head:
+      raise ValueError('labels_from_head is true, and there is no class head.')
+    return
+  width = activations.num_features(
+    loaded.network, loaded.params, loaded.diffusion, loaded.image_size
+  )
+  if head.kernel.shape != (width, loaded.network.num_classes):
+    raise ValueError(
+      f'the class head has a kernel of shape {head.kernel.shape}, and the'
+      f' network {width} activations and {loaded.network.num_classes} classes.'
+    )
 
 
 def _check_fits(loaded: Release, arrays: Mapping[str, np.ndarray]) -> None:

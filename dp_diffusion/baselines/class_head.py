@@ -34,7 +34,9 @@ Exact sums. u and (p - e) / (sqrt(2) n), for a record of n images, are rounded
 toward zero to multiples of 2^-12, which does not lengthen them. Their products
 are multiples of 2^-24, the unit of `fixed_point` for terms of norm at most 1,
 so float64 adds them exactly, in every order, and the noise is added to the
-exact sum.
+exact sum. The matrix products before that, of z and of the logits, are exact
+too (`_shortened`): a library rounds a row of a product in a way that depends on
+the number of rows, so one record would change the terms of others.
 
 Guarantees:
   * One record, even a person with many images and labels, moves each gradient
@@ -63,6 +65,7 @@ from scipy import special
 
 from dp_diffusion import config_keys
 from dp_diffusion.data import batching
+from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.privacy import entries as entries_lib
 from dp_diffusion.privacy import fixed_point
 from dp_diffusion.privacy import gaussian_calibration
@@ -83,7 +86,7 @@ _LEAST_VARIANCE = 0.05  # Added to variances, in units of their mean.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassHeadConfig:
-  """A classifier on features of the network, trained after the private steps."""
+  """A classifier on features of the network, after its private steps."""
 
   num_steps: int = config_keys.key(
     0,
@@ -152,7 +155,7 @@ def noise_of_share(
   with the whole epsilon and delta.
 
   >>> round(noise_of_share(10.0, 1e-5, 60, 0.1), 1)
-  12.8
+  12.2
 
   Args:
     epsilon: whole budget.
@@ -188,38 +191,19 @@ class Scaling:
     The elements are multiples of the grid. A row that is not finite is zero.
     """
     is_finite = np.isfinite(features).all(axis=1, keepdims=True)
-    x = np.where(is_finite, features, 0.0).astype(np.float64)
-    z = (x - self.mean) @ self.matrix
+    x = np.where(is_finite, features, 0.0).astype(np.float64, order='C')
+    # Factors of one size: a small or dead feature is not lost beside a large
+    # one, nor spoils it.
+    sizes = np.linalg.norm(self.matrix, axis=1)
+    matrix = self.matrix / np.where(sizes > 0, sizes, 1.0)[:, None]
+    x = (x - self.mean) * sizes
+    x = _shortened(x, np.linalg.norm(x, axis=1, keepdims=True))
+    z = x @ _shortened(matrix, np.linalg.norm(matrix, axis=0).max())
     norms = np.linalg.norm(z, axis=1, keepdims=True)
     z = z / np.maximum(norms, 1.0)
     a = math.sqrt(1 - _BIAS**2) * (1 - 2.0**-24)  # Float64 rounds z.
     u = np.concatenate([a * z, np.full((len(z), 1), _BIAS)], axis=1)
     return _cut(np.where(is_finite, u, 0.0), _UNIT)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ClassHead:
-  """A linear classifier of pooled features of the network.
-
-  Attributes:
-    kernel: float32[F, K].
-    bias: float32[K].
-  """
-
-  kernel: np.ndarray
-  bias: np.ndarray
-
-  def log_probs(self, features: np.ndarray) -> np.ndarray:
-    """Returns logs of the probabilities of the classes.
-
-    Args:
-      features: float32[N, F].
-
-    Returns:
-      float64[N, K].
-    """
-    logits = features.astype(np.float64) @ self.kernel + self.bias
-    return special.log_softmax(logits, axis=1)
 
 
 def fit_scaling(features: np.ndarray) -> Scaling:
@@ -234,10 +218,11 @@ def fit_scaling(features: np.ndarray) -> Scaling:
   y = (x - mean) / std
   variances, vectors = np.linalg.eigh(y.T @ y / len(y))
   variances = np.maximum(variances, 0.0)
-  roots = (variances + _LEAST_VARIANCE * variances.mean()) ** -0.25
+  least = _LEAST_VARIANCE * (variances.mean() or 1.0)
+  roots = (variances + least) ** -0.25
   matrix = vectors * roots / std[:, None]
   norms = np.linalg.norm((x - mean) @ matrix, axis=1)
-  radius = np.quantile(norms, _LARGEST_SHARE)
+  radius = np.quantile(norms, _LARGEST_SHARE) or 1.0  # 0: images are equal.
   return Scaling(mean=mean, matrix=matrix / radius)
 
 
@@ -251,7 +236,7 @@ def fit(
   config: ClassHeadConfig,
   streams: key_streams.KeyStreams,
   advance: Callable[[], None] = lambda: None,
-) -> ClassHead:
+) -> head_lib.ClassHead:
   """Trains a head on the sensitive images by noised gradient descent.
 
   Args:
@@ -285,7 +270,7 @@ def fit(
   a = math.sqrt(1 - _BIAS**2)
   kernel = a * scaling.matrix @ weights[:, :-1].T
   bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
-  return ClassHead(
+  return head_lib.ClassHead(
     kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)
   )
 
@@ -324,7 +309,8 @@ class NoisedGradients:
     Args:
       weights: float64[K, F + 1].
     """
-    p = special.softmax(self._u @ weights.T, axis=1)
+    logits = self._u @ _shortened(weights, np.linalg.norm(weights)).T
+    p = special.softmax(logits, axis=1)
     scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
     residuals = _cut((p - self._one_hot) * self._shares * scale, _UNIT)
     return residuals.T @ self._u
@@ -346,6 +332,19 @@ def _rate(config: ClassHeadConfig, step: int) -> float:
   return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def _cut(x: np.ndarray, unit: float) -> np.ndarray:
+def _shortened(x: np.ndarray, norms: np.ndarray | np.floating) -> np.ndarray:
+  """Rounds numbers toward zero to multiples of 2^-26 of a bound on their norms.
+
+  Float64 multiplies two matrices of them exactly: no sum of products of a row
+  and a column exceeds 2^52 of its units, by Cauchy-Schwarz.
+
+  Args:
+    x: float64[...].
+    norms: of what is summed over, of a shape that broadcasts to x.
+  """
+  return _cut(x, np.ldexp(1.0, np.frexp(norms)[1] - 26))
+
+
+def _cut(x: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
   """Rounds toward zero to multiples of a unit."""
   return np.trunc(x / unit) * unit

@@ -28,12 +28,14 @@ from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
+from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import rounding
+from dp_diffusion.stages import class_head
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import warm_up
 from dp_diffusion.stages.planning import batch_sizes
@@ -146,11 +148,18 @@ def run(
   finally:  # Also after an interruption.
     if processes.is_main():
       training_curves.write_private(workdir)
+  params = assembly.released_params(config, state)
+  head = processes.on_main(
+    lambda: class_head.run(
+      config, workdir, source, records, secret, params, stop
+    )
+  )
   processes.on_main(
     lambda: _write_release(
       config,
       workdir,
       state,
+      head,
       ledger,
       public,
       is_insecure=secret.is_insecure or inherited.is_insecure,
@@ -307,6 +316,7 @@ def _write_release(
   config: config_lib.Config,
   workdir: workdirs.Workdir,
   state: train_state.TrainState,
+  head: head_lib.ClassHead | None,
   ledger: ledger_lib.Ledger,
   public: Sequence[Mapping[str, Any]],
   *,
@@ -323,4 +333,6 @@ def _write_release(
     weights.flatten(params),
     assembly.model_description(config),
   )
+  if head is not None:
+    release.write_class_head(workdir.release, head)
   statements.seal(config, workdir)

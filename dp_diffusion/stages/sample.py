@@ -7,7 +7,7 @@ those that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import functools
 
 import numpy as np
@@ -21,6 +21,7 @@ from dp_diffusion import release
 from dp_diffusion import release_card
 from dp_diffusion import sampling
 from dp_diffusion import types
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import averages
@@ -169,14 +170,34 @@ class _Shards:
 
   def _write(self, shard: int, images: np.ndarray) -> None:
     span = self._span(shard)
+    labels = self._labels[span.start : span.stop]
+    if self._label_images is not None:
+      labels = self._label_images(images)
     release.write_shard(
       self._workdir.release,
       shard,
       self.count,
       images,
-      self._labels[span.start : span.stop],
+      labels,
       statements.mark(self._workdir),
     )
+
+  @functools.cached_property
+  def _label_images(self) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The class head, if it labels the images."""
+    config = self._config
+    if not config.sample.labels_from_head:
+      return None
+    arrays, _ = release.read_model(self._workdir.release)
+    head = release.read_class_head(self._workdir.release)
+    assert head is not None, 'release.check_model has found it'
+    return head_classifier.HeadClassifier(
+      config.unet_config(config.data),
+      weights.unflatten(arrays),
+      config.finetune_diffusion(),
+      head,
+      self._stop.raise_if_asked,
+    ).labels
 
 
 def sample_labels(

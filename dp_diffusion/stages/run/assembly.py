@@ -150,6 +150,7 @@ def sampling_record(config: config_lib.Config) -> dict[str, Any]:
   return {
     'sampler': config_lib.to_dict(config.sample.sampler),
     'batch_size': config.sample.batch_size,
+    **({'labels_from_head': True} if config.sample.labels_from_head else {}),
   }
 
 

@@ -38,7 +38,14 @@ JOURNAL = 'begun_steps.json'
 HISTOGRAM = 'label_histogram.json'
 BEGUN_EMBEDDING = 'begun_embedding.json'  # Of a baseline.
 BEGUN_WARM_UP = 'begun_warm_up.json'
-BEGUN = (JOURNAL, HISTOGRAM, BEGUN_EMBEDDING, BEGUN_WARM_UP)
+BEGUN_CLASS_HEAD = 'begun_class_head.json'
+BEGUN = (
+  JOURNAL,
+  HISTOGRAM,
+  BEGUN_EMBEDDING,
+  BEGUN_WARM_UP,
+  BEGUN_CLASS_HEAD,
+)
 _FOUND = 'found'  # Keys that images were opened for, see `config.Config`.
 # Keys that may change between runs, since they do not affect the result.
 _OPERATIONAL = frozenset(

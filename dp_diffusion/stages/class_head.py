@@ -1,0 +1,216 @@
+"""Trains the class head, the last part of fine-tuning, if it is asked for.
+
+The network has had its private steps. Images are sampled from it, by which the
+activations are scaled; then the head is trained on the activations of the
+sensitive images by noised gradients (`baselines.class_head`). It is kept in
+`private/class_head/`, and published beside the weights.
+
+Guarantees:
+  * The gradients are paid for: their entry is in the published ledger, and the
+    private steps are calibrated to what remains.
+    `tests/stages/class_head_test.py::test_a_head_is_paid_for`.
+  * The noise is that of the entry.
+    `tests/stages/class_head_test.py::test_the_noise_is_that_of_the_entry`.
+  * It is trained once. A rerun before it is kept gives the same bits;
+    afterwards it is read. Other images, weights, noise or secrets are refused.
+    `tests/stages/class_head_test.py::test_a_head_is_trained_once`,
+    `tests/stages/class_head_test.py::test_another_head_is_refused`.
+  * A person is one record.
+    `tests/stages/class_head_test.py::test_a_person_is_one_record`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import console
+from dp_diffusion import errors
+from dp_diffusion import files
+from dp_diffusion import sampling
+from dp_diffusion import types
+from dp_diffusion.baselines import class_head
+from dp_diffusion.data import batching
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.models import class_head as head_lib
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import fingerprint
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import parallel
+
+_SAMPLER_STEPS = 15
+
+
+def run(
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  source: types.DataSource,
+  records: batching.Records,
+  secret: key_streams.Secret,
+  params: types.Params,
+  stop: interrupts.Stop,
+) -> head_lib.ClassHead | None:
+  """Returns the head, trained or kept from before; None if there is none.
+
+  One process calls it.
+
+  Args:
+    config: gives seed, data, model, diffusion and finetune.class_head.
+    workdir: private/class_head is written.
+    source: the sensitive images.
+    records: the images of each record.
+    secret: secret of the run.
+    params: the weights that are released.
+    stop: called at every batch and step; tells whether to stop.
+
+  Raises:
+    UsageError: another head than this was begun before.
+    Interrupted: the user asked to stop; the next run starts the head anew, with
+      the same noise.
+  """
+  used = config.finetune.class_head
+  if not used.is_used:
+    return None
+  facts = make_facts(config, source, secret, params)
+  begun = workdir.private / workdirs.BEGUN_CLASS_HEAD
+  kept = workdir.private / 'class_head' / 'head.npz'
+  _check_begun(workdir, begun, kept, facts)
+  if not kept.exists():
+    files.write_json(begun, {'facts': facts}, mode=0o600)
+    head = _train(config, source, records, secret, facts, params, stop)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.write_npz(kept, 0o600, **dataclasses.asdict(head))
+  return head_lib.ClassHead.from_arrays(files.read_npz(kept))
+
+
+def make_facts(
+  config: config_lib.Config,
+  source: types.DataSource,
+  secret: key_streams.Secret,
+  params: types.Params,
+) -> dict[str, Any]:
+  """Returns the facts that name the gradients, and so determine their noise.
+
+  Args:
+    config: gives seed, data, model, diffusion and finetune.class_head.
+    source: the sensitive images.
+    secret: secret of the run.
+    params: the weights that are released.
+  """
+  return {
+    'head': config_lib.to_dict(config.finetune.class_head),
+    'events': [e.to_json() for e in config.finetune.class_head.entries()],
+    'weights': fingerprint.first_weights(secret, params),
+    'model': config_lib.to_dict(config.model),
+    'diffusion': config_lib.to_dict(config.diffusion),
+    'unit': config.data.unit,
+    'classes': config.data.num_classes,
+    'num_examples': config.privacy.num_examples,
+    'seed': config.seed,
+    'dataset': fingerprint.dataset(secret, source),
+    'secret': key_streams.fingerprint(secret, 'secret'),
+    'rng': key_streams.rng_test_vector(),
+  }
+
+
+def _check_begun(
+  workdir: workdirs.Workdir,
+  begun: epath.Path,
+  kept: epath.Path,
+  facts: Mapping[str, Any],
+) -> None:
+  """Refuses a head with other facts than the one that was begun.
+
+  The random number generator may change once the head is kept.
+  """
+  if not begun.exists():
+    if kept.exists():
+      raise errors.UsageError(
+        f'Expected {begun} to say what {kept} was trained on, but it is not'
+        ' there: restore it, or give another --workdir.'
+      )
+    return
+  before = files.read_whole_json(begun)['facts']
+  for name, value in facts.items():
+    if before.get(name) != value and not (kept.exists() and name == 'rng'):
+      raise errors.UsageError(
+        f'{workdir.root} has begun its class head, and {name} differs now:'
+        ' trained again it would be another release, which the ledger does not'
+        ' count. Restore it, or give another --workdir.'
+      )
+
+
+def _train(
+  config: config_lib.Config,
+  source: types.DataSource,
+  records: batching.Records,
+  secret: key_streams.Secret,
+  facts: Mapping[str, Any],
+  params: types.Params,
+  stop: interrupts.Stop,
+) -> head_lib.ClassHead:
+  used = config.finetune.class_head
+  read = activations.Activations(
+    config.unet_config(config.data),
+    params,
+    config.finetune_diffusion(),
+    stop.raise_if_asked,
+  )
+  scaling = class_head.fit_scaling(read.of(_samples(config, params, stop)))
+  with console.progress(
+    'class head, activations of image', len(source.images)
+  ) as advance:
+    features = read.of(source.images, advance)
+  streams = key_streams.KeyStreams(
+    secret=secret, run_id=key_streams.run_id(secret, facts)
+  )
+  with console.progress('class head, step', used.num_steps) as advance:
+
+    def after_step() -> None:
+      stop.raise_if_asked()
+      advance()
+
+    return class_head.fit(
+      scaling,
+      features,
+      np.asarray(source.labels),
+      records,
+      config.data.num_classes,
+      config.privacy.num_examples,
+      used,
+      streams,
+      after_step,
+    )
+
+
+def _samples(
+  config: config_lib.Config, params: types.Params, stop: interrupts.Stop
+) -> np.ndarray:
+  """Samples the images by which activations are scaled, uint8[M, H, W, C]."""
+  num = config.finetune.class_head.num_samples
+  diffusion = config.finetune_diffusion()
+  plan = sampling.SamplingPlan(
+    network=config.unet_config(config.data),
+    diffusion=diffusion,
+    sampler=samplers.SamplerConfig(
+      name='dpm_solver_pp_2m',
+      spacing='log_snr',
+      num_steps=min(_SAMPLER_STEPS, diffusion.num_timesteps),
+    ),
+    image_size=config.data.image_size,
+    batch_size=min(config.sample.batch_size, num),
+  )
+  sampler = sampling.ImageSampler(
+    plan, params, config.seed, parallel.DataParallel(), stop.raise_if_asked
+  )
+  labels = sample.sample_labels('uniform', config.data.num_classes, num)
+  with console.progress('class head, sampling image', num) as advance:
+    return sampler.images(labels, 0, advance)

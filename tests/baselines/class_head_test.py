@@ -1,0 +1,438 @@
+"""The class head: sensitivity, noise, what it follows from, what it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import dp_accounting
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from scipy import special
+from scipy import stats
+
+from dp_diffusion.baselines import class_head
+from dp_diffusion.data import batching
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import key_streams
+
+WIDTH = 3  # Features of the records that hypothesis makes.
+UNIT = 2.0**-24
+HUGE = float(np.finfo(np.float32).max)
+_NAMES = (
+  r'(?=.*finetune\.class_head\.num_steps)'
+  r'(?=.*finetune\.class_head\.noise_multiplier)'
+)
+
+
+def config_of(num_steps=2, noise_multiplier=5.0, **more):
+  return class_head.ClassHeadConfig(
+    num_steps=num_steps, noise_multiplier=noise_multiplier, **more
+  )
+
+
+def streams(run_id='a'):
+  secret = key_streams.Secret.insecure(0)
+  return key_streams.KeyStreams(secret=secret, run_id=run_id)
+
+
+def records_of(sizes):
+  """Records of so many images, one after the other."""
+  starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+  return batching.Records(images=np.arange(starts[-1]), starts=starts)
+
+
+def scaling_of(width, seed=0):
+  features = np.random.default_rng(seed).normal(size=(500, width)) + 1
+  return class_head.fit_scaling(features.astype(np.float32))
+
+
+def gradients(features, labels, sizes, num_classes, scaling, run_id='a'):
+  return class_head.NoisedGradients(
+    scaling.bounded(np.asarray(features, np.float32)),
+    np.asarray(labels, np.int32),
+    records_of(sizes),
+    num_classes,
+    config_of(),
+    streams(run_id),
+  )
+
+
+def two_classes(num, seed, distance=3.0, width=10):
+  """Gaussian classes, whose best classifier is right by Phi(distance / 2)."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 2, num).astype(np.int32)
+  shift = distance * labels[:, None] * np.eye(width)[0]
+  features = rng.normal(size=(num, width)) + shift
+  return features.astype(np.float32), labels
+
+
+def fit(features, labels, config, num_examples=None, num_classes=2, **more):
+  return class_head.fit(
+    more.get('scaling') or class_head.fit_scaling(features),
+    features,
+    labels,
+    more.get('records') or records_of(np.ones(len(labels), int)),
+    num_classes,
+    num_examples or len(labels),
+    config,
+    streams(more.get('run_id', 'a')),
+    more.get('advance', lambda: None),
+  )
+
+
+_FEATURE = st.one_of(
+  st.floats(width=32),
+  st.sampled_from([0.0, 1.0, 1e-30, HUGE, -HUGE, math.nan, math.inf]),
+)
+_IMAGE = st.tuples(st.integers(0, 3), st.tuples(*[_FEATURE] * WIDTH))
+_PERSON = st.lists(_IMAGE, min_size=1, max_size=4)
+
+
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(
+  st.lists(_PERSON, min_size=1, max_size=6),
+  st.integers(2, 4),
+  st.sampled_from([0.0, 1e-9, 1.0, 10.0, 1e4, 1e30]),
+  st.integers(0, 9),
+)
+def test_neighbours_differ_by_at_most_the_sensitivity(
+  persons, num_classes, size, seed
+):
+  """Removing one record, a person with all images and labels too."""
+  rng = np.random.default_rng(seed)
+  weights = size * rng.normal(size=(num_classes, WIDTH + 1))
+  scaling = scaling_of(WIDTH, seed)
+
+  def exact(chosen):
+    images = [image for person in chosen for image in person]
+    labels = [label % num_classes for label, _ in images]
+    features = np.array([x for _, x in images]).reshape((-1, WIDTH))
+    sizes = [len(person) for person in chosen]
+    found = gradients(features, labels, sizes, num_classes, scaling)
+    return found.exact(weights)
+
+  whole = exact(persons)
+  np.testing.assert_array_equal(whole / UNIT, np.trunc(whole / UNIT))
+  for one in range(len(persons)):
+    change = whole - exact(persons[:one] + persons[one + 1 :])
+    assert np.linalg.norm(change) <= class_head.L2_SENSITIVITY
+    # All other records have the terms that they had.
+    np.testing.assert_array_equal(change, exact([persons[one]]))
+
+
+@pytest.mark.parametrize('num_classes', [2, 3, 4])
+def test_the_bound_is_reached(num_classes):
+  """By an image beyond the radius, of a class that is thought impossible."""
+  weights = np.zeros((num_classes, WIDTH + 1))
+  weights[1, -1] = 1e6
+  found = gradients([[HUGE, -HUGE, 0]], [0], [1], num_classes, scaling_of(3))
+  assert 0.999 < np.linalg.norm(found.exact(weights)) <= 1
+  # So it is by a person with many such images, and no further.
+  person = gradients([[HUGE, 1, 0]] * 64, [0] * 64, [64], 2, scaling_of(3))
+  assert 0.98 < np.linalg.norm(person.exact(weights[:2])) <= 1
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_add_nothing(value):
+  """Of one image: the others of the person count as before."""
+  weights = np.random.default_rng(0).normal(size=(3, WIDTH + 1))
+  broken, good = [1.0, value, 2.0], [0.5, -1.0, 2.0]
+  scaling = scaling_of(WIDTH)
+  alone = gradients([broken, [value] * 3], [0, 1], [1, 1], 3, scaling)
+  np.testing.assert_array_equal(alone.exact(weights), np.zeros((3, 4)))
+  both = gradients([good, broken], [2, 0], [2], 3, scaling).exact(weights)
+  twice = gradients([good, good], [2, 2], [2], 3, scaling).exact(weights)
+  assert np.isfinite(both).all() and both.any()
+  np.testing.assert_array_equal(2 * both, twice)
+
+
+def no_information(num_classes=3, width=600, run_id='a'):
+  """Gradients that are noise alone."""
+  scaling = class_head.Scaling(mean=np.zeros(width), matrix=np.eye(width))
+  nothing = np.full((4, width), np.nan)
+  return gradients(nothing, [0, 1, 2, 0], [1] * 4, num_classes, scaling, run_id)
+
+
+def test_noise_std():
+  """Accepted at sigma, rejected at 0.9 and 1.1 sigma."""
+  found = no_information().noised(np.ones((3, 601)), 0)
+  squares = np.sum((found / config_of().noise_multiplier) ** 2)
+  for factor, is_right in ((0.9, False), (1.0, True), (1.1, False)):
+    tail = stats.chi2.cdf(squares / factor**2, found.size)
+    assert (1e-3 < tail < 1 - 1e-3) == is_right
+
+
+def test_the_noise_is_added_to_the_sum():
+  features, labels = two_classes(50, 0, width=600)
+  weights = np.random.default_rng(0).normal(size=(3, 601))
+  found = gradients(features, labels, [1] * 50, 3, scaling_of(600))
+  difference = found.noised(weights, 1) - no_information().noised(weights, 1)
+  np.testing.assert_allclose(difference, found.exact(weights), atol=1e-5)
+
+
+def test_each_step_has_noise_of_its_own():
+  weights = np.ones((3, 601))
+  steps = [no_information().noised(weights, step).ravel() for step in range(3)]
+  steps.append(no_information(run_id='b').noised(weights, 0).ravel())
+  correlation = np.corrcoef(steps) - np.eye(4)
+  assert np.abs(correlation).max() < 4 / math.sqrt(steps[0].size)
+  for i in range(4):
+    assert not any(np.any(steps[i] == steps[j]) for j in range(i))
+  again = no_information().noised(0 * weights, 1)
+  np.testing.assert_array_equal(again.ravel(), steps[1])
+
+
+def test_order_of_records_does_not_matter():
+  """To the bit: a record changes its own term only."""
+  rng = np.random.default_rng(0)
+  sizes = 1 + np.arange(60) % 5
+  first = np.cumsum(sizes) - sizes
+  features = 3 * rng.normal(size=(sizes.sum(), 37))
+  labels = rng.integers(0, 3, sizes.sum())
+  weights = 4 * rng.normal(size=(3, 38))
+  scaling = scaling_of(37)
+
+  def exact(order):
+    images = np.concatenate([first[r] + np.arange(sizes[r]) for r in order])
+    found = gradients(
+      features[images], labels[images], sizes[order], 3, scaling
+    )
+    return found.exact(weights)
+
+  whole = exact(np.arange(60))
+  np.testing.assert_array_equal(exact(np.arange(60)[::-1]), whole)
+  np.testing.assert_array_equal(exact(rng.permutation(60)), whole)
+  for one in (0, 31, 59):
+    rest = exact(np.delete(np.arange(60), one))
+    np.testing.assert_array_equal(whole - rest, exact(np.array([one])))
+
+
+def where_it_changes(function):
+  """Neighbours in float64 between which a function of [1, 2] changes."""
+  low, high = 1.0, 2.0
+  first = function(low)
+  while (middle := (low + high) / 2) not in (low, high):
+    is_equal = np.array_equal(function(middle), first)
+    low, high = (middle, high) if is_equal else (low, middle)
+  return low, high
+
+
+@pytest.mark.parametrize('width', [16, 64, 129])
+@pytest.mark.parametrize('seed', range(4))
+def test_a_term_does_not_depend_on_the_number_of_records(width, seed):
+  """Even where the last bit of a product decides how a term is rounded."""
+  rng = np.random.default_rng(seed)
+  row, weights = rng.normal(size=(1, width)), rng.normal(size=(3, width + 1))
+  scaling = scaling_of(width, seed)
+
+  def exact(num, factor):
+    copies = np.repeat(row, num, axis=0)
+    found = gradients(copies, [0] * num, [1] * num, 3, scaling)
+    return found.exact(factor * weights)
+
+  def bounded(num, factor):
+    used = dataclasses.replace(scaling, matrix=factor * scaling.matrix / 4)
+    return used.bounded(np.repeat(row, num, axis=0).astype(np.float32))
+
+  for factor in where_it_changes(lambda factor: exact(1, factor)):
+    np.testing.assert_array_equal(exact(7, factor), 7 * exact(1, factor))
+  for factor in where_it_changes(lambda factor: bounded(1, factor)):
+    expected = np.repeat(bounded(1, factor), 7, axis=0)
+    np.testing.assert_array_equal(bounded(7, factor), expected)
+
+
+def test_the_head_follows_from_the_noised_gradients(monkeypatch):
+  """Other records with the same noised gradients give the same head."""
+  kept = []
+
+  class Kept(class_head.NoisedGradients):
+    def noised(self, weights, step):
+      kept.append(super().noised(weights, step))
+      return kept[-1]
+
+  class Replayed:
+    def __init__(self, *args):
+      pass
+
+    def noised(self, weights, step):
+      return kept[step]
+
+  config, scaling, steps = config_of(num_steps=4), scaling_of(10), []
+  given = {'scaling': scaling, 'advance': lambda: steps.append(0)}
+  monkeypatch.setattr(class_head, 'NoisedGradients', Kept)
+  head = fit(*two_classes(60, 0), config, 100, **given)
+  assert len(kept) == len(steps) == 4 and head.kernel.any()
+  monkeypatch.setattr(class_head, 'NoisedGradients', Replayed)
+  others = two_classes(7, 1)
+  given |= {'records': records_of([3, 4]), 'run_id': 'b'}
+  again = fit(*others, config, 100, **given)
+  np.testing.assert_array_equal(again.kernel, head.kernel)
+  np.testing.assert_array_equal(again.bias, head.bias)
+  # The sum is divided by the declared number of records.
+  of_twice = fit(*others, config, 200, **given)
+  slower = dataclasses.replace(config, learning_rate=config.learning_rate / 2)
+  of_half_rate = fit(*others, slower, 100, **given)
+  for found in (of_twice, of_half_rate):
+    np.testing.assert_allclose(found.kernel, head.kernel / 2, rtol=1e-6)
+    np.testing.assert_allclose(found.bias, head.bias / 2, rtol=1e-6)
+
+
+def test_it_learns():
+  """Two classes of 1,000 records: nearly as good as the best classifier."""
+  config = config_of(num_steps=40, noise_multiplier=5.0)
+  sampled, _ = two_classes(1000, 0)
+  scaling = class_head.fit_scaling(sampled)
+  head = fit(*two_classes(2000, 1), config, scaling=scaling)
+  features, labels = two_classes(4000, 2)
+  found = head.log_probs(features)
+  assert found.shape == (4000, 2)
+  np.testing.assert_allclose(np.exp(found).sum(axis=1), 1)
+  accuracy = np.mean(found.argmax(axis=1) == labels)
+  assert accuracy > 0.95 * stats.norm.cdf(1.5)
+  # It was the labels that it learned from.
+  shuffled = np.random.default_rng(0).permutation(labels)
+  assert np.mean(found.argmax(axis=1) == shuffled) < 0.6
+
+
+def test_the_head_takes_features_as_the_network_gives_them(monkeypatch):
+  """The scaling is part of the kernel and of the bias."""
+  noised = 50 * np.random.default_rng(0).normal(size=(3, 11))
+  monkeypatch.setattr(
+    class_head.NoisedGradients, 'noised', lambda self, weights, step: noised
+  )
+  scaling = scaling_of(10)
+  features, labels = two_classes(300, 0)
+  config = config_of(num_steps=1, learning_rate=8.0)
+  head = fit(features, labels, config, 100, 3, scaling=scaling)
+  weights = -8.0 * math.sqrt(2) * noised / 100
+  scaled = (features.astype(np.float64) - scaling.mean) @ scaling.matrix
+  is_whole = np.linalg.norm(scaled, axis=1) <= 1
+  assert 50 < is_whole.sum() < 250
+  u = np.hstack([math.sqrt(0.96) * scaled, np.full((300, 1), 0.2)])
+  expected = special.log_softmax(u @ weights.T, axis=1)
+  assert np.ptp(expected) > 1
+  np.testing.assert_allclose(
+    head.log_probs(features)[is_whole], expected[is_whole], atol=1e-4
+  )
+  # It is what the gradients see, rounded to 2^-12.
+  seen = scaling.bounded(features)[is_whole]
+  np.testing.assert_allclose(seen, u[is_whole], atol=2.0**-12 + 1e-6)
+
+
+def test_a_class_without_records_is_thought_rare():
+  features, labels = two_classes(1000, 0)
+  config = config_of(num_steps=20, noise_multiplier=1.0)
+  head = fit(features, labels, config, num_classes=3)
+  found = head.log_probs(two_classes(500, 1)[0])
+  assert np.isfinite(found).all()
+  assert np.exp(found).mean(axis=0).argmin() == 2
+  assert np.exp(found[:, 2]).mean() < 0.1
+
+
+def test_the_bias_learns_which_class_is_frequent():
+  """Also where the features say nothing."""
+  labels = (np.arange(1000) % 4 == 0).astype(np.int32)
+  features = np.random.default_rng(0).normal(size=(1000, 5))
+  config = config_of(num_steps=20, noise_multiplier=1.0)
+  head = fit(features.astype(np.float32), labels, config)
+  found = np.exp(head.log_probs(np.zeros((1, 5), np.float32)))
+  assert 0.15 < found[0, 1] < 0.35
+
+
+def test_most_images_are_not_shortened():
+  features = np.random.default_rng(0).normal(size=(1000, 6))
+  features = (features * 10.0 ** np.arange(-3, 3) + 5).astype(np.float32)
+  scaling = class_head.fit_scaling(features)
+  scaled = (features - scaling.mean) @ scaling.matrix
+  norms = np.linalg.norm(scaled, axis=1)
+  assert 0.9 <= np.mean(norms <= 1 + 1e-12) < 0.902
+  # No feature counts for more because its numbers are larger.
+  shifted = np.diag(5 * features.std(axis=0)) @ scaling.matrix
+  moved = np.linalg.norm(shifted, axis=1)
+  assert moved.max() < 1.2 * moved.min()
+
+
+def test_features_that_never_change_are_ignored():
+  features, labels = two_classes(500, 0, width=8)
+  features[:, 3], features[:, 6] = 7.1, 0.0
+  scaling = class_head.fit_scaling(features)
+  assert not scaling.matrix[[3, 6]].any()
+  changed = features.copy()
+  changed[:, 3] = HUGE  # Not constant in the sensitive images.
+  bounded = scaling.bounded(features)
+  np.testing.assert_array_equal(scaling.bounded(changed), bounded)
+  head = fit(changed, labels, config_of(), scaling=scaling)
+  assert not head.kernel[[3, 6]].any()
+  assert np.all(head.kernel[[0, 1, 2, 4, 5, 7]])
+
+
+@pytest.mark.parametrize('num_others', [0, 5])
+def test_scaling_by_images_that_are_equal_is_finite(num_others):
+  """A network that has collapsed must not end the run at its last stage."""
+  features = np.ones((100, 4), np.float32)
+  features[:num_others, 1] = np.arange(num_others)
+  scaling = class_head.fit_scaling(features)
+  assert np.isfinite(scaling.matrix).all()
+  norms = np.linalg.norm(scaling.bounded(two_classes(9, 0, width=4)[0]), axis=1)
+  assert np.all(norms <= 1)
+
+
+def test_no_head_by_default():
+  used = class_head.ClassHeadConfig()
+  assert not used.is_used and used.entries() == ()
+
+
+def test_a_head_has_one_entry():
+  used = config_of(num_steps=30, noise_multiplier=8.0)
+  (entry,) = used.entries()
+  assert used.is_used and entry.mechanism == used.mechanism
+  assert entry.mechanism.purpose == class_head.PURPOSE
+  assert (entry.noise_multiplier, entry.noise_std) == (8, 8)
+  assert (entry.mechanism.count, entry.mechanism.l2_sensitivity) == (30, 1)
+  one = dp_accounting.GaussianDpEvent(8.0)
+  assert entry.dp_events() == (dp_accounting.SelfComposedDpEvent(one, 30),)
+
+
+@pytest.mark.parametrize('given', [{'num_steps': 3}, {'noise_multiplier': 3.0}])
+def test_steps_and_noise_go_together(given):
+  with pytest.raises(ValueError, match=_NAMES) as raised:
+    class_head.ClassHeadConfig(**given)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ({'noise_multiplier': 1e9}, r'noise_multiplier=.*<= 2\^18'),
+    ({'noise_multiplier': math.nan}, 'noise_multiplier=nan'),
+    ({'num_steps': -1}, r'finetune\.class_head\.num_steps=-1'),
+    ({'learning_rate': 0.0}, 'learning_rate=0'),
+    ({'num_samples': 1}, 'num_samples=1'),
+  ],
+)
+def test_values_out_of_range_are_refused(given, words):
+  with pytest.raises(ValueError, match=words):
+    config_of(**given)
+
+
+@pytest.mark.parametrize('share', [0.1, 0.5])
+def test_a_share_of_the_budget(share):
+  """A head of a share and a Gaussian of the rest cost the whole budget."""
+  epsilon, delta, num_steps = 4.0, 1e-5, 20
+  noise = class_head.noise_of_share(epsilon, delta, num_steps, share)
+  whole = class_head.noise_of_share(epsilon, delta, num_steps, 1.0)
+  mu_squared = num_steps / whole**2
+  assert num_steps / noise**2 == pytest.approx(share * mu_squared)
+
+  def cost(noise_multiplier):
+    event = config_of(num_steps, noise_multiplier).mechanism.dp_event()
+    return accounting.epsilon([event], delta)
+
+  assert cost(whole) <= epsilon < cost(0.999 * whole)
+  head = config_of(num_steps, noise).mechanism.dp_event()
+  rest = dp_accounting.GaussianDpEvent(((1 - share) * mu_squared) ** -0.5)
+  both = accounting.epsilon([head, rest], delta)
+  assert both == pytest.approx(epsilon, rel=1e-3)

@@ -1,0 +1,410 @@
+"""The class head of fine-tuning: paid for, trained once, refused, released."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dp_diffusion import config as config_lib
+from dp_diffusion import errors
+from dp_diffusion import files
+from dp_diffusion import release
+from dp_diffusion import released_model
+from dp_diffusion import types
+from dp_diffusion.baselines import class_head as class_head_lib
+from dp_diffusion.data import batching
+from dp_diffusion.data import registry
+from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.models import class_head as head_lib
+from dp_diffusion.models import weights
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import fixed_point
+from dp_diffusion.privacy import key_streams
+from dp_diffusion.privacy import ledger as ledger_lib
+from dp_diffusion.privacy import noise
+from dp_diffusion.privacy import verify
+from dp_diffusion.stages import class_head
+from dp_diffusion.stages import finetune
+from dp_diffusion.stages import pretrain
+from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import budget
+from dp_diffusion.stages.run import interrupts
+from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
+from dp_diffusion.stages.run import workdirs
+from tests import tiny_release
+from tests.stages import command
+
+pytestmark = pytest.mark.usefixtures('one_device')
+
+SECRET = key_streams.Secret.insecure(0)
+OVERRIDES = {
+  'model.channel_multipliers': '(1,)',
+  'finetune.class_head.num_steps': '3',
+  'finetune.class_head.noise_multiplier': '20',
+  'finetune.class_head.num_samples': '4',
+}
+
+
+def load(**changes: str) -> config_lib.Config:
+  named = {key.replace('__', '.'): text for key, text in changes.items()}
+  return config_lib.load(command.DIGITS_SMOKE, {**OVERRIDES, **named})
+
+
+def make_source(seed: int = 0) -> registry.ArraySource:
+  rng = np.random.default_rng(seed)
+  return registry.ArraySource(
+    spec=types.DatasetSpec(
+      name='x',
+      image_shape=(8, 8, 1),
+      class_names=tuple('0123456789'),
+      has_person=True,
+    ),
+    images=rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8),
+    labels=np.arange(30, dtype=np.int32) % 10,
+    person=np.arange(30, dtype=np.int32) // 5,
+  )
+
+
+@pytest.fixture(scope='module')
+def params() -> types.Params:
+  """Weights none of which is zero, as a new network's last ones are."""
+  config = load()
+  fresh = assembly.init_params(config, config.data)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32), fresh
+  )
+
+
+def train(
+  folder: pathlib.Path,
+  params: types.Params,
+  source: registry.ArraySource | None = None,
+  secret: key_streams.Secret = SECRET,
+  stop: interrupts.Stop | None = None,
+  **changes: str,
+) -> head_lib.ClassHead:
+  config, source = load(**changes), source or make_source()
+  found = class_head.run(
+    config,
+    workdirs.open_workdir(str(folder)),
+    source,
+    batching.make_records(source, config.data.unit),
+    secret,
+    params,
+    stop or interrupts.Stop(''),
+  )
+  assert found is not None
+  return found
+
+
+def is_equal(left: head_lib.ClassHead, right: head_lib.ClassHead) -> bool:
+  return np.array_equal(left.kernel, right.kernel) and np.array_equal(
+    left.bias, right.bias
+  )
+
+
+def kept(folder: pathlib.Path) -> pathlib.Path:
+  return folder / 'private' / 'class_head' / 'head.npz'
+
+
+def test_without_it_nothing_is_drawn(tmp_path: pathlib.Path, params) -> None:
+  workdir, source = workdirs.open_workdir(str(tmp_path)), make_source()
+  off = load(
+    finetune__class_head__num_steps='0',
+    finetune__class_head__noise_multiplier='0',
+  )
+  records = batching.make_records(source, 'image')
+  stop = interrupts.Stop('')
+  assert (
+    class_head.run(off, workdir, source, records, SECRET, params, stop) is None
+  )
+  assert not run_secret.has_begun(workdir)
+  assert budget.entries(off) == ()
+
+
+def test_a_head_is_paid_for() -> None:
+  config = load()
+  (entry,) = budget.entries(config)
+  assert entry.mechanism == config.finetune.class_head.mechanism
+  assert entry.mechanism.count == 3 and entry.noise_multiplier == 20
+  found = budget.calibrate(config)
+  events = [*entry.dp_events(), found.mechanism.dp_event()]
+  delta, epsilon = config.privacy.delta, config.privacy.epsilon
+  assert accounting.epsilon(events, delta) <= epsilon
+  alone = budget.calibrate(
+    load(
+      finetune__class_head__num_steps='0',
+      finetune__class_head__noise_multiplier='0',
+    )
+  )
+  assert found.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
+
+
+def test_the_noise_is_that_of_the_entry(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  seen = []
+
+  def add_noise(exact, keys, noise_std):
+    seen.append((exact.unit, noise_std, jax.random.key_data(keys).tobytes()))
+    return original(exact, keys, noise_std)
+
+  original = noise.add_noise
+  monkeypatch.setattr(noise, 'add_noise', add_noise)
+  train(tmp_path, params)
+  (entry,) = load().finetune.class_head.entries()
+  assert [std for _, std, _ in seen] == [
+    entry.noise_std
+  ] * entry.mechanism.count
+  assert {unit for unit, _, _ in seen} == {fixed_point.unit_of(1.0)}
+  assert len({keys for _, _, keys in seen}) == entry.mechanism.count
+
+
+def test_a_head_is_trained_once(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  first = train(tmp_path, params)
+  path = kept(tmp_path)
+  assert path.stat().st_mode & 0o777 == 0o600
+  assert run_secret.has_begun(workdirs.open_workdir(str(tmp_path)))
+  path.unlink()  # As after a kill before it was kept: the same bits.
+  assert is_equal(train(tmp_path, params), first)
+  monkeypatch.setattr(class_head_lib, 'fit', None)
+  assert is_equal(train(tmp_path, params), first)
+
+
+def test_a_stopped_head_starts_anew_with_the_same_noise(
+  tmp_path: pathlib.Path, params
+) -> None:
+  class StopsAt(interrupts.Stop):
+    left = 18  # 15 steps of the sampler, two of activations, then steps.
+
+    def raise_if_asked(self) -> None:
+      self.left -= 1
+      if not self.left:
+        self.ask()
+      super().raise_if_asked()
+
+  with pytest.raises(errors.Interrupted):
+    train(tmp_path / 'a', params, stop=StopsAt(''))
+  assert not kept(tmp_path / 'a').exists()
+  assert run_secret.has_begun(workdirs.open_workdir(str(tmp_path / 'a')))
+  whole = train(tmp_path / 'b', params)
+  assert is_equal(train(tmp_path / 'a', params), whole)
+
+
+@pytest.mark.parametrize(
+  ('change', 'name'),
+  [
+    ({'finetune__class_head__noise_multiplier': '30'}, 'head'),
+    ({'finetune__class_head__num_samples': '5'}, 'head'),
+    ({'data__unit': 'person'}, 'unit'),
+    ({'privacy__num_examples': '97'}, 'num_examples'),
+    ({'seed': '7'}, 'seed'),
+  ],
+)
+@pytest.mark.parametrize('is_kept', [True, False])
+def test_another_head_is_refused(
+  tmp_path: pathlib.Path,
+  params,
+  change: dict[str, str],
+  name: str,
+  is_kept: bool,
+) -> None:
+  train(tmp_path, params)
+  if not is_kept:
+    kept(tmp_path).unlink()
+  with pytest.raises(errors.UsageError, match=f'{name} differs') as raised:
+    train(tmp_path, params, **change)
+  assert '\n' not in str(raised.value)
+  assert kept(tmp_path).exists() == is_kept
+
+
+def test_other_images_weights_and_secrets_are_refused(
+  tmp_path: pathlib.Path, params
+) -> None:
+  first = train(tmp_path, params)
+  with pytest.raises(errors.UsageError, match='dataset differs'):
+    train(tmp_path, params, make_source(1))
+  with pytest.raises(errors.UsageError, match='differs'):
+    train(tmp_path, params, secret=key_streams.Secret.insecure(1))
+  with pytest.raises(errors.UsageError, match='weights differs'):
+    train(tmp_path, jax.tree.map(lambda x: x + 1, params))
+  (tmp_path / 'private' / workdirs.BEGUN_CLASS_HEAD).rename(tmp_path / 'away')
+  with pytest.raises(errors.UsageError, match=workdirs.BEGUN_CLASS_HEAD):
+    train(tmp_path, params)
+  (tmp_path / 'away').rename(tmp_path / 'private' / workdirs.BEGUN_CLASS_HEAD)
+  assert is_equal(train(tmp_path, params), first)
+
+
+def test_another_generator_is_refused_until_it_is_kept(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  train(tmp_path, params)
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+  train(tmp_path, params)
+  kept(tmp_path).unlink()
+  with pytest.raises(errors.UsageError, match='rng differs'):
+    train(tmp_path, params)
+
+
+def test_a_person_is_one_record(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  sizes = []
+
+  class Watched(class_head_lib.NoisedGradients):
+    def exact(self, weights: np.ndarray) -> np.ndarray:
+      sizes.append(len(np.unique(np.round(self._shares, 6))))
+      assert np.isclose(self._shares.sum(), 6)  # Persons, of 30 images.
+      return super().exact(weights)
+
+  monkeypatch.setattr(class_head_lib, 'NoisedGradients', Watched)
+  train(tmp_path, params, data__unit='person')
+  assert sizes == [1, 1, 1]
+
+
+def make_head(num_features: int, seed: int = 0) -> head_lib.ClassHead:
+  rng = np.random.default_rng(seed)
+  return head_lib.ClassHead(
+    kernel=rng.normal(size=(num_features, 10)).astype(np.float32),
+    bias=rng.normal(size=10).astype(np.float32),
+  )
+
+
+def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = load(
+    seed='3',
+    sample__labels_from_head='True',
+    sample__num_samples='12',
+    sample__batch_size='4',
+    sample__shard_size='7',
+  )
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  network, diffusion = (
+    config.unet_config(config.data),
+    config.finetune_diffusion(),
+  )
+  params = tiny_release.params(network)
+  width = activations.num_features(
+    network, weights.unflatten(params), diffusion, 8
+  )
+  head = make_head(width)
+  description = assembly.model_description(config)
+  release.write_model(workdir.release, params, description)
+  release.write_class_head(workdir.release, head)
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  statements.seal(config, workdir)
+  path = workdir.release / 'model' / 'class_head.npz'
+  for replace in (
+    path.unlink,
+    lambda: release.write_class_head(workdir.release, make_head(width, 1)),
+  ):
+    replace()
+    with pytest.raises(errors.UsageError, match='class_head.npz.*covers no'):
+      sample.run(config, workdir, interrupts.Stop(''))
+  release.write_class_head(workdir.release, head)
+  sample.run(config, workdir, interrupts.Stop(''))
+  images, labels = release.read_dataset(workdir.release)
+  read = activations.Activations(network, weights.unflatten(params), diffusion)
+  wanted = np.argmax(head.log_probs(read.of(images)), axis=1)
+  np.testing.assert_array_equal(labels, wanted)
+  assert (labels != sample.sample_labels('uniform', 10, 12)).any()
+
+  assert not verify.verify(workdir.release).mismatches
+  loaded = released_model.load_release(workdir.release)
+  found = loaded.sample(12, seed=3)
+  np.testing.assert_array_equal(found.images, images)
+  np.testing.assert_array_equal(found.labels, labels)
+  classified = loaded.classify(images)
+  np.testing.assert_array_equal(classified.labels, labels)
+  np.testing.assert_allclose(np.exp(classified.log_probs).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+  'arrays',
+  [
+    {'kernel': np.zeros((3, 10), np.float32), 'bias': np.zeros(10, np.float32)},
+    {'kernel': np.zeros((3, 10), np.float32)},
+    {'kernel': np.zeros((3, 10), np.float32), 'bias': np.zeros(9, np.float32)},
+    {'kernel': np.full((3, 10), np.nan), 'bias': np.zeros(10)},
+  ],
+)
+def test_a_head_of_another_network_is_refused(
+  tmp_path: pathlib.Path, arrays: dict[str, np.ndarray]
+) -> None:
+  config = load()
+  workdir = workdirs.open_workdir(str(tmp_path))
+  params = tiny_release.params(config.unet_config(config.data))
+  release.write_model(
+    workdir.release, params, assembly.model_description(config)
+  )
+  weights.save_npz(
+    workdir.release / 'model' / 'class_head.npz', arrays, is_released=True
+  )
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  statements.seal(config, workdir)
+  with pytest.raises(errors.UsageError, match='class head') as raised:
+    released_model.load_release(workdir.release)
+  assert '\n' not in str(raised.value)
+
+
+def test_fine_tuning_releases_the_head_under_its_ledger(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = load(sample__labels_from_head='True')
+  workdir = workdirs.open_workdir(str(tmp_path))
+  public = assembly.init_params(config, config.pretrain.data)
+  weights.save_npz(pretrain.weights_path(workdir), public)
+  finetune.run(config, workdir, interrupts.Stop(''))
+  (entry,) = config.finetune.class_head.entries()
+  stated = files.read_json(workdir.release / 'privacy.json')
+  assert 'model/class_head.npz' in stated['files']
+  assert class_head_lib.PURPOSE in str(stated)
+  ledger = statements.read(workdir)['ledger']
+  assert entry in ledger_lib.Ledger.from_json(ledger).entries
+  assert not verify.verify(workdir.release).mismatches
+  found = release.read_class_head(workdir.release)
+  assert found is not None
+  assert is_equal(
+    found, head_lib.ClassHead.from_arrays(files.read_npz(kept(tmp_path)))
+  )
+  assert released_model.load_release(workdir.release).labels_from_head
+
+
+@pytest.mark.parametrize(
+  ('changes', 'names'),
+  [
+    (
+      {
+        'sample__labels_from_head': 'True',
+        'finetune__class_head__num_steps': '0',
+        'finetune__class_head__noise_multiplier': '0',
+      },
+      ('sample.labels_from_head', 'finetune.class_head.num_steps'),
+    ),
+    (
+      {
+        'finetune__power_averages': '(0.1,)',
+        'sample__average_length': '0.1',
+      },
+      ('sample.average_length', 'finetune.class_head'),
+    ),
+    ({'data__class_names': "('all',)"}, ('finetune.class_head.num_steps',)),
+  ],
+)
+def test_what_does_not_go_together_is_refused(
+  changes: dict[str, str], names: tuple[str, ...]
+) -> None:
+  with pytest.raises(errors.UsageError) as raised:
+    load(**changes)
+  message = str(raised.value)
+  assert '\n' not in message and all(name in message for name in names)
