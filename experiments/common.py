@@ -55,6 +55,7 @@ _OPTIONAL = (
   'accuracy_by_number',
   'auroc',
   'diffusion_classifier',
+  'class_head',
   'ensembles',
   'model_selection',
   'quality',

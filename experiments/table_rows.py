@@ -213,6 +213,11 @@ def auroc(
   return run.get('auroc', {}).get(source, {}).get(name)
 
 
+def class_head(run: Mapping[str, Any]) -> float | None:
+  """Accuracy of the class head of the release, or None."""
+  return run.get('class_head', {}).get('accuracy')
+
+
 def diffusion_classifier(run: Mapping[str, Any]) -> float | None:
   """Accuracy of the released model itself; None if it was not measured."""
   return run.get('diffusion_classifier', {}).get('accuracy')

@@ -182,11 +182,15 @@ def use_whole(
   config.name += f'-{machine}'
   if image_size:
     config.data.image_size = image_size
-  fill(config, machine, ('privacy.delta',))
+  fill(config, machine, ('privacy.delta',), is_final=False)
 
 
 def fill(
-  config: ml_collections.ConfigDict, machine: str, typed: Collection[str]
+  config: ml_collections.ConfigDict,
+  machine: str,
+  typed: Collection[str],
+  *,
+  is_final: bool = True,
 ) -> list[str]:
   """Sets the keys that depend on the declared number of records.
 
@@ -196,6 +200,8 @@ def fill(
     config: changed in place.
     machine: a name in `RECIPES`.
     typed: dotted keys that the user has set, which are not changed.
+    is_final: whether epsilon is final. Otherwise there is no class head, whose
+      noise follows from it.
 
   Returns:
     Lines that say what was chosen, and why.
@@ -213,12 +219,10 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  delta = (
-    config.privacy.delta
-    if 'privacy.delta' in typed
-    else chosen['privacy.delta']
-  )
-  chosen |= _classes(config, recipe, delta)
+  delta = chosen['privacy.delta']
+  if 'privacy.delta' in typed:
+    delta = config.privacy.delta
+  chosen |= _classes(config, recipe, delta if is_final else 0.0)
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model
@@ -242,13 +246,18 @@ def _classes(
 
   With enough records a class head says which class an image shows. Otherwise
   the model itself is asked, if there are few classes to ask for.
+
+  Args:
+    config: gives classes, records and epsilon.
+    recipe: of the machine.
+    delta: 0 for no class head.
   """
   privacy, num_classes = config.privacy, len(config.data.class_names)
   if num_classes < 2:
     return {}
   has_noise = bool(privacy.epsilon) and math.isfinite(privacy.epsilon)
   is_enough = privacy.num_examples >= _FEWEST_RECORDS_OF_HEAD
-  if recipe.head_steps and has_noise and is_enough:
+  if recipe.head_steps and has_noise and is_enough and delta:
     noise = class_head.noise_of_share(
       privacy.epsilon, delta, recipe.head_steps, _SHARE_OF_HEAD
     )

@@ -221,6 +221,13 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       ' the released model itself, without training'
       f'{" (no better than guessing)" if guessing else ""}'
     )
+  if by_head := found.get('class_head'):
+    guessing = by_head['is_no_better_than_guessing']
+    console.say(
+      f'accuracy     class head {100 * by_head["accuracy"]:.1f} %: the released'
+      ' classifier of activations'
+      f'{" (no better than guessing)" if guessing else ""}'
+    )
   share = found.get('majority_share')  # Reports of older versions have none.
   if share is not None and share < 1:
     console.say(

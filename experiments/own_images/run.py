@@ -58,20 +58,22 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'no pre-training': {'pretrain.init_from': ''},
   'EMA 0.8': {'finetune.ema_decay': 0.8},
   'mirrored': {'data.flip': True},
-  'half of the draws at little noise': {
-    'finetune.mixture_boundaries': '(0,250,1000)',
-    'finetune.mixture_weights': '(0.5,0.5)',
+  'draws at all noise alike': {
+    'finetune.mixture_boundaries': '()',
+    'finetune.mixture_weights': '()',
+  },
+  'no class head': {
+    'finetune.class_head.num_steps': 0,
+    'finetune.class_head.noise_multiplier': 0,
+    'sample.labels_from_head': False,
+    'sample.sampler.max_tries': 4,
   },
   'antithetic noise, half the batch': {
     'finetune.antithetic_noise': True,
     'privacy.expected_batch_size': 1024,
     'finetune.augmult': 1,
   },
-  'one try': {'sample.sampler.max_tries': 1},
-  'guidance instead of tries': {
-    'sample.sampler.max_tries': 1,
-    'sample.sampler.guidance_weight': 1.0,
-  },
+  'samples with guidance': {'sample.sampler.guidance_weight': 1.0},
 }
 
 
@@ -155,6 +157,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       {
         'Small CNN': table_rows.accuracy,
         'AUROC': table_rows.auroc,
+        'class head': table_rows.class_head,
         'diffusion classifier': table_rows.diffusion_classifier,
         'of real images': functools.partial(table_rows.accuracy, source='real'),
         **table_rows.distances('synthetic'),

@@ -10,6 +10,8 @@ from configs.recipes import machines
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.data import rendered
+from dp_diffusion.privacy import accounting
+from dp_diffusion.privacy import gaussian_calibration
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 OWN = {'data__class_names': 'a,b'}
@@ -160,3 +162,60 @@ def test_few_classes_are_asked_for(
     return
   sampler = load('own_images:cpu', **given, **typed).sample.sampler
   assert sampler.max_tries == 2
+
+
+HEAD = {
+  'data__class_names': 'a,b,c,d,e',
+  'privacy__num_examples': '10000',
+  'privacy__delta': '1e-5',
+}
+
+
+@pytest.mark.parametrize('epsilon', [10.0, 1.0])
+def test_enough_records_train_a_class_head(epsilon: float) -> None:
+  """For a tenth of the budget, which the private steps do without."""
+  config = load('own_images:cpu', **HEAD, privacy__epsilon=str(epsilon))
+  head = config.finetune.class_head
+  assert head.num_steps == 60 and config.sample.labels_from_head
+  sampler = config.sample.sampler
+  assert (sampler.max_tries, sampler.guidance_weight) == (1, 0.0)
+  (entry,) = head.entries()
+  (event,) = entry.dp_events()
+  whole = gaussian_calibration.calibrate(
+    epsilon, 1e-5, l2_sensitivity=1.0, purpose='x'
+  )
+  mu, mu_of_head = 1 / whole.noise_multiplier, 60**0.5 / head.noise_multiplier
+  assert mu_of_head**2 == pytest.approx(0.1 * mu**2, rel=1e-3)
+  assert accounting.epsilon([event], 1e-5) < 0.5 * epsilon
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'privacy__num_examples': '9999'},
+    {'privacy__epsilon': 'inf'},
+    {'data__class_names': 'a'},
+  ],
+)
+def test_otherwise_there_is_no_class_head(changes: dict[str, str]) -> None:
+  config = load('own_images:cpu', **{**HEAD, **changes})
+  assert not config.finetune.class_head.is_used
+  assert not config.sample.labels_from_head
+
+
+def test_what_is_typed_of_a_class_head_stays() -> None:
+  typed = {
+    'finetune__class_head__num_steps': '0',
+    'finetune__class_head__noise_multiplier': '0',
+    'sample__labels_from_head': 'False',
+  }
+  config = load('own_images:cpu', **HEAD, **typed)
+  assert not config.finetune.class_head.is_used
+  typed = {'finetune__class_head__noise_multiplier': '50'}
+  head = load('own_images:cpu', **HEAD, **typed).finetune.class_head
+  assert (head.num_steps, head.noise_multiplier) == (60, 50)
+
+
+def test_where_epsilon_may_be_swept_there_is_no_class_head() -> None:
+  """Its noise follows from epsilon, which such a config does not know yet."""
+  assert not load('mnist:cpu').finetune.class_head.is_used

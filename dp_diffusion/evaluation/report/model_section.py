@@ -1,4 +1,4 @@
-"""The section of the report on the released model as a classifier."""
+"""The sections of the report on the released model as a classifier."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dp_diffusion.evaluation.report import formats
 from dp_diffusion.evaluation.report import page
 
 TITLE = 'The model itself as a classifier'
+HEAD_TITLE = 'The class head of the model'
 
 
 def section(score: scoring.Score) -> page.Section:
-  """Returns the section.
+  """Returns the section on the diffusion classifier.
 
   Args:
     score: of the model's answers on held-out images.
   """
-  accuracy = score.accuracy
   words = (
     'Nothing is trained here: noise is added to a held-out image, and the'
     ' released model removes it under each class. The class under which it'
@@ -27,6 +27,31 @@ def section(score: scoring.Score) -> page.Section:
     ' what the model has learned of the classes; what its samples show of it'
     ' is the accuracy from synthetic images.'
   )
+  return _section(
+    TITLE, words, 'Diffusion classifier', 'diffusion_classifier', score
+  )
+
+
+def head_section(score: scoring.Score) -> page.Section:
+  """Returns the section on the class head.
+
+  Args:
+    score: of the head's answers on held-out images.
+  """
+  words = (
+    'The release contains a linear classifier of the activations of its'
+    ' network, which was trained on the sensitive images with noise; the'
+    ' epsilon of the release covers it. It labels the synthetic images where'
+    ' `sample.labels_from_head` says so, and `load_release(FOLDER).classify`'
+    ' uses it.'
+  )
+  return _section(HEAD_TITLE, words, 'Class head', 'class_head', score)
+
+
+def _section(
+  title: str, words: str, name: str, key: str, score: scoring.Score
+) -> page.Section:
+  accuracy = score.accuracy
   row = (
     page.Track(
       (page.Mark(accuracy.value, accuracy.low, accuracy.high, 'synthetic'),),
@@ -44,10 +69,10 @@ def section(score: scoring.Score) -> page.Section:
     *('AUROC', 'Images'),
   )
   return page.Section(
-    TITLE,
-    (page.Text(words), page.Table(header, [row], '**Diffusion classifier**')),
+    title,
+    (page.Text(words), page.Table(header, [row], f'**{name}**')),
     {
-      'diffusion_classifier': {
+      key: {
         'accuracy': accuracy.value,
         'accuracy_interval': [accuracy.low, accuracy.high],
         'accuracy_per_class': [found.value for found in score.per_class],

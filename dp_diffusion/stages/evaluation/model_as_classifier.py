@@ -1,4 +1,4 @@
-"""Lets the released model itself classify held-out images."""
+"""Lets the released model, and its class head, classify held-out images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dp_diffusion import console
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.report import model_section
 from dp_diffusion.evaluation.report import page
@@ -41,9 +42,10 @@ def sections(
   held_out: types.DataSource,
   stop: interrupts.Stop,
 ) -> list[page.Section]:
-  """Returns the section, or none if it is off or there is no such model.
+  """Returns the sections; none if it is off or there is no such model.
 
-  All processes call it; each classifies its share of the images.
+  All processes call it. Each classifies its share of the images by the model,
+  and all images by the class head, which takes one evaluation of the network.
 
   Args:
     config: gives the seed, the network and the number of images.
@@ -55,6 +57,48 @@ def sections(
   Raises:
     Interrupted: the user asked to stop.
   """
+  found = processes.together(
+    lambda: _of_head(config, release_dir, held_out, stop)
+  )
+  return [*_of_model(config, release_dir, held_out, stop), *found]
+
+
+def _of_head(
+  config: config_lib.Config,
+  release_dir: epath.Path,
+  held_out: types.DataSource,
+  stop: interrupts.Stop,
+) -> list[page.Section]:
+  head = release.read_class_head(release_dir)
+  if head is None:
+    return []
+  params, _ = release.read_model(release_dir)
+  classifier = head_classifier.HeadClassifier(
+    config.unet_config(config.data),
+    weights.unflatten(params),
+    config.finetune_diffusion(),
+    head,
+    stop.raise_if_asked,
+  )
+  title = 'classifying held-out images by the class head'
+  with console.progress_of(title, len(held_out.images)) as advance:
+    found = classifier.classify(held_out.images, advance)
+  score = scoring.score(
+    [found.labels],
+    np.asarray(held_out.labels),
+    config.data.num_classes,
+    probs_per_seed=[found.log_probs],
+    persons=held_out.person,
+  )
+  return [model_section.head_section(score)]
+
+
+def _of_model(
+  config: config_lib.Config,
+  release_dir: epath.Path,
+  held_out: types.DataSource,
+  stop: interrupts.Stop,
+) -> list[page.Section]:
   num_classes = len(config.data.class_names)
   if not config.evaluate.diffusion_classifier_images or num_classes < 2:
     return []

@@ -10,6 +10,7 @@ from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.stages.evaluation import model_as_classifier
 from dp_diffusion.stages.run import interrupts
@@ -74,3 +75,31 @@ def test_answers_are_compared_with_labels_and_persons_of_the_drawn_images(
     assert result['accuracy'] == 1 and result['num_images'] == number
     drawn = np.random.default_rng(config.seed).permutation(NUM_IMAGES)[:number]
     np.testing.assert_array_equal(persons[-1], np.sort(drawn) // 2)
+
+
+def test_the_class_head_classifies_all_images(
+  held_out, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """In a section of its own, also where the model itself is not asked."""
+
+  class Knows:
+    def __init__(self, *_: object) -> None:
+      """Needs no network."""
+
+    def classify(self, images, advance):
+      probs = np.log(np.eye(10)[images[:, 0, 0, 0]] + 1e-3)
+      wrong = np.arange(len(images)) < 25
+      probs[wrong] = np.roll(probs[wrong], 1, axis=1)
+      return diffusion_classifier.by_bounds(probs)
+
+  monkeypatch.setattr(head_classifier, 'HeadClassifier', Knows)
+  monkeypatch.setattr(release, 'read_class_head', lambda _: object())
+  monkeypatch.setattr(release, 'read_model', lambda _: ({}, {'unet': {}}))
+  config = config_lib.load(
+    command.DIGITS_SMOKE, {'evaluate.diffusion_classifier_images': '0'}
+  )
+  (section,) = model_as_classifier.sections(
+    config, tmp_path, held_out, interrupts.Stop('')
+  )
+  found = section.data['class_head']
+  assert found['accuracy'] == 0.75 and found['num_images'] == NUM_IMAGES
