@@ -42,7 +42,9 @@ Guarantees:
   * One record, even a person with many images and labels, moves each gradient
     by at most `L2_SENSITIVITY`, whatever its features are.
     `class_head_test.py::test_neighbours_differ_by_at_most_the_sensitivity`,
-    `::test_features_that_are_not_finite_add_nothing`.
+    `::test_features_that_are_not_finite_add_nothing`,
+    `::test_a_term_does_not_depend_on_the_number_of_records`,
+    `::test_an_image_is_scaled_by_itself`.
   * A gradient has the noise of the mechanism, and each one noise of its own.
     `class_head_test.py::test_noise_std`,
     `::test_each_step_has_noise_of_its_own`.

@@ -82,6 +82,9 @@ _STEP_TEST = 'tests/training/private_step_test.py'
 _VERIFY_TEST = 'tests/privacy/verify_test.py'
 _LOSSES_TEST = 'tests/privacy/loss_distributions_test.py'
 _STATEMENT_TEST = 'tests/privacy/statement_test.py'
+_HEAD = 'dp_diffusion/baselines/class_head.py'
+_HEAD_TEST = 'tests/baselines/class_head_test.py'
+_STAGE_HEAD_TEST = 'tests/stages/class_head_test.py'
 _HISTOGRAMS_TEST = 'tests/stages/run/histograms_test.py'
 
 
@@ -1225,9 +1228,9 @@ ALL = (
   _one(
     'Weights that were replaced after the training are sampled',
     'dp_diffusion/release.py',
-    "!= digest:\n    raise errors.UsageError(\n      f'Expected {path} to be",
-    '!= digest and not path.exists():\n    raise errors.UsageError(\n'
-    "      f'Expected {path} to be",
+    "!= digest:\n      raise errors.UsageError(\n        f'Expected {path} to be",
+    '!= digest and not path.exists():\n      raise errors.UsageError(\n'
+    "        f'Expected {path} to be",
     'tests/release_test.py::test_replaced_weights_are_not_sampled',
   ),
   _one(
@@ -1433,8 +1436,8 @@ ALL = (
   _one(
     'Warm-up not entered in the ledger',
     _BUDGET,
-    '(*histograms.entries(config), *config.finetune.warm_up.entries())',
-    'histograms.entries(config)',
+    '    *finetune.warm_up.entries(),\n',
+    '',
     f'{_FINETUNE_TEST}::test_statistics_of_a_warm_up_are_paid_for',
   ),
   _one(
@@ -3171,8 +3174,8 @@ ALL = (
   _one(
     'A secret is made anew after the statistics of a warm-up',
     'dp_diffusion/stages/run/workdirs.py',
-    'BEGUN = (JOURNAL, HISTOGRAM, BEGUN_EMBEDDING, BEGUN_WARM_UP)',
-    'BEGUN = (JOURNAL, HISTOGRAM, BEGUN_EMBEDDING)',
+    '  BEGUN_WARM_UP,\n',
+    '',
     'tests/stages/run/run_secret_test.py::test_a_secret_that_was_drawn_from_is_not_made_anew',
   ),
   _one(
@@ -3689,5 +3692,110 @@ ALL = (
     '    for name in (*folders, *names):\n',
     '    for name in names:\n',
     'tests/privacy/verify_test.py::test_links_are_refused',
+  ),
+  _one(
+    'Class head not entered in the ledger',
+    _BUDGET,
+    '    *finetune.class_head.entries(),\n',
+    '',
+    f'{_STAGE_HEAD_TEST}::test_a_head_is_paid_for',
+  ),
+  _one(
+    'Class head: many noised gradients are counted as one',
+    _HEAD,
+    '      count=self.num_steps,\n',
+    '',
+    f'{_STAGE_HEAD_TEST}::test_a_head_is_paid_for',
+  ),
+  _one(
+    'Class head: activations are not bounded',
+    _HEAD,
+    '    z = z / np.maximum(norms, 1.0)\n',
+    '',
+    f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
+  ),
+  _one(
+    'Class head: the residual of two classes is taken to be at most 1',
+    _HEAD,
+    '    scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.\n',
+    '    scale = 1 - 2.0**-24\n',
+    f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
+  ),
+  _one(
+    'Class head: each image of a person counts in full',
+    _HEAD,
+    'np.repeat(1.0 / sizes, sizes)[:, None]',
+    'np.repeat(np.ones(len(sizes)), sizes)[:, None]',
+    f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
+  ),
+  _one(
+    'Class head: every step has the same noise',
+    _HEAD,
+    "statistic_keys(f'{PURPOSE}, {step}')",
+    'statistic_keys(PURPOSE)',
+    f'{_HEAD_TEST}::test_each_step_has_noise_of_its_own',
+  ),
+  _one(
+    'Class head: gradients are divided by the exact number of records',
+    _HEAD,
+    'gradients.noised(weights, step) / num_examples',
+    'gradients.noised(weights, step) / gradients.num_records',
+    f'{_HEAD_TEST}::test_the_head_follows_from_the_noised_gradients',
+  ),
+  _one(
+    'Class head: activations are scaled by those of the sensitive images',
+    'dp_diffusion/stages/class_head.py',
+    'class_head.fit_scaling(read.of(_samples(config, params, stop)))',
+    'class_head.fit_scaling(read.of(source.images))',
+    f'{_STAGE_HEAD_TEST}::test_scaling_is_by_sampled_images',
+  ),
+  _one(
+    'Class head: trained again with other noise',
+    'dp_diffusion/stages/class_head.py',
+    "    'head': config_lib.to_dict(config.finetune.class_head),\n",
+    '',
+    f'{_STAGE_HEAD_TEST}::test_another_head_is_refused',
+  ),
+  _one(
+    'Class head: equal noise for other weights',
+    'dp_diffusion/stages/class_head.py',
+    "    'weights': fingerprint.first_weights(secret, params),\n",
+    '',
+    f'{_STAGE_HEAD_TEST}::test_other_images_weights_and_secrets_are_refused',
+  ),
+  _one(
+    'Class head: a head whose origin is lost is taken',
+    'dp_diffusion/stages/class_head.py',
+    '    if kept.exists():\n      raise errors.UsageError(\n',
+    '    if False:\n      raise errors.UsageError(\n',
+    f'{_STAGE_HEAD_TEST}::test_other_images_weights_and_secrets_are_refused',
+  ),
+  _one(
+    'A secret is made anew after a class head',
+    'dp_diffusion/stages/run/workdirs.py',
+    '  BEGUN_CLASS_HEAD,\n',
+    '',
+    'tests/stages/run/run_secret_test.py::test_a_secret_that_was_drawn_from_is_not_made_anew',
+  ),
+  _one(
+    'A class head that was replaced labels the samples',
+    'dp_diffusion/release.py',
+    '  for name in (_MODEL, _CLASS_HEAD):\n',
+    '  for name in (_MODEL,):\n',
+    f'{_STAGE_HEAD_TEST}::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
+  ),
+  _one(
+    'Samples keep the labels they were sampled for, and the card says the head',
+    'dp_diffusion/stages/sample.py',
+    '      labels = self._label_images(images)\n',
+    '      self._label_images(images)\n',
+    f'{_STAGE_HEAD_TEST}::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
+  ),
+  _one(
+    'A class head has the noise of epsilon 10 whatever epsilon is',
+    'configs/recipes/machines.py',
+    '      privacy.epsilon, delta, recipe.head_steps, _SHARE_OF_HEAD\n',
+    '      10.0, delta, recipe.head_steps, _SHARE_OF_HEAD\n',
+    'tests/configs/machines_test.py::test_enough_records_train_a_class_head',
   ),
 )

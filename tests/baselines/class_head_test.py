@@ -123,6 +123,27 @@ def test_neighbours_differ_by_at_most_the_sensitivity(
     np.testing.assert_array_equal(change, exact([persons[one]]))
 
 
+def test_sum_is_that_of_a_loop():
+  """Over persons whose images do not lie side by side."""
+  labels, person = np.array([0, 2, 2, 1, 0]), [5, 5, 7, 5, 8]
+  records = batching.Records(
+    images=np.array([0, 1, 3, 2, 4]), starts=np.array([0, 3, 4, 5])
+  )
+  rng = np.random.default_rng(0)
+  weights = 3 * rng.normal(size=(3, WIDTH + 1))
+  u = scaling_of(WIDTH).bounded(rng.normal(size=(5, WIDTH)).astype(np.float32))
+  found = class_head.NoisedGradients(
+    u, labels, records, 3, config_of(), streams()
+  )
+  expected = np.zeros((3, WIDTH + 1))
+  for i, label in enumerate(labels):
+    residual = special.softmax(weights @ u[i]) - np.eye(3)[label]
+    expected += (
+      np.outer(residual, u[i]) / math.sqrt(2) / person.count(person[i])
+    )
+  np.testing.assert_allclose(found.exact(weights), expected, atol=5 * 2.0**-12)
+
+
 @pytest.mark.parametrize('num_classes', [2, 3, 4])
 def test_the_bound_is_reached(num_classes):
   """By an image beyond the radius, of a class that is thought impossible."""
@@ -168,7 +189,8 @@ def test_noise_std():
 def test_the_noise_is_added_to_the_sum():
   features, labels = two_classes(50, 0, width=600)
   weights = np.random.default_rng(0).normal(size=(3, 601))
-  found = gradients(features, labels, [1] * 50, 3, scaling_of(600))
+  scaling = class_head.Scaling(mean=np.ones(600), matrix=np.eye(600) / 30)
+  found = gradients(features, labels, [1] * 50, 3, scaling)
   difference = found.noised(weights, 1) - no_information().noised(weights, 1)
   np.testing.assert_allclose(difference, found.exact(weights), atol=1e-5)
 
@@ -233,15 +255,22 @@ def test_a_term_does_not_depend_on_the_number_of_records(width, seed):
     found = gradients(copies, [0] * num, [1] * num, 3, scaling)
     return found.exact(factor * weights)
 
-  def bounded(num, factor):
-    used = dataclasses.replace(scaling, matrix=factor * scaling.matrix / 4)
-    return used.bounded(np.repeat(row, num, axis=0).astype(np.float32))
-
   for factor in where_it_changes(lambda factor: exact(1, factor)):
     np.testing.assert_array_equal(exact(7, factor), 7 * exact(1, factor))
-  for factor in where_it_changes(lambda factor: bounded(1, factor)):
-    expected = np.repeat(bounded(1, factor), 7, axis=0)
-    np.testing.assert_array_equal(bounded(7, factor), expected)
+
+
+@pytest.mark.parametrize('width', [3, 16, 129])
+def test_an_image_is_scaled_by_itself(monkeypatch, width):
+  """To the last bit, before the cut to the grid, which hides most of them."""
+  monkeypatch.setattr(class_head, '_UNIT', 2.0**-60)
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(201, width)).astype(np.float32)
+  features *= 10.0 ** rng.integers(-3, 3, (201, 1))
+  scaling, order = scaling_of(width), rng.permutation(201)
+  whole = scaling.bounded(features)
+  np.testing.assert_array_equal(scaling.bounded(features[order]), whole[order])
+  for num in (1, 2, 5, 200):
+    np.testing.assert_array_equal(scaling.bounded(features[:num]), whole[:num])
 
 
 def test_the_head_follows_from_the_noised_gradients(monkeypatch):

@@ -199,6 +199,24 @@ def test_a_stopped_head_starts_anew_with_the_same_noise(
   assert is_equal(train(tmp_path / 'a', params), whole)
 
 
+def test_scaling_is_by_sampled_images(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Not by the sensitive ones, whose covariance is not noised."""
+  seen = []
+
+  def fit_scaling(features: np.ndarray) -> class_head_lib.Scaling:
+    seen.append(features)
+    return original(features)
+
+  original = class_head_lib.fit_scaling
+  monkeypatch.setattr(class_head_lib, 'fit_scaling', fit_scaling)
+  train(tmp_path / 'a', params)
+  train(tmp_path / 'b', params, make_source(1))
+  assert len(seen[0]) == load().finetune.class_head.num_samples
+  np.testing.assert_array_equal(*seen)
+
+
 @pytest.mark.parametrize(
   ('change', 'name'),
   [
