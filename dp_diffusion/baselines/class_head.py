@@ -3,15 +3,16 @@
 A diffusion model knows more of the classes than its samples, or its errors
 under each class, can show (arXiv 2303.09769 reads classes from the activations
 of one). The features of an image are pooled activations of the network that was
-trained privately (`models.pooled_features`), so they cost nothing. A linear
+trained privately (`evaluation.classifiers.activations`), so they cost nothing. A linear
 classifier of them is trained on the sensitive images themselves, by gradient
 descent on all records at once; each gradient is released with Gaussian noise.
 
 Features are first scaled, by the statistics of images that were sampled from
-the same network, which is post-processing. Let S be their covariance. A feature
-vector becomes
+the same network, which is post-processing. Let S be their correlation matrix,
+and x' a vector whose elements were divided by their standard deviations. It
+becomes
 
-  z = min(1 / r, 1 / |y|) y,  y = S^(-1/4) (x - mean),
+  z = min(1 / r, 1 / |y|) y,  y = S^(-1/4) (x' - mean),
 
 where r is the 90th percentile of |y| over those images, and then u = (a z, c)
 with a^2 + c^2 = 1, whose last element is for the bias. The exponent lies
@@ -228,55 +229,6 @@ def fit_scaling(features: np.ndarray) -> Scaling:
   return Scaling(mean=mean, matrix=matrix / radius)
 
 
-def fit(
-  scaling: Scaling,
-  features: np.ndarray,
-  labels: np.ndarray,
-  records: batching.Records,
-  num_classes: int,
-  num_examples: int,
-  config: ClassHeadConfig,
-  streams: key_streams.KeyStreams,
-  advance: Callable[[], None] = lambda: None,
-) -> head_lib.ClassHead:
-  """Trains a head on the sensitive images by noised gradient descent.
-
-  Args:
-    scaling: of the features, from images that are not sensitive.
-    features: float32[N, F], of the sensitive images.
-    labels: int32[N].
-    records: the images of each record.
-    num_classes: K.
-    num_examples: declared number of records, which is public.
-    config: gives steps, noise and learning rate.
-    streams: secret randomness of these gradients alone; equal streams give
-      equal noise.
-    advance: called after every step.
-
-  Returns:
-    The head, for features as the network gives them.
-
-  Raises:
-    ValueError: there are more records than can be summed exactly.
-  """
-  gradients = NoisedGradients(
-    scaling.bounded(features), labels, records, num_classes, config, streams
-  )
-  weights = np.zeros((num_classes, features.shape[1] + 1))
-  velocity = np.zeros_like(weights)
-  for step in range(config.num_steps):
-    noised = math.sqrt(2) * gradients.noised(weights, step) / num_examples
-    velocity = _MOMENTUM * velocity + noised
-    weights = weights - _rate(config, step) * velocity
-    advance()
-  a = math.sqrt(1 - _BIAS**2)
-  kernel = a * scaling.matrix @ weights[:, :-1].T
-  bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
-  return head_lib.ClassHead(
-    kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)
-  )
-
-
 class NoisedGradients:
   """The gradients of the cross-entropy on all records, with noise."""
 
@@ -289,16 +241,18 @@ class NoisedGradients:
     config: ClassHeadConfig,
     streams: key_streams.KeyStreams,
   ) -> None:
-    """Prepares them; see `fit`.
+    """Prepares them.
 
     Args:
       bounded: float64[N, F + 1], the result of `Scaling.bounded`.
-      labels: see `fit`.
-      records: see `fit`.
-      num_classes: see `fit`.
-      config: see `fit`.
-      streams: see `fit`.
+      labels: int32[N].
+      records: the images of each record.
+      num_classes: K.
+      config: gives the noise.
+      streams: secret randomness of these gradients alone; equal streams give
+        equal noise.
     """
+    self.shape = (num_classes, bounded.shape[1])
     sizes = np.diff(records.starts)
     self._shares = np.repeat(1.0 / sizes, sizes)[:, None]
     self._u = bounded[records.images]
@@ -325,6 +279,43 @@ class NoisedGradients:
       self._mechanism.noise_std,
     )
     return np.asarray(jax.device_get(found), np.float64)
+
+
+def fit(
+  gradients: NoisedGradients,
+  scaling: Scaling,
+  num_examples: int,
+  config: ClassHeadConfig,
+  advance: Callable[[], None] = lambda: None,
+) -> head_lib.ClassHead:
+  """Trains a head by noised gradient descent.
+
+  Args:
+    gradients: of the sensitive images, with noise.
+    scaling: that of their features.
+    num_examples: declared number of records, which is public.
+    config: gives the number of steps and the learning rate.
+    advance: called after every step.
+
+  Returns:
+    The head, for features as the network gives them.
+
+  Raises:
+    ValueError: there are more records than can be summed exactly.
+  """
+  weights = np.zeros(gradients.shape)
+  velocity = np.zeros_like(weights)
+  for step in range(config.num_steps):
+    noised = math.sqrt(2) * gradients.noised(weights, step) / num_examples
+    velocity = _MOMENTUM * velocity + noised
+    weights = weights - _rate(config, step) * velocity
+    advance()
+  a = math.sqrt(1 - _BIAS**2)
+  kernel = a * scaling.matrix @ weights[:, :-1].T
+  bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
+  return head_lib.ClassHead(
+    kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)
+  )
 
 
 def _rate(config: ClassHeadConfig, step: int) -> float:

@@ -172,6 +172,14 @@ def _train(
   streams = key_streams.KeyStreams(
     secret=secret, run_id=key_streams.run_id(secret, facts)
   )
+  gradients = class_head.NoisedGradients(
+    scaling.bounded(features),
+    np.asarray(source.labels),
+    records,
+    config.data.num_classes,
+    used,
+    streams,
+  )
   with console.progress('class head, step', used.num_steps) as advance:
 
     def after_step() -> None:
@@ -179,15 +187,7 @@ def _train(
       advance()
 
     return class_head.fit(
-      scaling,
-      features,
-      np.asarray(source.labels),
-      records,
-      config.data.num_classes,
-      config.privacy.num_examples,
-      used,
-      streams,
-      after_step,
+      gradients, scaling, config.privacy.num_examples, used, after_step
     )
 
 

@@ -70,15 +70,20 @@ def two_classes(num, seed, distance=3.0, width=10):
 
 
 def fit(features, labels, config, num_examples=None, num_classes=2, **more):
-  return class_head.fit(
-    more.get('scaling') or class_head.fit_scaling(features),
-    features,
+  scaling = more.get('scaling') or class_head.fit_scaling(features)
+  gradients = class_head.NoisedGradients(
+    scaling.bounded(features),
     labels,
     more.get('records') or records_of(np.ones(len(labels), int)),
     num_classes,
-    num_examples or len(labels),
     config,
     streams(more.get('run_id', 'a')),
+  )
+  return class_head.fit(
+    gradients,
+    scaling,
+    num_examples or len(labels),
+    config,
     more.get('advance', lambda: None),
   )
 
@@ -283,6 +288,8 @@ def test_the_head_follows_from_the_noised_gradients(monkeypatch):
       return kept[-1]
 
   class Replayed:
+    shape = (2, 11)
+
     def __init__(self, *args):
       pass
 
