@@ -3,9 +3,10 @@
 A diffusion model knows more of the classes than its samples, or its errors
 under each class, can show (arXiv 2303.09769 reads classes from the activations
 of one). The features of an image are pooled activations of the network that was
-trained privately (`evaluation.classifiers.activations`), so they cost nothing. A linear
-classifier of them is trained on the sensitive images themselves, by gradient
-descent on all records at once; each gradient is released with Gaussian noise.
+trained privately (`evaluation.classifiers.activations`), so they cost nothing.
+A linear classifier of them is trained on the sensitive images themselves, by
+gradient descent on all records at once; each gradient is released with Gaussian
+noise.
 
 Features are first scaled, by the statistics of images that were sampled from
 the same network, which is post-processing. Let S be their correlation matrix,

@@ -25,6 +25,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
 from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
+from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.planning import batch_sizes
@@ -43,6 +44,8 @@ _CONVOLUTION_FLOP = (
 )
 # Label, place among the records, and number of the record; a hash to select it.
 _RECORD_BYTES = 4 + 8 + 8 + 8
+# Of an activation: as it is read, and three times while it is scaled.
+_ACTIVATION_BYTES = 4 + 8 + 8 + 8
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 
@@ -249,7 +252,20 @@ def host_bytes(config: config_lib.Config) -> int:
   images = math.prod(config.data.image_shape) * num_images
   if images > config.data.max_in_memory_bytes:
     images = 0
-  return images + _RECORD_BYTES * num_images
+  return images + (_RECORD_BYTES + _head_bytes(config)) * num_images
+
+
+def _head_bytes(config: config_lib.Config) -> int:
+  """Returns the bytes of an image's activations; 0 without a class head."""
+  if not config.finetune.class_head.is_used:
+    return 0
+  width = activations.num_features(
+    config.unet_config(config.data),
+    batch_sizes.private_state(config).all_params,
+    config.finetune_diffusion(),
+    config.data.image_size,
+  )
+  return _ACTIVATION_BYTES * width
 
 
 def host_text(config: config_lib.Config) -> str:
@@ -257,8 +273,13 @@ def host_text(config: config_lib.Config) -> str:
   share = -(-config.privacy.expected_batch_size // num_processes(config))
   return (
     f'{size_text(host_bytes(config))} per process: images if not memory-mapped,'
-    f' labels, selection; it reads {share:,} records per step'
+    f' labels, selection{_of_head(config)}; it reads {share:,} records per step'
   )
+
+
+def _of_head(config: config_lib.Config) -> str:
+  is_used = config.finetune.class_head.is_used
+  return ', activations of a class head' if is_used else ''
 
 
 def measure(

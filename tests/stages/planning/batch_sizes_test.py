@@ -11,6 +11,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion.baselines import class_head
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.planning import cost_estimates
@@ -267,3 +268,17 @@ def test_the_choice_is_made_from_the_real_network(config, state) -> None:
   # What `plan` says where it does not compile is of the same size.
   estimate = cost_estimates.record_bytes(config, config.finetune.augmult)
   assert 1 / 3 < found.example_bytes / estimate < 3
+
+
+def test_host_memory_counts_the_activations_of_a_class_head(config) -> None:
+  head = class_head.ClassHeadConfig(num_steps=3, noise_multiplier=9.0)
+  finetune = dataclasses.replace(config.finetune, class_head=head)
+  with_head = dataclasses.replace(config, finetune=finetune)
+  more = cost_estimates.host_bytes(with_head)
+  more -= cost_estimates.host_bytes(config)
+  per_image, rest = divmod(more, config.privacy.num_examples)
+  # Four numbers of each channel that a residual block gives, of 28 bytes.
+  assert not rest and per_image % (28 * 4 * config.model.channels) == 0
+  assert per_image >= 28 * 4 * config.model.channels
+  assert 'class head' in cost_estimates.host_text(with_head)
+  assert 'class head' not in cost_estimates.host_text(config)
