@@ -3797,4 +3797,158 @@ ALL = (
     '      10.0, delta, recipe.head_steps, _SHARE_OF_HEAD\n',
     'tests/configs/machines_test.py::test_enough_records_train_a_class_head',
   ),
+  _one(
+    'Delta is weighed with the records of the last training alone',
+    _STATEMENT,
+    '  num = max(counts)\n',
+    '  num = counts[-1]\n',
+    'tests/privacy/statement_test.py::test_delta_against_the_largest_number_of_records',
+  ),
+  _one(
+    'The keyed hash of a large array reads its first block alone',
+    _KEYS,
+    '  for start in range(0, len(rows), block):\n'
+    '    digest.update(np.ascontiguousarray(rows[start : start + block])'
+    '.tobytes())\n',
+    '  digest.update(np.ascontiguousarray(rows[:block]).tobytes())\n',
+    'tests/privacy/key_streams_test.py::test_fingerprint_of_arrays_is_by_value',
+  ),
+  _one(
+    'A secret that the group can read is accepted',
+    _KEYS,
+    '    mode = stat.S_IMODE(file.stat().st_mode)\n    if mode & 0o077:\n',
+    '    mode = stat.S_IMODE(file.stat().st_mode)\n    if mode & 0o007:\n',
+    'tests/privacy/key_streams_test.py::test_load_refuses_loose_permissions',
+  ),
+  _one(
+    'Any file whose name begins as those of macOS may be added to a release',
+    _VERIFY,
+    "  return beside not in ('', path.name) and path.with_name(beside)"
+    '.exists()\n',
+    "  return beside not in ('', path.name)\n",
+    'tests/privacy/verify_test.py::test_other_files_are_refused_as_before',
+  ),
+  _one(
+    'With several processes, too, a failure takes back the steps not begun',
+    _JOURNAL,
+    '    self._is_alone = num_processes == 1\n',
+    '    self._is_alone = num_processes > 0\n',
+    'tests/training/journal_test.py::test_several_processes_take_nothing_back',
+  ),
+  _one(
+    'Weight decay acts on a leaf where its scaled parameter is trained',
+    'dp_diffusion/training/optimizers.py',
+    '    inner = None if params is None else _divide(params, scales)\n',
+    '    inner = params\n',
+    'tests/training/optimizers_test.py::test_scaled_parameters_equal_a_model_of_them',
+  ),
+  _one(
+    'Where a link leads is not asked before metrics are called public',
+    'dp_diffusion/training/metrics.py',
+    '    places.append(epath.Path(os.path.realpath(path)).parent)\n',
+    '    places.append(epath.Path(os.path.abspath(path)).parent)\n',
+    'tests/training/metrics_test.py::test_a_tracker_gets_public_metrics_alone',
+  ),
+  _one(
+    'A key that is not in the record of a run may be set at its resume',
+    'dp_diffusion/stages/run/workdirs.py',
+    '    for name in dict.fromkeys([*before, *after]):\n',
+    '    for name in before:\n',
+    'tests/stages/run/workdirs_test.py::test_first_difference',
+  ),
+  _one(
+    'Class means and mean embedding of a warm-up have the same noise',
+    _WARM_UP,
+    '      used.embedding_mechanism,\n'
+    '      streams,\n'
+    '      warm_up_lib.EMBEDDING,\n',
+    '      used.embedding_mechanism,\n'
+    '      streams,\n'
+    '      warm_up_lib.MEANS,\n',
+    'tests/stages/warm_up_test.py::test_what_is_drawn_is_what_the_ledger_says',
+  ),
+  _one(
+    'Frozen weights count in the noise over signal of the plan',
+    'dp_diffusion/stages/planning/sufficiency.py',
+    '  num_weights = flop_counts.num_trained(config)\n',
+    '  num_weights = flop_counts.num_parameters(config)\n',
+    'tests/stages/planning/sufficiency_test.py::test_the_noise_is_what_the_module_says',
+  ),
+  _one(
+    'The test of steps has the significance of both tests of an audit',
+    'dp_diffusion/stages/audit.py',
+    '    (1 - _SHARE_OF_GUESSES) * significance,\n',
+    '    significance,\n',
+    'tests/stages/audit_test.py::test_both_tests_share_the_significance',
+  ),
+  _one(
+    'The offset of a timestep is scaled too',
+    'dp_diffusion/models/unet.py',
+    '      time = timestep * config.time_scale + config.time_offset\n',
+    '      time = (timestep + config.time_offset) * config.time_scale\n',
+    'tests/models/unet_test.py::test_timesteps_of_another_length',
+  ),
+  _one(
+    'An absent head size of diffusers is taken for null',
+    'dp_diffusion/models/formats/diffusers_unet.py',
+    "  if not config.is_none('attention_head_dim'):\n",
+    "  if config['attention_head_dim'] is not None:\n",
+    'tests/models/formats/diffusers_unet_test.py::test_a_head_size_that_is_absent_is_not_null',
+  ),
+  _one(
+    'Guidance is accepted for a release without a null class',
+    'dp_diffusion/sampling.py',
+    '    weight = self.sampler.guidance_weight\n'
+    '    if weight and not self.diffusion.label_drop_prob:\n'
+    '      raise ValueError(\n'
+    "        f'Expected guidance_weight={weight:g} to be 0: the network was"
+    " trained'\n"
+    "        ' without a null class, which guidance needs.'\n"
+    '      )\n',
+    '',
+    'tests/released_model_test.py::test_guidance_needs_a_null_class',
+  ),
+  _one(
+    'The noise of a noised count is taken for that of a sum',
+    _CLASS_MEANS,
+    '  least = max(noise_std / c, 1.0)\n',
+    '  least = max(noise_std, 1.0)\n',
+    'tests/baselines/class_means_test.py::test_means_depend_on_the_noised_sum_alone',
+  ),
+  _one(
+    'The DP classifier that is tested is not the one that is released',
+    _CLASSIFIER,
+    '  return dp_classifier.make_predict_fn(module, state.all_ema_params)\n',
+    '  return dp_classifier.make_predict_fn(module, state.all_params)\n',
+    'tests/stages/baseline_test.py::test_the_classifier_that_is_tested_is_the_released_one',
+  ),
+  _one(
+    'Runs of neighbouring seeds train the same classifiers',
+    'dp_diffusion/stages/evaluation/classifier_plan.py',
+    '        seed=(_MOST_SEEDS * seed + number_of_seed) % _NUM_SEEDS,\n',
+    '        seed=(seed + number_of_seed) % _NUM_SEEDS,\n',
+    'tests/stages/evaluation/classifier_plan_test.py::test_runs_of_two_seeds_train_no_network_alike',
+  ),
+  _one(
+    'A classifier is found again for the same images with other labels',
+    'dp_diffusion/evaluation/classifiers/trained_classifiers.py',
+    '      labelled = fingerprint(images) + fingerprint(labels.astype(np.int32))'
+    '\n',
+    '      labelled = fingerprint(images)\n',
+    'tests/evaluation/classifiers/trained_classifiers_test.py::test_other_images_or_labels_are_trained_on_anew',
+  ),
+  _one(
+    'A slice that is counted from the end overlaps nothing',
+    'dp_diffusion/data/same_source.py',
+    '    bounds.append(value + 100 if value < 0 else value)\n',
+    '    bounds.append(value)\n',
+    'tests/data/same_source_test.py::test_slices_of_tfds_splits',
+  ),
+  _one(
+    'Decoded images in the cache are open to other users',
+    'dp_diffusion/data/cache.py',
+    '  temporary.mkdir(mode=0o700)\n',
+    '  temporary.mkdir()\n',
+    'tests/data/cache_test.py::test_decoded_images_are_closed_to_others',
+  ),
 )

@@ -96,6 +96,10 @@ def test_means_depend_on_the_noised_sum_alone():
   white, half, lost = class_means.means(sums, SHAPE, 10.0)[0]
   assert np.all(white == 255) and np.all(abs(half - 127.5 * 1.5) < 1)
   assert np.all(lost == 255)  # Divided by the noise: 10 / c images.
+  rare = sums.copy()
+  rare[..., :4] = 5 * a / 2
+  rare = class_means.means(rare, SHAPE, 10.0)[0, 2]
+  assert np.all(abs(rare - 127.5 * (1 + 5 * c / 10)) < 1)
   quiet = sums.copy()
   quiet[..., :4] /= 1000
   lost = class_means.means(quiet, SHAPE, 10.0)[0, 2]

@@ -118,6 +118,8 @@ def test_prepared_datasets_under_other_names(tmp_path):
     (True, 'train[:50%]', 'train[600:700]'),
     (True, 'train[90:]', 'train[:10%]'),
     (True, 'train[-10%:]', 'train[90%:95%]'),
+    (True, 'train[:-10%]', 'train[80%:]'),
+    (True, 'train[-30%:-20%]', 'train[75%:76%]'),
     (True, 'test+train', 'train[99%:]'),
     (True, ' train ', 'train'),
     (True, 'all', 'test'),

@@ -21,6 +21,7 @@ from dp_diffusion.baselines import mean_embedding
 from dp_diffusion.baselines import private_evolution
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import scoring
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import statement
@@ -522,6 +523,28 @@ def test_classifier_spends_its_own_ledger(direct):
   assert found['insecure_secret']  # It was planted.
   report = json.loads((direct / 'evaluation' / 'report.json').read_text())
   assert 0 <= report['accuracy']['direct']['cnn'] <= 1
+
+
+def test_the_classifier_that_is_tested_is_the_released_one(
+  direct, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+  """The averaged weights, not the last ones."""
+  seen = []
+
+  def make_predict_fn(module, params):
+    seen.append(weights.flatten(params))
+    return original(module, params)
+
+  original = dp_classifier.make_predict_fn
+  monkeypatch.setattr(dp_classifier, 'make_predict_fn', make_predict_fn)
+  shutil.copytree(direct, tmp_path / 'again')
+  workdir = workdirs.open_workdir(str(tmp_path / 'again'))
+  baseline_classifier.run(_load(), workdir, interrupts.Stop(''))
+  (tested,) = seen
+  released, _ = release.read_model(workdir.release)
+  assert tested.keys() == released.keys()
+  for name, value in released.items():
+    np.testing.assert_array_equal(tested[name], value)
 
 
 @pytest.mark.parametrize('which', ['merf', 'direct'])

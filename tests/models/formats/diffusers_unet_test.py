@@ -49,6 +49,19 @@ def test_folder_of_pipeline_of_network_and_file(folder):
   assert said['diffusion.schedule'] == 'linear'
 
 
+def test_a_head_size_that_is_absent_is_not_null(folder):
+  """Without the key heads have 8 channels; with null there is one head."""
+  path = folder / 'unet/config.json'
+  kept = json.loads(path.read_text())
+  del kept['attention_head_dim']
+  path.write_text(json.dumps(kept))
+  said = read(folder).said
+  assert (said['model.num_heads'], said['model.head_channels']) == (0, 8)
+  change(path, attention_head_dim=None)
+  said = read(folder).said
+  assert said['model.num_heads'] == 1 and 'model.head_channels' not in said
+
+
 @pytest.mark.parametrize(
   ('key', 'value'),
   [
