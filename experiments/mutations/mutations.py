@@ -1228,8 +1228,9 @@ ALL = (
   _one(
     'Weights that were replaced after the training are sampled',
     'dp_diffusion/release.py',
+    '      continue\n'
     '    if not path.exists() or files.sha256(path) != digest:\n',
-    '    if not path.exists():\n',
+    '      continue\n    if not path.exists():\n',
     'tests/release_test.py::test_replaced_weights_are_not_sampled',
   ),
   _one(
@@ -3932,9 +3933,8 @@ ALL = (
   _one(
     'A classifier is found again for the same images with other labels',
     'dp_diffusion/evaluation/classifiers/trained_classifiers.py',
-    '      labelled = fingerprint(images) + fingerprint(labels.astype(np.int32))'
-    '\n',
-    '      labelled = fingerprint(images)\n',
+    'fingerprint(images) + fingerprint(labels.astype(np.int32))\n',
+    'fingerprint(images)\n',
     'tests/evaluation/classifiers/trained_classifiers_test.py::test_other_images_or_labels_are_trained_on_anew',
   ),
   _one(
