@@ -172,12 +172,16 @@ class Contents:
     parquet_folder: relative folder of the parquet files, '' if there are none.
     tfds_folder: relative folder of the TFDS dataset, '' if there is none.
     can_sample: whether `model.json` says how images are sampled.
+    has_class_head: whether there is a class head.
+    labels_from_head: whether it labels the images.
   """
 
   info: Mapping[str, Any] | None
   parquet_folder: str = ''
   tfds_folder: str = ''
   can_sample: bool = False
+  has_class_head: bool = False
+  labels_from_head: bool = False
 
 
 def text(
@@ -204,6 +208,7 @@ def text(
     '## What lies here',
     *about,
     _MODEL_CARD,
+    *([_HEAD_CARD] if contents.has_class_head else []),
     *([_SAMPLE_CARD] if contents.can_sample else []),
     f'## Made from\n\n{_made_from(statement, config, channels)}',
     f'## Intended use\n\n{_INTENDED_USE}',
@@ -307,6 +312,11 @@ ran.
 ```
 python -m dp_diffusion.privacy.verify FOLDER_OF_THIS_FILE
 ```"""
+
+_HEAD_CARD = """\
+`model/class_head.npz` is a linear classifier of activations of the network,
+trained on the sensitive images under the same guarantee.
+`dp_diffusion.load_release(FOLDER).classify(images)` uses it."""
 
 _SAMPLE_CARD = """\
 With JAX there too, the model gives more images, under the same guarantee:
@@ -444,8 +454,8 @@ def _limits(statement: Mapping[str, Any], contents: Contents) -> str:
     [
       f'{learned}{of_classes}, under noise that hides each of them. The fewer'
       ' records, the less: what is rare among them is missing or wrong.',
-      'A label is the class that was asked for. The image may not show it, and'
-      ' may look right and be wrong.',
+      f'{_what_a_label_is(contents)} The image may not show it, and may look'
+      ' right and be wrong.',
       'Where training changed little, images resemble the public ones.',
       'No quality is stated here: it is measured on real images, which this'
       ' guarantee does not cover. For some classes a classifier trained on'
@@ -453,6 +463,12 @@ def _limits(statement: Mapping[str, Any], contents: Contents) -> str:
       ' them, or test on real images of your own.',
     ]
   )
+
+
+def _what_a_label_is(contents: Contents) -> str:
+  if contents.labels_from_head:
+    return 'A label is the class that the class head finds in the image.'
+  return 'A label is the class that was asked for.'
 
 
 def _rights(

@@ -337,6 +337,10 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
   np.testing.assert_array_equal(labels, wanted)
   assert (labels != sample.sample_labels('uniform', 10, 12)).any()
 
+  card = (workdir.release / 'README.md').read_text()
+  assert 'model/class_head.npz' in card
+  assert 'A label is the class that the class head finds' in card
+  assert 'the class that was asked for' not in card
   assert not verify.verify(workdir.release).mismatches
   loaded = released_model.load_release(workdir.release)
   found = loaded.sample(12, seed=3)
