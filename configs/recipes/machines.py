@@ -119,7 +119,7 @@ RECIPES = {
       'finetune.optimizer.learning_rate': 3e-3,
       'finetune.optimizer.warmup_steps': 5,
       'finetune.ema_decay': 0.95,
-      'sample.num_samples': 5000,
+      'sample.num_samples': 10_000,
       'sample.shard_size': 5000,
       'sample.sampler.num_steps': 15,
       'evaluate.classifier.name': 'small_cnn',
