@@ -561,14 +561,15 @@ def _contents(release_dir: epath.Path) -> release_card.Contents:
     tfds_folder = folder if (release_dir / folder).exists() else ''
   model = release_dir / 'model' / 'model.json'
   described = files.read_whole_json(model) if model.exists() else {}
-  sampling = described.get('sampling', {})
+  sampling = described.get('sampling')
   return release_card.Contents(
     info=info,
     parquet_folder=_PARQUET if info and _parquet_paths(release_dir) else '',
     tfds_folder=tfds_folder,
-    can_sample='sampling' in described,
+    can_sample=sampling is not None,
     has_class_head=(release_dir / _CLASS_HEAD).exists(),
-    labels_from_head=bool(sampling.get('labels_from_head')),
+    labels_from_head=isinstance(sampling, Mapping)
+    and bool(sampling.get('labels_from_head')),
   )
 
 
