@@ -31,6 +31,7 @@ _A_NUMBER = re.compile(r'\blen\(|\bsum\(|\bnum_|_bytes\b|\bcounts?\b|shape\b')
 _PUBLIC = {
   *('a.num_features', 'b.num_features', 'extractor.num_features'),
   *('self.num_features', 'self.num_seeds', 'num_classes', 'num_bands'),
+  *('self.num_steps',),  # Of a class head, as the config says.
   *('mechanism.num_steps', 'mechanism.num_examples', 'num_steps', 'num_lost'),
   *('ours.num_public_steps', 'devices.num_global_devices', 'num_canaries'),
   *('available_bytes / 2 ** 30', 'need.total_bytes(1) / 2 ** 30'),
