@@ -51,6 +51,13 @@ _LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
 # gradients are noise.
 _SHARE_OF_HEAD = 0.1
 _FEWEST_RECORDS_OF_HEAD = 10_000
+# Whoever sets one of these chooses a class head, or none, altogether.
+_OF_HEAD = {
+  'finetune.class_head.num_steps',
+  'finetune.class_head.noise_multiplier',
+  'sample.labels_from_head',
+  'sample.average_length',
+}
 # Asking the model for a class costs a dozen evaluations for each class.
 _MOST_CLASSES_TO_ASK_FOR = 4
 
@@ -119,7 +126,7 @@ RECIPES = {
       'finetune.optimizer.learning_rate': 3e-3,
       'finetune.optimizer.warmup_steps': 5,
       'finetune.ema_decay': 0.95,
-      'sample.num_samples': 10_000,
+      'sample.num_samples': 5000,
       'sample.shard_size': 5000,
       'sample.sampler.num_steps': 15,
       'evaluate.classifier.name': 'small_cnn',
@@ -222,20 +229,32 @@ def fill(
   delta = chosen['privacy.delta']
   if 'privacy.delta' in typed:
     delta = config.privacy.delta
-  chosen |= _classes(config, recipe, delta if is_final else 0.0)
+  if not is_final or _OF_HEAD & set(typed):
+    delta = 0.0
+  chosen |= _classes(config, recipe, delta)
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model
+  num_steps = privacy.num_steps  # None where it is solved for.
+  steps = 'as many as fit' if num_steps is None else f'{num_steps:,}'
+  of_classes = []
+  if 'finetune.class_head.num_steps' in chosen:
+    of_classes.append(
+      f'{machine}: {_SHARE_OF_HEAD:.0%} of the budget (of mu^2) trains a class'
+      ' head, which says what class a sampled image shows; set'
+      ' --config.finetune.class_head.num_steps=0 for none'
+    )
   return [
     f'{machine}: for {recipe.hardware}, images of {config.data.image_size}x'
     f'{config.data.image_size} pixels, {model.channels} base channels,'
-    f' {config.pretrain.num_steps:,} public and {privacy.num_steps:,} private'
+    f' {config.pretrain.num_steps:,} public and {steps} private'
     ' steps',
     f'{machine}: for {num_records:,} {unit}s as declared, expected batch'
     f' {privacy.expected_batch_size:,} (at most'
     f' {_LARGEST_SHARE[unit]:.0%} of them), K = {config.finetune.augmult}'
     f' (about {recipe.draws_per_step:,} draws a step, at most'
     f' {_MOST_DRAWS[unit]} each), delta {privacy.delta:g}',
+    *of_classes,
   ]
 
 
@@ -265,6 +284,8 @@ def _classes(
       'finetune.class_head.num_steps': recipe.head_steps,
       'finetune.class_head.noise_multiplier': float(f'{noise:.4g}'),
       'sample.labels_from_head': True,
+      # None is drawn again.
+      'sample.num_samples': 2 * config.sample.num_samples,
       'sample.sampler.guidance_weight': 0.0,
     }
   if recipe.max_tries > 1 and num_classes <= _MOST_CLASSES_TO_ASK_FOR:

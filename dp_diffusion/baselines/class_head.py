@@ -32,13 +32,14 @@ term, so the l2 sensitivity of each of the T gradients is 1. The T releases are
 T Gaussian mechanisms, each of which may depend on the results of those before
 it: one ledger entry with `count=T`.
 
-Exact sums. u and (p - e) / (sqrt(2) n), for a record of n images, are rounded
-toward zero to multiples of 2^-12, which does not lengthen them. Their products
-are multiples of 2^-24, the unit of `fixed_point` for terms of norm at most 1,
-so float64 adds them exactly, in every order, and the noise is added to the
-exact sum. The matrix products before that, of z and of the logits, are exact
-too (`_shortened`): a library rounds a row of a product in a way that depends on
-the number of rows, so one record would change the terms of others.
+Exact sums. u and (p - e) / sqrt(2) are rounded toward zero to multiples of
+2^-12, which does not lengthen them. Their products are multiples of 2^-24, the
+unit of `fixed_point` for terms of norm at most 1, and so is the mean of a
+record of several images once it is rounded toward zero. Float64 adds them
+exactly, in every order, and the noise is added to the exact sum. The matrix
+products before that, of z and of the logits, are exact too (`_shortened`): a
+library rounds a row of a product in a way that depends on the number of rows,
+so one record would change the terms of others.
 
 Guarantees:
   * One record, even a person with many images and labels, moves each gradient
@@ -107,7 +108,7 @@ class ClassHeadConfig:
     15.0,
     'Learning rate, with a momentum of 0.9; it falls over the second half of'
     ' the steps.',
-    '> 0',
+    '(0, 1000]',
   )
   num_samples: int = config_keys.key(
     1000,
@@ -214,9 +215,14 @@ def fit_scaling(features: np.ndarray) -> Scaling:
   """Computes the scaling from features of images that are not sensitive.
 
   Args:
-    features: float32[M, F], of images sampled from the network.
+    features: float32[M, F], of images sampled from the network. Rows that are
+      not finite are left out.
   """
   x = np.asarray(features, np.float64)
+  x = x[np.isfinite(x).all(axis=1)]
+  if len(x) < 2:  # Every image is then scaled to zero.
+    width = features.shape[1]
+    return Scaling(mean=np.zeros(width), matrix=np.zeros((width, width)))
   mean, std = x.mean(axis=0), x.std(axis=0)
   std = np.where(std > 1e-6 * std.max(), std, np.inf)  # Dead features.
   y = (x - mean) / std
@@ -255,7 +261,11 @@ class NoisedGradients:
     """
     self.shape = (num_classes, bounded.shape[1])
     sizes = np.diff(records.starts)
-    self._shares = np.repeat(1.0 / sizes, sizes)[:, None]
+    self._is_alone = np.repeat(sizes == 1, sizes)
+    self._of_several = [
+      slice(records.starts[i], records.starts[i + 1])
+      for i in np.flatnonzero(sizes > 1)
+    ]
     self._u = bounded[records.images]
     self._one_hot = np.eye(num_classes)[labels[records.images]]
     self._mechanism, self._streams = config.mechanism, streams
@@ -269,8 +279,15 @@ class NoisedGradients:
     logits = self._u @ _shortened(weights, np.linalg.norm(weights)).T
     p = special.softmax(logits, axis=1)
     scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
-    residuals = _cut((p - self._one_hot) * self._shares * scale, _UNIT)
-    return residuals.T @ self._u
+    residuals = _cut((p - self._one_hot) * scale, _UNIT)
+    if not self._of_several:
+      return residuals.T @ self._u
+    alone = self._is_alone
+    total = residuals[alone].T @ self._u[alone]
+    for rows in self._of_several:
+      mean = residuals[rows].T @ self._u[rows] / (rows.stop - rows.start)
+      total += _cut(mean, _UNIT**2)
+    return total
 
   def noised(self, weights: np.ndarray, step: int) -> np.ndarray:
     """Returns the sum with the noise of a step, float64[K, F + 1]."""

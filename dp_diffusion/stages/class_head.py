@@ -165,9 +165,9 @@ def _train(
     stop.raise_if_asked,
   )
   scaling = class_head.fit_scaling(read.of(_samples(config, params, stop)))
-  with console.progress(
-    'class head, activations of image', len(source.images)
-  ) as advance:
+  # Neither the number of images nor the time that they take may be shown.
+  title = 'class head, activations of images'
+  with console.progress_of(title, len(source.images)) as advance:
     features = read.of(source.images, advance)
   streams = key_streams.KeyStreams(
     secret=secret, run_id=key_streams.run_id(secret, facts)
@@ -180,7 +180,9 @@ def _train(
     used,
     streams,
   )
-  with console.progress('class head, step', used.num_steps) as advance:
+  with console.progress(
+    'class head, step', used.num_steps, is_private=True
+  ) as advance:
 
     def after_step() -> None:
       stop.raise_if_asked()

@@ -103,9 +103,9 @@ def privacy_lines(calibration: accounting.Calibration) -> list[str]:
 
 
 def _first_lines(config: config_lib.Config) -> list[str]:
-  """Returns lines on the statistics that are drawn before the steps."""
+  """Returns lines on what is spent beside the steps."""
   return [
-    f'  before the steps    {entry.summary()}'
+    f'  beside the steps    {entry.summary()}'
     for entry in budget.entries(config)
   ]
 

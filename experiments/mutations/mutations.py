@@ -3724,8 +3724,8 @@ ALL = (
   _one(
     'Class head: each image of a person counts in full',
     _HEAD,
-    'np.repeat(1.0 / sizes, sizes)[:, None]',
-    'np.repeat(np.ones(len(sizes)), sizes)[:, None]',
+    ' / (rows.stop - rows.start)\n',
+    '\n',
     f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
   ),
   _one(
@@ -3950,5 +3950,19 @@ ALL = (
     '  temporary.mkdir(mode=0o700)\n',
     '  temporary.mkdir()\n',
     'tests/data/cache_test.py::test_decoded_images_are_closed_to_others',
+  ),
+  _one(
+    'Class head: the log says how many sensitive images there are',
+    'dp_diffusion/stages/class_head.py',
+    'console.progress_of(title, len(source.images))',
+    'console.progress(title, len(source.images))',
+    f'{_STAGE_HEAD_TEST}::test_nothing_that_is_printed_depends_on_the_images',
+  ),
+  _one(
+    'Class head: shares of a person with many images are cut away',
+    _HEAD,
+    '    residuals = _cut((p - self._one_hot) * scale, _UNIT)\n',
+    '    residuals = _cut((p - self._one_hot) * scale, 64 * _UNIT)\n',
+    f'{_HEAD_TEST}::test_a_person_with_many_images_counts_as_a_record',
   ),
 )

@@ -172,7 +172,8 @@ def test_features_that_are_not_finite_add_nothing(value):
   both = gradients([good, broken], [2, 0], [2], 3, scaling).exact(weights)
   twice = gradients([good, good], [2, 2], [2], 3, scaling).exact(weights)
   assert np.isfinite(both).all() and both.any()
-  np.testing.assert_array_equal(2 * both, twice)
+  # The mean of a record is rounded to 2^-24.
+  np.testing.assert_allclose(2 * both, twice, rtol=0, atol=2.0**-23)
 
 
 def no_information(num_classes=3, width=600, run_id='a'):
@@ -472,3 +473,38 @@ def test_a_share_of_the_budget(share):
   rest = dp_accounting.GaussianDpEvent(((1 - share) * mu_squared) ** -0.5)
   both = accounting.epsilon([head, rest], delta)
   assert both == pytest.approx(epsilon, rel=1e-3)
+
+
+@pytest.mark.parametrize(('num_classes', 'num_images'), [(2, 3000), (10, 300)])
+def test_a_person_with_many_images_counts_as_a_record(num_classes, num_images):
+  """Each image of theirs has a small share, which must not be cut away."""
+  rng = np.random.default_rng(0)
+  bounded = scaling_of(10).bounded(
+    rng.normal(size=(num_images, 10)).astype(np.float32)
+  )
+  labels = np.zeros(num_images, np.int32)
+  gradients = class_head.NoisedGradients(
+    bounded,
+    labels,
+    records_of([num_images]),
+    num_classes,
+    config_of(),
+    streams(),
+  )
+  found = gradients.exact(np.zeros((num_classes, 11)))
+  residual = np.full(num_classes, 1 / num_classes) - np.eye(num_classes)[0]
+  wanted = np.outer(residual, bounded.mean(axis=0)) / np.sqrt(2)
+  error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+  assert error < 0.02
+
+
+def test_sampled_images_that_are_not_finite_are_left_out():
+  """They would end a run after all that it has paid for."""
+  features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+  wanted = class_head.fit_scaling(features[2:])
+  features[0, 1], features[1, 2] = np.nan, np.inf
+  found = class_head.fit_scaling(features)
+  np.testing.assert_array_equal(found.matrix, wanted.matrix)
+  found = class_head.fit_scaling(features[:2])
+  assert not found.matrix.any() and found.mean.shape == (4,)
+  assert np.isfinite(found.bounded(features)).all()

@@ -211,9 +211,52 @@ def test_what_is_typed_of_a_class_head_stays() -> None:
   }
   config = load('own_images:cpu', **HEAD, **typed)
   assert not config.finetune.class_head.is_used
-  typed = {'finetune__class_head__noise_multiplier': '50'}
+  typed = {
+    'finetune__class_head__num_steps': '9',
+    'finetune__class_head__noise_multiplier': '50',
+  }
+  config = load('own_images:cpu', **HEAD, **typed)
+  head = config.finetune.class_head
+  assert (head.num_steps, head.noise_multiplier) == (9, 50)
+  assert not config.sample.labels_from_head
+  typed = {'finetune__class_head__learning_rate': '7'}
   head = load('own_images:cpu', **HEAD, **typed).finetune.class_head
-  assert (head.num_steps, head.noise_multiplier) == (60, 50)
+  assert (head.num_steps, head.learning_rate) == (60, 7)
+
+
+@pytest.mark.parametrize(
+  'typed',
+  [
+    {'finetune__class_head__num_steps': '0'},
+    {'finetune__class_head__noise_multiplier': '0'},
+    {'sample__labels_from_head': 'False'},
+    {'finetune__power_averages': '(0.1,)', 'sample__average_length': '0.1'},
+  ],
+)
+def test_one_key_is_enough_for_no_class_head(typed, capsys) -> None:
+  """The recipe is then that of fewer records, and nothing is paid for."""
+  few = {**HEAD, 'data__class_names': 'a,b'}
+  config = load('own_images:cpu', **few, **typed)
+  assert not config.finetune.class_head.is_used
+  assert not config.sample.labels_from_head
+  assert config.sample.sampler.max_tries == 4
+  assert config.sample.num_samples == 5000
+  assert 'class head' not in capsys.readouterr().out
+  config = load('own_images:cpu', **few)
+  assert config.sample.num_samples == 10_000
+  assert '10% of the budget' in capsys.readouterr().out
+
+
+def test_the_number_of_steps_may_be_solved_for() -> None:
+  config = load(
+    'own_images:cpu',
+    **OWN,
+    privacy__num_examples='9000',
+    privacy__solve_for='num_steps',
+    privacy__noise_multiplier='2',
+    privacy__num_steps='None',
+  )
+  assert config.privacy.num_steps is None
 
 
 def test_where_epsilon_may_be_swept_there_is_no_class_head() -> None:

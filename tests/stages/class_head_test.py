@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import jax
@@ -217,6 +218,25 @@ def test_scaling_is_by_sampled_images(
   np.testing.assert_array_equal(*seen)
 
 
+def test_nothing_that_is_printed_depends_on_the_images(
+  tmp_path: pathlib.Path, params, capsys
+) -> None:
+  """Neither their number nor the time that they take."""
+  printed = []
+  for name, num in (('a', 30), ('b', 17)):
+    source = make_source()
+    fewer = dataclasses.replace(
+      source,
+      images=source.images[:num],
+      labels=source.labels[:num],
+      person=source.person[:num],
+    )
+    train(tmp_path / name, params, fewer)
+    lines = capsys.readouterr().out.splitlines()
+    printed.append([line for line in lines if 'sampling' not in line])
+  assert printed[0] == printed[1] and printed[0]
+
+
 @pytest.mark.parametrize(
   ('change', 'name'),
   [
@@ -275,17 +295,16 @@ def test_another_generator_is_refused_until_it_is_kept(
 def test_a_person_is_one_record(
   tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  sizes = []
+  seen = []
 
   class Watched(class_head_lib.NoisedGradients):
-    def exact(self, weights: np.ndarray) -> np.ndarray:
-      sizes.append(len(np.unique(np.round(self._shares, 6))))
-      assert np.isclose(self._shares.sum(), 6)  # Persons, of 30 images.
-      return super().exact(weights)
+    def __init__(self, bounded, labels, records, *others) -> None:
+      seen.append(np.diff(records.starts).tolist())
+      super().__init__(bounded, labels, records, *others)
 
   monkeypatch.setattr(class_head_lib, 'NoisedGradients', Watched)
   train(tmp_path, params, data__unit='person')
-  assert sizes == [1, 1, 1]
+  assert seen == [[5] * 6]  # Persons, of 30 images.
 
 
 def make_head(num_features: int, seed: int = 0) -> head_lib.ClassHead:

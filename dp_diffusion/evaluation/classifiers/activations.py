@@ -61,9 +61,12 @@ class Activations:
     """Returns the features of images, float32[N, F].
 
     Args:
-      images: uint8[N, H, W, C], at least one; may be memory-mapped.
+      images: uint8[N, H, W, C]; may be memory-mapped.
       advance: told how many images are done, after each batch.
     """
+    if not len(images):  # Only the shape is known.
+      one = np.zeros((1, *images.shape[1:]), np.uint8)
+      return self.of(one)[:0]
     found = []
     for start in range(0, len(images), _BATCH_SIZE):
       self._check_stop()

@@ -44,8 +44,11 @@ _CONVOLUTION_FLOP = (
 )
 # Label, place among the records, and number of the record; a hash to select it.
 _RECORD_BYTES = 4 + 8 + 8 + 8
-# Of an activation: as it is read, and three times while it is scaled.
-_ACTIVATION_BYTES = 4 + 8 + 8 + 8
+# Of an activation: as it is read, and six times while it is scaled.
+_ACTIVATION_BYTES = 4 + 6 * 8
+_NUM_SQUARES = (
+  5  # Arrays of activations times activations while they are scaled.
+)
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 
@@ -252,11 +255,11 @@ def host_bytes(config: config_lib.Config) -> int:
   images = math.prod(config.data.image_shape) * num_images
   if images > config.data.max_in_memory_bytes:
     images = 0
-  return images + (_RECORD_BYTES + _head_bytes(config)) * num_images
+  return images + _RECORD_BYTES * num_images + _head_bytes(config)
 
 
 def _head_bytes(config: config_lib.Config) -> int:
-  """Returns the bytes of an image's activations; 0 without a class head."""
+  """Returns the bytes of activations and their scaling; 0 without a head."""
   if not config.finetune.class_head.is_used:
     return 0
   width = activations.num_features(
@@ -265,7 +268,8 @@ def _head_bytes(config: config_lib.Config) -> int:
     config.finetune_diffusion(),
     config.data.image_size,
   )
-  return _ACTIVATION_BYTES * width
+  activation_bytes = _ACTIVATION_BYTES * width * config.privacy.num_examples
+  return activation_bytes + _NUM_SQUARES * 8 * width**2
 
 
 def host_text(config: config_lib.Config) -> str:

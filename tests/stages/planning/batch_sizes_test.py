@@ -12,6 +12,7 @@ import pytest
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.baselines import class_head
+from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.planning import cost_estimates
@@ -276,9 +277,13 @@ def test_host_memory_counts_the_activations_of_a_class_head(config) -> None:
   with_head = dataclasses.replace(config, finetune=finetune)
   more = cost_estimates.host_bytes(with_head)
   more -= cost_estimates.host_bytes(config)
-  per_image, rest = divmod(more, config.privacy.num_examples)
-  # Four numbers of each channel that a residual block gives, of 28 bytes.
-  assert not rest and per_image % (28 * 4 * config.model.channels) == 0
-  assert per_image >= 28 * 4 * config.model.channels
+  width = activations.num_features(
+    config.unet_config(config.data),
+    batch_sizes.private_state(config).all_params,
+    config.finetune_diffusion(),
+    config.data.image_size,
+  )
+  assert width % (4 * config.model.channels) == 0  # Of each block's channels.
+  assert more == 52 * width * config.privacy.num_examples + 40 * width**2
   assert 'class head' in cost_estimates.host_text(with_head)
   assert 'class head' not in cost_estimates.host_text(config)
