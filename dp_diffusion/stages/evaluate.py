@@ -214,20 +214,17 @@ def say_summary(workdir: workdirs.Workdir) -> None:
       shown += f', {ensemble[0]} {100 * ensemble[1]["value"]:.1f} %'
     shown += _guessing(found, source)
     console.say(f'accuracy     {shown}: {words[source]}')
-  if by_model := found.get('diffusion_classifier'):
-    guessing = by_model['is_no_better_than_guessing']
-    console.say(
-      f'accuracy     diffusion classifier {100 * by_model["accuracy"]:.1f} %:'
-      ' the released model itself, without training'
-      f'{" (no better than guessing)" if guessing else ""}'
-    )
-  if by_head := found.get('class_head'):
-    guessing = by_head['is_no_better_than_guessing']
-    console.say(
-      f'accuracy     class head {100 * by_head["accuracy"]:.1f} %: the released'
-      ' classifier of activations'
-      f'{" (no better than guessing)" if guessing else ""}'
-    )
+  of_release = {
+    'diffusion_classifier': 'the released model itself, without training',
+    'class_head': 'the released classifier of activations',
+  }
+  for key, what in of_release.items():
+    if answers := found.get(key):
+      guessing = answers['is_no_better_than_guessing']
+      console.say(
+        f'accuracy     {key.replace("_", " ")} {100 * answers["accuracy"]:.1f}'
+        f' %: {what}{" (no better than guessing)" if guessing else ""}'
+      )
   share = found.get('majority_share')  # Reports of older versions have none.
   if share is not None and share < 1:
     console.say(

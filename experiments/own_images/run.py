@@ -64,9 +64,6 @@ ABLATIONS: dict[str, dict[str, object]] = {
   },
   'no class head': {
     'finetune.class_head.num_steps': 0,
-    'finetune.class_head.noise_multiplier': 0,
-    'sample.labels_from_head': False,
-    'sample.sampler.max_tries': 4,
   },
   'antithetic noise, half the batch': {
     'finetune.antithetic_noise': True,
