@@ -43,14 +43,27 @@ class Recipe:
   keys: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Head:
+  """Steps, noise and share of the budget of a class head; 0 steps for none."""
+
+  num_steps: int = 0
+  noise_multiplier: float = 0.0
+  share: float = 0.0
+
+
 # Largest K; more draws hardly reduce the variance of a record's gradient.
 _MOST_DRAWS = {'image': 8, 'person': 32}
 # Largest sampling probability; above it, sampling amplifies privacy little.
 _LARGEST_SHARE = {'image': 0.25, 'person': 0.5}
-# The class head takes this share of the budget, by mu^2. With fewer records its
-# gradients are noise.
-_SHARE_OF_HEAD = 0.1
-_FEWEST_RECORDS_OF_HEAD = 10_000
+# The class head takes a share of the budget, by mu^2. What it costs and what it
+# learns depend on the noise of the mean gradient, were there a single step. As
+# far as `_LITTLE_NOISE`, the smaller share does for all steps; beyond it, the
+# larger share is taken, and steps are fewer with the root of the noise. Above
+# `_MOST_NOISE` (about 1,100 records at epsilon 10) there is no class head.
+_SHARES_OF_HEAD = (0.1, 0.2)
+_LITTLE_NOISE = 1e-4
+_MOST_NOISE = 1e-3
 # Whoever sets one of these chooses a class head, or none, altogether.
 _OF_HEAD = {
   'finetune.class_head.num_steps',
@@ -226,21 +239,21 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  delta = chosen['privacy.delta']
-  if 'privacy.delta' in typed:
-    delta = config.privacy.delta
-  if not is_final or _OF_HEAD & set(typed):
-    delta = 0.0
-  chosen |= _classes(config, recipe, delta)
+  head = _Head()
+  if is_final and not _OF_HEAD & set(typed):
+    is_typed = 'privacy.delta' in typed
+    delta = config.privacy.delta if is_typed else chosen['privacy.delta']
+    head = _class_head(recipe, config, delta)
+  chosen |= _classes(config, recipe, head)
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model
   num_steps = privacy.num_steps  # None where it is solved for.
   steps = 'as many as fit' if num_steps is None else f'{num_steps:,}'
   of_classes = []
-  if 'finetune.class_head.num_steps' in chosen:
+  if head.num_steps:
     of_classes.append(
-      f'{machine}: {_SHARE_OF_HEAD:.0%} of the budget (of mu^2) trains a class'
+      f'{machine}: {head.share:.0%} of the budget (of mu^2) trains a class'
       ' head, which says what class a sampled image shows; set'
       ' --config.finetune.class_head.num_steps=0 for none'
     )
@@ -259,41 +272,65 @@ def fill(
 
 
 def _classes(
-  config: ml_collections.ConfigDict, recipe: Recipe, delta: float
+  config: ml_collections.ConfigDict, recipe: Recipe, head: _Head
 ) -> dict[str, Any]:
   """Returns the keys by which sampled images get their classes.
 
-  With enough records a class head says which class an image shows. Otherwise
-  the model itself is asked, if there are few classes to ask for.
+  A class head, if there is one, says which class an image shows. Otherwise the
+  model itself is asked, if there are few classes to ask for.
 
   Args:
-    config: gives classes, records and epsilon.
+    config: gives the classes.
     recipe: of the machine.
-    delta: 0 for no class head.
+    head: the class head.
   """
-  privacy, num_classes = config.privacy, len(config.data.class_names)
-  if num_classes < 2:
-    return {}
-  has_noise = bool(privacy.epsilon) and math.isfinite(privacy.epsilon)
-  is_enough = privacy.num_examples >= _FEWEST_RECORDS_OF_HEAD
-  if recipe.head_steps and has_noise and is_enough and delta:
-    noise = class_head.noise_of_share(
-      privacy.epsilon, delta, recipe.head_steps, _SHARE_OF_HEAD
-    )
+  num_classes = len(config.data.class_names)
+  if head.num_steps:
     return {
-      'finetune.class_head.num_steps': recipe.head_steps,
-      'finetune.class_head.noise_multiplier': float(f'{noise:.4g}'),
+      'finetune.class_head.num_steps': head.num_steps,
+      'finetune.class_head.noise_multiplier': head.noise_multiplier,
       'sample.labels_from_head': True,
       # None is drawn again.
       'sample.num_samples': 2 * config.sample.num_samples,
       'sample.sampler.guidance_weight': 0.0,
     }
-  if recipe.max_tries > 1 and num_classes <= _MOST_CLASSES_TO_ASK_FOR:
+  if recipe.max_tries > 1 and 2 <= num_classes <= _MOST_CLASSES_TO_ASK_FOR:
     return {
       'sample.sampler.max_tries': recipe.max_tries,
       'sample.sampler.guidance_weight': 0.0,
     }
   return {}
+
+
+def _class_head(
+  recipe: Recipe, config: ml_collections.ConfigDict, delta: float
+) -> _Head:
+  """Returns the class head for the records, the classes and the budget.
+
+  Args:
+    recipe: of the machine.
+    config: gives classes, epsilon and the number of records.
+    delta: whole budget.
+  """
+  privacy = config.privacy
+  has_noise = bool(privacy.epsilon) and math.isfinite(privacy.epsilon)
+  if not recipe.head_steps or not has_noise or len(config.data.class_names) < 2:
+    return _Head()
+  records = max(1, privacy.num_examples)
+  small, large = _SHARES_OF_HEAD
+  share, num_steps = small, recipe.head_steps
+  noise = class_head.noise_of_share(privacy.epsilon, delta, 1, small) / records
+  if noise > _LITTLE_NOISE:
+    share = large
+    noise *= math.sqrt(small / large)
+    fewer = math.sqrt(min(1.0, _LITTLE_NOISE / noise))
+    num_steps = round(recipe.head_steps * fewer)
+  if noise > _MOST_NOISE:
+    return _Head()
+  multiplier = class_head.noise_of_share(
+    privacy.epsilon, delta, num_steps, share
+  )
+  return _Head(num_steps, float(f'{multiplier:.4g}'), share)
 
 
 def tenth_of_one_over(num_records: int) -> float:

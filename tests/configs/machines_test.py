@@ -150,7 +150,7 @@ def test_one_key_mirrors_images_and_those_of_the_classifiers(capsys) -> None:
 def test_few_classes_are_asked_for(
   names: str, tries: int, guidance: float
 ) -> None:
-  given = {'data__class_names': names, 'privacy__num_examples': '9000'}
+  given = {'data__class_names': names, 'privacy__num_examples': '900'}
   sampler = load('own_images:cpu', **given).sample.sampler
   assert (sampler.max_tries, sampler.guidance_weight) == (tries, guidance)
   sampler = load('own_images:one_gpu', **given).sample.sampler
@@ -171,12 +171,27 @@ HEAD = {
 }
 
 
-@pytest.mark.parametrize('epsilon', [10.0, 1.0])
-def test_enough_records_train_a_class_head(epsilon: float) -> None:
-  """For a tenth of the budget, which the private steps do without."""
-  config = load('own_images:cpu', **HEAD, privacy__epsilon=str(epsilon))
+@pytest.mark.parametrize(
+  ('epsilon', 'num_records', 'num_steps', 'share'),
+  [
+    (10.0, 60_000, 60, 0.1),
+    (10.0, 18_000, 60, 0.1),
+    (10.0, 15_000, 60, 0.2),
+    (10.0, 5000, 40, 0.2),
+    (10.0, 1200, 20, 0.2),
+    (1.0, 22_000, 31, 0.2),
+  ],
+)
+def test_enough_records_train_a_class_head(
+  epsilon: float, num_records: int, num_steps: int, share: float
+) -> None:
+  """For a share of the budget, which the private steps do without."""
+  records = {'privacy__num_examples': str(num_records)}
+  config = load(
+    'own_images:cpu', **{**HEAD, **records}, privacy__epsilon=str(epsilon)
+  )
   head = config.finetune.class_head
-  assert head.num_steps == 60 and config.sample.labels_from_head
+  assert head.num_steps == num_steps and config.sample.labels_from_head
   sampler = config.sample.sampler
   assert (sampler.max_tries, sampler.guidance_weight) == (1, 0.0)
   (entry,) = head.entries()
@@ -184,15 +199,17 @@ def test_enough_records_train_a_class_head(epsilon: float) -> None:
   whole = gaussian_calibration.calibrate(
     epsilon, 1e-5, l2_sensitivity=1.0, purpose='x'
   )
-  mu, mu_of_head = 1 / whole.noise_multiplier, 60**0.5 / head.noise_multiplier
-  assert mu_of_head**2 == pytest.approx(0.1 * mu**2, rel=1e-3)
+  mu_of_head = num_steps**0.5 / head.noise_multiplier
+  mu = 1 / whole.noise_multiplier
+  assert mu_of_head**2 == pytest.approx(share * mu**2, rel=1e-3)
   assert accounting.epsilon([event], 1e-5) < 0.5 * epsilon
 
 
 @pytest.mark.parametrize(
   'changes',
   [
-    {'privacy__num_examples': '9999'},
+    {'privacy__num_examples': '1000'},
+    {'privacy__num_examples': '8000', 'privacy__epsilon': '1'},
     {'privacy__epsilon': 'inf'},
     {'data__class_names': 'a'},
   ],
@@ -221,7 +238,7 @@ def test_what_is_typed_of_a_class_head_stays() -> None:
   assert not config.sample.labels_from_head
   typed = {'finetune__class_head__learning_rate': '7'}
   head = load('own_images:cpu', **HEAD, **typed).finetune.class_head
-  assert (head.num_steps, head.learning_rate) == (60, 7)
+  assert (head.num_steps, head.learning_rate) == (57, 7)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +261,7 @@ def test_one_key_is_enough_for_no_class_head(typed, capsys) -> None:
   assert 'class head' not in capsys.readouterr().out
   config = load('own_images:cpu', **few)
   assert config.sample.num_samples == 10_000
-  assert '10% of the budget' in capsys.readouterr().out
+  assert '20% of the budget' in capsys.readouterr().out
 
 
 def test_the_number_of_steps_may_be_solved_for() -> None:
