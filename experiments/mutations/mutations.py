@@ -3794,8 +3794,8 @@ ALL = (
   _one(
     'A class head has the noise of epsilon 10 whatever epsilon is',
     'configs/recipes/machines.py',
-    '      privacy.epsilon, delta, recipe.head_steps, _SHARE_OF_HEAD\n',
-    '      10.0, delta, recipe.head_steps, _SHARE_OF_HEAD\n',
+    '    privacy.epsilon, delta, num_steps, share\n',
+    '    10.0, delta, num_steps, share\n',
     'tests/configs/machines_test.py::test_enough_records_train_a_class_head',
   ),
   _one(
