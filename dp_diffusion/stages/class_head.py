@@ -25,12 +25,10 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from etils import epath
 import numpy as np
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import console
-from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import sampling
 from dp_diffusion import types
@@ -41,6 +39,7 @@ from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import begun_statistics
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
@@ -82,9 +81,8 @@ def run(
   facts = make_facts(config, source, secret, params)
   begun = workdir.private / workdirs.BEGUN_CLASS_HEAD
   kept = workdir.private / 'class_head' / 'head.npz'
-  _check_begun(workdir, begun, kept, facts)
+  begun_statistics.begin(workdir, begun, kept, facts, 'its class head')
   if not kept.exists():
-    files.write_json(begun, {'facts': facts}, mode=0o600)
     head = _train(config, source, records, secret, facts, params, stop)
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.write_npz(kept, 0o600, **dataclasses.asdict(head))
@@ -119,33 +117,6 @@ def make_facts(
     'secret': key_streams.fingerprint(secret, 'secret'),
     'rng': key_streams.rng_test_vector(),
   }
-
-
-def _check_begun(
-  workdir: workdirs.Workdir,
-  begun: epath.Path,
-  kept: epath.Path,
-  facts: Mapping[str, Any],
-) -> None:
-  """Refuses a head with other facts than the one that was begun.
-
-  The random number generator may change once the head is kept.
-  """
-  if not begun.exists():
-    if kept.exists():
-      raise errors.UsageError(
-        f'Expected {begun} to say what {kept} was trained on, but it is not'
-        ' there: restore it, or give another --workdir.'
-      )
-    return
-  before = files.read_whole_json(begun)['facts']
-  for name, value in facts.items():
-    if before.get(name) != value and not (kept.exists() and name == 'rng'):
-      raise errors.UsageError(
-        f'{workdir.root} has begun its class head, and {name} differs now:'
-        ' trained again it would be another release, which the ledger does not'
-        ' count. Restore it, or give another --workdir.'
-      )
 
 
 def _train(

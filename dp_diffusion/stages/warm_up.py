@@ -66,6 +66,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.stages.run import begun_statistics
 from dp_diffusion.stages.run import fingerprint
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import public_network
@@ -182,16 +183,11 @@ def draw(
   """
   begun = workdir.private / workdirs.BEGUN_WARM_UP
   kept = workdir.private / 'warm_up' / 'statistics.npz'
-  if begun.exists():
-    _check_same(workdir, begun, facts, is_kept=kept.exists())
-  elif kept.exists():
-    raise errors.UsageError(
-      f'Expected {begun} to say what {kept} was drawn from, but it is not'
-      ' there: restore it, or give another --workdir.'
-    )
+  begun_statistics.begin(
+    workdir, begun, kept, facts, 'the statistics of its warm-up'
+  )
   if kept.exists():
     return
-  files.write_json(begun, {'facts': dict(facts)}, mode=0o600)
   streams = key_streams.KeyStreams(
     secret=secret, run_id=key_streams.run_id(secret, facts)
   )
@@ -306,27 +302,6 @@ def _vote(
     lambda x: network.fns.logits(network.variables, x), images
   )
   return np.argmax(logits, axis=1)
-
-
-def _check_same(
-  workdir: workdirs.Workdir,
-  begun: epath.Path,
-  facts: Mapping[str, Any],
-  *,
-  is_kept: bool,
-) -> None:
-  """Refuses statistics with other facts than those that were begun.
-
-  The random number generator may change once the statistics are kept.
-  """
-  before = files.read_whole_json(begun)['facts']
-  for name, value in facts.items():
-    if before.get(name) != value and not (is_kept and name == 'rng'):
-      raise errors.UsageError(
-        f'{workdir.root} has drawn the statistics of its warm-up, and {name}'
-        ' differs now: drawn again they would be another release, which the'
-        ' ledger does not count. Restore it, or give another --workdir.'
-      )
 
 
 def make_images(

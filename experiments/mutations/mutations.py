@@ -40,6 +40,7 @@ _HISTOGRAMS = 'dp_diffusion/stages/run/histograms.py'
 _BUDGET = 'dp_diffusion/stages/run/budget.py'
 _CLASS_MEANS = 'dp_diffusion/baselines/class_means.py'
 _WARM_UP = 'dp_diffusion/stages/warm_up.py'
+_BEGUN = 'dp_diffusion/stages/run/begun_statistics.py'
 _EVOLUTION = 'dp_diffusion/baselines/private_evolution.py'
 # The last lines of `private_step.apply`.
 _UPDATE = (
@@ -1509,9 +1510,9 @@ ALL = (
   ),
   _one(
     'Warm-up: statistics are drawn again with other noise',
-    _WARM_UP,
-    "    if before.get(name) != value and not (is_kept and name == 'rng'):\n",
-    '    if before.get(name) != value and not is_kept:\n',
+    _BEGUN,
+    "if before.get(name) != value and not (is_kept and name == 'rng'):\n",
+    'if before.get(name) != value and not is_kept:\n',
     f'{_WARM_UP_TEST}::test_other_images_and_secrets_are_refused',
   ),
   _one(
@@ -1860,9 +1861,9 @@ ALL = (
   ),
   _one(
     'Warm-up: statistics whose origin is lost are taken',
-    _WARM_UP,
-    '  elif kept.exists():\n',
-    '  elif kept.exists() and not facts:\n',
+    _BEGUN,
+    '  elif is_kept:\n',
+    '  elif is_kept and not facts:\n',
     f'{_WARM_UP_TEST}::test_statistics_of_unknown_origin_are_refused',
   ),
   _one(
@@ -3764,10 +3765,10 @@ ALL = (
     f'{_STAGE_HEAD_TEST}::test_other_images_weights_and_secrets_are_refused',
   ),
   _one(
-    'Class head: a head whose origin is lost is taken',
+    'Class head: what it is trained on is not recorded',
     'dp_diffusion/stages/class_head.py',
-    '    if kept.exists():\n      raise errors.UsageError(\n',
-    '    if False:\n      raise errors.UsageError(\n',
+    "  begun_statistics.begin(workdir, begun, kept, facts, 'its class head')\n",
+    '',
     f'{_STAGE_HEAD_TEST}::test_other_images_weights_and_secrets_are_refused',
   ),
   _one(
