@@ -21,7 +21,6 @@ from dp_diffusion import release
 from dp_diffusion import release_card
 from dp_diffusion import sampling
 from dp_diffusion import types
-from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import averages
@@ -188,16 +187,11 @@ class _Shards:
     config = self._config
     if not config.sample.labels_from_head:
       return None
-    arrays, _ = release.read_model(self._workdir.release)
-    head = release.read_class_head(self._workdir.release)
-    assert head is not None, 'release.check_model has found it'
-    return head_classifier.HeadClassifier(
-      config.unet_config(config.data),
-      weights.unflatten(arrays),
-      config.finetune_diffusion(),
-      head,
-      self._stop.raise_if_asked,
-    ).labels
+    found = assembly.released_head(
+      config, self._workdir.release, self._stop.raise_if_asked
+    )
+    assert found is not None, 'release.check_model has found it'
+    return found.labels
 
 
 def sample_labels(

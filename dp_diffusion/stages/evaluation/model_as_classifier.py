@@ -12,11 +12,11 @@ from dp_diffusion import console
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
-from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.report import model_section
 from dp_diffusion.evaluation.report import page
 from dp_diffusion.models import weights
+from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.training import processes
 
@@ -69,17 +69,9 @@ def _of_head(
   held_out: types.DataSource,
   stop: interrupts.Stop,
 ) -> list[page.Section]:
-  head = release.read_class_head(release_dir)
-  if head is None:
+  classifier = assembly.released_head(config, release_dir, stop.raise_if_asked)
+  if classifier is None:
     return []
-  params, _ = release.read_model(release_dir)
-  classifier = head_classifier.HeadClassifier(
-    config.unet_config(config.data),
-    weights.unflatten(params),
-    config.finetune_diffusion(),
-    head,
-    stop.raise_if_asked,
-  )
   title = 'classifying held-out images by the class head'
   with console.progress_of(title, len(held_out.images)) as advance:
     found = classifier.classify(held_out.images, advance)

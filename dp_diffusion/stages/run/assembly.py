@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import optax
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import augment
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import losses
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.models import kernel_gradients
 from dp_diffusion.models import layers
 from dp_diffusion.models import unet
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.training import optimizers
@@ -94,6 +98,31 @@ def released_params(
   """Returns the weights of a trained state that are released."""
   is_ema = config.finetune.release_weights == 'ema'
   return state.all_ema_params if is_ema else state.all_params
+
+
+def released_head(
+  config: config_lib.Config,
+  release_dir: epath.Path,
+  check_stop: Callable[[], None],
+) -> head_classifier.HeadClassifier | None:
+  """Loads the class head of a release with its network; None without a head.
+
+  Args:
+    config: that of the run which made the release.
+    release_dir: the folder `release/`.
+    check_stop: called before every batch; raises to end.
+  """
+  head = release.read_class_head(release_dir)
+  if head is None:
+    return None
+  params, _ = release.read_model(release_dir)
+  return head_classifier.HeadClassifier(
+    config.unet_config(config.data),
+    weights.unflatten(params),
+    config.finetune_diffusion(),
+    head,
+    check_stop,
+  )
 
 
 def grad_config(
