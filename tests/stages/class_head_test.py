@@ -39,6 +39,7 @@ from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
 from tests import tiny_release
 from tests.stages import command
+from tests.stages import sources
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -54,21 +55,6 @@ OVERRIDES = {
 def load(**changes: str) -> config_lib.Config:
   named = {key.replace('__', '.'): text for key, text in changes.items()}
   return config_lib.load(command.DIGITS_SMOKE, {**OVERRIDES, **named})
-
-
-def make_source(seed: int = 0) -> registry.ArraySource:
-  rng = np.random.default_rng(seed)
-  return registry.ArraySource(
-    spec=types.DatasetSpec(
-      name='x',
-      image_shape=(8, 8, 1),
-      class_names=tuple('0123456789'),
-      has_person=True,
-    ),
-    images=rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8),
-    labels=np.arange(30, dtype=np.int32) % 10,
-    person=np.arange(30, dtype=np.int32) // 5,
-  )
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +76,7 @@ def train(
   stop: interrupts.Stop | None = None,
   **changes: str,
 ) -> head_lib.ClassHead:
-  config, source = load(**changes), source or make_source()
+  config, source = load(**changes), source or sources.make()
   found = class_head.run(
     config,
     workdirs.open_workdir(str(folder)),
@@ -115,7 +101,7 @@ def kept(folder: pathlib.Path) -> pathlib.Path:
 
 
 def test_without_it_nothing_is_drawn(tmp_path: pathlib.Path, params) -> None:
-  workdir, source = workdirs.open_workdir(str(tmp_path)), make_source()
+  workdir, source = workdirs.open_workdir(str(tmp_path)), sources.make()
   off = load(
     finetune__class_head__num_steps='0',
     finetune__class_head__noise_multiplier='0',
@@ -213,7 +199,7 @@ def test_scaling_is_by_sampled_images(
   original = class_head_lib.fit_scaling
   monkeypatch.setattr(class_head_lib, 'fit_scaling', fit_scaling)
   train(tmp_path / 'a', params)
-  train(tmp_path / 'b', params, make_source(1))
+  train(tmp_path / 'b', params, sources.make(seed=1))
   assert len(seen[0]) == load().finetune.class_head.num_samples
   np.testing.assert_array_equal(*seen)
 
@@ -224,7 +210,7 @@ def test_nothing_that_is_printed_depends_on_the_images(
   """Neither their number nor the time that they take."""
   printed = []
   for name, num in (('a', 30), ('b', 17)):
-    source = make_source()
+    source = sources.make()
     fewer = dataclasses.replace(
       source,
       images=source.images[:num],
@@ -269,7 +255,7 @@ def test_other_images_weights_and_secrets_are_refused(
 ) -> None:
   first = train(tmp_path, params)
   with pytest.raises(errors.UsageError, match='dataset differs'):
-    train(tmp_path, params, make_source(1))
+    train(tmp_path, params, sources.make(seed=1))
   with pytest.raises(errors.UsageError, match='differs'):
     train(tmp_path, params, secret=key_streams.Secret.insecure(1))
   with pytest.raises(errors.UsageError, match='weights differs'):

@@ -31,6 +31,7 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
 from tests.stages import command
+from tests.stages import sources
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -61,22 +62,7 @@ def load(**changes: str) -> config_lib.Config:
   return config_lib.load(command.DIGITS_SMOKE, {**OVERRIDES, **named})
 
 
-def make_source(seed: int = 0) -> registry.ArraySource:
-  rng = np.random.default_rng(seed)
-  return registry.ArraySource(
-    spec=types.DatasetSpec(
-      name='x',
-      image_shape=(8, 8, 1),
-      class_names=tuple('0123456789'),
-      has_person=True,
-    ),
-    images=rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8),
-    labels=np.arange(30, dtype=np.int32) % 10,
-    person=np.arange(30, dtype=np.int32) // 5,
-  )
-
-
-PUBLIC = make_source(99)
+PUBLIC = sources.make(seed=99)
 
 
 def train_network(
@@ -116,7 +102,7 @@ def draw(
 ) -> pathlib.Path:
   """Draws the statistics; returns their file."""
   workdir = workdirs.open_workdir(str(folder))
-  source = source or make_source()
+  source = source or sources.make()
   public = warm_up._public_images(config)
   facts = warm_up.make_facts(config, source, secret, public)
   warm_up.draw(config, workdir, source, secret, facts, public)
@@ -138,7 +124,7 @@ def run(
   found = warm_up.run(
     load(),
     workdirs.open_workdir(str(folder)),
-    source or make_source(),
+    source or sources.make(),
     SECRET,
     params,
     stop or interrupts.Stop(''),
@@ -173,7 +159,7 @@ def test_without_it_the_weights_stay(tmp_path: pathlib.Path, initial) -> None:
   workdir = workdirs.open_workdir(str(tmp_path))
   config = load(**{k.replace('.', '__'): v for k, v in off.items()})
   found = warm_up.run(
-    config, workdir, make_source(), SECRET, initial, interrupts.Stop('')
+    config, workdir, sources.make(), SECRET, initial, interrupts.Stop('')
   )
   assert found is initial and not run_secret.has_begun(workdir)
 
@@ -215,7 +201,7 @@ def test_processes_compare_what_is_drawn_before_it_is(
   with pytest.raises(errors.UsageError, match='They differ'):
     run(tmp_path, initial)
   (found,) = seen
-  facts = warm_up.make_facts(load(), make_source(), SECRET, PUBLIC)
+  facts = warm_up.make_facts(load(), sources.make(), SECRET, PUBLIC)
   assert {name: json.loads(text) for name, text in found.items()} == facts
   assert not (tmp_path / 'private' / workdirs.BEGUN_WARM_UP).exists()
 
@@ -261,7 +247,7 @@ def test_other_statistics_are_refused(
 def test_other_images_and_secrets_are_refused(tmp_path: pathlib.Path) -> None:
   before = draw(load(), tmp_path).read_bytes()
   with pytest.raises(errors.UsageError, match='dataset differs'):
-    draw(load(), tmp_path, make_source(1))
+    draw(load(), tmp_path, sources.make(seed=1))
   with pytest.raises(errors.UsageError, match='differs'):
     draw(load(), tmp_path, secret=key_streams.Secret.insecure(1))
   assert draw(load(), tmp_path).read_bytes() == before
@@ -286,7 +272,7 @@ def test_kept_weights_are_of_the_statistics_of_this_run(
   weights.save_npz(path, {'w': np.ones(2, np.float32)}, is_released=True)
   assert list(run(tmp_path, initial)) == ['w']
   with pytest.raises(errors.UsageError, match='dataset differs'):
-    run(tmp_path, initial, source=make_source(1))
+    run(tmp_path, initial, source=sources.make(seed=1))
 
 
 def test_another_generator_is_refused_until_they_are_stored(
@@ -314,10 +300,12 @@ def test_what_names_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
   """All that they depend on: with one secret, equal names give equal noise."""
 
   def name(source=None, secret=SECRET, **changes):
-    facts = warm_up.make_facts(load(**changes), source or make_source(), secret)
+    facts = warm_up.make_facts(
+      load(**changes), source or sources.make(), secret
+    )
     return key_streams.run_id(SECRET, facts)
 
-  source = make_source()
+  source = sources.make()
   more = tuple(source.spec.class_names) + ('more',)
   others = [
     {'images': source.images[::-1]},
@@ -393,7 +381,8 @@ def test_a_stopped_warm_up_goes_on(
 def test_training_reads_the_statistics_alone(tmp_path: pathlib.Path) -> None:
   """Other images with the same noised statistics give the same training set."""
   paths = [
-    draw(load(), tmp_path / str(seed), make_source(seed)) for seed in (0, 1)
+    draw(load(), tmp_path / str(seed), sources.make(seed=seed))
+    for seed in (0, 1)
   ]
   shutil.copy(*paths)
   for path in paths:
@@ -423,7 +412,7 @@ def test_votes_choose_among_public_images(tmp_path: pathlib.Path) -> None:
     finetune__warm_up__embedding_noise_multiplier='0',
     **{f'finetune__warm_up__{key}': '0' for key in others},
   )
-  source = make_source()
+  source = sources.make()
   path = draw(config, tmp_path, source)
   network = train_network(config, PUBLIC)
   pixels = source.images.reshape(30, -1) / 127.5 - 1
@@ -448,12 +437,12 @@ def test_votes_choose_among_public_images(tmp_path: pathlib.Path) -> None:
 
 
 def test_other_public_images_are_other_votes(tmp_path: pathlib.Path) -> None:
-  source, config = make_source(), load()
+  source, config = sources.make(), load()
   draw(config, tmp_path, source)
-  facts = warm_up.make_facts(config, source, SECRET, make_source(98))
+  facts = warm_up.make_facts(config, source, SECRET, sources.make(seed=98))
   workdir = workdirs.open_workdir(str(tmp_path))
   with pytest.raises(errors.UsageError, match='votes differs'):
-    warm_up.draw(config, workdir, source, SECRET, facts, make_source(98))
+    warm_up.draw(config, workdir, source, SECRET, facts, sources.make(seed=98))
 
 
 def test_public_images_without_classes_are_refused(
@@ -514,7 +503,7 @@ def _start(
     public_network, 'train', lambda config, _: train_network(config, PUBLIC)
   )
   return warm_up.run(
-    config, workdir, make_source(), SECRET, params, interrupts.Stop('')
+    config, workdir, sources.make(), SECRET, params, interrupts.Stop('')
   )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
-from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.stages.evaluation import measurements
 from tests.stages import command
+from tests.stages import sources
 
 
 def load(**changes: str) -> config_lib.Config:
@@ -19,22 +19,7 @@ def load(**changes: str) -> config_lib.Config:
   return config_lib.load(command.DIGITS_SMOKE, named)
 
 
-def make_source(num: int, seed: int) -> registry.ArraySource:
-  rng = np.random.default_rng(seed)
-  return registry.ArraySource(
-    spec=types.DatasetSpec(
-      name='x',
-      image_shape=(8, 8, 1),
-      class_names=tuple('0123456789'),
-      has_person=True,
-    ),
-    images=rng.integers(0, 256, (num, 8, 8, 1), np.uint8),
-    labels=np.arange(num, dtype=np.int32) % 10,
-    person=np.arange(num, dtype=np.int32) // 5,
-  )
-
-
-REAL, TEST, MADE = (make_source(num, num) for num in (50, 30, 40))
+REAL, TEST, MADE = (sources.make(num, num) for num in (50, 30, 40))
 TRAIN = measurements._TrainingSets(
   synthetic=(MADE.images, MADE.labels),
   real=REAL,
@@ -57,7 +42,7 @@ def test_other_held_out_images_are_compared_than_tested_on(monkeypatch):
   """Those of the same distribution, where the test set is of another one."""
   found = measurements._image_sets(load(), TRAIN, TEST)
   assert found.held_out[0] is TEST.images
-  other = make_source(20, 1)
+  other = sources.make(20, 1)
   monkeypatch.setattr(registry, 'load', lambda _, split: {'val': other}[split])
   found = measurements._image_sets(load(held_out_split='val'), TRAIN, TEST)
   assert found.held_out[0] is other.images
