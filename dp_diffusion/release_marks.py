@@ -232,13 +232,15 @@ def find(path: str | os.PathLike[str]) -> Origin | None:
       mark is damaged.
   """
   path = pathlib.Path(path)
-  try:
-    mark = _mark_of(path)
-  except ValueError as error:
-    raise errors.UsageError(
-      f'Expected the mark {NAME} of {path} to be that of a release, but'
-      f' {error}: take the files as they were published.'
-    ) from error
+  return _with_mark(path, _mark_of(path))
+
+
+def _with_mark(path: pathlib.Path, mark: Mark | None) -> Origin | None:
+  """Finds the statement of images with this mark; without one the nearest.
+
+  Raises:
+    UsageError: the images have a mark and their release is not found.
+  """
   for origin in _statements(path):
     statement = _ours(origin)
     if mark is None:
@@ -268,19 +270,31 @@ def find_all(path: str | os.PathLike[str]) -> list[Origin]:
     UsageError: see `find`.
   """
   path = pathlib.Path(path)
-  one = find(path)
+  mark = _mark_of(path)
+  one = _with_mark(path, mark)
   if one is None:
     return []
-  if path.is_dir() or _mark_of(path) is not None:
+  if path.is_dir() or mark is not None:
     return [one]
   inside = [x for x in _in_zip(path) if _ours(x) or _is_damaged(x)]
   return inside or [one]
 
 
 def _mark_of(path: pathlib.Path) -> Mark | None:
-  if path.suffix.lower() == _PARQUET and path.is_file():
-    return of_parquet(path)
-  return of_npz(path) if path.is_file() else of_tfds(path)
+  """Returns the mark of images, see `find`; None if they have none.
+
+  Raises:
+    UsageError: the mark is damaged.
+  """
+  try:
+    if path.suffix.lower() == _PARQUET and path.is_file():
+      return of_parquet(path)
+    return of_npz(path) if path.is_file() else of_tfds(path)
+  except ValueError as error:
+    raise errors.UsageError(
+      f'Expected the mark {NAME} of {path} to be that of a release, but'
+      f' {error}: take the files as they were published.'
+    ) from error
 
 
 def _ours(origin: Origin) -> dict[str, Any] | None:

@@ -218,3 +218,20 @@ def test_public_images_lie_in_no_release(tmp_path):
   (tmp_path / 'folder' / 'a').mkdir(parents=True)
   for name in ('x.npz', 'broken.npz', 'folder', 'absent'):
     assert release_marks.find(tmp_path / name) is None
+
+
+def test_a_mark_is_read_once(tmp_path, monkeypatch):
+  """What is refused and what is returned follow from the same bytes."""
+  path, _ = make_release(tmp_path / 'release')
+  zipped = tmp_path / 'z.zip'
+  with zipfile.ZipFile(zipped, 'w') as archive:
+    archive.write(tmp_path / 'release' / 'privacy.json', 'r/privacy.json')
+    archive.writestr('r/a/0.png', b'')
+  read, original = [], release_marks.of_npz
+  monkeypatch.setattr(
+    release_marks, 'of_npz', lambda p: read.append(p) or original(p)
+  )
+  for place in (path, zipped):
+    read.clear()
+    (found,) = release_marks.find_all(place)
+    assert found.where.endswith('privacy.json') and read == [place]
