@@ -62,6 +62,7 @@ from dp_diffusion.privacy import verify
 from dp_diffusion.training import parallel
 
 DEFAULT_BATCH_SIZE = 64  # Where a release of an earlier version says none.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 # Of these, some system allows none in the name of a folder.
 _NOT_OF_A_FOLDER = r'[/\\:*?"<>|\x00-\x1f]'
 _DATE = (1980, 1, 1, 0, 0, 0)  # Of every entry, as NumPy has it.
@@ -377,18 +378,16 @@ def load_release(path: str | os.PathLike[str]) -> Release:
       facts=facts,
       mark=mark,
       params=weights.unflatten(arrays),
-      class_head=release.read_class_head(folder),
       **_described(description),
     )
     _check_fits(loaded, arrays)
-    _check_head(loaded)
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+  except _UNREADABLE as error:
     reason = errors.first_line(error)
     raise errors.UsageError(
       f'Expected {where} to say how to sample from params.npz beside it:'
       f' {reason}'
     ) from error
-  return loaded
+  return dataclasses.replace(loaded, class_head=_class_head(loaded))
 
 
 def check_new_file(
@@ -531,20 +530,37 @@ def _flag(values: Mapping[str, Any], name: str) -> bool:
   return value
 
 
-def _check_head(loaded: Release) -> None:
+def _class_head(loaded: Release) -> class_head_lib.ClassHead | None:
+  """Reads the class head of a release; None if it has none.
+
+  Raises:
+    UsageError: the head does not fit the network and classes, or is not there
+      although it labels the images.
+  """
+  where = loaded.folder / 'model' / 'class_head.npz'
+  try:
+    head = release.read_class_head(loaded.folder)
+    if head is not None:
+      _check_head(loaded, head)
+    elif loaded.labels_from_head:
+      raise ValueError('it is not there, and model.json has labels_from_head.')
+  except _UNREADABLE as error:
+    raise errors.UsageError(
+      f'Expected {where} to be a class head for params.npz beside it:'
+      f' {errors.first_line(error)}'
+    ) from error
+  return head
+
+
+def _check_head(loaded: Release, head: class_head_lib.ClassHead) -> None:
   """Raises ValueError unless the class head fits the network and classes."""
-  head = loaded.class_head
-  if head is None:
-    if loaded.labels_from_head:
-      raise ValueError('labels_from_head is true, and there is no class head.')
-    return
   width = activations.num_features(
     loaded.network, loaded.params, loaded.diffusion, loaded.image_size
   )
   if head.kernel.shape != (width, loaded.network.num_classes):
     raise ValueError(
-      f'the class head has a kernel of shape {head.kernel.shape}, and the'
-      f' network {width} activations and {loaded.network.num_classes} classes.'
+      f'its kernel has the shape {head.kernel.shape}, and the network {width}'
+      f' activations and {loaded.network.num_classes} classes.'
     )
 
 

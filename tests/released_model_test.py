@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from dp_diffusion import config as config_lib
 from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import exit_codes
@@ -231,6 +232,37 @@ def test_weights_of_another_network_are_named(tmp_path):
   )
   with pytest.raises(errors.UsageError, match='other weights: down_0_block_1'):
     released_model.load_release(folder)
+
+
+def save_head(path: pathlib.Path, **shapes: tuple[int, ...]) -> None:
+  np.savez(path, **{k: np.zeros(v, np.float32) for k, v in shapes.items()})
+
+
+@pytest.mark.parametrize(
+  ('write', 'words'),
+  [
+    (lambda path: None, 'not there, .* labels_from_head'),
+    (lambda path: path.write_bytes(b'x'), 'zip'),
+    (lambda path: path.write_bytes(b'PK\x03\x04'), 'zip'),
+    (lambda path: save_head(path, kernel=(3, 2)), 'bias'),
+    (lambda path: save_head(path, kernel=(3, 2), bias=(2,)), r'\(3, 2\)'),
+  ],
+)
+def test_a_class_head_that_is_none_is_named(tmp_path, write, words):
+  folder = tiny_release.make(
+    tmp_path / 'release',
+    sampling={
+      'sampler': config_lib.to_dict(tiny_release.SAMPLER),
+      'labels_from_head': True,
+    },
+  )
+  path = folder / 'model' / 'class_head.npz'
+  write(path)
+  tiny_release.seal(folder)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    released_model.load_release(folder)
+  message = str(error.value)
+  assert message.startswith(f'Expected {path} to be') and '\n' not in message
 
 
 def test_an_earlier_release_needs_a_sampler(tmp_path, made):
