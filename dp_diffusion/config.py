@@ -698,6 +698,29 @@ def to_dict(config: Any) -> dict[str, Any]:
   return plain(config)
 
 
+def with_later_keys(values: Any, kind: type) -> Any:
+  """Returns what `to_dict` wrote, with the later keys that it left out.
+
+  They had their default, whether or not the version that wrote it knew them.
+
+  Args:
+    values: JSON values of a config dataclass, or of some of its sections.
+    kind: the dataclass.
+  """
+  if not isinstance(values, Mapping):
+    return values  # A damaged record.
+  hints, found = config_keys.type_hints(kind), dict(values)
+  for field in dataclasses.fields(kind):
+    if field.name not in found:
+      if not config_keys.is_later(field):
+        continue
+      found[field.name] = to_dict(field.default)
+    inner = hints[field.name]
+    if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+      found[field.name] = with_later_keys(found[field.name], inner)
+  return found
+
+
 def _is_left_out(config: Any, field: dataclasses.Field[Any]) -> bool:
   is_default = getattr(config, field.name) == field.default
   return config_keys.is_fact(field) or (

@@ -254,3 +254,20 @@ def test_later_keys_are_recorded_where_they_are_set():
   assert as_before['model']['num_groups'] == 8
   config = config_lib.load(DIGITS, {'model.num_heads': '2'})
   assert config_lib.to_dict(config.model)['num_heads'] == 2
+
+
+def test_later_keys_that_were_not_recorded_had_their_default():
+  before = config_lib.to_dict(config_lib.load(DIGITS))
+  found = config_lib.with_later_keys(before, config_lib.Config)
+  assert found['model'].pop('num_heads') == 0
+  assert found['finetune']['gradient_scales'] == []  # As JSON has it.
+  assert found['finetune']['class_head']['num_steps'] == 0
+  assert found['finetune']['warm_up']['rows_from_votes'] is False
+  assert {**before['model'], **found['model']} == found['model']
+  changed = config_lib.load(DIGITS, {'model.num_heads': '2'})
+  set_keys = config_lib.to_dict(changed)
+  found = config_lib.with_later_keys(set_keys, config_lib.Config)
+  assert found['model']['num_heads'] == 2
+  part = {'model': before['model'], 'card': 'damaged'}
+  found = config_lib.with_later_keys(part, config_lib.Config)
+  assert list(found) == ['model', 'card'] and found['card'] == 'damaged'

@@ -222,19 +222,25 @@ class Workdir:
       before = record.get(stage, {}).get('config')
       if before is None or stage == 'evaluate':
         continue
-      difference = first_difference(before, _resolved(stage, config))
+      whole = _with_later_keys(before)
+      now = _with_later_keys(_resolved(stage, config))
+      difference = first_difference(whole, now)
       if difference:
         key, old, new = difference
+        later = ''
+        if _has(whole, key) and not _has(before, key):
+          later = ' (the default; earlier versions lack this key)'
         raise errors.UsageError(
           f'{self.root} belongs to another config: its {stage} stage has'
-          f' {key}={old!r}, this run has {key}={new!r}. Give the old value,'
-          ' or another --workdir.'
+          f' {key}={old!r}{later}, this run has {key}={new!r}. Give the old'
+          ' value, or another --workdir.'
         )
 
   def differs(self, stage: str, config: config_lib.Config) -> bool:
     """Whether the stage last ran with another config than this one."""
     before = self._record().get(stage, {}).get('config')
-    return bool(first_difference(before or {}, _resolved(stage, config)))
+    now = _with_later_keys(_resolved(stage, config))
+    return bool(first_difference(_with_later_keys(before or {}), now))
 
   def has_other_card(self, config: config_lib.Config) -> bool:
     """Whether the release has the card of another config."""
@@ -331,6 +337,19 @@ def _check_writable(workdir: Workdir) -> None:
 def _resolved(stage: str, config: config_lib.Config) -> dict[str, Any]:
   full = config_lib.to_dict(config)
   return {section: full[section] for section in _SECTIONS[stage]}
+
+
+def _with_later_keys(record: Any) -> Any:
+  return config_lib.with_later_keys(record, config_lib.Config)
+
+
+def _has(record: Any, key: str) -> bool:
+  """Whether a record of a config has a dotted key."""
+  for name in key.split('.'):
+    if not isinstance(record, Mapping) or name not in record:
+      return False
+    record = record[name]
+  return True
 
 
 def first_difference(

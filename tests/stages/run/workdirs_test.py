@@ -154,6 +154,62 @@ def test_a_stage_belongs_to_its_config(workdir):
     assert '\n' not in message
 
 
+@pytest.mark.parametrize(
+  ('changes', 'key', 'default', 'value'),
+  [
+    (
+      {
+        'finetune__class_head__num_steps': '3',
+        'finetune__class_head__noise_multiplier': '20',
+      },
+      *('finetune.class_head.num_steps', 0, 3),
+    ),
+    (
+      {'finetune__gradient_scales': 'label/classes=2'},
+      *('finetune.gradient_scales', [], ['label/classes=2']),
+    ),
+  ],
+)
+def test_a_key_that_earlier_versions_lack_had_its_default(
+  workdir, changes, key, default, value
+):
+  """Not None, which nobody can give."""
+  workdir.begin('finetune', load())
+  with pytest.raises(errors.UsageError) as raised:
+    workdir.check(load(**changes))
+  message = str(raised.value)
+  assert f'has {key}={default!r} (the default; earlier versions ' in message
+  assert f'this run has {key}={value!r}.' in message
+  assert '\n' not in message
+  # The other way round nothing is missing in the record.
+  workdir.forget('finetune')
+  workdir.begin('finetune', load(**changes))
+  with pytest.raises(errors.UsageError) as raised:
+    workdir.check(load())
+  message = str(raised.value)
+  assert f'has {key}={value!r}, this run has {key}={default!r}.' in message
+
+
+def test_a_default_that_was_recorded_is_no_difference(workdir):
+  workdir.begin('finetune', load())
+  record = json.loads(workdir.config_path.read_text())
+  record['finetune']['config']['finetune']['antithetic_noise'] = False
+  workdir.config_path.write_text(json.dumps(record))
+  workdir.check(load())
+  assert not workdir.differs('finetune', load())
+  assert workdir.differs('finetune', load(finetune__antithetic_noise='true'))
+
+
+def test_a_key_that_no_version_may_lack_has_no_default(workdir):
+  """As in a record that somebody has edited."""
+  workdir.begin('finetune', load())
+  record = json.loads(workdir.config_path.read_text())
+  del record['finetune']['config']['finetune']['augmult']
+  workdir.config_path.write_text(json.dumps(record))
+  with pytest.raises(errors.UsageError, match='augmult=None, this run has'):
+    workdir.check(load())
+
+
 def test_sampling_goes_on_with_the_shards_that_it_began_with(workdir):
   workdir.begin('sample', load())
   workdir.begin('sample', load(sample__batch_size='7'))
