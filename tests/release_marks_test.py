@@ -174,7 +174,10 @@ def test_unmarked_images_below_a_release(tmp_path):
   with zipfile.ZipFile(zipped, 'w') as archive:
     archive.write(tmp_path / 'release' / 'privacy.json', 'r/privacy.json')
     archive.writestr('r/a/0.png', b'')
-  for place in (path, tfds, pngs, tmp_path / 'release', zipped):
+  link = tmp_path / 'elsewhere' / 'link'
+  link.parent.mkdir()
+  link.symlink_to(pngs)
+  for place in (path, tfds, pngs, link, tmp_path / 'release', zipped):
     assert release_marks.find(place) is not None, place
   statement = tmp_path / 'release' / 'privacy.json'
   statement.write_text(statement.read_text()[:-9])  # Damaged, not absent.

@@ -22,6 +22,7 @@ from dp_diffusion import release_card
 from dp_diffusion import release_marks
 from dp_diffusion import types
 from dp_diffusion.data import tfds_writer
+from dp_diffusion.models import class_head
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
@@ -264,6 +265,17 @@ def test_replaced_weights_are_not_sampled(tmp_path):
     release.check_model(tmp_path)
   (tmp_path / 'privacy.json').unlink()
   with pytest.raises(errors.UsageError, match='privacy.json is gone'):
+    release.check_model(tmp_path)
+
+
+def test_a_class_head_that_nothing_paid_for_is_not_used(tmp_path):
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.seal(tmp_path, STATEMENT)
+  head = class_head.ClassHead(
+    kernel=np.ones((3, 2), np.float32), bias=np.zeros(2, np.float32)
+  )
+  release.write_class_head(tmp_path, head)
+  with pytest.raises(errors.UsageError, match='class_head.npz to be the'):
     release.check_model(tmp_path)
 
 

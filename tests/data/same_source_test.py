@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -191,6 +192,29 @@ def test_one_file_that_two_folders_share_is_enough(place, scans, tmp_path):
   check(SAME, own(scans), own(other))
   names[place].write_bytes(names[place].read_bytes()[::-1])
   check(DIFFERENT, own(scans), own(other))
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(
+  scans, tmp_path, monkeypatch
+):
+  other, tried = tmp_path / 'other', []
+  shutil.copytree(scans, other)
+  make_tree = same_source._tree
+
+  def tree_without_one(path, config):
+    tree = make_tree(path, config)
+
+    def read(name):
+      tried.append(name)
+      if name == tried[0]:
+        raise PermissionError(name)
+      return tree.read(name)
+
+    return dataclasses.replace(tree, read=read)
+
+  monkeypatch.setattr(same_source, '_tree', tree_without_one)
+  check(SAME, own(scans), own(other))
+  assert len(set(tried)) > 1
 
 
 def test_copied_npz(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import config as config_lib
+from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import files
 from dp_diffusion import release
@@ -221,6 +222,24 @@ def test_nothing_that_is_printed_depends_on_the_images(
     lines = capsys.readouterr().out.splitlines()
     printed.append([line for line in lines if 'sampling' not in line])
   assert printed[0] == printed[1] and printed[0]
+
+
+def test_no_time_of_the_sensitive_images_is_printed(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """A log would keep it; it tells how many there are."""
+  progress, shown = console.progress, {}
+
+  def record(title: str, *arguments, is_private: bool = False, **keywords):
+    shown[title] = is_private
+    return progress(title, *arguments, is_private=is_private, **keywords)
+
+  monkeypatch.setattr(console, 'progress', record)
+  train(tmp_path, params, make_source())
+  assert len(shown) > 1 and 'class head, step' in shown
+  assert {title for title, private in shown.items() if not private} == {
+    title for title in shown if 'sampl' in title
+  }
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,22 @@ def test_subsets_share_no_image(m, n, size, subsets, monkeypatch):
   assert (np.concatenate([s[0] for s in seen]) != first).any()
 
 
+def test_subsets_are_of_all_images(monkeypatch):
+  """Not of the first ones, which are of the first classes."""
+  seen = []
+  monkeypatch.setattr(
+    kid, 'squared_mmd', lambda x, y: seen.append((x, y)) or float(len(seen))
+  )
+  x, y = np.arange(60)[:, None], np.arange(25)[:, None]
+  for seed in range(9):
+    compare(x, y, seed=seed)
+    compare(y, x, seed=seed)
+  for side, other in zip(seen[::2], seen[1::2], strict=True):
+    assert side[0].shape == other[1].shape
+  for image_set in zip(*seen, strict=True):
+    assert {*range(60)} == set(np.concatenate(image_set).ravel())
+
+
 def test_only_inception_gives_a_kid():
   x, y = np.random.default_rng(0).normal(size=(2, 20, 3))
   names = []

@@ -48,22 +48,38 @@ def _run(
   )
 
 
+MECHANISM = mechanism_lib.DpSgdMechanism(
+  num_examples=1000,
+  expected_batch_size=50,
+  num_steps=100,
+  noise_multiplier=2.0,
+  l2_clip_norm=0.3,
+  delta=1e-4,
+)
+
+
 def test_the_noise_is_what_the_module_says(monkeypatch):
   monkeypatch.setattr(flop_counts, 'num_trained', lambda _: 400)
   config = config_lib.load(command.DIGITS_SMOKE)
-  mechanism = mechanism_lib.DpSgdMechanism(
-    num_examples=1000,
-    expected_batch_size=50,
-    num_steps=100,
-    noise_multiplier=2.0,
-    l2_clip_norm=0.3,
-    delta=1e-4,
-  )
-  found = sufficiency.setting(config, mechanism)
+  found = sufficiency.setting(config, MECHANISM)
   assert found.noise_over_batch == 0.04
   assert found.noise_over_signal == pytest.approx(0.04 * 2)
   assert (found.image_shape, found.num_records) == ((8, 8, 1), 1000)
   assert found.is_pretrained
+
+
+@pytest.mark.parametrize(
+  ('keys', 'is_pretrained'),
+  [
+    ({'pretrain.num_steps': '0'}, False),
+    ({'pretrain.num_steps': '0', 'pretrain.init_from': 'runs/x'}, True),
+    ({}, True),
+  ],
+)
+def test_weights_that_are_given_are_pre_trained(keys, is_pretrained):
+  config = config_lib.load(command.DIGITS_SMOKE, keys)
+  found = sufficiency.setting(config, MECHANISM)
+  assert found.is_pretrained == is_pretrained
 
 
 def test_frozen_weights_get_no_noise():
