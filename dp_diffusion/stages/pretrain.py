@@ -6,7 +6,11 @@ Fine-tuning starts from it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent import futures
+import contextlib
 import functools
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -63,16 +67,63 @@ def run(
   inherited_ledger.find(
     config, workdir
   )  # Released images without their ledger.
-  params = initial_params(config)
-  source, images = None, None
   if config.pretrain.num_steps:
-    source = processes.main_first(lambda: registry.load(config.pretrain.data))
-    images = np.asarray(source.images)
-  processes.on_main(lambda: public_data.begin(config, workdir, images))
-  if source is not None:
-    state = _train(config, workdir, stop, devices, params, source)
+    step = _step(config, devices)
+    with _compiling(config, devices, step):
+      params = initial_params(config)
+      source = processes.main_first(lambda: registry.load(config.pretrain.data))
+      images = np.asarray(source.images)
+      processes.on_main(lambda: public_data.begin(config, workdir, images))
+    state = _train(config, workdir, stop, devices, params, source, step)
     params = state.ema_params
+  else:
+    params = initial_params(config)
+    processes.on_main(lambda: public_data.begin(config, workdir, None))
   processes.on_main(lambda: _write(config, workdir, params))
+
+
+def _step(
+  config: config_lib.Config, devices: parallel.DataParallel
+) -> Callable[..., Any]:
+  """Returns a step of the training, which is compiled at its first call."""
+  pretrain = config.pretrain
+  return devices.pmap_public_step(
+    assembly.pretrain_loss_fn(config),
+    optimizers.make(pretrain.optimizer, pretrain.num_steps),
+    pretrain.ema_decay,
+    batch_sizes.public_size(config, devices),
+  )
+
+
+@contextlib.contextmanager
+def _compiling(
+  config: config_lib.Config,
+  devices: parallel.DataParallel,
+  step: Callable[..., Any],
+) -> Iterator[None]:
+  """Compiles the step on another thread while first weights and data are made.
+
+  Only on the CPUs of one process: an accelerator has compiled the step to
+  measure its memory, and processes compile together.
+  """
+  if not devices.is_cpu or devices.process_count > 1:
+    yield
+    return
+  with futures.ThreadPoolExecutor(1) as pool:
+    compiled = pool.submit(
+      public_loop.compile_public_step,
+      step,
+      devices,
+      batch_sizes.public_state(config),
+      batch_sizes.public_batch(config),
+      _draw_key(config),
+    )
+    yield
+    compiled.result()
+
+
+def _draw_key(config: config_lib.Config) -> types.Key:
+  return public_seed.Purpose.PRETRAIN_DRAWS.key(config.seed)
 
 
 def _write(
@@ -139,10 +190,10 @@ def _train(
   devices: parallel.DataParallel,
   params: types.Params,
   source: types.DataSource,
+  step_fn: Callable[..., Any],
 ) -> train_state.TrainState:
   pretrain = config.pretrain
   optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
-  loss_fn = assembly.pretrain_loss_fn(config)
   checkpoints = checkpoint.Checkpointer(
     workdir.public / 'checkpoints', is_private=False
   )
@@ -154,17 +205,12 @@ def _train(
     console.say(f'pretrain: continues from step {start_step}')
   with metrics.PublicMetrics(workdir.public) as writer:
     public = public_loop.PublicRun(
-      step=devices.pmap_public_step(
-        loss_fn,
-        optimizer,
-        pretrain.ema_decay,
-        batch_sizes.public_size(config, devices),
-      ),
+      step=step_fn,
       batch=functools.partial(
         batching.public_batch, source, pretrain.batch_size, config.seed
       ),
       batch_size=pretrain.batch_size,
-      key=public_seed.Purpose.PRETRAIN_DRAWS.key(config.seed),
+      key=_draw_key(config),
       checkpoints=checkpoints,
       meta={'stage': 'pretrain'},
       num_steps=pretrain.num_steps,

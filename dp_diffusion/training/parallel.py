@@ -120,6 +120,22 @@ class DataParallel:
     """Copies leaves [...] to every device: [D, ...]."""
     return self.shard(jax.tree.map(self._repeat, tree))
 
+  def replica_shapes(self, tree: types.PyTree) -> types.PyTree:
+    """Returns what `replicate` would return, as shapes: no memory is taken.
+
+    A function that is lowered with them and compiled is not compiled again when
+    it is called with the arrays.
+
+    Args:
+      tree: arrays or their shapes, [...].
+    """
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (self.num_devices, *x.shape), x.dtype, sharding=self._sharding
+      ),
+      tree,
+    )
+
   def _repeat(self, x: Any) -> Any:
     if isinstance(x, jax.Array) and jnp.issubdtype(
       x.dtype, jax.dtypes.prng_key

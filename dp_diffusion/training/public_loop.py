@@ -117,6 +117,42 @@ def train_public(
   return devices.unreplicate(replicas), step
 
 
+def compile_public_step(
+  step: Callable[..., Any],
+  devices: parallel_lib.DataParallel,
+  state: train_state.TrainState,
+  batch: types.PyTree,
+  key: types.Key,
+) -> None:
+  """Compiles the step from shapes, so that it can be done before data are read.
+
+  `train_public` then uses the compiled step.
+
+  Args:
+    step: result of `parallel.DataParallel.pmap_public_step`.
+    devices: the devices of the run, of one process.
+    state: shapes of the state, without a device axis.
+    batch: shapes of the leaves [B, ...] of a batch.
+    key: typed key[] of the training.
+
+  Raises:
+    UsageError: the batch cannot be divided among the devices.
+  """
+  (batch_size,) = {x.shape[0] for x in jax.tree.leaves(batch)}
+  _, share = _device_shape(batch_size, devices)
+
+  def of_device(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((share, *x.shape[1:]), x.dtype)
+
+  lowered: Any = step
+  lowered.lower(
+    devices.replica_shapes(state),
+    devices.replica_shapes(jax.tree.map(of_device, batch)),
+    key,
+    devices.replica_shapes(jax.ShapeDtypeStruct((share,), np.int32)),
+  ).compile()
+
+
 def _device_shape(
   batch_size: int, devices: parallel_lib.DataParallel
 ) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import types
 
@@ -18,6 +19,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.training import checkpoint
 from dp_diffusion.training import journal
+from dp_diffusion.training import microbatch
 from dp_diffusion.training import parallel
 from dp_diffusion.training import private_loop
 from dp_diffusion.training import public_loop
@@ -489,6 +491,28 @@ def test_public_run_resumed_equals_uninterrupted(
   assert isinstance(state, train_state.TrainState)
   assert_same_bits(state, expected)
   assert job.losses == whole.losses
+
+
+def test_a_public_step_compiled_from_shapes_is_the_step(
+  trainer, public_step, tmp_path, caplog
+):
+  """To the same bits, and it is not compiled again when data are there."""
+  devices = trainer.data_parallel
+  expected, _ = PublicJob(trainer, public_step, tmp_path / 'plain').go()
+  step = devices.pmap_public_step(trainer.loss, trainer.optimizer, 0.9)
+  rows = private_problem.DATA[:4]
+  public_loop.compile_public_step(
+    step,
+    devices,
+    microbatch.shapes_of(devices.unreplicate(trainer.initial_state())),
+    {'x': jax.ShapeDtypeStruct(rows.shape, rows.dtype)},
+    jax.random.key(0),
+  )
+  with caplog.at_level(logging.DEBUG), jax.log_compiles():
+    state, _ = PublicJob(trainer, step, tmp_path / 'early').go()
+  messages = [record.getMessage() for record in caplog.records]
+  assert not [m for m in messages if 'ompil' in m]
+  assert_same_bits(state, expected)
 
 
 def test_public_batch_must_be_shared_out(trainer, public_step, tmp_path):

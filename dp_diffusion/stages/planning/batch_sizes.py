@@ -166,6 +166,11 @@ def public_state(config: config_lib.Config) -> train_state.TrainState:
   return _state(config, config.pretrain.data, optimizer)
 
 
+def public_batch(config: config_lib.Config) -> types.PyTree:
+  """Returns the shapes of a batch of pre-training, [B, ...]."""
+  return _example(config.pretrain.data, (config.pretrain.batch_size,))
+
+
 def private_state(
   config: config_lib.Config, num_steps: int | None = None
 ) -> train_state.TrainState:
@@ -205,9 +210,9 @@ def _state(
   )
 
 
-def _example(data: registry.DataConfig, draws: tuple[int, ...]) -> types.PyTree:
-  shape = (*draws, *data.image_shape)
+def _example(data: registry.DataConfig, lead: tuple[int, ...]) -> types.PyTree:
+  shape = (*lead, *data.image_shape)
   return {
     'image': jax.ShapeDtypeStruct(shape, 'uint8'),
-    'label': jax.ShapeDtypeStruct(draws, 'int32'),
+    'label': jax.ShapeDtypeStruct(lead, 'int32'),
   }
