@@ -12,9 +12,12 @@ a convolution inside `lax.scan` is several times slower on a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+import contextlib
 import dataclasses
+import functools
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -187,7 +190,8 @@ def _train_neural(
   train, validation = _split(len(labels), config.validation_fraction, rng)
   val_images, val_labels = images[validation], labels[validation]
   init_key, draw_key = jax.random.split(jax.random.key(seed))
-  state = fns.init(init_key, np.asarray(images[:1]))
+  with _compiling(fns, config.batch_size, images.shape[1:]):
+    state = fns.init(init_key, np.asarray(images[:1]))
   batches = _batches(train, config.batch_size, rng)
   scores: list[ValidationScore] = []
   best, best_variables = None, None
@@ -218,6 +222,52 @@ def _train_neural(
     best_step=best.step if best else config.num_steps,
     fns=fns,
   )
+
+
+@contextlib.contextmanager
+def _compiling(
+  fns: training.Fns, batch_size: int, image_shape: tuple[int, ...]
+) -> Iterator[None]:
+  """Compiles what the loop calls on other threads, beside the first weights."""
+  with futures.ThreadPoolExecutor(2) as pool:
+    compiled = [
+      pool.submit(_compile_step, fns, batch_size, image_shape),
+      pool.submit(_compile_logits, fns, image_shape),
+    ]
+    yield
+    for each in compiled:
+      each.result()
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_step(
+  fns: training.Fns, batch_size: int, image_shape: tuple[int, ...]
+) -> None:
+  step: Any = fns.step
+  step.lower(
+    _state_shapes(fns, image_shape),
+    jax.random.key(0),
+    np.int32(0),
+    jax.ShapeDtypeStruct((3,), np.float32),  # As `training.step_numbers`.
+    jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8),
+    jax.ShapeDtypeStruct((batch_size,), np.int32),
+  ).compile()
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_logits(fns: training.Fns, image_shape: tuple[int, ...]) -> None:
+  logits: Any = fns.logits
+  variables, _ = _state_shapes(fns, image_shape)
+  images = jax.ShapeDtypeStruct((_PREDICT_BATCH, *image_shape), np.uint8)
+  logits.lower(variables, images).compile()
+
+
+def _state_shapes(
+  fns: training.Fns, image_shape: tuple[int, ...]
+) -> training.State:
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
+  state: training.State = jax.eval_shape(fns.init, jax.random.key(0), image)
+  return state
 
 
 def _is_validation_step(step: int, config: training.ClassifierConfig) -> bool:

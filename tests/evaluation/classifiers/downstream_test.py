@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -120,6 +122,24 @@ def test_training_is_a_function_of_the_seed(linear_config, train_set, test_set):
 
   np.testing.assert_array_equal(probs(0), probs(0))
   assert np.any(probs(0) != probs(1))
+
+
+def test_nothing_is_compiled_after_the_first_weights(
+  linear_config, train_set, caplog
+):
+  """The threads beside them have compiled what the loop then calls."""
+  images, labels = train_set
+  config = dataclasses.replace(linear_config, batch_size=7)  # Not yet compiled.
+  fns = training.compiled(config, NUM_CLASSES)
+  key = jax.random.key(0)
+  with downstream._compiling(fns, 7, images.shape[1:]):
+    state = fns.init(key, images[:1])
+  numbers = training.step_numbers(config, 1)
+  with caplog.at_level(logging.DEBUG), jax.log_compiles():
+    state = fns.step(state, key, np.int32(1), numbers, images[:7], labels[:7])
+    downstream._batched(fns.logits, state[0], images[:9])
+  messages = [record.getMessage() for record in caplog.records]
+  assert not [m for m in messages if 'ompil' in m]
 
 
 def test_ensemble_is_the_mean_of_its_members(
