@@ -42,6 +42,9 @@ LOCK = $$($(BIN)/python -c 'import os, platform, sys; \
   ok = ok and platform.machine() == "x86_64"; \
   print("--constraint " + f if ok else "")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+# pip compiles modules on one core, those of the libraries' own tests too. A file
+# that is not for this Python does not compile, which is no error.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 
 .PHONY: help demo test test-all test-readers lint format docs docs-check lock clean
 .DELETE_ON_ERROR:
@@ -97,7 +100,8 @@ $(RUN_STAMP): requirements.txt $(wildcard lock/*.txt) | $(BIN)/python
 	@case '$(ACCELERATOR)' in cpu|cuda13|tpu) ;; *) \
 	  echo "error: ACCELERATOR=$(ACCELERATOR); expected cpu, cuda13 or tpu" >&2; exit 2;; esac
 	@echo 'Installing the requirements into $(VENV) (about a minute) ...'
-	@$(PIP) install -r requirements.txt $(EXTRA) $(LOCK)
+	@$(PIP) install --no-compile -r requirements.txt $(EXTRA) $(LOCK)
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/installed-docs: docs/requirements.txt | $(BIN)/python
@@ -111,5 +115,6 @@ $(VENV)-readers/installed: tests/readers/requirements.txt | $(BIN)/python
 
 $(DEV_STAMP): requirements.txt requirements-dev.txt $(wildcard lock/*.txt) | $(BIN)/python
 	@echo 'Installing the requirements into $(VENV) (about a minute) ...'
-	@$(PIP) install -r requirements-dev.txt $(LOCK)
+	@$(PIP) install --no-compile -r requirements-dev.txt $(LOCK)
+	@$(COMPILE)
 	@touch $@
