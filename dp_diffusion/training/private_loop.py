@@ -19,6 +19,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent import futures
 import contextlib
 import dataclasses
 from typing import Any
@@ -157,17 +158,24 @@ def compile_private_step(
   )
   total = steps.zeros(state.params)
   accumulate: Any = steps.accumulate
-  accumulate.lower(
-    state.params,
-    state.frozen_params,
-    total,
-    *_on_devices(steps, devices, padding, draw_key, step),
-  ).compile()
   private_stats: Any = steps.private_stats
-  private_stats.lower(total).compile()
   apply: Any = steps.apply
   past = steps.past_noise(state.params, step)
-  apply.lower(state, total, steps.streams.noise_keys(step), *past).compile()
+  lowered = (
+    accumulate.lower(
+      state.params,
+      state.frozen_params,
+      total,
+      *_on_devices(steps, devices, padding, draw_key, step),
+    ),
+    apply.lower(state, total, steps.streams.noise_keys(step), *past),
+    private_stats.lower(total),
+  )
+  # XLA compiles a program for a CPU on one core. On an accelerator it tries
+  # programs out, and processes compile together: one after another there.
+  is_alone = devices.is_cpu and devices.process_count == 1
+  with futures.ThreadPoolExecutor(len(lowered) if is_alone else 1) as pool:
+    list(pool.map(lambda program: program.compile(), lowered))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

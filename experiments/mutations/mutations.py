@@ -3988,10 +3988,10 @@ ALL = (
     'tests/evaluation/metrics/kid_test.py::test_subsets_are_of_all_images',
   ),
   _one(
-    'A plan takes given weights for none',
+    'A plan takes given weights, and those it trains, for none',
     'dp_diffusion/stages/planning/sufficiency.py',
-    'is_pretrained=config.reads_public_images or bool(config.pretrain.init_from),',
-    'is_pretrained=config.reads_public_images,',
+    'is_pretrained=config.reads_public_images or bool(',
+    'is_pretrained=config.reads_public_images and bool(',
     'tests/stages/planning/sufficiency_test.py::test_weights_that_are_given_are_pre_trained',
   ),
   _one(

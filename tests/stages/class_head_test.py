@@ -235,7 +235,7 @@ def test_no_time_of_the_sensitive_images_is_printed(
     return progress(title, *arguments, is_private=is_private, **keywords)
 
   monkeypatch.setattr(console, 'progress', record)
-  train(tmp_path, params, make_source())
+  train(tmp_path, params)
   assert len(shown) > 1 and 'class head, step' in shown
   assert {title for title, private in shown.items() if not private} == {
     title for title in shown if 'sampl' in title
