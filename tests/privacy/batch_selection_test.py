@@ -273,3 +273,13 @@ def test_groups_are_drawn_apart_from_every_step():
   for step in (0, 4):
     want = [i for i, word in enumerate(words) if word % 3 == step % 3]
     assert list(selector.select(step)) == want
+
+
+def test_groups_of_two_blocks_are_independent(monkeypatch):
+  monkeypatch.setattr(batch_selection, '_RECORDS_PER_BLOCK', 300)
+  selector = make(num_records=600, num_groups=3, sampling_prob=1.0)
+  groups = np.zeros(600, int)
+  for step in range(3):
+    groups[selector.select(step)] = step
+  counts = np.bincount(3 * groups[:300] + groups[300:], minlength=9)
+  assert counts.min() > 300 / 9 / 2 and counts.max() < 2 * 300 / 9
