@@ -206,6 +206,19 @@ def test_what_is_expected_is_the_share_of_persons_not_of_images():
   np.testing.assert_allclose(result.binomial_p_value, five_or_more)
 
 
+def test_real_images_are_judged_by_the_persons_that_stay_held_out():
+  """24 persons were trained on; 3 of 6 others stand in for synthetic ones."""
+  rng = np.random.default_rng(0)
+  persons = np.repeat(np.arange(30), 5)
+  found = memorization.compare_real(
+    fresh(rng, 120),
+    fresh(rng, 30),
+    space='features',
+    persons=(persons[:120], persons[120:]),
+  )
+  assert found.closer_to_train.expected == 24 / 27
+
+
 def test_copies_of_persons_are_flagged():
   rng = np.random.default_rng(0)
   persons = np.repeat(np.arange(60), 5)
