@@ -57,6 +57,14 @@ def test_the_card_says_what_a_reader_must_know():
   made_from = section(card, 'Made from')
   assert 'Shapes of 2024' in made_from and 'a' * 64 in made_from
   assert 'https://example.org/code' in made_from and '2026-01-31' in made_from
+  more = {'source': 'strokes', 'split': 'train', 'images_sha256': 'b' * 64}
+  both = [
+    *STATEMENT['public_data'],
+    statement_words.public_data(more, 'none_equal'),
+  ]
+  card = release_card.text({**STATEMENT, 'public_data': both}, CONFIG, CONTENTS)
+  made_from = section(card, 'Made from')
+  assert 'a' * 64 in made_from and 'b' * 64 in made_from
   assert 'not to decide about people' in section(card, 'Intended use')
   limits = section(card, 'Limits')
   assert '100 declared records of 2 classes' in limits

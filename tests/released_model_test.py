@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import pathlib
+import re
 import shutil
 import zipfile
 
@@ -445,6 +446,17 @@ def test_a_file_that_cannot_be_written_is_found_before_sampling(
   out.write_bytes(b'before')
   assert sample.main([str(made), '--num=1', f'--out={out}']) == 2
   assert 'not to be there' in capsys.readouterr().err
+
+
+def test_the_command_says_the_seed_that_it_drew(made, tmp_path, capsys):
+  """With it, anybody makes the same images again."""
+  typed = [str(made), '--num=2']
+  assert sample.main([*typed, f'--out={tmp_path / "first.npz"}']) == 0
+  seed = re.search(r'images, seed (\d+),', capsys.readouterr().out)[1]
+  again = tmp_path / 'again.npz'
+  assert sample.main([*typed, f'--seed={seed}', f'--out={again}']) == 0
+  with np.load(tmp_path / 'first.npz') as f, np.load(again) as g:
+    np.testing.assert_array_equal(f['images'], g['images'])
 
 
 def test_a_name_with_a_comma_is_one_class(tmp_path):
