@@ -651,8 +651,9 @@ def test_older_words_are_not_compared(folder, capsys):
   write_statement(folder, old, forged=True)
   assert verify.main([str(folder)]) == 0
   assert 'words of version 1 are not compared' in capsys.readouterr().out
-  write_statement(folder, {**old, 'epsilon': 1.0}, forged=True)
-  check_refused(folder, capsys, 'epsilon')
+  for name in ('epsilon', 'epsilon_pld', 'epsilon_rdp', 'private'):
+    write_statement(folder, {**old, name: 1.0}, forged=True)
+    check_refused(folder, capsys, f"'{name}' is stated as")
   for version in (0, -1, 1.0, True, None, '1', 99, statement_lib.VERSION + 1):
     never = {**STATEMENT, 'statement_version': version}
     write_statement(folder, never, forged=True)
