@@ -38,8 +38,8 @@ PERSONS = {
   'privacy.num_examples': 160,
   'privacy.delta': 1e-3,
 }
-# With --only=mnist and --set=data.path=mnist.zip: the 70,000 digits as PNG
-# files, a folder per class.
+# The 70,000 digits as PNG files, a folder per class: --only=mnist
+# --set=data.path=mnist.zip --set=data.channels=1.
 MNIST = {
   'data.class_names': '0,1,2,3,4,5,6,7,8,9',
   'privacy.num_examples': 56_000,
@@ -175,7 +175,7 @@ def rows(found: sweeps.Found, first_secs: float) -> list[dict[str, Any]]:
       },
       first_secs,
       units={table_rows.DISTANCE: ''},
-      aim=f'Small CNN {100 * aim:.0f} %' if aim else '',
+      aim=f'Small CNN {100 * aim:g} %' if aim else '',
       is_missed=bool(aim) and any(v is None or v < aim for v in values),
     )
   for method, title in table_rows.BASELINES.items():
