@@ -46,9 +46,8 @@ _CONVOLUTION_FLOP = (
 _RECORD_BYTES = 4 + 8 + 8 + 8
 # Of an activation: as it is read, and six times while it is scaled.
 _ACTIVATION_BYTES = 4 + 6 * 8
-_NUM_SQUARES = (
-  5  # Arrays of activations times activations while they are scaled.
-)
+# Arrays of activations times activations while they are scaled.
+_NUM_SQUARES = 5
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
 

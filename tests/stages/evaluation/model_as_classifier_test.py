@@ -7,7 +7,6 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
-from dp_diffusion import types
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.evaluation.classifiers import head_classifier
@@ -15,6 +14,7 @@ from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.stages.evaluation import model_as_classifier
 from dp_diffusion.stages.run import interrupts
 from tests.stages import command
+from tests.stages import sources
 
 NUM_IMAGES = 100
 
@@ -24,12 +24,7 @@ def held_out() -> registry.ArraySource:
   """Images whose pixels are their labels, two of each person."""
   labels = np.random.default_rng(0).integers(0, 10, NUM_IMAGES, np.int32)
   return registry.ArraySource(
-    spec=types.DatasetSpec(
-      name='x',
-      image_shape=(8, 8, 1),
-      class_names=tuple('0123456789'),
-      has_person=True,
-    ),
+    spec=sources.SPEC,
     images=np.full(
       (NUM_IMAGES, 8, 8, 1), labels[:, None, None, None], np.uint8
     ),
