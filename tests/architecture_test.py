@@ -60,6 +60,7 @@ LAYERS = {
   'exit_codes': 0,
   'types': 0,
   'compile_cache': 0,
+  'compiling': 0,
   'config_keys': 0,
   'console': 0,
   'crash_points': 0,

@@ -6,15 +6,15 @@ Fine-tuning starts from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent import futures
-import contextlib
+from collections.abc import Callable
 import functools
 from typing import Any
 
 from etils import epath
 import numpy as np
+import optax
 
+from dp_diffusion import compiling
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_weights
 from dp_diffusion import console
@@ -68,13 +68,16 @@ def run(
     config, workdir
   )  # Released images without their ledger.
   if config.pretrain.num_steps:
-    step = _step(config, devices)
-    with _compiling(config, devices, step):
-      params = initial_params(config)
+    optimizer = optimizers.make(
+      config.pretrain.optimizer, config.pretrain.num_steps
+    )
+    step = _step(config, devices, optimizer)
+    with compiling.beside(lambda: _compile(config, devices, step)):
+      state = train_state.create(initial_params(config), optimizer)
       source = processes.main_first(lambda: registry.load(config.pretrain.data))
       images = np.asarray(source.images)
       processes.on_main(lambda: public_data.begin(config, workdir, images))
-    state = _train(config, workdir, stop, devices, params, source, step)
+    state = _train(config, workdir, stop, devices, state, source, step)
     params = state.ema_params
   else:
     params = initial_params(config)
@@ -83,43 +86,31 @@ def run(
 
 
 def _step(
-  config: config_lib.Config, devices: parallel.DataParallel
+  config: config_lib.Config,
+  devices: parallel.DataParallel,
+  optimizer: optax.GradientTransformation,
 ) -> Callable[..., Any]:
   """Returns a step of the training, which is compiled at its first call."""
-  pretrain = config.pretrain
   return devices.pmap_public_step(
     assembly.pretrain_loss_fn(config),
-    optimizers.make(pretrain.optimizer, pretrain.num_steps),
-    pretrain.ema_decay,
+    optimizer,
+    config.pretrain.ema_decay,
     batch_sizes.public_size(config, devices),
   )
 
 
-@contextlib.contextmanager
-def _compiling(
+def _compile(
   config: config_lib.Config,
   devices: parallel.DataParallel,
   step: Callable[..., Any],
-) -> Iterator[None]:
-  """Compiles the step on another thread while first weights and data are made.
-
-  Only on the CPUs of one process: an accelerator has compiled the step to
-  measure its memory, and processes compile together.
-  """
-  if not devices.is_cpu or devices.process_count > 1:
-    yield
-    return
-  with futures.ThreadPoolExecutor(1) as pool:
-    compiled = pool.submit(
-      public_loop.compile_public_step,
-      step,
-      devices,
-      batch_sizes.public_state(config),
-      batch_sizes.public_batch(config),
-      _draw_key(config),
-    )
-    yield
-    compiled.result()
+) -> None:
+  public_loop.compile_public_step(
+    step,
+    devices,
+    batch_sizes.public_state(config),
+    batch_sizes.public_batch(config),
+    _draw_key(config),
+  )
 
 
 def _draw_key(config: config_lib.Config) -> types.Key:
@@ -188,16 +179,14 @@ def _train(
   workdir: workdirs.Workdir,
   stop: interrupts.Stop,
   devices: parallel.DataParallel,
-  params: types.Params,
+  state: train_state.TrainState,
   source: types.DataSource,
   step_fn: Callable[..., Any],
 ) -> train_state.TrainState:
   pretrain = config.pretrain
-  optimizer = optimizers.make(pretrain.optimizer, pretrain.num_steps)
   checkpoints = checkpoint.Checkpointer(
     workdir.public / 'checkpoints', is_private=False
   )
-  state = train_state.create(params, optimizer)
   restored = checkpoints.restore(state, may_lose_all=True)
   start_step = 0
   if restored:

@@ -28,6 +28,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from dp_diffusion import compiling
 from dp_diffusion import console
 from dp_diffusion import crash_points
 from dp_diffusion import types
@@ -171,10 +172,8 @@ def compile_private_step(
     apply.lower(state, total, steps.streams.noise_keys(step), *past),
     private_stats.lower(total),
   )
-  # XLA compiles a program for a CPU on one core. On an accelerator it tries
-  # programs out, and processes compile together: one after another there.
-  is_alone = devices.is_cpu and devices.process_count == 1
-  with futures.ThreadPoolExecutor(len(lowered) if is_alone else 1) as pool:
+  num_threads = len(lowered) if compiling.is_on_threads() else 1
+  with futures.ThreadPoolExecutor(num_threads) as pool:
     list(pool.map(lambda program: program.compile(), lowered))
 
 

@@ -12,8 +12,6 @@ a convolution inside `lax.scan` is several times slower on a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-import contextlib
 import dataclasses
 import functools
 import math
@@ -26,6 +24,7 @@ from sklearn import dummy
 from sklearn import svm
 
 from dp_diffusion import checks
+from dp_diffusion import compiling
 from dp_diffusion import console
 from dp_diffusion import types
 from dp_diffusion.evaluation.classifiers import training
@@ -190,7 +189,7 @@ def _train_neural(
   train, validation = _split(len(labels), config.validation_fraction, rng)
   val_images, val_labels = images[validation], labels[validation]
   init_key, draw_key = jax.random.split(jax.random.key(seed))
-  with _compiling(fns, config.batch_size, images.shape[1:]):
+  with compiling.beside(*_compile_calls(fns, config, images.shape[1:])):
     state = fns.init(init_key, np.asarray(images[:1]))
   batches = _batches(train, config.batch_size, rng)
   scores: list[ValidationScore] = []
@@ -224,31 +223,32 @@ def _train_neural(
   )
 
 
-@contextlib.contextmanager
-def _compiling(
-  fns: training.Fns, batch_size: int, image_shape: tuple[int, ...]
-) -> Iterator[None]:
-  """Compiles what the loop calls on other threads, beside the first weights."""
-  with futures.ThreadPoolExecutor(2) as pool:
-    compiled = [
-      pool.submit(_compile_step, fns, batch_size, image_shape),
-      pool.submit(_compile_logits, fns, image_shape),
-    ]
-    yield
-    for each in compiled:
-      each.result()
+def _compile_calls(
+  fns: training.Fns,
+  config: training.ClassifierConfig,
+  image_shape: tuple[int, ...],
+) -> tuple[Callable[[], None], ...]:
+  """Returns calls that compile what the loop calls."""
+  numbers = jax.eval_shape(lambda: training.step_numbers(config, 1))
+  return (
+    lambda: _compile_step(fns, config.batch_size, image_shape, numbers),
+    lambda: _compile_logits(fns, image_shape),
+  )
 
 
 @functools.lru_cache(maxsize=16)
 def _compile_step(
-  fns: training.Fns, batch_size: int, image_shape: tuple[int, ...]
+  fns: training.Fns,
+  batch_size: int,
+  image_shape: tuple[int, ...],
+  numbers: jax.ShapeDtypeStruct,
 ) -> None:
   step: Any = fns.step
   step.lower(
     _state_shapes(fns, image_shape),
     jax.random.key(0),
     np.int32(0),
-    jax.ShapeDtypeStruct((3,), np.float32),  # As `training.step_numbers`.
+    numbers,
     jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8),
     jax.ShapeDtypeStruct((batch_size,), np.int32),
   ).compile()

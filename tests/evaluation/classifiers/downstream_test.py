@@ -12,6 +12,7 @@ import pytest
 from scipy import special
 from sklearn import svm
 
+from dp_diffusion import compiling
 from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import scoring
 from dp_diffusion.evaluation.classifiers import training
@@ -132,7 +133,8 @@ def test_nothing_is_compiled_after_the_first_weights(
   config = dataclasses.replace(linear_config, batch_size=7)  # Not yet compiled.
   fns = training.compiled(config, NUM_CLASSES)
   key = jax.random.key(0)
-  with downstream._compiling(fns, 7, images.shape[1:]):
+  calls = downstream._compile_calls(fns, config, images.shape[1:])
+  with compiling.beside(*calls):
     state = fns.init(key, images[:1])
   numbers = training.step_numbers(config, 1)
   with caplog.at_level(logging.DEBUG), jax.log_compiles():
