@@ -1,4 +1,4 @@
-"""Compiles programs beside other work.
+"""Compiles programs beside other work, or with less effort.
 
 The module is in the lowest layer.
 """
@@ -8,8 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
+import os
+from typing import Any
 
 import jax
+
+_LEVEL = 'xla_backend_optimization_level'
+
+
+def jit_for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `jax.jit(function)` for a function that is called once.
+
+  On a CPU it is optimised less, unless XLA_FLAGS say how much. First weights,
+  with a generator for each leaf, are then compiled in less than half of the
+  time and drawn nearly as quickly. At level 1 the bits are the same, at 0 they
+  are not. The result cannot be called inside another program.
+  """
+  is_free = _LEVEL not in os.environ.get('XLA_FLAGS', '')
+  is_less = is_free and jax.default_backend() == 'cpu'
+  return jax.jit(function, compiler_options={_LEVEL: 1} if is_less else None)
 
 
 def is_on_threads() -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,6 +12,56 @@ import pytest
 from dp_diffusion import compiling
 
 _SECS = 20.0  # Long enough for a thread on a busy machine.
+
+
+_FIRST_WEIGHTS = """
+from flax import linen as nn
+import jax
+from dp_diffusion import compiling
+
+def first_weights(key):
+  draw = nn.initializers.lecun_normal()
+  keys = jax.random.split(key)
+  return [draw(keys[0], (3, 3, 16, 32)), draw(keys[1], (7, 5))]
+
+found = compiling.jit_for_one_call(first_weights)(jax.random.key(0))
+expected = jax.jit(first_weights)(jax.random.key(0))
+assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
+"""
+
+
+def test_first_weights_have_the_same_bits() -> None:
+  """In a process without the XLA_FLAGS of the tests, which win."""
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  subprocess.run(
+    [sys.executable, '-c', _FIRST_WEIGHTS], env=environment, check=True
+  )
+
+
+@pytest.mark.parametrize(
+  ('backend', 'flags', 'options'),
+  [
+    ('cpu', '', {'xla_backend_optimization_level': 1}),
+    ('cpu', '--xla_backend_optimization_level=0', None),
+    ('gpu', '', None),
+  ],
+)
+def test_a_cpu_alone_optimises_less(
+  monkeypatch: pytest.MonkeyPatch,
+  backend: str,
+  flags: str,
+  options: dict[str, int] | None,
+) -> None:
+  found = []
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  monkeypatch.setattr(compiling.jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(
+    compiling.jax,
+    'jit',
+    lambda _, compiler_options: found.append(compiler_options),
+  )
+  compiling.jit_for_one_call(abs)
+  assert found == [options]
 
 
 def test_calls_are_made_beside_the_block_which_waits_for_them() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from dp_diffusion import checks
+from dp_diffusion import compiling
 from dp_diffusion import config_keys
 from dp_diffusion import errors
 from dp_diffusion import types
@@ -150,7 +151,8 @@ def init_params(
   Raises:
     ValueError: a layer couples the examples of a batch.
   """
-  variables = jax.jit(module.init)(key, jnp.zeros((1, *image_shape)))
+  init = compiling.jit_for_one_call(module.init)
+  variables = init(key, jnp.zeros((1, *image_shape)))
   layers.check_private_safe(variables)
   return variables['params']
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dp_diffusion import compiling
 from dp_diffusion import config_keys
 from dp_diffusion import console
 from dp_diffusion import types
@@ -109,7 +110,8 @@ def train(
   optimizer = optimizers.make(config.optimizer, config.num_steps)
   latents = jnp.zeros((1, config.latent_dim))
   init_key, draw_key = jax.random.split(key)
-  params = jax.jit(module.init)(init_key, latents, labels[:1])['params']
+  init = compiling.jit_for_one_call(module.init)
+  params = init(init_key, latents, labels[:1])['params']
 
   @jax.jit
   def step(

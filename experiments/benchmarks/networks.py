@@ -82,7 +82,7 @@ def load(name: str) -> Network:
   loss_fn = assembly.make_loss_fn(
     model, config.finetune_diffusion(), config.data
   )
-  shapes = jax.eval_shape(lambda: assembly.init_params(config, config.data))
+  shapes = assembly.param_shapes(config, config.data)
   rng = np.random.default_rng(0)
 
   def fill(x: jax.ShapeDtypeStruct) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dp_diffusion import compiling
 from dp_diffusion import config_keys
 from dp_diffusion import types
 from dp_diffusion.data import augment
@@ -247,7 +248,10 @@ def _compiled(
     return found['intermediates']['features'][0]
 
   return Fns(
-    jax.jit(init), jax.jit(step, donate_argnums=0), jax.jit(logits), features
+    compiling.jit_for_one_call(init),
+    jax.jit(step, donate_argnums=0),
+    jax.jit(logits),
+    features,
   )
 
 

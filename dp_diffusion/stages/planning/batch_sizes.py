@@ -202,11 +202,10 @@ def _state(
   num_averages: int = 0,
 ) -> train_state.TrainState:
   return jax.eval_shape(
-    lambda: train_state.create(
-      assembly.init_params(config, data),
-      optimizer,
-      num_power_averages=num_averages,
-    )
+    lambda params: train_state.create(
+      params, optimizer, num_power_averages=num_averages
+    ),
+    assembly.param_shapes(config, data),
   )
 
 

@@ -5,8 +5,6 @@ Fine-tuning would otherwise refuse them only after hours of pre-training.
 
 from __future__ import annotations
 
-import jax
-
 from dp_diffusion import config as config_lib
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import clipping
@@ -28,7 +26,7 @@ def check(config: config_lib.Config) -> None:
     finetune.gradient_scales or finetune.clip_groups
   ):
     return
-  params = jax.eval_shape(lambda: assembly.init_params(config, config.data))
+  params = assembly.param_shapes(config, config.data)
   reset = () if config.has_same_classes else (weights.CLASS_ROWS,)
   is_trained = weights.trainable_fn(params, finetune.trainable, reset)
   trained, _ = train_state.partition(params, is_trained)

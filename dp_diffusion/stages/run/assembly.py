@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dp_diffusion import compiling
 from dp_diffusion import config as config_lib
 from dp_diffusion import release
 from dp_diffusion import types
@@ -192,7 +193,7 @@ def init_params(
     ValueError: a layer couples the examples of a batch.
   """
   model = unet.UNet(config.unet_config(data))
-  variables = jax.jit(model.init)(
+  variables = compiling.jit_for_one_call(model.init)(
     jax.random.key(config.seed),
     jnp.zeros((1, *data.image_shape)),
     jnp.zeros((1,), jnp.int32),
@@ -200,3 +201,11 @@ def init_params(
   )
   layers.check_private_safe(variables)
   return variables['params']
+
+
+def param_shapes(
+  config: config_lib.Config, data: registry.DataConfig
+) -> types.Params:
+  """Returns the shapes of `init_params`, without allocating any."""
+  height, width, _ = data.image_shape
+  return unet.param_shapes(config.unet_config(data), height, width)

@@ -18,6 +18,7 @@ from dp_diffusion.privacy import clipping
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.run import assembly
+from dp_diffusion.training import microbatch
 from dp_diffusion.training import optimizers
 from dp_diffusion.training import private_step
 from dp_diffusion.training import public_step
@@ -31,6 +32,21 @@ _BATCH = 2
 def _floats(tree: object) -> set[str]:
   leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, 'dtype')]
   return {str(x.dtype) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
+
+
+def test_shapes_are_those_of_the_first_weights() -> None:
+  config = config_lib.load(command.DIGITS_SMOKE)
+  params = assembly.init_params(config, config.data)
+  found = assembly.param_shapes(config, config.data)
+  assert found == microbatch.shapes_of(params)
+
+
+def test_shapes_of_a_state_are_traced_as_users_do(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Without the XLA_FLAGS of the tests: with an option no jit may be inside."""
+  monkeypatch.delenv('XLA_FLAGS')
+  assert batch_sizes.public_state(config_lib.load(command.DIGITS_SMOKE))
 
 
 def test_bfloat16_computes_and_float32_adds_up() -> None:
