@@ -20,6 +20,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import leaf_patterns
 from dp_diffusion import main
 from dp_diffusion.data import registry
 from dp_diffusion.privacy import audit as audit_lib
@@ -279,14 +280,20 @@ def test_no_earlier_audit_is_forgotten(is_passed):
   ]
 
 
-@pytest.mark.parametrize('scales', [(), ('out*=0.1', 'mid*=8')])
+@pytest.mark.parametrize(
+  'scales', [(), ('out*=0.1', 'mid*=8'), ('out*=20', 'mid*=50')]
+)
 def test_a_canary_stands_out_without_the_clip(config, scales):
   """In each leaf: otherwise no audit could find that the clip is off."""
   mechanism = simulated_audit.mechanism(4.0)
   finetune = dataclasses.replace(config.finetune, gradient_scales=scales)
   norm = audit._canary_norm(finetune, mechanism)
-  smallest = 0.1 if scales else 1.0
-  assert smallest * norm >= 5 * mechanism.l2_clip_norm
+  leaves = dict.fromkeys(('in', 'mid', 'out'), np.zeros(3))
+  applied = leaf_patterns.values(
+    'gradient_scales', leaves, finetune.scale_rules(), 1.0
+  )
+  for scale in applied.values():
+    assert norm * scale >= 5 * mechanism.l2_clip_norm
 
 
 @pytest.mark.parametrize('is_rescaled', [True, False])
