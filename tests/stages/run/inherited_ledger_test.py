@@ -140,14 +140,22 @@ def test_released_images_bring_the_ledger(tmp_path) -> None:
   assert inherited_ledger.find(load(workdir.root), other) == before
 
 
-def test_released_images_to_choose_from_bring_the_ledger(tmp_path) -> None:
-  """A warm-up on some of them is a training on them."""
+@pytest.mark.parametrize(
+  'use',
+  [
+    {'finetune__warm_up__chosen_steps': '9'},
+    {'finetune__warm_up__rows_from_votes': 'True'},
+  ],
+)
+def test_released_images_to_choose_from_bring_the_ledger(tmp_path, use) -> None:
+  """A warm-up on some of them, or a choice among their classes, is a use."""
   made = make_release(tmp_path / 'release', with_images=True)
   config = load_on(
     release.shard_path(made, 0, 1),
     pretrain__num_steps='0',
-    finetune__warm_up__chosen_steps='9',
+    pretrain__data__class_names='a,b,c,d,e,f,g,h,i,j',
     finetune__warm_up__votes_noise_multiplier='5',
+    **use,
   )
   (entry,) = inherited_ledger.find(
     config, new_workdir(tmp_path / 'run')
