@@ -637,6 +637,23 @@ def test_persons_of_no_part_are_refused(tmp_path, name, words):
     _load(tmp_path / 'm.npz')
 
 
+def test_a_person_in_two_parts_of_an_npz_is_one_person(tmp_path):
+  """Whose training images are left out, since the others are held out."""
+  train_person, test_person = np.arange(9) // 3, np.arange(9) // 3 + 2
+  _write_parts(
+    tmp_path / 'm.npz',
+    *_SPLITS,
+    train_person=train_person,
+    test_person=test_person,
+  )
+  train, test = (_load(tmp_path / 'm.npz', split) for split in _SPLITS)
+  assert [name for name, _, _ in train.skipped] == [
+    f'train_images[{i}]' for i in range(6, 9)
+  ]
+  assert (len(set(train.person)), len(set(test.person))) == (2, 3)
+  assert not set(train.person) & set(test.person)
+
+
 def test_labels_and_persons_of_an_npz_may_be_text(tmp_path):
   path, labels = tmp_path / 'x.npz', np.arange(40) % 2
   _write_npz(path)
