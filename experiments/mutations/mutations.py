@@ -1509,6 +1509,14 @@ ALL = (
     '::test_released_images_to_choose_from_bring_the_ledger',
   ),
   _one(
+    'Released images whose classes give embeddings bring no ledger',
+    'dp_diffusion/config.py',
+    'self.pretrain.num_steps or self.finetune.warm_up.has_votes)',
+    'self.pretrain.num_steps or self.finetune.warm_up.chosen_steps)',
+    f'{_INHERITANCE_TEST}'
+    '::test_released_images_to_choose_from_bring_the_ledger',
+  ),
+  _one(
     'Warm-up: statistics are drawn again with other noise',
     _BEGUN,
     "if before.get(name) != value and not (is_kept and name == 'rng'):\n",
@@ -1592,6 +1600,16 @@ ALL = (
     'dp_diffusion/stages/audit.py',
     '_CANARY_NORM = 10.0',
     '_CANARY_NORM = 1.0',
+    f'{_AUDIT_STAGE_TEST}::test_a_canary_stands_out_without_the_clip',
+  ),
+  _one(
+    'Canaries of an audit are too small in leaves without a scale',
+    'dp_diffusion/stages/audit.py',
+    '  smallest = min([1.0, *(rule.value for rule in finetune.scale_rules())])'
+    '\n',
+    '  smallest = min(\n'
+    '    (rule.value for rule in finetune.scale_rules()), default=1.0\n'
+    '  )\n',
     f'{_AUDIT_STAGE_TEST}::test_a_canary_stands_out_without_the_clip',
   ),
   _one(
@@ -3574,6 +3592,14 @@ ALL = (
     '    if parts_lib.names_persons(name.removeprefix(prefix)):\n',
     '    if parts_lib.names_persons(name):\n',
     'tests/data/folder_test.py::test_persons_of_no_part_are_refused',
+  ),
+  _one(
+    'Persons of an .npz in parts are numbered for each part',
+    'dp_diffusion/data/own/npz_images.py',
+    '        persons += _persons(path, name, found)\n',
+    '        persons += [name + x for x in _persons(path, name, found)]\n',
+    'tests/data/folder_test.py'
+    '::test_a_person_in_two_parts_of_an_npz_is_one_person',
   ),
   _one(
     'How many files of a class are lost is counted over all parts together',
