@@ -22,6 +22,7 @@ from dp_diffusion import console
 from dp_diffusion import errors
 from dp_diffusion import leaf_patterns
 from dp_diffusion import release_card
+from dp_diffusion.baselines import class_gaussians
 from dp_diffusion.baselines import class_head
 from dp_diffusion.baselines import settings as baseline_settings
 from dp_diffusion.baselines import warm_up
@@ -229,6 +230,12 @@ class FinetuneConfig:
     'A training on noised statistics of the sensitive images before the private'
     ' steps, by the other keys of pretrain; privacy.epsilon covers both.',
     default=warm_up.WarmUpConfig(),
+    is_later=True,
+  )
+  class_gaussians: class_gaussians.ClassGaussiansConfig = config_keys.section(
+    'Noised means and covariances of the classes, from which samples start at'
+    ' sample.sampler.first_timestep; privacy.epsilon covers both.',
+    default=class_gaussians.ClassGaussiansConfig(),
     is_later=True,
   )
   class_head: class_head.ClassHeadConfig = config_keys.section(
@@ -559,6 +566,7 @@ class Config:
         'Expected sample.labels_from_head to be False where'
         ' finetune.class_head.num_steps=0: there is no head to ask.'
       )
+    self._check_gaussians()
     if self.finetune.warm_up.rows_from_votes and self.has_same_classes:
       raise ValueError(
         'Expected finetune.warm_up.rows_from_votes to be False where'
@@ -568,6 +576,25 @@ class Config:
     if public:  # Else the stage counts them when it has read them.
       self.finetune.warm_up.check_public_classes(
         len(public), self.data.num_classes
+      )
+
+  def _check_gaussians(self) -> None:
+    """Refuses a start without Gaussians, and Gaussians without a start."""
+    used, first = (
+      self.finetune.class_gaussians,
+      self.sample.sampler.first_timestep,
+    )
+    if used.is_used != bool(first):
+      raise ValueError(
+        f'Expected sample.sampler.first_timestep={first} and finetune.'
+        f'class_gaussians.noise_multiplier={used.noise_multiplier:g} to be'
+        ' both 0 or both > 0: samples start from the Gaussians of the classes,'
+        ' which have no other use.'
+      )
+    if used.is_used and used.side > self.data.image_size:
+      raise ValueError(
+        f'Expected finetune.class_gaussians.side={used.side} to be at most'
+        f' data.image_size={self.data.image_size}.'
       )
 
   def _check_enough_images(self) -> None:

@@ -3,6 +3,7 @@
     model/params.npz, model.json    released weights, what they belong to, and
                                     how images are sampled from them
     model/class_head.npz            the class head, if there is one
+    model/class_gaussians.npz       what samples start from, if not from noise
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
                                     and the mark of this release
     dataset/dataset.json            class names and counts
@@ -54,6 +55,7 @@ from dp_diffusion import types
 from dp_diffusion.data import parquet_writer
 from dp_diffusion.data import tfds_writer
 from dp_diffusion.evaluation.report import image_grids
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import class_head
 from dp_diffusion.models import weights
 
@@ -64,10 +66,11 @@ _COMMAND = 'python -m dp_diffusion.release RELEASE_DIR'
 _PARQUET = 'dataset/parquet'
 _MODEL = 'model/params.npz'
 _CLASS_HEAD = 'model/class_head.npz'
+_GAUSSIANS = 'model/class_gaussians.npz'
 _TFDS = 'dataset/tfds/'
 _OURS = re.compile(  # No event of the ledger covers any other file.
-  r'model/(params\.npz|class_head\.npz|model\.json)|dataset/(images-\d+-of-\d+\.npz'
-  r'|dataset\.json)'
+  r'model/((params|class_head|class_gaussians)\.npz|model\.json)'
+  r'|dataset/(images-\d+-of-\d+\.npz|dataset\.json)'
   r'|samples\.png|croissant\.json|README\.md'
 )
 _OF_SHARD = re.compile(_PARQUET + r'/train-(\d+-of-\d+)\.parquet')
@@ -110,9 +113,36 @@ def read_class_head(release_dir: epath.PathLike) -> class_head.ClassHead | None:
   path = epath.Path(release_dir) / _CLASS_HEAD
   if not path.exists():
     return None
+  return class_head.ClassHead.from_arrays(_unmarked(path))
+
+
+def write_class_gaussians(
+  release_dir: epath.PathLike, gaussians: class_gaussians.ClassGaussians
+) -> None:
+  """Writes the Gaussians of the classes beside the weights."""
+  path = epath.Path(release_dir) / _GAUSSIANS
+  weights.save_npz(path, dataclasses.asdict(gaussians), is_released=True)
+
+
+def read_class_gaussians(
+  release_dir: epath.PathLike,
+) -> class_gaussians.ClassGaussians | None:
+  """Reads what `write_class_gaussians` wrote; None if there are none.
+
+  Raises:
+    ValueError: the file holds no Gaussians.
+  """
+  path = epath.Path(release_dir) / _GAUSSIANS
+  if not path.exists():
+    return None
+  return class_gaussians.ClassGaussians.from_arrays(_unmarked(path))
+
+
+def _unmarked(path: epath.Path) -> dict[str, np.ndarray]:
+  """Reads arrays, without the mark of a release."""
   arrays = files.read_npz(path)
   arrays.pop(weights.RELEASED, None)
-  return class_head.ClassHead.from_arrays(arrays)
+  return arrays
 
 
 def write_sampling(
@@ -172,9 +202,9 @@ def check_model(release_dir: epath.PathLike) -> None:
   folder = epath.Path(release_dir)
   stated = files.read_whole_json(folder / STATEMENT).get('files')
   stated = stated if isinstance(stated, Mapping) else {}
-  for name in (_MODEL, _CLASS_HEAD):
+  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):
     path, digest = folder / name, stated.get(name)
-    if name == _CLASS_HEAD and digest is None and not path.exists():
+    if name != _MODEL and digest is None and not path.exists():
       continue
     if not path.exists() or files.sha256(path) != digest:
       raise errors.UsageError(
@@ -568,6 +598,7 @@ def _contents(release_dir: epath.Path) -> release_card.Contents:
     tfds_folder=tfds_folder,
     can_sample=sampling is not None,
     has_class_head=(release_dir / _CLASS_HEAD).exists(),
+    has_class_gaussians=(release_dir / _GAUSSIANS).exists(),
     labels_from_head=isinstance(sampling, Mapping)
     and bool(sampling.get('labels_from_head')),
   )

@@ -173,6 +173,7 @@ class Contents:
     tfds_folder: relative folder of the TFDS dataset, '' if there is none.
     can_sample: whether `model.json` says how images are sampled.
     has_class_head: whether there is a class head.
+    has_class_gaussians: whether samples start from Gaussians of the classes.
     labels_from_head: whether it labels the images.
   """
 
@@ -181,6 +182,7 @@ class Contents:
   tfds_folder: str = ''
   can_sample: bool = False
   has_class_head: bool = False
+  has_class_gaussians: bool = False
   labels_from_head: bool = False
 
 
@@ -209,6 +211,7 @@ def text(
     *about,
     _MODEL_CARD,
     *([_HEAD_CARD] if contents.has_class_head else []),
+    *([_GAUSSIANS_CARD] if contents.has_class_gaussians else []),
     *([_SAMPLE_CARD] if contents.can_sample else []),
     f'## Made from\n\n{_made_from(statement, config, channels)}',
     f'## Intended use\n\n{_INTENDED_USE}',
@@ -317,6 +320,11 @@ _HEAD_CARD = """\
 `model/class_head.npz` is a linear classifier of activations of the network,
 trained on the sensitive images under the same guarantee.
 `dp_diffusion.load_release(FOLDER).classify(images)` uses it."""
+
+_GAUSSIANS_CARD = """\
+`model/class_gaussians.npz` holds a mean image and a covariance of few pixels
+for each class, estimated from the sensitive images under the same guarantee.
+Sampling starts from noised images of these Gaussians, instead of pure noise."""
 
 _SAMPLE_CARD = """\
 With JAX there too, the model gives more images, under the same guarantee:

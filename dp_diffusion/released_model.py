@@ -55,6 +55,7 @@ from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.evaluation.report import image_grids
+from dp_diffusion.models import class_gaussians as class_gaussians_lib
 from dp_diffusion.models import class_head as class_head_lib
 from dp_diffusion.models import unet
 from dp_diffusion.models import weights
@@ -144,6 +145,8 @@ class Release:
     params: weights of the network.
     class_head: classifier on its activations; None in a release without.
     labels_from_head: whether the class head labels sampled images.
+    class_gaussians: what samples start from; None in a release whose samples
+      start from pure noise.
   """
 
   folder: pathlib.Path
@@ -161,6 +164,9 @@ class Release:
     default=None, repr=False
   )
   labels_from_head: bool = False
+  class_gaussians: class_gaussians_lib.ClassGaussians | None = (
+    dataclasses.field(default=None, repr=False)
+  )
 
   def sample(
     self,
@@ -202,7 +208,11 @@ class Release:
     seed = _integer('seed', seed, 0, sampling.MAX_SEED)
     numbers = np.resize(self.class_numbers(labels), num).astype(np.int32)
     engine = sampling.ImageSampler(
-      plan, self.params, seed, parallel.DataParallel()
+      plan,
+      self.params,
+      seed,
+      parallel.DataParallel(),
+      gaussians=self.class_gaussians,
     )
     with console.progress('sampling, image', num) as advance:
       images = engine.images(numbers, 0, advance)
@@ -327,6 +337,11 @@ class Release:
       )
     if batch_size is None:
       batch_size = self.batch_size
+    if self.sampler is not None and not chosen.first_timestep:
+      # The network may not have been trained on noisier images.
+      chosen = dataclasses.replace(
+        chosen, first_timestep=self.sampler.first_timestep
+      )
     try:
       return sampling.SamplingPlan(
         network=self.network,
@@ -387,7 +402,11 @@ def load_release(path: str | os.PathLike[str]) -> Release:
       f'Expected {where} to say how to sample from params.npz beside it:'
       f' {reason}'
     ) from error
-  return dataclasses.replace(loaded, class_head=_class_head(loaded))
+  return dataclasses.replace(
+    loaded,
+    class_head=_class_head(loaded),
+    class_gaussians=_class_gaussians(loaded),
+  )
 
 
 def check_new_file(
@@ -550,6 +569,28 @@ def _class_head(loaded: Release) -> class_head_lib.ClassHead | None:
       f' {errors.first_line(error)}'
     ) from error
   return head
+
+
+def _class_gaussians(
+  loaded: Release,
+) -> class_gaussians_lib.ClassGaussians | None:
+  """Reads the Gaussians of a release; None if samples start from pure noise.
+
+  Raises:
+    UsageError: they do not fit the images and classes, or are not there.
+  """
+  if loaded.sampler is None or not loaded.sampler.first_timestep:
+    return None
+  where = loaded.folder / 'model' / 'class_gaussians.npz'
+  try:
+    found = release.read_class_gaussians(loaded.folder)
+    loaded._plan(None, None).draw_fn(found)
+  except _UNREADABLE as error:
+    raise errors.UsageError(
+      f'Expected {where} to hold the Gaussians that sampling starts from:'
+      f' {errors.first_line(error)}'
+    ) from error
+  return found
 
 
 def _check_head(loaded: Release, head: class_head_lib.ClassHead) -> None:

@@ -24,6 +24,7 @@ from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import unet
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
@@ -68,6 +69,34 @@ class SamplingPlan:
     """(H, W, C)."""
     return (self.image_size, self.image_size, self.network.image_channels)
 
+  def draw_fn(
+    self, gaussians: class_gaussians.ClassGaussians | None
+  ) -> samplers.DrawFn | None:
+    """Returns what draws the images to start from; None for pure noise.
+
+    Args:
+      gaussians: those of the classes, which a sampler without a
+        `first_timestep` does not use.
+
+    Raises:
+      ValueError: the Gaussians are missing, or of other images.
+    """
+    if not self.sampler.first_timestep:
+      return None
+    if gaussians is None:
+      raise ValueError(
+        f'Expected first_timestep={self.sampler.first_timestep} to be 0: there'
+        ' are no class Gaussians to start from.'
+      )
+    found = (gaussians.num_classes, *gaussians.image_shape)
+    wanted = (self.network.num_classes, *self.image_shape)
+    if found != wanted:
+      raise ValueError(
+        f'Expected class Gaussians of shape {wanted} (classes, height, width,'
+        f' channels), not {found}.'
+      )
+    return gaussians.draw
+
 
 class ImageSampler:
   """A sampler compiled for all devices, with the weights on each of them."""
@@ -79,6 +108,7 @@ class ImageSampler:
     seed: int,
     devices: parallel.DataParallel,
     check_stop: Callable[[], None] = lambda: None,
+    gaussians: class_gaussians.ClassGaussians | None = None,
   ) -> None:
     """Puts the weights on the devices; compiles at the first call.
 
@@ -88,13 +118,19 @@ class ImageSampler:
       seed: public, in [0, MAX_SEED].
       devices: of this process.
       check_stop: called before every step or batch; raises to end.
+      gaussians: those that sampling starts from, where the sampler has a
+        `first_timestep`.
+
+    Raises:
+      ValueError: the Gaussians are missing, or of other images.
     """
     self._plan, self._devices, self._check_stop = plan, devices, check_stop
+    self._draw_fn = plan.draw_fn(gaussians)
     self._key = public_seed.Purpose.SAMPLE_NOISE.key(seed)
     self._key_again = public_seed.Purpose.SAMPLE_AGAIN_NOISE.key(seed)
     self._model = unet.UNet(plan.network)
     self._replicas = devices.replicate(params)
-    self._init_fn = devices.pmap_local(self._init, (0, None))
+    self._init_fn = devices.pmap_local(self._init, (0, 0, None))
     self._step_fn = devices.pmap_local(
       self._step, (0, 0, 0, None), donate_argnums=(1,)
     )
@@ -165,7 +201,7 @@ class ImageSampler:
     again = np.int32(attempt)
     if jax.default_backend() == 'cpu':
       # XLA runs a convolution inside a loop 5 to 10 times slower on CPUs.
-      state = self._init_fn(index, again)
+      state = self._init_fn(padded, index, again)
       for i in range(self._plan.sampler.num_steps):
         self._check_stop()
         state = self._step_fn(self._replicas, state, padded, np.int32(i))
@@ -184,11 +220,17 @@ class ImageSampler:
     )
 
   def _init(
-    self, index: types.Array, attempt: types.Array
+    self, labels: types.Array, index: types.Array, attempt: types.Array
   ) -> samplers.SamplerState:
-    shape = (self._plan.batch_size, *self._plan.image_shape)
+    plan = self._plan
+    shape = (plan.batch_size, *plan.image_shape)
     key = self._key_of(attempt)
-    return samplers.init_state(key, shape, first_index=index)
+    state = samplers.init_state(key, shape, first_index=index)
+    if self._draw_fn is None:
+      return state
+    return samplers.start_from_images(
+      state, labels, self._draw_fn, plan.sampler, plan.diffusion
+    )
 
   def _step(
     self,
@@ -216,5 +258,6 @@ class ImageSampler:
       labels,
       self._plan.image_shape,
       first_index=index,
+      draw_fn=self._draw_fn,
     )
     return samplers.to_uint8(x)

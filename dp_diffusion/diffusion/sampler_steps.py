@@ -76,9 +76,17 @@ class SamplerConfig:
   clip_x0: bool = config_keys.key(
     True, 'Whether each step clips its estimate of the image to [-1, 1].'
   )
+  first_timestep: int = config_keys.key(
+    0,
+    'Timestep at which sampling starts, from noised images of the Gaussians of'
+    ' `finetune.class_gaussians`; 0 starts from pure noise, at T - 1.',
+    '>= 0',
+    is_later=True,
+  )
 
   def __post_init__(self) -> None:
     schedules.check_integer('num_steps', self.num_steps)
+    schedules.check_integer('first_timestep', self.first_timestep)
     config_keys.check(self)
     if self.eta and self.name != 'ddim':
       raise ValueError(
@@ -133,28 +141,40 @@ def timestep_sequence(
   array([999, 562, 250,  62,   0], dtype=int32)
   >>> timestep_sequence(SamplerConfig(num_steps=5, spacing='log_snr'), linear)
   array([999, 716, 296,  30,   0], dtype=int32)
+  >>> timestep_sequence(SamplerConfig(num_steps=3, first_timestep=100), linear)
+  array([100,  25,   0], dtype=int32)
 
   Args:
-    config: gives the number of steps S and the spacing.
+    config: gives the number of steps S, their spacing, and where they start.
     diffusion: the process, which has T timesteps.
 
   Returns:
-    int32[S], strictly decreasing from T - 1 to 0; [T - 1] if S = 1.
+    int32[S], strictly decreasing from T - 1, or from `first_timestep`, to 0;
+    the first of them if S = 1.
 
   Raises:
-    ValueError: if S > T.
+    ValueError: if S > T, or there are fewer timesteps up to the first one.
   """
-  num_timesteps = diffusion.num_timesteps
-  if config.num_steps > num_timesteps:
+  first = config.first_timestep or diffusion.num_timesteps - 1
+  if first >= diffusion.num_timesteps:
     raise ValueError(
-      f'Expected num_steps={config.num_steps} to be at most '
-      f'num_timesteps={num_timesteps}.'
+      f'Expected first_timestep={first} to be below '
+      f'num_timesteps={diffusion.num_timesteps}.'
+    )
+  num_timesteps = first + 1
+  if config.num_steps > num_timesteps:
+    known = f'num_timesteps={num_timesteps}'
+    if config.first_timestep:
+      known = f'first_timestep + 1 = {num_timesteps}'
+    raise ValueError(
+      f'Expected num_steps={config.num_steps} to be at most {known}.'
     )
   if config.num_steps == 1:
     return np.array([num_timesteps - 1], np.int32)
   index = np.arange(config.num_steps)
   if config.spacing == 'log_snr':
-    ascending = _even_in_log_snr(config.num_steps, diffusion)
+    alpha_bar = schedules.alpha_bar_float64(diffusion)[:num_timesteps]
+    ascending = _even_in_log_snr(config.num_steps, alpha_bar)
   else:
     share = index / index[-1]
     power = {'uniform': 1, 'quadratic': 2}[config.spacing]
@@ -166,21 +186,18 @@ def timestep_sequence(
   return ascending[::-1].astype(np.int32)
 
 
-def _even_in_log_snr(
-  num_steps: int, diffusion: schedules.DiffusionProcess
-) -> np.ndarray:
+def _even_in_log_snr(num_steps: int, alpha_bar: np.ndarray) -> np.ndarray:
   """Returns the timesteps closest to even steps of the log-SNR, int64[S].
 
-  They ascend from 0 to T - 1. The end of the cosine schedule, where x_t holds
-  almost no signal, is covered by one step.
+  They ascend from 0 to the last of alpha_bar. The end of the cosine schedule,
+  where x_t holds almost no signal, is covered by one step.
   """
-  alpha_bar = schedules.alpha_bar_float64(diffusion)
   falling = _half_log_snr(alpha_bar)
   lowest = max(falling[-1], _MIN_HALF_LOG_SNR)
   wanted = np.linspace(falling[0], lowest, num_steps)
   distance = np.abs(falling[None] - wanted[:, None])
   ascending = np.argmin(distance, axis=1)
-  ascending[-1] = diffusion.num_timesteps - 1
+  ascending[-1] = len(alpha_bar) - 1
   return ascending
 
 

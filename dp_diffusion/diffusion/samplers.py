@@ -17,6 +17,8 @@ Guarantees:
     (`test_image_does_not_depend_on_its_batch`).
   - Each step's noise is new
     (`test_noise_of_each_step_is_new_and_standard_normal`).
+  - A start from images has them with the noise of its timestep
+    (`test_a_start_from_images_has_the_noise_of_its_timestep`).
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ SamplerConfig = sampler_steps.SamplerConfig
 num_evaluations = sampler_steps.num_evaluations
 timestep_sequence = sampler_steps.timestep_sequence
 coefficients = sampler_steps.coefficients
+_START = 2**32 - 1  # Position of the keys of images to start from.
+
+# Maps typed keys [B] and labels int32[B] to images, float32[B, H, W, C].
+DrawFn = Callable[[types.Array, types.Array], types.Array]
 
 
 @struct.dataclass
@@ -82,6 +88,34 @@ def init_state(
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
   x = _noise(keys, 0, shape[1:])
   return SamplerState(x=x, keys=keys, previous_x0=jnp.zeros_like(x))
+
+
+def start_from_images(
+  state: SamplerState,
+  labels: types.Array,
+  draw_fn: DrawFn,
+  config: SamplerConfig,
+  diffusion: schedules.DiffusionProcess,
+) -> SamplerState:
+  """Lets sampling start from noised images instead of pure noise.
+
+  Args:
+    state: of `init_state`.
+    labels: int32[B].
+    draw_fn: draws the images, of which x_t is computed by arXiv 2006.11239
+      eq. 4.
+    config: gives `first_timestep` t.
+    diffusion: the process that the network was trained on.
+
+  Returns:
+    The state before step 0.
+  """
+  fold_fn = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+  images = draw_fn(fold_fn(state.keys, jnp.uint32(_START)), labels)
+  timestep = config.first_timestep
+  signal = schedules.signal_scale(diffusion)[timestep]
+  noise = schedules.noise_scale(diffusion)[timestep]
+  return dataclasses.replace(state, x=signal * images + noise * state.x)
 
 
 def _noise(
@@ -193,6 +227,7 @@ def sample(
   image_shape: tuple[int, int, int],
   *,
   first_index: types.Array | int = 0,
+  draw_fn: DrawFn | None = None,
 ) -> types.Array:
   """Samples a batch in one compiled loop.
 
@@ -207,6 +242,7 @@ def sample(
     image_shape: (H, W, C).
     first_index: int32[], index of the first of these samples in the whole set,
       or int32[B], that of each.
+    draw_fn: draws the images to start from; None starts from pure noise.
 
   Returns:
     float32[B, H, W, C] in [-1, 1].
@@ -215,6 +251,8 @@ def sample(
   state = init_state(
     key, (labels.shape[0], *image_shape), first_index=first_index
   )
+  if draw_fn is not None:
+    state = start_from_images(state, labels, draw_fn, config, diffusion)
   state = jax.lax.fori_loop(
     0, config.num_steps, lambda i, carry: step(carry, labels, i), state
   )

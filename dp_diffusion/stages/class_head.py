@@ -21,7 +21,6 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -38,6 +37,7 @@ from dp_diffusion.diffusion import samplers
 from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.privacy import key_streams
+from dp_diffusion.stages import class_gaussians
 from dp_diffusion.stages import sample
 from dp_diffusion.stages.run import begun_statistics
 from dp_diffusion.stages.run import fingerprint
@@ -83,7 +83,18 @@ def run(
   kept = workdir.private / 'class_head' / 'head.npz'
   begun_statistics.begin(workdir, begun, kept, facts, 'its class head')
   if not kept.exists():
-    head = _train(config, source, records, secret, facts, params, stop)
+    read = activations.Activations(
+      config.unet_config(config.data),
+      params,
+      config.finetune_diffusion(),
+      stop.raise_if_asked,
+    )
+    samples = _samples(config, workdir, params, stop)
+    scaling = class_head.fit_scaling(read.of(samples))
+    streams = key_streams.KeyStreams(
+      secret=secret, run_id=key_streams.run_id(secret, facts)
+    )
+    head = _train(config, source, records, read, scaling, streams, stop)
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.write_npz(kept, 0o600, **dataclasses.asdict(head))
   return head_lib.ClassHead.from_arrays(files.read_npz(kept))
@@ -123,26 +134,16 @@ def _train(
   config: config_lib.Config,
   source: types.DataSource,
   records: batching.Records,
-  secret: key_streams.Secret,
-  facts: Mapping[str, Any],
-  params: types.Params,
+  read: activations.Activations,
+  scaling: class_head.Scaling,
+  streams: key_streams.KeyStreams,
   stop: interrupts.Stop,
 ) -> head_lib.ClassHead:
   used = config.finetune.class_head
-  read = activations.Activations(
-    config.unet_config(config.data),
-    params,
-    config.finetune_diffusion(),
-    stop.raise_if_asked,
-  )
-  scaling = class_head.fit_scaling(read.of(_samples(config, params, stop)))
   # Neither the number of images nor the time that they take may be shown.
   title = 'class head, activations of images'
   with console.progress_of(title, len(source.images)) as advance:
     features = read.of(source.images, advance)
-  streams = key_streams.KeyStreams(
-    secret=secret, run_id=key_streams.run_id(secret, facts)
-  )
   gradients = class_head.NoisedGradients(
     scaling.bounded(features),
     np.asarray(source.labels),
@@ -165,24 +166,35 @@ def _train(
 
 
 def _samples(
-  config: config_lib.Config, params: types.Params, stop: interrupts.Stop
+  config: config_lib.Config,
+  workdir: workdirs.Workdir,
+  params: types.Params,
+  stop: interrupts.Stop,
 ) -> np.ndarray:
   """Samples the images by which activations are scaled, uint8[M, H, W, C]."""
   num = config.finetune.class_head.num_samples
   diffusion = config.finetune_diffusion()
+  first = config.sample.sampler.first_timestep
+  last = first or diffusion.num_timesteps - 1
   plan = sampling.SamplingPlan(
     network=config.unet_config(config.data),
     diffusion=diffusion,
     sampler=samplers.SamplerConfig(
       name='dpm_solver_pp_2m',
       spacing='log_snr',
-      num_steps=min(_SAMPLER_STEPS, diffusion.num_timesteps),
+      num_steps=min(_SAMPLER_STEPS, last + 1),
+      first_timestep=first,
     ),
     image_size=config.data.image_size,
     batch_size=min(config.sample.batch_size, num),
   )
   sampler = sampling.ImageSampler(
-    plan, params, config.seed, parallel.DataParallel(), stop.raise_if_asked
+    plan,
+    params,
+    config.seed,
+    parallel.DataParallel(),
+    stop.raise_if_asked,
+    class_gaussians.read(config, workdir),
   )
   labels = sample.sample_labels('uniform', config.data.num_classes, num)
   with console.progress('class head, sampling image', num) as advance:

@@ -35,6 +35,7 @@ from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import rounding
+from dp_diffusion.stages import class_gaussians
 from dp_diffusion.stages import class_head
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import warm_up
@@ -100,6 +101,7 @@ def run(
   processes.on_main(lambda: statements.check_release_is_new(workdir))
   public = public_data.compare(config, workdir, source)
   params = warm_up.run(config, workdir, source, secret, params, stop)
+  class_gaussians.run(config, workdir, source, records, secret)
   state, optimizer = _initial_state(config, mechanism, params, reset)
   facts = fingerprint.make(
     config, mechanism, source, secret, state.all_params, inherited.entries
@@ -126,7 +128,11 @@ def run(
     config, mechanism, source, records, begun.streams, devices, optimizer
   )
   picture = progress_picture.of_training(
-    config, config.data, config.finetune_diffusion(), workdir.private
+    config,
+    config.data,
+    config.finetune_diffusion(),
+    workdir.private,
+    class_gaussians.read(config, workdir),
   )
   begun = dataclasses.replace(
     begun,
@@ -335,4 +341,7 @@ def _write_release(
   )
   if head is not None:
     release.write_class_head(workdir.release, head)
+  gaussians = class_gaussians.read(config, workdir)
+  if gaussians is not None:
+    release.write_class_gaussians(workdir.release, gaussians)
   statements.seal(config, workdir)

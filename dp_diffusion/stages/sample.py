@@ -244,6 +244,7 @@ def make_sampler(
   """Loads the released model onto all devices."""
   try:
     arrays, _ = release.read_model(workdir.release)
+    gaussians = release.read_class_gaussians(workdir.release)
   except (OSError, ValueError) as error:
     raise errors.UsageError(
       f'Expected {workdir.release}/model to hold the fine-tuned weights:'
@@ -257,7 +258,12 @@ def make_sampler(
     batch_size=config.sample.batch_size,
   )
   return sampling.ImageSampler(
-    plan, weights.unflatten(arrays), config.seed, devices, stop.raise_if_asked
+    plan,
+    weights.unflatten(arrays),
+    config.seed,
+    devices,
+    stop.raise_if_asked,
+    gaussians,
   )
 
 

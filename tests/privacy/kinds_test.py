@@ -21,6 +21,7 @@ MAKERS = {
   'noised_histogram': {TABLE, 'dp_diffusion/privacy/label_histogram.py'},
   'gaussian': {
     TABLE,
+    'dp_diffusion/baselines/class_gaussians.py',
     'dp_diffusion/baselines/class_head.py',
     'dp_diffusion/baselines/mean_embedding.py',
     'dp_diffusion/baselines/warm_up.py',

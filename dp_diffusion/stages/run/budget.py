@@ -1,11 +1,12 @@
 """Calibrates the private steps to the epsilon that all else leaves to them.
 
 Guarantees:
-  * The noised histogram, the statistics of a warm-up and the gradients of a
-    class head are entered in the ledger, and DP-SGD is calibrated to what
-    remains.
+  * The noised histogram, the statistics of a warm-up, the Gaussians of classes
+    and the gradients of a class head are entered in the ledger, and DP-SGD is
+    calibrated to what remains.
     `tests/stages/finetune_test.py::test_histogram_is_paid_for`,
     `tests/stages/finetune_test.py::test_statistics_of_a_warm_up_are_paid_for`,
+    `tests/stages/class_gaussians_test.py::test_they_are_paid_for`,
     `tests/stages/class_head_test.py::test_a_head_is_paid_for`.
 """
 
@@ -29,6 +30,7 @@ def entries(config: config_lib.Config) -> tuple[entries_lib.Entry, ...]:
   return (
     *histograms.entries(config),
     *finetune.warm_up.entries(),
+    *finetune.class_gaussians.entries(),
     *finetune.class_head.entries(),
   )
 

@@ -35,6 +35,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.report import image_grids
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import unet
 from dp_diffusion.training import state as train_state
 
@@ -102,6 +103,7 @@ def of_training(
   data: registry.DataConfig,
   diffusion: schedules.DiffusionProcess,
   folder: epath.Path,
+  gaussians: class_gaussians.ClassGaussians | None = None,
 ) -> ProgressPicture:
   """Returns the writer of the picture of a training.
 
@@ -110,13 +112,17 @@ def of_training(
     data: images of the training; gives their shape and classes.
     diffusion: process of the training.
     folder: where the picture lies.
+    gaussians: what samples start from; None for pure noise.
   """
   class_names = data.class_names or ('all',)
   shown = class_names[:_MOST_CLASSES]
   labels = np.repeat(np.arange(len(shown), dtype=np.int32), _PER_CLASS)
+  first = config.sample.sampler.first_timestep if gaussians else 0
+  last = first or diffusion.num_timesteps - 1
   sampler = samplers.SamplerConfig(
     name='ddim',
-    num_steps=min(_NUM_STEPS, diffusion.num_timesteps),
+    num_steps=min(_NUM_STEPS, last + 1),
+    first_timestep=first,
     spacing='uniform',
     guidance_weight=config.sample.sampler.guidance_weight,
   )
@@ -136,6 +142,10 @@ def of_training(
   def make(params: types.Params) -> np.ndarray:
     key = public_seed.Purpose.PROGRESS_PICTURE_NOISE.key(config.seed)
     rows, state = jnp.asarray(labels), samplers.init_state(key, shape)
+    if gaussians is not None:
+      state = samplers.start_from_images(
+        state, rows, gaussians.draw, sampler, diffusion
+      )
     for i in range(sampler.num_steps):
       state = take(params, state, rows, jnp.int32(i))
     return np.asarray(samplers.to_uint8(state.x))

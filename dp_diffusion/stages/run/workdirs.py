@@ -39,12 +39,14 @@ HISTOGRAM = 'label_histogram.json'
 BEGUN_EMBEDDING = 'begun_embedding.json'  # Of a baseline.
 BEGUN_WARM_UP = 'begun_warm_up.json'
 BEGUN_CLASS_HEAD = 'begun_class_head.json'
+BEGUN_CLASS_GAUSSIANS = 'begun_class_gaussians.json'
 BEGUN = (
   JOURNAL,
   HISTOGRAM,
   BEGUN_EMBEDDING,
   BEGUN_WARM_UP,
   BEGUN_CLASS_HEAD,
+  BEGUN_CLASS_GAUSSIANS,
 )
 _FOUND = 'found'  # Keys that images were opened for, see `config.Config`.
 # Keys that may change between runs, since they do not affect the result.
