@@ -16,7 +16,10 @@ from typing import Any
 
 import ml_collections
 
+from dp_diffusion.baselines import class_gaussians
 from dp_diffusion.baselines import class_head
+from dp_diffusion.baselines import mean_embedding
+from dp_diffusion.privacy import gaussian_calibration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class Recipe:
     max_tries: draws of an image, at most, until the model takes it for its
       class, where there are few classes to ask for and there is no class head.
     head_steps: steps of the class head, where there are enough records.
+    first_timestep: where samples start from Gaussians of the classes, if there
+      are many classes of enough records.
     keys: config key -> value, for all other keys.
   """
 
@@ -40,6 +45,7 @@ class Recipe:
   num_steps: int
   max_tries: int = 1
   head_steps: int = 0
+  first_timestep: int = 0
   keys: Mapping[str, Any]
 
 
@@ -70,6 +76,20 @@ _OF_HEAD = {
   'finetune.class_head.noise_multiplier',
   'sample.labels_from_head',
   'sample.average_length',
+}
+# The Gaussians of the classes take a share of the budget, by mu^2, where the
+# std of the noise in the variance of a reduced pixel is at most this. Pixels
+# are in [-1, 1]; the first components of handwritten digits have variances of
+# 0.2 to 0.7.
+_SHARE_OF_GAUSSIANS = 0.05
+_MOST_NOISE_OF_GAUSSIANS = 0.02
+_SIDE_OF_GAUSSIANS = 6
+_OF_GAUSSIANS = {
+  'finetune.class_gaussians.noise_multiplier',
+  'finetune.class_gaussians.side',
+  'finetune.mixture_boundaries',
+  'finetune.mixture_weights',
+  'sample.sampler.first_timestep',
 }
 # Asking the model for a class costs a dozen evaluations for each class.
 _MOST_CLASSES_TO_ASK_FOR = 4
@@ -122,6 +142,7 @@ RECIPES = {
     num_steps=120,
     max_tries=4,
     head_steps=60,
+    first_timestep=500,
     keys={
       **_BOTH,
       'finetune.mixture_boundaries': (0, 250, 1000),
@@ -220,8 +241,8 @@ def fill(
     config: changed in place.
     machine: a name in `RECIPES`.
     typed: dotted keys that the user has set, which are not changed.
-    is_final: whether epsilon is final. Otherwise there is no class head, whose
-      noise follows from it.
+    is_final: whether epsilon is final. Otherwise there are no class head and
+      no class Gaussians, whose noise follows from it.
 
   Returns:
     Lines that say what was chosen, and why.
@@ -239,12 +260,14 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  head = _Head()
+  is_typed = 'privacy.delta' in typed
+  delta = config.privacy.delta if is_typed else chosen['privacy.delta']
+  head, gaussians = _Head(), {}
   if is_final and not _OF_HEAD & set(typed):
-    is_typed = 'privacy.delta' in typed
-    delta = config.privacy.delta if is_typed else chosen['privacy.delta']
     head = _class_head(recipe, config, delta)
-  chosen |= _classes(config, recipe, head)
+  if is_final and not _OF_GAUSSIANS & set(typed):
+    gaussians = _class_gaussians(recipe, config, delta)
+  chosen |= _classes(config, recipe, head) | gaussians
   chosen = {key: value for key, value in chosen.items() if key not in typed}
   config.update_from_flattened_dict(chosen)
   privacy, model = config.privacy, config.model
@@ -256,6 +279,12 @@ def fill(
       f'{machine}: {head.share:.0%} of the budget (of mu^2) trains a class'
       ' head, which says what class a sampled image shows; set'
       ' --config.finetune.class_head.num_steps=0 for none'
+    )
+  if gaussians:
+    of_classes.append(
+      f'{machine}: {_SHARE_OF_GAUSSIANS:.0%} of the budget (of mu^2) gives the'
+      ' mean and the covariance of each class, from which samples start; set'
+      ' --config.finetune.class_gaussians.noise_multiplier=0 for none'
     )
   return [
     f'{machine}: for {recipe.hardware}, images of {config.data.image_size}x'
@@ -331,6 +360,50 @@ def _class_head(
     privacy.epsilon, delta, num_steps, share
   )
   return _Head(num_steps, float(f'{multiplier:.4g}'), share)
+
+
+def _class_gaussians(
+  recipe: Recipe, config: ml_collections.ConfigDict, delta: float
+) -> dict[str, Any]:
+  """Returns the keys by which samples start from Gaussians of the classes.
+
+  A network that trains for few private steps tells few classes apart by itself,
+  but not many. No private draw is then noisier than the start.
+
+  Args:
+    recipe: of the machine.
+    config: gives classes, channels, epsilon and the number of records.
+    delta: whole budget.
+  """
+  privacy, first = config.privacy, recipe.first_timestep
+  num_classes = len(config.data.class_names)
+  if not first or num_classes <= _MOST_CLASSES_TO_ASK_FOR:
+    return {}
+  if not privacy.epsilon or not math.isfinite(privacy.epsilon):
+    return {}
+  whole = gaussian_calibration.calibrate(
+    privacy.epsilon,
+    delta,
+    l2_sensitivity=mean_embedding.L2_SENSITIVITY,
+    purpose=class_gaussians.PURPOSE,
+  )
+  multiplier = whole.noise_multiplier / math.sqrt(_SHARE_OF_GAUSSIANS)
+  noise = class_gaussians.noise_of_products(
+    multiplier,
+    max(1, privacy.num_examples) / num_classes,
+    _SIDE_OF_GAUSSIANS,
+    config.data.channels,
+  )
+  if noise > _MOST_NOISE_OF_GAUSSIANS:
+    return {}
+  half = first // 2
+  return {
+    'finetune.class_gaussians.noise_multiplier': float(f'{multiplier:.4g}'),
+    'finetune.class_gaussians.side': _SIDE_OF_GAUSSIANS,
+    'finetune.mixture_boundaries': (0, half, first, 1000),
+    'finetune.mixture_weights': (0.5, 0.5, 0.0),
+    'sample.sampler.first_timestep': first,
+  }
 
 
 def tenth_of_one_over(num_records: int) -> float:

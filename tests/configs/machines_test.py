@@ -10,6 +10,7 @@ from configs.recipes import machines
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.data import rendered
+from dp_diffusion.diffusion import timesteps
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import gaussian_calibration
 
@@ -262,6 +263,55 @@ def test_one_key_is_enough_for_no_class_head(typed, capsys) -> None:
   config = load('own_images:cpu', **few)
   assert config.sample.num_samples == 10_000
   assert '20% of the budget' in capsys.readouterr().out
+
+
+MANY = {**HEAD, 'privacy__num_examples': '40000', 'data__channels': '1'}
+
+
+def test_many_classes_of_many_records_start_from_gaussians(capsys) -> None:
+  """For a twentieth of the budget; no private draw is noisier than the start.
+
+  With few classes, or with noisier covariances, the recipe stays as it was.
+  """
+  config = load('own_images:cpu', **MANY)
+  (entry,) = config.finetune.class_gaussians.entries()
+  whole = gaussian_calibration.calibrate(
+    10.0, 1e-5, l2_sensitivity=1.0, purpose='x'
+  )
+  ratio = (whole.noise_multiplier / entry.noise_multiplier) ** 2
+  assert ratio == pytest.approx(0.05, rel=1e-3)
+  assert config.sample.sampler.first_timestep == 500
+  weights = timesteps.probabilities(config.finetune_diffusion())
+  assert weights[:500].sum() == pytest.approx(1) and weights[:500].min() > 0
+  assert '5% of the budget' in capsys.readouterr().out
+  for changes in (
+    {'data__class_names': 'a,b'},
+    {'privacy__num_examples': '10000'},
+    {'data__channels': '3'},
+    {'privacy__epsilon': '1'},
+    {'privacy__epsilon': 'inf'},
+  ):
+    config = load('own_images:cpu', **{**MANY, **changes})
+    assert not config.finetune.class_gaussians.is_used
+    assert not config.sample.sampler.first_timestep
+    assert config.finetune.mixture_boundaries == (0, 250, 1000)
+  assert 'mean and the covariance' not in capsys.readouterr().out
+  assert not load('own_images:one_gpu', **MANY).sample.sampler.first_timestep
+
+
+@pytest.mark.parametrize(
+  'typed',
+  [
+    {'finetune__class_gaussians__noise_multiplier': '0'},
+    {'finetune__mixture_boundaries': '()', 'finetune__mixture_weights': '()'},
+    {'sample__sampler__first_timestep': '0'},
+  ],
+)
+def test_one_key_is_enough_for_no_gaussians(typed: dict[str, str]) -> None:
+  config = load('own_images:cpu', **MANY, **typed)
+  assert not config.finetune.class_gaussians.is_used
+  assert not config.sample.sampler.first_timestep
+  assert config.finetune.class_head.is_used
 
 
 def test_the_number_of_steps_may_be_solved_for() -> None:

@@ -1,4 +1,4 @@
-"""The Gaussians of the classes: paid for, drawn once, released, sampled from."""
+"""The Gaussians of the classes: paid for, drawn once, released, used."""
 
 from __future__ import annotations
 
