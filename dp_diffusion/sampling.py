@@ -250,14 +250,11 @@ class ImageSampler:
     index: types.Array,
     attempt: types.Array,
   ) -> types.Array:
-    x = samplers.sample(
+    x = samplers.sample_from(
+      self._init(labels, index, attempt),
       unet.make_denoise_fn(self._model, params),
       self._plan.sampler,
       self._plan.diffusion,
-      self._key_of(attempt),
       labels,
-      self._plan.image_shape,
-      first_index=index,
-      draw_fn=self._draw_fn,
     )
     return samplers.to_uint8(x)

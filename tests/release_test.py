@@ -22,6 +22,7 @@ from dp_diffusion import release_card
 from dp_diffusion import release_marks
 from dp_diffusion import types
 from dp_diffusion.data import tfds_writer
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import class_head
 from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
@@ -276,6 +277,18 @@ def test_a_class_head_that_nothing_paid_for_is_not_used(tmp_path):
   )
   release.write_class_head(tmp_path, head)
   with pytest.raises(errors.UsageError, match='class_head.npz to be the'):
+    release.check_model(tmp_path)
+
+
+def test_gaussians_that_nothing_paid_for_are_not_used(tmp_path):
+  release.write_model(tmp_path, {'w': np.ones(1, np.float32)}, {})
+  release.seal(tmp_path, STATEMENT)
+  gaussians = class_gaussians.ClassGaussians(
+    means=np.zeros((1, 2, 2, 1), np.float32),
+    factors=np.zeros((1, 1, 1, 1, 1), np.float32),
+  )
+  release.write_class_gaussians(tmp_path, gaussians)
+  with pytest.raises(errors.UsageError, match='class_gaussians.npz to be the'):
     release.check_model(tmp_path)
 
 

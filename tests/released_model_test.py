@@ -266,6 +266,32 @@ def test_a_class_head_that_is_none_is_named(tmp_path, write, words):
   assert message.startswith(f'Expected {path} to be') and '\n' not in message
 
 
+@pytest.mark.parametrize(
+  ('write', 'words'),
+  [
+    (lambda path: None, 'no class Gaussians to start from'),
+    (lambda path: path.write_bytes(b'x'), 'zip'),
+    (lambda path: save_head(path, means=(2, 8, 8, 1)), 'factors'),
+    (
+      lambda path: save_head(path, means=(2, 4, 4, 1), factors=(2, 1, 2, 2, 1)),
+      r'\(2, 8, 8, 1\)',
+    ),
+  ],
+)
+def test_gaussians_that_are_none_are_named(tmp_path, write, words):
+  sampler = dataclasses.replace(tiny_release.SAMPLER, first_timestep=9)
+  folder = tiny_release.make(
+    tmp_path / 'release', sampling={'sampler': config_lib.to_dict(sampler)}
+  )
+  path = folder / 'model' / 'class_gaussians.npz'
+  write(path)
+  tiny_release.seal(folder)
+  with pytest.raises(errors.UsageError, match=words) as error:
+    released_model.load_release(folder)
+  message = str(error.value)
+  assert message.startswith(f'Expected {path} to hold') and '\n' not in message
+
+
 def test_an_earlier_release_needs_a_sampler(tmp_path, made):
   folder = tiny_release.make(tmp_path / 'release', sampling=None)
   earlier = released_model.load_release(folder)

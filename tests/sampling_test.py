@@ -12,6 +12,7 @@ import pytest
 from dp_diffusion import sampling
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import weights
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
@@ -111,6 +112,52 @@ def test_one_program_samples_what_single_steps_do(monkeypatch):
     found = made._batch(labels, numbers, attempt)
     assert found.shape == (16, 8, 8, 1)
     np.testing.assert_allclose(found, expected.astype(float), atol=1)
+
+
+def gaussians(num_classes: int = 2) -> class_gaussians.ClassGaussians:
+  """Black images of class 0, white ones of class 1, that hardly vary."""
+  shape = (num_classes, tiny_release.SIZE, tiny_release.SIZE, 1)
+  means = np.full(shape, -1, np.float32)
+  means[1:] = 1
+  factors = np.full((num_classes, 1, 2, 2, 1), 0.01, np.float32)
+  return class_gaussians.ClassGaussians(means=means, factors=factors)
+
+
+def started(
+  given: class_gaussians.ClassGaussians | None,
+) -> sampling.ImageSampler:
+  plan = make_plan(1)
+  plan = dataclasses.replace(
+    plan, sampler=dataclasses.replace(plan.sampler, first_timestep=9)
+  )
+  return sampling.ImageSampler(
+    plan,
+    weights.unflatten(tiny_release.params()),
+    SEED,
+    parallel.DataParallel(),
+    gaussians=given,
+  )
+
+
+def test_samples_start_from_the_gaussian_of_their_class(monkeypatch):
+  """In single steps and in one program; an image depends on its number."""
+  made = started(gaussians())
+  labels = LABELS[:8]
+  found = made.images(labels, 0)
+  brightness = found.mean(axis=(1, 2, 3))
+  assert brightness[labels == 0].max() < brightness[labels == 1].min()
+  np.testing.assert_array_equal(made.images(labels[4:], 4), found[4:])
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  whole = made.images(labels, 0)
+  np.testing.assert_allclose(whole, found.astype(float), atol=1)
+
+
+def test_a_start_needs_gaussians_of_its_classes():
+  with pytest.raises(ValueError, match='no class Gaussians to start from'):
+    started(None)
+  with pytest.raises(ValueError, match=r'shape \(2, 8, 8, 1\)'):
+    started(gaussians(3))
+  assert make_plan(1).draw_fn(None) is None
 
 
 def test_one_class_is_refused():

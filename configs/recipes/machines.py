@@ -79,8 +79,7 @@ _OF_HEAD = {
 }
 # The Gaussians of the classes take a share of the budget, by mu^2, where the
 # std of the noise in the variance of a reduced pixel is at most this. Pixels
-# are in [-1, 1]; the first components of handwritten digits have variances of
-# 0.2 to 0.7.
+# are in [-1, 1], so a pixel that is black or white has the variance 1.
 _SHARE_OF_GAUSSIANS = 0.05
 _MOST_NOISE_OF_GAUSSIANS = 0.02
 _SIDE_OF_GAUSSIANS = 6

@@ -227,7 +227,6 @@ def sample(
   image_shape: tuple[int, int, int],
   *,
   first_index: types.Array | int = 0,
-  draw_fn: DrawFn | None = None,
 ) -> types.Array:
   """Samples a batch in one compiled loop.
 
@@ -242,17 +241,36 @@ def sample(
     image_shape: (H, W, C).
     first_index: int32[], index of the first of these samples in the whole set,
       or int32[B], that of each.
-    draw_fn: draws the images to start from; None starts from pure noise.
+
+  Returns:
+    float32[B, H, W, C] in [-1, 1].
+  """
+  state = init_state(
+    key, (labels.shape[0], *image_shape), first_index=first_index
+  )
+  return sample_from(state, denoise_fn, config, diffusion, labels)
+
+
+def sample_from(
+  state: SamplerState,
+  denoise_fn: types.DenoiseFn,
+  config: SamplerConfig,
+  diffusion: schedules.DiffusionProcess,
+  labels: types.Array,
+) -> types.Array:
+  """Takes all steps in one compiled loop, from a state before step 0.
+
+  Args:
+    state: of `init_state` or `start_from_images`.
+    denoise_fn: the network with its weights bound.
+    config: the method, the number of steps and the guidance.
+    diffusion: the process that the network was trained on.
+    labels: int32[B], classes, or -1 for no class.
 
   Returns:
     float32[B, H, W, C] in [-1, 1].
   """
   step = step_fn(denoise_fn, config, diffusion)
-  state = init_state(
-    key, (labels.shape[0], *image_shape), first_index=first_index
-  )
-  if draw_fn is not None:
-    state = start_from_images(state, labels, draw_fn, config, diffusion)
   state = jax.lax.fori_loop(
     0, config.num_steps, lambda i, carry: step(carry, labels, i), state
   )

@@ -1396,8 +1396,8 @@ ALL = (
   _one(
     'The picture of a private training lies in public/',
     _FINETUNE,
-    'config.finetune_diffusion(), workdir.private\n',
-    'config.finetune_diffusion(), workdir.public\n',
+    '    workdir.private,\n    class_gaussians.read(',
+    '    workdir.public,\n    class_gaussians.read(',
     'tests/stages/run/progress_picture_test.py'
     '::test_fine_tuning_draws_into_its_private_folder',
   ),
@@ -3158,8 +3158,8 @@ ALL = (
   _one(
     'On accelerators all batches of images have the same noise',
     'dp_diffusion/sampling.py',
-    '      self._plan.image_shape,\n      first_index=index,\n',
-    '      self._plan.image_shape,\n',
+    '      self._init(labels, index, attempt),\n',
+    '      self._init(labels, index * 0, attempt),\n',
     'tests/sampling_test.py::test_one_program_samples_what_single_steps_do',
   ),
   _one(
@@ -3772,7 +3772,7 @@ ALL = (
   _one(
     'Class head: activations are scaled by those of the sensitive images',
     'dp_diffusion/stages/class_head.py',
-    'class_head.fit_scaling(read.of(_samples(config, params, stop)))',
+    'class_head.fit_scaling(read.of(samples))',
     'class_head.fit_scaling(read.of(source.images))',
     f'{_STAGE_HEAD_TEST}::test_scaling_is_by_sampled_images',
   ),
@@ -3807,8 +3807,8 @@ ALL = (
   _one(
     'A class head that was replaced labels the samples',
     'dp_diffusion/release.py',
-    '  for name in (_MODEL, _CLASS_HEAD):\n',
-    '  for name in (_MODEL,):\n',
+    '  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):\n',
+    '  for name in (_MODEL, _GAUSSIANS):\n',
     f'{_STAGE_HEAD_TEST}::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
   ),
   _one(
@@ -3995,8 +3995,8 @@ ALL = (
   _one(
     'A class head that nothing paid for is sampled with',
     'dp_diffusion/release.py',
-    'if name == _CLASS_HEAD and digest is None and not path.exists():',
-    'if name == _CLASS_HEAD and digest is None:',
+    'if name != _MODEL and digest is None and not path.exists():',
+    'if name != _MODEL and digest is None:',
     'tests/release_test.py::test_a_class_head_that_nothing_paid_for_is_not_used',
   ),
   _one(

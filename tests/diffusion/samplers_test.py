@@ -480,6 +480,8 @@ def test_to_uint8_inverts_the_scaling_of_images():
     ({'spacing': 'quad'}, "'log_snr', 'quadratic', 'uniform'"),
     ({'num_steps': 0}, 'num_steps=0 '),
     ({'num_steps': 5.0}, 'to be an integer'),
+    ({'first_timestep': 5.0}, 'to be an integer'),
+    ({'first_timestep': -1}, 'first_timestep=-1'),
     ({'guidance_weight': -1.0}, 'guidance_weight=-1.0'),
     ({'guidance_weight': math.nan}, 'guidance_weight=nan'),
     ({'guidance_weight': math.inf}, 'guidance_weight=inf'),
@@ -491,6 +493,77 @@ def test_bad_values_are_refused_in_one_line(changes, message):
   with pytest.raises(ValueError, match=message) as error:
     samplers.SamplerConfig(**changes)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('spacing', samplers.SPACINGS)
+@pytest.mark.parametrize('num_steps', [1, 2, 7, 301])
+def test_a_sequence_may_start_below_the_last_timestep(spacing, num_steps):
+  config = samplers.SamplerConfig(
+    num_steps=num_steps, spacing=spacing, first_timestep=300
+  )
+  found = samplers.timestep_sequence(config, COSINE)
+  assert found[0] == 300 and len(found) == num_steps
+  assert num_steps == 1 or found[-1] == 0
+  assert np.all(np.diff(found) < 0)
+
+
+def test_a_start_from_images_has_the_noise_of_its_timestep():
+  """And noise of its own: images and start are independent."""
+  config = _config('ddim', 4, first_timestep=500)
+  state = _first_state((2000, 2, 2, 1))
+  labels = jnp.arange(2000) % 2
+
+  def draw(keys, labels):
+    normal = jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys)
+    return 0.1 * normal + labels[:, None, None, None] - 0.5
+
+  start = samplers.start_from_images(state, labels, draw, config, COSINE)
+  signal, noise = (
+    schedules.signal_scale(COSINE)[500],
+    schedules.noise_scale(COSINE)[500],
+  )
+  rest = np.asarray(start.x - noise * state.x) / signal
+  for label in (0, 1):
+    mine = rest[label::2]
+    assert np.mean(mine) == pytest.approx(label - 0.5, abs=0.01)
+    assert np.std(mine) == pytest.approx(0.1, rel=0.05)
+  noises = np.stack([rest[::2].ravel(), np.asarray(state.x)[::2].ravel()])
+  assert abs(np.corrcoef(noises)[0, 1]) < 0.05
+
+
+def test_a_start_from_the_right_gaussian_gives_the_right_images():
+  """As pure noise does, in steps from the timestep of the start alone."""
+  config = _config(
+    'dpm_solver_pp_2m', 12, first_timestep=500, spacing='uniform'
+  )
+  network = _gaussian_network(COSINE)
+
+  def draw(keys, labels):
+    del labels
+    normal = jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys)
+    return MEAN + STD * normal
+
+  labels = jnp.zeros(3000, jnp.int32)
+  state = _first_state((3000, 2, 2, 1))
+  state = samplers.start_from_images(state, labels, draw, config, COSINE)
+  found = samplers.sample_from(state, network, config, COSINE, labels)
+  normal = np.random.default_rng(0).normal(MEAN, STD, 100_000)
+  wanted = np.clip(normal, -1, 1)  # As samples are in the end.
+  assert np.mean(found) == pytest.approx(np.mean(wanted), abs=0.02)
+  assert np.std(found) == pytest.approx(np.std(wanted), rel=0.03)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'first_timestep': 1000}, 'first_timestep=1000 to be below'),
+    ({'first_timestep': 5, 'num_steps': 7}, r'first_timestep \+ 1 = 6'),
+  ],
+)
+def test_a_start_that_cannot_be_is_refused(changes, message):
+  config = samplers.SamplerConfig(**{'num_steps': 2, **changes})
+  with pytest.raises(ValueError, match=message):
+    samplers.timestep_sequence(config, LINEAR)
 
 
 def test_more_steps_than_timesteps_are_refused():
