@@ -172,11 +172,23 @@ def test_equal_images_end_the_run(tmp_path, workdir, sensitive):
   assert fact['comparison'] == 'none_equal'
 
 
-def test_images_to_choose_from_are_compared(tmp_path, workdir, sensitive):
+@pytest.mark.parametrize(
+  'use',
+  [
+    {'finetune__warm_up__chosen_steps': 9},
+    {
+      'finetune__warm_up__rows_from_votes': True,
+      'pretrain__data__class_names': tuple('abcdefghij'),
+    },
+  ],
+)
+def test_images_to_choose_from_are_compared(
+  tmp_path, workdir, sensitive, use
+):
   """Without pre-training, and with the weights of another run."""
   changes = {
+    **use,
     'pretrain__num_steps': 0,
-    'finetune__warm_up__chosen_steps': 9,
     'finetune__warm_up__votes_noise_multiplier': 5,
     'finetune__warm_up__num_chosen': 1,
   }
@@ -191,7 +203,7 @@ def test_images_to_choose_from_are_compared(tmp_path, workdir, sensitive):
     weights.save_npz(workdir.public_weights, {'w': np.zeros(1, np.float32)})
     public_provenance.write(workdir.public_weights, ())
   with pytest.raises(errors.UsageError, match='pretrain.data'):
-    data = load(pretrain__data__name='digits', **changes)
+    data = load(**{**changes, 'pretrain__data__name': 'digits'})
     public_data.check_sources(data, workdir)
 
 
