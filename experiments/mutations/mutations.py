@@ -86,6 +86,9 @@ _STATEMENT_TEST = 'tests/privacy/statement_test.py'
 _HEAD = 'dp_diffusion/baselines/class_head.py'
 _HEAD_TEST = 'tests/baselines/class_head_test.py'
 _STAGE_HEAD_TEST = 'tests/stages/class_head_test.py'
+_GAUSSIANS = 'dp_diffusion/baselines/class_gaussians.py'
+_GAUSSIANS_TEST = 'tests/baselines/class_gaussians_test.py'
+_STAGE_GAUSSIANS_TEST = 'tests/stages/class_gaussians_test.py'
 _HISTOGRAMS_TEST = 'tests/stages/run/histograms_test.py'
 
 
@@ -3726,6 +3729,107 @@ ALL = (
     '    *finetune.class_head.entries(),\n',
     '',
     f'{_STAGE_HEAD_TEST}::test_a_head_is_paid_for',
+  ),
+  _one(
+    'Gaussians of classes: not entered in the ledger',
+    'dp_diffusion/stages/run/budget.py',
+    '    *finetune.class_gaussians.entries(),\n',
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_they_are_paid_for',
+  ),
+  _one(
+    'Gaussians of classes: products off the diagonal are not shared out',
+    _GAUSSIANS,
+    'np.where(rows == columns, 1.0, 2**0.5).astype',
+    'np.where(rows == columns, 1.0, 2.0).astype',
+    f'{_GAUSSIANS_TEST}::test_gaussians_are_those_of_a_loop[image]',
+  ),
+  _one(
+    'Gaussians of classes: the count is not part of the bound',
+    _GAUSSIANS,
+    '0.25**0.5, 0.65**0.5, 0.1**0.5',
+    '0.25**0.5, 0.75**0.5, 0.1**0.5',
+    f'{_GAUSSIANS_TEST}::test_features_need_no_bound_from_others',
+  ),
+  _one(
+    'Gaussians of classes: a class of few records has a count without noise',
+    _GAUSSIANS,
+    'max(noise_std / _OF_COUNT, 1.0)',
+    '1.0',
+    f'{_GAUSSIANS_TEST}::test_a_count_below_its_noise_counts_as_the_noise',
+  ),
+  _one(
+    'Gaussians of classes: eigenvalues of noise are kept',
+    _GAUSSIANS,
+    'np.where(values > least * (2 * size) ** 0.5, values, 0.0)',
+    'np.where(values > 0, values, 0.0)',
+    f'{_GAUSSIANS_TEST}::test_noise_is_told_from_covariance',
+  ),
+  _one(
+    'Gaussians of classes: drawn again with other noise',
+    'dp_diffusion/stages/class_gaussians.py',
+    "    'gaussians': config_lib.to_dict(used),\n",
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_others_are_refused',
+  ),
+  _one(
+    'Gaussians of classes: equal noise for other images',
+    'dp_diffusion/stages/class_gaussians.py',
+    "    'dataset': fingerprint.dataset(secret, source),\n",
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_other_images_and_secrets_are_refused',
+  ),
+  _one(
+    'Gaussians of classes: the secret is no longer needed once they are drawn',
+    'dp_diffusion/stages/run/workdirs.py',
+    '  BEGUN_CLASS_GAUSSIANS,\n',
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_they_are_drawn_once',
+  ),
+  _one(
+    'Gaussians that nothing paid for are sampled from',
+    'dp_diffusion/release.py',
+    '  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):\n',
+    '  for name in (_MODEL, _CLASS_HEAD):\n',
+    'tests/release_test.py::test_gaussians_that_nothing_paid_for_are_not_used',
+  ),
+  _one(
+    'All samples of a class start from one image',
+    'dp_diffusion/diffusion/samplers.py',
+    'draw_fn(fold_fn(state.keys, jnp.uint32(_START)), labels)',
+    'draw_fn(state.keys[:1].repeat(len(labels)), labels)',
+    'tests/diffusion/samplers_test.py'
+    '::test_a_start_from_images_has_the_noise_of_its_timestep',
+  ),
+  _one(
+    'The image and the noise of a start have the same key',
+    'dp_diffusion/diffusion/samplers.py',
+    'fold_fn(state.keys, jnp.uint32(_START))',
+    'fold_fn(state.keys, jnp.uint32(0))',
+    'tests/diffusion/samplers_test.py'
+    '::test_a_start_from_images_has_the_noise_of_its_timestep',
+  ),
+  _one(
+    'A sampler of the user starts from pure noise, which was not trained on',
+    'dp_diffusion/released_model.py',
+    'if self.sampler is not None and not chosen.first_timestep:',
+    'if chosen is self.sampler and not chosen.first_timestep:',
+    f'{_STAGE_GAUSSIANS_TEST}::test_a_run_releases_them_and_samples_from_them',
+  ),
+  _one(
+    'The class head is scaled by samples from pure noise',
+    'dp_diffusion/stages/class_head.py',
+    '      first_timestep=first,\n',
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_a_run_releases_them_and_samples_from_them',
+  ),
+  _one(
+    'Gaussians of classes have the noise of epsilon 10 whatever epsilon is',
+    'configs/recipes/machines.py',
+    '    privacy.epsilon,\n    delta,\n    l2_sensitivity=mean_embedding',
+    '    10.0,\n    delta,\n    l2_sensitivity=mean_embedding',
+    'tests/configs/machines_test.py'
+    '::test_many_classes_of_many_records_start_from_gaussians',
   ),
   _one(
     'Class head: many noised gradients are counted as one',

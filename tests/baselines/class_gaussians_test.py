@@ -155,6 +155,20 @@ def test_gaussians_depend_on_the_noised_sum_alone():
   assert not empty.means.any() and not empty.factors.any()
 
 
+def test_a_count_below_its_noise_counts_as_the_noise():
+  """Otherwise the mean of an empty class would be of full contrast."""
+  sums = noised(make_source([0] * 50), 0.0)
+  sums[1, :-1] = sums[0, :-1]
+  sums[1, -1] = -1.0
+  found = class_gaussians.estimate(sums, SHAPE, SIDE, 20.0)
+  as_many = 20.0 / 0.1**0.5
+  np.testing.assert_allclose(
+    found.means[1], found.means[0] * max(50, as_many) / as_many, atol=1e-5
+  )
+  quiet = class_gaussians.estimate(sums / 100, SHAPE, SIDE, 20.0)
+  assert np.max(np.abs(quiet.means)) < 0.02
+
+
 def test_noise_is_told_from_covariance():
   """Noise alone gives hardly any covariance; a strong one is kept."""
   rng = np.random.default_rng(2)

@@ -182,9 +182,7 @@ def test_equal_images_end_the_run(tmp_path, workdir, sensitive):
     },
   ],
 )
-def test_images_to_choose_from_are_compared(
-  tmp_path, workdir, sensitive, use
-):
+def test_images_to_choose_from_are_compared(tmp_path, workdir, sensitive, use):
   """Without pre-training, and with the weights of another run."""
   changes = {
     **use,
