@@ -99,8 +99,10 @@ def test_features_need_no_bound_from_others():
   """The norm is at most 1 by itself, so nothing is shortened afterwards."""
   rng = np.random.default_rng(0)
   images = np.sign(rng.normal(size=(64, *SHAPE))).astype(np.float32)
+  images[:2] = np.array([-1, 1])[:, None, None, None]  # Of the largest norm.
   norms = np.linalg.norm(np.float64(FEATURES(jnp.asarray(images))), axis=1)
   assert norms.max() <= 1 + 1e-6
+  np.testing.assert_allclose(norms[:2], 1, atol=1e-6)
 
 
 def test_noise_std():
