@@ -30,6 +30,7 @@ from dp_diffusion.data import registry
 from dp_diffusion.data import same_source
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
+from dp_diffusion.diffusion import timesteps
 from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.models import unet
 from dp_diffusion.models.formats import foreign
@@ -591,6 +592,14 @@ class Config:
         ' both 0 or both > 0: samples start from the Gaussians of the classes,'
         ' which have no other use.'
       )
+    if first:
+      weights = timesteps.probabilities(self.finetune_diffusion())
+      if not weights[first : first + 1].any():
+        raise ValueError(
+          f'Expected sample.sampler.first_timestep={first} to be a timestep'
+          ' that finetune.mixture_weights='
+          f'{self.finetune.mixture_weights} train: sampling starts there.'
+        )
     if used.is_used and used.side > self.data.image_size:
       raise ValueError(
         f'Expected finetune.class_gaussians.side={used.side} to be at most'

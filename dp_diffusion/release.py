@@ -193,8 +193,15 @@ def read_model(
   return arrays, files.read_json(folder / 'model.json')
 
 
-def check_model(release_dir: epath.PathLike) -> None:
+def check_model(
+  release_dir: epath.PathLike, *, is_rewritten: bool = False
+) -> None:
   """Refuses weights other than those that were released and stated.
+
+  Args:
+    release_dir: the folder `release/`.
+    is_rewritten: whether the weights of the network will be written again, so
+      that only what lies beside them is checked.
 
   Raises:
     UsageError: the weights were replaced since, or are gone.
@@ -202,7 +209,8 @@ def check_model(release_dir: epath.PathLike) -> None:
   folder = epath.Path(release_dir)
   stated = files.read_whole_json(folder / STATEMENT).get('files')
   stated = stated if isinstance(stated, Mapping) else {}
-  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):
+  beside = (_CLASS_HEAD, _GAUSSIANS)
+  for name in beside if is_rewritten else (_MODEL, *beside):
     path, digest = folder / name, stated.get(name)
     if name != _MODEL and digest is None and not path.exists():
       continue

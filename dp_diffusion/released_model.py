@@ -193,7 +193,9 @@ class Release:
         returned are what the head finds in them.
       seed: in [0, 2^31). None takes a new one, so that the images are new; the
         seed of the run gives the images of `dataset/` again.
-      sampler: None for that of the release.
+      sampler: None for that of the release. Where that one starts from the
+        Gaussians of the classes, so does this one, and not from pure noise,
+        which the network was not trained on.
       batch_size: images per device at a time; None for that of the release.
         Another one may round differently in the last bit.
 
@@ -337,11 +339,15 @@ class Release:
       )
     if batch_size is None:
       batch_size = self.batch_size
-    if self.sampler is not None and not chosen.first_timestep:
-      # The network may not have been trained on noisier images.
-      chosen = dataclasses.replace(
-        chosen, first_timestep=self.sampler.first_timestep
+    first = self.sampler.first_timestep if self.sampler is not None else 0
+    if chosen.first_timestep > first:
+      raise errors.UsageError(
+        f'Expected first_timestep={chosen.first_timestep} to be at most'
+        f' {first}, that of {self.folder}: its network was not trained on'
+        ' noisier images, or it has no Gaussians to start from.'
       )
+    if not chosen.first_timestep:
+      chosen = dataclasses.replace(chosen, first_timestep=first)
     try:
       return sampling.SamplingPlan(
         network=self.network,
@@ -582,9 +588,10 @@ def _class_gaussians(
   if loaded.sampler is None or not loaded.sampler.first_timestep:
     return None
   where = loaded.folder / 'model' / 'class_gaussians.npz'
+  plan = loaded._plan(None, None)
   try:
     found = release.read_class_gaussians(loaded.folder)
-    loaded._plan(None, None).draw_fn(found)
+    plan.draw_fn(found)
   except _UNREADABLE as error:
     raise errors.UsageError(
       f'Expected {where} to hold the Gaussians that sampling starts from:'

@@ -141,7 +141,7 @@ RECIPES = {
     num_steps=120,
     max_tries=4,
     head_steps=60,
-    first_timestep=500,
+    first_timestep=499,
     keys={
       **_BOTH,
       'finetune.mixture_boundaries': (0, 250, 1000),
@@ -380,6 +380,9 @@ def _class_gaussians(
     return {}
   if not privacy.epsilon or not math.isfinite(privacy.epsilon):
     return {}
+  trained, num_timesteps = first + 1, config.diffusion.num_timesteps
+  if trained > num_timesteps or config.sample.sampler.num_steps > trained:
+    return {}
   whole = gaussian_calibration.calibrate(
     privacy.epsilon,
     delta,
@@ -395,11 +398,10 @@ def _class_gaussians(
   )
   if noise > _MOST_NOISE_OF_GAUSSIANS:
     return {}
-  half = first // 2
   return {
     'finetune.class_gaussians.noise_multiplier': float(f'{multiplier:.4g}'),
     'finetune.class_gaussians.side': _SIDE_OF_GAUSSIANS,
-    'finetune.mixture_boundaries': (0, half, first, 1000),
+    'finetune.mixture_boundaries': (0, trained // 2, trained, num_timesteps),
     'finetune.mixture_weights': (0.5, 0.5, 0.0),
     'sample.sampler.first_timestep': first,
   }

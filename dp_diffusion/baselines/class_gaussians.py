@@ -24,12 +24,13 @@ removing a record changes the sum by its own term alone, so the l2 sensitivity
 of the whole statistic, means, products and counts of all classes together, is 1
 (`mean_embedding.L2_SENSITIVITY`).
 
-From noised sums to Gaussians, which is post-processing. The covariance of a
-class is E[y y^T] - E[y] E[y]^T. Its noise has a known std, so it is moved
-towards the covariance that all classes have together, of less noise, as far as
-the difference between the two can be noise (James-Stein); then eigenvalues
-below the largest that noise alone would have (sqrt(2 d) times the std of a
-diagonal element) are set to 0.
+From noised sums to Gaussians, which is post-processing. The mean of a class has
+noise of a known std, so it is moved towards the mean of all classes together,
+of less noise, as far as the difference between the two can be noise
+(James-Stein). The covariance of a class is E[y y^T] - E[y] E[y]^T. It is moved
+in the same way, by the noise of the first term, which is by far the larger;
+then eigenvalues below the largest that this noise alone would have (sqrt(2 d)
+times the std of a diagonal element) are set to 0.
 
 Guarantees:
   * One record, even a person with many images and classes, moves means,
@@ -78,7 +79,7 @@ class ClassGaussiansConfig:
     6,
     'Height and width, in pixels, to which images are reduced for the'
     ' covariances. More pixels show finer detail, in more noise.',
-    '[1, 16]',
+    '[1, 8]',
   )
 
   def __post_init__(self) -> None:
@@ -180,13 +181,19 @@ def estimate(
     noise_std: std of the noise in each element.
 
   Returns:
-    The Gaussians, with d factors per class, of which the last ones may be 0. A
-    class whose noised count is below its noise counts as much as the noise.
+    The Gaussians, with at most d factors per class, in falling order, of which
+    the last ones may be 0. A class whose noised count is below its noise counts
+    as much as the noise.
   """
   sums = np.asarray(noised, np.float64)
   num_pixels = int(np.prod(image_shape))
   counts = np.maximum(sums[:, -1:] / _OF_COUNT, max(noise_std / _OF_COUNT, 1.0))
-  means = sums[:, :num_pixels] * (num_pixels**0.5 / _OF_PIXELS) / counts
+  scale = num_pixels**0.5 / _OF_PIXELS
+  means = sums[:, :num_pixels] * scale / counts
+  shares = counts / counts.sum()
+  common = np.sum(shares * means, axis=0)
+  noise = num_pixels * (noise_std * scale / counts[:, 0]) ** 2
+  means, _ = _towards_common(means, common, noise, num_pixels)
   means = np.clip(means, -1.0, 1.0).astype(np.float32)
   means = means.reshape((-1, *image_shape))
   few = np.asarray(_reduce(jnp.asarray(means), side), np.float64)
@@ -194,6 +201,8 @@ def estimate(
   products = _unpacked(sums[:, num_pixels:-1], few.shape[1])
   of_classes = products / counts[..., None] - few[:, :, None] * few[:, None]
   factors = _factors(of_classes, counts[:, 0], noise_std)
+  used = max(1, int(np.sum(np.any(factors, axis=(0, 2)))))
+  factors = factors[:, :used]  # The largest come first.
   shape = (*factors.shape[:2], side, side, image_shape[-1])
   return gaussians_lib.ClassGaussians(
     means=means, factors=factors.reshape(shape).astype(np.float32)
@@ -207,6 +216,34 @@ def _unpacked(packed: np.ndarray, size: int) -> np.ndarray:
   found = np.empty((len(packed), size, size))
   found[:, rows, columns] = found[:, columns, rows] = packed * scale
   return found
+
+
+def _towards_common(
+  values: np.ndarray, common: np.ndarray, noise: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Moves values towards a common one, as far as they differ by noise.
+
+  The squared norm of noise is taken three standard deviations above what is
+  expected, so that next to nothing of noise alone is kept.
+
+  Args:
+    values: float64[K, ...].
+    common: float64[...].
+    noise: float64[K], expected squared norm of the noise of each value.
+    size: number of independent elements of a value.
+
+  Returns:
+    The moved values, float64[K, ...], and the shares of their differences that
+    are kept, float64[K] in [0, 1].
+  """
+  own = values - common[None]
+  axes = tuple(range(1, own.ndim))
+  squares = np.sum(own**2, axis=axes)
+  noise = noise * (1 + 3 * (2 / size) ** 0.5)
+  is_larger = squares > noise
+  shares = np.zeros_like(squares)
+  shares[is_larger] = 1 - noise[is_larger] / squares[is_larger]
+  return common + np.expand_dims(shares, axes) * own, shares
 
 
 def _factors(
@@ -226,16 +263,17 @@ def _factors(
   together = np.tensordot(counts / total, covariances, 1)
   per_record = noise_std * size / _OF_PRODUCTS
   of_together = per_record * len(counts) ** 0.5 / total
+  of_classes = per_record / counts
+  # Elements off the diagonal have half the variance of those on it.
+  num_elements = size * (size + 1) // 2
+  noise = of_classes**2 * num_elements
+  moved, shares = _towards_common(covariances, together, noise, num_elements)
   found = []
-  for covariance, count in zip(covariances, counts, strict=True):
-    of_class = per_record / count
-    own = covariance - together
-    # Elements off the diagonal have half the variance of those on it.
-    noise = of_class**2 * size * (size + 1) / 2
-    squares = np.sum(own**2)
-    share = 1.0 - noise / squares if squares > noise else 0.0
+  for covariance, share, of_class in zip(
+    moved, shares, of_classes, strict=True
+  ):
     least = share * of_class + (1 - share) * of_together
-    values, vectors = np.linalg.eigh(together + share * own)
+    values, vectors = np.linalg.eigh(covariance)
     values = np.where(values > least * (2 * size) ** 0.5, values, 0.0)
     found.append((vectors * np.maximum(values, 0.0) ** 0.5).T[::-1])
   return np.stack(found)

@@ -101,7 +101,7 @@ def start_from_images(
 
   Args:
     state: of `init_state`.
-    labels: int32[B].
+    labels: int32[B], classes that `draw_fn` knows.
     draw_fn: draws the images, of which x_t is computed by arXiv 2006.11239
       eq. 4.
     config: gives `first_timestep` t.
@@ -244,7 +244,15 @@ def sample(
 
   Returns:
     float32[B, H, W, C] in [-1, 1].
+
+  Raises:
+    ValueError: the config starts from images, which `start_from_images` needs.
   """
+  if config.first_timestep:
+    raise ValueError(
+      f'Expected first_timestep={config.first_timestep} to be 0: sampling'
+      ' starts from pure noise here.'
+    )
   state = init_state(
     key, (labels.shape[0], *image_shape), first_index=first_index
   )

@@ -79,9 +79,10 @@ class ClassGaussians:
       or (len(shapes['means']), len(shapes['factors'])) != (4, 5)
       or shapes['means'][0] != shapes['factors'][0]
       or shapes['means'][-1] != shapes['factors'][-1]
+      or np.max(np.abs(arrays['means']), initial=0.0) > 1
     ):
       raise ValueError(
-        'Expected class Gaussians, means [K, H, W, C] and factors'
+        'Expected class Gaussians, means [K, H, W, C] in [-1, 1] and factors'
         f' [K, R, S, S, C], not {shapes}.'
       )
     return cls(**arrays)

@@ -20,6 +20,7 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Mapping
+import json
 from typing import Any
 
 from etils import epath
@@ -63,6 +64,7 @@ def run(
   if not used.is_used:
     return
   facts = make_facts(config, source, secret)
+  processes.agree({k: json.dumps(v, sort_keys=True) for k, v in facts.items()})
   begun = workdir.private / workdirs.BEGUN_CLASS_GAUSSIANS
   kept = _kept(workdir)
 

@@ -35,6 +35,7 @@ from dp_diffusion.baselines import class_head
 from dp_diffusion.data import batching
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.models import class_gaussians as gaussians_lib
 from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.stages import class_gaussians
@@ -78,7 +79,8 @@ def run(
   used = config.finetune.class_head
   if not used.is_used:
     return None
-  facts = make_facts(config, source, secret, params)
+  gaussians = class_gaussians.read(config, workdir)
+  facts = make_facts(config, source, secret, params, gaussians)
   begun = workdir.private / workdirs.BEGUN_CLASS_HEAD
   kept = workdir.private / 'class_head' / 'head.npz'
   begun_statistics.begin(workdir, begun, kept, facts, 'its class head')
@@ -89,7 +91,7 @@ def run(
       config.finetune_diffusion(),
       stop.raise_if_asked,
     )
-    samples = _samples(config, workdir, params, stop)
+    samples = _samples(config, gaussians, params, stop)
     scaling = class_head.fit_scaling(read.of(samples))
     streams = key_streams.KeyStreams(
       secret=secret, run_id=key_streams.run_id(secret, facts)
@@ -105,6 +107,7 @@ def make_facts(
   source: types.DataSource,
   secret: key_streams.Secret,
   params: types.Params,
+  gaussians: gaussians_lib.ClassGaussians | None = None,
 ) -> dict[str, Any]:
   """Returns the facts that name the gradients, and so determine their noise.
 
@@ -113,8 +116,18 @@ def make_facts(
     source: the sensitive images.
     secret: secret of the run.
     params: the weights that are released.
+    gaussians: what samples start from, by which activations are scaled.
   """
+  start = {}
+  if gaussians is not None:
+    start['start'] = {
+      'first_timestep': config.sample.sampler.first_timestep,
+      'gaussians': fingerprint.first_weights(
+        secret, dataclasses.asdict(gaussians)
+      ),
+    }
   return {
+    **start,
     'head': config_lib.to_dict(config.finetune.class_head),
     'events': [e.to_json() for e in config.finetune.class_head.entries()],
     'weights': fingerprint.first_weights(secret, params),
@@ -167,7 +180,7 @@ def _train(
 
 def _samples(
   config: config_lib.Config,
-  workdir: workdirs.Workdir,
+  gaussians: gaussians_lib.ClassGaussians | None,
   params: types.Params,
   stop: interrupts.Stop,
 ) -> np.ndarray:
@@ -194,7 +207,7 @@ def _samples(
     config.seed,
     parallel.DataParallel(),
     stop.raise_if_asked,
-    class_gaussians.read(config, workdir),
+    gaussians,
   )
   labels = sample.sample_labels('uniform', config.data.num_classes, num)
   with console.progress('class head, sampling image', num) as advance:

@@ -71,7 +71,8 @@ def run(
   """Fine-tunes under the mechanism and writes release/model.
 
   Args:
-    config: gives all sections but evaluate; of sample only the labels.
+    config: gives all sections but evaluate; of sample the labels, and where
+      samples start from.
     workdir: public/ is read, private/ and release/ are written.
     stop: called at every step; tells whether to stop.
 

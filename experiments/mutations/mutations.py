@@ -3789,9 +3789,45 @@ ALL = (
   _one(
     'Gaussians that nothing paid for are sampled from',
     'dp_diffusion/release.py',
-    '  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):\n',
-    '  for name in (_MODEL, _CLASS_HEAD):\n',
+    '  beside = (_CLASS_HEAD, _GAUSSIANS)\n',
+    '  beside = (_CLASS_HEAD,)\n',
     'tests/release_test.py::test_gaussians_that_nothing_paid_for_are_not_used',
+  ),
+  _one(
+    'Gaussians that were replaced are sealed with another average of weights',
+    'dp_diffusion/stages/run/averages.py',
+    '  release.check_model(workdir.release, is_rewritten=True)\n',
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_an_average_seals_no_gaussians_of_others',
+  ),
+  _one(
+    'Gaussians of classes: equal noise for other facts',
+    'dp_diffusion/stages/class_gaussians.py',
+    'run_id=key_streams.run_id(secret, facts)',
+    "run_id='gaussians'",
+    f'{_STAGE_GAUSSIANS_TEST}::test_other_facts_give_other_noise',
+  ),
+  _one(
+    'Gaussians of classes: used elsewhere, they bring no ledger',
+    'dp_diffusion/release.py',
+    'dataclasses.asdict(gaussians), is_released=True)',
+    'dataclasses.asdict(gaussians), is_released=False)',
+    f'{_STAGE_GAUSSIANS_TEST}::test_a_run_releases_them_and_samples_from_them',
+  ),
+  _one(
+    'A class head has equal noise for samples from another start',
+    'dp_diffusion/stages/class_head.py',
+    '    **start,\n',
+    '',
+    f'{_STAGE_GAUSSIANS_TEST}::test_a_head_names_what_samples_start_from',
+  ),
+  _one(
+    'The image of a start has the key of the noise of a step',
+    'dp_diffusion/diffusion/samplers.py',
+    '_START = 2**32 - 1',
+    '_START = 1',
+    'tests/diffusion/samplers_test.py'
+    '::test_a_start_from_images_has_the_noise_of_its_timestep',
   ),
   _one(
     'All samples of a class start from one image',
@@ -3812,8 +3848,8 @@ ALL = (
   _one(
     'A sampler of the user starts from pure noise, which was not trained on',
     'dp_diffusion/released_model.py',
-    'if self.sampler is not None and not chosen.first_timestep:',
-    'if chosen is self.sampler and not chosen.first_timestep:',
+    '    if not chosen.first_timestep:\n',
+    '    if chosen is self.sampler:\n',
     f'{_STAGE_GAUSSIANS_TEST}::test_a_run_releases_them_and_samples_from_them',
   ),
   _one(
@@ -3911,8 +3947,8 @@ ALL = (
   _one(
     'A class head that was replaced labels the samples',
     'dp_diffusion/release.py',
-    '  for name in (_MODEL, _CLASS_HEAD, _GAUSSIANS):\n',
-    '  for name in (_MODEL, _GAUSSIANS):\n',
+    '  beside = (_CLASS_HEAD, _GAUSSIANS)\n',
+    '  beside = (_GAUSSIANS,)\n',
     f'{_STAGE_HEAD_TEST}::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
   ),
   _one(

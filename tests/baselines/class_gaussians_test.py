@@ -181,7 +181,7 @@ def test_noise_is_told_from_covariance():
   images[labels == 2] = 128
   source = make_source(labels, images=images)
   right = class_gaussians.estimate(noised(source, 0.0), SHAPE, SIDE, 0.0)
-  found = class_gaussians.estimate(noised(source, 2.0), SHAPE, SIDE, 2.0)
+  found = class_gaussians.estimate(noised(source, 1.0), SHAPE, SIDE, 1.0)
   wanted = covariance(right.factors[0])
   error = covariance(found.factors[0]) - wanted
   assert np.linalg.norm(error) < 0.2 * np.linalg.norm(wanted)
@@ -192,13 +192,29 @@ def test_noise_is_told_from_covariance():
   assert np.trace(covariance(found.factors[0])) < 0.05 * np.trace(wanted)
 
 
+def test_an_empty_class_takes_the_mean_and_covariance_of_all():
+  """Its own would be noise, of full contrast."""
+  rng = np.random.default_rng(4)
+  labels = np.repeat([0, 1], 3000)
+  images = 100 + 20 * rng.normal(size=(len(labels), 1, 1, 1)) * np.ones(SHAPE)
+  source = make_source(labels, images=np.clip(images, 0, 255).astype(np.uint8))
+  found = class_gaussians.estimate(noised(source, 5.0), SHAPE, SIDE, 5.0)
+  assert np.max(np.abs(found.means)) <= 1
+  first, last = (covariance(found.factors[i]) for i in (0, 2))
+  assert np.max(np.abs(found.means[0] - found.means[2])) < 0.2
+  assert 0.3 < np.trace(last) / np.trace(first) < 2
+  values = np.linalg.norm(found.factors.reshape((3, -1, SIZE)), axis=2)
+  assert np.all(np.diff(values, axis=1) <= 0)  # In falling order.
+  assert values.shape[1] < SIZE  # Factors that no class has are left out.
+
+
 def test_few_records_take_the_covariance_of_all():
   """It has less noise than their own."""
   rng = np.random.default_rng(3)
   labels = np.repeat([0, 1, 2], [3000, 3000, 60])
   images = rng.integers(0, 256, (len(labels), 1, 1, 1)) * np.ones(SHAPE)
   source = make_source(labels, images=images.astype(np.uint8))
-  found = class_gaussians.estimate(noised(source, 2.0), SHAPE, SIDE, 2.0)
+  found = class_gaussians.estimate(noised(source, 1.0), SHAPE, SIDE, 1.0)
   first, last = (covariance(found.factors[i]) for i in (0, 2))
   assert np.linalg.norm(first - last) < 0.2 * np.linalg.norm(first)
 
@@ -249,6 +265,10 @@ def test_draws_stay_in_the_range_of_images():
     },
     {
       'means': np.full((2, 4, 4, 1), np.nan, np.float32),
+      'factors': np.zeros((2, 1, 2, 2, 1), np.float32),
+    },
+    {
+      'means': np.full((2, 4, 4, 1), 1.1, np.float32),
       'factors': np.zeros((2, 1, 2, 2, 1), np.float32),
     },
     {

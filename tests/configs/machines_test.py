@@ -280,7 +280,7 @@ def test_many_classes_of_many_records_start_from_gaussians(capsys) -> None:
   )
   ratio = (whole.noise_multiplier / entry.noise_multiplier) ** 2
   assert ratio == pytest.approx(0.05, rel=1e-3)
-  assert config.sample.sampler.first_timestep == 500
+  assert config.sample.sampler.first_timestep == 499
   weights = timesteps.probabilities(config.finetune_diffusion())
   assert weights[:500].sum() == pytest.approx(1) and weights[:500].min() > 0
   assert '5% of the budget' in capsys.readouterr().out
@@ -290,6 +290,7 @@ def test_many_classes_of_many_records_start_from_gaussians(capsys) -> None:
     {'data__channels': '3'},
     {'privacy__epsilon': '1'},
     {'privacy__epsilon': 'inf'},
+    {'sample__sampler__num_steps': '501'},
   ):
     config = load('own_images:cpu', **{**MANY, **changes})
     assert not config.finetune.class_gaussians.is_used

@@ -527,8 +527,23 @@ def test_a_start_from_images_has_the_noise_of_its_timestep():
     mine = rest[label::2]
     assert np.mean(mine) == pytest.approx(label - 0.5, abs=0.01)
     assert np.std(mine) == pytest.approx(0.1, rel=0.05)
-  noises = np.stack([rest[::2].ravel(), np.asarray(state.x)[::2].ravel()])
-  assert abs(np.corrcoef(noises)[0, 1]) < 0.05
+  for position in range(3):  # Of the start, and of the first steps.
+    drawn = np.asarray(samplers._noise(state.keys, position, (2, 2, 1)))
+    pair = np.stack([rest[::2].ravel(), drawn[::2].ravel()])
+    assert abs(np.corrcoef(pair)[0, 1]) < 0.05
+
+
+def test_pure_noise_is_no_start_below_the_last_timestep():
+  config = _config('ddim', 2, first_timestep=500)
+  with pytest.raises(ValueError, match='first_timestep=500 to be 0'):
+    samplers.sample(
+      _gaussian_network(COSINE),
+      config,
+      COSINE,
+      jax.random.key(0),
+      jnp.zeros(2, jnp.int32),
+      (2, 2, 1),
+    )
 
 
 def test_a_start_from_the_right_gaussian_gives_the_right_images():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -9,24 +10,29 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import files
 from dp_diffusion import release
 from dp_diffusion import released_model
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.models import class_gaussians as gaussians_lib
+from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import key_streams
 from dp_diffusion.privacy import noise
 from dp_diffusion.privacy import verify
 from dp_diffusion.stages import class_gaussians
+from dp_diffusion.stages import class_head
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import averages
 from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
+from tests import tiny_release
 from tests.stages import command
 from tests.stages import sources
 
@@ -154,6 +160,69 @@ def test_other_images_and_secrets_are_refused(tmp_path: pathlib.Path) -> None:
   assert is_equal(draw(tmp_path), first)
 
 
+def test_other_facts_give_other_noise(tmp_path: pathlib.Path) -> None:
+  """With one secret and the same noise multiplier."""
+  noises = []
+  for name, changes in (('a', {}), ('b', {'seed': '7'})):
+    draw(tmp_path / name, **changes)
+    noises.append(np.load(kept(tmp_path / name))['noised'])
+  assert np.mean(np.abs(noises[0] - noises[1])) > 10
+
+
+def test_another_generator_is_refused_until_it_is_kept(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  draw(tmp_path)
+  monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
+  draw(tmp_path)
+  kept(tmp_path).unlink()
+  with pytest.raises(errors.UsageError, match='rng differs'):
+    draw(tmp_path)
+
+
+def test_an_average_seals_no_gaussians_of_others(
+  tmp_path: pathlib.Path,
+) -> None:
+  """They would have a statement that does not cover them."""
+  config = load(
+    privacy__num_steps='2',
+    finetune__power_averages='(0.1,)',
+    sample__average_length='0.1',
+    sample__num_samples='2',
+  )
+  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
+  stop = interrupts.Stop('')
+  for stage in (pretrain, finetune):
+    stage.run(config, workdir, stop)
+  before = release.read_class_gaussians(workdir.release)
+  replaced = dataclasses.replace(before, means=before.means / 2)
+  release.write_class_gaussians(workdir.release, replaced)
+  with pytest.raises(errors.UsageError, match='class_gaussians.npz to be the'):
+    sample.run(config, workdir, stop)
+  release.write_class_gaussians(workdir.release, before)
+  averages.choose(config, workdir)
+  release.check_model(workdir.release)
+
+
+def test_a_head_names_what_samples_start_from(tmp_path: pathlib.Path) -> None:
+  """It is scaled by samples, so another start would give other gradients."""
+  config, source = load(), sources.make()
+  params = tiny_release.params(config.unet_config(config.data))
+  given = draw(tmp_path)
+  facts = [
+    class_head.make_facts(config, source, SECRET, params, start)
+    for start in (
+      None,
+      given,
+      dataclasses.replace(given, means=given.means / 2),
+    )
+  ]
+  later = load(sample__sampler__first_timestep='5')
+  facts.append(class_head.make_facts(later, source, SECRET, params, given))
+  runs = {key_streams.run_id(SECRET, each) for each in facts}
+  assert len(runs) == 4 and 'start' not in facts[0]
+
+
 def test_a_person_is_one_record(tmp_path: pathlib.Path) -> None:
   """Its images weigh as much as one, so counts are those of persons."""
   images = draw(tmp_path / 'a')
@@ -174,7 +243,21 @@ def test_a_person_is_one_record(tmp_path: pathlib.Path) -> None:
       {'finetune__class_gaussians__noise_multiplier': '0'},
       'to be both 0 or both > 0',
     ),
-    ({'finetune__class_gaussians__side': '9'}, 'side=9 to be at most'),
+    (
+      {
+        'finetune__class_gaussians__side': '8',
+        'data__image_size': '4',
+        'pretrain__data__image_size': '4',
+      },
+      'side=8 to be at most',
+    ),
+    (
+      {
+        'finetune__mixture_boundaries': '(0, 4, 1000)',
+        'finetune__mixture_weights': '(1, 0)',
+      },
+      'first_timestep=4 to be a timestep that',
+    ),
     ({'sample__sampler__first_timestep': '1000'}, 'first_timestep=1000 to be'),
     (
       {'sample__sampler__first_timestep': '1'},
@@ -226,7 +309,12 @@ def test_a_run_releases_them_and_samples_from_them(
   again = loaded.sample(12, seed=config.seed)
   images, _ = release.read_dataset(workdir.release)
   np.testing.assert_array_equal(again.images, images)
-  other = released_model.load_release(workdir.release).sample(
-    2, seed=1, sampler=samplers.SamplerConfig(name='ddim', num_steps=2)
-  )
-  assert other.images.shape[0] == 2 and starts[-1][1] == 6
+  starts.clear()
+  other = samplers.SamplerConfig(name='ddim', num_steps=2)
+  assert loaded.sample(2, seed=1, sampler=other).images.shape[0] == 2
+  assert starts == [(found.means.sum(), 6)]
+  noisier = dataclasses.replace(other, first_timestep=5)
+  with pytest.raises(errors.UsageError, match='first_timestep=5 to be at most'):
+    loaded.sample(2, seed=1, sampler=noisier)
+  arrays = files.read_npz(workdir.release / 'model' / 'class_gaussians.npz')
+  assert weights.RELEASED in arrays  # Used elsewhere, they bring the ledger.

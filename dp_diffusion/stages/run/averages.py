@@ -55,7 +55,8 @@ def choose(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
   Equal configs write equal bytes, so a call that was killed can be repeated.
 
   Raises:
-    UsageError: there are no averages, or they are damaged.
+    UsageError: there are no averages, or they are damaged; or what lies beside
+      the weights is not what the statement says, and would be sealed anew.
   """
   wanted, lengths = config.sample.average_length, config.finetune.power_averages
   if not wanted:
@@ -78,6 +79,7 @@ def choose(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     ).astype(np.float32)
     for name in names
   }
+  release.check_model(workdir.release, is_rewritten=True)
   release.write_model(
     workdir.release, params, assembly.model_description(config)
   )

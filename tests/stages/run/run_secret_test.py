@@ -62,6 +62,7 @@ def test_the_secret_of_a_run_lies_in_private(tmp_path: pathlib.Path) -> None:
     'begun_embedding.json',
     'begun_warm_up.json',
     'begun_class_head.json',
+    'begun_class_gaussians.json',
   ],
 )
 def test_a_secret_that_was_drawn_from_is_not_made_anew(
