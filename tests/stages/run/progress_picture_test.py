@@ -6,12 +6,15 @@ import io
 import stat
 import types
 
+from etils import epath
 import numpy as np
 from PIL import Image
 import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion.diffusion import samplers
+from dp_diffusion.models import class_gaussians
 from dp_diffusion.models import weights
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import runner
@@ -104,7 +107,8 @@ def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, capsys):
 def test_fine_tuning_draws_into_its_private_folder(tmp_path, monkeypatch):
   folders = []
 
-  def of_training(config, data, diffusion, folder):
+  def of_training(config, data, diffusion, folder, gaussians):
+    assert gaussians is None
     folders.append(folder)
     raise errors.Interrupted('Enough was seen.')
 
@@ -119,6 +123,41 @@ def test_fine_tuning_draws_into_its_private_folder(tmp_path, monkeypatch):
   with pytest.raises(errors.Interrupted):
     finetune.run(config, workdir, interrupts.Stop(''))
   assert folders == [workdir.private]
+
+
+def test_a_picture_starts_where_samples_do(tmp_path, monkeypatch):
+  """From Gaussians of the classes: black images of one, white of others."""
+  config = config_lib.load(
+    command.DIGITS_SMOKE,
+    {
+      **_SMALL,
+      'finetune.class_gaussians.noise_multiplier': '20',
+      'sample.sampler.first_timestep': '9',
+      'sample.sampler.num_steps': '5',
+    },
+  )
+  means = np.full((10, *config.data.image_shape), 1, np.float32)
+  means[0] = -1
+  factors = np.zeros((10, 1, 2, 2, 1), np.float32)
+  picture = progress_picture.of_training(
+    config,
+    config.data,
+    config.finetune_diffusion(),
+    epath.Path(tmp_path),
+    class_gaussians.ClassGaussians(means=means, factors=factors),
+  )
+  seen, original = set(), samplers.step_fn
+
+  def step_fn(denoise_fn, sampler, diffusion):
+    seen.add(sampler.first_timestep)
+    return original(denoise_fn, sampler, diffusion)
+
+  monkeypatch.setattr(samplers, 'step_fn', step_fn)
+  images = picture.make(assembly.init_params(config, config.data))
+  assert seen == {9}
+  brightness = images.mean(axis=(1, 2, 3))
+  is_black = picture.labels == 0
+  assert brightness[is_black].max() < 64 < 192 < brightness[~is_black].min()
 
 
 @pytest.fixture(scope='module')
