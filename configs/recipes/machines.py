@@ -18,8 +18,6 @@ import ml_collections
 
 from dp_diffusion.baselines import class_gaussians
 from dp_diffusion.baselines import class_head
-from dp_diffusion.baselines import mean_embedding
-from dp_diffusion.privacy import gaussian_calibration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -383,13 +381,9 @@ def _class_gaussians(
   trained, num_timesteps = first + 1, config.diffusion.num_timesteps
   if trained > num_timesteps or config.sample.sampler.num_steps > trained:
     return {}
-  whole = gaussian_calibration.calibrate(
-    privacy.epsilon,
-    delta,
-    l2_sensitivity=mean_embedding.L2_SENSITIVITY,
-    purpose=class_gaussians.PURPOSE,
+  multiplier = class_head.noise_of_share(  # The sensitivity is 1 here too.
+    privacy.epsilon, delta, 1, _SHARE_OF_GAUSSIANS
   )
-  multiplier = whole.noise_multiplier / math.sqrt(_SHARE_OF_GAUSSIANS)
   noise = class_gaussians.noise_of_products(
     multiplier,
     max(1, privacy.num_examples) / num_classes,

@@ -3862,8 +3862,8 @@ ALL = (
   _one(
     'Gaussians of classes have the noise of epsilon 10 whatever epsilon is',
     'configs/recipes/machines.py',
-    '    privacy.epsilon,\n    delta,\n    l2_sensitivity=mean_embedding',
-    '    10.0,\n    delta,\n    l2_sensitivity=mean_embedding',
+    'privacy.epsilon, delta, 1, _SHARE_OF_GAUSSIANS',
+    '10.0, delta, 1, _SHARE_OF_GAUSSIANS',
     'tests/configs/machines_test.py'
     '::test_many_classes_of_many_records_start_from_gaussians',
   ),
