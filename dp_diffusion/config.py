@@ -240,7 +240,7 @@ class FinetuneConfig:
     is_later=True,
   )
   class_head: class_head.ClassHeadConfig = config_keys.section(
-    'A classifier on activations of the network, trained on the sensitive'
+    'A linear classifier of features of images, trained on the sensitive'
     ' images after the private steps; privacy.epsilon covers both.',
     default=class_head.ClassHeadConfig(),
     is_later=True,

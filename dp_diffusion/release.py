@@ -101,7 +101,7 @@ def write_class_head(
 ) -> None:
   """Writes the class head beside the weights that it reads."""
   path = epath.Path(release_dir) / _CLASS_HEAD
-  weights.save_npz(path, dataclasses.asdict(head), is_released=True)
+  weights.save_npz(path, head.arrays(), is_released=True)
 
 
 def read_class_head(release_dir: epath.PathLike) -> class_head.ClassHead | None:

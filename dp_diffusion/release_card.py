@@ -317,8 +317,9 @@ python -m dp_diffusion.privacy.verify FOLDER_OF_THIS_FILE
 ```"""
 
 _HEAD_CARD = """\
-`model/class_head.npz` is a linear classifier of activations of the network,
-trained on the sensitive images under the same guarantee.
+`model/class_head.npz` is a linear classifier of activations of the network and,
+if it has a `scattering_kernel`, of scattering coefficients. It was trained on
+the sensitive images under the same guarantee.
 `dp_diffusion.load_release(FOLDER).classify(images)` uses it."""
 
 _GAUSSIANS_CARD = """\

@@ -51,9 +51,9 @@ from dp_diffusion import types
 from dp_diffusion.data.own import tables
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.diffusion import schedules
-from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.evaluation.classifiers import head_classifier
+from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.evaluation.report import image_grids
 from dp_diffusion.models import class_gaussians as class_gaussians_lib
 from dp_diffusion.models import class_head as class_head_lib
@@ -602,14 +602,23 @@ def _class_gaussians(
 
 def _check_head(loaded: Release, head: class_head_lib.ClassHead) -> None:
   """Raises ValueError unless the class head fits the network and classes."""
-  width = activations.num_features(
-    loaded.network, loaded.params, loaded.diffusion, loaded.image_size
+  widths = head_features.widths(
+    loaded.network,
+    loaded.params,
+    loaded.diffusion,
+    loaded.image_size,
+    has_scattering=True,
   )
-  if head.kernel.shape != (width, loaded.network.num_classes):
-    raise ValueError(
-      f'its kernel has the shape {head.kernel.shape}, and the network {width}'
-      f' activations and {loaded.network.num_classes} classes.'
-    )
+  num_classes = loaded.network.num_classes
+  kernels = (head.kernel, head.scattering_kernel)
+  for name, kernel, width in zip(
+    ('activations', 'scattering coefficients'), kernels, widths, strict=True
+  ):
+    if kernel is not None and kernel.shape != (width, num_classes):
+      raise ValueError(
+        f'its kernel of {name} has the shape {kernel.shape}, and there are'
+        f' {width} of them and {num_classes} classes.'
+      )
 
 
 def _check_fits(loaded: Release, arrays: Mapping[str, np.ndarray]) -> None:

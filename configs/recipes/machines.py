@@ -315,6 +315,7 @@ def _classes(
     return {
       'finetune.class_head.num_steps': head.num_steps,
       'finetune.class_head.noise_multiplier': head.noise_multiplier,
+      'finetune.class_head.scattering': True,
       'sample.labels_from_head': True,
       # None is drawn again.
       'sample.num_samples': 2 * config.sample.num_samples,

@@ -2,9 +2,10 @@
 
 A diffusion model knows more of the classes than its samples, or its errors
 under each class, can show (arXiv 2303.09769 reads classes from the activations
-of one). The features of an image are pooled activations of the network that was
-trained privately (`evaluation.classifiers.activations`), so they cost nothing.
-A linear classifier of them is trained on the sensitive images themselves, by
+of one). The features of an image (`evaluation.classifiers.head_features`) are
+pooled activations of the network that was trained privately, so they cost
+nothing, and scattering coefficients, which are not learned at all. A linear
+classifier of them is trained on the sensitive images themselves, by
 gradient descent on all records at once; each gradient is released with Gaussian
 noise.
 
@@ -18,7 +19,9 @@ becomes
 where r is the 90th percentile of |y| over those images, and then u = (a z, c)
 with a^2 + c^2 = 1, whose last element is for the bias. The exponent lies
 between 0, for which gradient descent is slow, and -1/2, for which features that
-hardly vary are all noise.
+hardly vary are all noise. Each kind of features is scaled by itself in this way
+(r is then that of the kind); of two kinds, z is made of both, divided by
+sqrt(2), with an r of the whole.
 
 Sensitivity. The term of a record in the gradient of the cross-entropy, divided
 by sqrt(2), is the mean over its images of
@@ -60,12 +63,13 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 
 import jax
 import numpy as np
+from scipy import linalg
 from scipy import special
 
 from dp_diffusion import config_keys
@@ -84,6 +88,7 @@ L2_SENSITIVITY = 1.0
 PURPOSE = 'gradients of the class head'
 _BIAS = 0.2  # c; the element of the bias.
 _UNIT = 2.0**-12  # Its square is the unit of the sum.
+_ROWS = 4096  # Images that are multiplied at a time.
 _MOMENTUM = 0.9
 _LARGEST_SHARE = 0.9  # Of the scaling images, those that are not shortened.
 _LEAST_VARIANCE = 0.05  # Added to variances, in units of their mean.
@@ -114,6 +119,12 @@ class ClassHeadConfig:
     1000,
     'Images sampled from the network, by which the features are scaled.',
     '>= 2',
+  )
+  scattering: bool = config_keys.key(
+    False,
+    'Whether the head reads scattering coefficients (arXiv 1203.1513) beside'
+    ' the activations of the network.',
+    is_later=True,
   )
 
   def __post_init__(self) -> None:
@@ -211,13 +222,30 @@ class Scaling:
     return _cut(np.where(is_finite, u, 0.0), _UNIT)
 
 
-def fit_scaling(features: np.ndarray) -> Scaling:
+def fit_scaling(
+  features: np.ndarray, widths: Sequence[int] | None = None
+) -> Scaling:
   """Computes the scaling from features of images that are not sensitive.
 
   Args:
     features: float32[M, F], of images sampled from the network. Rows that are
       not finite are left out.
+    widths: how many features there are of each kind; None for one kind.
   """
+  kinds = np.split(features, np.cumsum(widths or ())[:-1], axis=1)
+  parts = [_fit_scaling(kind) for kind in kinds]
+  if len(parts) == 1:
+    return parts[0]
+  mean = np.concatenate([part.mean for part in parts])
+  matrix = linalg.block_diag(*(part.matrix for part in parts))
+  matrix /= math.sqrt(len(parts))
+  x = np.asarray(features, np.float64)
+  radius = _radius((x[np.isfinite(x).all(axis=1)] - mean) @ matrix)
+  return Scaling(mean=mean, matrix=matrix / radius)
+
+
+def _fit_scaling(features: np.ndarray) -> Scaling:
+  """Computes the scaling of one kind of features."""
   x = np.asarray(features, np.float64)
   x = x[np.isfinite(x).all(axis=1)]
   if len(x) < 2:  # Every image is then scaled to zero.
@@ -231,9 +259,23 @@ def fit_scaling(features: np.ndarray) -> Scaling:
   least = _LEAST_VARIANCE * (variances.mean() or 1.0)
   roots = (variances + least) ** -0.25
   matrix = vectors * roots / std[:, None]
-  norms = np.linalg.norm((x - mean) @ matrix, axis=1)
-  radius = np.quantile(norms, _LARGEST_SHARE) or 1.0  # 0: images are equal.
-  return Scaling(mean=mean, matrix=matrix / radius)
+  return Scaling(mean=mean, matrix=matrix / _radius((x - mean) @ matrix))
+
+
+def _radius(vectors: np.ndarray) -> float:
+  """Returns the norm that most vectors [M, F] do not exceed."""
+  if not len(vectors):
+    return 1.0
+  norms = np.linalg.norm(vectors, axis=1)
+  return float(np.quantile(norms, _LARGEST_SHARE)) or 1.0  # All are equal.
+
+
+def in_units(bounded: np.ndarray) -> np.ndarray:
+  """Returns the result of `Scaling.bounded` in units of the grid, int16.
+
+  It says the same in a quarter of the bytes.
+  """
+  return np.round(bounded / _UNIT).astype(np.int16)
 
 
 class NoisedGradients:
@@ -241,7 +283,7 @@ class NoisedGradients:
 
   def __init__(
     self,
-    bounded: np.ndarray,
+    units: np.ndarray,
     labels: np.ndarray,
     records: batching.Records,
     num_classes: int,
@@ -251,7 +293,7 @@ class NoisedGradients:
     """Prepares them.
 
     Args:
-      bounded: float64[N, F + 1], the result of `Scaling.bounded`.
+      units: int16[N, F + 1], the result of `Scaling.bounded` and `in_units`.
       labels: int32[N].
       records: the images of each record.
       num_classes: K.
@@ -259,15 +301,14 @@ class NoisedGradients:
       streams: secret randomness of these gradients alone; equal streams give
         equal noise.
     """
-    self.shape = (num_classes, bounded.shape[1])
-    sizes = np.diff(records.starts)
-    self._is_alone = np.repeat(sizes == 1, sizes)
+    self.shape = (num_classes, units.shape[1])
+    sizes, starts = np.diff(records.starts), records.starts
+    self._alone = records.images[starts[:-1][sizes == 1]]
     self._of_several = [
-      slice(records.starts[i], records.starts[i + 1])
+      records.images[starts[i] : starts[i + 1]]
       for i in np.flatnonzero(sizes > 1)
     ]
-    self._u = bounded[records.images]
-    self._one_hot = np.eye(num_classes)[labels[records.images]]
+    self._units, self._labels = units, labels
     self._mechanism, self._streams = config.mechanism, streams
 
   def exact(self, weights: np.ndarray) -> np.ndarray:
@@ -276,18 +317,21 @@ class NoisedGradients:
     Args:
       weights: float64[K, F + 1].
     """
-    logits = self._u @ _shortened(weights, np.linalg.norm(weights)).T
-    p = special.softmax(logits, axis=1)
-    scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
-    residuals = _cut((p - self._one_hot) * scale, _UNIT)
-    if not self._of_several:
-      return residuals.T @ self._u
-    alone = self._is_alone
-    total = residuals[alone].T @ self._u[alone]
-    for rows in self._of_several:
-      mean = residuals[rows].T @ self._u[rows] / (rows.stop - rows.start)
-      total += _cut(mean, _UNIT**2)
+    total = np.zeros(self.shape)
+    for start in range(0, len(self._alone), _ROWS):
+      total += self._sum(self._alone[start : start + _ROWS], weights)
+    for images in self._of_several:
+      total += _cut(self._sum(images, weights) / len(images), _UNIT**2)
     return total
+
+  def _sum(self, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums the terms of images of these numbers, as if each were a record."""
+    u = self._units[images] * _UNIT
+    logits = u @ _shortened(weights, np.linalg.norm(weights)).T
+    p = special.softmax(logits, axis=1)
+    one_hot = np.eye(len(weights))[self._labels[images]]
+    scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
+    return _cut((p - one_hot) * scale, _UNIT).T @ u
 
   def noised(self, weights: np.ndarray, step: int) -> np.ndarray:
     """Returns the sum with the noise of a step, float64[K, F + 1]."""
@@ -304,6 +348,7 @@ def fit(
   scaling: Scaling,
   num_examples: int,
   config: ClassHeadConfig,
+  num_activations: int,
   advance: Callable[[], None] = lambda: None,
 ) -> head_lib.ClassHead:
   """Trains a head by noised gradient descent.
@@ -313,6 +358,7 @@ def fit(
     scaling: that of their features.
     num_examples: declared number of records, which is public.
     config: gives the number of steps and the learning rate.
+    num_activations: A; features after these are scattering coefficients.
     advance: called after every step.
 
   Returns:
@@ -331,8 +377,11 @@ def fit(
   a = math.sqrt(1 - _BIAS**2)
   kernel = a * scaling.matrix @ weights[:, :-1].T
   bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
+  kernel = kernel.astype(np.float32)
   return head_lib.ClassHead(
-    kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)
+    kernel=kernel[:num_activations],
+    bias=bias.astype(np.float32),
+    scattering_kernel=kernel[num_activations:] if config.scattering else None,
   )
 
 

@@ -1,8 +1,8 @@
 """Trains the class head, the last part of fine-tuning, if it is asked for.
 
 The network has had its private steps. Images are sampled from it, by which the
-activations are scaled; then the head is trained on the activations of the
-sensitive images by noised gradients (`baselines.class_head`). It is kept in
+features are scaled; then the head is trained on the features of the sensitive
+images by noised gradients (`baselines.class_head`). It is kept in
 `private/class_head/`, and published beside the weights.
 
 Guarantees:
@@ -34,7 +34,7 @@ from dp_diffusion import types
 from dp_diffusion.baselines import class_head
 from dp_diffusion.data import batching
 from dp_diffusion.diffusion import samplers
-from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.models import class_gaussians as gaussians_lib
 from dp_diffusion.models import class_head as head_lib
 from dp_diffusion.privacy import key_streams
@@ -47,6 +47,7 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 
 _SAMPLER_STEPS = 15
+_IMAGES = 4000  # Images whose features are in memory as numbers.
 
 
 def run(
@@ -85,20 +86,39 @@ def run(
   kept = workdir.private / 'class_head' / 'head.npz'
   begun_statistics.begin(workdir, begun, kept, facts, 'its class head')
   if not kept.exists():
-    read = activations.Activations(
-      config.unet_config(config.data),
+    network = config.unet_config(config.data)
+    diffusion = config.finetune_diffusion()
+    read = head_features.HeadFeatures(
+      network,
       params,
-      config.finetune_diffusion(),
-      stop.raise_if_asked,
+      diffusion,
+      has_scattering=used.scattering,
+      check_stop=stop.raise_if_asked,
+    )
+    widths = head_features.widths(
+      network,
+      params,
+      diffusion,
+      config.data.image_size,
+      has_scattering=used.scattering,
     )
     samples = _samples(config, gaussians, params, stop)
-    scaling = class_head.fit_scaling(read.of(samples))
+    scaling = class_head.fit_scaling(read.of(samples), widths)
     streams = key_streams.KeyStreams(
       secret=secret, run_id=key_streams.run_id(secret, facts)
     )
-    head = _train(config, source, records, read, scaling, streams, stop)
+    units = _units(source, read, scaling)
+    gradients = class_head.NoisedGradients(
+      units,
+      np.asarray(source.labels),
+      records,
+      config.data.num_classes,
+      used,
+      streams,
+    )
+    head = _train(config, gradients, scaling, widths[0], stop)
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files.write_npz(kept, 0o600, **dataclasses.asdict(head))
+    files.write_npz(kept, 0o600, **head.arrays())
   return head_lib.ClassHead.from_arrays(files.read_npz(kept))
 
 
@@ -116,7 +136,7 @@ def make_facts(
     source: the sensitive images.
     secret: secret of the run.
     params: the weights that are released.
-    gaussians: what samples start from, by which activations are scaled.
+    gaussians: what samples start from, by which features are scaled.
   """
   start = {}
   if gaussians is not None:
@@ -143,28 +163,31 @@ def make_facts(
   }
 
 
+def _units(
+  source: types.DataSource,
+  read: head_features.HeadFeatures,
+  scaling: class_head.Scaling,
+) -> np.ndarray:
+  """Returns the scaled features of all images, int16[N, F + 1]."""
+  num = len(source.images)
+  found = []
+  # Neither the number of images nor the time that they take may be shown.
+  with console.progress_of('class head, features of images', num) as advance:
+    for start in range(0, max(1, num), _IMAGES):
+      images = source.images[start : start + _IMAGES]
+      bounded = scaling.bounded(read.of(images, advance))
+      found.append(class_head.in_units(bounded))
+  return np.concatenate(found)
+
+
 def _train(
   config: config_lib.Config,
-  source: types.DataSource,
-  records: batching.Records,
-  read: activations.Activations,
+  gradients: class_head.NoisedGradients,
   scaling: class_head.Scaling,
-  streams: key_streams.KeyStreams,
+  num_activations: int,
   stop: interrupts.Stop,
 ) -> head_lib.ClassHead:
   used = config.finetune.class_head
-  # Neither the number of images nor the time that they take may be shown.
-  title = 'class head, activations of images'
-  with console.progress_of(title, len(source.images)) as advance:
-    features = read.of(source.images, advance)
-  gradients = class_head.NoisedGradients(
-    scaling.bounded(features),
-    np.asarray(source.labels),
-    records,
-    config.data.num_classes,
-    used,
-    streams,
-  )
   with console.progress(
     'class head, step', used.num_steps, is_private=True
   ) as advance:
@@ -174,7 +197,12 @@ def _train(
       advance()
 
     return class_head.fit(
-      gradients, scaling, config.privacy.num_examples, used, after_step
+      gradients,
+      scaling,
+      config.privacy.num_examples,
+      used,
+      num_activations,
+      after_step,
     )
 
 
@@ -184,7 +212,7 @@ def _samples(
   params: types.Params,
   stop: interrupts.Stop,
 ) -> np.ndarray:
-  """Samples the images by which activations are scaled, uint8[M, H, W, C]."""
+  """Samples the images by which features are scaled, uint8[M, H, W, C]."""
   num = config.finetune.class_head.num_samples
   diffusion = config.finetune_diffusion()
   first = config.sample.sampler.first_timestep

@@ -216,7 +216,7 @@ def say_summary(workdir: workdirs.Workdir) -> None:
     console.say(f'accuracy     {shown}: {words[source]}')
   of_release = {
     'diffusion_classifier': 'the released model itself, without training',
-    'class_head': 'the released classifier of activations',
+    'class_head': 'the released linear classifier',
   }
   for key, what in of_release.items():
     if answers := found.get(key):

@@ -3891,8 +3891,8 @@ ALL = (
   _one(
     'Class head: each image of a person counts in full',
     _HEAD,
-    ' / (rows.stop - rows.start)\n',
-    '\n',
+    'self._sum(images, weights) / len(images)',
+    'self._sum(images, weights)',
     f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
   ),
   _one(
@@ -3906,14 +3906,14 @@ ALL = (
     'Class head: gradients are divided by the exact number of records',
     _HEAD,
     'gradients.noised(weights, step) / num_examples',
-    'gradients.noised(weights, step) / len(gradients._u)',
+    'gradients.noised(weights, step) / len(gradients._labels)',
     f'{_HEAD_TEST}::test_the_head_follows_from_the_noised_gradients',
   ),
   _one(
     'Class head: activations are scaled by those of the sensitive images',
     'dp_diffusion/stages/class_head.py',
-    'class_head.fit_scaling(read.of(samples))',
-    'class_head.fit_scaling(read.of(source.images))',
+    'class_head.fit_scaling(read.of(samples), widths)',
+    'class_head.fit_scaling(read.of(source.images), widths)',
     f'{_STAGE_HEAD_TEST}::test_scaling_is_by_sampled_images',
   ),
   _one(
@@ -4121,16 +4121,45 @@ ALL = (
   _one(
     'Class head: the log says how many sensitive images there are',
     'dp_diffusion/stages/class_head.py',
-    'console.progress_of(title, len(source.images))',
-    'console.progress(title, len(source.images))',
+    "console.progress_of('class head, features of images', num)",
+    "console.progress('class head, features of images', num)",
     f'{_STAGE_HEAD_TEST}::test_nothing_that_is_printed_depends_on_the_images',
   ),
   _one(
     'Class head: shares of a person with many images are cut away',
     _HEAD,
-    '    residuals = _cut((p - self._one_hot) * scale, _UNIT)\n',
-    '    residuals = _cut((p - self._one_hot) * scale, 64 * _UNIT)\n',
+    '    return _cut((p - one_hot) * scale, _UNIT).T @ u\n',
+    '    return _cut((p - one_hot) * scale, 64 * _UNIT).T @ u\n',
     f'{_HEAD_TEST}::test_a_person_with_many_images_counts_as_a_record',
+  ),
+  _one(
+    'Class head: the rows of a batch that is not the first are left out',
+    _HEAD,
+    'range(0, len(self._alone), _ROWS)',
+    'range(0, min(_ROWS, len(self._alone)), _ROWS)',
+    f'{_HEAD_TEST}::test_records_are_added_in_batches',
+  ),
+  _one(
+    'Class head: features are kept in too few bits',
+    _HEAD,
+    '.astype(np.int16)',
+    '.astype(np.int8)',
+    f'{_HEAD_TEST}::test_sum_is_that_of_a_loop',
+  ),
+  _one(
+    'Class head: all kinds of features are scaled as one',
+    'dp_diffusion/stages/class_head.py',
+    'fit_scaling(read.of(samples), widths)',
+    'fit_scaling(read.of(samples))',
+    f'{_STAGE_HEAD_TEST}::test_scaling_is_by_sampled_images',
+  ),
+  _one(
+    'A head without scattering coefficients is trained and read with them',
+    'dp_diffusion/evaluation/classifiers/head_classifier.py',
+    'has_scattering=head.scattering_kernel is not None',
+    'has_scattering=True',
+    f'{_STAGE_HEAD_TEST}'
+    '::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
   ),
   _one(
     'A class head that nothing paid for is sampled with',

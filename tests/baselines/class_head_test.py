@@ -51,7 +51,7 @@ def scaling_of(width, seed=0):
 
 def gradients(features, labels, sizes, num_classes, scaling, run_id='a'):
   return class_head.NoisedGradients(
-    scaling.bounded(np.asarray(features, np.float32)),
+    class_head.in_units(scaling.bounded(np.asarray(features, np.float32))),
     np.asarray(labels, np.int32),
     records_of(sizes),
     num_classes,
@@ -72,7 +72,7 @@ def two_classes(num, seed, distance=3.0, width=10):
 def fit(features, labels, config, num_examples=None, num_classes=2, **more):
   scaling = more.get('scaling') or class_head.fit_scaling(features)
   gradients = class_head.NoisedGradients(
-    scaling.bounded(features),
+    class_head.in_units(scaling.bounded(features)),
     labels,
     more.get('records') or records_of(np.ones(len(labels), int)),
     num_classes,
@@ -84,6 +84,7 @@ def fit(features, labels, config, num_examples=None, num_classes=2, **more):
     scaling,
     num_examples or len(labels),
     config,
+    more.get('num_activations', features.shape[1]),
     more.get('advance', lambda: None),
   )
 
@@ -138,7 +139,7 @@ def test_sum_is_that_of_a_loop():
   weights = 3 * rng.normal(size=(3, WIDTH + 1))
   u = scaling_of(WIDTH).bounded(rng.normal(size=(5, WIDTH)).astype(np.float32))
   found = class_head.NoisedGradients(
-    u, labels, records, 3, config_of(), streams()
+    class_head.in_units(u), labels, records, 3, config_of(), streams()
   )
   expected = np.zeros((3, WIDTH + 1))
   for i, label in enumerate(labels):
@@ -359,6 +360,79 @@ def test_the_head_takes_features_as_the_network_gives_them(monkeypatch):
   np.testing.assert_allclose(seen, u[is_whole], atol=2.0**-12 + 1e-6)
 
 
+def test_records_are_added_in_batches(monkeypatch):
+  """To the bit, of one image and of several."""
+  rng = np.random.default_rng(0)
+  features, labels = rng.normal(size=(40, 5)), rng.integers(0, 3, 40)
+  weights = rng.normal(size=(3, 6))
+  sizes = [1, 1, 5, 1, 2, *[1] * 30]
+  found = gradients(features, labels, sizes, 3, scaling_of(5))
+  whole = found.exact(weights)
+  for rows in (1, 7, 33):
+    monkeypatch.setattr(class_head, '_ROWS', rows)
+    np.testing.assert_array_equal(found.exact(weights), whole)
+
+
+def two_kinds(num, seed, factor=1.0):
+  """Three features and five, of which some depend on one another."""
+  rng = np.random.default_rng(seed)
+  features = rng.normal(size=(num, 8)) @ rng.normal(size=(8, 8))
+  features[:, 3:] *= factor
+  return features.astype(np.float32)
+
+
+@pytest.mark.parametrize('factor', [1.0, 1e-3, 1e4])
+def test_each_kind_of_features_has_its_share(factor):
+  """Whatever its size; most images are not shortened."""
+  features = two_kinds(2000, 0, factor)
+  scaling = class_head.fit_scaling(features, (3, 5))
+  assert not scaling.matrix[:3, 3:].any() and not scaling.matrix[3:, :3].any()
+  scaled = (features.astype(np.float64) - scaling.mean) @ scaling.matrix
+  first, second = (
+    np.quantile(np.linalg.norm(scaled[:, kind], axis=1), 0.9)
+    for kind in (slice(3), slice(3, 8))
+  )
+  assert first == pytest.approx(second, rel=1e-6)
+  norms = np.linalg.norm(scaled, axis=1)
+  assert 0.9 <= np.mean(norms <= 1 + 1e-12) < 0.902
+  # A kind alone is scaled as before, but for its share.
+  alone = class_head.fit_scaling(features[:, :3])
+  part = scaling.matrix[:3, :3]
+  ratio = np.linalg.norm(part) / np.linalg.norm(alone.matrix)
+  np.testing.assert_allclose(part, ratio * alone.matrix, rtol=1e-9)
+
+
+@pytest.mark.parametrize('num', [0, 1])
+def test_two_kinds_without_images_to_scale_by_are_zero(num):
+  scaling = class_head.fit_scaling(two_kinds(num, 0), (3, 5))
+  assert scaling.mean.shape == (8,) and not scaling.matrix.any()
+
+
+def test_the_kernel_of_each_kind_is_kept_by_itself():
+  features, labels = two_kinds(500, 0), np.arange(500) % 2
+  features[:, 4] += 3 * labels
+  scaling = class_head.fit_scaling(features, (3, 5))
+  heads = [
+    fit(
+      features,
+      labels,
+      config_of(num_steps=9, scattering=has_both),
+      scaling=scaling,
+      num_activations=3 if has_both else 8,
+    )
+    for has_both in (False, True)
+  ]
+  assert heads[0].scattering_kernel is None
+  assert {name: array.shape for name, array in heads[1].arrays().items()} == {
+    'kernel': (3, 2),
+    'scattering_kernel': (5, 2),
+    'bias': (2,),
+  }
+  found = [head.log_probs(features) for head in heads]
+  np.testing.assert_array_equal(*found)
+  assert np.mean(found[0].argmax(axis=1) == labels) > 0.8
+
+
 def test_a_class_without_records_is_thought_rare():
   features, labels = two_classes(1000, 0)
   config = config_of(num_steps=20, noise_multiplier=1.0)
@@ -484,7 +558,7 @@ def test_a_person_with_many_images_counts_as_a_record(num_classes, num_images):
   )
   labels = np.zeros(num_images, np.int32)
   gradients = class_head.NoisedGradients(
-    bounded,
+    class_head.in_units(bounded),
     labels,
     records_of([num_images]),
     num_classes,

@@ -19,7 +19,9 @@ from dp_diffusion.baselines import class_head as class_head_lib
 from dp_diffusion.data import batching
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.models import class_head as head_lib
+from dp_diffusion.models import scattering as scattering_lib
 from dp_diffusion.models import weights
 from dp_diffusion.privacy import accounting
 from dp_diffusion.privacy import fixed_point
@@ -50,6 +52,7 @@ OVERRIDES = {
   'finetune.class_head.noise_multiplier': '20',
   'finetune.class_head.num_samples': '4',
 }
+NUM_COEFFICIENTS = scattering_lib.num_features(8, 1)
 
 
 def load(**changes: str) -> config_lib.Config:
@@ -91,8 +94,9 @@ def train(
 
 
 def is_equal(left: head_lib.ClassHead, right: head_lib.ClassHead) -> bool:
-  return np.array_equal(left.kernel, right.kernel) and np.array_equal(
-    left.bias, right.bias
+  found, wanted = left.arrays(), right.arrays()
+  return set(found) == set(wanted) and all(
+    np.array_equal(found[name], wanted[name]) for name in wanted
   )
 
 
@@ -190,18 +194,23 @@ def test_scaling_is_by_sampled_images(
   tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   """Not by the sensitive ones, whose covariance is not noised."""
-  seen = []
+  seen, widths_seen = [], []
 
-  def fit_scaling(features: np.ndarray) -> class_head_lib.Scaling:
+  def fit_scaling(features: np.ndarray, widths=None) -> class_head_lib.Scaling:
     seen.append(features)
-    return original(features)
+    widths_seen.append(widths)
+    return original(features, widths)
 
   original = class_head_lib.fit_scaling
   monkeypatch.setattr(class_head_lib, 'fit_scaling', fit_scaling)
-  train(tmp_path / 'a', params)
-  train(tmp_path / 'b', params, sources.make(seed=1))
+  changes = {'finetune__class_head__scattering': 'True'}
+  train(tmp_path / 'a', params, **changes)
+  train(tmp_path / 'b', params, sources.make(seed=1), **changes)
   assert len(seen[0]) == load().finetune.class_head.num_samples
   np.testing.assert_array_equal(*seen)
+  # Each kind of features by itself.
+  num = seen[0].shape[1] - NUM_COEFFICIENTS
+  assert widths_seen == [(num, NUM_COEFFICIENTS)] * 2 and num > 0
 
 
 def test_nothing_that_is_printed_depends_on_the_images(
@@ -239,6 +248,7 @@ def test_no_time_of_the_sensitive_images_is_printed(
   [
     ({'finetune__class_head__noise_multiplier': '30'}, 'head'),
     ({'finetune__class_head__num_samples': '5'}, 'head'),
+    ({'finetune__class_head__scattering': 'True'}, 'head'),
     ({'data__unit': 'person'}, 'unit'),
     ({'privacy__num_examples': '97'}, 'num_examples'),
     ({'seed': '7'}, 'seed'),
@@ -295,25 +305,31 @@ def test_a_person_is_one_record(
   seen = []
 
   class Watched(class_head_lib.NoisedGradients):
-    def __init__(self, bounded, labels, records, *others) -> None:
+    def __init__(self, units, labels, records, *others) -> None:
       seen.append(np.diff(records.starts).tolist())
-      super().__init__(bounded, labels, records, *others)
+      super().__init__(units, labels, records, *others)
 
   monkeypatch.setattr(class_head_lib, 'NoisedGradients', Watched)
   train(tmp_path, params, data__unit='person')
   assert seen == [[5] * 6]  # Persons, of 30 images.
 
 
-def make_head(num_features: int, seed: int = 0) -> head_lib.ClassHead:
+def make_head(widths: tuple[int, ...], seed: int = 0) -> head_lib.ClassHead:
   rng = np.random.default_rng(seed)
+  kernel, bias, *others = (
+    rng.normal(size=shape).astype(np.float32)
+    for shape in ((widths[0], 10), 10, *((width, 10) for width in widths[1:]))
+  )
   return head_lib.ClassHead(
-    kernel=rng.normal(size=(num_features, 10)).astype(np.float32),
-    bias=rng.normal(size=10).astype(np.float32),
+    kernel=kernel,
+    bias=bias,
+    scattering_kernel=others[0] if others else None,
   )
 
 
+@pytest.mark.parametrize('scattering', [False, True])
 def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
-  tmp_path: pathlib.Path,
+  tmp_path: pathlib.Path, scattering: bool
 ) -> None:
   config = load(
     seed='3',
@@ -328,10 +344,14 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
     config.finetune_diffusion(),
   )
   params = tiny_release.params(network)
-  width = activations.num_features(
-    network, weights.unflatten(params), diffusion, 8
+  widths = head_features.widths(
+    network,
+    weights.unflatten(params),
+    diffusion,
+    8,
+    has_scattering=scattering,
   )
-  head = make_head(width)
+  head = make_head(widths)
   description = assembly.model_description(config)
   release.write_model(workdir.release, params, description)
   release.write_class_head(workdir.release, head)
@@ -340,7 +360,7 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
   path = workdir.release / 'model' / 'class_head.npz'
   for replace in (
     path.unlink,
-    lambda: release.write_class_head(workdir.release, make_head(width, 1)),
+    lambda: release.write_class_head(workdir.release, make_head(widths, 1)),
   ):
     replace()
     with pytest.raises(errors.UsageError, match='class_head.npz.*covers no'):
@@ -348,7 +368,9 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
   release.write_class_head(workdir.release, head)
   sample.run(config, workdir, interrupts.Stop(''))
   images, labels = release.read_dataset(workdir.release)
-  read = activations.Activations(network, weights.unflatten(params), diffusion)
+  read = head_features.HeadFeatures(
+    network, weights.unflatten(params), diffusion, has_scattering=scattering
+  )
   wanted = np.argmax(head.log_probs(read.of(images)), axis=1)
   np.testing.assert_array_equal(labels, wanted)
   assert (labels != sample.sample_labels('uniform', 10, 12)).any()
@@ -374,6 +396,10 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
     {'kernel': np.zeros((3, 10), np.float32)},
     {'kernel': np.zeros((3, 10), np.float32), 'bias': np.zeros(9, np.float32)},
     {'kernel': np.full((3, 10), np.nan), 'bias': np.zeros(10)},
+    {'scattering_kernel': np.zeros((3, 10), np.float32)},
+    {'scattering_kernel': np.zeros((NUM_COEFFICIENTS, 9), np.float32)},
+    {'scattering_kernel': np.full((NUM_COEFFICIENTS, 10), np.inf)},
+    {'another_kernel': np.zeros((NUM_COEFFICIENTS, 10), np.float32)},
   ],
 )
 def test_a_head_of_another_network_is_refused(
@@ -381,7 +407,13 @@ def test_a_head_of_another_network_is_refused(
 ) -> None:
   config = load()
   workdir = workdirs.open_workdir(str(tmp_path))
-  params = tiny_release.params(config.unet_config(config.data))
+  network = config.unet_config(config.data)
+  params = tiny_release.params(network)
+  if 'kernel' not in arrays:  # One that fits, but for what is added.
+    diffusion = config.finetune_diffusion()
+    tree = weights.unflatten(params)
+    num = activations.num_features(network, tree, diffusion, 8)
+    arrays = make_head((num,)).arrays() | arrays
   release.write_model(
     workdir.release, params, assembly.model_description(config)
   )
@@ -398,7 +430,9 @@ def test_a_head_of_another_network_is_refused(
 def test_fine_tuning_releases_the_head_under_its_ledger(
   tmp_path: pathlib.Path,
 ) -> None:
-  config = load(sample__labels_from_head='True')
+  config = load(
+    sample__labels_from_head='True', finetune__class_head__scattering='True'
+  )
   workdir = workdirs.open_workdir(str(tmp_path))
   public = assembly.init_params(config, config.pretrain.data)
   weights.save_npz(pretrain.weights_path(workdir), public)
@@ -415,6 +449,7 @@ def test_fine_tuning_releases_the_head_under_its_ledger(
   assert is_equal(
     found, head_lib.ClassHead.from_arrays(files.read_npz(kept(tmp_path)))
   )
+  assert len(found.arrays()['scattering_kernel']) == NUM_COEFFICIENTS
   assert released_model.load_release(workdir.release).labels_from_head
 
 

@@ -15,67 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dp_diffusion import console
 from dp_diffusion import types
-from dp_diffusion.data import augment
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.models import unet
-from dp_diffusion.training import parallel
 
 _LOG_SNR = 8.5  # Where blood cells are told apart best, see experiments.
-_BATCH_SIZE = 250
 _NULL_CLASS = -1
-
-
-class Activations:
-  """Computes the features on all devices of this process."""
-
-  def __init__(
-    self,
-    network: unet.UNetConfig,
-    params: types.Params,
-    diffusion: schedules.DiffusionProcess,
-    check_stop: Callable[[], None] = lambda: None,
-  ) -> None:
-    """Puts the weights on the devices; compiles at the first call.
-
-    Args:
-      network: the denoiser.
-      params: its weights.
-      diffusion: the process that it was trained on.
-      check_stop: called before every batch; raises to end.
-    """
-    devices = parallel.DataParallel()
-    self._check_stop = check_stop
-    self._replicas = devices.replicate(params)
-    feature_fn = make_feature_fn(network, diffusion)
-    self._fn = devices.pmap_map(
-      lambda weights, images: feature_fn(weights, augment.to_float(images))
-    )
-
-  def of(
-    self,
-    images: np.ndarray,
-    advance: console.Advance = lambda steps=1: None,
-  ) -> np.ndarray:
-    """Returns the features of images, float32[N, F].
-
-    Args:
-      images: uint8[N, H, W, C]; may be memory-mapped.
-      advance: told how many images are done, after each batch.
-    """
-    if not len(images):  # Only the shape is known.
-      one = np.zeros((1, *images.shape[1:]), np.uint8)
-      return self.of(one)[:0]
-    found = []
-    for start in range(0, len(images), _BATCH_SIZE):
-      self._check_stop()
-      rows = np.arange(start, start + _BATCH_SIZE)
-      batch = np.asarray(images[np.minimum(rows, len(images) - 1)])
-      part = self._fn(self._replicas, batch)[: len(images) - start]
-      found.append(part)
-      advance(len(part))
-    return np.concatenate(found)
 
 
 def num_features(

@@ -9,14 +9,14 @@ import numpy as np
 from dp_diffusion import console
 from dp_diffusion import types
 from dp_diffusion.diffusion import schedules
-from dp_diffusion.evaluation.classifiers import activations
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
+from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.models import class_head
 from dp_diffusion.models import unet
 
 
 class HeadClassifier:
-  """A class head with the network whose activations it reads."""
+  """A class head with what it reads of images."""
 
   def __init__(
     self,
@@ -36,8 +36,12 @@ class HeadClassifier:
       check_stop: called before every batch; raises to end.
     """
     self._head = head
-    self._activations = activations.Activations(
-      network, params, diffusion, check_stop
+    self._features = head_features.HeadFeatures(
+      network,
+      params,
+      diffusion,
+      has_scattering=head.scattering_kernel is not None,
+      check_stop=check_stop,
     )
 
   def classify(
@@ -51,7 +55,7 @@ class HeadClassifier:
       images: uint8[N, H, W, C], at least one.
       advance: told how many images are done, after each batch.
     """
-    found = self._head.log_probs(self._activations.of(images, advance))
+    found = self._head.log_probs(self._features.of(images, advance))
     return diffusion_classifier.Classified(
       labels=np.argmax(found, axis=1).astype(np.int32), log_probs=found
     )

@@ -25,7 +25,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
 from dp_diffusion import types
 from dp_diffusion.diffusion import samplers
-from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.models import unet
 from dp_diffusion.privacy import clipping
 from dp_diffusion.stages.planning import batch_sizes
@@ -44,9 +44,11 @@ _CONVOLUTION_FLOP = (
 )
 # Label, place among the records, and number of the record; a hash to select it.
 _RECORD_BYTES = 4 + 8 + 8 + 8
-# Of an activation: as it is read, and six times while it is scaled.
-_ACTIVATION_BYTES = 4 + 6 * 8
-# Arrays of activations times activations while they are scaled.
+# Of a feature that a class head reads: as it is kept; as it is read, and six
+# times while it is scaled, for so many images at a time.
+_FEATURE_BYTES, _SCALED_FEATURE_BYTES = 2, 4 + 6 * 8
+_NUM_SCALED_IMAGES = 4000
+# Arrays of features times features while they are scaled.
 _NUM_SQUARES = 5
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
 
@@ -258,17 +260,20 @@ def host_bytes(config: config_lib.Config) -> int:
 
 
 def _head_bytes(config: config_lib.Config) -> int:
-  """Returns the bytes of activations and their scaling; 0 without a head."""
+  """Returns the bytes of features and their scaling; 0 without a head."""
   if not config.finetune.class_head.is_used:
     return 0
-  width = activations.num_features(
+  widths = head_features.widths(
     config.unet_config(config.data),
     batch_sizes.private_state(config).all_params,
     config.finetune_diffusion(),
     config.data.image_size,
+    has_scattering=config.finetune.class_head.scattering,
   )
-  activation_bytes = _ACTIVATION_BYTES * width * config.privacy.num_examples
-  return activation_bytes + _NUM_SQUARES * 8 * width**2
+  num, width = config.privacy.num_examples, sum(widths)
+  kept = _FEATURE_BYTES * num
+  scaled = _SCALED_FEATURE_BYTES * min(num, _NUM_SCALED_IMAGES)
+  return (kept + scaled) * width + _NUM_SQUARES * 8 * width**2
 
 
 def host_text(config: config_lib.Config) -> str:
@@ -282,7 +287,7 @@ def host_text(config: config_lib.Config) -> str:
 
 def _of_head(config: config_lib.Config) -> str:
   is_used = config.finetune.class_head.is_used
-  return ', activations of a class head' if is_used else ''
+  return ', features of a class head' if is_used else ''
 
 
 def measure(

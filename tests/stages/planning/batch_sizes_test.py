@@ -13,6 +13,7 @@ from dp_diffusion import config as config_lib
 from dp_diffusion import errors
 from dp_diffusion.baselines import class_head
 from dp_diffusion.evaluation.classifiers import activations
+from dp_diffusion.models import scattering as scattering_lib
 from dp_diffusion.stages import plan
 from dp_diffusion.stages.planning import batch_sizes
 from dp_diffusion.stages.planning import cost_estimates
@@ -271,8 +272,13 @@ def test_the_choice_is_made_from_the_real_network(config, state) -> None:
   assert 1 / 3 < found.example_bytes / estimate < 3
 
 
-def test_host_memory_counts_the_activations_of_a_class_head(config) -> None:
-  head = class_head.ClassHeadConfig(num_steps=3, noise_multiplier=9.0)
+@pytest.mark.parametrize('scattering', [False, True])
+def test_host_memory_counts_the_features_of_a_class_head(
+  config, scattering
+) -> None:
+  head = class_head.ClassHeadConfig(
+    num_steps=3, noise_multiplier=9.0, scattering=scattering
+  )
   finetune = dataclasses.replace(config.finetune, class_head=head)
   with_head = dataclasses.replace(config, finetune=finetune)
   more = cost_estimates.host_bytes(with_head)
@@ -284,6 +290,11 @@ def test_host_memory_counts_the_activations_of_a_class_head(config) -> None:
     config.data.image_size,
   )
   assert width % (4 * config.model.channels) == 0  # Of each block's channels.
-  assert more == 52 * width * config.privacy.num_examples + 40 * width**2
+  if scattering:
+    data = config.data
+    width += scattering_lib.num_features(data.image_size, data.channels)
+  images = config.privacy.num_examples
+  kept_and_scaled = 2 * images + 52 * min(images, 4000)
+  assert more == kept_and_scaled * width + 40 * width**2
   assert 'class head' in cost_estimates.host_text(with_head)
   assert 'class head' not in cost_estimates.host_text(config)
