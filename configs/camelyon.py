@@ -69,3 +69,4 @@ VARIANTS = {
   'cpu': functools.partial(machines.use_whole, machine='cpu'),
   'one_gpu': functools.partial(machines.use_whole, machine='one_gpu'),
 }
+finish = machines.finish

@@ -143,3 +143,4 @@ VARIANTS = {
   'one_gpu': _one_gpu,
   'cpu': _cpu,
 }
+finish = machines.finish

@@ -53,3 +53,4 @@ VARIANTS = {
     machines.use_whole, machine='one_gpu', image_size=28
   ),
 }
+finish = machines.finish

@@ -25,8 +25,9 @@ Deviation: gradients are divided by the clip norm, so that Adam's eps of 1e-8
 stays far below the noise.
 Deviation: the EMA warms up, min(0.999, (1 + t) / (10 + t)).
 Deviation (`:cpu`): a small network and few steps, the cosine schedule and
-v-prediction, 15 steps of DPM-Solver++ even in log-SNR, a WRN-16-1; chosen here,
-not the paper's.
+v-prediction, 15 steps of DPM-Solver++ even in log-SNR, a WRN-16-1; a class head
+labels the samples, which start from Gaussians of the classes (configs/recipes);
+chosen here, not the paper's.
 Deviation (`:letters`, `:cpu`): the paper pre-trains no network for MNIST.
 """
 
@@ -145,3 +146,4 @@ VARIANTS = {
     machines.use_whole, machine='one_gpu', image_size=28
   ),
 }
+finish = machines.finish

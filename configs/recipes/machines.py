@@ -211,6 +211,8 @@ def use_whole(
 ) -> None:
   """Sets all keys, for a dataset whose number of records is known.
 
+  The config file has `finish` as well, for what follows from epsilon.
+
   Args:
     config: changed in place, except delta and channels.
     machine: a name in `RECIPES`.
@@ -238,8 +240,8 @@ def fill(
     config: changed in place.
     machine: a name in `RECIPES`.
     typed: dotted keys that the user has set, which are not changed.
-    is_final: whether epsilon is final. Otherwise there are no class head and
-      no class Gaussians, whose noise follows from it.
+    is_final: whether epsilon is final. Otherwise `finish` has to add a class
+      head and class Gaussians, whose noise follows from it.
 
   Returns:
     Lines that say what was chosen, and why.
@@ -257,32 +259,17 @@ def fill(
   chosen['privacy.delta'] = tenth_of_one_over(num_records)
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
-  is_typed = 'privacy.delta' in typed
-  delta = config.privacy.delta if is_typed else chosen['privacy.delta']
-  head, gaussians = _Head(), {}
-  if is_final and not _OF_HEAD & set(typed):
-    head = _class_head(recipe, config, delta)
-  if is_final and not _OF_GAUSSIANS & set(typed):
-    gaussians = _class_gaussians(recipe, config, delta)
-  chosen |= _classes(config, recipe, head) | gaussians
-  chosen = {key: value for key, value in chosen.items() if key not in typed}
-  config.update_from_flattened_dict(chosen)
+  _update(config, chosen, typed)
+  if is_final:
+    of_classes = fill_classes(config, machine, typed)
+    if config.sample.labels_from_head and not _OF_HEAD & set(typed):
+      more = 2 * config.sample.num_samples  # None is drawn again.
+      _update(config, {'sample.num_samples': more}, typed)
+  else:
+    of_classes = []
   privacy, model = config.privacy, config.model
   num_steps = privacy.num_steps  # None where it is solved for.
   steps = 'as many as fit' if num_steps is None else f'{num_steps:,}'
-  of_classes = []
-  if head.num_steps:
-    of_classes.append(
-      f'{machine}: {head.share:.0%} of the budget (of mu^2) trains a class'
-      ' head, which says what class a sampled image shows; set'
-      ' --config.finetune.class_head.num_steps=0 for none'
-    )
-  if gaussians:
-    of_classes.append(
-      f'{machine}: {_SHARE_OF_GAUSSIANS:.0%} of the budget (of mu^2) gives the'
-      ' mean and the covariance of each class, from which samples start; set'
-      ' --config.finetune.class_gaussians.noise_multiplier=0 for none'
-    )
   return [
     f'{machine}: for {recipe.hardware}, images of {config.data.image_size}x'
     f'{config.data.image_size} pixels, {model.channels} base channels,'
@@ -297,30 +284,90 @@ def fill(
   ]
 
 
-def _classes(
-  config: ml_collections.ConfigDict, recipe: Recipe, head: _Head
-) -> dict[str, Any]:
-  """Returns the keys by which sampled images get their classes.
-
-  A class head, if there is one, says which class an image shows. Otherwise the
-  model itself is asked, if there are few classes to ask for.
+def finish(
+  config: ml_collections.ConfigDict, variant: str, typed: Collection[str]
+) -> list[str]:
+  """Sets what follows from epsilon, if the variant names a machine.
 
   Args:
-    config: gives the classes.
-    recipe: of the machine.
-    head: the class head.
+    config: changed in place, after the keys of the command line.
+    variant: that of the config file.
+    typed: dotted keys that the user has set, which are not changed.
+
+  Returns:
+    Lines that say what was chosen.
   """
-  num_classes = len(config.data.class_names)
+  machine = named(variant)
+  return fill_classes(config, machine, typed) if machine else []
+
+
+def fill_classes(
+  config: ml_collections.ConfigDict, machine: str, typed: Collection[str]
+) -> list[str]:
+  """Sets the keys by which sampled images get their classes.
+
+  A class head says which class an image shows, and Gaussians of the classes
+  give their layout, where there are enough records for the noise of both.
+  Without a class head the model itself is asked, if there are few classes to
+  ask for. Only public numbers are read.
+
+  Args:
+    config: changed in place; classes, number of records, epsilon and delta are
+      final.
+    machine: a name in `RECIPES`.
+    typed: dotted keys that the user has set, which are not changed.
+
+  Returns:
+    Lines that say what was chosen.
+  """
+  recipe, head, gaussians = RECIPES[machine], _Head(), {}
+  if not _OF_HEAD & set(typed):
+    head = _class_head(recipe, config)
+  if not _OF_GAUSSIANS & set(typed):
+    gaussians = _class_gaussians(recipe, config)
+  lines = []
   if head.num_steps:
-    return {
+    chosen = {
       'finetune.class_head.num_steps': head.num_steps,
       'finetune.class_head.noise_multiplier': head.noise_multiplier,
       'finetune.class_head.scattering': True,
       'sample.labels_from_head': True,
-      # None is drawn again.
-      'sample.num_samples': 2 * config.sample.num_samples,
+      'sample.sampler.max_tries': 1,
       'sample.sampler.guidance_weight': 0.0,
     }
+    lines.append(
+      f'{machine}: {head.share:.0%} of the budget (of mu^2) trains a class'
+      ' head, which says what class a sampled image shows; set'
+      ' --config.finetune.class_head.num_steps=0 for none'
+    )
+  else:
+    chosen = _asked_classes(config, recipe)
+  if gaussians:
+    lines.append(
+      f'{machine}: {_SHARE_OF_GAUSSIANS:.0%} of the budget (of mu^2) gives the'
+      ' mean and the covariance of each class, from which samples start; set'
+      ' --config.finetune.class_gaussians.noise_multiplier=0 for none'
+    )
+  _update(config, chosen | gaussians, typed)
+  return lines
+
+
+def _update(
+  config: ml_collections.ConfigDict,
+  chosen: Mapping[str, Any],
+  typed: Collection[str],
+) -> None:
+  """Sets the chosen keys, except those that the user has typed."""
+  config.update_from_flattened_dict(
+    {key: value for key, value in chosen.items() if key not in typed}
+  )
+
+
+def _asked_classes(
+  config: ml_collections.ConfigDict, recipe: Recipe
+) -> dict[str, Any]:
+  """Returns the keys by which the model is asked what class an image shows."""
+  num_classes = len(config.data.class_names)
   if recipe.max_tries > 1 and 2 <= num_classes <= _MOST_CLASSES_TO_ASK_FOR:
     return {
       'sample.sampler.max_tries': recipe.max_tries,
@@ -329,15 +376,12 @@ def _classes(
   return {}
 
 
-def _class_head(
-  recipe: Recipe, config: ml_collections.ConfigDict, delta: float
-) -> _Head:
+def _class_head(recipe: Recipe, config: ml_collections.ConfigDict) -> _Head:
   """Returns the class head for the records, the classes and the budget.
 
   Args:
     recipe: of the machine.
-    config: gives classes, epsilon and the number of records.
-    delta: whole budget.
+    config: gives classes, epsilon, delta and the number of records.
   """
   privacy = config.privacy
   has_noise = bool(privacy.epsilon) and math.isfinite(privacy.epsilon)
@@ -346,7 +390,8 @@ def _class_head(
   records = max(1, privacy.num_examples)
   small, large = _SHARES_OF_HEAD
   share, num_steps = small, recipe.head_steps
-  noise = class_head.noise_of_share(privacy.epsilon, delta, 1, small) / records
+  noise = class_head.noise_of_share(privacy.epsilon, privacy.delta, 1, small)
+  noise /= records
   if noise > _LITTLE_NOISE:
     share = large
     noise *= math.sqrt(small / large)
@@ -355,13 +400,13 @@ def _class_head(
   if noise > _MOST_NOISE:
     return _Head()
   multiplier = class_head.noise_of_share(
-    privacy.epsilon, delta, num_steps, share
+    privacy.epsilon, privacy.delta, num_steps, share
   )
   return _Head(num_steps, float(f'{multiplier:.4g}'), share)
 
 
 def _class_gaussians(
-  recipe: Recipe, config: ml_collections.ConfigDict, delta: float
+  recipe: Recipe, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
   """Returns the keys by which samples start from Gaussians of the classes.
 
@@ -370,8 +415,7 @@ def _class_gaussians(
 
   Args:
     recipe: of the machine.
-    config: gives classes, channels, epsilon and the number of records.
-    delta: whole budget.
+    config: gives classes, channels, epsilon, delta and number of records.
   """
   privacy, first = config.privacy, recipe.first_timestep
   num_classes = len(config.data.class_names)
@@ -383,7 +427,7 @@ def _class_gaussians(
   if trained > num_timesteps or config.sample.sampler.num_steps > trained:
     return {}
   multiplier = class_head.noise_of_share(  # The sensitivity is 1 here too.
-    privacy.epsilon, delta, 1, _SHARE_OF_GAUSSIANS
+    privacy.epsilon, privacy.delta, 1, _SHARE_OF_GAUSSIANS
   )
   noise = class_gaussians.noise_of_products(
     multiplier,

@@ -3862,8 +3862,8 @@ ALL = (
   _one(
     'Gaussians of classes have the noise of epsilon 10 whatever epsilon is',
     'configs/recipes/machines.py',
-    'privacy.epsilon, delta, 1, _SHARE_OF_GAUSSIANS',
-    '10.0, delta, 1, _SHARE_OF_GAUSSIANS',
+    'privacy.epsilon, privacy.delta, 1, _SHARE_OF_GAUSSIANS',
+    '10.0, privacy.delta, 1, _SHARE_OF_GAUSSIANS',
     'tests/configs/machines_test.py'
     '::test_many_classes_of_many_records_start_from_gaussians',
   ),
@@ -3961,8 +3961,8 @@ ALL = (
   _one(
     'A class head has the noise of epsilon 10 whatever epsilon is',
     'configs/recipes/machines.py',
-    '    privacy.epsilon, delta, num_steps, share\n',
-    '    10.0, delta, num_steps, share\n',
+    '    privacy.epsilon, privacy.delta, num_steps, share\n',
+    '    10.0, privacy.delta, num_steps, share\n',
     'tests/configs/machines_test.py::test_enough_records_train_a_class_head',
   ),
   _one(

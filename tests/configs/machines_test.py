@@ -328,6 +328,35 @@ def test_the_number_of_steps_may_be_solved_for() -> None:
   assert config.privacy.num_steps is None
 
 
-def test_where_epsilon_may_be_swept_there_is_no_class_head() -> None:
-  """Its noise follows from epsilon, which such a config does not know yet."""
-  assert not load('mnist:cpu').finetune.class_head.is_used
+@pytest.mark.parametrize(
+  ('name', 'has_gaussians'),
+  [
+    ('mnist', True),
+    ('fashion_mnist', True),
+    ('cifar10', False),
+    ('camelyon', False),
+  ],
+)
+def test_named_sets_have_a_class_head_too(
+  name: str, has_gaussians: bool, capsys
+) -> None:
+  """Its noise follows from the epsilon that is typed."""
+  heads = []
+  for epsilon in ('10', '1'):
+    config = load(f'{name}:cpu', privacy__epsilon=epsilon)
+    heads.append(config.finetune.class_head)
+    assert config.sample.labels_from_head
+    assert config.sample.sampler.max_tries == 1
+    assert 'class head' in capsys.readouterr().out
+    if epsilon == '10':
+      assert config.finetune.class_gaussians.is_used == has_gaussians
+  assert heads[0].scattering and heads[1].scattering
+  mu = [head.num_steps**0.5 / head.noise_multiplier for head in heads]
+  assert mu[0] > 3 * mu[1]
+  for variant in (':smoke,cpu', ':one_gpu', ''):
+    assert not load(name + variant).finetune.class_head.is_used
+  off = {'finetune__class_head__num_steps': '0'}
+  config = load(f'{name}:cpu', **off)
+  assert not config.finetune.class_head.is_used
+  tries = config.sample.sampler.max_tries
+  assert tries == (4 if name == 'camelyon' else 1)
