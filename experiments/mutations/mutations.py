@@ -4140,6 +4140,36 @@ ALL = (
     f'{_HEAD_TEST}::test_records_are_added_in_batches',
   ),
   _one(
+    'A cache folder that begins at home is made in the working folder',
+    'dp_diffusion/data/cache.py',
+    '    return pathlib.Path(cache_dir).expanduser()\n',
+    '    return pathlib.Path(cache_dir)\n',
+    'tests/data/cache_test.py::test_a_folder_may_begin_at_home',
+  ),
+  _one(
+    'A zip of an unknown compression ends in a traceback',
+    'dp_diffusion/data/own/trees.py',
+    '(zipfile.BadZipFile, zlib.error, NotImplementedError) as',
+    '(zipfile.BadZipFile, zlib.error) as',
+    'tests/data/folder_test.py'
+    '::test_a_zip_with_an_unknown_compression_names_the_file',
+  ),
+  _one(
+    'A survey leaves out the images of rare sizes',
+    'dp_diffusion/data/own/image_files.py',
+    "({'others': rest} if rest else {})",
+    '{}',
+    'tests/data/own/labelling_test.py::test_a_survey_adds_up_rare_sizes',
+  ),
+  _one(
+    'Every file of two folders is compared',
+    'dp_diffusion/data/same_source.py',
+    ' and num_found < _MOST_FILES_COMPARED:',
+    ':',
+    'tests/data/same_source_test.py'
+    '::test_sixteen_files_of_equal_names_and_sizes_are_compared',
+  ),
+  _one(
     'Class head: features are kept in too few bits',
     _HEAD,
     '.astype(np.int16)',

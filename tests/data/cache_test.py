@@ -33,6 +33,13 @@ def test_folder_follows_xdg_cache_home(tmp_path, monkeypatch):
   assert (tmp_path / 'dp_diffusion').stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_may_begin_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert cache.folder('~/of/images') == tmp_path / 'of' / 'images'
+  monkeypatch.setenv('XDG_CACHE_HOME', '')
+  assert cache.folder('') == tmp_path / '.cache' / 'dp_diffusion'
+
+
 def test_arrays_are_made_once(tmp_path):
   make = _Maker()
   for _ in range(3):

@@ -324,6 +324,21 @@ def test_a_zip_with_a_damaged_file_names_it(root, tmp_path):
     _load(path)
 
 
+def test_a_zip_with_an_unknown_compression_names_the_file(root, tmp_path):
+  """As other programs make zips: method 99 is not one of Python's."""
+  path = _zip(root, tmp_path / 'images.zip')
+  data = bytearray(path.read_bytes())
+  local = data.index(b'cat/deep/05.png') - 30
+  assert data[local : local + 4] == b'PK\x03\x04'
+  listed = data.rindex(b'cat/deep/05.png') - 46
+  assert data[listed : listed + 4] == b'PK\x01\x02'
+  data[local + 8] = data[listed + 10] = 99
+  path.write_bytes(data)
+  with pytest.raises(errors.UsageError, match='cat/deep/05.png') as raised:
+    _load(path)
+  assert '\n' not in str(raised.value)
+
+
 def test_large_sets_are_decoded_once_and_again_when_a_file_changes(
   root, tmp_path
 ):

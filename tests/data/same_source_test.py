@@ -194,6 +194,29 @@ def test_one_file_that_two_folders_share_is_enough(place, scans, tmp_path):
   check(DIFFERENT, own(scans), own(other))
 
 
+def test_sixteen_files_of_equal_names_and_sizes_are_compared(
+  tmp_path, monkeypatch
+):
+  """Of thousands, in two folders that share a naming scheme, no more."""
+  for name, fill in (('one', b'a'), ('other', b'b')):
+    for number in range(40):
+      file = tmp_path / name / 'a' / f'{number:02}.png'
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_bytes(fill * 100)
+  make_tree, read = same_source._tree, []
+
+  def counted(path, config):
+    tree = make_tree(path, config)
+    return dataclasses.replace(
+      tree, read=lambda name: read.append(name) or tree.read(name)
+    )
+
+  monkeypatch.setattr(same_source, '_tree', counted)
+  check(DIFFERENT, own(tmp_path / 'one'), own(tmp_path / 'other'))
+  assert len(set(read)) == 16
+  assert len(read) == 4 * 16  # In both folders, for either order of them.
+
+
 def test_a_file_that_cannot_be_read_hides_no_other(
   scans, tmp_path, monkeypatch
 ):

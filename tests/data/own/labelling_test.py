@@ -18,10 +18,10 @@ _CLASSES = ('cat', 'dog')
 _NUM = 10
 
 
-def image(label, number, fmt='PNG'):
+def image(label, number, fmt='PNG', side=8):
   """An encoded image whose first pixel is (label, number, 0)."""
   data = io.BytesIO()
-  Image.new('RGB', (8, 8), (label, number, 0)).save(data, fmt)
+  Image.new('RGB', (side, side), (label, number, 0)).save(data, fmt)
   return data.getvalue()
 
 
@@ -323,6 +323,24 @@ def test_a_survey_says_how_files_are_stored(tmp_path):
     'sizes': {'8x8': 4 * _NUM},
     'division': 'given',
   }
+
+
+def test_a_survey_adds_up_rare_sizes(tmp_path):
+  """Twenty are named: those of the most images."""
+  for number in range(50):
+    side = 8 if number < 26 else number - 16  # 10, 11, ..., 33 once each.
+    path = tmp_path / _CLASSES[number % 2] / f'{number}.png'
+    put(path, image(0, number, side=side))
+  config = registry.DataConfig(
+    name='folder',
+    path=str(tmp_path),
+    class_names=_CLASSES,
+    image_size=8,
+    channels=3,
+  )
+  sizes = registry.survey(config)['files']['sizes']
+  assert len(sizes) == 21 and sizes['8x8'] == 26
+  assert sizes['others'] == 5 and sum(sizes.values()) == 50
 
 
 def test_some_images_of_a_division_are_of_both_sides(tmp_path):
