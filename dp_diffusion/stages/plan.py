@@ -62,7 +62,10 @@ def run(config: config_lib.Config, workdir: workdirs.Workdir) -> None:
     *_unread_lines(config, workdir),
     *_spent_lines(workdir),
     *sufficiency.lines(config, calibration.mechanism),
-    *small_runs.lines(calibration.mechanism),
+    *small_runs.lines(
+      calibration.mechanism,
+      has_rows_from_votes=config.finetune.warm_up.rows_from_votes,
+    ),
     *_model_lines(config),
     *_cost_lines(config, calibration.mechanism.num_steps),
     *_reads_and_writes_lines(config, workdir),

@@ -28,8 +28,16 @@ def batch_size(expected_batch_size: int) -> int:
   return max(_SMALLEST_BATCH, math.ceil(expected_batch_size / _LARGEST_RATIO))
 
 
-def lines(mechanism: mechanism_lib.TrainingMechanism) -> list[str]:
-  """Returns the lines of `plan`; none without noise, or for a small batch."""
+def lines(
+  mechanism: mechanism_lib.TrainingMechanism, *, has_rows_from_votes: bool
+) -> list[str]:
+  """Returns the lines of `plan`; none without noise, or for a small batch.
+
+  Args:
+    mechanism: of the large run.
+    has_rows_from_votes: whether its embeddings start from those of public
+      classes, which a run whose data are the public ones refuses.
+  """
   small = batch_size(mechanism.expected_batch_size)
   if not mechanism.is_private or 2 * small > mechanism.expected_batch_size:
     return []
@@ -43,6 +51,8 @@ def lines(mechanism: mechanism_lib.TrainingMechanism) -> list[str]:
     'epsilon': 'none',
   }
   flags = ' '.join(f'--config.privacy.{k}={v}' for k, v in keys.items())
+  if has_rows_from_votes:
+    flags += ' --config.finetune.warm_up.rows_from_votes=False'
   return [
     'which settings?',
     '  ask beforehand      K, clip norm and learning rate can be compared on'

@@ -25,7 +25,7 @@ def _mechanism(**privacy: object):
 
 def test_its_flags_start_a_run_with_the_same_noise_over_batch():
   large = _mechanism(**_GIVEN)
-  _, _, small = small_runs.lines(large)
+  _, _, small = small_runs.lines(large, has_rows_from_votes=False)
   flags = [w for w in shlex.split(small) if w.startswith('--config.')]
   pairs = dict(w.removeprefix('--config.privacy.').split('=') for w in flags)
   found = _mechanism(**pairs)
@@ -40,11 +40,21 @@ def test_its_flags_start_a_run_with_the_same_noise_over_batch():
 
 
 def test_it_says_what_it_costs():
-  assert ' 3.3 % of the compute' in small_runs.lines(_mechanism(**_GIVEN))[1]
+  found = small_runs.lines(_mechanism(**_GIVEN), has_rows_from_votes=False)
+  assert ' 3.3 % of the compute' in found[1]
 
 
 @pytest.mark.parametrize(
   'privacy', [{'epsilon': 'inf'}, {**_GIVEN, 'expected_batch_size': 31}]
 )
 def test_none_without_noise_or_where_little_is_saved(privacy):
-  assert not small_runs.lines(_mechanism(**privacy))
+  found = small_runs.lines(_mechanism(**privacy), has_rows_from_votes=True)
+  assert not found
+
+
+def test_a_small_run_starts_no_embedding_from_votes():
+  """Its data are the public images, whose embeddings are kept."""
+  key = '--config.finetune.warm_up.rows_from_votes'
+  for has_rows in (False, True):
+    found = small_runs.lines(_mechanism(**_GIVEN), has_rows_from_votes=has_rows)
+    assert (f'{key}=False' in found[2].split()) == has_rows
