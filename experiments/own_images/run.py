@@ -78,6 +78,9 @@ ABLATIONS: dict[str, dict[str, object]] = {
   'no class head': {
     'finetune.class_head.num_steps': 0,
   },
+  'no scattering coefficients': {
+    'finetune.class_head.scattering': False,
+  },
   'antithetic noise, half the batch': {
     'finetune.antithetic_noise': True,
     'privacy.expected_batch_size': 1024,
