@@ -108,6 +108,8 @@ def progress_of(title: str, total: int) -> Iterator[Advance]:
         shown += 1
 
     yield advance
+    for _ in range(shown, 100):  # There was nothing to do.
+      show()
 
 
 @contextlib.contextmanager

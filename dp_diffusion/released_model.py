@@ -143,7 +143,7 @@ class Release:
     batch_size: images per device at a time, in the stage `sample`.
     mark: that its images carry.
     params: weights of the network.
-    class_head: classifier on its activations; None in a release without.
+    class_head: classifier of images, with it; None in a release without.
     labels_from_head: whether the class head labels sampled images.
     class_gaussians: what samples start from; None in a release whose samples
       start from pure noise.

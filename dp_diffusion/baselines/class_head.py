@@ -19,9 +19,8 @@ becomes
 where r is the 90th percentile of |y| over those images, and then u = (a z, c)
 with a^2 + c^2 = 1, whose last element is for the bias. The exponent lies
 between 0, for which gradient descent is slow, and -1/2, for which features that
-hardly vary are all noise. Each kind of features is scaled by itself in this way
-(r is then that of the kind); of two kinds, z is made of both, divided by
-sqrt(2), with an r of the whole.
+hardly vary are all noise. Of two kinds of features each is scaled by itself in
+this way, with an r of its own; z is made of both, with an r of the whole.
 
 Sensitivity. The term of a record in the gradient of the cross-entropy, divided
 by sqrt(2), is the mean over its images of
@@ -86,6 +85,7 @@ from dp_diffusion.privacy import noise
 
 L2_SENSITIVITY = 1.0
 PURPOSE = 'gradients of the class head'
+IMAGES_AT_A_TIME = 4000  # Whose features need to be in memory as numbers.
 _BIAS = 0.2  # c; the element of the bias.
 _UNIT = 2.0**-12  # Its square is the unit of the sum.
 _ROWS = 4096  # Images that are multiplied at a time.
@@ -232,24 +232,21 @@ def fit_scaling(
       not finite are left out.
     widths: how many features there are of each kind; None for one kind.
   """
-  kinds = np.split(features, np.cumsum(widths or ())[:-1], axis=1)
-  parts = [_fit_scaling(kind) for kind in kinds]
+  x = np.asarray(features, np.float64)
+  x = x[np.isfinite(x).all(axis=1)]
+  ends = np.cumsum(widths or (x.shape[1],))
+  parts = [_fit_scaling(kind) for kind in np.split(x, ends[:-1], axis=1)]
   if len(parts) == 1:
     return parts[0]
   mean = np.concatenate([part.mean for part in parts])
   matrix = linalg.block_diag(*(part.matrix for part in parts))
-  matrix /= math.sqrt(len(parts))
-  x = np.asarray(features, np.float64)
-  radius = _radius((x[np.isfinite(x).all(axis=1)] - mean) @ matrix)
-  return Scaling(mean=mean, matrix=matrix / radius)
+  return Scaling(mean=mean, matrix=matrix / _radius((x - mean) @ matrix))
 
 
-def _fit_scaling(features: np.ndarray) -> Scaling:
-  """Computes the scaling of one kind of features."""
-  x = np.asarray(features, np.float64)
-  x = x[np.isfinite(x).all(axis=1)]
+def _fit_scaling(x: np.ndarray) -> Scaling:
+  """Computes the scaling of one kind of features, float64[M, F]."""
   if len(x) < 2:  # Every image is then scaled to zero.
-    width = features.shape[1]
+    width = x.shape[1]
     return Scaling(mean=np.zeros(width), matrix=np.zeros((width, width)))
   mean, std = x.mean(axis=0), x.std(axis=0)
   std = np.where(std > 1e-6 * std.max(), std, np.inf)  # Dead features.
@@ -267,7 +264,8 @@ def _radius(vectors: np.ndarray) -> float:
   if not len(vectors):
     return 1.0
   norms = np.linalg.norm(vectors, axis=1)
-  return float(np.quantile(norms, _LARGEST_SHARE)) or 1.0  # All are equal.
+  found = float(np.quantile(norms, _LARGEST_SHARE))
+  return found or 1.0  # It is 0 if the images are equal.
 
 
 def in_units(bounded: np.ndarray) -> np.ndarray:
@@ -301,14 +299,15 @@ class NoisedGradients:
       streams: secret randomness of these gradients alone; equal streams give
         equal noise.
     """
+    if units.dtype != np.int16:
+      raise TypeError(f'Expected the units to be int16, not {units.dtype}.')
     self.shape = (num_classes, units.shape[1])
-    sizes, starts = np.diff(records.starts), records.starts
-    self._alone = records.images[starts[:-1][sizes == 1]]
-    self._of_several = [
-      records.images[starts[i] : starts[i + 1]]
-      for i in np.flatnonzero(sizes > 1)
-    ]
-    self._units, self._labels = units, labels
+    self._units, self._labels, self._records = units, labels, records
+    sizes = np.diff(records.starts)
+    self._is_alone = np.repeat(sizes == 1, sizes)
+    several = np.flatnonzero(sizes > 1)
+    self._starts = records.starts[several]
+    self._ends = records.starts[several + 1]
     self._mechanism, self._streams = config.mechanism, streams
 
   def exact(self, weights: np.ndarray) -> np.ndarray:
@@ -317,21 +316,39 @@ class NoisedGradients:
     Args:
       weights: float64[K, F + 1].
     """
-    total = np.zeros(self.shape)
-    for start in range(0, len(self._alone), _ROWS):
-      total += self._sum(self._alone[start : start + _ROWS], weights)
-    for images in self._of_several:
-      total += _cut(self._sum(images, weights) / len(images), _UNIT**2)
+    weights = _shortened(weights, np.linalg.norm(weights))
+    total, part = np.zeros(self.shape), np.zeros(self.shape)
+    for start in range(0, len(self._records.images), _ROWS):
+      rows = slice(start, start + _ROWS)
+      residuals, u = self._factors(self._records.images[rows], weights)
+      alone = self._is_alone[rows]
+      if alone.all():
+        total += residuals.T @ u
+        continue
+      total += residuals[alone].T @ u[alone]
+      here = (self._starts < start + _ROWS) & (self._ends > start)
+      for first, end in zip(self._starts[here], self._ends[here], strict=True):
+        one = slice(max(first - start, 0), end - start)
+        part = part + residuals[one].T @ u[one]
+        if end <= start + _ROWS:  # Else the record goes on in the next rows.
+          total += _cut(part / (end - first), _UNIT**2)
+          part = np.zeros(self.shape)
     return total
 
-  def _sum(self, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums the terms of images of these numbers, as if each were a record."""
+  def _factors(
+    self, images: np.ndarray, weights: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (p - e) / sqrt(2), float64[N, K], and u of images of these rows.
+
+    Args:
+      images: int[N], rows.
+      weights: float64[K, F + 1], shortened.
+    """
     u = self._units[images] * _UNIT
-    logits = u @ _shortened(weights, np.linalg.norm(weights)).T
-    p = special.softmax(logits, axis=1)
+    p = special.softmax(u @ weights.T, axis=1)
     one_hot = np.eye(len(weights))[self._labels[images]]
     scale = (1 - 2.0**-24) / math.sqrt(2)  # Float64 rounds p.
-    return _cut((p - one_hot) * scale, _UNIT).T @ u
+    return _cut((p - one_hot) * scale, _UNIT), u
 
   def noised(self, weights: np.ndarray, step: int) -> np.ndarray:
     """Returns the sum with the noise of a step, float64[K, F + 1]."""
@@ -378,10 +395,11 @@ def fit(
   kernel = a * scaling.matrix @ weights[:, :-1].T
   bias = _BIAS * weights[:, -1] - scaling.mean @ kernel
   kernel = kernel.astype(np.float32)
+  has_scattering = len(kernel) > num_activations
   return head_lib.ClassHead(
     kernel=kernel[:num_activations],
     bias=bias.astype(np.float32),
-    scattering_kernel=kernel[num_activations:] if config.scattering else None,
+    scattering_kernel=kernel[num_activations:] if has_scattering else None,
   )
 
 

@@ -53,7 +53,7 @@ def features(images: types.Array) -> types.Array:
   """Computes the coefficients of images one by one; can be traced.
 
   Args:
-    images: float32[N, S, S, C] in [-1, 1]; S is at least 5.
+    images: float32[N, S, S, C] in [-1, 1].
 
   Returns:
     float32[N, F].
@@ -63,7 +63,9 @@ def features(images: types.Array) -> types.Array:
   windows = jnp.asarray(_windows(size), jnp.float32)
 
   def averages(maps: types.Array) -> types.Array:
-    return jnp.einsum('ay,...yx,bx->...ab', windows, maps, windows)
+    return jnp.einsum(
+      'ay,...yx,bx->...ab', windows, maps, windows, precision='highest'
+    )
 
   def moduli(maps: types.Array, wavelets: types.Array) -> types.Array:
     """Filters float32[M, Y, X] by [A, Y, X]; returns float32[M * A, Y, X]."""
@@ -80,7 +82,7 @@ def features(images: types.Array) -> types.Array:
       maps.append(averages(first))
       for larger in range(scale + 1, _NUM_SCALES):
         maps.append(averages(moduli(first, filters[larger])))
-    logs = jnp.log(jnp.maximum(jnp.concatenate(maps), 0.0) + _FLOOR)
+    logs = jnp.log(jnp.concatenate(maps) + _FLOOR)
     means = averages(jnp.moveaxis(padded, 2, 0))
     return jnp.concatenate([means.ravel(), logs.ravel()])
 
@@ -128,7 +130,8 @@ def _morlet(size: int, scale: int, angle: float) -> np.ndarray:
   """
   std, frequency = 0.8 * 2**scale, 0.75 * math.pi / 2**scale
   slant = 4 / _NUM_ANGLES
-  offsets = np.arange(-2 * size, 3 * size)  # Five periods.
+  reach = math.ceil(10 * std / slant)  # Beyond, the Gaussian is 1e-22 of it.
+  offsets = np.arange(-reach, reach + 1)
   y, x = np.meshgrid(offsets, offsets, indexing='ij')
   along = y * math.cos(angle) + x * math.sin(angle)
   across = x * math.cos(angle) - y * math.sin(angle)
@@ -136,7 +139,9 @@ def _morlet(size: int, scale: int, angle: float) -> np.ndarray:
   wave = bump * np.exp(1j * frequency * along)
 
   def folded(values: np.ndarray) -> np.ndarray:
-    return values.reshape((5, size, 5, size)).sum(axis=(0, 2))
+    found = np.zeros((size, size), values.dtype)
+    np.add.at(found, (y % size, x % size), values)
+    return found
 
   bump, wave = folded(bump), folded(wave)
   norm = 2 * math.pi * std**2 / slant

@@ -47,7 +47,6 @@ from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 
 _SAMPLER_STEPS = 15
-_IMAGES = 4000  # Images whose features are in memory as numbers.
 
 
 def run(
@@ -169,15 +168,15 @@ def _units(
   scaling: class_head.Scaling,
 ) -> np.ndarray:
   """Returns the scaled features of all images, int16[N, F + 1]."""
-  num = len(source.images)
-  found = []
+  num, step = len(source.images), class_head.IMAGES_AT_A_TIME
+  found = np.empty((num, len(scaling.mean) + 1), np.int16)
   # Neither the number of images nor the time that they take may be shown.
   with console.progress_of('class head, features of images', num) as advance:
-    for start in range(0, max(1, num), _IMAGES):
-      images = source.images[start : start + _IMAGES]
-      bounded = scaling.bounded(read.of(images, advance))
-      found.append(class_head.in_units(bounded))
-  return np.concatenate(found)
+    for start in range(0, num, step):
+      rows = slice(start, start + step)
+      features = read.of(source.images[rows], advance)
+      found[rows] = class_head.in_units(scaling.bounded(features))
+  return found
 
 
 def _train(

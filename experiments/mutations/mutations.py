@@ -3891,8 +3891,8 @@ ALL = (
   _one(
     'Class head: each image of a person counts in full',
     _HEAD,
-    'self._sum(images, weights) / len(images)',
-    'self._sum(images, weights)',
+    '_cut(part / (end - first), _UNIT**2)',
+    '_cut(part, _UNIT**2)',
     f'{_HEAD_TEST}::test_neighbours_differ_by_at_most_the_sensitivity',
   ),
   _one(
@@ -4128,15 +4128,15 @@ ALL = (
   _one(
     'Class head: shares of a person with many images are cut away',
     _HEAD,
-    '    return _cut((p - one_hot) * scale, _UNIT).T @ u\n',
-    '    return _cut((p - one_hot) * scale, 64 * _UNIT).T @ u\n',
+    '    return _cut((p - one_hot) * scale, _UNIT), u\n',
+    '    return _cut((p - one_hot) * scale, 64 * _UNIT), u\n',
     f'{_HEAD_TEST}::test_a_person_with_many_images_counts_as_a_record',
   ),
   _one(
     'Class head: the rows of a batch that is not the first are left out',
     _HEAD,
-    'range(0, len(self._alone), _ROWS)',
-    'range(0, min(_ROWS, len(self._alone)), _ROWS)',
+    'range(0, len(self._records.images), _ROWS)',
+    'range(0, min(_ROWS, len(self._records.images)), _ROWS)',
     f'{_HEAD_TEST}::test_records_are_added_in_batches',
   ),
   _one(

@@ -365,7 +365,7 @@ def test_records_are_added_in_batches(monkeypatch):
   rng = np.random.default_rng(0)
   features, labels = rng.normal(size=(40, 5)), rng.integers(0, 3, 40)
   weights = rng.normal(size=(3, 6))
-  sizes = [1, 1, 5, 1, 2, *[1] * 30]
+  sizes = [1, 1, 5, 1, 12, *[1] * 18, 2]
   found = gradients(features, labels, sizes, 3, scaling_of(5))
   whole = found.exact(weights)
   for rows in (1, 7, 33):
@@ -402,6 +402,16 @@ def test_each_kind_of_features_has_its_share(factor):
   np.testing.assert_allclose(part, ratio * alone.matrix, rtol=1e-9)
 
 
+def test_images_that_are_not_finite_scale_nothing():
+  """Of two kinds, one of which is whole."""
+  features = two_kinds(300, 0)
+  scaling = class_head.fit_scaling(features[2:], (3, 5))
+  features[0, 0], features[1, 7] = np.nan, np.inf
+  found = class_head.fit_scaling(features, (3, 5))
+  np.testing.assert_array_equal(found.matrix, scaling.matrix)
+  np.testing.assert_array_equal(found.mean, scaling.mean)
+
+
 @pytest.mark.parametrize('num', [0, 1])
 def test_two_kinds_without_images_to_scale_by_are_zero(num):
   scaling = class_head.fit_scaling(two_kinds(num, 0), (3, 5))
@@ -416,7 +426,7 @@ def test_the_kernel_of_each_kind_is_kept_by_itself():
     fit(
       features,
       labels,
-      config_of(num_steps=9, scattering=has_both),
+      config_of(num_steps=9),
       scaling=scaling,
       num_activations=3 if has_both else 8,
     )
@@ -431,6 +441,18 @@ def test_the_kernel_of_each_kind_is_kept_by_itself():
   found = [head.log_probs(features) for head in heads]
   np.testing.assert_array_equal(*found)
   assert np.mean(found[0].argmax(axis=1) == labels) > 0.8
+
+
+def test_features_in_other_units_are_refused():
+  with pytest.raises(TypeError, match='int16'):
+    class_head.NoisedGradients(
+      scaling_of(3).bounded(np.ones((1, 3), np.float32)),
+      np.zeros(1, np.int32),
+      records_of([1]),
+      2,
+      config_of(),
+      streams(),
+    )
 
 
 def test_a_class_without_records_is_thought_rare():

@@ -102,6 +102,32 @@ def test_a_place_is_seen_in_its_cell():
     assert np.unravel_index(found.argmax(), (6, 6)) == (2, 4)
 
 
+def test_windows_are_around_the_cells():
+  """Gaussians of std 0.4 cells: a third of the weight is of other cells."""
+  image = np.zeros((1, 24, 24, 1), np.float32)
+  image[0, 8:12] = 1  # The third row of cells.
+  means, _ = maps_of(image)
+  pixels = np.arange(-4, 28)
+  wanted = [
+    np.sum(weights[(pixels >= 8) & (pixels < 12)]) / np.sum(weights)
+    for centre in 4 * np.arange(6) + 1.5
+    for weights in [np.exp(-0.5 * ((pixels - centre) / 1.6) ** 2)]
+  ]
+  np.testing.assert_allclose(means[0, 0, :, 3], wanted, atol=1e-6)
+  assert wanted[1] == pytest.approx(wanted[3]) and 0.1 < wanted[1] < 0.2
+
+
+def test_edges_are_mirrored():
+  ramp = np.broadcast_to(
+    np.arange(24).reshape((1, 24, 1, 1)) / 24, (1, 24, 24, 1)
+  ).astype(np.float32)
+  means, _ = maps_of(ramp)
+  mirrored = np.pad(ramp[0, :, 0, 0], 4, mode='reflect')
+  weights = np.exp(-0.5 * ((np.arange(-4, 28) - 1.5) / 1.6) ** 2)
+  wanted = np.sum(weights * mirrored) / np.sum(weights)
+  assert means[0, 0, 0, 0] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_a_turned_image_has_turned_coefficients():
   image = random_images(1, 24)
   means, maps = maps_of(image)
@@ -114,6 +140,26 @@ def test_a_turned_image_has_turned_coefficients():
   np.testing.assert_allclose(
     turned[:, order], maps[:, :8].swapaxes(2, 3), rtol=0, atol=1e-4
   )
+
+
+def test_a_mirrored_image_has_mirrored_coefficients():
+  image = random_images(1, 24)
+  means, maps = maps_of(image)
+  mirrored_means, mirrored = maps_of(image[:, :, ::-1])
+  np.testing.assert_allclose(
+    mirrored_means, means[..., ::-1], rtol=0, atol=1e-5
+  )
+  order = [-angle % 8 for angle in range(8)]
+  np.testing.assert_allclose(
+    mirrored[:, order], maps[:, :8, :, ::-1], rtol=0, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('size', [1, 2, 5, 13])
+def test_small_images_have_coefficients_too(size):
+  found = np.asarray(scattering.features(random_images(2, size, 3)))
+  assert found.shape == (2, scattering.num_features(size, 3))
+  assert np.isfinite(found).all()
 
 
 def test_maps_are_of_the_mean_of_the_channels():

@@ -213,16 +213,25 @@ def test_scaling_is_by_sampled_images(
   assert widths_seen == [(num, NUM_COEFFICIENTS)] * 2 and num > 0
 
 
+def test_every_image_is_read_at_its_place(
+  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """However many are in memory at a time."""
+  whole = train(tmp_path / 'a', params)
+  monkeypatch.setattr(class_head_lib, 'IMAGES_AT_A_TIME', 7)
+  assert is_equal(train(tmp_path / 'b', params), whole)
+
+
 def test_nothing_that_is_printed_depends_on_the_images(
   tmp_path: pathlib.Path, params, capsys
 ) -> None:
   """Neither their number nor the time that they take."""
   printed = []
-  for name, num in (('a', 30), ('b', 17)):
+  for name, num in (('a', 30), ('b', 17), ('c', 1), ('d', 0)):
     train(tmp_path / name, params, sources.make(num))
     lines = capsys.readouterr().out.splitlines()
     printed.append([line for line in lines if 'sampling' not in line])
-  assert printed[0] == printed[1] and printed[0]
+  assert printed[0] and all(lines == printed[0] for lines in printed)
 
 
 def test_no_time_of_the_sensitive_images_is_printed(

@@ -39,8 +39,8 @@ def head_section(score: scoring.Score) -> page.Section:
     score: of the head's answers on held-out images.
   """
   words = (
-    'The release contains a linear classifier of the activations of its'
-    ' network, which was trained on the sensitive images with noise; the'
+    'The release contains a linear classifier of features of an image, which'
+    ' was trained on the sensitive images with noise; the'
     ' epsilon of the release covers it. It labels the synthetic images where'
     ' `sample.labels_from_head` says so, and `load_release(FOLDER).classify`'
     ' uses it.'

@@ -24,6 +24,7 @@ import numpy as np
 from dp_diffusion import config as config_lib
 from dp_diffusion import config_values
 from dp_diffusion import types
+from dp_diffusion.baselines import class_head
 from dp_diffusion.diffusion import samplers
 from dp_diffusion.evaluation.classifiers import head_features
 from dp_diffusion.models import unet
@@ -45,9 +46,8 @@ _CONVOLUTION_FLOP = (
 # Label, place among the records, and number of the record; a hash to select it.
 _RECORD_BYTES = 4 + 8 + 8 + 8
 # Of a feature that a class head reads: as it is kept; as it is read, and six
-# times while it is scaled, for so many images at a time.
+# times while it is scaled.
 _FEATURE_BYTES, _SCALED_FEATURE_BYTES = 2, 4 + 6 * 8
-_NUM_SCALED_IMAGES = 4000
 # Arrays of features times features while they are scaled.
 _NUM_SQUARES = 5
 WARM_UP = 'warm-up'  # The part of fine-tuning before its private steps.
@@ -272,7 +272,7 @@ def _head_bytes(config: config_lib.Config) -> int:
   )
   num, width = config.privacy.num_examples, sum(widths)
   kept = _FEATURE_BYTES * num
-  scaled = _SCALED_FEATURE_BYTES * min(num, _NUM_SCALED_IMAGES)
+  scaled = _SCALED_FEATURE_BYTES * min(num, class_head.IMAGES_AT_A_TIME)
   return (kept + scaled) * width + _NUM_SQUARES * 8 * width**2
 
 

@@ -294,7 +294,7 @@ def test_host_memory_counts_the_features_of_a_class_head(
     data = config.data
     width += scattering_lib.num_features(data.image_size, data.channels)
   images = config.privacy.num_examples
-  kept_and_scaled = 2 * images + 52 * min(images, 4000)
+  kept_and_scaled = 2 * images + 52 * min(images, class_head.IMAGES_AT_A_TIME)
   assert more == kept_and_scaled * width + 40 * width**2
   assert 'class head' in cost_estimates.host_text(with_head)
   assert 'class head' not in cost_estimates.host_text(config)
