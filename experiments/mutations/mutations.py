@@ -86,6 +86,10 @@ _STATEMENT_TEST = 'tests/privacy/statement_test.py'
 _HEAD = 'dp_diffusion/baselines/class_head.py'
 _HEAD_TEST = 'tests/baselines/class_head_test.py'
 _STAGE_HEAD_TEST = 'tests/stages/class_head_test.py'
+_HEAD_FEATURES = 'dp_diffusion/evaluation/classifiers/head_features.py'
+_HEAD_FEATURES_TEST = 'tests/evaluation/classifiers/head_features_test.py'
+_SCATTERING = 'dp_diffusion/models/scattering.py'
+_SCATTERING_TEST = 'tests/models/scattering_test.py'
 _GAUSSIANS = 'dp_diffusion/baselines/class_gaussians.py'
 _GAUSSIANS_TEST = 'tests/baselines/class_gaussians_test.py'
 _STAGE_GAUSSIANS_TEST = 'tests/stages/class_gaussians_test.py'
@@ -4168,6 +4172,80 @@ ALL = (
     ':',
     'tests/data/same_source_test.py'
     '::test_sixteen_files_of_equal_names_and_sizes_are_compared',
+  ),
+  _one(
+    'Class head: images after the first batch in memory are its own again',
+    'dp_diffusion/stages/class_head.py',
+    'read.of(source.images[rows], advance)',
+    'read.of(source.images[:step], advance)',
+    f'{_STAGE_HEAD_TEST}::test_every_image_is_read_at_its_place',
+  ),
+  _one(
+    'Class head: a log says that there is no image at all',
+    'dp_diffusion/console.py',
+    '    for _ in range(shown, 100):  # There was nothing to do.\n'
+    '      show()\n',
+    '',
+    f'{_STAGE_HEAD_TEST}::test_nothing_that_is_printed_depends_on_the_images',
+  ),
+  _one(
+    'Class head: a sample that is not finite ends the run when all is paid',
+    _HEAD,
+    '  x = x[np.isfinite(x).all(axis=1)]\n',
+    '',
+    f'{_HEAD_TEST}::test_images_that_are_not_finite_scale_nothing',
+  ),
+  _one(
+    'Class head: what goes on in the next rows is cut twice',
+    _HEAD,
+    '        if end <= start + _ROWS:  # Else the record goes on in the next'
+    ' rows.\n',
+    '        if True:\n',
+    f'{_HEAD_TEST}::test_records_are_added_in_batches',
+  ),
+  _one(
+    'Features of a class head: the first batch again and again',
+    _HEAD_FEATURES,
+    'np.arange(start, start + _BATCH_SIZE)',
+    'np.arange(_BATCH_SIZE)',
+    f'{_HEAD_FEATURES_TEST}::test_every_batch_is_read_and_counted',
+  ),
+  _one(
+    'Features of a class head: scattering coefficients come first',
+    _HEAD_FEATURES,
+    'found.append(scattering.features(pixels))',
+    'found.insert(0, scattering.features(pixels))',
+    f'{_HEAD_FEATURES_TEST}'
+    '::test_activations_come_first_and_then_scattering_coefficients',
+  ),
+  _one(
+    'Features of a class head: coefficients of colours are not counted',
+    _HEAD_FEATURES,
+    'num_features(image_size, network.image_channels)',
+    'num_features(image_size, 1)',
+    f'{_HEAD_FEATURES_TEST}'
+    '::test_activations_come_first_and_then_scattering_coefficients',
+  ),
+  _one(
+    'Scattering: cells are half a pixel off',
+    _SCATTERING,
+    '_MARGIN - 0.5 + cell',
+    '_MARGIN + cell',
+    f'{_SCATTERING_TEST}::test_a_mirrored_image_has_mirrored_coefficients',
+  ),
+  _one(
+    'Scattering: windows are twice as wide',
+    _SCATTERING,
+    '_WINDOW = 0.4 ',
+    '_WINDOW = 0.8 ',
+    f'{_SCATTERING_TEST}::test_windows_are_around_the_cells',
+  ),
+  _one(
+    'Scattering: edges are repeated',
+    _SCATTERING,
+    "mode='reflect'",
+    "mode='edge'",
+    f'{_SCATTERING_TEST}::test_edges_are_mirrored',
   ),
   _one(
     'Class head: features are kept in too few bits',
