@@ -149,7 +149,12 @@ def finish(
       f' {config.data.unit}s to train on (a fifth of all is held out). The'
       ' number is published.'
     )
+  has_labels = config.sample.labels_from_head
   lines = machines.fill(config, machine, typed)
+  lines += machines.fill_classes(config, machine, typed)
+  is_chosen = config.sample.labels_from_head and not has_labels
+  if is_chosen and 'sample.num_samples' not in typed:
+    config.sample.num_samples *= 2  # None is drawn again.
   if 'evaluate.classifier.flip' not in typed:
     config.evaluate.classifier.flip = config.data.flip
   if 'data.flip' not in typed:

@@ -222,15 +222,13 @@ def use_whole(
   config.name += f'-{machine}'
   if image_size:
     config.data.image_size = image_size
-  fill(config, machine, ('privacy.delta',), is_final=False)
+  fill(config, machine, ('privacy.delta',))
 
 
 def fill(
   config: ml_collections.ConfigDict,
   machine: str,
   typed: Collection[str],
-  *,
-  is_final: bool = True,
 ) -> list[str]:
   """Sets the keys that depend on the declared number of records.
 
@@ -240,8 +238,6 @@ def fill(
     config: changed in place.
     machine: a name in `RECIPES`.
     typed: dotted keys that the user has set, which are not changed.
-    is_final: whether epsilon is final. Otherwise `finish` has to add a class
-      head and class Gaussians, whose noise follows from it.
 
   Returns:
     Lines that say what was chosen, and why.
@@ -260,13 +256,6 @@ def fill(
   for key in ('image_size', 'channels'):
     chosen[f'pretrain.data.{key}'] = config.data[key]
   _update(config, chosen, typed)
-  if is_final:
-    of_classes = fill_classes(config, machine, typed)
-    if config.sample.labels_from_head and not _OF_HEAD & set(typed):
-      more = 2 * config.sample.num_samples  # None is drawn again.
-      _update(config, {'sample.num_samples': more}, typed)
-  else:
-    of_classes = []
   privacy, model = config.privacy, config.model
   num_steps = privacy.num_steps  # None where it is solved for.
   steps = 'as many as fit' if num_steps is None else f'{num_steps:,}'
@@ -280,7 +269,6 @@ def fill(
     f' {_LARGEST_SHARE[unit]:.0%} of them), K = {config.finetune.augmult}'
     f' (about {recipe.draws_per_step:,} draws a step, at most'
     f' {_MOST_DRAWS[unit]} each), delta {privacy.delta:g}',
-    *of_classes,
   ]
 
 
