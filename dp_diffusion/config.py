@@ -319,6 +319,13 @@ class SampleConfig:
     ' not the one that it was sampled for.',
     is_later=True,
   )
+  class_probabilities: bool = config_keys.key(
+    False,
+    'Whether the dataset also holds how probable the class head finds each'
+    ' class of each image: soft labels, from which classifiers learn more than'
+    ' from labels.',
+    is_later=True,
+  )
   write_tfds: bool = config_keys.key(
     True, 'Also write the dataset in TFDS form, where TensorFlow is installed.'
   )
@@ -566,6 +573,12 @@ class Config:
       raise ValueError(
         'Expected sample.labels_from_head to be False where'
         ' finetune.class_head.num_steps=0: there is no head to ask.'
+      )
+    if self.sample.class_probabilities and not self.sample.labels_from_head:
+      raise ValueError(
+        'Expected sample.class_probabilities to be False where'
+        ' sample.labels_from_head=False: they are those of the class head, and'
+        ' the label is the likeliest class.'
       )
     self._check_gaussians()
     if self.finetune.warm_up.rows_from_votes and self.has_same_classes:

@@ -1,7 +1,7 @@
 """Describes a released dataset in Croissant 1.0, the metadata of MLCommons.
 
 `croissant.json` names the parquet files with their sha256, the classes and the
-two columns, so that `mlcroissant.Dataset(jsonld=PATH).records('images')` gives
+columns, so that `mlcroissant.Dataset(jsonld=PATH).records('images')` gives
 the images. Its paths are relative to the folder of the release.
 """
 
@@ -57,6 +57,8 @@ def describe(
   about: Mapping[str, Any],
   files: Sequence[File],
   class_names: Sequence[str],
+  *,
+  has_class_probabilities: bool = False,
 ) -> dict[str, Any]:
   """Returns the content of `croissant.json`.
 
@@ -65,6 +67,7 @@ def describe(
       `license`, ...
     files: the parquet files, in order.
     class_names: one per label.
+    has_class_probabilities: whether there is a column of that name.
   """
   folder = files[0].path.rpartition('/')[0]
   return {
@@ -83,7 +86,7 @@ def describe(
         'includes': f'{folder}/*.parquet',
       },
     ],
-    'recordSet': [_classes(class_names), _images()],
+    'recordSet': [_classes(class_names), _images(has_class_probabilities)],
   }
 
 
@@ -115,8 +118,17 @@ def _classes(class_names: Sequence[str]) -> dict[str, Any]:
   }
 
 
-def _images() -> dict[str, Any]:
+def _images(has_class_probabilities: bool) -> dict[str, Any]:
   image, label = f'{_IMAGES}/image', f'{_IMAGES}/label'
+  soft = []
+  if has_class_probabilities:
+    soft.append(
+      {
+        **_field(f'{_IMAGES}/class_probabilities', 'sc:Float'),
+        'repeated': True,
+        'source': _source('class_probabilities'),
+      }
+    )
   return {
     '@type': 'cr:RecordSet',
     '@id': _IMAGES,
@@ -131,6 +143,7 @@ def _images() -> dict[str, Any]:
         'references': {'field': {'@id': f'{_CLASSES}/label'}},
         'source': _source('label'),
       },
+      *soft,
     ],
   }
 

@@ -151,15 +151,19 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     raise ValueError(str(error)) from error
 
 
-def read_whole(path: epath.PathLike, *names: str) -> list[np.ndarray]:
-  """Reads the named arrays of a .npz that this package has written.
+def read_whole(path: epath.PathLike, *names: str) -> dict[str, np.ndarray]:
+  """Reads every array of a .npz that this package has written.
+
+  Args:
+    path: path of the file.
+    *names: arrays that it must have.
 
   Raises:
-    UsageError: the file is missing or damaged.
+    UsageError: the file is missing or damaged, or lacks one of these.
   """
   try:
     arrays = read_npz(path)
-    return [arrays[name] for name in names]
+    return {name: arrays[name] for name in names} | arrays
   except (OSError, ValueError, KeyError) as error:
     raise _gone_or_damaged(path, error) from error
 

@@ -5,7 +5,8 @@
     model/class_head.npz            the class head, if there is one
     model/class_gaussians.npz       what samples start from, if not from noise
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
-                                    and the mark of this release
+                                    class_probabilities float32[N, L] if asked
+                                    for, and the mark of this release
     dataset/dataset.json            class names and counts
     dataset/parquet/train-*.parquet the same images for Hugging Face datasets
     dataset/tfds/NAME/1.0.0/        the same images for TensorFlow Datasets
@@ -38,7 +39,7 @@ import dataclasses
 import os
 import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 import numpy as np
@@ -74,6 +75,14 @@ _OURS = re.compile(  # No event of the ledger covers any other file.
   r'|samples\.png|croissant\.json|README\.md'
 )
 _OF_SHARD = re.compile(_PARQUET + r'/train-(\d+-of-\d+)\.parquet')
+
+
+class _Shard(NamedTuple):
+  """Images with their labels and, if asked for, class probabilities."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  class_probabilities: np.ndarray | None
 
 
 def write_model(
@@ -283,6 +292,7 @@ def write_shard(
   images: np.ndarray,
   labels: np.ndarray,
   mark: release_marks.Mark | None = None,
+  class_probabilities: np.ndarray | None = None,
 ) -> None:
   """Writes one shard of the dataset, whole or not at all.
 
@@ -293,14 +303,20 @@ def write_shard(
     images: uint8[N, H, W, C].
     labels: int32[N].
     mark: mark of this release, by which the ledger of the images is found.
+    class_probabilities: float32[N, L] of L classes, whose rows sum to 1; None
+      for none.
 
   Raises:
     ValueError: an array has another dtype or shape.
   """
   _check_images(images, labels)
+  arrays = {'images': images, 'labels': labels}
+  if class_probabilities is not None:
+    _check_probabilities(class_probabilities, len(images))
+    arrays['class_probabilities'] = class_probabilities
   path = shard_path(release_dir, shard, num_shards)
   marked = {release_marks.NAME: mark.to_array()} if mark else {}
-  files.write_npz(path, 0o644, images=images, labels=labels, **marked)
+  files.write_npz(path, 0o644, **arrays, **marked)
 
 
 def read_dataset(
@@ -315,9 +331,28 @@ def read_dataset(
     UsageError: a shard is missing.
   """
   shards = list(_shards(release_dir))
-  images = np.concatenate([images for images, _ in shards])
-  labels = np.concatenate([labels for _, labels in shards])
+  images = np.concatenate([shard.images for shard in shards])
+  labels = np.concatenate([shard.labels for shard in shards])
   return images, labels
+
+
+def read_class_probabilities(release_dir: epath.PathLike) -> np.ndarray | None:
+  """Reads the class probabilities of the images that `read_dataset` reads.
+
+  Returns:
+    float32[N, L] for L classes; None if the dataset has none.
+
+  Raises:
+    UsageError: a shard is missing, or some have none.
+  """
+  found = [shard.class_probabilities for shard in _shards(release_dir)]
+  there = [part for part in found if part is not None]
+  if there and len(there) < len(found):
+    raise errors.UsageError(
+      f'Expected class_probabilities in all shards of {release_dir}/dataset or'
+      ' in none: restore them as the stage sample wrote them.'
+    )
+  return np.concatenate(there) if there else None
 
 
 def write_dataset_info(
@@ -330,14 +365,16 @@ def write_dataset_info(
     spec: facts of the sensitive dataset; its name and classes are public.
   """
   counts = np.zeros(spec.num_classes, np.int64)
-  for _, labels in _shards(release_dir):
-    counts += np.bincount(labels, minlength=spec.num_classes)
+  for shard in _shards(release_dir):
+    counts += np.bincount(shard.labels, minlength=spec.num_classes)
+  has_probabilities = read_class_probabilities(release_dir) is not None
   info = {
     'name': f'synthetic_{_snake_case(spec.name)}',
     'image_shape': list(spec.image_shape),
     'class_names': list(spec.class_names),
     'num_images': int(counts.sum()),
     'num_images_per_class': counts.tolist(),
+    **({'has_class_probabilities': True} if has_probabilities else {}),
   }
   files.write_json(epath.Path(release_dir) / 'dataset' / 'dataset.json', info)
 
@@ -376,9 +413,13 @@ def write_parquet(release_dir: epath.PathLike) -> None:
   mark = _mark(release_dir)
   text = mark.in_description() if mark else ''
   num_shards = len(_shard_paths(release_dir))
-  for shard, (images, labels) in enumerate(_shards(release_dir)):
+  for shard, found in enumerate(_shards(release_dir)):
     data = parquet_writer.to_bytes(
-      [image_grids.png(image) for image in images], labels.tolist(), names, text
+      [image_grids.png(image) for image in found.images],
+      found.labels.tolist(),
+      names,
+      text,
+      found.class_probabilities,
     )
     name = f'train-{shard:05d}-of-{num_shards:05d}.parquet'
     files.write_bytes(epath.Path(release_dir) / _PARQUET / name, data)
@@ -426,10 +467,15 @@ def write_tfds(
       class_names=tuple(_class_names(info)),
       homepage=homepage,
       mark=mark.in_description() if mark else '',
+      has_class_probabilities=info.get('has_class_probabilities', False),
     ),
     (
-      ([image_grids.png(image) for image in images], labels.tolist())
-      for images, labels in _shards(release_dir)
+      (
+        [image_grids.png(image) for image in shard.images],
+        shard.labels.tolist(),
+        shard.class_probabilities,
+      )
+      for shard in _shards(release_dir)
     ),
   )
   crash_points.reach('mid_release')
@@ -470,6 +516,7 @@ def write_card(
       for path in _parquet_paths(release_dir)
     ],
     _class_names(contents.info),
+    has_class_probabilities=contents.info.get('has_class_probabilities', False),
   )
   files.write_json(release_dir / CROISSANT, described)
 
@@ -616,13 +663,13 @@ def _parquet_paths(release_dir: epath.Path) -> list[epath.Path]:
   return sorted((release_dir / _PARQUET).glob('train-*-of-*.parquet'))
 
 
-def _shards(
-  release_dir: epath.PathLike,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (images, labels) of each shard, in order."""
+def _shards(release_dir: epath.PathLike) -> Iterator[_Shard]:
+  """Yields each shard, in order."""
   for path in _shard_paths(release_dir):
-    images, labels = files.read_whole(path, 'images', 'labels')
-    yield images, labels
+    arrays = files.read_whole(path, 'images', 'labels')
+    yield _Shard(
+      arrays['images'], arrays['labels'], arrays.get('class_probabilities')
+    )
 
 
 def _shard_paths(release_dir: epath.PathLike) -> list[epath.Path]:
@@ -683,6 +730,19 @@ def _check_images(images: np.ndarray, labels: np.ndarray) -> None:
     raise ValueError(
       f'Expected labels {labels.dtype}{list(labels.shape)} to be '
       f'int32[{len(images)}].'
+    )
+
+
+def _check_probabilities(found: np.ndarray, num_images: int) -> None:
+  is_right = found.dtype == np.float32 and found.ndim == 2
+  if not is_right or len(found) != num_images:
+    raise ValueError(
+      f'Expected class_probabilities {found.dtype}{list(found.shape)} to be '
+      f'float32[{num_images}, L].'
+    )
+  if not np.allclose(found.sum(axis=1), 1, atol=1e-4) or np.min(found) < 0:
+    raise ValueError(
+      'Expected class_probabilities to be >= 0 and their rows to sum to 1.'
     )
 
 

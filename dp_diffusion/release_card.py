@@ -348,11 +348,20 @@ def _dataset_card(info: Mapping[str, Any]) -> str:
   """Describes the dataset."""
   height, width, channels = info['image_shape']
   num_classes = max(1, len(info['class_names']))
-  return f"""\
+  text = f"""\
 `samples.png` shows some of the {info['num_images']:,} synthetic images:
 {height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''},\
  {num_classes} class{'es' if num_classes > 1 else ''}.
 `dataset/dataset.json` names the classes."""
+  return text + (_SOFT_LABELS if info.get('has_class_probabilities') else '')
+
+
+_SOFT_LABELS = """\
+ Beside its label an image has
+`class_probabilities`, float32[N, L] of the L classes: how probable the class
+head finds each. Train a classifier on them (soft labels) rather than on the
+labels: `torch.nn.CrossEntropyLoss` and `optax.softmax_cross_entropy` take
+them."""
 
 
 _NUMPY = """\

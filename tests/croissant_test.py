@@ -58,6 +58,19 @@ def test_every_reference_leads_somewhere():
   assert 'references' not in image
 
 
+def test_soft_labels_are_a_field_that_repeats():
+  *before, images = croissant.describe(
+    {'name': 'shapes'},
+    FILES,
+    ('circle', 'star'),
+    has_class_probabilities=True,
+  )['recordSet']
+  *known, soft = images['field']
+  assert [*before, known] == [records('classes'), records('images')['field']]
+  assert soft['@id'] == 'images/class_probabilities' and soft['repeated']
+  assert soft['source']['extract'] == {'column': 'class_probabilities'}
+
+
 def test_columns_are_those_of_the_files():
   parquet = pytest.importorskip('pyarrow.parquet')
   data = parquet_writer.to_bytes([b'png'], [1], ['circle', 'star'], '')

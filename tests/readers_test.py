@@ -46,7 +46,9 @@ def made(request, tmp_path_factory) -> pathlib.Path:
   for shard, num in enumerate((4, 3)):
     images = rng.integers(0, 256, (num, *shape), np.uint8)
     labels = np.arange(num, dtype=np.int32) % 2
-    release.write_shard(folder, shard, 2, images, labels, mark)
+    soft = rng.dirichlet(np.ones(2), num).astype(np.float32)
+    soft = soft if request.param == 3 else None
+    release.write_shard(folder, shard, 2, images, labels, mark, soft)
   spec = types.DatasetSpec(name='t', image_shape=shape, class_names=CLASSES)
   release.write_dataset_info(folder, spec)
   release.write_samples(folder)
@@ -84,6 +86,15 @@ def code_of(folder: pathlib.Path, word: str) -> str:
   return found.replace('FOLDER_OF_THIS_FILE', os.fspath(folder))
 
 
+def check_soft(found, folder):
+  """What a row has beside image and label; the coloured release has some."""
+  wanted = release.read_class_probabilities(folder)
+  if wanted is None:
+    assert found == []
+  else:
+    np.testing.assert_array_equal(np.float32(found), wanted)
+
+
 def check_images(found, folder):
   images, labels = release.read_dataset(folder)
   assert found['labels'] == labels.tolist()
@@ -99,11 +110,14 @@ print(json.dumps({{
   'names': dataset.features['label'].names,
   'kind': type(dataset.features['image']).__name__,
   'labels': dataset['label'][:],
+  'soft': [row['class_probabilities'] for row in dataset
+           if 'class_probabilities' in row],
   'images': [numpy.asarray(image).tolist() for image in dataset['image']],
 }}))"""
   found = run(code, made, tmp_path)
   assert found['names'] == list(CLASSES) and found['kind'] == 'Image'
   check_images(found, made)
+  check_soft(found['soft'], made)
 
 
 def test_metadata_of_the_card(made, tmp_path):
@@ -134,12 +148,15 @@ print(json.dumps({{
   'errors': list(issues.errors), 'warnings': list(issues.warnings),
   'names': [names[i] for i in range(2)],
   'labels': [int(row['images/label']) for row in rows],
+  'soft': [[float(x) for x in row['images/class_probabilities']]
+           for row in rows if 'images/class_probabilities' in row],
   'images': [numpy.asarray(row['images/image']).tolist() for row in rows],
 }}))"""
   found = run(code, made, tmp_path)
   assert found['errors'] == [] and found['warnings'] == []
   assert found['names'] == list(CLASSES)
   check_images(found, made)
+  check_soft(found['soft'], made)
 
 
 def test_pytorch(made, tmp_path):
@@ -173,6 +190,8 @@ print(json.dumps({{
   'names': info.features['label'].names,
   'keys': info.supervised_keys, 'homepage': info.homepage,
   'labels': [int(row['label']) for row in source],
+  'soft': [row['class_probabilities'].tolist() for row in source
+           if 'class_probabilities' in row],
   'images': [row['image'].squeeze(-1).tolist() if row['image'].shape[-1] == 1
              else row['image'].tolist() for row in source],
 }}))"""
@@ -181,3 +200,4 @@ print(json.dumps({{
   assert found['keys'] == ['image', 'label']
   assert found['homepage'] == 'https://example.org/shapes'
   check_images(found, made)
+  check_soft(found['soft'], made)

@@ -35,6 +35,7 @@ SPEC = types.DatasetSpec(
   image_shape=(6, 6, 3),
   class_names=('circle', 'square', 'star'),
 )
+MARK = release_marks.make({'version': 1}, 'a' * 64)
 STATEMENT = {'epsilon': 10.0, 'delta': 1e-4}
 
 
@@ -73,6 +74,64 @@ def test_dataset_round_trip(tmp_path):
   info = release.read_dataset_info(tmp_path)
   assert info['name'] == 'synthetic_tiny_shapes'
   assert info['num_images_per_class'] == np.bincount(labels).tolist()
+
+
+def make_soft(shard, num_images=7):
+  rng = np.random.default_rng(100 + shard)
+  return rng.dirichlet(np.ones(3), num_images).astype(np.float32)
+
+
+def test_soft_labels_stand_beside_each_image_in_every_form(tmp_path):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  plain = tmp_path / 'plain'
+  write_dataset(plain)
+  assert release.read_class_probabilities(plain) is None
+  assert 'has_class_probabilities' not in release.read_dataset_info(plain)
+  for shard in range(2):
+    release.write_shard(
+      tmp_path, shard, 2, *make_shard(shard), MARK, make_soft(shard)
+    )
+  release.write_dataset_info(tmp_path, SPEC)
+  wanted = np.concatenate([make_soft(0), make_soft(1)])
+  found = release.read_class_probabilities(tmp_path)
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, wanted)
+  np.testing.assert_array_equal(
+    release.read_dataset(tmp_path)[1], release.read_dataset(plain)[1]
+  )
+  assert release.read_dataset_info(tmp_path)['has_class_probabilities']
+  release.write_parquet(tmp_path)
+  rows = [
+    row
+    for path in sorted((tmp_path / 'dataset' / 'parquet').iterdir())
+    for row in parquet.read_table(path).to_pylist()
+  ]
+  np.testing.assert_array_equal(
+    np.float32([row['class_probabilities'] for row in rows]), wanted
+  )
+
+
+def test_soft_labels_of_some_shards_are_refused(tmp_path):
+  release.write_shard(tmp_path, 0, 2, *make_shard(0), MARK, make_soft(0))
+  release.write_shard(tmp_path, 1, 2, *make_shard(1), MARK)
+  with pytest.raises(errors.UsageError, match='in all shards .* or in none'):
+    release.read_class_probabilities(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'found',
+  [
+    make_soft(0).astype(np.float64),
+    make_soft(0, 6),
+    make_soft(0)[:, 0],
+    make_soft(0) * 2,
+    np.tile(np.float32([-0.5, 1.0, 0.5]), (7, 1)),
+  ],
+)
+def test_what_are_no_probabilities_is_not_written(tmp_path, found):
+  with pytest.raises(ValueError, match='Expected class_probabilities'):
+    release.write_shard(tmp_path, 0, 1, *make_shard(0), MARK, found)
+  assert not contents(tmp_path)
 
 
 def test_only_missing_shards_are_made_again(tmp_path):
@@ -211,9 +270,6 @@ def test_seal_covers_no_file_of_others(tmp_path, name):
     release.seal(tmp_path, STATEMENT)
   assert '\n' not in str(raised.value)
   assert (tmp_path / 'privacy.json').read_bytes() == before
-
-
-MARK = release_marks.make({'version': 1}, 'a' * 64)
 
 
 @pytest.mark.parametrize('other', ['another run', 'no release'])

@@ -320,6 +320,7 @@ def fill_classes(
       'finetune.class_head.noise_multiplier': head.noise_multiplier,
       'finetune.class_head.scattering': True,
       'sample.labels_from_head': True,
+      'sample.class_probabilities': True,
       'sample.sampler.max_tries': 1,
       'sample.sampler.guidance_weight': 0.0,
     }

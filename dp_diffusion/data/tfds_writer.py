@@ -16,6 +16,7 @@ import types
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 VERSION = '1.0.0'
 _IMAGES_PER_FILE = 10_000
@@ -34,6 +35,7 @@ class About:
       this dataset is not.
     mark: mark of the release, see `release_marks`; it becomes part of the
       description of the dataset.
+    has_class_probabilities: whether each image has probabilities of classes.
   """
 
   name: str
@@ -41,6 +43,7 @@ class About:
   class_names: tuple[str, ...]
   homepage: str
   mark: str = ''
+  has_class_probabilities: bool = False
 
 
 def is_available() -> bool:
@@ -54,15 +57,16 @@ def is_available() -> bool:
 def write(
   folder: epath.PathLike,
   about: About,
-  batches: Iterable[tuple[Sequence[bytes], Sequence[int]]],
+  batches: Iterable[tuple[Sequence[bytes], Sequence[int], np.ndarray | None]],
 ) -> None:
   """Writes the split 'train'. Equal images give equal bytes.
 
   Args:
     folder: folder of this dataset and version; it is made if it does not exist.
     about: facts of the dataset.
-    batches: batches of (PNG files, labels), in order. The caller encodes the
-      images with Pillow, some 20 times as fast as TensorFlow does.
+    batches: batches of (PNG files, labels, float32[B, L] probabilities of the L
+      classes or None), in order. The caller encodes the images with Pillow,
+      some 20 times as fast as TensorFlow does.
   """
   tfds = _import_tfds()
   epath.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -88,11 +92,18 @@ def write(
     )
     writer.initialize_splits(['train'])
     writers.append(writer)
-  for images, labels in batches:
+  for images, labels, probabilities in batches:
+    soft: Iterable[dict[str, np.ndarray]] = ({} for _ in labels)
+    if probabilities is not None:
+      soft = ({'class_probabilities': row} for row in probabilities)
+    of_labels = [
+      {'label': int(label), **more}
+      for label, more in zip(labels, soft, strict=True)
+    ]
     for writer in writers:
       examples = [
-        {'image': io.BytesIO(image), 'label': int(label)}
-        for image, label in zip(images, labels, strict=True)
+        {'image': io.BytesIO(image), **rest}
+        for image, rest in zip(images, of_labels, strict=True)
       ]
       writer.add_examples({'train': examples})
   for writer in writers:  # The metadata of the last one remain.
@@ -100,14 +111,17 @@ def write(
 
 
 def _features(tfds: types.ModuleType, about: About) -> Any:
-  return tfds.features.FeaturesDict(
-    {
-      'image': tfds.features.Image(
-        shape=about.image_shape, encoding_format='png'
-      ),
-      'label': tfds.features.ClassLabel(names=list(about.class_names)),
-    }
-  )
+  found = {
+    'image': tfds.features.Image(
+      shape=about.image_shape, encoding_format='png'
+    ),
+    'label': tfds.features.ClassLabel(names=list(about.class_names)),
+  }
+  if about.has_class_probabilities:
+    found['class_probabilities'] = tfds.features.Tensor(
+      shape=(len(about.class_names),), dtype=np.float32
+    )
+  return tfds.features.FeaturesDict(found)
 
 
 def _import_tfds() -> types.ModuleType:

@@ -118,6 +118,12 @@ class EvaluateConfig:
   svm: bool = config_keys.key(
     False, "Whether to train the fixed reference too, scikit-learn's RBF SVM."
   )
+  soft_labels: bool = config_keys.key(
+    True,
+    'Whether networks learn the class probabilities of synthetic images where'
+    ' the dataset holds them (sample.class_probabilities), and not the labels.',
+    is_later=True,
+  )
   diffusion_classifier_images: int = config_keys.key(
     0,
     'Number of held-out images that the released model classifies itself, by'

@@ -109,6 +109,7 @@ def _findings(
     num_held_out_equal_training=(
       measured.accuracies.num_held_out_equal_training
     ),
+    has_soft_labels=measured.accuracies.has_soft_labels,
   )
 
 

@@ -7,7 +7,7 @@ those that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import functools
 
 import numpy as np
@@ -21,6 +21,7 @@ from dp_diffusion import release
 from dp_diffusion import release_card
 from dp_diffusion import sampling
 from dp_diffusion import types
+from dp_diffusion.evaluation.classifiers import head_classifier
 from dp_diffusion.models import weights
 from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import averages
@@ -169,9 +170,12 @@ class _Shards:
 
   def _write(self, shard: int, images: np.ndarray) -> None:
     span = self._span(shard)
-    labels = self._labels[span.start : span.stop]
-    if self._label_images is not None:
-      labels = self._label_images(images)
+    labels, probabilities = self._labels[span.start : span.stop], None
+    if self._head is not None:
+      found = self._head.classify(images)
+      labels = found.labels
+      if self._config.sample.class_probabilities:
+        probabilities = np.exp(found.log_probs).astype(np.float32)
     release.write_shard(
       self._workdir.release,
       shard,
@@ -179,10 +183,11 @@ class _Shards:
       images,
       labels,
       statements.mark(self._workdir),
+      probabilities,
     )
 
   @functools.cached_property
-  def _label_images(self) -> Callable[[np.ndarray], np.ndarray] | None:
+  def _head(self) -> head_classifier.HeadClassifier | None:
     """The class head, if it labels the images."""
     config = self._config
     if not config.sample.labels_from_head:
@@ -191,7 +196,7 @@ class _Shards:
       config, self._workdir.release, self._stop.raise_if_asked
     )
     assert found is not None, 'release.check_model has found it'
-    return found.labels
+    return found
 
 
 def sample_labels(

@@ -193,7 +193,7 @@ def test_enough_records_train_a_class_head(
   )
   head = config.finetune.class_head
   assert head.num_steps == num_steps and config.sample.labels_from_head
-  assert head.scattering
+  assert head.scattering and config.sample.class_probabilities
   sampler = config.sample.sampler
   assert (sampler.max_tries, sampler.guidance_weight) == (1, 0.0)
   (entry,) = head.entries()

@@ -326,7 +326,7 @@ def test_a_person_is_one_record(
 def make_head(widths: tuple[int, ...], seed: int = 0) -> head_lib.ClassHead:
   rng = np.random.default_rng(seed)
   kernel, bias, *others = (
-    rng.normal(size=shape).astype(np.float32)
+    rng.normal(scale=0.01, size=shape).astype(np.float32)
     for shape in ((widths[0], 10), 10, *((width, 10) for width in widths[1:]))
   )
   return head_lib.ClassHead(
@@ -346,6 +346,7 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
     sample__num_samples='12',
     sample__batch_size='4',
     sample__shard_size='7',
+    sample__class_probabilities=str(scattering),  # One of two cases will do.
   )
   workdir = workdirs.open_workdir(str(tmp_path / 'run'))
   network, diffusion = (
@@ -380,13 +381,19 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
   read = head_features.HeadFeatures(
     network, weights.unflatten(params), diffusion, has_scattering=scattering
   )
-  wanted = np.argmax(head.log_probs(read.of(images)), axis=1)
-  np.testing.assert_array_equal(labels, wanted)
+  log_probs = head.log_probs(read.of(images))
+  np.testing.assert_array_equal(labels, np.argmax(log_probs, axis=1))
+  soft = release.read_class_probabilities(workdir.release)
+  assert (soft is not None) == scattering
+  if soft is not None:
+    assert soft.std(axis=0).max() > 0.01  # They tell images apart.
+    np.testing.assert_allclose(soft, np.exp(log_probs), atol=1e-5)
   assert (labels != sample.sample_labels('uniform', 10, 12)).any()
 
   card = (workdir.release / 'README.md').read_text()
   assert 'model/class_head.npz' in card
   assert 'A label is the class that the class head finds' in card
+  assert ('class_probabilities' in card) == scattering
   assert 'the class that was asked for' not in card
   assert not verify.verify(workdir.release).mismatches
   loaded = released_model.load_release(workdir.release)
@@ -472,6 +479,10 @@ def test_fine_tuning_releases_the_head_under_its_ledger(
         'finetune__class_head__noise_multiplier': '0',
       },
       ('sample.labels_from_head', 'finetune.class_head.num_steps'),
+    ),
+    (
+      {'sample__class_probabilities': 'True'},
+      ('sample.class_probabilities', 'sample.labels_from_head'),
     ),
     (
       {

@@ -19,6 +19,7 @@ from dp_diffusion import main
 from dp_diffusion import release
 from dp_diffusion.data import registry
 from dp_diffusion.evaluation.classifiers import downstream
+from dp_diffusion.evaluation.classifiers import trained_classifiers
 from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.report import page as report_page
 from dp_diffusion.stages import evaluate
@@ -186,6 +187,37 @@ def test_any_dataset_of_this_form_is_measured(
   data = {k: v for section in found.sections for k, v in section.data.items()}
   assert data['memorization']['synthetic']['num_synthetic'] == 40
   assert [p['num_images'] for p in data['accuracy_by_number']] == [20, 40]
+
+
+@pytest.mark.parametrize('is_asked', [True, False])
+def test_networks_learn_the_soft_labels_of_synthetic_images_if_they_shall(
+  config: config_lib.Config,
+  places: measurements.EvaluationPaths,
+  monkeypatch,
+  is_asked: bool,
+) -> None:
+  images, labels = release.read_dataset(places.release)
+  soft = np.random.default_rng(1).dirichlet(np.ones(10), 40).astype(np.float32)
+  release.write_shard(places.release, 0, 1, images, labels, None, soft)
+  seen = {}
+
+  class Watched(trained_classifiers.Members):
+    def __init__(self, *args, **kwargs) -> None:
+      super().__init__(*args, **kwargs)
+      seen.update(self._probabilities)
+
+  monkeypatch.setattr(trained_classifiers, 'Members', Watched)
+  config = _with(
+    config, soft_labels=is_asked, max_train_images=30, size_shares=()
+  )
+  found = measurements.measure(
+    config, places, interrupts.Stop(''), sources=('synthetic', 'real')
+  )
+  assert found.accuracies.has_soft_labels == is_asked
+  assert list(seen) == (['synthetic'] if is_asked else [])
+  if is_asked:
+    (wanted,) = trained_classifiers.subset(images, soft, 30)[1:]
+    np.testing.assert_array_equal(seen['synthetic'], wanted)
 
 
 def test_held_out_images_are_read_once_and_last(

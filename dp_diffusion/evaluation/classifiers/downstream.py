@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -122,6 +122,7 @@ def train_classifier(
   num_classes: int,
   seed: int,
   *,
+  probabilities: np.ndarray | None = None,
   advance: console.Advance | None = None,
 ) -> NeuralClassifier | SvmClassifier:
   """Trains one classifier.
@@ -132,6 +133,9 @@ def train_classifier(
     labels: int32[N] in [0, num_classes).
     num_classes: number of classes, including any that `labels` lacks.
     seed: seed of initial weights, batches, augmentation and validation part.
+    probabilities: float32[N, num_classes], soft labels that a network learns
+      instead of `labels`, by which it is still validated; None for none. An SVM
+      ignores them.
     advance: called after each step.
 
   Returns:
@@ -141,13 +145,18 @@ def train_classifier(
     ValueError: images or labels have a wrong shape, dtype or range.
   """
   _check_training_set(images, labels, num_classes)
+  targets = labels.astype(np.int32)
+  if probabilities is not None:
+    _check_probabilities(probabilities, len(labels), num_classes)
+    targets = probabilities
   if config.name == 'svm':
     svc = svm.SVC(C=10, kernel='rbf', gamma='scale')
     if len(np.unique(labels)) == 1:  # An SVC refuses a single class.
       svc = dummy.DummyClassifier(strategy='most_frequent')
     svc.fit(_flat_pixels(images), labels)
     return SvmClassifier(svc=svc, num_classes=num_classes)
-  return _train_neural(config, images, labels, num_classes, seed, advance)
+  data = _Data(images, labels, targets)
+  return _train_neural(config, data, num_classes, seed, advance)
 
 
 def train_ensemble(
@@ -175,10 +184,17 @@ def predictions(classifier: Classifier, images: np.ndarray) -> np.ndarray:
   return np.argmax(classifier.predict_proba(images), axis=1).astype(np.int32)
 
 
+class _Data(NamedTuple):
+  """Training images, with labels to validate by and targets to learn."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  targets: np.ndarray  # The labels, or float32[N, num_classes].
+
+
 def _train_neural(
   config: training.ClassifierConfig,
-  images: np.ndarray,
-  labels: np.ndarray,
+  data: _Data,
   num_classes: int,
   seed: int,
   advance: console.Advance | None,
@@ -186,11 +202,11 @@ def _train_neural(
   """Trains in a loop on the host; keeps the best weights by validation."""
   fns = training.compiled(config, num_classes)
   rng = np.random.default_rng(seed)
-  train, validation = _split(len(labels), config.validation_fraction, rng)
-  val_images, val_labels = images[validation], labels[validation]
+  train, validation = _split(len(data.labels), config.validation_fraction, rng)
+  val_images, val_labels = data.images[validation], data.labels[validation]
   init_key, draw_key = jax.random.split(jax.random.key(seed))
-  with compiling.beside(*_compile_calls(fns, config, images.shape[1:])):
-    state = fns.init(init_key, np.asarray(images[:1]))
+  with compiling.beside(*_compile_calls(fns, config, data)):
+    state = fns.init(init_key, np.asarray(data.images[:1]))
   batches = _batches(train, config.batch_size, rng)
   scores: list[ValidationScore] = []
   best, best_variables = None, None
@@ -201,8 +217,8 @@ def _train_neural(
       draw_key,
       np.int32(step),
       training.step_numbers(config, step),
-      images[batch],
-      labels[batch],
+      data.images[batch],
+      data.targets[batch],
     )
     if advance:
       advance()
@@ -226,31 +242,35 @@ def _train_neural(
 def _compile_calls(
   fns: training.Fns,
   config: training.ClassifierConfig,
-  image_shape: tuple[int, ...],
+  data: _Data,
 ) -> tuple[Callable[[], None], ...]:
   """Returns calls that compile what the loop calls."""
   numbers = jax.eval_shape(lambda: training.step_numbers(config, 1))
+  images, targets = (
+    jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
+    for array in (data.images, data.targets)
+  )
   return (
-    lambda: _compile_step(fns, config.batch_size, image_shape, numbers),
-    lambda: _compile_logits(fns, image_shape),
+    lambda: _compile_step(fns, numbers, images, targets),
+    lambda: _compile_logits(fns, data.images.shape[1:]),
   )
 
 
 @functools.lru_cache(maxsize=16)
 def _compile_step(
   fns: training.Fns,
-  batch_size: int,
-  image_shape: tuple[int, ...],
   numbers: jax.ShapeDtypeStruct,
+  images: jax.ShapeDtypeStruct,
+  targets: jax.ShapeDtypeStruct,
 ) -> None:
   step: Any = fns.step
   step.lower(
-    _state_shapes(fns, image_shape),
+    _state_shapes(fns, images.shape[1:]),
     jax.random.key(0),
     np.int32(0),
     numbers,
-    jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8),
-    jax.ShapeDtypeStruct((batch_size,), np.int32),
+    images,
+    targets,
   ).compile()
 
 
@@ -354,3 +374,15 @@ def _check_training_set(
     )
   if not (0 <= np.min(labels) and np.max(labels) < num_classes):
     raise ValueError(f'Expected labels to be in [0, {num_classes}).')
+
+
+def _check_probabilities(
+  probabilities: np.ndarray, num_images: int, num_classes: int
+) -> None:
+  found = checks.array_type(probabilities.dtype, probabilities.shape)
+  expected = f'float32[{num_images}, {num_classes}]'
+  if probabilities.dtype != np.float32 or probabilities.shape != (
+    num_images,
+    num_classes,
+  ):
+    raise ValueError(f'Expected probabilities {found} to be {expected}.')

@@ -61,6 +61,7 @@ class Members:
     num_classes: Mapping[str, int],
     folder: epath.PathLike,
     check: Callable[[], None] = lambda: None,
+    probabilities: Mapping[str, np.ndarray] | None = None,
   ) -> None:
     """Stores the arguments; `train` trains.
 
@@ -70,8 +71,11 @@ class Members:
       folder: private folder for the files of the classifiers.
       check: called at every step; an exception that it raises ends the
         training.
+      probabilities: soft labels float32[N, num_classes] by name of the set, for
+        those sets that have some; networks learn these.
     """
     self._sources = sources
+    self._probabilities = dict(probabilities or {})
     self._num_classes = num_classes
     self._folder = epath.Path(folder)
     self._check = check
@@ -129,13 +133,14 @@ class Members:
       taken += steps
       advance(steps)
 
-    images, labels = subset(*self._sources[member.source], member.num_images)
+    images, labels, soft = self._chosen(member.source, member.num_images)
     classifier = downstream.train_classifier(
       member.config,
       images,
       labels,
       self._num_classes[member.source],
       member.seed,
+      probabilities=soft,
       advance=step,
     )
     if isinstance(classifier, downstream.NeuralClassifier):
@@ -154,8 +159,10 @@ class Members:
   def _path(self, member: Member) -> epath.Path:
     source, number = member.source, member.num_images
     if (source, number) not in self._fingerprints:
-      images, labels = subset(*self._sources[source], number)
+      images, labels, soft = self._chosen(source, number)
       labelled = fingerprint(images) + fingerprint(labels.astype(np.int32))
+      if soft is not None:
+        labelled += fingerprint(soft)
       self._fingerprints[source, number] = labelled
     facts = {
       'version': _VERSION,
@@ -168,6 +175,16 @@ class Members:
     name = f'{member.config.name}-{digest.hexdigest()[:20]}.npz'
     return self._folder / name
 
+  def _chosen(
+    self, source: str, number: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns a subset's images, labels and, if there are, soft labels."""
+    images, labels = subset(*self._sources[source], number)
+    soft = self._probabilities.get(source)
+    if soft is not None:
+      soft = subset(self._sources[source][0], soft, number)[1]
+    return images, labels, soft
+
 
 def subset(
   images: np.ndarray, labels: np.ndarray, number: int
@@ -178,7 +195,7 @@ def subset(
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    labels: int32[N].
+    labels: int32[N], or other values of which each image has one row.
     number: size of the subset, at most N.
 
   Returns:

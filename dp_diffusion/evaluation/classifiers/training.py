@@ -134,9 +134,10 @@ class Fns(NamedTuple):
 
   Attributes:
     init: (key, image uint8[1, H, W, C]) -> (variables, opt_state).
-    step: (state, key, step int, numbers, images uint8[B, H, W, C], labels
-      int32[B]) -> state. It donates the state. `step_numbers` returns the
-      numbers.
+    step: (state, key, step int, numbers, images uint8[B, H, W, C], targets) ->
+      state. It donates the state. `step_numbers` returns the numbers. Targets
+      are labels int32[B] or probabilities of the classes,
+      float32[B, num_classes].
     logits: (variables, images uint8[B, H, W, C]) -> float32[B, num_classes].
     features: (variables, images uint8[B, H, W, C]) -> float32[B, F], the input
       of the last layer.
@@ -210,7 +211,7 @@ def _compiled(
     step: jax.Array,
     numbers: jax.Array,
     images: jax.Array,
-    labels: jax.Array,
+    targets: jax.Array,
   ) -> State:
     variables, opt_state = state
     rate, weight_decay, smoothing = numbers
@@ -221,10 +222,11 @@ def _compiled(
       logits, updated = module.apply(
         {'params': params, **batch_stats}, x, train=True, mutable=True
       )
-      targets = optax.smooth_labels(
-        jax.nn.one_hot(labels, num_classes), smoothing
-      )
-      loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
+      probabilities = targets
+      if targets.ndim == 1:
+        probabilities = jax.nn.one_hot(targets, num_classes)
+      probabilities = optax.smooth_labels(probabilities, smoothing)
+      loss = jnp.mean(optax.softmax_cross_entropy(logits, probabilities))
       return loss, {k: updated[k] for k in batch_stats}
 
     def move(param: jax.Array, update: jax.Array) -> jax.Array:

@@ -43,6 +43,12 @@ SPREAD_WORDS = (
   ' deviation says nothing, both values stand in brackets.'
 )
 
+SOFT_LABELS = (
+  ' Networks that are trained on synthetic images learn the class probabilities'
+  ' in the dataset (soft labels), which the class head of the release gave,'
+  ' and are validated by the labels.'
+)
+
 _MARKS = {  # What is drawn on the scale of a class.
   'synthetic': 'Filled dot with 95 % interval: synthetic.',
   'public': 'Hollow dot: public.',
@@ -65,6 +71,8 @@ class Accuracies:
       are not the name of a network.
     num_held_out_equal_training: number of held-out images that equal a training
       image.
+    has_soft_labels: whether networks trained on synthetic images learned the
+      class head's probabilities of the classes instead of labels.
   """
 
   scores: Scores
@@ -72,6 +80,7 @@ class Accuracies:
   num_train_images: Mapping[str, int]
   classifier_names: Mapping[str, str]
   num_held_out_equal_training: int = 0
+  has_soft_labels: bool = False
 
 
 def tiles(found: Accuracies) -> list[page.Tile]:
@@ -225,6 +234,8 @@ def section(found: Accuracies) -> page.Section:
     score.num_seeds > 1 for row in scores.values() for score in row.values()
   )
   words = _words(first, has_auroc, is_repeated)
+  if found.has_soft_labels:
+    words += SOFT_LABELS
   blocks: list[page.Block] = [page.Text(words), *tables]
   if notes := _notes(found):
     blocks.append(page.Text('\n'.join(f'- {note}' for note in notes)))

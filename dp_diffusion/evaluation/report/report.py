@@ -62,6 +62,7 @@ class Findings:
       are not the name of a network.
     num_held_out_equal_training: number of held-out images that equal a training
       image.
+    has_soft_labels: as in `accuracy_section.Accuracies`.
   """
 
   title: str
@@ -76,6 +77,7 @@ class Findings:
   config: Mapping[str, Any]
   classifier_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
   num_held_out_equal_training: int = 0
+  has_soft_labels: bool = False
 
 
 def write(
@@ -139,6 +141,7 @@ def to_json(
     if findings.num_held_out_equal_training
     else {},
     'num_held_out_equal_training': findings.num_held_out_equal_training,
+    'has_soft_labels': findings.has_soft_labels,
     'num_held_out_persons': accuracy_section.num_persons(scores),
     'num_held_out_images': accuracy_section.num_held_out(scores),
     'num_train_images': dict(findings.num_train_images),
@@ -182,6 +185,7 @@ def _accuracies(findings: Findings) -> accuracy_section.Accuracies:
     num_train_images=findings.num_train_images,
     classifier_names=findings.classifier_names,
     num_held_out_equal_training=findings.num_held_out_equal_training,
+    has_soft_labels=findings.has_soft_labels,
   )
 
 

@@ -84,6 +84,8 @@ class _TrainingSets:
     by_source: the training images of the classifiers by their source.
     members: the classifiers.
     plan: lists the classifiers.
+    has_soft_labels: whether networks learn class probabilities of the synthetic
+      images.
   """
 
   synthetic: types.LabelledImages
@@ -91,6 +93,7 @@ class _TrainingSets:
   by_source: Mapping[str, types.LabelledImages]
   members: trained_classifiers.Members
   plan: classifier_plan.Plan
+  has_soft_labels: bool
 
 
 def measure(
@@ -165,6 +168,7 @@ def _training_sets(
   synthetic = release.read_dataset(places.release)
   by_source = _sources(config, synthetic, real, sources)
   num_images = {name: len(labels) for name, (_, labels) in by_source.items()}
+  soft = _soft_labels(config, places.release)
   return _TrainingSets(
     synthetic=synthetic,
     real=real,
@@ -174,9 +178,24 @@ def _training_sets(
       dict.fromkeys(by_source, config.data.num_classes),
       places.private / 'classifiers',
       stop.raise_if_asked,
+      soft,
     ),
     plan=classifier_plan.make(config.evaluate, num_images, config.seed),
+    has_soft_labels=bool(soft),
   )
+
+
+def _soft_labels(
+  config: config_lib.Config, release_dir: epath.Path
+) -> dict[str, np.ndarray]:
+  """Returns the class probabilities of the synthetic images, if they count."""
+  if not config.evaluate.soft_labels:
+    return {}
+  found = release.read_class_probabilities(release_dir)
+  if found is None:
+    return {}
+  most = config.evaluate.max_train_images or len(found)
+  return {'synthetic': trained_classifiers.subset(found, found, most)[1]}
 
 
 def _train(
@@ -244,6 +263,7 @@ def _accuracies(
       source: len(labels) for source, (_, labels) in train.by_source.items()
     },
     classifier_names={classifier_plan.MAIN: config.evaluate.classifier.name},
+    has_soft_labels=train.has_soft_labels,
     num_held_out_equal_training=int(tester.is_duplicate.sum()),
   )
 

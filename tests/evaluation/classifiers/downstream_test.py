@@ -108,6 +108,57 @@ def test_svm_of_a_single_class_says_that_class(train_set):
   )
 
 
+def test_a_network_learns_the_soft_labels_and_is_validated_by_the_labels(
+  train_set, test_set
+):
+  images, labels = train_set
+  config = training.ClassifierConfig(name='logistic_regression', **QUICK)
+  hot = np.eye(NUM_CLASSES, dtype=np.float32)
+
+  def trained(probabilities=None, config=config):
+    return downstream.train_classifier(
+      config,
+      images,
+      labels,
+      NUM_CLASSES,
+      seed=0,
+      probabilities=probabilities,
+    )
+
+  plain, same = trained(), trained(hot[labels])
+  np.testing.assert_allclose(
+    plain.predict_proba(test_set[0]), same.predict_proba(test_set[0]), atol=1e-5
+  )
+  others = trained(hot[(labels + 1) % NUM_CLASSES])
+  found = downstream.predictions(others, test_set[0])
+  assert np.mean(found == (test_set[1] + 1) % NUM_CLASSES) > 0.8
+  assert others.validation_accuracy < 0.2  # By the labels, which it never saw.
+  soft = trained(np.float32(0.7) * hot[labels] + np.float32(0.1))
+  smoothed = trained(config=dataclasses.replace(config, label_smoothing=0.3))
+  np.testing.assert_allclose(
+    soft.predict_proba(test_set[0]),
+    smoothed.predict_proba(test_set[0]),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize(
+  'probabilities',
+  [
+    np.ones((300, 2), np.float32) / 2,
+    np.ones((299, 3), np.float32) / 3,
+    np.ones((300, 3)) / 3,
+    np.zeros(300, np.float32),
+  ],
+)
+def test_soft_labels_of_another_type_are_refused(train_set, probabilities):
+  config = training.ClassifierConfig(name='logistic_regression', **QUICK)
+  with pytest.raises(ValueError, match='Expected probabilities .*300, 3'):
+    downstream.train_classifier(
+      config, *train_set, NUM_CLASSES, seed=0, probabilities=probabilities
+    )
+
+
 @pytest.fixture(scope='module')
 def linear_config():
   return training.ClassifierConfig(
@@ -125,20 +176,23 @@ def test_training_is_a_function_of_the_seed(linear_config, train_set, test_set):
   assert np.any(probs(0) != probs(1))
 
 
+@pytest.mark.parametrize('is_soft', [False, True])
 def test_nothing_is_compiled_after_the_first_weights(
-  linear_config, train_set, caplog
+  linear_config, train_set, caplog, is_soft
 ):
   """The threads beside them have compiled what the loop then calls."""
   images, labels = train_set
+  targets = np.eye(3, dtype=np.float32)[labels] if is_soft else labels
   config = dataclasses.replace(linear_config, batch_size=7)  # Not yet compiled.
   fns = training.compiled(config, NUM_CLASSES)
   key = jax.random.key(0)
-  calls = downstream._compile_calls(fns, config, images.shape[1:])
+  data = downstream._Data(images, labels, targets)
+  calls = downstream._compile_calls(fns, config, data)
   with compiling.beside(*calls):
     state = fns.init(key, images[:1])
   numbers = training.step_numbers(config, 1)
   with caplog.at_level(logging.DEBUG), jax.log_compiles():
-    state = fns.step(state, key, np.int32(1), numbers, images[:7], labels[:7])
+    state = fns.step(state, key, np.int32(1), numbers, images[:7], targets[:7])
     downstream._batched(fns.logits, state[0], images[:9])
   messages = [record.getMessage() for record in caplog.records]
   assert not [m for m in messages if 'ompil' in m]

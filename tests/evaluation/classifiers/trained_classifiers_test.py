@@ -90,6 +90,50 @@ def test_other_images_or_labels_are_trained_on_anew(trained, what):
   assert len(list(folder.iterdir())) == 3
 
 
+def make_soft(num=40, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.dirichlet(np.ones(3), num).astype(np.float32)
+
+
+@pytest.mark.parametrize('other', [None, make_soft(seed=1)])
+def test_other_soft_labels_are_trained_on_anew(tmp_path, other):
+  sets = {'synthetic': make_set()}, {'synthetic': 3}
+  for soft in (make_soft(), other):
+    found = {} if soft is None else {'synthetic': soft}
+    trained_classifiers.Members(*sets, tmp_path, probabilities=found).train(
+      [make_member()]
+    )
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_subset_has_the_soft_labels_of_its_images(tmp_path, monkeypatch):
+  """Of its own set alone: real images have labels only."""
+  seen, train = [], downstream.train_classifier
+
+  def watched(config, images, labels, *rest, probabilities, **kwargs):
+    seen.append((images, labels, probabilities))
+    return train(
+      config, images, labels, *rest, probabilities=probabilities, **kwargs
+    )
+
+  monkeypatch.setattr(downstream, 'train_classifier', watched)
+  images, labels = make_set()
+  soft = make_soft()
+  trained_classifiers.Members(
+    {'synthetic': (images, labels), 'real': make_set(seed=2)},
+    {'synthetic': 3, 'real': 3},
+    tmp_path,
+    probabilities={'synthetic': soft},
+  ).train([make_member(num_images=11), make_member(source='real')])
+  (part, of_part, soft_of_part), (_, _, none) = seen
+  assert none is None and len(soft_of_part) == 11
+  rows = [
+    next(i for i in range(40) if (images[i] == image).all()) for image in part
+  ]
+  np.testing.assert_array_equal(labels[rows], of_part)
+  np.testing.assert_array_equal(soft[rows], soft_of_part)
+
+
 def test_the_name_of_the_set_does_not_matter(trained, monkeypatch):
   """So that evaluations of several releases share the ceiling."""
   folder, _ = trained

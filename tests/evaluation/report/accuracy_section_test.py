@@ -36,6 +36,14 @@ def test_lead_says_how_much_of_the_gap_is_closed():
   assert 'close 80\N{NO-BREAK SPACE}% of that gap' in lead
 
 
+def test_soft_labels_are_said():
+  found = make_accuracies(synthetic=2, real=0)
+  for has_some in (True, False):
+    found = dataclasses.replace(found, has_soft_labels=has_some)
+    words = accuracy_section.section(found).blocks[0].words
+    assert ('learn the class probabilities' in words) == has_some
+
+
 def test_no_gap_is_claimed_where_there_is_none():
   for found in (
     make_accuracies(synthetic=20, public=10, real=0),
