@@ -322,8 +322,8 @@ class SampleConfig:
   class_probabilities: bool = config_keys.key(
     False,
     'Whether the dataset also holds how probable the class head finds each'
-    ' class of each image: soft labels, from which classifiers learn more than'
-    ' from labels.',
+    ' class of each image: soft labels, which a classifier can learn instead of'
+    ' the labels.',
     is_later=True,
   )
   write_tfds: bool = config_keys.key(

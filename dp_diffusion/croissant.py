@@ -120,9 +120,19 @@ def _classes(class_names: Sequence[str]) -> dict[str, Any]:
 
 def _images(has_class_probabilities: bool) -> dict[str, Any]:
   image, label = f'{_IMAGES}/image', f'{_IMAGES}/label'
-  soft = []
+  fields = [
+    {
+      **_field(image, 'sc:ImageObject'),
+      'source': _source('image', {'jsonPath': 'bytes'}),
+    },
+    {
+      **_field(label, 'sc:Integer'),
+      'references': {'field': {'@id': f'{_CLASSES}/label'}},
+      'source': _source('label'),
+    },
+  ]
   if has_class_probabilities:
-    soft.append(
+    fields.append(
       {
         **_field(f'{_IMAGES}/class_probabilities', 'sc:Float'),
         'repeated': True,
@@ -133,18 +143,7 @@ def _images(has_class_probabilities: bool) -> dict[str, Any]:
     '@type': 'cr:RecordSet',
     '@id': _IMAGES,
     'name': _IMAGES,
-    'field': [
-      {
-        **_field(image, 'sc:ImageObject'),
-        'source': _source('image', {'jsonPath': 'bytes'}),
-      },
-      {
-        **_field(label, 'sc:Integer'),
-        'references': {'field': {'@id': f'{_CLASSES}/label'}},
-        'source': _source('label'),
-      },
-      *soft,
-    ],
+    'field': fields,
   }
 
 

@@ -163,7 +163,9 @@ def read_whole(path: epath.PathLike, *names: str) -> dict[str, np.ndarray]:
   """
   try:
     arrays = read_npz(path)
-    return {name: arrays[name] for name in names} | arrays
+    if missing := [name for name in names if name not in arrays]:
+      raise KeyError(*missing)
+    return arrays
   except (OSError, ValueError, KeyError) as error:
     raise _gone_or_damaged(path, error) from error
 

@@ -5,8 +5,9 @@
     model/class_head.npz            the class head, if there is one
     model/class_gaussians.npz       what samples start from, if not from noise
     dataset/images-*.npz            images uint8[N, H, W, C], labels int32[N],
-                                    class_probabilities float32[N, L] if asked
-                                    for, and the mark of this release
+                                    class_probabilities
+                                    float32[N, num_classes] if asked for, and
+                                    the mark of this release
     dataset/dataset.json            class names and counts
     dataset/parquet/train-*.parquet the same images for Hugging Face datasets
     dataset/tfds/NAME/1.0.0/        the same images for TensorFlow Datasets
@@ -78,7 +79,7 @@ _OF_SHARD = re.compile(_PARQUET + r'/train-(\d+-of-\d+)\.parquet')
 
 
 class _Shard(NamedTuple):
-  """Images with their labels and, if asked for, class probabilities."""
+  """Images with their labels and, if the shard has some, soft labels."""
 
   images: np.ndarray
   labels: np.ndarray
@@ -303,11 +304,12 @@ def write_shard(
     images: uint8[N, H, W, C].
     labels: int32[N].
     mark: mark of this release, by which the ledger of the images is found.
-    class_probabilities: float32[N, L] of L classes, whose rows sum to 1; None
-      for none.
+    class_probabilities: float32[N, num_classes], whose rows sum to 1; None for
+      none.
 
   Raises:
-    ValueError: an array has another dtype or shape.
+    ValueError: an array has another dtype or shape, or a row of
+      class_probabilities is no distribution.
   """
   _check_images(images, labels)
   arrays = {'images': images, 'labels': labels}
@@ -340,7 +342,7 @@ def read_class_probabilities(release_dir: epath.PathLike) -> np.ndarray | None:
   """Reads the class probabilities of the images that `read_dataset` reads.
 
   Returns:
-    float32[N, L] for L classes; None if the dataset has none.
+    float32[N, num_classes]; None if the dataset has none.
 
   Raises:
     UsageError: a shard is missing, or some have none.
@@ -365,9 +367,10 @@ def write_dataset_info(
     spec: facts of the sensitive dataset; its name and classes are public.
   """
   counts = np.zeros(spec.num_classes, np.int64)
+  has_probabilities = False
   for shard in _shards(release_dir):
     counts += np.bincount(shard.labels, minlength=spec.num_classes)
-  has_probabilities = read_class_probabilities(release_dir) is not None
+    has_probabilities |= shard.class_probabilities is not None
   info = {
     'name': f'synthetic_{_snake_case(spec.name)}',
     'image_shape': list(spec.image_shape),
@@ -738,7 +741,7 @@ def _check_probabilities(found: np.ndarray, num_images: int) -> None:
   if not is_right or len(found) != num_images:
     raise ValueError(
       f'Expected class_probabilities {found.dtype}{list(found.shape)} to be '
-      f'float32[{num_images}, L].'
+      f'float32[{num_images}, num_classes].'
     )
   if not np.allclose(found.sum(axis=1), 1, atol=1e-4) or np.min(found) < 0:
     raise ValueError(

@@ -357,11 +357,11 @@ def _dataset_card(info: Mapping[str, Any]) -> str:
 
 
 _SOFT_LABELS = """\
- Beside its label an image has
-`class_probabilities`, float32[N, L] of the L classes: how probable the class
-head finds each. Train a classifier on them (soft labels) rather than on the
-labels: `torch.nn.CrossEntropyLoss` and `optax.softmax_cross_entropy` take
-them."""
+ Each image also has
+`class_probabilities`: how probable the class head finds each class. A
+classifier can learn these soft labels instead of the labels, by
+`torch.nn.CrossEntropyLoss` or `optax.softmax_cross_entropy`. For further images
+`dp_diffusion.load_release(FOLDER).classify(images)` gives their logarithms."""
 
 
 _NUMPY = """\
@@ -374,7 +374,10 @@ import numpy as np
 shards = [np.load(p) for p in sorted(glob.glob('dataset/images-*.npz'))]
 images = np.concatenate([s['images'] for s in shards])  # uint8[N, H, W, C]
 labels = np.concatenate([s['labels'] for s in shards])  # int32[N]
-```"""
+{soft}```"""
+_SOFT_IN_NUMPY = """\
+soft = np.concatenate([s['class_probabilities'] for s in shards])
+"""
 
 _TORCH = """\
 With PyTorch (`pip install torch`), from these arrays:
@@ -431,7 +434,9 @@ source = builder.as_data_source(split='train')  # source[0]['image']
 
 def _loading(contents: Contents) -> str:
   """Says how the dataset is loaded, in code."""
-  found = [_NUMPY, _TORCH]
+  assert contents.info is not None
+  is_soft = contents.info.get('has_class_probabilities', False)
+  found = [_NUMPY.format(soft=_SOFT_IN_NUMPY if is_soft else ''), _TORCH]
   if contents.parquet_folder:
     found += [_HUGGING_FACE.format(folder=contents.parquet_folder), _CROISSANT]
   if contents.tfds_folder:

@@ -57,6 +57,7 @@ _OPTIONAL = (
   'diffusion_classifier',
   'class_head',
   'ensembles',
+  'has_soft_labels',
   'model_selection',
   'quality',
 )

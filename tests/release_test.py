@@ -28,6 +28,7 @@ from dp_diffusion.privacy import ledger as ledger_lib
 from dp_diffusion.privacy import mechanism as mechanism_lib
 from dp_diffusion.privacy import statement as statement_lib
 from dp_diffusion.privacy import verify
+from tests import tiny_release
 from tests.stages import command
 
 SPEC = types.DatasetSpec(
@@ -109,6 +110,11 @@ def test_soft_labels_stand_beside_each_image_in_every_form(tmp_path):
   np.testing.assert_array_equal(
     np.float32([row['class_probabilities'] for row in rows]), wanted
   )
+  release.write_card(tmp_path, tiny_release.make_statement())
+  images = files.read_json(tmp_path / 'croissant.json')['recordSet'][-1]
+  names = [field['name'] for field in images['field']]
+  assert names == ['image', 'label', 'class_probabilities']
+  assert "s['class_probabilities'] for" in (tmp_path / 'README.md').read_text()
 
 
 def test_soft_labels_of_some_shards_are_refused(tmp_path):
@@ -128,7 +134,7 @@ def test_soft_labels_of_some_shards_are_refused(tmp_path):
     np.tile(np.float32([-0.5, 1.0, 0.5]), (7, 1)),
   ],
 )
-def test_what_are_no_probabilities_is_not_written(tmp_path, found):
+def test_invalid_probabilities_are_refused(tmp_path, found):
   with pytest.raises(ValueError, match='Expected class_probabilities'):
     release.write_shard(tmp_path, 0, 1, *make_shard(0), MARK, found)
   assert not contents(tmp_path)
@@ -537,7 +543,8 @@ for folder in sys.argv[1:]:
     rng = np.random.default_rng(shard)
     images = rng.integers(0, 256, (5, 6, 6, 3), np.uint8)
     labels = np.arange(5, dtype=np.int32) % 3
-    release.write_shard(folder, shard, 2, images, labels, mark)
+    soft = np.eye(3, dtype=np.float32)[labels]
+    release.write_shard(folder, shard, 2, images, labels, mark, soft)
   release.write_dataset_info(folder, spec)
   release.write_samples(folder)
   release.write_parquet(folder)
@@ -548,6 +555,7 @@ for folder in sys.argv[1:]:
 _READ = """
 import importlib.util, json, sys
 assert importlib.util.find_spec('dp_diffusion') is None
+import numpy as np
 import tensorflow_datasets as tfds
 builder = tfds.builder_from_directory(sys.argv[1])
 rows = list(builder.as_dataset(split='train').as_numpy_iterator())
@@ -556,6 +564,8 @@ assert len(rows) == len(by_index) == builder.info.splits['train'].num_examples
 for row, other in zip(rows, by_index):
   assert row['label'] == other['label']
   assert (row['image'] == other['image']).all()
+  for found in (row, other):
+    assert (found['class_probabilities'] == np.eye(3)[row['label']]).all()
 print(json.dumps({
   'homepage': builder.info.homepage,
   'supervised_keys': builder.info.supervised_keys,

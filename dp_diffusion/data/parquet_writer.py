@@ -34,7 +34,7 @@ def to_bytes(
     class_names: one per label.
     mark: mark of the release, see `release_marks`; it becomes part of the
       metadata of the file.
-    class_probabilities: float32[N, L] of the L classes; None for no column.
+    class_probabilities: float32[N, num_classes]; None for no column.
   """
   import pyarrow
   from pyarrow import parquet
@@ -54,7 +54,7 @@ def to_bytes(
   if class_probabilities is not None:
     features['class_probabilities'] = {
       'feature': {'dtype': 'float32', '_type': 'Value'},
-      '_type': 'List',
+      '_type': 'Sequence',  # Readers of every age know this name.
     }
     columns.append(('class_probabilities', pyarrow.list_(pyarrow.float32())))
     rows['class_probabilities'] = class_probabilities.tolist()

@@ -64,9 +64,9 @@ def write(
   Args:
     folder: folder of this dataset and version; it is made if it does not exist.
     about: facts of the dataset.
-    batches: batches of (PNG files, labels, float32[B, L] probabilities of the L
-      classes or None), in order. The caller encodes the images with Pillow,
-      some 20 times as fast as TensorFlow does.
+    batches: batches of (PNG files, labels, class probabilities
+      float32[B, num_classes] or None), in order. The caller encodes the images
+      with Pillow, some 20 times as fast as TensorFlow does.
   """
   tfds = _import_tfds()
   epath.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -93,17 +93,14 @@ def write(
     writer.initialize_splits(['train'])
     writers.append(writer)
   for images, labels, probabilities in batches:
-    soft: Iterable[dict[str, np.ndarray]] = ({} for _ in labels)
+    rows: list[dict[str, Any]] = [{'label': int(label)} for label in labels]
     if probabilities is not None:
-      soft = ({'class_probabilities': row} for row in probabilities)
-    of_labels = [
-      {'label': int(label), **more}
-      for label, more in zip(labels, soft, strict=True)
-    ]
+      for row, found in zip(rows, probabilities, strict=True):
+        row['class_probabilities'] = found
     for writer in writers:
       examples = [
-        {'image': io.BytesIO(image), **rest}
-        for image, rest in zip(images, of_labels, strict=True)
+        {'image': io.BytesIO(image), **row}
+        for image, row in zip(images, rows, strict=True)
       ]
       writer.add_examples({'train': examples})
   for writer in writers:  # The metadata of the last one remain.

@@ -185,14 +185,21 @@ def _tie(
       ' ledger of its own. Give another --workdir.'
     )
   if path.exists():
-    difference = workdirs.first_difference(files.read_json(path), now)
+    difference = workdirs.first_difference(
+      _with_later_keys(files.read_json(path)), _with_later_keys(now)
+    )
     if difference:
       key, old, new = difference
       raise errors.UsageError(
         f'{workdir.root} belongs to another run: it has {key}={old!r}, this'
-        f' one {key}={new!r}. Give another --workdir.'
+        f' one {key}={new!r}. Give the old value, or another --workdir.'
       )
   files.write_json(path, now, mode=0o600)
+
+
+def _with_later_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+  config = config_lib.with_later_keys(record.get('config'), config_lib.Config)
+  return {**record, 'config': config}
 
 
 def _generate(

@@ -4363,8 +4363,8 @@ ALL = (
   _one(
     'A subset of the images has the soft labels of the first images',
     'dp_diffusion/evaluation/classifiers/trained_classifiers.py',
-    'soft = subset(self._sources[source][0], soft, number)[1]',
-    'soft = soft[:number]',
+    'soft[subset_rows(len(soft), number)]',
+    'soft[:number]',
     'tests/evaluation/classifiers/trained_classifiers_test.py::test_a_subset_has_the_soft_labels_of_its_images',
   ),
   _one(
@@ -4384,9 +4384,9 @@ ALL = (
   _one(
     'Soft labels are learned although labels were asked for',
     'dp_diffusion/stages/evaluation/measurements.py',
-    'if not config.evaluate.soft_labels:',
-    'if config.evaluate is None:',
-    'tests/stages/evaluate_test.py::test_networks_learn_the_soft_labels_of_synthetic_images_if_they_shall',
+    "if 'synthetic' in by_source and config.evaluate.soft_labels:",
+    "if 'synthetic' in by_source:",
+    'tests/stages/evaluate_test.py::test_networks_learn_the_soft_labels_of_synthetic_images_if_asked',
   ),
   _one(
     'Soft labels of some shards are taken for all',
@@ -4401,5 +4401,33 @@ ALL = (
     '      found.class_probabilities,\n',
     '      None,\n',
     'tests/release_test.py::test_soft_labels_stand_beside_each_image_in_every_form',
+  ),
+  _one(
+    'The TFDS form of a release lacks the soft labels',
+    'dp_diffusion/release.py',
+    "      has_class_probabilities=info.get('has_class_probabilities'",
+    "      has_class_probabilities=info.get('none'",
+    'tests/release_test.py::test_tfds_is_read_without_this_project',
+  ),
+  _one(
+    'The metadata of a release lack the soft labels',
+    'dp_diffusion/release.py',
+    "contents.info.get('has_class_probabilities', False)",
+    'False',
+    'tests/release_test.py::test_soft_labels_stand_beside_each_image_in_every_form',
+  ),
+  _one(
+    'The report is silent on soft labels',
+    'dp_diffusion/stages/evaluate.py',
+    '    has_soft_labels=measured.accuracies.has_soft_labels,\n',
+    '',
+    'tests/stages/evaluate_test.py::test_networks_learn_the_soft_labels_of_synthetic_images_if_asked',
+  ),
+  _one(
+    'Soft labels are said of classifiers that learned labels',
+    'dp_diffusion/stages/evaluation/measurements.py',
+    'member.source in soft and member.config.name != classifier_plan.REFERENCE',
+    'soft',
+    'tests/stages/evaluate_test.py::test_no_soft_labels_are_claimed_where_none_are_learned',
   ),
 )

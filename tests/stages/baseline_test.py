@@ -13,6 +13,7 @@ import pytest
 
 from dp_diffusion import config as config_lib
 from dp_diffusion import errors
+from dp_diffusion import files
 from dp_diffusion import main
 from dp_diffusion import release
 from dp_diffusion.baselines import dp_classifier
@@ -207,6 +208,22 @@ def test_a_workdir_has_one_ledger(merf, tmp_path, capsys):
   ours.begin('finetune', config)
   assert run(ours.root, 'dp_merf') == 2
   assert 'belongs to a run of dp_diffusion.main' in capsys.readouterr().err
+
+
+def test_keys_of_later_versions_do_not_part_a_run_from_its_workdir(tmp_path):
+  config = config_lib.load(command.DIGITS_SMOKE, {})
+  workdir = workdirs.open_workdir(str(tmp_path))
+  baseline_stage._tie(config, workdir, 'dp_merf')
+  record = files.read_json(workdir.baseline)
+  assert 'class_probabilities' not in record['config']['sample']
+  for given, is_other in ((False, False), (True, True)):
+    record['config']['sample']['class_probabilities'] = given
+    files.write_json(workdir.baseline, record)
+    if is_other:
+      with pytest.raises(errors.UsageError, match='Give the old value, or'):
+        baseline_stage._tie(config, workdir, 'dp_merf')
+    else:
+      baseline_stage._tie(config, workdir, 'dp_merf')
 
 
 @pytest.mark.parametrize('method', ['dp_merf', 'dp_classifier'])

@@ -18,8 +18,10 @@ from dp_diffusion import errors
 from dp_diffusion import main
 from dp_diffusion import release
 from dp_diffusion.data import registry
+from dp_diffusion.evaluation import evaluate_config
 from dp_diffusion.evaluation.classifiers import downstream
 from dp_diffusion.evaluation.classifiers import trained_classifiers
+from dp_diffusion.evaluation.classifiers import training
 from dp_diffusion.evaluation.metrics import features
 from dp_diffusion.evaluation.report import page as report_page
 from dp_diffusion.stages import evaluate
@@ -28,6 +30,7 @@ from dp_diffusion.stages.evaluation import measurements
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import processes
+from tests import tiny_release
 from tests.stages import command
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -190,7 +193,7 @@ def test_any_dataset_of_this_form_is_measured(
 
 
 @pytest.mark.parametrize('is_asked', [True, False])
-def test_networks_learn_the_soft_labels_of_synthetic_images_if_they_shall(
+def test_networks_learn_the_soft_labels_of_synthetic_images_if_asked(
   config: config_lib.Config,
   places: measurements.EvaluationPaths,
   monkeypatch,
@@ -214,10 +217,57 @@ def test_networks_learn_the_soft_labels_of_synthetic_images_if_they_shall(
     config, places, interrupts.Stop(''), sources=('synthetic', 'real')
   )
   assert found.accuracies.has_soft_labels == is_asked
+  findings = evaluate._findings(
+    config, '', tiny_release.make_statement(), found, {}
+  )
+  assert findings.has_soft_labels == is_asked
   assert list(seen) == (['synthetic'] if is_asked else [])
   if is_asked:
     (wanted,) = trained_classifiers.subset(images, soft, 30)[1:]
     np.testing.assert_array_equal(seen['synthetic'], wanted)
+
+
+def _with_soft_labels(
+  places: measurements.EvaluationPaths, num_classes: int = 10
+) -> None:
+  images, labels = release.read_dataset(places.release)
+  soft = np.full((40, num_classes), 1 / num_classes, np.float32)
+  release.write_shard(places.release, 0, 1, images, labels, None, soft)
+
+
+@pytest.mark.parametrize('is_of_real_images', [True, False])
+def test_no_soft_labels_are_claimed_where_none_are_learned(
+  config: config_lib.Config,
+  places: measurements.EvaluationPaths,
+  is_of_real_images: bool,
+) -> None:
+  """By an SVM, or of real images."""
+  _with_soft_labels(places)
+  if not is_of_real_images:
+    svm = training.ClassifierConfig(name='svm')
+    config = _with(
+      config,
+      classifier=svm,
+      size_shares=(),
+      ensemble_size=0,
+      selection=evaluate_config.SelectionConfig(),
+    )
+  source = 'real' if is_of_real_images else 'synthetic'
+  found = measurements.measure(
+    config, places, interrupts.Stop(''), sources=(source,)
+  )
+  assert not found.accuracies.has_soft_labels
+
+
+def test_soft_labels_of_other_classes_are_refused_before_any_training(
+  config: config_lib.Config, places: measurements.EvaluationPaths, monkeypatch
+) -> None:
+  _with_soft_labels(places, num_classes=3)
+  monkeypatch.setattr(downstream, 'train_classifier', None)
+  with pytest.raises(errors.UsageError, match=r'float32\[N, 10\], not .*N, 3'):
+    measurements.measure(
+      config, places, interrupts.Stop(''), sources=('synthetic',)
+    )
 
 
 def test_held_out_images_are_read_once_and_last(

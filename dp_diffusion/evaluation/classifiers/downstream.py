@@ -142,19 +142,20 @@ def train_classifier(
     The classifier with the weights of its best validation score.
 
   Raises:
-    ValueError: images or labels have a wrong shape, dtype or range.
+    ValueError: images, labels or probabilities have a wrong shape, dtype or
+      range.
   """
   _check_training_set(images, labels, num_classes)
-  targets = labels.astype(np.int32)
-  if probabilities is not None:
-    _check_probabilities(probabilities, len(labels), num_classes)
-    targets = probabilities
   if config.name == 'svm':
     svc = svm.SVC(C=10, kernel='rbf', gamma='scale')
     if len(np.unique(labels)) == 1:  # An SVC refuses a single class.
       svc = dummy.DummyClassifier(strategy='most_frequent')
     svc.fit(_flat_pixels(images), labels)
     return SvmClassifier(svc=svc, num_classes=num_classes)
+  targets = labels.astype(np.int32)
+  if probabilities is not None:
+    _check_probabilities(probabilities, len(labels), num_classes)
+    targets = probabilities
   data = _Data(images, labels, targets)
   return _train_neural(config, data, num_classes, seed, advance)
 

@@ -182,7 +182,7 @@ class Members:
     images, labels = subset(*self._sources[source], number)
     soft = self._probabilities.get(source)
     if soft is not None:
-      soft = subset(self._sources[source][0], soft, number)[1]
+      soft = np.asarray(soft[subset_rows(len(soft), number)])
     return images, labels, soft
 
 
@@ -195,7 +195,7 @@ def subset(
 
   Args:
     images: uint8[N, H, W, C]; may be memory-mapped.
-    labels: int32[N], or other values of which each image has one row.
+    labels: int32[N].
     number: size of the subset, at most N.
 
   Returns:
@@ -203,9 +203,14 @@ def subset(
   """
   if number >= len(labels):
     return images, np.asarray(labels)
-  order = np.random.default_rng(_ORDER_SEED).permutation(len(labels))
-  rows = np.sort(order[:number])
+  rows = subset_rows(len(labels), number)
   return np.asarray(images[rows]), np.asarray(labels[rows])
+
+
+def subset_rows(num_images: int, number: int) -> np.ndarray:
+  """Returns the places of the images that `subset` chooses, in order."""
+  order = np.random.default_rng(_ORDER_SEED).permutation(num_images)
+  return np.sort(order[:number])
 
 
 def _num_steps(members: Iterable[Member]) -> int:

@@ -45,8 +45,7 @@ SPREAD_WORDS = (
 
 SOFT_LABELS = (
   ' Networks that are trained on synthetic images learn the class probabilities'
-  ' in the dataset (soft labels), which the class head of the release gave,'
-  ' and are validated by the labels.'
+  ' in the dataset (soft labels), and are validated by the labels.'
 )
 
 _MARKS = {  # What is drawn on the scale of a class.

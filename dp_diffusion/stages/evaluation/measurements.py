@@ -21,7 +21,9 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from dp_diffusion import checks
 from dp_diffusion import config as config_lib
+from dp_diffusion import errors
 from dp_diffusion import release
 from dp_diffusion import types
 from dp_diffusion.data import registry
@@ -168,7 +170,10 @@ def _training_sets(
   synthetic = release.read_dataset(places.release)
   by_source = _sources(config, synthetic, real, sources)
   num_images = {name: len(labels) for name, (_, labels) in by_source.items()}
-  soft = _soft_labels(config, places.release)
+  soft = {}
+  if 'synthetic' in by_source and config.evaluate.soft_labels:
+    soft = _soft_labels(config, places.release)
+  plan = classifier_plan.make(config.evaluate, num_images, config.seed)
   return _TrainingSets(
     synthetic=synthetic,
     real=real,
@@ -180,22 +185,32 @@ def _training_sets(
       stop.raise_if_asked,
       soft,
     ),
-    plan=classifier_plan.make(config.evaluate, num_images, config.seed),
-    has_soft_labels=bool(soft),
+    plan=plan,
+    has_soft_labels=any(
+      member.source in soft and member.config.name != classifier_plan.REFERENCE
+      for member in plan.all()
+    ),
   )
 
 
 def _soft_labels(
   config: config_lib.Config, release_dir: epath.Path
 ) -> dict[str, np.ndarray]:
-  """Returns the class probabilities of the synthetic images, if they count."""
-  if not config.evaluate.soft_labels:
-    return {}
+  """Returns the soft labels of the synthetic images, if they have some."""
   found = release.read_class_probabilities(release_dir)
   if found is None:
     return {}
+  num_classes = config.data.num_classes
+  if found.dtype != np.float32 or found.shape[1:] != (num_classes,):
+    raise errors.UsageError(
+      f'Expected class_probabilities in {release_dir}/dataset to be'
+      f' float32[N, {num_classes}], not'
+      f' {checks.array_type(found.dtype, found.shape)}: restore them, or leave'
+      ' them with --config.evaluate.soft_labels=False.'
+    )
   most = config.evaluate.max_train_images or len(found)
-  return {'synthetic': trained_classifiers.subset(found, found, most)[1]}
+  rows = trained_classifiers.subset_rows(len(found), most)
+  return {'synthetic': found[rows]}
 
 
 def _train(

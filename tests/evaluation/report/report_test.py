@@ -88,6 +88,15 @@ def test_json_has_the_promised_numbers(written):
   assert numbers['config'] == {'seed': 3, 'shape': [1, 2], 'x': None}
 
 
+@pytest.mark.parametrize('has_some', [True, False])
+def test_json_and_page_say_whether_soft_labels_were_learned(tmp_path, has_some):
+  report.write(make_findings(has_soft_labels=has_some), tmp_path)
+  numbers = json.loads((tmp_path / 'report.json').read_text())
+  assert numbers['has_soft_labels'] == has_some
+  page_text = (tmp_path / 'report.html').read_text()
+  assert ('learn the class probabilities' in page_text) == has_some
+
+
 def test_json_has_what_guessing_would_reach(written):
   numbers = json.loads((written / 'report.json').read_text())
   assert numbers['majority_share'] == 0.5
