@@ -3543,8 +3543,8 @@ ALL = (
   _one(
     'Labels of the metadata lead to names of classes',
     'dp_diffusion/croissant.py',
-    "        'references': {'field': {'@id': f'{_CLASSES}/label'}},\n",
-    "        'references': {'field': {'@id': f'{_CLASSES}/name'}},\n",
+    "      'references': {'field': {'@id': f'{_CLASSES}/label'}},\n",
+    "      'references': {'field': {'@id': f'{_CLASSES}/name'}},\n",
     'tests/croissant_test.py::test_every_reference_leads_somewhere',
   ),
   _one(
