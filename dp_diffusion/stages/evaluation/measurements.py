@@ -95,7 +95,7 @@ class _TrainingSets:
   by_source: Mapping[str, types.LabelledImages]
   members: trained_classifiers.Members
   plan: classifier_plan.Plan
-  has_soft_labels: bool
+  has_soft_labels: bool = False
 
 
 def measure(
