@@ -4430,4 +4430,18 @@ ALL = (
     'soft',
     'tests/stages/evaluate_test.py::test_no_soft_labels_are_claimed_where_none_are_learned',
   ),
+  _one(
+    'An audit that guesses no canary to be included guesses so of all',
+    'dp_diffusion/privacy/audit.py',
+    'highest = order[len(order) - num_guesses_in :]',
+    'highest = order[-num_guesses_in:]',
+    'tests/privacy/audit_test.py::test_guesses_of_one_kind_alone_are_right_or_wrong_alone',
+  ),
+  _one(
+    'Released images in a folder below ~ bring no ledger',
+    'dp_diffusion/data/same_source.py',
+    'return (pathlib.Path(config.path).expanduser(),) if config.path else ()',
+    'return (pathlib.Path(config.path),) if config.path else ()',
+    'tests/data/same_source_test.py::test_the_place_of_images_is_where_they_are_read',
+  ),
 )

@@ -153,6 +153,14 @@ def own(path, split='train', **more):
   return config('folder', split, path=str(path), class_names=('a', 'b'), **more)
 
 
+def test_the_place_of_images_is_where_they_are_read(scans, monkeypatch):
+  """A statement beside them is looked for there."""
+  monkeypatch.setenv('HOME', str(scans.parent.parent))
+  for path in (scans, '~/data/scans'):
+    assert same_source.places(own(path)) == (scans,)
+  assert same_source.places(own('')) == ()
+
+
 def test_paths_to_the_same_files(scans, tmp_path, monkeypatch):
   link = tmp_path / 'link'
   link.symlink_to(scans)

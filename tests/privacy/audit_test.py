@@ -178,6 +178,23 @@ def test_highest_are_guessed_in_and_lowest_out():
   assert result.threshold_in == 4.0 and result.threshold_out == 2.0
 
 
+@pytest.mark.parametrize('is_in', [True, False])
+def test_guesses_of_one_kind_alone_are_right_or_wrong_alone(is_in):
+  """None of the other kind is counted."""
+  result = audit.one_run(
+    np.array([5.0, 1.0, 4.0, 2.0, 3.0]),
+    np.array([True, False, False, True, True]),
+    num_guesses_in=2 if is_in else 0,
+    num_guesses_out=0 if is_in else 2,
+    delta=0.0,
+    confidence=0.95,
+  )
+  assert (result.num_guesses, result.num_correct) == (2, 1)
+  assert (result.threshold_in, result.threshold_out) == (
+    (4.0, None) if is_in else (None, 2.0)
+  )
+
+
 def test_scores_that_are_no_numbers_are_refused():
   with pytest.raises(ValueError, match='finite'):
     audit.one_run(
