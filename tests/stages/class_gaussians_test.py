@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
+import optax
 import pytest
 
 from dp_diffusion import config as config_lib
@@ -27,11 +28,14 @@ from dp_diffusion.stages import class_head
 from dp_diffusion.stages import finetune
 from dp_diffusion.stages import pretrain
 from dp_diffusion.stages import sample
+from dp_diffusion.stages.run import assembly
 from dp_diffusion.stages.run import averages
 from dp_diffusion.stages.run import budget
 from dp_diffusion.stages.run import interrupts
 from dp_diffusion.stages.run import run_secret
+from dp_diffusion.stages.run import statements
 from dp_diffusion.stages.run import workdirs
+from dp_diffusion.training import state as train_state
 from tests import tiny_release
 from tests.stages import command
 from tests.stages import sources
@@ -46,6 +50,7 @@ OVERRIDES = {
   'sample.sampler.name': 'ddim',
   'sample.sampler.num_steps': '3',
   'sample.sampler.first_timestep': '4',
+  'sample.write_tfds': 'False',  # TensorFlow takes seconds to import.
 }
 OFF = {
   'finetune__class_gaussians__noise_multiplier': '0',
@@ -185,20 +190,27 @@ def test_an_average_seals_no_gaussians_of_others(
 ) -> None:
   """They would have a statement that does not cover them."""
   config = load(
-    privacy__num_steps='2',
-    finetune__power_averages='(0.1,)',
-    sample__average_length='0.1',
-    sample__num_samples='2',
+    finetune__power_averages='(0.1,)', sample__average_length='0.1'
   )
-  workdir = workdirs.open_workdir(str(tmp_path / 'run'))
-  stop = interrupts.Stop('')
-  for stage in (pretrain, finetune):
-    stage.run(config, workdir, stop)
-  before = release.read_class_gaussians(workdir.release)
+  before = draw(tmp_path)
+  workdir = workdirs.open_workdir(str(tmp_path))
+  params = tiny_release.params(config.unet_config(config.data))
+  averages.store(
+    config,
+    workdir,
+    train_state.create(
+      weights.unflatten(params), optax.sgd(0.1), num_power_averages=1
+    ),
+  )
+  statements.store(workdir, tiny_release.LEDGER, is_insecure=False)
+  description = assembly.model_description(config)
+  release.write_model(workdir.release, params, description)
+  release.write_class_gaussians(workdir.release, before)
+  statements.seal(config, workdir)
   replaced = dataclasses.replace(before, means=before.means / 2)
   release.write_class_gaussians(workdir.release, replaced)
   with pytest.raises(errors.UsageError, match='class_gaussians.npz to be the'):
-    sample.run(config, workdir, stop)
+    sample.run(config, workdir, interrupts.Stop(''))
   release.write_class_gaussians(workdir.release, before)
   averages.choose(config, workdir)
   release.check_model(workdir.release)
@@ -285,6 +297,8 @@ def test_a_run_releases_them_and_samples_from_them(
 
   monkeypatch.setattr(gaussians_lib.ClassGaussians, 'draw', watched)
   config = load(
+    pretrain__num_steps='0',
+    pretrain__optimizer__warmup_steps='0',
     privacy__num_steps='2',
     sample__num_samples='12',
     sample__batch_size='6',
