@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from dp_diffusion.training import parallel
+from dp_diffusion.training import private_loop
 from tests.conftest import of_all_workers
 from tests.stages import command
 
@@ -88,3 +89,14 @@ def one_device() -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel.DataParallel, '__init__', choose_one)
     yield
+
+
+@pytest.fixture
+def no_private_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Private steps are in the ledger, but not taken: they compile for long."""
+
+  def train(steps, run, devices, state, ledger, start_step, stop):
+    del steps, devices, start_step, stop
+    return state, ledger.with_steps(run.num_steps), run.num_steps
+
+  monkeypatch.setattr(private_loop, 'train_private', train)

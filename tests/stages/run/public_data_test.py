@@ -452,7 +452,9 @@ def test_a_damaged_record_is_refused(workdir):
     assert '\n' not in str(e.value)
 
 
-def test_the_statement_names_the_images(tmp_path, workdir, monkeypatch):
+def test_the_statement_names_the_images(
+  tmp_path, workdir, no_private_steps, monkeypatch
+):
   """From pre-training to the published card, the steps apart."""
   images = noise()
   config = on_own(
@@ -460,12 +462,7 @@ def test_the_statement_names_the_images(tmp_path, workdir, monkeypatch):
     pretrain__num_steps=1,
     pretrain__optimizer__warmup_steps=0,
   )
-
-  def train(steps, run, devices, state, ledger, start_step, stop):
-    del steps, devices, start_step, stop
-    return state, ledger.with_steps(run.num_steps), run.num_steps
-
-  monkeypatch.setattr(private_loop, 'train_private', train)
+  monkeypatch.setattr(public_loop, 'compile_public_step', lambda *_: None)
   monkeypatch.setattr(
     public_loop,
     'train_public',
