@@ -18,7 +18,9 @@ from tests.stages import command
 
 @pytest.fixture(scope='module')
 def config() -> config_lib.Config:
-  return config_lib.load(command.DIGITS_SMOKE, {})
+  return config_lib.load(
+    command.DIGITS_SMOKE, {'model.channel_multipliers': '(1,)'}
+  )
 
 
 def test_what_records_disagree_in_is_no_signal():
