@@ -26,6 +26,8 @@ from tests.stages import command
 
 _SMALL = {
   'model.channels': '4',
+  'model.head_channels': '4',
+  'model.channel_multipliers': '(1,)',
   'pretrain.num_steps': '4',
   'pretrain.checkpoint_every_steps': '2',
   'privacy.num_steps': '2',
