@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -51,6 +52,7 @@ OVERRIDES = {
   'finetune.class_head.num_steps': '3',
   'finetune.class_head.noise_multiplier': '20',
   'finetune.class_head.num_samples': '4',
+  'sample.write_tfds': 'False',  # TensorFlow takes seconds to import.
 }
 NUM_COEFFICIENTS = scattering_lib.num_features(8, 1)
 
@@ -91,6 +93,30 @@ def train(
   )
   assert found is not None
   return found
+
+
+@pytest.fixture(scope='module')
+def trained(
+  one_device, params: types.Params, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A workdir with a head, as `train` leaves it; not to be changed."""
+  folder = tmp_path_factory.mktemp('trained') / 'run'
+  train(folder, params)
+  return folder
+
+
+@pytest.fixture
+def sampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+  """The trainings of a test have one config and weights, and so one sample."""
+  sample_images = class_head._samples
+  found = []
+
+  def take(*arguments: object) -> np.ndarray:
+    if not found:
+      found.append(sample_images(*arguments))
+    return found[0]
+
+  monkeypatch.setattr(class_head, '_samples', take)
 
 
 def is_equal(left: head_lib.ClassHead, right: head_lib.ClassHead) -> bool:
@@ -214,7 +240,10 @@ def test_scaling_is_by_sampled_images(
 
 
 def test_every_image_is_read_at_its_place(
-  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+  tmp_path: pathlib.Path,
+  params,
+  sampled_once,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   """However many are in memory at a time."""
   whole = train(tmp_path / 'a', params)
@@ -223,7 +252,7 @@ def test_every_image_is_read_at_its_place(
 
 
 def test_nothing_that_is_printed_depends_on_the_images(
-  tmp_path: pathlib.Path, params, capsys
+  tmp_path: pathlib.Path, params, sampled_once, capsys
 ) -> None:
   """Neither their number nor the time that they take."""
   printed = []
@@ -267,11 +296,12 @@ def test_no_time_of_the_sensitive_images_is_printed(
 def test_another_head_is_refused(
   tmp_path: pathlib.Path,
   params,
+  trained: pathlib.Path,
   change: dict[str, str],
   name: str,
   is_kept: bool,
 ) -> None:
-  train(tmp_path, params)
+  shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
   if not is_kept:
     kept(tmp_path).unlink()
   with pytest.raises(errors.UsageError, match=f'{name} differs') as raised:
@@ -281,9 +311,10 @@ def test_another_head_is_refused(
 
 
 def test_other_images_weights_and_secrets_are_refused(
-  tmp_path: pathlib.Path, params
+  tmp_path: pathlib.Path, params, trained: pathlib.Path
 ) -> None:
-  first = train(tmp_path, params)
+  shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+  first = train(tmp_path, params)  # It is read.
   with pytest.raises(errors.UsageError, match='dataset differs'):
     train(tmp_path, params, sources.make(seed=1))
   with pytest.raises(errors.UsageError, match='differs'):
@@ -298,9 +329,12 @@ def test_other_images_weights_and_secrets_are_refused(
 
 
 def test_another_generator_is_refused_until_it_is_kept(
-  tmp_path: pathlib.Path, params, monkeypatch: pytest.MonkeyPatch
+  tmp_path: pathlib.Path,
+  params,
+  trained: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  train(tmp_path, params)
+  shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
   monkeypatch.setattr(key_streams, 'rng_test_vector', lambda: 'another')
   train(tmp_path, params)
   kept(tmp_path).unlink()
@@ -444,7 +478,7 @@ def test_a_head_of_another_network_is_refused(
 
 
 def test_fine_tuning_releases_the_head_under_its_ledger(
-  tmp_path: pathlib.Path,
+  tmp_path: pathlib.Path, no_private_steps
 ) -> None:
   config = load(
     sample__labels_from_head='True', finetune__class_head__scattering='True'
