@@ -66,11 +66,7 @@ def load(**changes: str) -> config_lib.Config:
 def params() -> types.Params:
   """Weights none of which is zero, as a new network's last ones are."""
   config = load()
-  fresh = assembly.init_params(config, config.data)
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda x: (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32), fresh
-  )
+  return weights.unflatten(tiny_release.params(config.unet_config(config.data)))
 
 
 def train(
@@ -484,7 +480,7 @@ def test_fine_tuning_releases_the_head_under_its_ledger(
     sample__labels_from_head='True', finetune__class_head__scattering='True'
   )
   workdir = workdirs.open_workdir(str(tmp_path))
-  public = assembly.init_params(config, config.pretrain.data)
+  public = tiny_release.params(config.unet_config(config.pretrain.data))
   weights.save_npz(pretrain.weights_path(workdir), public)
   finetune.run(config, workdir, interrupts.Stop(''))
   (entry,) = config.finetune.class_head.entries()
