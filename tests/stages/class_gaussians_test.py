@@ -296,6 +296,7 @@ def test_a_run_releases_them_and_samples_from_them(
   monkeypatch.setattr(gaussians_lib.ClassGaussians, 'draw', watched)
   config = load(
     privacy__num_steps='2',
+    privacy__expected_batch_size='1437',  # All: epsilon is soon computed.
     sample__num_samples='12',
     sample__batch_size='6',
     finetune__class_head__num_steps='2',

@@ -54,6 +54,8 @@ OVERRIDES = {
   'finetune.class_head.num_samples': '4',
   'sample.write_tfds': 'False',  # TensorFlow takes seconds to import.
 }
+# Every record is in every batch: the noise for an epsilon is soon found.
+ALL_IN_A_BATCH = {'privacy__expected_batch_size': '1437'}
 NUM_COEFFICIENTS = scattering_lib.num_features(8, 1)
 
 
@@ -142,7 +144,7 @@ def test_without_it_nothing_is_drawn(tmp_path: pathlib.Path, params) -> None:
 
 
 def test_a_head_is_paid_for() -> None:
-  config = load()
+  config = load(**ALL_IN_A_BATCH)
   (entry,) = budget.entries(config)
   assert entry.mechanism == config.finetune.class_head.mechanism
   assert entry.mechanism.count == 3 and entry.noise_multiplier == 20
@@ -154,6 +156,7 @@ def test_a_head_is_paid_for() -> None:
     load(
       finetune__class_head__num_steps='0',
       finetune__class_head__noise_multiplier='0',
+      **ALL_IN_A_BATCH,
     )
   )
   assert found.mechanism.noise_multiplier > alone.mechanism.noise_multiplier
@@ -477,7 +480,9 @@ def test_fine_tuning_releases_the_head_under_its_ledger(
   tmp_path: pathlib.Path, no_private_steps
 ) -> None:
   config = load(
-    sample__labels_from_head='True', finetune__class_head__scattering='True'
+    sample__labels_from_head='True',
+    finetune__class_head__scattering='True',
+    **ALL_IN_A_BATCH,
   )
   workdir = workdirs.open_workdir(str(tmp_path))
   public = tiny_release.params(config.unet_config(config.pretrain.data))
