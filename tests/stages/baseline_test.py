@@ -568,9 +568,10 @@ def test_the_classifier_that_is_tested_is_the_released_one(
 
 
 @pytest.mark.parametrize('which', ['merf', 'direct'])
-def test_the_model_is_described_by_the_config_alone(which, request):
+def test_the_model_is_described_by_the_config_alone(which, merf, direct):
   """Without what was found in the images, such as their number."""
-  path = request.getfixturevalue(which) / 'release' / 'model' / 'model.json'
+  workdir = {'merf': merf, 'direct': direct}[which]
+  path = workdir / 'release' / 'model' / 'model.json'
   names = [str(i) for i in range(10)]
   assert _load().data.class_names == tuple(names)
   common = {'class_names': names, 'image_shape': [8, 8, 1]}
