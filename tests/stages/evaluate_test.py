@@ -192,6 +192,17 @@ def test_any_dataset_of_this_form_is_measured(
   assert [p['num_images'] for p in data['accuracy_by_number']] == [20, 40]
 
 
+def _with_soft_labels(
+  places: measurements.EvaluationPaths, num_classes: int = 10
+) -> np.ndarray:
+  """Adds soft labels to the dataset and returns them."""
+  images, labels = release.read_dataset(places.release)
+  drawn = np.random.default_rng(1).dirichlet(np.ones(num_classes), len(labels))
+  soft = drawn.astype(np.float32)
+  release.write_shard(places.release, 0, 1, images, labels, None, soft)
+  return soft
+
+
 @pytest.mark.parametrize('is_asked', [True, False])
 def test_networks_learn_the_soft_labels_of_synthetic_images_if_asked(
   config: config_lib.Config,
@@ -199,9 +210,7 @@ def test_networks_learn_the_soft_labels_of_synthetic_images_if_asked(
   monkeypatch,
   is_asked: bool,
 ) -> None:
-  images, labels = release.read_dataset(places.release)
-  soft = np.random.default_rng(1).dirichlet(np.ones(10), 40).astype(np.float32)
-  release.write_shard(places.release, 0, 1, images, labels, None, soft)
+  soft = _with_soft_labels(places)
   seen = {}
 
   class Watched(trained_classifiers.Members):
@@ -223,16 +232,8 @@ def test_networks_learn_the_soft_labels_of_synthetic_images_if_asked(
   assert findings.has_soft_labels == is_asked
   assert list(seen) == (['synthetic'] if is_asked else [])
   if is_asked:
-    (wanted,) = trained_classifiers.subset(images, soft, 30)[1:]
-    np.testing.assert_array_equal(seen['synthetic'], wanted)
-
-
-def _with_soft_labels(
-  places: measurements.EvaluationPaths, num_classes: int = 10
-) -> None:
-  images, labels = release.read_dataset(places.release)
-  soft = np.full((40, num_classes), 1 / num_classes, np.float32)
-  release.write_shard(places.release, 0, 1, images, labels, None, soft)
+    rows = trained_classifiers.subset_rows(len(soft), 30)
+    np.testing.assert_array_equal(seen['synthetic'], soft[rows])
 
 
 @pytest.mark.parametrize('is_of_real_images', [True, False])
