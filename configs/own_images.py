@@ -135,14 +135,15 @@ def finish(
   Raises:
     ValueError: the user has not set the number of images.
   """
+  lines = [] if machines.named(variant) else _lower_delta(config, typed)
   if not set(variant.split(',')) & set(machines.RECIPES):
-    return []
+    return lines
   is_found = 'data.channels' not in typed and config.data.channels
   config.data.channels = config.data.channels or 3
   machine = machines.named(variant)
   if not machine:  # The variant `smoke` has set the other keys.
     config.pretrain.data.channels = config.data.channels
-    return []
+    return lines
   if 'privacy.num_examples' not in typed:
     raise ValueError(
       'Expected --config.privacy.num_examples=N, the declared number of'
@@ -150,7 +151,7 @@ def finish(
       ' number is published.'
     )
   has_labels = config.sample.labels_from_head
-  lines = machines.fill(config, machine, typed)
+  lines += machines.fill(config, machine, typed)
   lines += machines.fill_classes(config, machine, typed)
   is_chosen = config.sample.labels_from_head and not has_labels
   if is_chosen and 'sample.num_samples' not in typed:
@@ -168,6 +169,23 @@ def finish(
   elif 'data.channels' not in typed:
     lines.append(f'{machine}: images are read as {kind}; none was opened')
   return lines
+
+
+def _lower_delta(
+  config: ml_collections.ConfigDict, typed: Collection[str]
+) -> list[str]:
+  """Lowers the delta of a variant where it does not fit the typed records."""
+  privacy = config.privacy
+  fits = privacy.delta * privacy.num_examples <= 1
+  if fits or 'privacy.delta' in typed or 'privacy.num_examples' not in typed:
+    return []
+  delta = machines.tenth_of_one_over(privacy.num_examples)
+  line = (
+    f'own_images: for {privacy.num_examples:,} {config.data.unit}s as declared,'
+    f' delta {delta:g} instead of {privacy.delta:g}'
+  )
+  privacy.delta = delta
+  return [line]
 
 
 def _by_machine(config: ml_collections.ConfigDict, name: str) -> None:

@@ -241,10 +241,13 @@ def override(config: Any, key: str, text: str, schema: type) -> None:
     raise UsageError(
       f'Expected --config.{key} to name one value; it holds {inside}.'
     )
-  if _hint(schema, parts) == tuple[str, ...]:
+  hint = _hint(schema, parts)
+  if hint == tuple[str, ...]:
     value: Any = parse_names(text)
   else:
     value = parse_value(f'config.{key}', text, node.get_type(leaf))
+  if value is None:  # A config's `finish` may compute with a typed value.
+    _convert(hint, value, key)
   with node.ignore_type():
     node[leaf] = value
 

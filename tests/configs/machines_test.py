@@ -128,6 +128,36 @@ def test_a_smoke_run_needs_nothing(machine: str) -> None:
   assert config.privacy.num_examples == 96
 
 
+@pytest.mark.parametrize('variant', ['smoke', '1k', 'cpu,smoke'])
+def test_delta_follows_a_number_of_records_that_it_does_not_fit(
+  variant: str, capsys
+) -> None:
+  many = {'privacy__num_examples': '22000'}
+  config = load(f'own_images:{variant}', **OWN, **many)
+  assert config.privacy.num_examples == 22_000
+  assert config.privacy.delta == 1e-6
+  assert 'delta 1e-06 instead of' in capsys.readouterr().out
+  with pytest.raises(errors.UsageError, match='delta'):
+    load(f'own_images:{variant}', **OWN, **many, privacy__delta='0.001')
+
+
+@pytest.mark.parametrize('variant', ['smoke', 'cpu', 'one_gpu'])
+@pytest.mark.parametrize('key', ['num_examples', 'delta'])
+def test_no_number_of_records_or_delta_is_one_line(
+  key: str, variant: str
+) -> None:
+  with pytest.raises(
+    errors.UsageError, match=f'^Expected privacy.{key}=None to'
+  ):
+    load(f'own_images:{variant}', **OWN, **{f'privacy__{key}': 'None'})
+
+
+def test_a_delta_that_fits_stays(capsys) -> None:
+  config = load('own_images', **OWN, privacy__num_examples='22000')
+  assert config.privacy.delta == 1e-5
+  assert 'instead of' not in capsys.readouterr().out
+
+
 def test_delta_is_a_tenth_of_one_over_the_records_at_most() -> None:
   for number in (1, 2, 9, 10, 11, 99, 100, 101, 22_000, 302_436):
     delta = machines.tenth_of_one_over(number)
