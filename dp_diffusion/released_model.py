@@ -81,6 +81,9 @@ class Samples:
     release_dir: folder of the release.
     statement: bytes of its `privacy.json`.
     mark: mark of the release.
+    class_probabilities: float32[N, num_classes], how probable the class head
+      finds each class of each image (soft labels); None where it does not label
+      the images.
   """
 
   images: np.ndarray
@@ -90,25 +93,31 @@ class Samples:
   release_dir: pathlib.Path
   statement: bytes
   mark: release_marks.Mark
+  class_probabilities: np.ndarray | None = None
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the images with `privacy.json`, by the end of the file's name.
 
-    An `.npz` has `images`, `labels` and the mark. A `.zip` has PNG files in a
-    folder per class, as `torchvision.datasets.ImageFolder` reads them when it
-    is unpacked: `0-NAME`, `1-NAME`, ... in order of the labels.
+    An `.npz` has `images`, `labels`, the mark and, where there are some,
+    `class_probabilities`. A `.zip` has PNG files in a folder per class, as
+    `torchvision.datasets.ImageFolder` reads them when it is unpacked: `0-NAME`,
+    `1-NAME`, ... in order of the labels.
 
     Raises:
       UsageError: the file exists already, or cannot be written.
     """
     path = check_new_file(path, self.release_dir)
     buffer = io.BytesIO()
+    soft = {}
+    if self.class_probabilities is not None:
+      soft['class_probabilities'] = self.class_probabilities
     if path.suffix == '.npz':
       np.savez_compressed(
         buffer,
         allow_pickle=False,
         images=self.images,
         labels=self.labels,
+        **soft,
         **{release_marks.NAME: self.mark.to_array()},
       )
     with zipfile.ZipFile(buffer, 'a', zipfile.ZIP_DEFLATED) as archive:
@@ -190,7 +199,7 @@ class Release:
       labels: classes, by name or number, taken in turn until there are `num`;
         all of them for (). They are those that images are sampled for; where
         the release labels its images by a class head, the labels that are
-        returned are what the head finds in them.
+        returned are what the head finds in them, with its probabilities.
       seed: in [0, 2^31). None takes a new one, so that the images are new; the
         seed of the run gives the images of `dataset/` again.
       sampler: None for that of the release. Where that one starts from the
@@ -218,8 +227,10 @@ class Release:
     )
     with console.progress('sampling, image', num) as advance:
       images = engine.images(numbers, 0, advance)
+    probabilities = None
     if self.labels_from_head:
-      numbers = self._head_classifier().labels(images)
+      found = self._head_classifier().classify(images)
+      numbers, probabilities = found.labels, found.probabilities()
     return Samples(
       images=images,
       labels=numbers,
@@ -228,6 +239,7 @@ class Release:
       release_dir=self.folder,
       statement=self.statement,
       mark=self.mark,
+      class_probabilities=probabilities,
     )
 
   def classify(

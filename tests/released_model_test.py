@@ -334,6 +334,21 @@ def test_a_saved_file_brings_its_ledger(made, tmp_path):
   assert path.read_bytes() == path.with_name('again.npz').read_bytes()
 
 
+def test_a_saved_file_has_soft_labels(made, tmp_path):
+  plain = some_samples(made)
+  assert plain.class_probabilities is None
+  soft = np.full((20, 2), 0.5, np.float32)
+  path = tmp_path / 'more.npz'
+  dataclasses.replace(plain, class_probabilities=soft).save(path)
+  with np.load(path, allow_pickle=False) as f:
+    np.testing.assert_array_equal(f['class_probabilities'], soft)
+    np.testing.assert_array_equal(f['images'], plain.images)
+  images = registry.load(
+    dataclasses.replace(data_config(path), image_size=8, channels=1)
+  )
+  assert 0 < len(images.labels) <= 20
+
+
 def test_a_zip_has_a_folder_of_pictures_per_class_and_its_ledger(
   made, tmp_path
 ):

@@ -175,7 +175,7 @@ class _Shards:
       found = self._head.classify(images)
       labels = found.labels
       if self._config.sample.class_probabilities:
-        probabilities = np.exp(found.log_probs).astype(np.float32)
+        probabilities = found.probabilities()
     release.write_shard(
       self._workdir.release,
       shard,

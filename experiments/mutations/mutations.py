@@ -4355,9 +4355,9 @@ ALL = (
   ),
   _one(
     'Soft labels are those of other images',
-    'dp_diffusion/stages/sample.py',
-    'np.exp(found.log_probs)',
-    'np.exp(found.log_probs[::-1])',
+    'dp_diffusion/evaluation/classifiers/diffusion_classifier.py',
+    'np.exp(self.log_probs)',
+    'np.exp(self.log_probs[::-1])',
     f'{_STAGE_HEAD_TEST}::test_the_head_labels_the_images_of_the_stage_and_of_a_release',
   ),
   _one(

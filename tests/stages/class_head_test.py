@@ -433,6 +433,9 @@ def test_the_head_labels_the_images_of_the_stage_and_of_a_release(
   found = loaded.sample(12, seed=3)
   np.testing.assert_array_equal(found.images, images)
   np.testing.assert_array_equal(found.labels, labels)
+  if soft is not None:
+    np.testing.assert_array_equal(found.class_probabilities, soft)
+  assert found.class_probabilities.dtype == np.float32
   classified = loaded.classify(images)
   np.testing.assert_array_equal(classified.labels, labels)
   np.testing.assert_allclose(np.exp(classified.log_probs).sum(axis=1), 1)

@@ -109,6 +109,10 @@ class Classified:
   labels: np.ndarray
   log_probs: np.ndarray
 
+  def probabilities(self) -> np.ndarray:
+    """Returns the probabilities of the classes, float32[N, K]."""
+    return np.exp(self.log_probs).astype(np.float32)
+
 
 def by_bounds(bounds: np.ndarray) -> Classified:
   """Returns the answers that follow from bounds, float64[N, K]."""

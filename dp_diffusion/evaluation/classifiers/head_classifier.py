@@ -59,7 +59,3 @@ class HeadClassifier:
     return diffusion_classifier.Classified(
       labels=np.argmax(found, axis=1).astype(np.int32), log_probs=found
     )
-
-  def labels(self, images: np.ndarray) -> np.ndarray:
-    """Returns the likeliest classes of images, int32[N]."""
-    return self.classify(images).labels
