@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dp_diffusion import sampling
+from dp_diffusion.diffusion import sampler_steps
 from dp_diffusion.diffusion import schedules
 from dp_diffusion.evaluation.classifiers import diffusion_classifier
 from dp_diffusion.models import class_gaussians
@@ -46,8 +47,8 @@ def sampler(max_tries: int, batch_size: int = 2) -> sampling.ImageSampler:
   )
 
 
-def own_classes(images: np.ndarray) -> np.ndarray:
-  """The classes for which the model takes images; written anew."""
+def own_bounds(images: np.ndarray) -> np.ndarray:
+  """By which the model takes images for classes; written anew."""
   classifier = diffusion_classifier.DiffusionClassifier(
     tiny_release.NETWORK,
     weights.unflatten(tiny_release.params()),
@@ -55,7 +56,11 @@ def own_classes(images: np.ndarray) -> np.ndarray:
     seed=SEED,
     num_levels=12,
   )
-  return np.argmax(classifier.bounds(images, processes.Share()), axis=1)
+  return classifier.bounds(images, processes.Share())
+
+
+def own_classes(images: np.ndarray) -> np.ndarray:
+  return np.argmax(own_bounds(images), axis=1)
 
 
 def test_an_image_is_drawn_until_the_model_takes_it_for_its_class():
@@ -72,6 +77,27 @@ def test_an_image_is_drawn_until_the_model_takes_it_for_its_class():
   np.testing.assert_array_equal(again[is_own_then], twice[is_own_then])
   assert (again[~is_own_then] != twice[~is_own_then]).any(axis=(1, 2, 3)).all()
   assert sum(told) == len(LABELS)
+
+
+def test_a_class_is_asked_for_at_as_many_noise_levels_as_are_counted(
+  monkeypatch,
+):
+  made, told = sampler(2), []
+  bounds = made._classifier.bounds
+
+  def keep(*args, **kwargs):
+    told.append(bounds(*args, **kwargs))
+    return told[-1]
+
+  monkeypatch.setattr(made._classifier, 'bounds', keep)
+  made.images(LABELS, 0)
+  once = sampler(1).images(LABELS, 0)
+  np.testing.assert_array_equal(np.concatenate(told), own_bounds(once))
+  more = [
+    sampler_steps.num_evaluations(make_plan(tries).sampler, num_classes=2)
+    for tries in (1, 2)
+  ]
+  assert more[1] == 2 * more[0] + 12 * 2
 
 
 def test_an_image_depends_on_its_number_and_label_alone():

@@ -119,7 +119,10 @@ def from_small_cnn(variables: types.PyTree, num_classes: int) -> ActivationsFn:
 
 
 def _shrink(maps: types.Array, max_side: int) -> types.Array:
-  """Averages maps over squares of pixels and flattens them to float32[B, F]."""
+  """Averages maps over squares of pixels and flattens them to float32[B, F].
+
+  Beyond the border of a map, pixels of the last squares count as 0.
+  """
   if maps.ndim == 4:
     factor = -(-max(maps.shape[1:3]) // max_side)
     window = (1, factor, factor, 1)

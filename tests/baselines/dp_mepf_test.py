@@ -35,6 +35,25 @@ def test_moments_are_those_of_a_loop(second):
     assert np.linalg.norm(found[i]) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(('height', 'width'), [(7, 5), (5, 7), (4, 2), (9, 9)])
+def test_no_side_is_longer_than_the_largest_one(height, width):
+  """Squares at the lower and right border may be of fewer pixels."""
+  config = dp_mepf.DpMepfConfig(net='', max_side=4, second_moment=0.0)
+  maps = np.random.default_rng(0).normal(size=(1, height, width, 1))
+  maps = maps.astype(np.float32)
+  fn = dp_mepf.make_feature_fn(config, lambda images: [maps])
+  side = next(n for n in range(1, 10) if max(height, width) <= n * 4)
+  small = np.zeros((-(-height // side), -(-width // side)))
+  assert max(small.shape) <= 4
+  for y in range(height):
+    for x in range(width):
+      small[y // side, x // side] += maps[0, y, x, 0]
+  found = np.asarray(fn(jnp.asarray(maps)))[0]
+  np.testing.assert_allclose(
+    found, small.ravel() / np.linalg.norm(small), atol=1e-5
+  )
+
+
 @pytest.mark.parametrize('name', ['mnist_lenet5', 'cifar10_resnet56'])
 def test_feature_nets_give_bounded_features(name, shared_dir):
   path = shared_dir / 'nets' / f'{name}.npz'

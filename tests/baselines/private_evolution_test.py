@@ -193,9 +193,11 @@ def test_one_mechanism_everywhere(monkeypatch):
   assert CONFIG.num_generations == entry.mechanism.count
 
 
-def evolve(votes, seed=0, config=CONFIG):
+def evolve(votes, seed=0, config=CONFIG, noise_std=1.0):
   rng = np.random.default_rng(seed)
-  population = private_evolution.evolve(config, CANDIDATES, votes, 1.0, rng)
+  population = private_evolution.evolve(
+    config, CANDIDATES, votes, noise_std, rng
+  )
   labels = np.repeat(np.arange(NUM_CLASSES), 50)
   samples = private_evolution.sample(
     config, CANDIDATES, population, labels, rng
@@ -221,10 +223,13 @@ def test_populations_follow_the_noised_votes_alone():
     assert np.isin(found.images[label], which).all()
 
 
-def test_the_threshold_is_in_units_of_the_noise():
+@pytest.mark.parametrize('noise_std', [1.0, 0.5, 20.0])
+def test_the_threshold_is_in_units_of_the_noise(noise_std):
   config = dataclasses.replace(CONFIG, threshold=2.0)
   found, _, _ = evolve(
-    lambda _, population: np.array([[1.9, 3.0, 4.0, 0.0]] * 3), config=config
+    lambda _, population: noise_std * np.array([[1.9, 3.0, 4.0, 0.0]] * 3),
+    config=config,
+    noise_std=noise_std,
   )
   np.testing.assert_allclose(found.shares, [[0, 1 / 3, 2 / 3, 0]] * 3)
 
