@@ -326,6 +326,12 @@ def test_authenticity_is_by_the_training_neighbors_own_neighbor():
   np.testing.assert_allclose(result.authenticity, 1 / 3)
 
 
+def test_a_copy_of_an_image_that_occurs_twice_is_not_authentic():
+  train = np.array([[0.0], [0.0], [10.0]])
+  result = compare(np.array([[0.0], [4.0], [9.0]]), train, np.array([[5.0]]))
+  np.testing.assert_allclose(result.authenticity, 1 / 3)  # 4, outside of 0.
+
+
 def test_images_are_compared_by_pixels():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dp_diffusion.evaluation.metrics import memorization
+from dp_diffusion.evaluation.report import charts
 from dp_diffusion.evaluation.report import memorization_section
 from dp_diffusion.evaluation.report import page
 
@@ -68,6 +69,19 @@ def test_copies_are_found_and_drawn_elsewhere():
   height = min(map(len, rows))
   # Each synthetic image stands above an equal one.
   np.testing.assert_array_equal(rows[0][4:height], rows[1][2 : height - 2])
+
+
+def test_distances_are_root_mean_squares_over_pixel_values(monkeypatch):
+  """Colours and pixels count alike: an image that is 3 away is at 3."""
+  train = np.full((40, 2, 4, 3), 100, np.uint8)
+  drawn = {}
+  monkeypatch.setattr(
+    charts, 'histograms', lambda values, *_: drawn.update(values) or b'<svg>'
+  )
+  found = memorization.compare(train[:30] + 3, train, train + 5, space='pixels')
+  memorization_section.section(found, None, (2, 4, 3), 'pairs.png')
+  for values, expected in zip(drawn.values(), (3, 2, 5), strict=True):
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_charts_are_the_same_each_time():

@@ -197,6 +197,9 @@ def test_published_networks_fit(entry, side, monkeypatch):
   }
   network = unet.UNetConfig(**model, num_classes=a.num_classes or 1)
   network.check_image_shape(side, side, 3)
+  sides = network.sides(side)
+  attended = tuple(sides[level] for level in a.attention_levels)
+  assert network.attention_resolutions == attended
   own = (entry.flags['image_size'] >> level for level in a.attention_levels)
   asked = entry.flags.get('attention_resolutions', '16,8').split(',')
   assert sorted(own, reverse=True) == [int(side) for side in asked]
