@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import types as python_types
 
+import jax
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from dp_diffusion.stages.run import run_secret
 from dp_diffusion.stages.run import workdirs
 from dp_diffusion.training import parallel
 from dp_diffusion.training import processes
+from dp_diffusion.training import public_loop
 from tests.stages import command
 from tests.stages import sources
 
@@ -376,6 +378,21 @@ def test_a_stopped_warm_up_goes_on(
     if path.is_file() and 'private' not in path.parts
   ]
   assert not outside
+
+
+def test_private_steps_start_from_averaged_weights(
+  tmp_path: pathlib.Path, initial, monkeypatch
+) -> None:
+  """As after pre-training: the average has less noise than the last weights."""
+  averaged = jax.tree.map(lambda leaf: leaf + 1, initial)
+
+  def train(run, devices, state, start_step, stop):
+    del devices, start_step, stop
+    state = dataclasses.replace(state, ema_params=averaged)
+    return state, run.num_steps
+
+  monkeypatch.setattr(public_loop, 'train_public', train)
+  assert is_equal(run(tmp_path, initial), weights.flatten(averaged))
 
 
 def test_training_reads_the_statistics_alone(tmp_path: pathlib.Path) -> None:

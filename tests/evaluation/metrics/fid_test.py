@@ -145,6 +145,18 @@ def test_curve_ends_with_the_distance_of_all():
   np.testing.assert_allclose(curve[1][1], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+  ('num', 'size', 'first'),
+  [(100, 3, 10), (100, 20, 21), (100, 49, 50), (100, 60, 50), (9, 1, 2)],
+)
+def test_the_smallest_sample_has_more_images_than_features(num, size, first):
+  """If there are so many: a covariance of fewer is singular, and biased."""
+  rng = np.random.default_rng(0)
+  reference = of_gaussian(np.zeros(size), np.eye(size))
+  curve = fid.sample_size_curve(reference, rng.normal(size=(num, size)), 4)
+  assert curve[0][0] == first
+
+
 @pytest.mark.parametrize('num_reference, num_synthetic', [(8, 9), (9, 8)])
 def test_too_few_samples_are_refused_unless_allowed(
   num_reference, num_synthetic
